@@ -1,0 +1,1 @@
+"""Train, judge and serve 3-D biomedical segmentation models."""

@@ -1,0 +1,62 @@
+"""The expected failures, each ending with its remedy.
+
+MinivessError                exit 1
+├── UsageError               exit 2: an unknown verb or key, a refused value, a contradiction
+├── DataError                files that cannot be paired, read or used
+├── PlanError                what was asked for does not fit the machine, the data or the network
+├── TrainingError            a cell that cannot go on
+├── StoreError               MLflow does not answer, or does not hold what was asked for
+├── OrchestrationError       Prefect, locks, ports
+└── ServingError             export, parity or smoke test failed
+"""
+
+from __future__ import annotations
+
+
+class MinivessError(Exception):
+    """An expected failure: what happened, with which value, and what to do about it."""
+
+    exit_code = 1
+
+    def __init__(self, problem: str, *, remedy: str) -> None:
+        super().__init__(f"{problem}\n  Try: {remedy}")
+        self.problem = problem
+        self.remedy = remedy
+
+    def __reduce__(self) -> tuple[object, tuple[type, str, str]]:
+        """Survive pickling between processes, remedy included."""
+        return _rebuild, (type(self), self.problem, self.remedy)
+
+
+def _rebuild(kind: type[MinivessError], problem: str, remedy: str) -> MinivessError:
+    return kind(problem, remedy=remedy)
+
+
+class UsageError(MinivessError):
+    """The command line or a configuration file asks for something that does not exist."""
+
+    exit_code = 2
+
+
+class DataError(MinivessError):
+    """Files that cannot be paired, read or used."""
+
+
+class PlanError(MinivessError):
+    """What was asked for does not fit the machine, the data or the network."""
+
+
+class TrainingError(MinivessError):
+    """A cell of the grid cannot go on."""
+
+
+class StoreError(MinivessError):
+    """MLflow does not answer, or does not hold what was asked for."""
+
+
+class OrchestrationError(MinivessError):
+    """Prefect, a lock or a port stands in the way."""
+
+
+class ServingError(MinivessError):
+    """An exported model failed its parity or smoke test, or the service did not start."""

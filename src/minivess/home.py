@@ -1,0 +1,159 @@
+"""The home folder: where everything that the product writes lies, and who may write now."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minivess import files
+from minivess.errors import OrchestrationError
+
+MARKER = "home.json"
+
+
+@dataclass(frozen=True)
+class Home:
+    """Paths below `outputs/` or MINIVESS_HOME; nothing is made before it is needed."""
+
+    root: Path
+
+    @property
+    def database(self) -> Path:
+        """MLflow's SQLite file."""
+        return self.root / "mlflow.db"
+
+    @property
+    def artifacts(self) -> Path:
+        """MLflow's artifacts."""
+        return self.root / "artifacts"
+
+    @property
+    def prefect(self) -> Path:
+        """PREFECT_HOME of private servers."""
+        return self.root / "prefect"
+
+    @property
+    def dvc(self) -> Path:
+        """The DVC repository that holds curated sets."""
+        return self.root / "dvc"
+
+    @property
+    def profile_cache(self) -> Path:
+        """Volume statistics by content."""
+        return self.root / "profile_cache"
+
+    @property
+    def cells(self) -> Path:
+        """One folder for each cell key."""
+        return self.root / "cells"
+
+    @property
+    def logs(self) -> Path:
+        """Log files, one folder for each run."""
+        return self.root / "logs"
+
+    @property
+    def reports(self) -> Path:
+        """HTML reports and galleries."""
+        return self.root / "reports"
+
+    @property
+    def workspace(self) -> Path:
+        """The DuckDB file over all runs."""
+        return self.root / "workspace.duckdb"
+
+    @property
+    def served(self) -> Path:
+        """Exported models and built services."""
+        return self.root / "served"
+
+    @property
+    def pointers(self) -> Path:
+        """Published run ids when Prefect is disabled."""
+        return self.root / "pointers.json"
+
+    @property
+    def demo(self) -> Path:
+        """Demo volumes."""
+        return self.root / "demo-data"
+
+    def relative(self, path: Path) -> str:
+        """A path as contracts hold it."""
+        return path.resolve().relative_to(self.root).as_posix()
+
+
+def open_home(root: Path) -> Home:
+    """Make the home folder where it is missing, and check that it was not moved.
+
+    Raises:
+        OrchestrationError: the folder cannot be written, or it was moved (MLflow keeps
+            absolute addresses of artifacts).
+    """
+    home = Home(root.expanduser().resolve())
+    marker = home.root / MARKER
+    try:
+        home.root.mkdir(parents=True, exist_ok=True)
+        if not marker.exists():
+            files.write_json(marker, {"root": str(home.root), "created": time.time()})
+        elif not os.access(home.root, os.W_OK):
+            raise PermissionError(13, "not writable", str(home.root))
+    except OSError as error:
+        raise OrchestrationError(
+            f"The output folder {home.root} cannot be written: {error.strerror}.",
+            remedy="choose another with MINIVESS_HOME=/path/to/folder, or mend its permissions",
+        ) from error
+    recorded = files.read_json(marker)["root"]
+    if recorded != str(home.root):
+        raise OrchestrationError(
+            f"The output folder was made at {recorded} and now lies at {home.root}; "
+            "MLflow's artifact addresses still point to the old place.",
+            remedy=f"move it back, link it (ln -s {home.root} {recorded} and "
+            f"MINIVESS_HOME={recorded}), or start afresh with MINIVESS_HOME=/new/folder",
+        )
+    return home
+
+
+@contextmanager
+def lock(path: Path, *, what: str, wait: bool = False) -> Iterator[None]:
+    """Hold an exclusive lock; the file says who holds it. A killed holder frees it.
+
+    Raises:
+        OrchestrationError: somebody else holds it and `wait` is false.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise _taken(path) from None
+        stream.truncate(0)
+        stream.write(json.dumps(holder(what)))
+        stream.flush()
+        try:
+            yield
+        finally:
+            stream.truncate(0)
+
+
+def holder(what: str) -> dict[str, Any]:
+    """Who we are, for whoever waits."""
+    started = time.strftime("%Y-%m-%d %H:%M:%S")
+    return {"what": what, "pid": os.getpid(), "host": socket.gethostname(), "started": started}
+
+
+def _taken(path: Path) -> OrchestrationError:
+    text = path.read_text(encoding="utf-8")
+    other = json.loads(text) if text else {"what": "another command", "pid": "?", "started": "?"}
+    return OrchestrationError(
+        f"`{other['what']}` is already running here (pid {other['pid']}, since {other['started']}).",
+        remedy=f"wait for it, stop it with `kill {other['pid']}`, or use another folder: "
+        "MINIVESS_HOME=/path/to/folder",
+    )

@@ -1,0 +1,92 @@
+"""Content keys: two results with one key are the same result. Standard library only."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+Ingredients = dict[str, Any]
+
+DATA_CODE = ("data",)
+CELL_CODE = (
+    "data", "networks.py", "losses.py", "training", "inference.py", "evaluation", "compute",
+)  # fmt: skip
+ANALYSIS_CODE = ("analysis", "inference.py", "evaluation", "networks.py")
+DEPLOYMENT_CODE = ("serving", "inference.py", "networks.py")
+NUMERIC_PACKAGES = ("torch", "monai", "numpy")
+
+
+def digest(value: Any) -> str:
+    """blake2b-128 of canonical JSON, 32 hexadecimal digits."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+
+
+def code(parts: Iterable[str]) -> dict[str, str]:
+    """File name -> digest of its syntax tree, without docstrings, comments and formatting.
+
+    `parts` are files and folders of the package `minivess`.
+    """
+    package = Path(__file__).parent
+    files = sorted(
+        file
+        for part in parts
+        for file in ([package / part] if part.endswith(".py") else (package / part).rglob("*.py"))
+    )
+    return {str(file.relative_to(package)): source_digest(file) for file in files}
+
+
+def source_digest(file: Path) -> str:
+    """Digest of what one source file does."""
+    tree = ast.parse(file.read_bytes())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            _drop_docstring(node)
+    return hashlib.blake2b(ast.dump(tree).encode(), digest_size=16).hexdigest()
+
+
+def _drop_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+    if node.body and ast.get_docstring(node, clean=False) is not None:
+        node.body = node.body[1:]
+
+
+def versions(packages: Iterable[str] = NUMERIC_PACKAGES) -> dict[str, str]:
+    """Installed versions, read without importing the packages."""
+    return {name: importlib.metadata.version(name) for name in packages}
+
+
+def own_modules(paths: Iterable[str]) -> dict[str, str]:
+    """Import path module:callable -> hash of the file that defines it, for code that is not ours."""
+    found = {}
+    for path in sorted(set(paths)):
+        module = path.partition(":")[0]
+        if module.split(".")[0] not in {"minivess", "monai", "torch"}:
+            found[path] = _file_hash(module)
+    return found
+
+
+def _file_hash(module: str) -> str:
+    # find_spec imports parent packages only, not the researcher's module itself.
+    import importlib.util
+
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        return "missing"
+    return hashlib.blake2b(Path(spec.origin).read_bytes(), digest_size=16).hexdigest()
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What changed between two sets of ingredients, dotted, in reading order."""
+    found: list[str] = []
+    for name in sorted(set(old) | set(new)):
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            found += differences(before, after, f"{prefix}{name}: ")
+        elif before != after:
+            found.append(f"{prefix}{name}")
+    return found
