@@ -234,6 +234,18 @@ class ComputePlan(Versioned):
     choices: dict[str, Choice] = Field(description="one entry for each automatic value above")
 
 
+class Forecast(Contract):
+    """What the grid will cost on this machine, from a timed probe."""
+
+    cells: int
+    seconds_per_step: float
+    seconds_per_epoch: float = Field(description="training steps and validation")
+    total_hours: float
+    ram_gb: float
+    disk_gb: float
+    method: str = Field(description="how it was measured, a sentence")
+
+
 # --- results ------------------------------------------------------------------------------
 
 

@@ -1,0 +1,75 @@
+"""Names that several places must agree on, each written once. Spec section 1."""
+
+from __future__ import annotations
+
+PROJECT = "minivess"
+
+# MLflow experiments; flow 2 uses the experiment's own name.
+PROFILE_EXPERIMENT = "data-profile"
+EVALUATION_EXPERIMENT = "minivess_evaluation"
+DEPLOYMENT_EXPERIMENT = "minivess_deployment"
+
+# Kinds of run, in the tag KIND.
+PROFILE, FAMILY, CELL, ANALYSIS, DEPLOYMENT = "profile", "family", "cell", "analysis", "deployment"
+
+# Tags.
+UID = "minivess.uid"
+KEY = "content_key"
+KIND = "minivess.kind"
+NOTE = "mlflow.note.content"
+PARENT = "mlflow.parentRunId"
+DATASET_HASH = "data_dataset_hash"
+
+# Params that carry lineage.
+UPSTREAM_PROFILE = "upstream_data_profile_run_id"
+UPSTREAM_TRAINING = "upstream_training_run_id"
+UPSTREAM_EXPERIMENT = "upstream_training_experiment"
+UPSTREAM_ANALYSIS = "upstream_analysis_run_id"
+UPSTREAM_COUNT = "upstream_training_run_count"
+
+# Metrics. Validation metrics carry the prefix val_.
+PRIMARY = "compound_masd_cldice"
+METRICS = ("dice", "cldice", "masd", "hd95", "nsd", "f1", PRIMARY)
+
+# Files of a cell, in its folder and under checkpoints/ of its run.
+BEST_LOSS = "best_val_loss.pth"
+BEST_PRIMARY = f"best_val_{PRIMARY}.pth"
+LAST = "last.pth"
+CHECKPOINTS = (BEST_LOSS, BEST_PRIMARY, LAST)
+CELL_RESULT = "result.json"
+CELL_SPEC = "spec.json"
+HISTORY = "history.json"
+
+# Artifacts that another flow reads back.
+PROFILE_ARTIFACT = "dataset/dataset_profile.json"
+DVC_ARTIFACT = "dataset/curated.dvc"
+PLAN_ARTIFACT = "config/compute_plan.json"
+INGREDIENTS_ARTIFACT = "lineage/key.json"
+UPSTREAM_ARTIFACT = "lineage/upstream.json"
+SPEC_ARTIFACT = f"evaluation/{CELL_SPEC}"
+RESULT_ARTIFACT = f"evaluation/{CELL_RESULT}"
+TRAINING_ARTIFACT = "evaluation/training_result.json"
+ANALYSIS_ARTIFACT = "evaluation/analysis_result.json"
+DEPLOYMENT_ARTIFACT = "deployment_result.json"
+PER_VOLUME_ARTIFACT = "evaluation/per_volume_metrics.json"
+HISTORY_ARTIFACT = "history/metric_history.json"
+REPORT_ARTIFACT = "report/report.html"
+GALLERY_ARTIFACT = "dataset/gallery.html"
+ONNX_ARTIFACT = "export/model.onnx"
+MODEL_ARTIFACT = "model"
+
+# Prefect Variables (or keys of pointers.json).
+LATEST = {
+    PROFILE: "latest_data_profile",
+    FAMILY: "latest_training",
+    ANALYSIS: "latest_analysis",
+    DEPLOYMENT: "latest_deployment",
+}
+
+# Aliases of registered models.
+CHAMPION_ALIAS = "champion"
+PRODUCTION_ALIAS = "production"
+
+# Events.
+DATA_CHANGED = "minivess.data.changed"
+DATA_PROFILED = "minivess.data.profiled"

@@ -1,0 +1,70 @@
+"""Fixtures shared by all tests: tiny real volumes, and a home that no user's store can be in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from minivess.home import Home, open_home
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def _no_store_but_the_tests_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test can reach a user's MLflow, Prefect or output folder."""
+    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_DISABLED"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MINIVESS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "home" / "prefect"))
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "dvc-site"))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """An empty home folder."""
+    return open_home(tmp_path / "home")
+
+
+def tube(shape: tuple[int, int, int], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A bright oblique tube in noise: (image uint16, mask uint8), both (X, Y, Z)."""
+    rng = np.random.default_rng(seed)
+    x, y, z = np.indices(shape)
+    centre_x = shape[0] / 2 + (y - shape[1] / 2) * rng.uniform(-0.5, 0.5)
+    centre_z = shape[2] / 2
+    mask = ((x - centre_x) ** 2 + (z - centre_z) ** 2 < (shape[0] / 6) ** 2).astype(np.uint8)
+    image = rng.normal(300, 40, shape) + 400 * mask
+    return image.clip(0, 4000).astype(np.uint16), mask
+
+
+def write_nifti(path: Path, array: np.ndarray, spacing: tuple[float, ...] = (1, 1, 1)) -> Path:
+    """Save an array as NIfTI with a diagonal affine."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array, np.diag([*spacing, 1.0])), path)
+    return path
+
+
+@pytest.fixture
+def make_dataset(tmp_path: Path) -> Callable[..., Path]:
+    """Make a folder of images/ and labels/ holding tiny tubes; returns the folder."""
+
+    def make(n: int = 6, name: str = "tubes", value: int = 1, size: int = 24) -> Path:
+        root = tmp_path / name
+        for index in range(n):
+            image, mask = tube((size, size + 2 * index, 5 + index), seed=index)
+            write_nifti(root / "images" / f"vol{index:02d}.nii.gz", image)
+            write_nifti(root / "labels" / f"vol{index:02d}.nii.gz", mask * np.uint8(value))
+        return root
+
+    return make
+
+
+def shared(name: str) -> Path:
+    """A folder of real volumes beside the project; the test skips where it is absent."""
+    if not (SHARED / name).is_dir():
+        pytest.skip(f"real volumes are not here: {SHARED / name}")
+    return SHARED / name
