@@ -1,0 +1,71 @@
+"""The grid of cells and their content keys; imports no torch, so reuse is decided in a moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
+
+from pydantic import BaseModel
+
+from minivess import keys
+from minivess.config import ExperimentConfig
+from minivess.contracts import Fold, Loss
+
+# The grid's own lists and what only decides the folds: a cell holds one of each instead.
+GRID_FIELDS = frozenset({"models", "losses", "seeds", "folds", "splits", "test_fraction"})
+
+
+def families(config: ExperimentConfig) -> list[tuple[str, str, int]]:
+    """Every (model, loss, seed), in the order in which the lists were written."""
+    grid = config.training
+    return list(product(grid.models, grid.losses, grid.seeds))
+
+
+def run_name(model: str, loss: str, seed: int, seeds: Sequence[int]) -> str:
+    """`<model>_<loss>`, and `_s<seed>` where there are several seeds."""
+    return f"{model}_{loss}" + (f"_s{seed}" if len(seeds) > 1 else "")
+
+
+def cell_ingredients(
+    config: ExperimentConfig,
+    *,
+    profile_hash: str,
+    label_map: Mapping[int, int],
+    classes: Sequence[int],
+    fold: Fold,
+    seed: int,
+    network: BaseModel | Mapping[str, Any],
+    loss: Loss,
+) -> keys.Ingredients:
+    """All that decides the weights of one cell, as JSON; `keys.digest` of it is the cell's key.
+
+    `profile_hash` is the hash of the curated data. The order of a fold's ids does not count.
+    """
+    asked = config.training.counted()
+    net = network.model_dump(mode="json") if isinstance(network, BaseModel) else dict(network)
+    resampling = config.data.resampling
+    return {
+        "data": {
+            "dataset_hash": profile_hash,
+            "label_map": {str(raw): value for raw, value in label_map.items()},
+            "classes": list(classes),
+            "normalisation": config.data.normalisation,
+            "resampling": resampling.counted(),
+        },
+        "fold": {"train": sorted(fold.train), "val": sorted(fold.val)},
+        "seed": seed,
+        "network": net,
+        "loss": loss.model_dump(mode="json"),
+        "training": {name: value for name, value in asked.items() if name not in GRID_FIELDS},
+        "compute": config.compute.counted(),
+        "evaluation": config.evaluation.counted(),
+        "code": keys.code(keys.CELL_CODE),
+        "versions": keys.versions(),
+        "own_modules": keys.own_modules(_import_paths(net, loss, resampling.method)),
+    }
+
+
+def _import_paths(network: Mapping[str, Any], loss: Loss, resampling: str | None) -> list[str]:
+    named = [network.get("builder"), resampling, *(term.loss for term in loss.terms)]
+    return [path for path in named if path and ":" in path]
