@@ -1,0 +1,292 @@
+"""Networks: resolve a model file against the data, build it, and ask it what shapes it takes.
+
+Resolving imports no torch, so that deciding what to reuse stays quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minivess.config import ModelConfig
+from minivess.contracts import Network, Shape
+from minivess.errors import PlanError, TrainingError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+SMALLEST_FEATURE_MAP = 4
+"""An axis is halved only while this many voxels remain: fewer carry no shape."""
+
+LARGEST_DIVISOR = 64
+
+
+# --- resolving ----------------------------------------------------------------------------
+
+
+def resolve(
+    model: ModelConfig, *, in_channels: int, out_channels: int, min_shape: Shape
+) -> Network:
+    """Fix strides and kernels for a dataset whose smallest volume is `min_shape`.
+
+    Raises:
+        PlanError: strides or kernels that do not fit the levels.
+    """
+    levels = len(model.filters)
+    strides = automatic_strides(levels, min_shape) if model.strides == "auto" else model.strides
+    kernels = _kernels(model.kernel_size, strides, min_shape)
+    for name, given in (("strides", strides), ("kernel_size", kernels)):
+        if len(given) != levels:
+            raise PlanError(
+                f"Model {model.name} has {levels} levels (filters) but {len(given)} {name}.",
+                remedy=f"leave out {name}, or give one for each of the {levels} levels",
+            )
+    return Network(
+        name=model.name,
+        family=model.family,
+        builder=model.builder,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        filters=model.filters,
+        kernel_size=kernels,
+        strides=strides,
+        norm=model.norm,
+        deep_supervision=model.deep_supervision,
+        dropout=model.dropout,
+        arguments=model.arguments,
+    )
+
+
+def automatic_strides(levels: int, min_shape: Shape) -> tuple[Shape, ...]:
+    """Stride of each level: an axis is halved while the smallest volume keeps enough voxels."""
+    extents = list(min_shape)
+    strides: list[Shape] = [(1, 1, 1)]
+    for _ in range(1, levels):
+        stride = tuple(2 if extent // 2 >= SMALLEST_FEATURE_MAP else 1 for extent in extents)
+        extents = [extent // step for extent, step in zip(extents, stride, strict=True)]
+        strides.append((stride[0], stride[1], stride[2]))
+    return tuple(strides)
+
+
+def _kernels(
+    given: int | tuple[Shape, ...], strides: Sequence[Shape], min_shape: Shape
+) -> tuple[Shape, ...]:
+    """Kernel of each level; an axis with one or two voxels left has no neighbours to look at."""
+    if not isinstance(given, int):
+        return given
+    kernels: list[Shape] = []
+    extents = list(min_shape)
+    for stride in strides:
+        extents = [extent // step for extent, step in zip(extents, stride, strict=True)]
+        kernel = [given if extent >= 3 else 1 for extent in extents]
+        kernels.append((kernel[0], kernel[1], kernel[2]))
+    return tuple(kernels)
+
+
+# --- building -----------------------------------------------------------------------------
+
+
+def build(network: Network) -> nn.Module:
+    """Build the network with the weights that the current random state gives.
+
+    Raises:
+        UsageError: the builder cannot be imported.
+        PlanError: the builder refuses the record.
+    """
+    builder = imported(network.builder)
+    try:
+        module: nn.Module = builder(network)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise PlanError(
+            f"The network {network.name} ({network.builder}) cannot be built: {error}",
+            remedy=f"change configs/models/{network.name}.yaml, or override it, "
+            "for example model.filters=[8,16,32]",
+        ) from error
+    return module
+
+
+def initial(network: Network, seed: int) -> nn.Module:
+    """The untrained network of a seed; the caller's random state is left as it was."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(network)
+
+
+def load(network: Network, checkpoint: Path) -> nn.Module:
+    """Build the network with the weights of a checkpoint, ready for inference.
+
+    Raises:
+        TrainingError: the file is absent, torn, or holds another network.
+    """
+    import torch
+
+    module = initial(network, seed=0)
+    try:
+        stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        module.load_state_dict(stored["weights"])
+    except (OSError, EOFError, KeyError, RuntimeError, ValueError, _unpickling_error()) as error:
+        raise TrainingError(
+            f"The checkpoint {checkpoint} does not hold weights of {network.name}: {error}",
+            remedy="train again with training.retrain=always",
+        ) from error
+    return module.eval()
+
+
+def _unpickling_error() -> type[Exception]:
+    import pickle
+
+    return pickle.UnpicklingError
+
+
+def parameters(module: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
+
+
+def imported(path: str) -> Any:
+    """The object behind an import path module:name.
+
+    Raises:
+        UsageError: no such module or name.
+    """
+    module, _, name = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(
+            f"{path!r} cannot be imported: {error}.",
+            remedy="write an import path such as package.module:name, and install the package",
+        ) from error
+
+
+def dynunet(network: Network) -> nn.Module:
+    """MONAI's DynUNet; in train() with deep supervision it returns (B, heads, C, X, Y, Z)."""
+    from monai.networks.nets import DynUNet
+
+    levels = len(network.filters)
+    if levels < 3:
+        message = f"DynUNet needs at least 3 levels, and filters {network.filters} make {levels}"
+        raise ValueError(message)
+    if network.strides[0] != (1, 1, 1):
+        message = f"the first stride must be (1, 1, 1), not {network.strides[0]}: it shrinks the output"
+        raise ValueError(message)
+    return DynUNet(
+        spatial_dims=3,
+        in_channels=network.in_channels,
+        out_channels=network.out_channels,
+        kernel_size=network.kernel_size,
+        strides=network.strides,
+        upsample_kernel_size=network.strides[1:],
+        filters=network.filters,
+        dropout=network.dropout or None,
+        norm_name=_norm(network.norm),
+        deep_supervision=network.deep_supervision,
+        **{"deep_supr_num": min(2, levels - 2), **network.arguments},
+    )
+
+
+def _norm(name: str) -> str | tuple[str, dict[str, Any]]:
+    """MONAI's own default gives instance norm learned scales; a bare name would not."""
+    if name.lower() == "instance":
+        return ("INSTANCE", {"affine": True})
+    return ("GROUP", {"num_groups": 8}) if name.lower() == "group" else name
+
+
+# --- asking the built network -------------------------------------------------------------
+
+
+def divisor(network: Network) -> Shape:
+    """What each axis of a patch must be divisible by, found by running the network.
+
+    Raises:
+        PlanError: no divisor up to 64 works.
+    """
+    return _divisor(network.model_dump_json())
+
+
+@lru_cache(maxsize=64)
+def _divisor(record: str) -> Shape:
+    network = Network.model_validate_json(record)
+    module = _shapes_only(network).eval()
+    found = [_axis_divisor(module, network, axis) for axis in range(3)]
+    return (found[0], found[1], found[2])
+
+
+def _axis_divisor(module: nn.Module, network: Network, axis: int) -> int:
+    """The smallest number whose odd multiples pass; even ones could hide a factor of two."""
+    for candidate in range(1, LARGEST_DIVISOR + 1):
+        sizes = (3 * candidate, 5 * candidate)
+        if all(_passes(module, network, _with(axis, size)) for size in sizes):
+            return candidate
+    raise PlanError(
+        f"The network {network.name} takes no volume whose axis {'xyz'[axis]} is a multiple "
+        f"of a number up to {LARGEST_DIVISOR}.",
+        remedy=f"give configs/models/{network.name}.yaml other strides",
+    )
+
+
+def _with(axis: int, size: int) -> Shape:
+    shape = [3 * LARGEST_DIVISOR] * 3
+    shape[axis] = size
+    return (shape[0], shape[1], shape[2])
+
+
+def accepts(network: Network, patch: Shape, batch: int = 1) -> bool:
+    """Whether a training step takes this patch: its feature maps must not shrink to one voxel."""
+    return _passes(_shapes_only(network).train(), network, patch, batch)
+
+
+def _shapes_only(network: Network) -> nn.Module:
+    """The network on the meta device: it computes shapes, at no cost in memory or time."""
+    return initial(network, seed=0).to("meta")
+
+
+def _passes(module: nn.Module, network: Network, shape: Shape, batch: int = 1) -> bool:
+    """Whether a forward keeps the spatial shape. Networks refuse in several error classes."""
+    import torch
+
+    volume = torch.empty((batch, network.in_channels, *shape), device="meta")
+    with suppress(RuntimeError, ValueError, IndexError, AssertionError), torch.no_grad():
+        return tuple(module(volume).shape[-3:]) == shape
+    return False
+
+
+# --- recomputing activations --------------------------------------------------------------
+
+
+def recompute(module: nn.Module) -> nn.Module:
+    """Let the blocks of any network recompute their activations: less memory, more time.
+
+    A block is the smallest submodule that holds two or more layers with parameters, so the
+    names of the weights stay as they are. Batch norm statistics are updated twice for each step.
+    """
+    for block in list(_blocks(module)):
+        block.forward = _recomputed(block.forward)
+    return module
+
+
+def _recomputed(forward: Any) -> Any:
+    from torch.utils.checkpoint import checkpoint
+
+    def again(*arguments: Tensor) -> Any:
+        return checkpoint(forward, *arguments, use_reentrant=False)
+
+    return again
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    inner = list(itertools.chain.from_iterable(_blocks(child) for child in module.children()))
+    if inner:
+        yield from inner
+    elif sum(1 for part in module.modules() if part._parameters) >= 2:
+        yield module
