@@ -21,6 +21,7 @@ from isal import igzip, isal_zlib
 from minivess import files
 from minivess.config import ResamplingConfig
 from minivess.contracts import Case, Shape, Spacing
+from minivess.data.cases import SUFFIXES
 from minivess.errors import DataError
 
 Array = npt.NDArray[Any]
@@ -28,7 +29,7 @@ Resampler = Callable[
     [Array, Array | None, Spacing, Spacing],
     tuple[Array, Array | None],
 ]
-SUFFIXES = (".nii.gz", ".nii")
+
 DEFLATE_LIMIT = 1032  # deflate cannot pack more bytes into one
 INFLATE_ERRORS = (OSError, EOFError, zlib.error, isal_zlib.error)
 
