@@ -10,6 +10,7 @@ import difflib
 import os
 import types
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, Union, get_args, get_origin
 
@@ -405,6 +406,29 @@ def child_environment(**changes: str) -> dict[str, str]:
 def set_environment(**changes: str) -> None:
     """Set standard variables that a library reads only from its environment."""
     os.environ.update(changes)
+
+
+@contextmanager
+def changed_environment(**changes: str) -> Iterator[None]:
+    """Set variables that a library reads only from its environment; put the old ones back."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def local_without_proxy() -> dict[str, str]:
+    """NO_PROXY with this machine in it: calls to our own servers stay here."""
+    given = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
+    hosts = [host.strip() for host in given.split(",") if host.strip()]
+    joined = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))
+    return {"NO_PROXY": joined, "no_proxy": joined}
 
 
 # --- reading ------------------------------------------------------------------------------
