@@ -1,0 +1,229 @@
+"""Flow 3, for the research scientist: judge, combine, choose a champion, report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from flows import ground, handoff
+from flows.profile_data import settings
+from flows.session import Session
+from minivess import keys, names
+from minivess.contracts import (
+    AnalysisResult,
+    Champion,
+    DatasetProfile,
+    Member,
+    TrainingResult,
+)
+
+if TYPE_CHECKING:
+    from minivess.tracking.run import Run
+
+
+def analyse(session: Session, upstream: Sequence[str] = ()) -> AnalysisResult:
+    """Judge every family out of fold and choose the champion, or find that this was done."""
+    training = handoff.receive_training(session, upstream)
+    session.say(f"Analyse   {len(training.families)} families of {training.experiment}")
+    ingredients = recipe(session, training)
+    key = keys.digest(ingredients)
+    record = session.store.find(key, experiment=names.EVALUATION_EXPERIMENT)
+    if record is not None:
+        session.reuse("analysis", record.run_id)
+        result = handoff.read(session, record, names.ANALYSIS_ARTIFACT, AnalysisResult)
+        return result.replace(run_id=record.run_id)
+    return session.orchestra.flow(
+        "analyse", _analyse, session, training, ingredients, key, parameters=settings(session)
+    )
+
+
+def _analyse(
+    session: Session, training: TrainingResult, ingredients: keys.Ingredients, key: str
+) -> AnalysisResult:
+    from minivess.tracking.run import recorded
+
+    profile = handoff.receive_profile(session, [training.data_profile_run_id])
+    with recorded(
+        session.store,
+        experiment=names.EVALUATION_EXPERIMENT,
+        name=training.experiment,
+        kind=names.ANALYSIS,
+        key=key,
+        note=f"Out-of-fold judgement of {len(training.families)} families of {training.experiment}",
+        dataset=profile.dataset,
+        config=session.config,
+        ingredients=ingredients,
+        launched_by=session.launched_by,
+    ) as run:
+        members = session.orchestra.task("fetch members", fetch, session, training)
+        result = session.orchestra.task("judge", judge, session, (run, profile, members))
+        result = named(session, training, result)
+        store_analysis(session, run, training, profile, result)
+    result = result.replace(run_id=run.run_id)
+    crown(session, result)
+    refresh_workspace(session)
+    handoff.publish(session, names.ANALYSIS, result.experiment, handoff.analysis_pointer(result))
+    tell(session, result)
+    return result
+
+
+def recipe(session: Session, training: TrainingResult) -> keys.Ingredients:
+    """What decides an analysis."""
+    config = session.config
+    return {
+        "cells": sorted(key for family in training.families for key in family.cells),
+        "families": sorted(training.run_ids),
+        "analysis": config.analysis.counted(),
+        "evaluation": config.evaluation.counted(),
+        "code": keys.code(keys.ANALYSIS_CODE),
+        "versions": keys.versions(),
+    }
+
+
+def fetch(session: Session, training: TrainingResult) -> list[Member]:
+    """Every fold's network, from this home or from MLflow."""
+    from minivess.tracking import members
+
+    return members.fetch(session.store, training.run_ids, session.home.cells)
+
+
+def judge(session: Session, axes: tuple[Run, DatasetProfile, Sequence[Member]]) -> AnalysisResult:
+    """Predict, score, combine, choose, draw and write, all of it out of fold."""
+    from minivess.analysis import pipeline
+
+    run, profile, members = axes
+    folder = session.home.reports / run.run_id
+    cases = ground.restore(session, profile)
+    progress = session.orchestra.progress("analysis-progress", "volumes judged")
+    result, artifacts = pipeline.analyse(
+        members,
+        cases,
+        profile,
+        config=session.config,
+        folder=folder,
+        on_volume=lambda done, total: progress(done / total),
+    )
+    for path, to in artifacts.items():
+        run.file(path, to)
+    return result
+
+
+def named(session: Session, training: TrainingResult, result: AnalysisResult) -> AnalysisResult:
+    """The champion with its place in the registry."""
+    from minivess.tracking import registry
+
+    version = registry.by_alias(
+        session.store, training.experiment, handoff.slug(result.champion.family)
+    )
+    champion = result.champion.replace(
+        model_name=training.experiment, model_version=str(version.version)
+    )
+    return result.replace(champion=champion)
+
+
+def store_analysis(
+    session: Session,
+    run: Run,
+    training: TrainingResult,
+    profile: DatasetProfile,
+    result: AnalysisResult,
+) -> None:
+    """Params, metrics, tags and the result itself into the analysis run."""
+    from minivess.tracking import params
+
+    run.params(
+        params.evaluation_params(session.config.evaluation)
+        | params.data_params(profile)
+        | {
+            names.UPSTREAM_PROFILE: training.data_profile_run_id,
+            names.UPSTREAM_TRAINING: result.champion.run_id,
+            names.UPSTREAM_EXPERIMENT: training.experiment,
+            names.UPSTREAM_COUNT: len(training.families),
+        }
+    )
+    run.dataset(profile)
+    run.json(
+        {
+            names.UPSTREAM_PROFILE: training.data_profile_run_id,
+            "upstream_training_run_ids": list(training.run_ids),
+        },
+        names.UPSTREAM_ARTIFACT,
+    )
+    run.metrics(metrics(result), step=0)
+    run.tags(champion_tags(result.champion))
+    run.json(result.model_dump(mode="json"), names.ANALYSIS_ARTIFACT)
+    publish_to_prefect(session, run, result)
+
+
+def metrics(result: AnalysisResult) -> dict[str, float]:
+    """The champion's out-of-fold means with intervals, and the untrained network's beside them."""
+    best = next(judged for judged in result.families if judged.name == result.champion.family)
+    found = {f"untrained_{name}": value for name, value in result.untrained.items()}
+    for name, interval in best.intervals.items():
+        bounds = {"": interval.mean, "_ci_lower": interval.lower, "_ci_upper": interval.upper}
+        found |= {
+            f"champion_{name}{end}": value for end, value in bounds.items() if value is not None
+        }
+    return found
+
+
+def champion_tags(champion: Champion) -> dict[str, str]:
+    """`champion_*` tags, on the analysis run and on the winning training run."""
+    return {
+        "champion_family": champion.family,
+        "champion_run_id": champion.run_id,
+        "champion_metric": champion.metric,
+        "champion_value": f"{champion.value:.6g}",
+        "champion_reason": champion.reason,
+    }
+
+
+def crown(session: Session, result: AnalysisResult) -> None:
+    """Tags on the winning training run, and the alias `champion` on its model version."""
+    from minivess.tracking import registry
+
+    champion = result.champion
+    session.store.set_tags(
+        champion.run_id,
+        champion_tags(champion) | {"champion_analysis_run_id": str(result.run_id)},
+    )
+    registry.set_alias(
+        session.store, str(champion.model_name), names.CHAMPION_ALIAS, str(champion.model_version)
+    )
+
+
+def refresh_workspace(session: Session) -> None:
+    """The DuckDB file over all runs, rebuilt beside the old one."""
+    from minivess.analysis import workspace
+    from minivess.tracking.rows import rows
+
+    workspace.refresh(session.home.workspace, rows(session.store, None))
+
+
+def publish_to_prefect(session: Session, run: Run, result: AnalysisResult) -> None:
+    """Report and tables in Prefect's page."""
+    from minivess.analysis import report
+
+    session.orchestra.markdown("analysis-report", report.markdown(result))
+    session.orchestra.table("families", table(result), "Out-of-fold means")
+
+
+def table(result: AnalysisResult) -> list[dict[str, Any]]:
+    """One row per family and ensemble."""
+    return [
+        {"name": judged.name} | {name: interval.mean for name, interval in judged.intervals.items()}
+        for judged in (*result.families, *result.ensembles)
+    ]
+
+
+def tell(session: Session, result: AnalysisResult) -> None:
+    """The champion and the untrained network beside it."""
+    champion = result.champion
+    best = next(judged for judged in result.families if judged.name == champion.family)
+    dice = best.intervals["dice"]
+    session.say(f"  champion {champion.family}: {champion.reason}")
+    session.say(
+        f"  Dice on volumes it never saw: {dice.mean:.3f} "
+        f"[{dice.lower:.3f}, {dice.upper:.3f}] (n={dice.n}); "
+        f"untrained network: {result.untrained['dice']:.3f}"
+    )

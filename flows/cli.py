@@ -1,0 +1,159 @@
+"""`minivess VERB [FILE.yaml ...] [key=value ...]`: words in, exit code out.
+
+Nothing heavy is imported here: `--help` and a mistyped verb answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
+
+from minivess.errors import MinivessError, UsageError
+
+VERBS = {
+    "experiment": "the four flows in order; without arguments on demo data",
+    "profile": "flow 1: pair, check, measure and version a dataset",
+    "train": "flow 2: train every cell of the grid that is not trained yet",
+    "analyse": "flow 3: judge out of fold, choose the champion, write the report",
+    "deploy": "flow 4: export, prove and serve the champion",
+    "plan": "check the data, show every automatic choice and what the grid will cost",
+    "predict": "IN OUT: segment files or folders with the model in production",
+    "lineage": "REF: from a run id or model name back to the data hash",
+    "sql": "QUERY: ask DuckDB over all runs",
+    "settle": "mark runs that died as KILLED and write all pointers anew",
+    "demo-data": "DIR: write the demo volumes into a folder",
+    "ui": "Prefect's page at :4200 and MLflow's at :5000, until Ctrl-C",
+}
+TIERS = ("cpu", "gpu_low", "gpu_high", "dgx_spark", "cloud_single", "cloud_multi")
+EPILOG = """\
+examples:
+  minivess experiment                                   demo data, a few minutes
+  minivess experiment data.root=/data/vessels           own data, defaults for real work
+  minivess plan data.root=/data/vessels                 check and forecast, train nothing
+  minivess train training.max_epochs=5 'training.losses=[dice_ce,cbdice]'
+  minivess experiment configs/experiments/lite.yaml data.root=/data/vessels
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; 0 done, 1 expected failure, 2 wrong usage, 130/143 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    signal.signal(signal.SIGTERM, _terminated)
+    # A job started with & inherits an ignored SIGINT; a user's `kill -INT` must still count.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    debug = "--debug" in words
+    try:
+        options = read(words)
+        show_logs(debug=debug)
+        from flows import verbs
+
+        outcome = verbs.run(options)
+        if options.json:
+            sys.stdout.write(json.dumps(outcome, default=str) + "\n")
+    except MinivessError as error:
+        return fail(str(error), error.exit_code, debug=debug)
+    except KeyboardInterrupt:
+        return fail("Interrupted. What was finished is kept; the same command goes on.", 130)
+    except SystemExit as leave:
+        code = leave.code if isinstance(leave.code, int) else 1
+        return fail("Terminated. What was finished is kept; the same command goes on.", code) if (
+            code == 128 + signal.SIGTERM
+        ) else code  # fmt: skip
+    except Exception as error:
+        if debug:
+            raise
+        return fail(
+            f"Unexpected {type(error).__name__}: {error}\n"
+            "  Try: the same command with --debug shows where; please report it",
+            1,
+        )
+    return 0
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def fail(message: str, code: int, *, debug: bool = False) -> int:
+    """One paragraph on standard error, and the exit code."""
+    sys.stderr.write(f"{message}\n")
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    return code
+
+
+def show_logs(*, debug: bool) -> None:
+    """Our own log lines go to standard error; those of libraries only with --debug."""
+    logging.basicConfig(
+        stream=sys.stderr, format="  %(message)s", level=logging.INFO if debug else logging.WARNING
+    )
+    logging.getLogger("minivess").setLevel(logging.INFO)
+
+
+def read(words: Sequence[str]) -> argparse.Namespace:
+    """Parse the words; an unknown verb is refused naming the nearest."""
+    verb = next((word for word in words if not word.startswith("-")), None)
+    if verb is not None and verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0)[0]
+        raise UsageError(f"There is no verb {verb!r}.", remedy=f"did you mean `minivess {near}`?")
+    options = parser().parse_intermixed_args(words)
+    options.files += [word for word in options.words if is_yaml(word)]
+    options.upstream = [part for text in options.upstream for part in text.split(",") if part]
+    options.arguments = [w for w in options.words if not is_yaml(w) and "=" not in w]
+    options.words = [word for word in options.words if not is_yaml(word) and "=" in word]
+    if options.tier:
+        options.words.insert(0, f"compute.profile={options.tier}")
+    return options
+
+
+def is_yaml(word: str) -> bool:
+    """Whether a bare word names a configuration file."""
+    return word.endswith((".yaml", ".yml")) and "=" not in word
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    listing = "\n".join(f"  {verb:<11} {does}" for verb, does in VERBS.items())
+    made = Parser(
+        prog="minivess",
+        usage="minivess VERB [FILE.yaml ...] [key=value ...] [options]",
+        description=f"Train, judge and serve 3-D biomedical segmentation models.\n\nverbs:\n{listing}",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("verb", choices=list(VERBS), metavar="VERB", help=argparse.SUPPRESS)
+    made.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+    made.add_argument("--config", action="append", dest="files", default=[], metavar="FILE",
+                      help="a YAML file of settings; bare file names do the same")  # fmt: skip
+    made.add_argument("--upstream", action="append", default=[], metavar="ID[,ID]",
+                      help="run ids to build on, instead of the latest")  # fmt: skip
+    made.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    made.add_argument("--yes", action="store_true", help="start even if the forecast is long")
+    made.add_argument("--debug", action="store_true", help="show tracebacks and all log lines")
+    made.add_argument("--prefect-port", type=int, default=4200, help="port of `ui`, Prefect's page")
+    made.add_argument("--mlflow-port", type=int, default=5000, help="port of `ui`, MLflow's page")
+    for tier in TIERS:
+        made.add_argument(f"--{tier.replace('_', '-')}", action="store_const", const=tier,
+                          dest="tier", help=argparse.SUPPRESS)  # fmt: skip
+    return made
+
+
+class Parser(argparse.ArgumentParser):
+    """Argparse whose errors are ours."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the whole usage."""
+        raise UsageError(f"{message[0].upper()}{message[1:]}.", remedy="minivess --help")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,234 @@
+"""Flow 4, for the platform engineer: export, prove, build, ask, and only then serve."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows import ground, handoff
+from flows.profile_data import settings
+from flows.session import Session
+from minivess import files, keys, names
+from minivess.contracts import (
+    AnalysisResult,
+    Case,
+    DatasetProfile,
+    DeploymentResult,
+    Network,
+    RunRecord,
+    Smoke,
+    Window,
+)
+
+if TYPE_CHECKING:
+    from minivess.tracking.run import Run
+
+
+@dataclass(frozen=True)
+class Served:
+    """The champion as taken from the registry: what to export and what it was trained on."""
+
+    network: Network
+    window: Window
+    checkpoint: Path
+    cases: tuple[Case, ...]
+    profile: DatasetProfile
+    lineage: dict[str, str]
+
+
+def deploy(session: Session, upstream: Sequence[str] = ()) -> DeploymentResult:
+    """Put the champion of an analysis into service, or find that it is."""
+    analysis = handoff.receive_analysis(session, upstream)
+    session.say(f"Deploy    {analysis.champion.family}")
+    ingredients = recipe(session, analysis)
+    key = keys.digest(ingredients)
+    record = session.store.find(key, experiment=names.DEPLOYMENT_EXPERIMENT)
+    if record is not None:
+        session.reuse("deployment", record.run_id)
+        result = handoff.read(session, record, names.DEPLOYMENT_ARTIFACT, DeploymentResult)
+        return result.replace(run_id=record.run_id)
+    return session.orchestra.flow(
+        "deploy", _deploy, session, analysis, ingredients, key, parameters=settings(session)
+    )
+
+
+def _deploy(
+    session: Session, analysis: AnalysisResult, ingredients: keys.Ingredients, key: str
+) -> DeploymentResult:
+    from minivess.tracking import registry
+    from minivess.tracking.run import recorded
+
+    champion = analysis.champion
+    training = session.store.get(champion.run_id)
+    with recorded(
+        session.store,
+        experiment=names.DEPLOYMENT_EXPERIMENT,
+        name=f"{analysis.experiment}_{champion.family}",
+        kind=names.DEPLOYMENT,
+        key=key,
+        note=f"{champion.model_name} version {champion.model_version}: {champion.family}, "
+        f"{champion.metric} {champion.value:.3f}",
+        dataset=training.params[names.DATASET_NAME],
+        config=session.config,
+        ingredients=ingredients,
+        launched_by=session.launched_by,
+    ) as run:
+        result = carry_out(session, run, analysis, training)
+    result = result.replace(run_id=run.run_id)
+    registry.set_alias(
+        session.store, result.model_name, names.PRODUCTION_ALIAS, result.model_version
+    )
+    handoff.publish(
+        session, names.DEPLOYMENT, analysis.experiment, handoff.deployment_pointer(result)
+    )
+    tell(session, result)
+    return result
+
+
+def carry_out(
+    session: Session, run: Run, analysis: AnalysisResult, training: RunRecord
+) -> DeploymentResult:
+    """Export, parity, package, smoke test, card: each ends the run FAILED if it fails."""
+    from minivess.serving import export, package
+
+    config, task = session.config.deployment, session.orchestra.task
+    served = task("fetch champion", fetch, session, analysis, training)
+    upstream(run, served, analysis)
+    folder = session.home.served / run.run_id
+    onnx = task("export", export.to_onnx, served.network, served.checkpoint, folder / "model.onnx")
+    run.file(onnx, "export")
+    parity = task("parity", export.parity, served.network, served.checkpoint, onnx,
+                  cases=parity_cases(served, config.parity_volumes), window=served.window,
+                  config=config, report=lambda found: run.json(found.model_dump(), "export/parity.json"))  # fmt: skip
+    engines = task("time engines", export.engines, served.network, served.checkpoint, onnx,
+                   case=served.cases[0], window=served.window)  # fmt: skip
+    run.json([engine.model_dump() for engine in engines], "engines.json")
+    tag = task("build service", package.build, folder, home=session.home, onnx=onnx,
+               network=served.network, window=served.window, lineage=served.lineage,
+               name=handoff.slug(analysis.experiment))  # fmt: skip
+    answer = task("smoke test", smoke_test, session, served, onnx, tag)
+    run.json(answer.model_dump(), "smoke.json")
+    result = DeploymentResult(
+        analysis_run_id=str(analysis.run_id),
+        model_name=str(analysis.champion.model_name),
+        model_version=str(analysis.champion.model_version),
+        bento_tag=tag,
+        parity=parity,
+        engines=engines,
+        smoke=answer,
+    )
+    finish(session, run, (result, served.profile, analysis))
+    return result
+
+
+def recipe(session: Session, analysis: AnalysisResult) -> keys.Ingredients:
+    """What decides a deployment."""
+    return {
+        "analysis": analysis.run_id,
+        "champion": [analysis.champion.run_id, analysis.champion.model_version],
+        "config": session.config.deployment.counted(),
+        "code": keys.code(keys.DEPLOYMENT_CODE),
+        "versions": keys.versions((*keys.NUMERIC_PACKAGES, "onnx", "onnxruntime", "bentoml")),
+    }
+
+
+def fetch(session: Session, analysis: AnalysisResult, training: RunRecord) -> Served:
+    """The champion from the registry, and the volumes that it is tried on."""
+    from minivess.tracking import model, registry
+
+    champion = analysis.champion
+    version = registry.by_alias(session.store, str(champion.model_name), names.CHAMPION_ALIAS)
+    profile = handoff.receive_profile(session, [training.params[names.UPSTREAM_PROFILE]])
+    folder = session.store.download(
+        version.run_id, names.MODEL_ARTIFACT, session.home.served / "champions" / version.run_id
+    )
+    network, window, checkpoint = model.parts(folder)
+    lineage = {
+        "model_name": version.name,
+        "model_version": version.version,
+        names.UPSTREAM_ANALYSIS: str(analysis.run_id),
+        names.UPSTREAM_TRAINING: version.run_id,
+        names.UPSTREAM_PROFILE: str(profile.run_id),
+        names.DATASET_HASH: profile.dataset_hash,
+    }
+    cases = tuple(ground.restore(session, profile).values())
+    return Served(network, window, checkpoint, cases, profile, lineage)
+
+
+def parity_cases(served: Served, n: int) -> tuple[Case, ...]:
+    """The smallest, the largest and others between, so that thin volumes are always tried."""
+    by_depth = sorted(served.profile.volumes, key=lambda stats: (stats.shape[2], stats.case))
+    n = min(n, len(by_depth))
+    places = [round(step * (len(by_depth) - 1) / max(n - 1, 1)) for step in range(n)]
+    chosen = {by_depth[place].case for place in places}
+    return tuple(case for case in served.cases if case.case in chosen)
+
+
+def smoke_test(session: Session, served: Served, onnx: Path, tag: str) -> Smoke:
+    """Start the built service and ask it for one known volume."""
+    from minivess.serving import export, smoke
+
+    case = parity_cases(served, 1)[0]
+    expected = export.mask(onnx, case, network=served.network, window=served.window)
+    with smoke.serve(
+        tag, home=session.home, timeout_s=session.config.deployment.start_timeout_s
+    ) as url:
+        return smoke.ask(url, case, expected)
+
+
+def upstream(run: Run, served: Served, analysis: AnalysisResult) -> None:
+    """Where the served model comes from, as params and as a file."""
+    from minivess.tracking import params
+
+    lineage = {
+        names.UPSTREAM_PROFILE: served.lineage[names.UPSTREAM_PROFILE],
+        names.UPSTREAM_TRAINING: served.lineage[names.UPSTREAM_TRAINING],
+        names.UPSTREAM_EXPERIMENT: analysis.experiment,
+        names.UPSTREAM_ANALYSIS: str(analysis.run_id),
+    }
+    run.params(
+        lineage
+        | params.data_params(served.profile)
+        | params.arch_params(served.network)
+        | {"model_name": served.network.name, "model_family": served.network.family}
+    )
+    run.dataset(served.profile)
+    run.json(lineage, names.UPSTREAM_ARTIFACT)
+
+
+def finish(
+    session: Session, run: Run, parts: tuple[DeploymentResult, DatasetProfile, AnalysisResult]
+) -> None:
+    """Metrics, model card and the result itself."""
+    from minivess.serving import card
+
+    result, profile, analysis = parts
+    run.metrics(
+        {
+            "max_logit_difference": result.parity.max_logit_difference,
+            "mask_agreement": result.parity.mask_agreement,
+            "smoke_seconds": result.smoke.seconds,
+        }
+        | {f"seconds_per_volume_{e.name}": e.seconds_per_volume for e in result.engines}
+        | {f"size_mb_{e.name}": e.size_mb for e in result.engines},
+        step=0,
+    )
+    text = card.render(result, profile, analysis)
+    run.text(text, "model_card.md")
+    files.write_text(session.home.served / run.run_id / "model_card.md", text)
+    run.json(result.model_dump(mode="json"), names.DEPLOYMENT_ARTIFACT)
+    session.orchestra.markdown("model-card", text)
+
+
+def tell(session: Session, result: DeploymentResult) -> None:
+    """What was proved, and how to start the service."""
+    session.say(
+        f"  ONNX parity over {len(result.parity.volumes)} volumes: largest logit difference "
+        f"{result.parity.max_logit_difference:.1e}, masks agree {result.parity.mask_agreement:.4%}"
+    )
+    session.say(
+        f"  service {result.bento_tag} answered {result.smoke.case} in {result.smoke.seconds:.1f} s; "
+        f"{result.model_name} version {result.model_version} is now `{names.PRODUCTION_ALIAS}`"
+    )

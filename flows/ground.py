@@ -1,0 +1,126 @@
+"""What all cells of a grid stand on: the data in place, a network and a plan for each model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flows.grid import Cell, Family
+from flows.session import Session
+from minivess import config as configs
+from minivess import names
+from minivess.contracts import (
+    Case,
+    CellSpec,
+    ComputePlan,
+    DatasetProfile,
+    Forecast,
+    Hardware,
+    Loss,
+    Network,
+    Window,
+)
+
+IN_CHANNELS = 1
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The curated volumes on this machine, and how each model will be run on them."""
+
+    profile: DatasetProfile
+    cases: dict[str, Case]
+    hardware: Hardware
+    models: dict[str, tuple[Network, ComputePlan]]
+
+    def window(self, session: Session, model: str) -> Window:
+        """How this model is run over whole volumes."""
+        return Window(
+            patch_size=self.models[model][1].patch_size,
+            overlap=session.config.training.sliding_window_overlap,
+            normalisation=session.config.data.normalisation,
+        )
+
+    def spec(self, session: Session, family: Family, cell: Cell) -> CellSpec:
+        """Everything that decides the weights of one cell."""
+        network, _ = self.models[family.model.name]
+        return CellSpec(
+            key=cell.key,
+            model=family.model.name,
+            loss=loss_of(family),
+            seed=family.seed,
+            fold=cell.fold,
+            network=network,
+            window=self.window(session, family.model.name),
+            label_map=self.profile.label_map,
+            classes=self.profile.classes,
+            test=family.split.test,
+        )
+
+
+def prepare(session: Session, profile: DatasetProfile, families: Sequence[Family]) -> Ground:
+    """Put the data in place, measure the machine, and plan each model; guards run here."""
+    hardware = measure_hardware(session)
+    models = {}
+    for family in families:
+        if family.model.name not in models:
+            models[family.model.name] = planned(session, profile, hardware, family)
+    return Ground(profile, restore(session, profile), hardware, models)
+
+
+def planned(
+    session: Session, profile: DatasetProfile, hardware: Hardware, family: Family
+) -> tuple[Network, ComputePlan]:
+    """The resolved network of a family and its plan on this machine."""
+    from minivess import networks
+    from minivess.compute import plan
+
+    network = networks.resolve(
+        configs.model(family.model.name, session.config.model),
+        in_channels=IN_CHANNELS,
+        out_channels=profile.out_channels,
+        min_shape=profile.min_shape,
+    )
+    n_train = min(len(fold.train) for fold in family.split.folds)
+    chosen = plan.resolve(session.config, network, profile, hardware, n_train=n_train)
+    plan.guard(chosen, profile)
+    return network, chosen
+
+
+def measure_hardware(session: Session) -> Hardware:
+    """The machine, within the limits that the user set."""
+    from minivess.compute import hardware
+
+    compute = session.config.compute
+    return hardware.detect(
+        ram_gb=compute.ram_gb, vram_gb=compute.vram_gb, env=session.env, disk=session.home.root
+    )
+
+
+def restore(session: Session, profile: DatasetProfile) -> dict[str, Case]:
+    """The curated volumes of exactly this version, from here or from the DVC remote."""
+    from minivess.data import versioning
+
+    text = session.store.read_text(str(profile.run_id), names.DVC_ARTIFACT)
+    folder = versioning.restore(
+        session.home,
+        dataset=profile.dataset,
+        dataset_hash=profile.dataset_hash,
+        dvc_text=text,
+        remote=str(profile.remote),
+    )
+    return {case.case: case for case in versioning.cases_of(folder, profile)}
+
+
+def forecast(
+    session: Session, ground: Ground, network: Network, plan: ComputePlan, *, n_cells: int
+) -> Forecast:
+    """Hours, memory and disk of some cells, from a short timed probe."""
+    from minivess.compute import forecast as forecasts
+
+    return forecasts.forecast(session.config, network, plan, ground.profile, cells=n_cells)
+
+
+def loss_of(family: Family) -> Loss:
+    """The loss of a family as a contract."""
+    return Loss(name=family.loss.name, terms=family.loss.terms)

@@ -1,0 +1,253 @@
+"""Flow 1, for the data engineer: pair, check, measure, version and publish a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows import handoff
+from flows.session import Session
+from minivess import keys, names
+from minivess.contracts import DatasetProfile, Pairing
+
+if TYPE_CHECKING:
+    from minivess.data.profile import Measured
+    from minivess.data.versioning import Version
+    from minivess.tracking.run import Run
+
+SHOWN_PAIRS = 5
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What can be known about a dataset without opening a volume."""
+
+    root: Path
+    pairing: Pairing
+    hashes: dict[Path, str]
+    ingredients: keys.Ingredients
+    key: str
+
+
+def profile_data(session: Session) -> DatasetProfile:
+    """Profile and version the dataset, or find that this was done already."""
+    session.say(f"Profile   {session.config.dataset}")
+    survey = look(session)
+    show(session, survey.pairing)
+    record = session.store.find(survey.key, experiment=names.PROFILE_EXPERIMENT)
+    if record is not None:
+        session.reuse(f"profile of {session.config.dataset}", record.run_id)
+        profile = handoff.read(session, record, names.PROFILE_ARTIFACT, DatasetProfile)
+        return profile.replace(run_id=record.run_id)
+    return session.orchestra.flow(
+        "profile-data", _profile, session, survey, parameters=settings(session)
+    )
+
+
+def _profile(session: Session, survey: Survey) -> DatasetProfile:
+    from minivess.tracking.params import data_params
+    from minivess.tracking.run import recorded
+
+    config, orchestra = session.config, session.orchestra
+    with recorded(
+        session.store,
+        experiment=names.PROFILE_EXPERIMENT,
+        name=config.dataset,
+        kind=names.PROFILE,
+        key=survey.key,
+        note=f"Profile of {config.dataset}: {len(survey.pairing.cases)} volumes at {survey.root}",
+        dataset=config.dataset,
+        config=config,
+        ingredients=survey.ingredients,
+        launched_by=session.launched_by,
+    ) as run:
+        measured = orchestra.task("measure volumes", measure, session, survey, retries=1)
+        version = orchestra.task("version data", commit, session, survey, measured, retries=1)
+        profile = summary(session, survey, measured, version)
+        run.params(data_params(profile))
+        run.dataset(profile)
+        orchestra.task("publish profile", store_profile, session, run, profile)
+    profile = profile.replace(run_id=run.run_id)
+    handoff.publish(session, names.PROFILE, profile.dataset, handoff.profile_pointer(profile))
+    orchestra.emit(
+        names.DATA_PROFILED, f"minivess.dataset.{profile.dataset}", handoff.profile_pointer(profile)
+    )
+    tell(session, profile)
+    return profile
+
+
+def look(session: Session) -> Survey:
+    """Find the pairs and the key of the profile that they make; opens no volume."""
+    from minivess.data import cases
+    from minivess.data.index import Index
+
+    config = session.config
+    root = config.data.root or demo(session)
+    pairing = cases.pair(
+        root, image=config.data.image, label=config.data.label, group=config.data.group
+    )
+    hashes = Index(session.home.profile_cache / "index.json").hashes(list(_files(pairing)))
+    ingredients: keys.Ingredients = {
+        "dataset": config.dataset,
+        "files": {file.relative_to(root).as_posix(): value for file, value in hashes.items()},
+        "pairs": [[case.case, case.group] for case in pairing.cases],
+        "settings": config.data.counted(),
+        "code": keys.code(keys.DATA_CODE),
+    }
+    return Survey(root, pairing, hashes, ingredients, keys.digest(ingredients))
+
+
+def demo(session: Session) -> Path:
+    """The demo volumes of this home, made on first use."""
+    from minivess.data import phantom
+
+    data = session.config.data
+    return phantom.generate(session.home.demo, n=data.demo_volumes, seed=data.demo_seed)
+
+
+def measure(session: Session, survey: Survey) -> Measured:
+    """Check and measure every volume; unchanged ones come from the cache."""
+    from minivess.data import profile
+
+    progress = session.orchestra.progress("profile-progress", "volumes measured")
+    return profile.profile(
+        survey.pairing,
+        survey.hashes,
+        config=session.config.data,
+        cache=session.home.profile_cache,
+        on_volume=lambda done, total: progress(done / total),
+    )
+
+
+def commit(session: Session, survey: Survey, measured: Measured) -> Version:
+    """Copy the volumes that passed into the curated set and make a DVC version of it."""
+    from minivess.data import versioning
+
+    quarantined = set(measured.quarantined)
+    good = [case for case in survey.pairing.cases if case.case not in quarantined]
+    folder = versioning.curate(session.home, session.config.dataset, good)
+    return versioning.commit(session.home, folder, remote=session.config.data.remote)
+
+
+def summary(
+    session: Session, survey: Survey, measured: Measured, version: Version
+) -> DatasetProfile:
+    """The dataset in numbers, with the patch that each model could use on it."""
+    from minivess import config as configs
+    from minivess import networks
+    from minivess.compute import plan
+    from minivess.data import profile
+
+    config = session.config
+    numbers = profile.summarise(
+        measured,
+        dataset=config.dataset,
+        dataset_path=str(survey.root),
+        version=version,
+        label_map=config.data.label_map,
+    )
+    safe = {}
+    for name in config.training.models:
+        network = networks.resolve(
+            configs.model(name, config.model),
+            in_channels=1,
+            out_channels=numbers.out_channels,
+            min_shape=numbers.min_shape,
+        )
+        safe[name] = plan.safe_patch(network, numbers)
+    return numbers.replace(safe_patch_sizes=safe)
+
+
+def store_profile(session: Session, run: Run, profile: DatasetProfile) -> None:
+    """Everything a reader of the profile run finds there."""
+    from minivess.data import gallery, versioning
+
+    folder = session.home.reports / run.run_id
+    cases = versioning.cases_of(session.home.root / profile.curated, profile)
+    run.file(gallery.render(profile, cases, folder / "gallery.html"), "dataset")
+    for figure in gallery.plots(profile, folder):
+        run.file(figure, "figures")
+    run.json([finding.model_dump() for finding in profile.findings], "dataset/findings.json")
+    run.text((session.home.root / profile.dvc_file).read_text(), names.DVC_ARTIFACT)
+    run.metrics({"n_volumes": profile.n_volumes, "n_findings": len(profile.findings)}, step=0)
+    run.json(profile.model_dump(mode="json"), names.PROFILE_ARTIFACT)
+    rows = [stats.model_dump(mode="json", exclude={"percentiles"}) for stats in profile.volumes]
+    session.orchestra.table("volumes", rows, f"Volumes of {profile.dataset}")
+    session.orchestra.markdown("data-profile", markdown(profile))
+
+
+def show(session: Session, pairing: Pairing) -> None:
+    """The first pairs as read, and what was left over."""
+    session.say(f"  {len(pairing.cases)} pairs, read as {pairing.layout}:")
+    for case in pairing.cases[:SHOWN_PAIRS]:
+        label = case.label.name if case.label else "no label"
+        group = f"   group {case.group}" if case.group else ""
+        session.say(f"    {case.case}: {case.image.name} + {label}{group}")
+    if len(pairing.cases) > SHOWN_PAIRS:
+        session.say(f"    ... and {len(pairing.cases) - SHOWN_PAIRS} more")
+    for title, paths in (
+        ("images without a label", pairing.unpaired_images),
+        ("labels without an image", pairing.unpaired_labels),
+        ("other files left alone", pairing.left),
+    ):
+        if paths:
+            listed = ", ".join(path.name for path in paths[:SHOWN_PAIRS])
+            more = f" and {len(paths) - SHOWN_PAIRS} more" if len(paths) > SHOWN_PAIRS else ""
+            session.say(f"  {title}: {listed}{more}")
+    for note in pairing.notes:
+        session.say(f"  note: {note}")
+
+
+def tell(session: Session, profile: DatasetProfile) -> None:
+    """What the profile found, in a few lines."""
+    session.say(
+        f"  {profile.n_volumes} volumes, {size(profile.min_shape)} to {size(profile.max_shape)}, "
+        f"{len(profile.classes)} classes, DVC version {profile.dataset_hash[:8]}"
+    )
+    if profile.quarantined:
+        session.say(f"  quarantined: {', '.join(profile.quarantined)}")
+    for finding in profile.findings:
+        if finding.severity != "info":
+            session.say(f"  {finding.severity}: {finding.message} ({finding.remedy})")
+
+
+def markdown(profile: DatasetProfile) -> str:
+    """The profile for Prefect's page."""
+    lines = [
+        f"# {profile.dataset}",
+        f"{profile.n_volumes} volumes, {size(profile.min_shape)} to {size(profile.max_shape)}, "
+        f"classes {list(profile.classes)}, data hash `{profile.dataset_hash}`.",
+        "",
+        "| severity | code | volume | what | remedy |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {f.severity} | {f.code} | {f.case or 'set'} | {f.message} | {f.remedy} |"
+        for f in profile.findings
+    ]
+    return "\n".join(lines)
+
+
+def size(shape: tuple[int, ...]) -> str:
+    """A shape as people write it: 64x64x5."""
+    return "x".join(map(str, shape))
+
+
+def settings(session: Session) -> dict[str, Any]:
+    """What Prefect's page shows as a flow's parameters."""
+    config = session.config
+    return {
+        "dataset": config.dataset,
+        "experiment": config.experiment,
+        "data_root": str(config.data.root) if config.data.root else None,
+        "home": str(session.home.root),
+    }
+
+
+def _files(pairing: Pairing) -> Iterator[Path]:
+    for case in pairing.cases:
+        yield case.image
+        if case.label is not None:
+            yield case.label

@@ -1,0 +1,86 @@
+"""One command's surroundings: its settings, home folder, MLflow store and orchestrator."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from flows import orchestrator
+from flows.orchestrator import Orchestrator
+from minivess import home as homes
+from minivess.config import Environment, ExperimentConfig, silence_telemetry
+from minivess.home import Home
+
+if TYPE_CHECKING:
+    from minivess.tracking.store import Store
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Session:
+    """What every story needs, opened once for a command."""
+
+    config: ExperimentConfig
+    env: Environment
+    home: Home
+    orchestra: Orchestrator
+    launched_by: str = "cli"
+    yes: bool = False
+    json: bool = False
+    reused: list[str] = field(default_factory=list)
+
+    @cached_property
+    def store(self) -> Store:
+        """MLflow, opened when it is first needed; dead runs of this host are settled then."""
+        from minivess.tracking.lifecycle import settle
+        from minivess.tracking.store import open_store
+
+        store = open_store(self.home, self.config.tracking)
+        for record in settle(store):
+            self.say(
+                f"A run that died earlier is now marked KILLED: {record.name} ({record.run_id})"
+            )
+        return store
+
+    def say(self, text: str = "") -> None:
+        """Tell the user; with --json, standard output belongs to the one JSON object."""
+        stream = sys.stderr if self.json else sys.stdout
+        stream.write(f"{text}\n")
+        stream.flush()
+
+    def reuse(self, what: str, run_id: str) -> None:
+        """Say that a finished result serves again."""
+        self.reused.append(run_id)
+        self.say(f"  reused   {what} (run {run_id})")
+
+
+@contextmanager
+def open_session(
+    config: ExperimentConfig,
+    env: Environment,
+    *,
+    what: str = "minivess",
+    launched_by: str = "cli",
+    lock: bool = True,
+    wait: bool = False,
+    yes: bool = False,
+    json: bool = False,
+) -> Iterator[Session]:
+    """Open the home folder, hold its lock while stories run, and end what was started.
+
+    Flows that an event or a deployment starts wait for the lock; a command typed by a user
+    does not (`wait=False`) and ends with who holds it.
+    """
+    silence_telemetry()
+    home = homes.open_home(env.home)
+    with ExitStack() as stack:
+        if lock:
+            stack.enter_context(homes.lock(home.root / "lock", what=what, wait=wait))
+        orchestra = stack.enter_context(orchestrator.use(home, env))
+        yield Session(config, env, home, orchestra, launched_by=launched_by, yes=yes, json=json)

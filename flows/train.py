@@ -1,0 +1,220 @@
+"""Flow 2, for the data scientist: plan, train the grid, judge each fold, register the models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from flows import cells, families, grid, handoff
+from flows import ground as grounds
+from flows.ground import Ground
+from flows.profile_data import settings
+from flows.session import Session
+from minivess import names
+from minivess.contracts import DatasetProfile, FamilyRun, RunRecord, TrainingResult
+from minivess.errors import PlanError, StoreError
+
+if TYPE_CHECKING:
+    from minivess.tracking.run import Run
+
+ASK_ABOVE_HOURS = 12.0
+
+
+def train(session: Session, upstream: Sequence[str] = ()) -> TrainingResult:
+    """Train every cell of the grid that is not trained yet."""
+    profile = handoff.receive_profile(session, upstream)
+    wanted = grid.families(session.config, profile)
+    n_cells = sum(len(family.cells) for family in wanted)
+    session.say(f"Train     {len(wanted)} families, {n_cells} cells")
+    for note in wanted[0].split.notes:
+        session.say(f"  note: {note}")
+    finished = {family.key: reusable(session, family, profile) for family in wanted}
+    missing = [family for family in wanted if finished[family.key] is None]
+    for family in wanted:
+        run = finished[family.key]
+        if run is not None:
+            session.reuse(f"{family.name}, {len(family.cells)} folds", run.run_id)
+    if missing:
+        trained = session.orchestra.flow(
+            "train", _train, session, profile, missing, parameters=settings(session)
+        )
+        finished |= trained
+    result = TrainingResult(
+        experiment=session.config.experiment,
+        data_profile_run_id=str(profile.run_id),
+        dataset_hash=profile.dataset_hash,
+        families=tuple(run for family in wanted if (run := finished[family.key]) is not None),
+    )
+    if missing:
+        handoff.publish(session, names.FAMILY, result.experiment, handoff.training_pointer(result))
+    return result
+
+
+def _train(
+    session: Session, profile: DatasetProfile, missing: Sequence[grid.Family]
+) -> dict[str, FamilyRun | None]:
+    session.store.probe_write()
+    ground = grounds.prepare(session, profile, missing)
+    forecast(session, ground, missing)
+    trained = {family.key: train_family(session, ground, family) for family in missing}
+    session.orchestra.table(
+        "losses", families.comparison(trained.values()), "Families on their folds"
+    )
+    return dict(trained)
+
+
+def train_family(session: Session, ground: Ground, family: grid.Family) -> FamilyRun:
+    """One parent run, opened before training, with a child run for each fold."""
+    from minivess.tracking.run import recorded
+
+    config, experiment = session.config, session.config.experiment
+    changed = grid.explain_change(session, family)
+    if changed:
+        session.say(f"  {family.name} trains again, changed: {changed}")
+    with recorded(
+        session.store,
+        experiment=experiment,
+        name=family.name,
+        kind=names.FAMILY,
+        key=family.key,
+        note=note(session, family, ground),
+        dataset=ground.profile.dataset,
+        config=config,
+        ingredients=family.ingredients,
+        launched_by=session.launched_by,
+        tags=cells.tags(session, ground, family),
+    ) as parent:
+        cells.describe(session, ground, family, parent)
+        results = [
+            session.orchestra.task(
+                f"{family.name} fold {cell.fold.index}",
+                cells.train_cell, session, ground, (family, cell, parent),
+            )
+            for cell in family.cells
+        ]  # fmt: skip
+        run = finish_family(session, ground, family, parent, results)
+    register(session, ground, family, run)
+    return run
+
+
+def finish_family(
+    session: Session,
+    ground: Ground,
+    family: grid.Family,
+    parent: Run,
+    results: Sequence[cells.Trained],
+) -> FamilyRun:
+    """Aggregates, intervals and the model of the best fold, into the parent run."""
+    metrics = families.aggregate(session.config.evaluation, [result for _, result in results])
+    parent.metrics(metrics, step=0)
+    parent.params({
+        "training_time_seconds": round(sum(r.training_time_seconds for _, r in results), 3),
+        "trainable_parameters": results[0][1].trainable_parameters,
+    })  # fmt: skip
+    parent.table(families.rows(results), names.PER_VOLUME_ARTIFACT)
+    families.log_best_model(session, ground, family, parent, results)
+    run = FamilyRun(
+        run_id=parent.run_id,
+        run_name=family.name,
+        experiment_name=session.config.experiment,
+        artifact_uri=session.store.get(parent.run_id).artifact_uri,
+        model=family.model.name,
+        loss=family.loss.name,
+        seed=family.seed,
+        key=family.key,
+        cells=tuple(cell.key for cell in family.cells),
+        child_run_ids=tuple(run_id for run_id, _ in results),
+        metrics=metrics,
+    )
+    parent.json(run.model_dump(mode="json"), names.TRAINING_ARTIFACT)
+    return run
+
+
+def register(session: Session, ground: Ground, family: grid.Family, run: FamilyRun) -> None:
+    """A version of the experiment's model for this family, under the family's own alias."""
+    from minivess.tracking import registry
+
+    name = session.config.experiment
+    version = registry.register(
+        session.store,
+        name=name,
+        run_id=run.run_id,
+        note=note(session, family, ground),
+        tags={"family": family.name, names.DATASET_HASH: ground.profile.dataset_hash},
+    )
+    registry.set_alias(session.store, name, handoff.slug(family.name), version)
+
+
+def reusable(session: Session, family: grid.Family, profile: DatasetProfile) -> FamilyRun | None:
+    """The finished parent run that serves for this family, if its results are whole."""
+    retrain, experiment = session.config.training.retrain, session.config.experiment
+    if retrain == "always":
+        return None
+    record = session.store.find(family.key, experiment=experiment)
+    if record is None and retrain == "never":
+        record = newest_of_name(session, family, profile)
+    if record is None:
+        return None
+    try:
+        run = handoff.family_of(session, record)
+        for child in run.child_run_ids:
+            cells.require_whole(session, child)
+    except StoreError as error:
+        session.say(f"  {family.name} is not reused: {error.problem}")
+        return None
+    return run
+
+
+def newest_of_name(session: Session, family: grid.Family, profile: DatasetProfile) -> RunRecord:
+    """For retrain=never: the newest finished family of this name and data, changed or not."""
+    for record in session.store.search(
+        experiment=session.config.experiment, kind=names.FAMILY, status="FINISHED"
+    ):
+        same_data = record.params.get(names.DATASET_HASH) == profile.dataset_hash
+        if record.name == family.name and same_data:
+            return record
+    raise StoreError(
+        f"training.retrain=never, but {family.name} has no finished run on this data.",
+        remedy="leave out training.retrain, so that what is missing trains",
+    )
+
+
+def forecast(session: Session, ground: Ground, missing: Sequence[grid.Family]) -> None:
+    """Say what the grid will cost; on a CPU, above twelve hours, go on only with --yes.
+
+    Raises:
+        PlanError: the grid is forecast above twelve hours and --yes was not given.
+    """
+    hours = 0.0
+    for name, (network, plan) in ground.models.items():
+        n_cells = sum(len(family.cells) for family in missing if family.model.name == name)
+        cost = grounds.forecast(session, ground, network, plan, n_cells=n_cells)
+        hours += cost.total_hours
+        session.say(
+            f"  {name}: patch {'x'.join(map(str, plan.patch_size))}, batch {plan.batch_size}, "
+            f"{plan.device}, {plan.mixed_precision} precision; forecast "
+            f"{cost.seconds_per_epoch:.1f} s per epoch, {duration(cost.total_hours)} for {n_cells} cells"
+        )
+    on_cpu = any(plan.device == "cpu" for _, plan in ground.models.values())
+    if on_cpu and hours > ASK_ABOVE_HOURS and not session.yes:
+        raise PlanError(
+            f"On this CPU the grid would take about {duration(hours)}.",
+            remedy="add --yes to start it all the same, or use the small grid: "
+            "just experiment configs/experiments/lite.yaml data.root=...",
+        )
+
+
+def duration(hours: float) -> str:
+    """Hours as people say them."""
+    return f"{hours * 60:.1f} min" if hours < 1 else f"{hours:.1f} h"
+
+
+def note(session: Session, family: grid.Family, ground: Ground) -> str:
+    """A sentence that a human reads in MLflow's page."""
+    network, plan = ground.models[family.model.name]
+    filters = "-".join(map(str, network.filters))
+    return (
+        f"{family.model.family}, {family.loss.name} loss, {len(family.cells)} folds x "
+        f"{session.config.training.max_epochs} epochs, filters {filters}, "
+        f"patch {'x'.join(map(str, plan.patch_size))}, data {ground.profile.dataset}"
+    )

@@ -1,0 +1,266 @@
+"""What each verb does, between the command line and the stories."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from flows.session import Session, open_session
+from minivess import config as configs
+from minivess import names
+from minivess.config import ExperimentConfig
+from minivess.errors import StoreError, UsageError
+from minivess.home import open_home
+
+Outcome = dict[str, Any]
+
+
+def run(options: argparse.Namespace) -> Outcome:
+    """Read the settings and carry out the verb; returns what `--json` prints."""
+    verb: Callable[[argparse.Namespace, ExperimentConfig], Outcome] = {
+        "experiment": run_experiment,
+        "profile": run_profile,
+        "train": run_train,
+        "analyse": run_analyse,
+        "deploy": run_deploy,
+        "plan": run_plan,
+        "predict": run_predict,
+        "lineage": run_lineage,
+        "sql": run_sql,
+        "settle": run_settle,
+        "demo-data": run_demo_data,
+        "ui": run_ui,
+    }[options.verb]
+    configs.silence_telemetry()
+    config = configs.load([Path(file) for file in options.files], options.words)
+    return verb(options, config)
+
+
+def session(
+    options: argparse.Namespace, config: ExperimentConfig, *, lock: bool = True
+) -> AbstractContextManager[Session]:
+    """A session as the options ask for it."""
+    env = configs.environment()
+    return open_session(
+        config,
+        env,
+        what=f"minivess {options.verb}",
+        launched_by=env.launched_by,
+        lock=lock,
+        yes=options.yes,
+        json=options.json,
+    )
+
+
+def arguments(options: argparse.Namespace, *wanted: str) -> list[str]:
+    """The bare words of a verb, exactly as many as it takes."""
+    if len(options.arguments) != len(wanted):
+        raise UsageError(
+            f"`minivess {options.verb}` takes {' '.join(wanted) or 'no bare words'}, "
+            f"but got {options.arguments or 'none'}.",
+            remedy=f"minivess {options.verb} {' '.join(wanted)}; settings are key=value",
+        )
+    found: list[str] = options.arguments
+    return found
+
+
+# --- the flows ----------------------------------------------------------------------------
+
+
+def run_experiment(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+    """The four flows in order."""
+    from flows.experiment import experiment
+
+    arguments(options)
+    with session(options, config) as opened:
+        return experiment(opened)
+
+
+def run_profile(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+    """Flow 1."""
+    from flows.profile_data import profile_data
+
+    arguments(options)
+    with session(options, config) as opened:
+        profile = profile_data(opened)
+        return {
+            "data_profile_run_id": profile.run_id,
+            "dataset_hash": profile.dataset_hash,
+            "n_volumes": profile.n_volumes,
+            "quarantined": list(profile.quarantined),
+            "reused": opened.reused,
+        }
+
+
+def run_train(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+    """Flow 2."""
+    from flows.train import train
+
+    arguments(options)
+    with session(options, config) as opened:
+        result = train(opened, options.upstream)
+        return {
+            "experiment": result.experiment,
+            "training_run_ids": list(result.run_ids),
+            "data_profile_run_id": result.data_profile_run_id,
+            "metrics": {family.run_name: family.metrics for family in result.families},
+            "reused": opened.reused,
+        }
+
+
+def run_analyse(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+    """Flow 3."""
+    from flows.analyse import analyse
+    from flows.experiment import champion, report
+
+    arguments(options)
+    with session(options, config) as opened:
+        result = analyse(opened, options.upstream)
+        return {
+            "analysis_run_id": result.run_id,
+            "training_run_ids": list(result.training_run_ids),
+            "champion": champion(result),
+            "report": str(report(opened, str(result.run_id))),
+            "reused": opened.reused,
+        }
+
+
+def run_deploy(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+    """Flow 4."""
+    from flows.deploy import deploy
+
+    arguments(options)
+    with session(options, config) as opened:
+        result = deploy(opened, options.upstream)
+        return {
+            "deployment_run_id": result.run_id,
+            "model": f"{result.model_name}/{result.model_version}",
+            "bento_tag": result.bento_tag,
+            "parity": result.parity.model_dump(),
+            "reused": opened.reused,
+        }
+
+
+# --- reading and upkeep -------------------------------------------------------------------
+
+
+def run_plan(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+    """The adaptive decision and its forecast; trains nothing and records no run."""
+    from flows.planning import plan
+
+    arguments(options)
+    with session(options, config, lock=False) as opened:
+        return plan(opened)
+
+
+def run_predict(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+    """Segment files with the model in production, else the champion."""
+    from minivess import networks
+    from minivess.serving import export, predict
+    from minivess.tracking import model, registry
+
+    source, target = (Path(word).expanduser() for word in arguments(options, "IN", "OUT"))
+    with session(options, config, lock=False) as opened:
+        try:
+            version = registry.by_alias(opened.store, config.experiment, names.PRODUCTION_ALIAS)
+        except StoreError:
+            version = registry.by_alias(opened.store, config.experiment, names.CHAMPION_ALIAS)
+        folder = opened.store.download(
+            version.run_id, names.MODEL_ARTIFACT, opened.home.served / "champions" / version.run_id
+        )
+        network, window, checkpoint = model.parts(folder)
+        onnx = folder / "model.onnx"
+        if not onnx.is_file():
+            export.to_onnx(network, checkpoint, onnx)
+        written = predict.predict(
+            source,
+            target,
+            forward=export.forward(onnx),
+            window=window,
+            divisor=networks.divisor(network),
+            in_channels=network.in_channels,
+        )
+        for path in written:
+            opened.say(f"  {path}")
+        return {
+            "model": f"{version.name}/{version.version}",
+            "files": [str(path) for path in written],
+        }
+
+
+def run_lineage(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+    """From a run or model back to the data hash."""
+    from minivess.tracking import lineage
+
+    (reference,) = arguments(options, "REF")
+    with session(options, config, lock=False) as opened:
+        chain = lineage.walk(opened.store, reference)
+        for record in chain:
+            kind = record.tags.get(names.KIND, "?")
+            opened.say(f"  {kind:<11} {record.run_id}  {record.status}  {record.name}")
+        data_hash = chain[-1].params.get(names.DATASET_HASH)
+        opened.say(f"  {'data':<11} {data_hash}")
+        return {
+            "chain": [
+                {"kind": r.tags.get(names.KIND), "run_id": r.run_id, "status": r.status}
+                for r in chain
+            ],
+            "dataset_hash": data_hash,
+        }
+
+
+def run_sql(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+    """Ask the workspace, brought up to date first."""
+    from flows.analyse import refresh_workspace
+    from minivess.analysis import workspace
+
+    (query,) = arguments(options, "QUERY")
+    with session(options, config, lock=False) as opened:
+        refresh_workspace(opened)
+        rows = workspace.query(opened.home.workspace, query)
+        for row in rows:
+            opened.say("  " + "  ".join(f"{key}={value}" for key, value in row.items()))
+        return {"rows": rows}
+
+
+def run_settle(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+    """Mark dead runs, and write every pointer anew from MLflow."""
+    from flows import handoff
+    from minivess.tracking.lifecycle import settle
+    from minivess.tracking.store import open_store
+
+    arguments(options)
+    with session(options, config) as opened:
+        settled = settle(open_store(opened.home, config.tracking))
+        pointers = handoff.rebuild(opened)
+        opened.say(f"  {len(settled)} runs settled, {len(pointers)} pointers written")
+        return {"settled": [record.run_id for record in settled], "pointers": pointers}
+
+
+def run_demo_data(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+    """Write the demo volumes where the user wants them."""
+    from minivess.data import phantom
+
+    (folder,) = arguments(options, "DIR")
+    made = phantom.generate(
+        Path(folder).expanduser(), n=config.data.demo_volumes, seed=config.data.demo_seed
+    )
+    return {"folder": str(made)}
+
+
+def run_ui(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+    """Both pages, until Ctrl-C."""
+    from flows import servers
+
+    arguments(options)
+    home = open_home(configs.environment().home)
+    servers.ui(
+        home,
+        config.tracking,
+        prefect_port=options.prefect_port,
+        mlflow_port=options.mlflow_port,
+    )
+    return {}
