@@ -1,0 +1,276 @@
+"""A trained network as one ONNX file with dynamic axes, and the proof that it answers alike."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from minivess import files, inference, networks
+from minivess.config import DeploymentConfig, ResamplingConfig
+from minivess.contracts import Case, Engine, Network, Parity, Shape, Window
+from minivess.data import volume
+from minivess.errors import ServingError
+
+if TYPE_CHECKING:
+    import torch
+
+Forward = Callable[["torch.Tensor"], "torch.Tensor"]
+Image = npt.NDArray[np.float32]
+
+INPUT, OUTPUT = "input", "output"
+OPSET = 17
+AXES = {0: "batch", 2: "x", 3: "y", 4: "z"}
+EXPORT_TOLERANCE = 1e-3
+SMALLEST_SIDE = 16
+MIRRORS = ((), (1,), (2,), (3,))
+
+logger = logging.getLogger(__name__)
+
+
+class ParityError(ServingError):
+    """The exported network answers differently; `parity` holds the figures."""
+
+    parity: Parity | None = None
+
+
+# --- export -------------------------------------------------------------------------------
+
+
+def to_onnx(network: Network, checkpoint: Path, path: Path) -> Path:
+    """Export the weights of a checkpoint to `path`, weights inside, batch and size dynamic.
+
+    Input `input` (B, C, X, Y, Z) float32, output `output` (B, C_out, X, Y, Z) logits.
+    The file is tried on sizes other than the one it was traced with.
+
+    Raises:
+        ServingError: the network cannot be exported, or only for the size that was traced.
+    """
+    module = networks.load(network, checkpoint)
+    divisor = networks.divisor(network)
+    traced, *others = _sizes(divisor)
+
+    def fill(temporary: Path) -> None:
+        _export(module, _noise(network, traced), temporary)
+        _check(temporary)
+        for batch, size in enumerate(others, start=1):
+            _compare_once(module, forward(temporary), _noise(network, size, batch))
+
+    return files.write(path, fill)
+
+
+def _export(module: torch.nn.Module, example: torch.Tensor, path: Path) -> None:
+    import torch
+
+    try:
+        with warnings.catch_warnings(), torch.inference_mode():
+            # The exporter without dynamo writes one file and takes a fraction of a second.
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                module,
+                (example,),
+                str(path),
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_axes={INPUT: AXES, OUTPUT: AXES},
+                opset_version=OPSET,
+                dynamo=False,
+            )
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError, TypeError) as error:
+        raise ServingError(
+            f"The network cannot be exported to ONNX: {error}",
+            remedy="deploy a network built from exportable layers (configs/models/dynunet.yaml)",
+        ) from error
+
+
+def _check(path: Path) -> None:
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    outside = [
+        tensor.name
+        for tensor in model.graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+    ]
+    if outside:
+        raise ServingError(
+            f"The export left {len(outside)} weights outside of {path.name}.",
+            remedy="deploy a network below 2 GB, the limit of one ONNX file",
+        )
+    onnx.checker.check_model(model, full_check=True)
+
+
+def _sizes(divisor: Shape) -> Iterator[Shape]:
+    """The traced size, then others that differ in every axis, the thinnest possible Z included."""
+    for extra in ((0, 0, 0), (1, 2, 1), (2, 0, -1)):
+        sides = []
+        for axis, (step, more) in enumerate(zip(divisor, extra, strict=True)):
+            least = 2 if axis == 2 else -(-SMALLEST_SIDE // step)
+            sides.append(step * max(2, least + more))
+        yield (sides[0], sides[1], sides[2])
+
+
+def _noise(network: Network, size: Shape, batch: int = 1) -> torch.Tensor:
+    import torch
+
+    generator = torch.Generator().manual_seed(sum(size))
+    return torch.randn((batch, network.in_channels, *size), generator=generator)
+
+
+def _compare_once(module: torch.nn.Module, run: Forward, example: torch.Tensor) -> None:
+    import torch
+
+    with torch.inference_mode():
+        expected = module(example)
+    got = run(example)
+    same = got.shape == expected.shape
+    if not same or float((got - expected).abs().max()) > EXPORT_TOLERANCE:
+        raise ServingError(
+            f"The exported network answers a {tuple(example.shape[2:])} volume unlike the "
+            "trained one: a size was frozen into the export.",
+            remedy="use modules that compute sizes from tensors, or configs/models/dynunet.yaml",
+        )
+
+
+# --- running ------------------------------------------------------------------------------
+
+
+def forward(path: Path) -> Forward:
+    """The exported network as a function of a tensor (B, C, X, Y, Z), on the CPU.
+
+    Raises:
+        ServingError: the file is absent, damaged, or no model of ours.
+    """
+    import onnxruntime  # type: ignore[import-untyped]
+    import torch
+    from onnxruntime.capi import (  # type: ignore[import-untyped]
+        onnxruntime_pybind11_state as ort,
+    )
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    damaged = (ort.Fail, ort.InvalidProtobuf, ort.InvalidGraph, ort.NoSuchFile, ort.InvalidArgument)
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+    except damaged as error:
+        raise ServingError(
+            f"{path} cannot be run as an ONNX model: {error}",
+            remedy="export it again with `minivess deploy`",
+        ) from error
+
+    def run(part: torch.Tensor) -> torch.Tensor:
+        (logits,) = session.run([OUTPUT], {INPUT: part.cpu().contiguous().numpy()})
+        return torch.from_numpy(logits)
+
+    return run
+
+
+# --- proof --------------------------------------------------------------------------------
+
+
+def parity(
+    network: Network,
+    checkpoint: Path,
+    onnx: Path,
+    *,
+    cases: Sequence[Case],
+    window: Window,
+    config: DeploymentConfig,
+    resampling: ResamplingConfig | None = None,
+) -> Parity:
+    """Run both networks over whole volumes and compare logits and masks.
+
+    A set with fewer volumes than asked for lends mirrored copies of its own.
+
+    Raises:
+        ParityError: beyond the limits of `config`; its attribute `parity` holds the figures.
+    """
+    module, exported = networks.load(network, checkpoint), forward(onnx)
+    divisor = networks.divisor(network)
+    names, difference, agreement = [], 0.0, 1.0
+    for name, image in _images(cases, window, config.parity_volumes, resampling):
+        ours = inference.logits(module, image, window, divisor=divisor)
+        theirs = inference.logits(exported, image, window, divisor=divisor)
+        gap = float(np.abs(ours - theirs).max())
+        # NaN compares false with every limit, so it is made to fail.
+        difference = max(difference, gap if np.isfinite(gap) else float(np.finfo("f4").max))
+        same = inference.mask(ours) == inference.mask(theirs)
+        agreement = min(agreement, float(same.mean()))
+        names.append(name)
+    result = Parity(
+        volumes=tuple(names),
+        max_logit_difference=difference,
+        mask_agreement=agreement,
+        passed=difference <= config.max_logit_difference and agreement >= config.min_mask_agreement,
+    )
+    if not result.passed:
+        raise _unlike(result, config)
+    return result
+
+
+def engines(
+    network: Network, checkpoint: Path, onnx: Path, *, case: Case, window: Window
+) -> tuple[Engine, ...]:
+    """Seconds for one whole volume and size on disk, of PyTorch and of ONNX Runtime."""
+    ((_, image),) = _images([case], window, 1, None)
+    divisor = networks.divisor(network)
+    rivals: tuple[tuple[str, Forward, Path], ...] = (
+        ("torch", networks.load(network, checkpoint), checkpoint),
+        ("onnxruntime", forward(onnx), onnx),
+    )
+    return tuple(
+        Engine(
+            name=name,
+            size_mb=file.stat().st_size / 2**20,
+            seconds_per_volume=_timed(run, image, window, divisor),
+        )
+        for name, run, file in rivals
+    )
+
+
+def _images(
+    cases: Sequence[Case], window: Window, n: int, resampling: ResamplingConfig | None
+) -> Iterator[tuple[str, Image]]:
+    """`n` normalised images (1, X, Y, Z): the cases, then mirrored copies of them."""
+    wanted = itertools.islice(itertools.product(MIRRORS, cases), n)
+    for axes, case in wanted:
+        image, _, _ = volume.load(
+            case.replace(label=None), label_map={}, resampling=resampling or ResamplingConfig()
+        )
+        name = case.case + "".join(f" mirrored along {'xyz'[axis - 1]}" for axis in axes)
+        normalised = inference.normalise(image, window.normalisation)
+        yield name, np.ascontiguousarray(np.flip(normalised, axes))
+
+
+def _timed(run: Forward, image: Image, window: Window, divisor: Shape) -> float:
+    """The faster of two runs: the first one pays for warming up."""
+
+    def once() -> float:
+        started = time.perf_counter()
+        inference.logits(run, image, window, divisor=divisor)
+        return time.perf_counter() - started
+
+    return min(once(), once())
+
+
+def _unlike(result: Parity, config: DeploymentConfig) -> ParityError:
+    error = ParityError(
+        f"The exported network differs from the trained one on {', '.join(result.volumes)}: "
+        f"logits by up to {result.max_logit_difference:.2g} (limit "
+        f"{config.max_logit_difference:g}), masks agree on {result.mask_agreement:.4%} "
+        f"(limit {config.min_mask_agreement:.2%}).",
+        remedy="if that is acceptable, raise deployment.max_logit_difference="
+        f"{result.max_logit_difference * 2:.1g}",
+    )
+    error.parity = result
+    return error

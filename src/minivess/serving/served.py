@@ -1,0 +1,74 @@
+"""The record beside an exported network: all that a service must know to answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from minivess import files
+from minivess.contracts import Network, Shape, Versioned, Window
+from minivess.errors import ServingError
+
+CONFIG = "model_config.json"
+ONNX = "model.onnx"
+HEADER = "X-Minivess-"
+
+
+class ServedModel(Versioned):
+    """A model as it is served: network, window, lineage and limits."""
+
+    name: str
+    version: str
+    network: Network
+    window: Window
+    divisor: Shape
+    classes: tuple[int, ...] = Field(description="label value of each output channel")
+    lineage: dict[str, str] = Field(description="run ids and hashes, back to the data")
+    max_upload_mb: int = 1024
+    max_voxels: int = Field(default=2**27, description="about 4 GiB of memory with two classes")
+    max_waiting: int = Field(default=8, description="requests held at once; one runs at a time")
+
+    @property
+    def label(self) -> str:
+        """`name:version`, as metrics and answers show it."""
+        return f"{self.name}:{self.version}"
+
+    def headers(self) -> dict[str, str]:
+        """Model and lineage ids as HTTP headers; names such as X-Minivess-Dataset-Hash."""
+        ids = {"model": self.label, **self.lineage}
+        return {
+            HEADER + name.replace("_", "-").title(): value.encode("ascii", "replace").decode()
+            for name, value in ids.items()
+        }
+
+
+def read(folder: Path) -> ServedModel:
+    """Read the record of a service folder.
+
+    Raises:
+        ServingError: no record there, or not one of ours.
+    """
+    path = folder / CONFIG
+    try:
+        return ServedModel.model_validate(files.read_json(path))
+    except (OSError, ValueError) as error:
+        raise ServingError(
+            f"{path} describes no served model ({error}).",
+            remedy="build the service again with `minivess deploy`",
+        ) from error
+
+
+def write(folder: Path, model: ServedModel) -> Path:
+    """Write the record into a service folder."""
+    return files.write_json(folder / CONFIG, model.model_dump(mode="json"))
+
+
+def lineage_of(headers: dict[str, str]) -> dict[str, str]:
+    """Model and lineage ids out of an answer's headers, named as they were put in."""
+    prefix = HEADER.lower()
+    return {
+        name.lower().removeprefix(prefix).replace("-", "_"): value
+        for name, value in headers.items()
+        if name.lower().startswith(prefix)
+    }

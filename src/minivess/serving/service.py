@@ -1,0 +1,152 @@
+"""The BentoML service: POST a NIfTI volume to /predict, get its mask or a JSON description.
+
+BentoML starts it in the folder of the bento, where model.onnx and model_config.json lie.
+Network, sliding window and metrics are loaded in the worker only: the supervising process
+imports this module too, and should not wait for torch.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import time
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import bentoml
+import nibabel as nib
+import numpy as np
+from starlette.responses import FileResponse, JSONResponse
+
+from minivess.contracts import Shape
+from minivess.data import volume
+from minivess.errors import DataError
+from minivess.serving import served
+from minivess.serving.gate import Gate
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+logger = logging.getLogger(__name__)
+
+MASK = "mask.nii.gz"
+GZIP_MAGIC = b"\x1f\x8b"
+SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
+
+
+@bentoml.service(name="minivess", workers=1, traffic={"timeout": 3600})
+class Segmentation:
+    """Segments 3-D volumes with the champion of an experiment."""
+
+    def __init__(self) -> None:
+        import prometheus_client
+
+        from minivess.serving import export
+
+        self.model = served.read(Path.cwd())
+        self.forward = export.forward(Path.cwd() / served.ONNX)
+        self.seconds = prometheus_client.Histogram(
+            "minivess_inference_seconds",
+            "Seconds from a read volume to its mask.",
+            ["model"],
+            buckets=SECONDS,
+        )
+        self._warm_up()
+
+    # The annotation names what BentoML documents; a Response carries headers and status as well.
+    @bentoml.api(route="/predict")  # type: ignore[untyped-decorator]
+    def predict(self, image: Path, answer: Literal["nifti", "json"] = "nifti") -> Path:
+        """Segment the uploaded NIfTI volume `image`.
+
+        `answer=nifti` returns the mask on the same grid, `answer=json` its description with the
+        mask inside, base64 encoded.
+        """
+        try:
+            return self._answer(image, answer)  # type: ignore[return-value]
+        except DataError as error:
+            problem = error.problem.replace(str(image.parent), "").replace("/upload", "upload")
+            return refusal(422, problem, error.remedy)  # type: ignore[return-value]
+
+    def _answer(self, upload: Path, answer: str) -> FileResponse | JSONResponse:
+        image = self._read(upload)
+        started = time.perf_counter()
+        mask = self._segment(image)
+        seconds = time.perf_counter() - started
+        self.seconds.labels(self.model.label).observe(seconds)
+        path = volume.write_mask(upload.with_name(MASK), mask, image)
+        if answer == "nifti":
+            return FileResponse(path, media_type="application/gzip", filename=MASK)
+        return JSONResponse(self._describe(image, mask, path, seconds))
+
+    def _read(self, upload: Path) -> volume.Volume:
+        path = upload.with_name("upload.nii.gz" if is_gzip(upload) else "upload.nii")
+        upload.rename(path)
+        voxels = int(np.prod(header_shape(path), dtype=np.int64))
+        if voxels > self.model.max_voxels:
+            raise DataError(
+                f"The volume has {voxels} voxels; this service takes {self.model.max_voxels}.",
+                remedy="cut the volume into blocks, or build the service with a larger max_voxels",
+            )
+        return volume.read(path)
+
+    def _segment(self, image: volume.Volume) -> npt.NDArray[np.uint8]:
+        from minivess.serving import predict
+
+        return predict.segment(
+            image,
+            forward=self.forward,
+            window=self.model.window,
+            divisor=self.model.divisor,
+            in_channels=self.model.network.in_channels,
+            classes=self.model.classes,
+        )
+
+    def _describe(
+        self, image: volume.Volume, mask: npt.NDArray[np.uint8], path: Path, seconds: float
+    ) -> dict[str, Any]:
+        voxel = float(np.prod(image.spacing))
+        counts = {value: int(np.count_nonzero(mask == value)) for value in self.model.classes}
+        return {
+            "model": self.model.label,
+            "lineage": self.model.lineage,
+            "shape": image.shape,
+            "spacing": image.spacing,
+            "unit": image.unit,
+            "seconds": round(seconds, 4),
+            "voxels": {str(value): count for value, count in counts.items()},
+            "volume": {str(value): count * voxel for value, count in counts.items()},
+            "mask_nii_gz": base64.b64encode(path.read_bytes()).decode(),
+        }
+
+    def _warm_up(self) -> None:
+        """Run a small volume once: a model that cannot run keeps the service from starting."""
+        shape: Shape = tuple(max(16, 2 * step) for step in self.model.divisor)  # type: ignore[assignment]
+        blank = volume.Volume(np.zeros(shape, np.float32), (1.0, 1.0, 1.0), "unknown", np.eye(4))
+        self._segment(blank)
+        logger.info("serving %s", self.model.label)
+
+
+Segmentation.add_asgi_middleware(Gate)  # type: ignore[attr-defined]
+
+
+def refusal(status: int, problem: str, remedy: str) -> JSONResponse:
+    """A 4xx answer that says what to do."""
+    return JSONResponse({"error": problem, "remedy": remedy}, status_code=status)
+
+
+def is_gzip(path: Path) -> bool:
+    """Whether the bytes are gzip, whatever the upload was called."""
+    with path.open("rb") as stream:
+        return stream.read(2) == GZIP_MAGIC
+
+
+def header_shape(path: Path) -> tuple[int, ...]:
+    """Shape from the header alone; empty when unreadable, for `volume.read` names the damage."""
+    try:
+        shape: tuple[int, ...] = nib.load(path).shape  # type: ignore[attr-defined]
+    except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError):
+        return ()
+    except (OSError, EOFError, ValueError, KeyError, zlib.error):
+        return ()
+    return shape

@@ -1,0 +1,225 @@
+"""Starts a built bento, asks it for one known volume, and ends it whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+import psutil
+
+from minivess.contracts import Case, Smoke
+from minivess.data import volume
+from minivess.errors import ServingError
+from minivess.home import Home
+from minivess.serving import package, served
+
+HOST = "127.0.0.1"
+ASK_TIMEOUT_S = 1800
+END_TIMEOUT_S = 20
+POLL_S = 0.1
+
+logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def serve(tag: str, home: Home, *, timeout: float, port: int | None = None) -> Iterator[str]:
+    """Serve the bento `tag` on this machine and yield its address, for example http://127.0.0.1:4711.
+
+    The service has ended when the block is left, also by an exception or a signal, and even
+    when this process is killed. Without `port` a free one is taken.
+
+    Raises:
+        ServingError: the port is taken, the service dies, or does not answer within `timeout` s.
+    """
+    chosen = free_port() if port is None else refuse_busy(port)
+    log = home.logs / "serve" / f"{tag.replace(':', '-')}.log"
+    command = [
+        sys.executable, "-m", "bentoml", "serve", tag, "--host", HOST, "--port", str(chosen),
+    ]  # fmt: skip
+    with running(command, log, package.environment(home.served)) as process:
+        address = f"http://{HOST}:{chosen}"
+        _wait(address, process, log, timeout)
+        yield address
+
+
+def ask(url: str, case: Case, expected: npt.NDArray[np.uint8], *, minimum: float = 0.9999) -> Smoke:
+    """Send one known volume to a running service and compare its mask with `expected`.
+
+    Raises:
+        ServingError: no mask on the same grid comes back, it agrees on less than `minimum` of
+            the voxels, or the answer does not say which model gave it.
+    """
+    started = time.perf_counter()
+    answer = post(url, case.image)
+    seconds = time.perf_counter() - started
+    got, sent = _mask(answer), volume.read(case.image)
+    if got.shape != expected.shape or not np.allclose(got.affine, sent.affine, atol=1e-4):
+        raise _failed(case, f"a mask of shape {got.shape} on another grid than {expected.shape}")
+    agreement = float((got.array == expected).mean())
+    lineage = served.lineage_of(dict(answer.headers))
+    if agreement < minimum:
+        raise _failed(case, f"a mask that agrees with ours on {agreement:.4%} of the voxels only")
+    if "model" not in lineage:
+        raise _failed(case, "an answer without model and lineage ids")
+    return Smoke(case=case.case, seconds=seconds, mask_agreement=agreement, lineage=lineage)
+
+
+def post(url: str, image: Path, answer: str = "nifti") -> httpx.Response:
+    """Upload a volume to a service; returns its answer.
+
+    Raises:
+        ServingError: no answer, or one that refuses the volume.
+    """
+    try:
+        with image.open("rb") as stream:
+            response = httpx.post(
+                f"{url}/predict",
+                files={"image": (image.name, stream)},
+                data={"answer": answer},
+                timeout=ASK_TIMEOUT_S,
+                trust_env=False,
+            )
+    except httpx.HTTPError as error:
+        raise ServingError(
+            f"The service at {url} gave no answer ({error!r}).",
+            remedy="start it again, its log lies in logs/serve of the output folder",
+        ) from error
+    if response.is_error:
+        said = response.json()
+        raise ServingError(
+            f"The service at {url} refused {image.name} ({response.status_code}): {said['error']}",
+            remedy=said["remedy"],
+        )
+    return response
+
+
+# --- processes ----------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def running(
+    command: list[str], log: Path, environment: dict[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command under the supervisor, output to `log`; ended on leaving."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    supervised = [sys.executable, "-m", "minivess.serving.supervisor", *command]
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            supervised,
+            stdin=subprocess.PIPE,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin:
+        process.stdin.close()
+    try:
+        process.wait(END_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        for left in psutil.Process(process.pid).children(recursive=True):
+            left.kill()
+        process.kill()
+        process.wait()
+
+
+def _wait(address: str, process: subprocess.Popen[bytes], log: Path, timeout: float) -> None:
+    """Until the service is ready; a worker that ends before is not given a second chance."""
+    deadline = time.monotonic() + timeout
+    workers: set[psutil.Process] = set()
+    while not _ready(address):
+        alive = _workers(process)
+        if process.poll() is not None or workers - alive:
+            raise _not_started("died at its start", log)
+        if time.monotonic() > deadline:
+            raise _not_started(f"did not answer within {timeout:g} s", log)
+        workers |= alive
+        time.sleep(POLL_S)
+    logger.info("the service answers at %s", address)
+
+
+def _ready(address: str) -> bool:
+    with contextlib.suppress(httpx.HTTPError):
+        answer = httpx.get(f"{address}/readyz", timeout=2, trust_env=False)
+        return answer.is_success and "model" in served.lineage_of(dict(answer.headers))
+    return False
+
+
+def _workers(process: subprocess.Popen[bytes]) -> set[psutil.Process]:
+    """Processes below BentoML's own, which is the only child of the supervisor."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return {
+            worker
+            for server in psutil.Process(process.pid).children()
+            for worker in server.children()
+            if worker.status() != psutil.STATUS_ZOMBIE
+        }
+    return set()
+
+
+def _not_started(what: str, log: Path) -> ServingError:
+    text = log.read_text(encoding="utf-8", errors="replace")
+    errors = [line.strip() for line in text.splitlines() if "Error" in line]
+    because = f": {errors[-1][-300:]}" if errors else ""
+    return ServingError(
+        f"The service {what}{because}.", remedy=f"read its log {log}, then `minivess deploy` again"
+    )
+
+
+# --- ports and masks ----------------------------------------------------------------------
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def refuse_busy(port: int) -> int:
+    """The port, when it is free.
+
+    Raises:
+        ServingError: somebody listens there.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise ServingError(
+                f"Port {port} is taken ({error.strerror}).",
+                remedy="stop the program that listens there, or leave the port out for a free one",
+            ) from error
+    return port
+
+
+def _mask(answer: httpx.Response) -> volume.Volume:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "mask.nii.gz"
+        path.write_bytes(answer.content)
+        return volume.read(path)
+
+
+def _failed(case: Case, what: str) -> ServingError:
+    return ServingError(
+        f"The service answered {case.case} with {what}.",
+        remedy="the alias was not moved; deploy again, and look at logs/serve in the output folder",
+    )

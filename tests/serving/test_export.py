@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx as onnx_format
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from minivess import networks
+from minivess.config import DeploymentConfig
+from minivess.contracts import Case, Network, Window
+from minivess.errors import ServingError, TrainingError
+from minivess.serving import export
+
+
+def test_the_export_is_one_file_with_its_weights_inside(onnx: Path) -> None:
+    model = onnx_format.load(onnx, load_external_data=False)
+    assert [path.name for path in onnx.parent.iterdir()] == [onnx.name]
+    assert all(len(weights.raw_data) > 0 for weights in model.graph.initializer)
+
+
+def test_batch_and_size_are_dynamic_by_name(onnx: Path) -> None:
+    graph = onnx_format.load(onnx).graph
+    for tensor, channels in ((graph.input[0], 1), (graph.output[0], 3)):
+        axes = [axis.dim_param or axis.dim_value for axis in tensor.type.tensor_type.shape.dim]
+        assert axes == ["batch", channels, "x", "y", "z"]
+    assert (graph.input[0].name, graph.output[0].name) == ("input", "output")
+
+
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(batch=st.integers(1, 2), x=st.integers(2, 8), y=st.integers(2, 8), z=st.integers(5, 9))
+def test_any_size_that_the_network_takes_gives_the_same_logits(
+    network: Network, checkpoint: Path, onnx: Path, batch: int, x: int, y: int, z: int
+) -> None:
+    step = networks.divisor(network)
+    volume = torch.randn(batch, 1, x * step[0], y * step[1], z * step[2])
+    with torch.inference_mode():
+        expected = networks.load(network, checkpoint)(volume)
+    assert torch.allclose(export.forward(onnx)(volume), expected, atol=1e-3)
+
+
+def test_parity_runs_over_whole_volumes_and_passes(
+    network: Network, checkpoint: Path, onnx: Path, cases: tuple[Case, ...], window: Window
+) -> None:
+    result = export.parity(
+        network, checkpoint, onnx, cases=cases, window=window, config=DeploymentConfig()
+    )
+    assert result.passed
+    assert result.volumes == ("thin", "deep", "thin mirrored along x")
+    assert result.max_logit_difference < 1e-3
+    assert result.mask_agreement >= 0.9999
+
+
+def test_another_networks_export_fails_parity_and_hands_on_its_figures(
+    network: Network,
+    onnx: Path,
+    cases: tuple[Case, ...],
+    window: Window,
+    tmp_path: Path,
+) -> None:
+    other = tmp_path / "other.pth"
+    torch.save({"weights": networks.initial(network, seed=4).state_dict()}, other)
+    with pytest.raises(export.ParityError, match="differs from the trained one") as caught:
+        export.parity(network, other, onnx, cases=cases, window=window, config=DeploymentConfig())
+    assert caught.value.parity is not None
+    assert not caught.value.parity.passed
+
+
+def test_limits_of_the_configuration_decide_parity(
+    network: Network, checkpoint: Path, onnx: Path, cases: tuple[Case, ...], window: Window
+) -> None:
+    strict = DeploymentConfig(max_logit_difference=1e-12)
+    with pytest.raises(ServingError, match="1e-12"):
+        export.parity(network, checkpoint, onnx, cases=cases, window=window, config=strict)
+
+
+def test_engines_are_timed_and_weighed(
+    network: Network, checkpoint: Path, onnx: Path, cases: tuple[Case, ...], window: Window
+) -> None:
+    engines = export.engines(network, checkpoint, onnx, case=cases[0], window=window)
+    assert [engine.name for engine in engines] == ["torch", "onnxruntime"]
+    assert all(engine.seconds_per_volume > 0 and engine.size_mb > 0 for engine in engines)
+
+
+def test_a_size_frozen_into_the_export_is_refused(
+    network: Network, checkpoint: Path, tmp_path: Path
+) -> None:
+    frozen = network.replace(builder="tests.serving.test_export:frozen_size")
+    torch.save({"weights": {}}, tmp_path / "empty.pth")
+    with pytest.raises(ServingError, match="frozen"):
+        export.to_onnx(frozen, tmp_path / "empty.pth", tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_a_damaged_file_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_text("not a model")
+    with pytest.raises(ServingError, match=r"model\.onnx"):
+        export.forward(tmp_path / "model.onnx")
+    with pytest.raises(ServingError, match=r"absent\.onnx"):
+        export.forward(tmp_path / "absent.onnx")
+
+
+def test_a_checkpoint_of_another_network_is_refused(network: Network, tmp_path: Path) -> None:
+    torch.save({"weights": {}}, tmp_path / "empty.pth")
+    with pytest.raises(TrainingError):
+        export.to_onnx(network, tmp_path / "empty.pth", tmp_path / "model.onnx")
+
+
+class FrozenSize(torch.nn.Module):
+    """Weighs voxels by a ramp whose length is a Python number while tracing."""
+
+    def forward(self, volume: torch.Tensor) -> torch.Tensor:
+        size = int(volume.shape[2])
+        ramp = torch.arange(size, dtype=torch.float32) / size
+        return volume.repeat(1, 3, 1, 1, 1) * ramp[: volume.shape[2], None, None].mean()
+
+
+def frozen_size(_network: Network) -> torch.nn.Module:
+    """A builder whose export is right for one size only."""
+    return FrozenSize()
