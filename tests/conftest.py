@@ -37,7 +37,7 @@ def tube(shape: tuple[int, int, int], seed: int) -> tuple[np.ndarray, np.ndarray
     centre_x = shape[0] / 2 + (y - shape[1] / 2) * rng.uniform(-0.5, 0.5)
     centre_z = shape[2] / 2
     mask = ((x - centre_x) ** 2 + (z - centre_z) ** 2 < (shape[0] / 6) ** 2).astype(np.uint8)
-    image = rng.normal(300, 40, shape) + 400 * mask
+    image = rng.normal(300, 40, shape) + 400.0 * mask
     return image.clip(0, 4000).astype(np.uint16), mask
 
 

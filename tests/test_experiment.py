@@ -1,0 +1,230 @@
+"""The whole chain on a tiny set, through the command line, then read with a bare MLflow client."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from minivess import names
+from tests.conftest import tube, write_nifti
+
+pytestmark = pytest.mark.slow
+
+WORDS = ("configs/experiments/smoke.yaml", "training.losses=[dice_ce,dice_ce_cldice]", "name=tubes")
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One finished `minivess experiment` and where it left things."""
+
+    home: Path
+    root: Path
+    printed: str
+    result: dict[str, Any]
+    client: MlflowClient
+
+    def run(self, run_id: str) -> Run:
+        return self.client.get_run(run_id)
+
+    def artifacts(self, run_id: str, path: str | None = None) -> set[str]:
+        found = set()
+        for item in self.client.list_artifacts(run_id, path):
+            found |= self.artifacts(run_id, item.path) if item.is_dir else {item.path}
+        return found
+
+    def children(self, parent: str) -> list[Run]:
+        experiment = self.run(parent).info.experiment_id
+        return list(self.client.search_runs([experiment], f"tags.`{names.PARENT}` = '{parent}'"))
+
+
+def minivess(*words: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user does."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT")}
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli", *words],
+        env={**clean, "MINIVESS_HOME": str(home), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    """The four flows with a real Prefect server and a real MLflow store, once for all tests."""
+    root, home = tmp_path_factory.mktemp("data") / "tubes", tmp_path_factory.mktemp("home")
+    for index in range(6):
+        image, mask = tube((24, 24 + 2 * index, 5 + index), seed=index)
+        write_nifti(root / "images" / f"v{index}.nii.gz", image)
+        write_nifti(root / "labels" / f"v{index}.nii.gz", mask)
+    done = minivess("experiment", *WORDS, f"data.root={root}", "--json", home=home)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    yield Chain(home, root, done.stderr, result, MlflowClient(f"sqlite:///{home}/mlflow.db"))
+
+
+def test_every_stage_says_which_run_holds_its_result(chain: Chain) -> None:
+    ids = [
+        chain.result["data_profile_run_id"],
+        *chain.result["training_run_ids"],
+        chain.result["analysis_run_id"],
+        chain.result["deployment_run_id"],
+    ]
+    assert len(chain.result["training_run_ids"]) == 2
+    assert {chain.run(run_id).info.status for run_id in ids} == {"FINISHED"}
+    assert chain.result["reused"] == []
+
+
+def test_the_chain_is_walked_from_the_served_model_to_the_data_hash(chain: Chain) -> None:
+    (served,) = chain.client.search_registered_models("name = 'tubes'")
+    version = chain.client.get_model_version_by_alias(served.name, names.PRODUCTION_ALIAS)
+    training = chain.run(str(version.run_id))
+    deployment = chain.run(chain.result["deployment_run_id"])
+    assert deployment.data.params[names.UPSTREAM_TRAINING] == training.info.run_id
+    analysis = chain.run(deployment.data.params[names.UPSTREAM_ANALYSIS])
+    assert analysis.data.params[names.UPSTREAM_TRAINING] == training.info.run_id
+    profile = chain.run(training.data.params[names.UPSTREAM_PROFILE])
+    assert profile.data.params[names.DATASET_HASH] == training.data.params[names.DATASET_HASH]
+    dvc = chain.client.download_artifacts(profile.info.run_id, names.DVC_ARTIFACT)
+    assert profile.data.params[names.DATASET_HASH] in Path(dvc).read_text()
+
+
+def test_lineage_prints_the_same_chain(chain: Chain) -> None:
+    done = minivess("lineage", "tubes@production", "name=tubes", "--json", home=chain.home)
+    found = json.loads(done.stdout.splitlines()[-1])
+    kinds = [step["kind"] for step in found["chain"]]
+    assert kinds[-1] == names.PROFILE
+    assert names.FAMILY in kinds
+    profile = chain.run(chain.result["data_profile_run_id"])
+    assert found["dataset_hash"] == profile.data.params[names.DATASET_HASH]
+
+
+def test_ten_questions_are_answered_from_mlflow_alone(chain: Chain) -> None:
+    parent = chain.run(chain.result["training_run_ids"][0])
+    child = chain.children(parent.info.run_id)[0]
+    params = child.data.params
+    analysis = chain.run(chain.result["analysis_run_id"])
+    answers = {
+        "which GPU": params["sys_gpu_model"],
+        "model width": params["arch_filters"],
+        "loss and weights": params["loss_config"] + params["loss_weights"],
+        "volumes per fold": params["data_n_train_volumes"] + params["data_n_val_volumes"],
+        "which volumes validated": params["data_val_volume_ids"],
+        "software stack": params["sys_torch_version"] + params["sys_monai_version"],
+        "code version, dirty": params["sys_git_commit"] + params["sys_git_dirty"],
+        "did it crash": child.info.status,
+        "which training run is judged": analysis.data.params[names.UPSTREAM_TRAINING],
+        "how long": params["training_time_seconds"],
+    }
+    assert all(answers.values()), answers
+    assert float(params["training_time_seconds"]) > 0
+
+
+def test_parents_open_before_their_folds_and_hold_their_aggregates(chain: Chain) -> None:
+    for run_id in chain.result["training_run_ids"]:
+        parent, children = chain.run(run_id), chain.children(run_id)
+        assert len(children) == 2
+        assert all(child.info.start_time >= parent.info.start_time for child in children)
+        assert all(child.info.end_time <= parent.info.end_time for child in children)
+        for fold in range(2):
+            for end in ("", "_ci_lower", "_ci_upper", "_ci_level"):
+                assert f"eval_fold{fold}_dice{end}" in parent.data.metrics
+
+
+def test_a_child_holds_the_metrics_of_each_epoch(chain: Chain) -> None:
+    child = chain.children(chain.result["training_run_ids"][0])[0]
+    history = chain.client.get_metric_history(child.info.run_id, "val_dice")
+    assert [point.step for point in history] == list(range(int(child.data.params["max_epochs"])))
+    assert {
+        "train_loss", "val_loss", "train_dice", "val_f1_foreground", "learning_rate",
+        "val_cldice", "val_masd", f"val_{names.PRIMARY}",
+    } <= set(child.data.metrics)  # fmt: skip
+
+
+def test_training_runs_hold_every_artifact_of_the_contract(chain: Chain) -> None:
+    parent = chain.result["training_run_ids"][0]
+    child = chain.children(parent)[0].info.run_id
+    assert {
+        *(f"checkpoints/{name}" for name in names.CHECKPOINTS),
+        "config/resolved_config.yaml", "config/experiment_config.json", names.PLAN_ARTIFACT,
+        "environment/frozen_deps.txt", "environment/monai_config.txt",
+        "environment/system_info.json", "splits/2fold_seed42.json", "splits/fold_details.json",
+        names.PROFILE_ARTIFACT, "logs/train.log", "logs/performance.log", "logs/warnings.log",
+        names.HISTORY_ARTIFACT, "figures/training_curves.png", "model_summary.txt",
+        names.PER_VOLUME_ARTIFACT, names.UPSTREAM_ARTIFACT,
+    } <= chain.artifacts(child)  # fmt: skip
+    assert any(path.startswith("figures/predictions/") for path in chain.artifacts(child))
+    assert {"model/MLmodel", "model/model_config.json", "model/checkpoint.pth"} <= {
+        path.replace("model/artifacts/", "model/") for path in chain.artifacts(parent)
+    }
+
+
+def test_the_report_and_the_gallery_need_no_network(chain: Chain) -> None:
+    report = Path(chain.result["report"]).read_text()
+    gallery = chain.client.download_artifacts(
+        chain.result["data_profile_run_id"], names.GALLERY_ARTIFACT
+    )
+    for page in (report, Path(gallery).read_text()):
+        assert "data:image/png;base64," in page
+        assert 'src="http' not in page
+
+
+def test_the_users_folder_holds_what_it_held(chain: Chain) -> None:
+    names_there = sorted(path.name for path in chain.root.rglob("*") if path.is_file())
+    assert names_there == sorted([f"v{index}.nii.gz" for index in range(6)] * 2)
+
+
+def test_the_registered_model_answers_any_size(chain: Chain) -> None:
+    import mlflow.pyfunc
+    import numpy as np
+
+    parent = chain.run(chain.result["champion"]["run_id"])
+    loaded = mlflow.pyfunc.load_model(f"{parent.info.artifact_uri}/model")
+    volume = np.zeros((1, 1, 20, 30, 7), np.float32)
+    assert loaded.predict(volume).shape == (1, 2, 20, 30, 7)
+
+
+def test_nothing_changed_means_everything_is_reused_without_a_server(chain: Chain) -> None:
+    started = time.monotonic()
+    again = minivess("experiment", *WORDS, f"data.root={chain.root}", "--json", home=chain.home)
+    result = json.loads(again.stdout.splitlines()[-1])
+    same = ("data_profile_run_id", "training_run_ids", "analysis_run_id", "deployment_run_id")
+    assert {key: result[key] for key in same} == {key: chain.result[key] for key in same}
+    assert len(result["reused"]) == 5
+    assert "starting Prefect" not in again.stderr
+    assert time.monotonic() - started < 60
+
+
+def test_another_loss_trains_only_its_own_cells(chain: Chain) -> None:
+    before = len(chain.client.search_runs(["1", "2", "3"]))
+    done = minivess(
+        "train", "configs/experiments/smoke.yaml", "training.losses=[dice_ce,cbdice]",
+        "name=tubes", f"data.root={chain.root}", "--json", home=chain.home, PREFECT_DISABLED="1",
+    )  # fmt: skip
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert chain.result["training_run_ids"][0] in result["training_run_ids"]
+    after = len(chain.client.search_runs(["1", "2", "3"]))
+    assert after - before == 3
+
+
+def test_prediction_writes_a_mask_with_the_geometry_of_the_image(
+    chain: Chain, tmp_path: Path
+) -> None:
+    import nibabel as nib
+
+    source = chain.root / "images" / "v0.nii.gz"
+    done = minivess("predict", str(source), str(tmp_path), "name=tubes", "--json", home=chain.home)
+    (written,) = json.loads(done.stdout.splitlines()[-1])["files"]
+    assert nib.load(written).shape == nib.load(source).shape
+    assert (nib.load(written).affine == nib.load(source).affine).all()
