@@ -7,6 +7,7 @@ This is the only module that reads the environment.
 from __future__ import annotations
 
 import difflib
+import importlib
 import os
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -365,6 +366,7 @@ class Environment(Part):
     prefect_disabled: bool = False
     ci: bool = False
     kubernetes: bool = False
+    cuda_visible_devices: str | None = None
     launched_by: str = "cli"
 
 
@@ -379,6 +381,8 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
         prefect_disabled=given.get("PREFECT_DISABLED", "").lower() in {"1", "true", "yes"},
         ci="CI" in given,
         kubernetes="KUBERNETES_SERVICE_HOST" in given,
+        # Empty means "no GPU", so it counts although it is empty.
+        cuda_visible_devices=(variables or os.environ).get("CUDA_VISIBLE_DEVICES"),
         launched_by=given.get("MINIVESS_LAUNCHED_BY", "cli"),
     )
 
@@ -406,6 +410,12 @@ def child_environment(**changes: str) -> dict[str, str]:
 def set_environment(**changes: str) -> None:
     """Set standard variables that a library reads only from its environment."""
     os.environ.update(changes)
+
+
+def default_environment(**values: str) -> None:
+    """Set standard variables of a library unless the user has set them."""
+    for name, value in values.items():
+        os.environ.setdefault(name, value)
 
 
 @contextmanager
@@ -676,3 +686,19 @@ def tier(name: str) -> TierConfig:
     """Read configs/tiers/<name>.yaml."""
     built: TierConfig = validated(TierConfig, {"name": name, **read_yaml(find("tiers", name))})
     return built
+
+
+def imported(path: str) -> Any:
+    """The object behind an import path module:name, as YAML files hold them.
+
+    Raises:
+        UsageError: no such module or name.
+    """
+    module, _, name = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(
+            f"{path!r} cannot be imported: {error}.",
+            remedy="write an import path such as package.module:name, and install its package",
+        ) from error

@@ -68,7 +68,7 @@ def logits(
     that the size of a volume is not limited by the GPU's.
     """
     import torch
-    from monai.inferers import sliding_window_inference
+    from monai.inferers.utils import sliding_window_inference
 
     x, y, z = image.shape[1:]
     with torch.inference_mode(), _autocast(device, precision):
@@ -104,4 +104,5 @@ def probabilities(logits: Array) -> Array:
 
 def mask(logits: Array) -> NDArray[np.uint8]:
     """The most likely class of each voxel, (X, Y, Z)."""
-    return logits.argmax(axis=0).astype(np.uint8)
+    classes: NDArray[np.uint8] = logits.argmax(axis=0).astype(np.uint8)
+    return classes

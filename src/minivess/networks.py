@@ -5,7 +5,6 @@ Resolving imports no torch, so that deciding what to reuse stays quick.
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
@@ -14,9 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minivess.config import ModelConfig
+from minivess.config import ModelConfig, imported
 from minivess.contracts import Network, Shape
-from minivess.errors import PlanError, TrainingError, UsageError
+from minivess.errors import PlanError, TrainingError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -153,32 +152,18 @@ def parameters(module: nn.Module) -> int:
     return sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
 
 
-def imported(path: str) -> Any:
-    """The object behind an import path module:name.
-
-    Raises:
-        UsageError: no such module or name.
-    """
-    module, _, name = path.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(
-            f"{path!r} cannot be imported: {error}.",
-            remedy="write an import path such as package.module:name, and install the package",
-        ) from error
-
-
 def dynunet(network: Network) -> nn.Module:
     """MONAI's DynUNet; in train() with deep supervision it returns (B, heads, C, X, Y, Z)."""
-    from monai.networks.nets import DynUNet
+    from monai.networks.nets.dynunet import DynUNet
 
     levels = len(network.filters)
     if levels < 3:
         message = f"DynUNet needs at least 3 levels, and filters {network.filters} make {levels}"
         raise ValueError(message)
     if network.strides[0] != (1, 1, 1):
-        message = f"the first stride must be (1, 1, 1), not {network.strides[0]}: it shrinks the output"
+        message = (
+            f"the first stride must be (1, 1, 1), not {network.strides[0]}: it shrinks the output"
+        )
         raise ValueError(message)
     return DynUNet(
         spatial_dims=3,

@@ -1,0 +1,196 @@
+"""The terms of losses as torch modules; each takes logits (B, C, X, Y, Z) and class indices.
+
+Soft skeletons after Shit et al., "clDice", CVPR 2021; centerline boundary Dice after
+Shi et al., "Centerline Boundary Dice Loss for Vascular Segmentation", MICCAI 2024.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from minivess import soft_skeleton
+
+MAX_RADIUS = 10
+"""Erosions at most; fewer where the thickest vessel of the target is thinner, in voxels."""
+
+
+class WeightedSum(nn.Module):
+    """Terms times weights; heads of deep supervision count 1, 1/2, 1/4, ..."""
+
+    def __init__(
+        self, *, names: Sequence[str], weights: Sequence[float], terms: Sequence[Any]
+    ) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self.weights = tuple(weights)
+        self.terms = nn.ModuleList(terms)
+
+    def forward(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """`loss`, and each term where there are several."""
+        heads = logits.unbind(1) if logits.ndim == target.ndim + 1 else (logits,)
+        shares = [0.5**level for level in range(len(heads))]
+        with torch.autocast(logits.device.type, enabled=False):
+            values = [
+                sum(
+                    share * term(head.float(), target)
+                    for share, head in zip(shares, heads, strict=True)
+                )
+                / sum(shares)
+                for term in self.terms
+            ]
+        total = sum(weight * value for weight, value in zip(self.weights, values, strict=True))
+        if len(values) == 1:
+            return {"loss": total}
+        parts = {name: value.detach() for name, value in zip(self.names, values, strict=True)}
+        return {"loss": total, **parts}
+
+
+class DiceCE(nn.Module):
+    """Dice of the foreground classes over the whole batch, plus cross-entropy."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__()
+        from monai.losses.dice import DiceCELoss
+
+        ours = {"to_onehot_y": True, "softmax": True, "include_background": False, "batch": True}
+        self.loss = DiceCELoss(**{**ours, **arguments})
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """From 0 up."""
+        value: Tensor = self.loss(logits, target)
+        return value
+
+
+class CenterlineDice(nn.Module):
+    """1 - clDice of the foreground classes: skeletons that lie inside the other mask."""
+
+    def __init__(self, iterations: int = MAX_RADIUS, smooth: float = 1.0) -> None:
+        super().__init__()
+        self.iterations = iterations
+        self.smooth = smooth
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """From 0 to 1."""
+        predicted = logits.softmax(dim=1)[:, 1:]
+        truth = _one_hot(target, logits.shape[1])[:, 1:]
+        true_line, erosions = soft_skeleton.hard(truth.bool(), self.iterations)
+        line = soft_skeleton.soft(predicted, erosions)
+        precision = self._share(line, truth)
+        sensitivity = self._share(true_line.float(), predicted)
+        return 1 - _harmonic_mean(precision, sensitivity).mean()
+
+    def _share(self, line: Tensor, mask: Tensor) -> Tensor:
+        """Share of a skeleton inside a mask, for each class over the whole batch."""
+        over = [0, 2, 3, 4]
+        return ((line * mask).sum(over) + self.smooth) / (line.sum(over) + self.smooth)
+
+
+class DiceCECenterlineDice(nn.Module):
+    """Half Dice with cross-entropy, half clDice."""
+
+    def __init__(self, iterations: int = MAX_RADIUS) -> None:
+        super().__init__()
+        self.overlap = DiceCE()
+        self.centerline = CenterlineDice(iterations)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """From 0 up."""
+        both: Tensor = 0.5 * self.overlap(logits, target) + 0.5 * self.centerline(logits, target)
+        return both
+
+
+class CenterlineBoundaryDice(nn.Module):
+    """1 - cbDice of all foreground against background.
+
+    Skeleton voxels weigh more where the vessel is thin, and count by how deep they lie in the
+    other mask, so that an off-centre or wrongly sized vessel costs. Masks and skeletons are hard;
+    the gradient flows through the probabilities, hence only where something is predicted.
+    """
+
+    def __init__(self, iterations: int = MAX_RADIUS, smooth: float = 1.0) -> None:
+        super().__init__()
+        self.iterations = iterations
+        self.smooth = smooth
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """About 0 to 1."""
+        probability = torch.sigmoid(logits[:, 1:].amax(dim=1, keepdim=True) - logits[:, :1])
+        with torch.no_grad():
+            truth = self._weights(target > 0)
+            shape = self._weights(probability > 0.5)
+        depth, radius, weight = (part * probability for part in shape)
+        true_depth, true_radius, true_weight = truth
+        precision = self._share(
+            weight * true_depth, weight * torch.where(true_radius > 0, true_radius, radius)
+        )
+        sensitivity = self._share(
+            true_weight * depth, true_weight * torch.where(radius > 0, radius, true_radius)
+        )
+        return 1 - _harmonic_mean(precision, sensitivity)
+
+    def _share(self, found: Tensor, expected: Tensor) -> Tensor:
+        return (found.sum() + self.smooth) / (expected.sum() + self.smooth)
+
+    def _weights(self, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Relative depth in the mask, depth on its skeleton, and thinness on its skeleton."""
+        line = soft_skeleton.hard(mask, self.iterations)[0].float()
+        distance = soft_skeleton.distance(mask)
+        radius = distance * line
+        over = [1, 2, 3, 4]
+        widest = radius.amax(over, keepdim=True).clamp(min=1)
+        thinnest = torch.where(line > 0, radius, widest).amin(over, keepdim=True).clamp(min=1)
+        depth = torch.minimum(distance, widest) / widest
+        return depth, depth * line, line * ((widest - radius + thinnest) / widest) ** 2
+
+
+def _harmonic_mean(a: Tensor, b: Tensor) -> Tensor:
+    return 2 * a * b / (a + b)
+
+
+def _one_hot(target: Tensor, classes: int) -> Tensor:
+    """(B, 1, X, Y, Z) indices -> (B, classes, X, Y, Z) float."""
+    return torch.cat([target == index for index in range(classes)], dim=1).float()
+
+
+# --- losses of other packages -------------------------------------------------------------
+
+
+class Indexed(nn.Module):
+    """A loss that, as torch's own, takes class indices without a channel, (B, X, Y, Z)."""
+
+    def __init__(self, loss: Any) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The value of the wrapped loss."""
+        value: Tensor = self.loss(logits, target[:, 0].long())
+        return value
+
+
+def adapted(kind: Any, arguments: Mapping[str, Any]) -> nn.Module:
+    """Build a term, so that it takes logits and class indices whatever its own habit is.
+
+    MONAI's losses get `to_onehot_y` and `softmax` where they have them and the file is silent:
+    without them several run and learn nothing. A loss without `to_onehot_y` takes indices.
+    """
+    known = inspect.signature(kind).parameters
+    if kind.__module__ == __name__:
+        return _module(kind(**arguments))
+    switches = {name: True for name in ("to_onehot_y", "softmax") if name in known}
+    loss = _module(kind(**{**switches, **arguments}))
+    if "to_onehot_y" in known:
+        return loss
+    return Indexed(loss)
+
+
+def _module(loss: Any) -> nn.Module:
+    if not isinstance(loss, nn.Module):
+        message = f"{type(loss).__name__} is no torch.nn.Module"
+        raise TypeError(message)
+    return loss

@@ -1,0 +1,84 @@
+"""Losses: a weighted sum of terms, each built in or found by its import path.
+
+Resolving imports no torch, so that deciding what to reuse stays quick.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+from minivess.config import LossConfig, imported
+from minivess.contracts import Loss, LossTerm
+from minivess.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from minivess.loss_terms import WeightedSum
+
+BUILT_IN = {
+    "dice_ce": "minivess.loss_terms:DiceCE",
+    "cldice": "minivess.loss_terms:CenterlineDice",
+    "cbdice": "minivess.loss_terms:CenterlineBoundaryDice",
+    "dice_ce_cldice": "minivess.loss_terms:DiceCECenterlineDice",
+}
+
+
+def resolve(config: LossConfig) -> Loss:
+    """The loss of a file in configs/losses, its terms checked by name.
+
+    Raises:
+        UsageError: a term that is neither built in nor an import path.
+    """
+    for term in config.terms:
+        if term.loss not in BUILT_IN and ":" not in term.loss:
+            near = difflib.get_close_matches(term.loss, list(BUILT_IN), n=1, cutoff=0.0)[0]
+            raise UsageError(
+                f"configs/losses/{config.name}.yaml names {term.loss!r}, which is no loss.",
+                remedy=f"did you mean {near}? Known: {', '.join(BUILT_IN)}, "
+                "or an import path such as monai.losses:TverskyLoss",
+            )
+    return Loss(name=config.name, terms=config.terms)
+
+
+def build(loss: Loss, out_channels: int) -> WeightedSum:
+    """A module: (logits (B, C, X, Y, Z), target (B, 1, X, Y, Z) of class indices) -> values.
+
+    The values are `loss`, to be minimised, and beside it, where there are several terms, each
+    term unweighted and detached. Logits of deep supervision, (B, heads, C, X, Y, Z), are taken
+    too. All terms compute in float32.
+
+    Raises:
+        UsageError: a term that cannot be imported, or that refuses its arguments.
+    """
+    from minivess.loss_terms import WeightedSum
+
+    return WeightedSum(
+        names=names(loss),
+        weights=[term.weight for term in loss.terms],
+        terms=[_term(term, loss.name) for term in loss.terms],
+    )
+
+
+def names(loss: Loss) -> list[str]:
+    """How each term is called in metrics: `cldice`, `TverskyLoss`, `TverskyLoss_2`."""
+    found: list[str] = []
+    for term in loss.terms:
+        name = term.loss.rpartition(":")[2]
+        earlier = sum(1 for other in found if other.partition("_#")[0] == name)
+        found.append(f"{name}_#{earlier + 1}" if earlier else name)
+    return [name.replace("_#", "_") for name in found]
+
+
+def _term(term: LossTerm, loss: str) -> nn.Module:
+    from minivess.loss_terms import adapted
+
+    kind = imported(BUILT_IN.get(term.loss, term.loss))
+    try:
+        return adapted(kind, term.arguments)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"The term {term.loss} of configs/losses/{loss}.yaml refuses its arguments: {error}.",
+            remedy=f"change `arguments` in configs/losses/{loss}.yaml",
+        ) from error
