@@ -95,6 +95,12 @@ def suffix(path: Path) -> str:
     return path.name[len(stem(path)) :]
 
 
+def curated_names(case: Case) -> tuple[str, str]:
+    """Image and label of a case, relative to a curated folder."""
+    label = case.label or case.image
+    return f"images/{case.case}{suffix(case.image)}", f"labels/{case.case}{suffix(label)}"
+
+
 # --- files --------------------------------------------------------------------------------
 
 
@@ -269,7 +275,7 @@ def _flat(path: Path, folder: Path) -> str:
 
 
 def _side_by_side(root: Path, found: list[Path]) -> Reading:
-    """Pairs in one folder, told apart by a word: vol1(_img) and vol1_seg, or p1/image and p1/seg."""
+    """Pairs side by side, told apart by a word: vol1(_img) and vol1_seg, p1/image and p1/seg."""
     reading = Reading("suffix", {}, {})
     labels = [path for path in found if _role(stem(path)) in LABEL_WORDS]
     images = [path for path in found if path not in set(labels)]
@@ -356,7 +362,7 @@ def _matches(root: Path, found: list[Path], pattern: str) -> dict[Path, str]:
 
 
 def _regex(pattern: str) -> str:
-    """`*` is anything within one folder, `**` any folders, `{case}` the same text wherever it stands."""
+    """`*` is anything within one folder, `**` any folders, `{case}` the same text throughout."""
     text, seen = "", False
     for index, piece in enumerate(re.split(r"(\*\*/|\*+|\{case\})", pattern.removeprefix("./"))):
         if piece == "{case}":
@@ -431,7 +437,8 @@ def _complete(cases: list[str], groups: dict[str, str], source: str) -> dict[str
     missing = [case for case in cases if case not in groups]
     if missing:
         raise DataError(
-            f"{source} names no group for {len(missing)} of {len(cases)} volumes, first {missing[0]}.",
+            f"{source} names no group for {len(missing)} of {len(cases)} volumes: {missing[0]}"
+            f"{', ...' if len(missing) > 1 else ''}.",
             remedy="give every volume a group, or leave data.group out",
         )
     return groups

@@ -38,9 +38,9 @@ class Segment(NamedTuple):
 
 
 def generate(folder: Path, *, n: int, seed: int) -> Path:
-    """Make `n` volumes with labels in folder/images and folder/labels; the same arguments, the same bytes.
+    """Make `n` volumes with labels in folder/images and folder/labels.
 
-    A complete folder of the same arguments is kept.
+    The same arguments give the same bytes; a complete folder of the same arguments is kept.
 
     Raises:
         DataError: the folder holds files that are not ours.

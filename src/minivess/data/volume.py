@@ -149,7 +149,8 @@ def write_mask(path: Path, mask: Array, like: Volume) -> Path:
     """
     if mask.shape != like.shape or not path.name.endswith(SUFFIXES):
         raise DataError(
-            f"A mask of shape {mask.shape} cannot be written to {path} for a volume of {like.shape}.",
+            f"A mask of shape {mask.shape} cannot be written to {path} for a volume of shape "
+            f"{like.shape}.",
             remedy="give a mask of the volume's shape and a file name ending in .nii.gz",
         )
     image = nib.Nifti1Image(np.asarray(mask, dtype=np.uint8), like.affine)

@@ -1,0 +1,252 @@
+"""What is wrong with a volume, or odd about it within its set: code, severity, remedy.
+
+An error keeps a volume out of everything that follows; a warning does not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from minivess.contracts import Finding, Pairing, Severity, VolumeStats
+from minivess.data.cases import stem
+from minivess.data.volume import Array, Volume
+
+FEW_SLICES = 5
+FEW_FOR_OUTLIERS = 5  # below this a median absolute deviation says nothing
+LARGE_VALUE, MANY_CLASSES = 64, 64
+IN_MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
+SMALLEST_MM, LARGEST_MM = 1e-6, 100.0
+AFFINE_TOLERANCE = 1e-3  # of a voxel; headers jitter in the last digits of float32
+
+
+def check(case: str, volume: Volume, label: Volume, classes: Array) -> list[Finding]:
+    """Check one volume; `classes` is the label (X, Y, Z) after the label map."""
+    found = [
+        *_image(volume),
+        *_geometry(volume, label),
+        *_label(classes),
+        *_slices(volume),
+    ]
+    return [finding.replace(case=case) for finding in found]
+
+
+def check_set(stats: Sequence[VolumeStats], *, outlier_z: float) -> list[Finding]:
+    """Check volumes against each other: duplicates, outliers, label values."""
+    return [*_duplicates(stats), *_outliers(stats, outlier_z), *_label_values(stats)]
+
+
+def check_pairing(pairing: Pairing) -> list[Finding]:
+    """Images without a label, and labels without an image."""
+    missing = _unpaired(
+        "missing_label", pairing.unpaired_images, "has no label, so it is left out", "a label file"
+    )
+    extra = _unpaired(
+        "extra_label", pairing.unpaired_labels, "is a label without an image", "its image"
+    )
+    return [*missing, *extra]
+
+
+def finding(code: str, severity: Severity, message: str, remedy: str) -> Finding:
+    """A finding that is not yet about a certain volume."""
+    return Finding(code=code, severity=severity, case=None, message=message, remedy=remedy)
+
+
+def _unpaired(code: str, paths: Iterable[object], problem: str, needed: str) -> list[Finding]:
+    from pathlib import Path
+
+    return [
+        Finding(
+            code=code,
+            severity="warning",
+            case=stem(Path(str(path))),
+            message=f"{Path(str(path)).name} {problem}.",
+            remedy=f"add {needed} of the same name, or name the patterns with data.image, data.label",
+        )
+        for path in paths
+    ]
+
+
+# --- one volume ---------------------------------------------------------------------------
+
+
+def _image(volume: Volume) -> list[Finding]:
+    array = volume.array
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        count = int(array.size - np.isfinite(array).sum())
+        problem = f"{count} voxels are NaN or infinite."
+        return [finding("non_finite", "error", problem, "replace them by numbers in the file")]
+    if array.min() == array.max():
+        problem = f"Every voxel has the value {array.flat[0]}."
+        return [finding("constant", "error", problem, "export the image again from its source")]
+    return []
+
+
+def _geometry(volume: Volume, label: Volume) -> list[Finding]:
+    found = []
+    if not _plausible(volume):
+        spacing = " x ".join(f"{step:g}" for step in volume.spacing)
+        found.append(
+            finding(
+                "implausible_spacing",
+                "warning",
+                f"The header gives a voxel size of {spacing} {volume.unit}.",
+                "correct pixdim and xyzt_units in the header; distances in physical units rest on it",
+            )
+        )
+    if volume.shape != label.shape:
+        problem = f"The image has shape {volume.shape}, its label {label.shape}."
+        found.append(
+            finding("shape_mismatch", "error", problem, "export the label on the grid of its image")
+        )
+    elif not _same_place(volume, label):
+        found.append(
+            finding(
+                "affine_mismatch",
+                "warning",
+                "Image and label have equal shapes, but their headers place them differently.",
+                "copy the image's affine into the label if voxels correspond; they are used as if",
+            )
+        )
+    return found
+
+
+def _plausible(volume: Volume) -> bool:
+    scale = IN_MM.get(volume.unit)
+    low, high = (SMALLEST_MM, LARGEST_MM) if scale else (0.0, math.inf)
+    sizes = [step * (scale or 1.0) for step in volume.spacing]
+    return all(math.isfinite(size) and low < size < high for size in sizes)
+
+
+def _same_place(volume: Volume, label: Volume) -> bool:
+    """Whether the corners of both grids fall together, within a small part of a voxel."""
+    size = np.array(volume.shape)
+    corners = np.array([[0, 0, 0, 1], [*size, 1]], dtype=float)
+    apart = np.abs(corners @ (volume.affine - label.affine).T).max()
+    voxel = min((step for step in volume.spacing if step > 0), default=1.0)
+    return bool(apart <= AFFINE_TOLERANCE * voxel * max(size))
+
+
+def _label(classes: Array) -> list[Finding]:
+    if classes.any():
+        return []
+    problem = "The label holds no foreground."
+    remedy = "check that the label was saved; a volume that truly shows nothing may stay"
+    return [finding("empty_label", "warning", problem, remedy)]
+
+
+def _slices(volume: Volume) -> list[Finding]:
+    thinnest = min(volume.shape)
+    if thinnest == 1:
+        problem = f"The volume has a single slice, shape {volume.shape}."
+        return [finding("wrong_dimensions", "error", problem, "stack slices into 3-D volumes")]
+    if thinnest < FEW_SLICES:
+        problem = f"An axis has {thinnest} slices only, shape {volume.shape}."
+        remedy = (
+            "networks cannot pool along this axis; leave the volume out to train on deeper patches"
+        )
+        return [finding("few_slices", "warning", problem, remedy)]
+    return []
+
+
+# --- the set ------------------------------------------------------------------------------
+
+
+def _duplicates(stats: Sequence[VolumeStats]) -> list[Finding]:
+    first: dict[str, str] = {}
+    found = []
+    for volume in stats:
+        original = first.setdefault(volume.content_hash, volume.case)
+        if original != volume.case:
+            found.append(
+                finding(
+                    "duplicate",
+                    "warning",
+                    f"It has the same bytes as {original}: one may train what the other validates.",
+                    "remove one of the two, or put both in one group with data.group",
+                ).replace(case=volume.case)
+            )
+    return found
+
+
+def _outliers(stats: Sequence[VolumeStats], limit: float) -> list[Finding]:
+    """Volumes far from the rest by robust z-score (Iglewicz and Hoaglin 1993)."""
+    if len(stats) < FEW_FOR_OUTLIERS:
+        return []
+    found = []
+    for name, values, floor in _properties(stats):
+        for volume, score in zip(stats, robust_z(values, floor), strict=True):
+            if abs(score) > limit:
+                found.append(
+                    finding(
+                        "outlier",
+                        "warning",
+                        f"Its {name} is far from the rest of the set (robust z {score:+.1f}).",
+                        "look at it in the gallery; remove it from data.root if it does not belong, "
+                        f"or raise data.outlier_z={limit:g}",
+                    ).replace(case=volume.case)
+                )
+    return found
+
+
+def _properties(
+    stats: Sequence[VolumeStats],
+) -> Iterable[tuple[str, npt.NDArray[np.float64], float]]:
+    """Name, one value for each volume, smallest spread that counts."""
+    for axis, letter in enumerate("xyz"):
+        spacing = [v.voxel_spacing[axis] * IN_MM.get(v.unit, 1.0) for v in stats]
+        yield f"spacing along {letter}", np.log(np.maximum(spacing, 1e-12)), 0.05
+        yield f"size along {letter}", np.log([v.shape[axis] for v in stats]), 0.1
+    mean = np.array([v.intensity_mean for v in stats])
+    yield "mean intensity", mean, 0.05 * float(np.abs(np.median(mean))) or 1e-12
+    yield "share of foreground", np.log([v.foreground_ratio + 1e-4 for v in stats]), 0.1
+
+
+def robust_z(values: npt.NDArray[np.float64], floor: float) -> npt.NDArray[np.float64]:
+    """0.6745 (x - median) / MAD, the MAD being at least `floor` (most headers agree exactly)."""
+    centre = np.median(values)
+    spread = max(float(np.median(np.abs(values - centre))), floor)
+    return np.asarray(0.6745 * (values - centre) / spread, dtype=np.float64)
+
+
+def _label_values(stats: Sequence[VolumeStats]) -> list[Finding]:
+    """Masks stored as grey values (0/255) instead of class numbers; the user says what they mean."""
+    values = sorted({value for volume in stats for value in volume.label_values})
+    mapping = proposed_map(values)
+    if not mapping:
+        return []
+    shown = ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
+    if len(values) > MANY_CLASSES:
+        problem = f"Labels hold {len(values)} different values ({shown}), like an image."
+        remedy = "data.label='<pattern of the label files>', or threshold the masks first"
+    else:
+        problem = f"Labels hold the values {shown}, which are no class numbers 0, 1, 2, ..."
+        remedy = " ".join(f"data.label_map.{old}={new}" for old, new in mapping.items())
+    return [finding("label_values", "error", problem, remedy)]
+
+
+def proposed_map(values: Sequence[int]) -> Mapping[int, int]:
+    """What would turn label values into class numbers; empty where they are class numbers.
+
+    0, 1, 2, 4 are classes. One foreground value other than 1, large isolated values, negative
+    values, and a set without background are not.
+    """
+    foreground = [value for value in values if value != 0]
+    if not foreground or len(foreground) > MANY_CLASSES:
+        return {value: 1 for value in foreground[:1] if len(foreground) > MANY_CLASSES}
+    if 0 not in values:
+        return {old: new for new, old in enumerate(foreground)}
+    if len(foreground) == 1:
+        return {} if foreground == [1] else {foreground[0]: 1}
+    odd = [v for v in foreground if v < 0 or v > 255]
+    if foreground[-1] >= LARGE_VALUE and len(foreground) < foreground[-1] / 8:
+        odd = sorted({*odd, *(v for v in foreground if v >= LARGE_VALUE)})
+    if not odd:
+        return {}
+    kept = [value for value in foreground if value not in odd]
+    if kept == [1] and len(odd) == 1:
+        return {odd[0]: 1 if odd[0] > 0 else 0}
+    return {old: new for new, old in enumerate(odd, start=max([0, *kept]) + 1)}

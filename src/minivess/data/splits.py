@@ -1,0 +1,204 @@
+"""Which volumes train and which validate. Groups stay whole. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from minivess import keys
+from minivess.contracts import Fold, Split
+from minivess.errors import DataError
+
+Unit = tuple[str, ...]  # volumes that stay together: a group, or a single volume
+
+
+def make(
+    ids: Iterable[str],
+    groups: Mapping[str, str | None],
+    *,
+    folds: int,
+    seed: int,
+    test_fraction: float = 0.0,
+) -> Split:
+    """Cut volumes into folds of nearly equal size, after setting the test volumes aside.
+
+    The same ids, groups and seed give the same split, whatever the order of `ids`. With fewer
+    volumes or groups than folds there are fewer folds, and a note says what follows.
+
+    Raises:
+        DataError: fewer than two volumes, or than two groups, are left to cut.
+    """
+    units = _units(ids, groups)
+    grouped = any(groups.get(case) is not None for unit in units for case in unit)
+    rest, test = _hold_out(_shuffled(units, seed, "test"), test_fraction)
+    if len(rest) < 2:
+        raise _too_few(units, grouped, test_fraction)
+    count = min(folds, len(rest))
+    parts = _parts(_shuffled(rest, seed, "folds"), count)
+    everything = {case for unit in rest for case in unit}
+    return Split(
+        seed=seed,
+        grouped=grouped,
+        folds=tuple(
+            Fold(index=index, train=tuple(sorted(everything - set(part))), val=part)
+            for index, part in enumerate(parts)
+        ),
+        test=test,
+        notes=tuple(_notes(parts, asked=folds, grouped=grouped, test=(test, test_fraction))),
+    )
+
+
+def read(path: Path, ids: Iterable[str]) -> Split:
+    """Read a split made elsewhere: our own JSON, or nnU-Net's list of {"train": [], "val": []}.
+
+    Raises:
+        DataError: no such file, another form, a volume that is not there or stands on two sides.
+    """
+    try:
+        content = json.loads(path.expanduser().read_text(encoding="utf-8"))
+        split = _parsed(content)
+    except OSError as error:
+        raise DataError(
+            f"The split file {path} cannot be read: {error.strerror}.",
+            remedy="training.splits=/path/to/splits.json",
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"The split file {path} has another form than expected: {error}.",
+            remedy='write [{"train": ["case1"], "val": ["case2"]}, ...], one entry for each fold',
+        ) from error
+    _check(path, split, set(ids))
+    return split
+
+
+# --- making -------------------------------------------------------------------------------
+
+
+def _units(ids: Iterable[str], groups: Mapping[str, str | None]) -> list[Unit]:
+    together: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for case in sorted(set(ids)):
+        group = groups.get(case)
+        together[("volume", case) if group is None else ("group", group)].append(case)
+    return [tuple(cases) for _, cases in sorted(together.items())]
+
+
+def _shuffled(units: Sequence[Unit], seed: int, purpose: str) -> list[Unit]:
+    order = sorted(units)
+    random.Random(f"{seed}-{purpose}").shuffle(order)
+    return order
+
+
+def _hold_out(units: list[Unit], fraction: float) -> tuple[list[Unit], tuple[str, ...]]:
+    """Take whole units until the fraction is nearest; at least one where a fraction is asked."""
+    wanted = fraction * sum(len(unit) for unit in units)
+    taken: list[Unit] = []
+    size = 0
+    for unit in units if fraction > 0 else ():
+        if not taken or abs(size + len(unit) - wanted) < abs(size - wanted):
+            taken.append(unit)
+            size += len(unit)
+    chosen = set(taken)
+    rest = [unit for unit in units if unit not in chosen]
+    return rest, tuple(sorted(case for unit in taken for case in unit))
+
+
+def _parts(units: list[Unit], count: int) -> list[tuple[str, ...]]:
+    """Largest units first, each to the smallest part: sizes differ as little as groups allow."""
+    parts: list[list[str]] = [[] for _ in range(count)]
+    for unit in sorted(units, key=len, reverse=True):
+        min(parts, key=len).extend(unit)
+    return [tuple(sorted(part)) for part in parts]
+
+
+def _notes(
+    parts: list[tuple[str, ...]], *, asked: int, grouped: bool, test: tuple[tuple[str, ...], float]
+) -> list[str]:
+    notes = []
+    what = "groups" if grouped else "volumes"
+    if len(parts) < asked:
+        notes.append(
+            f"{asked} folds were asked for, but only {len(parts)} {what} can be cut apart: "
+            f"{len(parts)} folds are used. Confidence intervals rest on {len(parts)} independent "
+            f"{what}; they will be wide and are to be read as a rough guide."
+        )
+    total = sum(len(part) for part in parts)
+    if len(parts) == asked and total < 10:
+        notes.append(
+            f"Only {total} volumes are validated over all folds: confidence intervals will be wide."
+        )
+    held, fraction = test
+    share = len(held) / (total + len(held))
+    if fraction > 0 and abs(share - fraction) > 0.1:
+        notes.append(
+            f"{share:.0%} of the volumes are held out instead of {fraction:.0%}: {what} stay whole."
+        )
+    return notes
+
+
+def _too_few(units: list[Unit], grouped: bool, test_fraction: float) -> DataError:
+    total = sum(len(unit) for unit in units)
+    if total >= 2 and grouped and len(units) < 2:
+        return DataError(
+            f"All {total} volumes belong to one group, so none can validate another.",
+            remedy="add a volume of another group, or leave data.group out if they are independent",
+        )
+    if test_fraction > 0 and len(units) >= 2:
+        return DataError(
+            f"Of {len(units)} volumes or groups fewer than two are left to train and validate "
+            f"after holding out {test_fraction:.0%}.",
+            remedy="training.test_fraction=0",
+        )
+    return DataError(
+        f"Training and validation need at least two volumes; {total} can be used.",
+        remedy="add volumes to data.root; the findings of the profile say why others were left out",
+    )
+
+
+# --- reading ------------------------------------------------------------------------------
+
+
+def _parsed(content: object) -> Split:
+    if isinstance(content, dict):
+        return Split.model_validate(content)
+    if not isinstance(content, list) or not content:
+        msg = "it is neither an object nor a list of folds"
+        raise ValueError(msg)
+    folds = tuple(
+        Fold(index=index, train=tuple(entry["train"]), val=tuple(entry["val"]))
+        for index, entry in enumerate(content)
+    )
+    return Split(seed=0, grouped=False, folds=folds)
+
+
+def _check(path: Path, split: Split, ids: set[str]) -> None:
+    for fold in split.folds:
+        sides = {"train": set(fold.train), "val": set(fold.val), "test": set(split.test)}
+        unknown = sorted(set().union(*sides.values()) - ids)
+        if unknown:
+            raise DataError(
+                f"The split file {path} names {unknown[0]} (fold {fold.index}), which is not among "
+                f"the {len(ids)} usable volumes ({', '.join(sorted(ids)[:3])}, ...).",
+                remedy="correct the name in the file, or mend the volume if it was quarantined",
+            )
+        for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
+            both = sorted(sides[one] & sides[other])
+            if both:
+                raise DataError(
+                    f"The split file {path} has {both[0]} in both {one} and {other} of fold "
+                    f"{fold.index}.",
+                    remedy="let each volume stand on one side",
+                )
+        if not fold.train or not fold.val:
+            raise DataError(
+                f"Fold {fold.index} of {path} trains on {len(fold.train)} and validates on "
+                f"{len(fold.val)} volumes.",
+                remedy="give each fold at least one volume on both sides",
+            )
+
+
+def split_hash(split: Split) -> str:
+    """Content hash of what stands where."""
+    return keys.digest([split.model_dump(mode="json", include={"folds", "test"})])

@@ -1,0 +1,251 @@
+"""Versions of the data: our own copy of the usable volumes, put under DVC. The only door to DVC.
+
+The originals are read and never linked: `dvc add` makes linked files read-only, and a hard link
+to an original would reach it. Only our copies and DVC's cache share their bytes.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from minivess import files
+from minivess.config import set_environment
+from minivess.contracts import Case, DatasetProfile
+from minivess.data.cases import curated_names
+from minivess.data.index import Index
+from minivess.errors import DataError
+from minivess.home import Home, lock
+
+REMOTE = "storage"  # the name of our remote in DVC's configuration
+RESERVED = frozenset({"remote", "tmp"})
+COPIES = 2  # ours and the remote's; DVC's cache shares ours
+FICLONE = 0x40049409  # ioctl of Linux that shares blocks between files
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of the data under DVC; paths are absolute."""
+
+    dataset_hash: str
+    dvc_file: Path
+    remote: str | None
+    curated: Path
+    home: Path
+
+    def relative(self, path: Path) -> str:
+        """A path as contracts hold it, relative to the home folder."""
+        return path.relative_to(self.home).as_posix()
+
+
+def index_of(home: Home) -> Index:
+    """The index over all files of this home."""
+    return Index(home.profile_cache / "index.json")
+
+
+def folder_of(home: Home, dataset: str) -> Path:
+    """Where the curated set of a dataset lies."""
+    safe = f"data-{dataset}" if dataset in RESERVED or dataset.startswith(".") else dataset
+    return home.dvc / safe
+
+
+def curate(home: Home, dataset: str, cases: Iterable[Case]) -> Path:
+    """Copy the usable volumes into our folder: images/<case>, labels/<case>, and nothing else.
+
+    Files whose bytes are there already are kept; the folder is swapped whole.
+
+    Raises:
+        DataError: the disk is too small.
+    """
+    folder = folder_of(home, dataset)
+    sources = dict(_sources(cases))
+    with lock(home.dvc / ".lock", what="curate", wait=True):
+        kept = _unchanged(folder, sources, index_of(home))
+        if len(kept) == len(sources) and _contents(folder) == set(sources):
+            return folder
+        _check_disk(home, [path for name, path in sources.items() if name not in kept])
+        _swap(folder, sources, kept)
+    return folder
+
+
+def folder_hash(folder: Path, index: Index | None = None) -> str:
+    """The md5 that DVC gives a folder, ending in `.dir`."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    hashes = index.hashes(paths) if index else {path: files.md5(path) for path in paths}
+    entries = sorted(
+        ({"md5": hashes[path], "relpath": path.relative_to(folder).as_posix()} for path in paths),
+        key=lambda entry: entry["relpath"],
+    )
+    listing = json.dumps(entries, sort_keys=True).encode()
+    return hashlib.md5(listing, usedforsecurity=False).hexdigest() + ".dir"
+
+
+def commit(home: Home, folder: Path, *, remote: str | None) -> Version:
+    """Add the curated folder to DVC and push it; `remote` is a folder or URL, None ours.
+
+    Raises:
+        DataError: DVC or the remote refuses; nothing points to a version that was not pushed.
+    """
+    where = remote or str(home.dvc / "remote")
+    with _repository(home, where) as repo:
+        (stage,) = repo.add([str(folder)])
+        repo.push(targets=[stage.addressing], remote=REMOTE)
+        hashed = str(stage.outs[0].hash_info.value)
+        dvc_file = Path(stage.path)
+    ours = folder_hash(folder, index_of(home))
+    if hashed != ours:
+        raise DataError(
+            f"DVC says {hashed}, we say {ours}: {folder} changed while it was added.",
+            remedy="run the same command again while nothing writes to that folder",
+        )
+    return Version(ours, dvc_file, where, folder, home.root)
+
+
+def restore(home: Home, *, dataset: str, dataset_hash: str, dvc_text: str, remote: str) -> Path:
+    """The curated folder at exactly this version: as it is, or from DVC's cache or remote.
+
+    Raises:
+        DataError: neither holds this version.
+    """
+    folder = folder_of(home, dataset)
+    if folder.is_dir() and folder_hash(folder, index_of(home)) == dataset_hash:
+        return folder
+    dvc_file = home.dvc / f"{folder.name}.dvc"
+    with _repository(home, remote) as repo:
+        files.write_text(dvc_file, dvc_text)
+        repo.pull(targets=[str(dvc_file)], remote=REMOTE, force=True)
+    found = folder_hash(folder, index_of(home))
+    if found != dataset_hash:
+        raise DataError(
+            f"{remote} gave version {found} of {dataset}, not {dataset_hash}.",
+            remedy="minivess profile data.root=/path/to/the/data, which makes and pushes a version",
+        )
+    return folder
+
+
+def cases_of(folder: Path, profile: DatasetProfile) -> list[Case]:
+    """The volumes of a profile, as files of its curated folder."""
+    return [
+        Case(
+            case=volume.case,
+            image=folder / volume.filename,
+            label=folder / volume.label_filename,
+            group=volume.group,
+        )
+        for volume in profile.volumes
+    ]
+
+
+# --- the curated folder -------------------------------------------------------------------
+
+
+def _sources(cases: Iterable[Case]) -> Iterator[tuple[str, Path]]:
+    for case in cases:
+        image, label = curated_names(case)
+        yield image, case.image
+        yield label, cast(Path, case.label)
+
+
+def _contents(folder: Path) -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+def _unchanged(folder: Path, sources: Mapping[str, Path], index: Index) -> set[str]:
+    there = {name: folder / name for name in sources if (folder / name).is_file()}
+    hashes = index.hashes([*there.values(), *(sources[name] for name in there)])
+    return {name for name, path in there.items() if hashes[path] == hashes[sources[name]]}
+
+
+def _check_disk(home: Home, fresh: Iterable[Path]) -> None:
+    needed = COPIES * sum(path.stat().st_size for path in fresh)
+    home.dvc.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(home.dvc).free
+    if needed > free:
+        raise DataError(
+            f"A version of the data needs {needed / 1e9:.1f} GB below {home.root}, where "
+            f"{free / 1e9:.1f} GB are free.",
+            remedy="MINIVESS_HOME=/path/on/a/larger/disk",
+        )
+
+
+def _swap(folder: Path, sources: Mapping[str, Path], kept: set[str]) -> None:
+    """Build the new folder beside the old one, then put it in its place."""
+    mark = uuid.uuid4().hex[:8]
+    building, old = folder.with_name(f".{mark}-new"), folder.with_name(f".{mark}-old")
+    try:
+        for name, source in sources.items():
+            target = building / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if name in kept:
+                os.link(folder / name, target)
+            else:
+                _copy(source, target)
+        if folder.exists():
+            folder.replace(old)
+        building.replace(folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A copy of the bytes alone, sharing blocks where the file system can."""
+    try:
+        with source.open("rb") as original, target.open("wb") as copy:
+            fcntl.ioctl(copy, FICLONE, original.fileno())
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EACCES, errno.ENOSPC):
+            raise
+        shutil.copyfile(source, target)
+
+
+# --- DVC ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def _repository(home: Home, remote: str) -> Iterator[Any]:
+    """DVC's repository of this home, made on first use, with one remote; errors translated."""
+    # DVC writes below /var/tmp unless told, and counts uses unless told.
+    set_environment(DVC_SITE_CACHE_DIR=str(home.dvc / "tmp" / "site"), DVC_NO_ANALYTICS="1")
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    with lock(home.dvc / ".lock", what="dvc", wait=True):
+        try:
+            if not (home.dvc / ".dvc").is_dir():
+                Repo.init(str(home.dvc), no_scm=True).close()
+            _configure(home, remote)
+            with Repo(str(home.dvc)) as repo:
+                yield repo
+        except DvcException as error:
+            cause = f" ({error.__cause__})" if error.__cause__ else ""
+            raise DataError(
+                f"DVC could not store or fetch a version with {remote}: {error}{cause}",
+                remedy="data.remote=/path/to/a/folder, or mend the remote's address and rights",
+            ) from error
+
+
+def _configure(home: Home, remote: str) -> None:
+    text = f"""[core]
+    analytics = false
+    no_scm = True
+    check_update = false
+    site_cache_dir = {home.dvc / "tmp" / "site"}
+[cache]
+    type = "reflink,hardlink,copy"
+['remote "{REMOTE}"']
+    url = {remote}
+"""
+    path = home.dvc / ".dvc" / "config"
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        files.write_text(path, text)
