@@ -1,0 +1,291 @@
+"""Which Prefect server the flows use, and the two pages that `minivess ui` shows.
+
+Flows of one home share a server: the one at PREFECT_API_URL, else the one of `minivess ui`, else
+a private one. A private server outlives a parent that was killed; the next command of the same
+home ends it. The server of `minivess ui` is used, never ended.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import urllib.error
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import psutil
+
+from flows.processes import (
+    HOST,
+    Launch,
+    Server,
+    answers,
+    end_leftover,
+    free_port,
+    get,
+    is_free,
+    last_line,
+    read,
+    started,
+)
+from minivess.config import Environment, TrackingConfig, environment
+from minivess.errors import OrchestrationError
+from minivess.home import Home, lock
+
+log = logging.getLogger(__name__)
+
+PREFECT_PORT, MLFLOW_PORT = 4200, 5000
+PRIVATE, UI, MLFLOW = "server.json", "ui-server.json", "mlflow-server.json"
+
+
+# --- Prefect for flows --------------------------------------------------------------------
+
+
+@contextmanager
+def connect(home: Home, env: Environment) -> Iterator[str]:
+    """The API address of the Prefect server to use, alive while the context is open.
+
+    Raises:
+        OrchestrationError: PREFECT_API_URL does not answer, or no server would start.
+    """
+    if env.prefect_api_url:
+        probe(env.prefect_api_url)
+        yield env.prefect_api_url
+    else:
+        with prefect_server(home, folder=folder_of(home, env)) as server:
+            yield server.api
+
+
+@contextmanager
+def prefect_server(
+    home: Home, *, port: int | None = None, folder: Path | None = None
+) -> Iterator[Server]:
+    """A Prefect server of this home: the one that runs, else a private one ended on leaving."""
+    folder = folder or home.prefect
+    with ExitStack() as stack:
+        # The lock also keeps two servers from creating one database at the same time.
+        with lock(folder / "server.lock", what="start Prefect's server", wait=True):
+            server = running(folder)
+            if server is None:
+                end_leftover(folder / PRIVATE)
+                launch = _prefect(home, folder, port or free_port(), PRIVATE)
+                log.info("Starting Prefect's server (the first time takes about 10 to 20 s)")
+                server = stack.enter_context(started(launch))
+        yield server
+
+
+def running(folder: Path) -> Server | None:
+    """A Prefect server that answers for this PREFECT_HOME and that will not be ended soon.
+
+    A private server whose starter is gone is a leftover, so it is not counted; the server of
+    `minivess ui` always is.
+    """
+    for name in (UI, PRIVATE):
+        server = read(folder / name)
+        if (
+            server is not None
+            and server.here
+            and (name == UI or server.owner.alive)
+            and answers(f"{server.api}/health")
+        ):
+            return server
+    return None
+
+
+def folder_of(home: Home, env: Environment) -> Path:
+    """PREFECT_HOME: the user's own, else inside the home folder."""
+    return env.prefect_home.expanduser().resolve() if env.prefect_home else home.prefect
+
+
+def probe(api: str) -> None:
+    """Ask a given Prefect API for its health.
+
+    Raises:
+        OrchestrationError: nobody answers within five seconds, or somebody else does.
+    """
+    remedy = (
+        "start that server (`minivess ui` starts one at "
+        f"PREFECT_API_URL=http://{HOST}:{PREFECT_PORT}/api), or unset PREFECT_API_URL to use a "
+        "private one"
+    )
+    address = f"{api.rstrip('/')}/health"
+    try:
+        answer = get(address)
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            return  # It is there; Prefect's own client brings the key.
+        answer = f"status {error.code}"
+    except (OSError, ValueError) as error:
+        raise OrchestrationError(
+            f"Prefect's API at PREFECT_API_URL={api} does not answer: {error}.", remedy=remedy
+        ) from error
+    if answer.strip() != "true":
+        raise OrchestrationError(
+            f"PREFECT_API_URL={api} is no Prefect API: {address} answered {answer[:60]!r}.",
+            remedy="give the address that ends in /api, or unset PREFECT_API_URL",
+        )
+
+
+def _prefect(home: Home, folder: Path, port: int, record: str) -> Launch:
+    url = f"http://{HOST}:{port}"
+    log_name = "prefect-ui.log" if record == UI else "prefect-server.log"
+    return Launch(
+        name="Prefect's server",
+        words=("prefect", "server", "start", "--host", HOST, "--port", str(port)),
+        port=port,
+        health="/api/health",
+        variables={
+            "PREFECT_HOME": str(folder),
+            "PREFECT_API_URL": f"{url}/api",
+            # Without it the page looks for its data on port 4200 and stays blank.
+            "PREFECT_SERVER_UI_API_URL": f"{url}/api",
+            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+            "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+            "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": "P7D",
+        },
+        log=home.logs / log_name,
+        record=folder / record,
+    )
+
+
+# --- both pages in the foreground ---------------------------------------------------------
+
+
+def ui(
+    home: Home,
+    tracking: TrackingConfig,
+    *,
+    env: Environment | None = None,
+    prefect_port: int = PREFECT_PORT,
+    mlflow_port: int = MLFLOW_PORT,
+    say: Callable[[str], object] | None = None,
+) -> None:
+    """Serve Prefect's and MLflow's pages until Ctrl-C.
+
+    A store or a Prefect API given by address already has its page, so only its address is said.
+
+    Raises:
+        OrchestrationError: a port is busy, the pages run already, or a server stopped.
+    """
+    say = say or _say
+    env = env or environment()
+    try:
+        with pages(home, tracking, env, (prefect_port, mlflow_port)) as (prefect, mlflow, launched):
+            say(f"Prefect   {prefect}")
+            say(f"MLflow    {mlflow}   (choose `Model training` at the top left)")
+            say("Ctrl-C ends both.")
+            _watch(launched)
+    except KeyboardInterrupt:
+        say("Ended.")
+
+
+@contextmanager
+def pages(
+    home: Home, tracking: TrackingConfig, env: Environment, ports: tuple[int, int]
+) -> Iterator[tuple[str, str, list[tuple[Server, Launch]]]]:
+    """Start what is not served elsewhere: Prefect's address, MLflow's address, our servers."""
+    launches = _launches(home, tracking, env, ports)
+    folder = folder_of(home, env)
+    with ExitStack() as stack:
+        with lock(folder / "server.lock", what="start Prefect's server", wait=True):
+            for launch in launches.values():
+                if not isinstance(launch, str):
+                    _refuse_second(launch)
+                    refuse_busy(launch)
+            log.info("Starting the pages (the first time takes about 10 to 20 s)")
+            servers = [
+                (stack.enter_context(started(launch)), launch)
+                for launch in launches.values()
+                if isinstance(launch, Launch)
+            ]
+        prefect, mlflow = (
+            launch if isinstance(launch, str) else launch.url for launch in launches.values()
+        )
+        yield prefect, mlflow, servers
+
+
+def _launches(
+    home: Home, tracking: TrackingConfig, env: Environment, ports: tuple[int, int]
+) -> dict[str, Launch | str]:
+    """For each page how to start it, or the address where it is already."""
+    from minivess.tracking.store import open_store
+
+    prefect: Launch | str
+    if env.prefect_api_url:
+        probe(env.prefect_api_url)
+        prefect = env.prefect_api_url.rstrip("/").removesuffix("/api")
+    else:
+        prefect = _prefect(home, folder_of(home, env), ports[0], UI)
+    # Opening the store creates its database, which two processes must not do at once.
+    uri = open_store(home, tracking).uri
+    mlflow = uri if uri.startswith("http") else _mlflow(home, tracking, uri, ports[1])
+    return {"prefect": prefect, "mlflow": mlflow}
+
+
+def _mlflow(home: Home, tracking: TrackingConfig, uri: str, port: int) -> Launch:
+    words = ("mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1")
+    artifacts = tracking.artifact_root or home.artifacts.as_uri()
+    return Launch(
+        name="MLflow's server",
+        words=(*words, "--backend-store-uri", uri, "--default-artifact-root", artifacts),
+        port=port,
+        health="/health",
+        # The job runner is for GenAI evaluation; it would keep its own database of jobs.
+        variables={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        log=home.logs / "mlflow-server.log",
+        record=home.root / MLFLOW,
+    )
+
+
+def _refuse_second(launch: Launch) -> None:
+    """One `minivess ui` for a home; what a killed one left is ended."""
+    server = read(launch.record)
+    if server is not None and server.here and server.owner.alive:
+        raise OrchestrationError(
+            f"{launch.name} of this folder already runs at {server.url} "
+            f"(`minivess ui`, pid {server.owner.pid}).",
+            remedy=f"open {server.url}, or stop it with `kill {server.owner.pid}`",
+        )
+    end_leftover(launch.record)
+
+
+def refuse_busy(launch: Launch) -> None:
+    """Raise when a port is taken, naming who has it and a pair of ports that are free."""
+    if is_free(launch.port):
+        return
+    raise OrchestrationError(
+        f"Port {launch.port} for {launch.name} is taken{_taker(launch.port)}.",
+        remedy=f"minivess ui --prefect-port {free_port()} --mlflow-port {free_port()}",
+    )
+
+
+def _taker(port: int) -> str:
+    try:
+        connections = psutil.net_connections(kind="tcp")
+    except (psutil.AccessDenied, PermissionError):
+        return ""
+    for connection in connections:
+        address = connection.laddr
+        listens = connection.status == psutil.CONN_LISTEN and address and address.port == port
+        if listens and connection.pid:
+            return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    return ""
+
+
+def _watch(launched: list[tuple[Server, Launch]]) -> None:
+    """Wait; a server that ends by itself is a failure."""
+    while True:
+        for server, launch in launched:
+            if not server.process.alive:
+                raise OrchestrationError(
+                    f"{launch.name} at {server.url} stopped: {last_line(launch.log)}",
+                    remedy=f"read {launch.log}, then start `minivess ui` again",
+                )
+        time.sleep(0.5)
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
