@@ -374,6 +374,7 @@ class AnalysisResult(Versioned):
     ensembles: tuple[Judged, ...]
     untrained: dict[str, float]
     champion: Champion
+    notes: tuple[str, ...] = Field(default=(), description="what was left out and why, a sentence each")
 
 
 class Parity(Contract):

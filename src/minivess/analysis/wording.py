@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from minivess import names
-from minivess.contracts import Interval
+from minivess.contracts import DatasetProfile, Interval
 
 UNDEFINED = "–"  # noqa: RUF001 (an en dash stands for an undefined value)
 MINUS = "−"  # noqa: RUF001 (a minus as wide as a plus)
@@ -27,19 +27,31 @@ METRICS = {
         Metric(names.PRIMARY, "Compound", "", True, "half clDice, half 1 − MASD, capped"),  # noqa: RUF001
         Metric("dice", "Dice", "", True, "overlap of the masks"),
         Metric("cldice", "clDice", "", True, "overlap of centre lines: topology"),
-        Metric("masd", "MASD", "voxels", False, "mean distance between the surfaces"),
-        Metric("hd95", "HD95", "voxels", False, "95th percentile of surface distances"),
+        Metric("masd", "MASD", "header units", False, "mean distance between the surfaces"),
+        Metric("hd95", "HD95", "header units", False, "95th percentile of surface distances"),
         Metric("nsd", "NSD", "", True, "share of the surface within tolerance"),
         Metric("f1", "F1", "", True, "foreground objects or voxels found"),
     )
 }
 
 
-def metric(name: str) -> Metric:
-    """A metric by its name in MLflow; `dice_class2` reads as `Dice, class 2`."""
+def metric(name: str, unit: str = "") -> Metric:
+    """A metric by its name in MLflow; `dice_class2` reads as `Dice, class 2`.
+
+    Distances are told in `unit` where one is given.
+    """
     base, _, number = name.partition("_class")
     known = METRICS.get(base, Metric(base, base, "", True, ""))
+    if known.unit and unit:
+        known = known._replace(unit=unit)
     return known._replace(name=name, label=f"{known.label}, class {number}") if number else known
+
+
+def distance_unit(profile: DatasetProfile) -> str:
+    """The unit of surface distances: that of the headers, where they agree on one."""
+    units = {volume.unit for volume in profile.volumes}
+    unit = units.pop() if len(units) == 1 else ""
+    return {"micron": "µm", "um": "µm", "mm": "mm", "meter": "m"}.get(unit, "header units")
 
 
 def number(value: float | None, digits: int = 3) -> str:

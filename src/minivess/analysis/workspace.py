@@ -23,13 +23,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from minivess import files
+from minivess import files, names
 from minivess.errors import StoreError, UsageError
 
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
-OFFLINE = {"autoinstall_known_extensions": "false"}
+OFFLINE: dict[str, Any] = {"autoinstall_known_extensions": "false"}
 TABLES: dict[str, dict[str, str]] = {
     "runs": {
         "run_id": "VARCHAR PRIMARY KEY",
@@ -93,8 +93,7 @@ def refresh(path: Path, rows: Rows) -> None:
     def build(temporary: Path) -> None:
         if path.exists() and _usable(path):
             shutil.copyfile(path, temporary)
-        merged: Rows = {**rows, "volumes": list(_long(rows.get("volumes", ())))}
-        _merge(temporary, merged)
+        _merge(temporary, rows)
 
     files.write(path, build)
 
@@ -168,7 +167,10 @@ def _replace(connection: Any, table: str, rows: Rows) -> None:
         f"DELETE FROM {table} WHERE run_id IN (SELECT unnest(?::VARCHAR[]))",
         [sorted(known)],
     )
-    if incoming := rows.get(table):
+    incoming = rows.get(table, ())
+    if table == "volumes":
+        incoming = list(_long(incoming))
+    if incoming:
         connection.register("incoming", _arrow(incoming, table))
         connection.execute(f"INSERT INTO {table} SELECT * FROM incoming")
         connection.unregister("incoming")
@@ -193,12 +195,11 @@ def _arrow(rows: Sequence[Mapping[str, Any]], table: str) -> Any:
 
 def _long(rows: Iterable[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
     """One row for each metric, from rows of either form."""
-    identity = ("run_id", "name", "case", "group")
     for row in rows:
-        who = {name: row.get(name) for name in identity}
+        who = {name: row.get(name) for name in ("run_id", "name", "case", "group")}
         if "metric" in row:
             yield {**who, "metric": row["metric"], "value": row.get("value")}
             continue
         for name, value in row.items():
-            if name not in identity and isinstance(value, int | float | None):
+            if name.partition("_class")[0] in names.METRICS:
                 yield {**who, "metric": name, "value": value}

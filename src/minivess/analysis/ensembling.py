@@ -1,0 +1,59 @@
+"""Ensembles of families by mean probability, judged like families, on the same volumes.
+
+With several seeds there is one ensemble for each model x loss over its seeds, and with
+several families one of all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from minivess.analysis.predictions import Prediction
+from minivess.config import EvaluationConfig, ExperimentConfig
+from minivess.contracts import Judged, Member
+from minivess.evaluation import statistics
+
+ALL = "mean_all"
+
+
+def plan(members: Sequence[Member], config: ExperimentConfig) -> dict[str, tuple[str, ...]]:
+    """Name -> families that it averages; a family stands for itself."""
+    families = {member.family: member for member in members}
+    combinations: dict[str, tuple[str, ...]] = {family: (family,) for family in families}
+    if "mean" not in config.analysis.ensembles or len(families) < 2:
+        return combinations
+    for recipe in dict.fromkeys(map(_recipe, families.values())):
+        alike = tuple(name for name, one in families.items() if _recipe(one) == recipe)
+        if 1 < len(alike) < len(families):
+            combinations[f"mean_{recipe}"] = alike
+    return {**combinations, ALL: tuple(families)}
+
+
+def judged(
+    name: str,
+    families: tuple[str, ...],
+    predictions: Sequence[Prediction],
+    members: Sequence[Member],
+    config: EvaluationConfig,
+) -> Judged:
+    """Sum up one family or ensemble; an ensemble runs the networks of all its families."""
+    volumes = tuple(prediction.metrics for prediction in predictions)
+    groups = [volume.group for volume in volumes]
+    metrics = dict.fromkeys(metric for volume in volumes for metric in volume.values)
+    size = {member.family: member.trainable_parameters for member in members}
+    return Judged(
+        name=name,
+        members=families,
+        trainable_parameters=sum(size[family] for family in families),
+        intervals={
+            metric: statistics.interval(
+                [volume.values.get(metric) for volume in volumes], config=config, groups=groups
+            )
+            for metric in metrics
+        },
+        volumes=volumes,
+    )
+
+
+def _recipe(member: Member) -> str:
+    return f"{member.spec.model}_{member.spec.loss.name}"

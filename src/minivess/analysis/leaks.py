@@ -1,0 +1,80 @@
+"""No network judges what it trained on: not the volume, its group, nor a copy of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from minivess.contracts import Case, Member
+from minivess.errors import DataError
+
+REMEDY = (
+    "judge only what was held out: mend the split (training.splits, data.group) and train again, "
+    "the folds that it changes get new keys"
+)
+
+
+def refuse(member: Member, case: Case) -> None:
+    """Raise where this member trained on this volume.
+
+    Raises:
+        DataError: it did.
+    """
+    if case.case in member.spec.fold.train:
+        raise DataError(
+            f"{member.family} fold {member.spec.fold.index} trained on {case.case}, "
+            "so it cannot judge it.",
+            remedy=REMEDY,
+        )
+
+
+def check(members: Sequence[Member], cases: Mapping[str, Case]) -> None:
+    """Look at the sides of every fold: no volume on both, no group on both, one set of classes.
+
+    Raises:
+        DataError: the first leak found, by name.
+    """
+    for member in members:
+        where = f"{member.family} fold {member.spec.fold.index}"
+        trained = set(member.spec.fold.train)
+        held_out = {*member.spec.fold.val, *member.spec.test}
+        if both := sorted(trained & held_out):
+            raise DataError(
+                f"Leak: {where} trained on {both[0]}, which is also held out to judge it.",
+                remedy=REMEDY,
+            )
+        groups = {cases[case].group: case for case in trained if case in cases}
+        for case in sorted(held_out & set(cases)):
+            group = cases[case].group
+            if group is not None and group in groups:
+                raise DataError(
+                    f"Leak: {where} trained on {groups[group]} and is judged on {case}, "
+                    f"and both belong to group {group!r}.",
+                    remedy=REMEDY,
+                )
+    _same_classes(members)
+
+
+def saw(member: Member, case: Case, contents: Mapping[str, str]) -> bool:
+    """Whether the member trained on this volume or on a copy of it under another name.
+
+    `contents` maps a case to the hash of its bytes.
+    """
+    trained = member.spec.fold.train
+    if case.case in trained:
+        return True
+    content = contents.get(case.case)
+    return content is not None and any(contents.get(other) == content for other in trained)
+
+
+def _same_classes(members: Sequence[Member]) -> None:
+    first = members[0]
+    for member in members:
+        if (member.spec.classes, member.spec.label_map) != (
+            first.spec.classes,
+            first.spec.label_map,
+        ):
+            raise DataError(
+                f"{member.family} knows the classes {member.spec.classes} and {first.family} "
+                f"{first.spec.classes}, so they cannot be compared.",
+                remedy="analyse them apart: `just analyse --upstream ID`",
+            )

@@ -1,0 +1,111 @@
+"""The methods paragraph: what was done, in the words of a paper, from the settings used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from minivess import names
+from minivess.analysis import wording
+from minivess.config import ExperimentConfig
+from minivess.contracts import AnalysisResult, DatasetProfile, Member
+
+REFERENCES = (
+    "Isensee et al. 2021, Nature Methods 18 (sliding window, foreground-balanced patches)",
+    "Shit et al. 2021, CVPR (clDice)",
+    "Maier-Hein, Reinke et al. 2024, Nature Methods 21 (definitions of the metrics)",
+    "Field and Welsh 2007, J. R. Stat. Soc. B 69 (bootstrap of clustered data)",
+)
+
+
+def paragraphs(
+    result: AnalysisResult,
+    profile: DatasetProfile,
+    config: ExperimentConfig,
+    members: Sequence[Member] = (),
+) -> list[str]:
+    """Data, training, evaluation and choice, a paragraph each."""
+    return [
+        _data(profile, config),
+        *(_training(config, members) if members else ()),
+        _evaluation(result, config, wording.distance_unit(profile)),
+        _choice(result, config),
+    ]
+
+
+def _data(profile: DatasetProfile, config: ExperimentConfig) -> str:
+    left = len(profile.quarantined)
+    quarantine = (
+        f" {wording.volumes(left)} could not be used and stand in the profile." if left else ""
+    )
+    resampling = config.data.resampling
+    size = (
+        f"resampled to {wording.spacing(resampling.target_spacing)} ({resampling.method})"
+        if resampling.enabled and resampling.target_spacing
+        else "used at their native resolution, without resampling"
+    )
+    scaling = {
+        "zscore": "scaled to zero mean and unit variance volume by volume",
+        "minmax": "scaled to the range 0 to 1 volume by volume",
+        "none": "left as they are",
+    }[config.data.normalisation]
+    return (
+        f"The dataset {profile.dataset} (version {profile.dataset_hash[:12]}) holds "
+        f"{wording.volumes(profile.n_volumes)}, {size}; intensities were {scaling}.{quarantine}"
+    )
+
+
+def _training(config: ExperimentConfig, members: Sequence[Member]) -> list[str]:
+    first, training = members[0].spec, config.training
+    families = {member.family: member for member in members}
+    folds = {member.spec.fold.index for member in members}
+    seeds = sorted({member.spec.seed for member in members})
+    losses = {member.spec.loss.name: member.spec.loss.formula for member in members}
+    nets = {one.spec.model: one.spec.network for one in families.values()}
+    described = "; ".join(
+        f"{name} ({net.family}, filters {'-'.join(map(str, net.filters))})"
+        for name, net in nets.items()
+    )
+    augment = "flips, rotations and intensity changes" if training.augment else "no augmentation"
+    overlap = f"{100 * first.window.overlap:.0f} %"
+    return [
+        f"Networks: {described}. Losses: "
+        f"{'; '.join(f'{name} = {formula}' for name, formula in losses.items())}. "
+        f"Each combination was trained in {len(folds)} folds of cross-validation for at most "
+        f"{training.max_epochs} epochs ({training.optimizer}, learning rate "
+        f"{training.learning_rate:g}, {training.scheduler} schedule), on patches of "
+        f"{wording.shape(first.window.patch_size)} voxels with {augment}, "
+        f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}. Whole volumes were "
+        f"predicted by a sliding window of the same size with {overlap} overlap and Gaussian "
+        "blending."
+    ]
+
+
+def _evaluation(result: AnalysisResult, config: ExperimentConfig, unit: str) -> str:
+    settings = config.evaluation
+    metric = wording.metric(names.PRIMARY)
+    return (
+        "Every volume was predicted only by networks that had not trained on it (out of fold). "
+        "Dice, clDice, MASD (mean of the two directed mean surface distances), HD95 and NSD follow "
+        f"Metrics Reloaded; distances are in {unit}, the tolerance of NSD is "
+        f"{settings.nsd_tolerance:g} voxels. The primary metric ({metric.label}, {names.PRIMARY}) is "
+        f"0.5 · clDice + 0.5 · (1 − min(MASD, {settings.masd_cap:g}) / {settings.masd_cap:g}) with "  # noqa: RUF001
+        "MASD in voxels. F1 of voxels equals Dice. With several classes a metric is the mean over "
+        f"the foreground classes. Intervals are {settings.ci_level * 100:g} % percentile bootstrap "
+        f"intervals of the mean over volumes ({settings.bootstrap_n} resamples, whole groups where "
+        "groups are known)."
+    )
+
+
+def _choice(result: AnalysisResult, config: ExperimentConfig) -> str:
+    ensembles = (
+        " Ensembles average the class probabilities of their families; they are reported, not "
+        "eligible."
+        if result.ensembles
+        else ""
+    )
+    return (
+        f"The champion is the family with the highest mean {names.PRIMARY}; where the interval of "
+        "the paired difference to another family includes 0, the family with fewer parameters "
+        f"wins, then the higher mean.{ensembles} `Untrained` is the same network before its first "
+        "training step, on the validation volumes of each fold."
+    )

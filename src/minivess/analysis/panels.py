@@ -1,0 +1,138 @@
+"""What a prediction looks like: image, truth, prediction and their difference, side by side.
+
+Every tile is a projection along z, seen as in the microscope. Differences are coloured by
+what lies along the ray: white was found, orange is too much, blue is missed, pink is another
+class (Okabe and Ito's colours, told apart by colour-blind readers).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from minivess import files
+from minivess.analysis.wording import number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Array = npt.NDArray[Any]
+
+FOUND, EXTRA, MISSED, CONFUSED = "#f2f2f2", "#e69f00", "#56b4e9", "#cc79a7"
+CLASSES = ("#f2f2f2", "#e69f00", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
+BACKGROUND = (0.055, 0.065, 0.08)
+TILE = 3.0  # inches
+
+
+def draw(
+    image: Array, truth: Array, prediction: Array, *, spacing: tuple[float, ...], unit: str,
+    path: Path,
+) -> Path:  # fmt: skip
+    """Write one strip of four tiles as PNG; arrays are (X, Y, Z), masks hold class indices."""
+    from matplotlib.figure import Figure
+
+    tiles = {
+        "image": grey(image),
+        "truth": classes(truth),
+        "prediction": classes(prediction),
+        "difference": difference(truth, prediction),
+    }
+    aspect = spacing[1] / spacing[0]
+    ratio = image.shape[1] * aspect / image.shape[0]
+    figure = Figure(figsize=(4 * TILE + 0.18, TILE * min(max(ratio, 0.5), 1.6)))
+    figure.subplots_adjust(0, 0, 1, 1, wspace=0.02)
+    for axis, (title, tile) in zip(figure.subplots(1, 4), tiles.items(), strict=True):
+        axis.imshow(tile.swapaxes(0, 1), aspect=aspect, interpolation="lanczos", vmin=0, vmax=1)
+        axis.set_axis_off()
+        _label(axis, title)
+    _scale_bar(figure.axes[0], image.shape[0], spacing[0], unit)
+    return files.write(path, lambda target: _save(figure, target))
+
+
+def grey(image: Array) -> Array:
+    """Maximum projection of (X, Y, Z) as (X, Y, 3), stretched between percentiles 1 and 99.7."""
+    flat = image.max(axis=-1).astype(np.float32)
+    low, high = np.percentile(flat, (1, 99.7))
+    stretched = ((flat - low) / max(high - low, 1e-6)).clip(0, 1)
+    return np.repeat(stretched[..., None], 3, axis=-1)
+
+
+def classes(mask: Array) -> Array:
+    """The classes along each ray, mixed by how often they occur; brightness shows depth."""
+    layers = {
+        CLASSES[(index - 1) % len(CLASSES)]: mask == index for index in np.unique(mask) if index > 0
+    }
+    return _mixed(layers, mask.shape[:2])
+
+
+def difference(truth: Array, prediction: Array) -> Array:
+    """Found, extra, missed and confused voxels along each ray, mixed by how often they occur."""
+    there, said = truth > 0, prediction > 0
+    layers = {
+        FOUND: there & (truth == prediction),
+        EXTRA: said & ~there,
+        MISSED: there & ~said,
+        CONFUSED: there & said & (truth != prediction),
+    }
+    return _mixed(layers, truth.shape[:2])
+
+
+def _mixed(layers: dict[str, Array], shape: tuple[int, ...]) -> Array:
+    from matplotlib.colors import to_rgb
+
+    background = np.array(BACKGROUND, dtype=np.float32)
+    total = np.zeros(shape, dtype=np.float32)
+    colour = np.zeros((*shape, 3), dtype=np.float32)
+    for name, layer in layers.items():
+        depth = layer.sum(axis=-1, dtype=np.float32)
+        total += depth
+        colour += depth[..., None] * np.array(to_rgb(name), dtype=np.float32)
+    colour /= np.maximum(total, 1)[..., None]
+    deepest = max(float(total.max()), 1.0)
+    opacity = np.where(total > 0, 0.55 + 0.45 * total / deepest, 0)[..., None]
+    mixed: Array = background + opacity * (colour - background)
+    return mixed
+
+
+def _label(axis: Axes, title: str) -> None:
+    axis.text(
+        0.03, 0.965, title, transform=axis.transAxes, color="white", fontsize=10.5, va="top",
+        bbox={"facecolor": "black", "alpha": 0.45, "edgecolor": "none", "pad": 2.5},
+    )  # fmt: skip
+
+
+def _scale_bar(axis: Axes, width: int, spacing: float, unit: str) -> None:
+    """A bar of a round length, about a quarter of the tile."""
+    length = round_length(width * spacing / 4)
+    left, right = width * 0.95 - length / spacing, width * 0.95
+    bottom = axis.get_ylim()[0] * 0.93
+    axis.plot([left, right], [bottom, bottom], color="white", lw=3, solid_capstyle="butt")
+    symbol = {"micron": "µm", "um": "µm", "unknown": ""}.get(unit, unit)
+    text = f"{length:g} {symbol}".strip()
+    axis.text((left + right) / 2, bottom * 0.975, text, color="white", fontsize=9.5,
+              ha="center", va="bottom")  # fmt: skip
+
+
+def round_length(about: float) -> float:
+    """The largest 1, 2 or 5 times a power of ten that is not above `about`."""
+    power = 10.0 ** np.floor(np.log10(about))
+    return float(power * max(step for step in (1, 2, 5) if step * power <= about))
+
+
+def _save(figure: Any, target: Path) -> None:
+    """A palette of 256 colours keeps a report of many panels small."""
+    from PIL import Image
+
+    figure.savefig(target, dpi=130, facecolor=BACKGROUND)
+    with Image.open(target) as picture:
+        small = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    small.save(target, optimize=True)
+
+
+def sentence(values: dict[str, float | None]) -> str:
+    """The metrics under a panel."""
+    shown = [(name, values[name]) for name in ("dice", "cldice", "masd") if name in values]
+    return " · ".join(f"{name} {number(value)}" for name, value in shown)

@@ -1,0 +1,181 @@
+"""Flow 3's work in one call: judge, combine, choose, draw, write."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from minivess import files, names
+from minivess.analysis import (
+    champion,
+    ensembling,
+    figures,
+    panels,
+    predictions,
+    report,
+    wording,
+)
+from minivess.config import ExperimentConfig
+from minivess.contracts import AnalysisResult, Case, DatasetProfile, Judged, Member
+from minivess.data import volume
+
+log = logging.getLogger(__name__)
+
+
+class Analysis(NamedTuple):
+    """What was found, and the files that say so with their places among a run's artifacts."""
+
+    result: AnalysisResult
+    files: dict[Path, str]
+
+
+def analyse(
+    members: Sequence[Member],
+    cases: Mapping[str, Case],
+    profile: DatasetProfile,
+    config: ExperimentConfig,
+    folder: Path,
+    on_volume: Callable[[int, int], None] | None = None,
+    *,
+    cache: Path | None = None,
+    run_id: str | None = None,
+    links: Mapping[str, str] | None = None,
+) -> Analysis:
+    """Judge families and ensembles out of fold, choose the champion, write the report.
+
+    Args:
+        folder: where the files are written.
+        cache: where judged masks are kept between calls; default within `folder`.
+        run_id, links: this run and addresses of runs, for the report's lineage.
+
+    Raises:
+        DataError: a leak, or nothing to judge.
+    """
+    combinations = ensembling.plan(members, config)
+    found = predictions.out_of_fold(
+        members,
+        cases,
+        config,
+        cache or folder / "judged",
+        on_volume,
+        combinations=combinations,
+        contents={one.case: one.content_hash for one in profile.volumes},
+    )
+    judged = [
+        ensembling.judged(name, families, found.predictions[name], members, config.evaluation)
+        for name, families in combinations.items()
+        if found.predictions[name]
+    ]
+    families = [one for one in judged if len(one.members) == 1]
+    parents = {member.family: member.parent_run_id for member in members}
+    chosen = champion.choose(families, config, parents)
+    result = AnalysisResult(
+        run_id=run_id,
+        experiment=config.experiment,
+        dataset_hash=profile.dataset_hash,
+        training_run_ids=tuple(dict.fromkeys(parents.values())),
+        families=tuple(families),
+        ensembles=tuple(one for one in judged if len(one.members) > 1),
+        untrained=untrained([one for one in members if one.family == chosen.family]),
+        champion=chosen,
+        notes=tuple(_skipped(found.skipped)),
+    )
+    log.info("champion: %s", chosen.reason)
+    drawn = draw(result, cases, profile, config, found, members, folder / "figures")
+    return Analysis(result, _write(result, profile, config, members, drawn, links or {}, folder))
+
+
+def untrained(members: Iterable[Member]) -> dict[str, float]:
+    """The untrained networks' metrics, averaged over all volumes that the folds validated."""
+    sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for member in members:
+        n = len(member.spec.fold.val)
+        for name, value in member.untrained.items():
+            plain = name.removeprefix("val_")
+            sums[plain] = sums.get(plain, 0.0) + n * value
+            counts[plain] = counts.get(plain, 0) + n
+    return {name: sums[name] / counts[name] for name in sums if counts[name]}
+
+
+def shown(best: Judged, count: int) -> list[tuple[str, str]]:
+    """The volumes to show as (case, why): the middle one first, then the worst ones."""
+    ranked = figures.worst_first(best)
+    middle = ranked[len(ranked) // 2]
+    worst = ranked[: min(count, len(ranked))]
+    named = [(one.case, f"rank {rank} of {len(ranked)}") for rank, one in enumerate(worst, start=1)]
+    return [(middle.case, "typical volume, the middle of all"), *named]
+
+
+def draw(
+    result: AnalysisResult,
+    cases: Mapping[str, Case],
+    profile: DatasetProfile,
+    config: ExperimentConfig,
+    found: predictions.OutOfFold,
+    members: Sequence[Member],
+    folder: Path,
+) -> list[figures.Drawn]:
+    """All figures: of numbers, then a panel of each volume shown."""
+    best = figures.champion_of(result)
+    masks = {one.metrics.case: one.mask for one in found.predictions[best.name]}
+    spec = members[0].spec
+    strips: dict[str, Path] = {}
+    drawn = figures.draw(result, folder, wording.distance_unit(profile))
+    for case, why in shown(best, config.analysis.figures):
+        if case not in strips:
+            image, label, geometry = volume.load(
+                cases[case], label_map=spec.label_map, resampling=config.data.resampling
+            )
+            if label is None:
+                continue
+            strips[case] = panels.draw(
+                image[0],
+                predictions.class_indices(label, spec.classes),
+                predictions.read_mask(masks[case]),
+                spacing=geometry.spacing,
+                unit=geometry.unit,
+                path=folder / "predictions" / f"{case}.png",
+            )
+        drawn.append(figures.Drawn(f"panel {case}", strips[case], None, why, case))
+    return drawn
+
+
+def _write(
+    result: AnalysisResult,
+    profile: DatasetProfile,
+    config: ExperimentConfig,
+    members: Sequence[Member],
+    drawn: Sequence[figures.Drawn],
+    links: Mapping[str, str],
+    folder: Path,
+) -> dict[Path, str]:
+    written = report.tables(result, folder / "tables")
+    written += [one.path for one in drawn]
+    written.append(
+        files.write_json(folder / names.ANALYSIS_ARTIFACT, result.model_dump(mode="json"))
+    )
+    written.append(files.write_text(folder / "report" / "report.md", report.markdown(result)))
+    written.append(
+        report.render(
+            result,
+            profile,
+            drawn,
+            links=links,
+            path=folder / names.REPORT_ARTIFACT,
+            config=config,
+            members=members,
+        )
+    )
+    return {path: path.relative_to(folder).as_posix() for path in written}
+
+
+def _skipped(skipped: Mapping[str, Sequence[str]]) -> list[str]:
+    """A sentence for each volume that somebody could not judge."""
+    return [
+        f"{case} was not judged by {', '.join(left)}: every one of their networks had trained on it "
+        "or on a copy of it, or the fold that held it out is missing."
+        for case, left in sorted(skipped.items())
+    ]

@@ -1,0 +1,265 @@
+"""Predictions of volumes by networks that did not train on them, and their judgement.
+
+Each family is asked only through those of its members that have not seen the volume: the one
+fold that validated it, or all folds for a test volume. Families are averaged into ensembles on
+the way, so that one volume's probabilities are all that is held in memory. What was judged is
+kept by content key, so a run that was cut off goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from minivess import files, inference, keys, networks
+from minivess.analysis import leaks
+from minivess.config import ExperimentConfig
+from minivess.contracts import Case, Member, VolumeMetrics
+from minivess.data import volume
+from minivess.errors import DataError
+from minivess.evaluation import metrics
+
+log = logging.getLogger(__name__)
+
+Probabilities = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.uint8]
+Combinations = Mapping[str, tuple[str, ...]]
+KEPT_NETWORKS = 16
+
+
+class Prediction(NamedTuple):
+    """One judged mask; the file holds `mask` (X, Y, Z) of class indices."""
+
+    metrics: VolumeMetrics
+    mask: Path
+
+
+class OutOfFold(NamedTuple):
+    """Every judgement by name of family or ensemble, in the order of the cases."""
+
+    predictions: dict[str, list[Prediction]]
+    skipped: dict[str, list[str]]
+
+
+def predict(
+    member: Member, case: Case, config: ExperimentConfig, *, device: str = "cpu"
+) -> Probabilities:
+    """Class probabilities (C, X, Y, Z) of a volume that this member did not train on.
+
+    Raises:
+        DataError: it did.
+    """
+    leaks.refuse(member, case)
+    image, _, _ = volume.load(
+        case, label_map=member.spec.label_map, resampling=config.data.resampling
+    )
+    return _forward(member, image, device)
+
+
+def out_of_fold(
+    members: Sequence[Member],
+    cases: Mapping[str, Case],
+    config: ExperimentConfig,
+    cache: Path,
+    on_volume: Callable[[int, int], None] | None = None,
+    *,
+    combinations: Combinations | None = None,
+    contents: Mapping[str, str] | None = None,
+) -> OutOfFold:
+    """Predict and judge every labelled volume by every family and combination of families.
+
+    Args:
+        combinations: name -> families that it averages; none means the families themselves.
+        contents: case -> hash of its bytes; a copy of a training volume counts as seen.
+        on_volume: called with (done, total).
+
+    Raises:
+        DataError: a leak between training and validation, or nothing left to judge.
+    """
+    leaks.check(members, cases)
+    bench = Bench.of(members, config, cache, contents or {})
+    wanted = combinations or {family: (family,) for family in bench.families}
+    labelled = [case for case in cases.values() if case.label is not None]
+    found = OutOfFold({name: [] for name in wanted}, {})
+    for done, case in enumerate(labelled, start=1):
+        jobs = bench.jobs(case, wanted)
+        for name, prediction in bench.volume(case, jobs).items():
+            found.predictions[name].append(prediction)
+        if left := sorted(set(wanted) - set(jobs)):
+            found.skipped[case.case] = left
+        if on_volume:
+            on_volume(done, len(labelled))
+    if not any(found.predictions.values()):
+        raise DataError(
+            f"None of the {len(labelled)} labelled volumes is unseen by some member.",
+            remedy="train all folds of a family: run `just train` again, finished cells are reused",
+        )
+    return found
+
+
+class Job(NamedTuple):
+    """One judgement to make: who speaks for each family, and where the answer is kept."""
+
+    speakers: dict[str, tuple[Member, ...]]
+    folder: Path
+
+    @property
+    def done(self) -> bool:
+        """Whether the answer is there; metrics are written last."""
+        return (self.folder / "metrics.json").exists()
+
+    def read(self) -> Prediction:
+        """The answer."""
+        values = files.read_json(self.folder / "metrics.json")
+        return Prediction(VolumeMetrics.model_validate(values), self.folder / "mask.npz")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every volume is judged with."""
+
+    families: dict[str, list[Member]]
+    config: ExperimentConfig
+    cache: Path
+    contents: Mapping[str, str]
+    device: str
+    code: dict[str, str] = field(repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        members: Sequence[Member],
+        config: ExperimentConfig,
+        cache: Path,
+        contents: Mapping[str, str],
+    ) -> Bench:
+        """Group the members by family."""
+        families: dict[str, list[Member]] = {}
+        for member in members:
+            families.setdefault(member.family, []).append(member)
+        code = keys.code(("analysis/predictions.py", *keys.ANALYSIS_CODE[1:]))
+        return cls(families, config, cache, contents, _device(config), code)
+
+    def jobs(self, case: Case, wanted: Combinations) -> dict[str, Job]:
+        """The combinations whose every family has a member that has not seen the volume."""
+        unseen = {
+            family: tuple(one for one in members if not leaks.saw(one, case, self.contents))
+            for family, members in self.families.items()
+        }
+        return {
+            name: self._job(case, {family: unseen[family] for family in families})
+            for name, families in wanted.items()
+            if all(unseen[family] for family in families)
+        }
+
+    def volume(self, case: Case, jobs: Mapping[str, Job]) -> dict[str, Prediction]:
+        """Judge one volume; answers that are kept are not made again."""
+        missing = {name: job for name, job in jobs.items() if not job.done}
+        if missing:
+            self._judge(case, missing)
+        return {name: job.read() for name, job in jobs.items()}
+
+    def _job(self, case: Case, speakers: dict[str, tuple[Member, ...]]) -> Job:
+        key = keys.digest(
+            {
+                "case": case.case,
+                "cells": {
+                    family: [[one.cell_key, one.checkpoint.name] for one in members]
+                    for family, members in speakers.items()
+                },
+                "resampling": self.config.data.resampling.counted(),
+                "evaluation": self.config.evaluation.counted(),
+                "code": self.code,
+            }
+        )
+        return Job(speakers, self.cache / key)
+
+    def _judge(self, case: Case, jobs: Mapping[str, Job]) -> None:
+        spec = next(iter(self.families.values()))[0].spec
+        image, label, geometry = volume.load(
+            case, label_map=spec.label_map, resampling=self.config.data.resampling
+        )
+        if label is None:
+            return
+        truth = metrics.Truth(class_indices(label, spec.classes), spec.classes)
+        for job, probabilities in self._combined(image, jobs.values()):
+            mask = inference.mask(probabilities)
+            scores = metrics.judge(
+                mask,
+                truth,
+                classes=spec.classes,
+                config=self.config.evaluation,
+                spacing=geometry.spacing,
+            )
+            _keep(job, mask, VolumeMetrics(case=case.case, group=case.group, values=scores))
+
+    def _combined(self, image: Probabilities, jobs: Any) -> Iterator[tuple[Job, Probabilities]]:
+        """Each job's mean probability, as soon as its last family has spoken."""
+        waiting = [(job, list(job.speakers)) for job in jobs]
+        sums: dict[Path, Probabilities] = {}
+        for family in self.families:
+            asked = [(job, left) for job, left in waiting if family in left]
+            if not asked:
+                continue
+            said = self._mean(asked[0][0].speakers[family], image)
+            for job, left in asked:
+                left.remove(family)
+                sums[job.folder] = sums[job.folder] + said if job.folder in sums else said
+                if not left:
+                    yield job, sums.pop(job.folder) / np.float32(len(job.speakers))
+
+    def _mean(self, members: Sequence[Member], image: Probabilities) -> Probabilities:
+        total = _forward(members[0], image, self.device)
+        for member in members[1:]:
+            total += _forward(member, image, self.device)
+        return total / np.float32(len(members))
+
+
+def class_indices(label: Mask, classes: Sequence[int]) -> Mask:
+    """Label values (X, Y, Z) as indices into `classes`."""
+    table = np.zeros(256, dtype=np.uint8)
+    table[list(classes)] = np.arange(len(classes))
+    return table[label]
+
+
+def read_mask(path: Path) -> Mask:
+    """A kept mask (X, Y, Z) of class indices."""
+    with np.load(path) as archive:
+        mask: Mask = archive["mask"]
+    return mask
+
+
+def _keep(job: Job, mask: Mask, judged: VolumeMetrics) -> None:
+    files.write(job.folder / "mask.npz", lambda path: np.savez_compressed(path, mask=mask))
+    files.write_json(job.folder / "metrics.json", judged.model_dump(mode="json"))
+
+
+def _forward(member: Member, image: Probabilities, device: str) -> Probabilities:
+    spec = member.spec
+    network = _network(spec.network.model_dump_json(), member.checkpoint, device)
+    normal = inference.normalise(image, spec.window.normalisation)
+    divisor = networks.divisor(spec.network)
+    logits = inference.logits(network, normal, spec.window, divisor=divisor, device=device)
+    return inference.probabilities(logits)
+
+
+@lru_cache(maxsize=KEPT_NETWORKS)
+def _network(record: str, checkpoint: Path, device: str) -> Any:
+    from minivess.contracts import Network
+
+    return networks.load(Network.model_validate_json(record), checkpoint).to(device)
+
+
+def _device(config: ExperimentConfig) -> str:
+    if config.training.device != "auto":
+        return config.training.device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
