@@ -10,6 +10,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 import uuid
@@ -24,7 +25,7 @@ from minivess.config import set_environment
 from minivess.contracts import Case, DatasetProfile
 from minivess.data.cases import curated_names
 from minivess.data.index import Index
-from minivess.errors import DataError
+from minivess.errors import DataError, MinivessError
 from minivess.home import Home, lock
 
 REMOTE = "storage"  # the name of our remote in DVC's configuration
@@ -94,20 +95,20 @@ def commit(home: Home, folder: Path, *, remote: str | None) -> Version:
     """Add the curated folder to DVC and push it; `remote` is a folder or URL, None ours.
 
     Raises:
-        DataError: DVC or the remote refuses; nothing points to a version that was not pushed.
+        DataError: DVC or the remote refuses; then no .dvc file names what was not pushed.
     """
-    where = remote or str(home.dvc / "remote")
-    with _repository(home, where) as repo:
+    where = _address(remote or str(home.dvc / "remote"))
+    dvc_file = home.dvc / f"{folder.name}.dvc"
+    with _repository(home, where) as repo, _put_back(dvc_file):
         (stage,) = repo.add([str(folder)])
-        repo.push(targets=[stage.addressing], remote=REMOTE)
+        repo.push(targets=[str(dvc_file)], remote=REMOTE)
         hashed = str(stage.outs[0].hash_info.value)
-        dvc_file = Path(stage.path)
-    ours = folder_hash(folder, index_of(home))
-    if hashed != ours:
-        raise DataError(
-            f"DVC says {hashed}, we say {ours}: {folder} changed while it was added.",
-            remedy="run the same command again while nothing writes to that folder",
-        )
+        ours = folder_hash(folder, index_of(home))
+        if hashed != ours:
+            raise DataError(
+                f"DVC says {hashed}, we say {ours}: {folder} changed while it was added.",
+                remedy="run the same command again while nothing writes to that folder",
+            )
     return Version(ours, dvc_file, where, folder, home.root)
 
 
@@ -121,7 +122,7 @@ def restore(home: Home, *, dataset: str, dataset_hash: str, dvc_text: str, remot
     if folder.is_dir() and folder_hash(folder, index_of(home)) == dataset_hash:
         return folder
     dvc_file = home.dvc / f"{folder.name}.dvc"
-    with _repository(home, remote) as repo:
+    with _repository(home, _address(remote)) as repo, _put_back(dvc_file):
         files.write_text(dvc_file, dvc_text)
         repo.pull(targets=[str(dvc_file)], remote=REMOTE, force=True)
     found = folder_hash(folder, index_of(home))
@@ -186,9 +187,7 @@ def _swap(folder: Path, sources: Mapping[str, Path], kept: set[str]) -> None:
         for name, source in sources.items():
             target = building / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            if name in kept:
-                os.link(folder / name, target)
-            else:
+            if name not in kept or not _link(folder / name, target):
                 _copy(source, target)
         if folder.exists():
             folder.replace(old)
@@ -196,6 +195,15 @@ def _swap(folder: Path, sources: Mapping[str, Path], kept: set[str]) -> None:
     finally:
         shutil.rmtree(building, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _link(ours: Path, target: Path) -> bool:
+    """A second name for a file of ours; False where the file system has no links."""
+    try:
+        os.link(ours, target)
+    except OSError:
+        return False
+    return True
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -212,22 +220,43 @@ def _copy(source: Path, target: Path) -> None:
 # --- DVC ----------------------------------------------------------------------------------
 
 
+def _address(remote: str) -> str:
+    """A URL as it is, a folder absolute."""
+    return remote if "://" in remote else str(Path(remote).expanduser().resolve())
+
+
+@contextmanager
+def _put_back(path: Path) -> Iterator[None]:
+    """Leave `path` as it was if the block fails."""
+    before = path.read_bytes() if path.exists() else None
+    try:
+        yield
+    except BaseException:
+        if before is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.write_bytes(before)
+        raise
+
+
 @contextmanager
 def _repository(home: Home, remote: str) -> Iterator[Any]:
     """DVC's repository of this home, made on first use, with one remote; errors translated."""
     # DVC writes below /var/tmp unless told, and counts uses unless told.
     set_environment(DVC_SITE_CACHE_DIR=str(home.dvc / "tmp" / "site"), DVC_NO_ANALYTICS="1")
-    from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
+    logging.getLogger("dvc").setLevel(logging.WARNING)  # importing dvc sets it to INFO on stdout
     with lock(home.dvc / ".lock", what="dvc", wait=True):
         try:
-            if not (home.dvc / ".dvc").is_dir():
-                Repo.init(str(home.dvc), no_scm=True).close()
+            if not (home.dvc / ".dvc" / "config").exists():
+                Repo.init(str(home.dvc), no_scm=True, force=True).close()
             _configure(home, remote)
             with Repo(str(home.dvc)) as repo:
                 yield repo
-        except DvcException as error:
+        except MinivessError:
+            raise
+        except Exception as error:  # each remote's client (s3, ssh, ...) raises its own types
             cause = f" ({error.__cause__})" if error.__cause__ else ""
             raise DataError(
                 f"DVC could not store or fetch a version with {remote}: {error}{cause}",
@@ -240,12 +269,12 @@ def _configure(home: Home, remote: str) -> None:
     analytics = false
     no_scm = True
     check_update = false
-    site_cache_dir = {home.dvc / "tmp" / "site"}
+    site_cache_dir = "{home.dvc / "tmp" / "site"}"
 [cache]
     type = "reflink,hardlink,copy"
 ['remote "{REMOTE}"']
-    url = {remote}
+    url = "{remote}"
 """
     path = home.dvc / ".dvc" / "config"
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
+    if path.read_text(encoding="utf-8") != text:
         files.write_text(path, text)
