@@ -4,9 +4,9 @@ Both empty: Dice, clDice, NSD, F1 are 1 and distances 0. One empty: scores are 0
 undefined (None). Several classes: each metric is the mean over the foreground classes where it
 is defined, and every class stands beside it as `<metric>_class<label value>`.
 
-Dice and F1 of voxels are the same number (Maier-Hein et al. 2024, fig. SN 2.9); both names are kept
-because readers look for either. The compound metric takes its MASD in voxels; `masd` and `hd95` are in
-the unit of `spacing`; the tolerance of NSD is in voxels, over surface voxels, not areas.
+Dice and F1 of voxels are the same number (Maier-Hein et al. 2024, Metrics Reloaded); both names
+are kept because readers look for either. The compound metric takes its MASD in voxels; `masd` and
+`hd95` are in the unit of `spacing`; NSD counts surface voxels, with its tolerance in voxels.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def judge(
     """
     known = truth if isinstance(truth, Truth) else Truth(truth, classes)
     if prediction.shape != known.shape:
-        message = f"A prediction of shape {prediction.shape} cannot be judged by a label of {known.shape}."
+        message = f"Prediction {prediction.shape} and label {known.shape} differ in shape."
         raise ValueError(message)
     by_class: dict[int, Scores] = {}
     for index, value in enumerate(classes[1:], start=1):
@@ -102,14 +102,11 @@ def _topology(guess: Region, real: Region, config: EvaluationConfig, spacing: Sp
     cldice = _cldice(guess, real)
     out, back = _surface_distances(guess, real, VOXELS)
     masd_voxels = (out.mean() + back.mean()) / 2
-    if spacing != VOXELS:
-        near = _surface_distances(guess, real, spacing)
-    else:
-        near = (out, back)
+    physical = (out, back) if spacing == VOXELS else _surface_distances(guess, real, spacing)
     return {
         "cldice": cldice,
-        "masd": float((near[0].mean() + near[1].mean()) / 2),
-        "hd95": float(max(np.percentile(near[0], 95), np.percentile(near[1], 95))),
+        "masd": float((physical[0].mean() + physical[1].mean()) / 2),
+        "hd95": float(max(np.percentile(directed, 95) for directed in physical)),
         "nsd": float(_within(out, back, config.nsd_tolerance)),
         PRIMARY: float(compound(cldice, masd_voxels, config.masd_cap)),
     }
@@ -124,7 +121,8 @@ def _cldice(guess: Region, real: Region) -> float:
     """Harmonic mean of topology precision and sensitivity (Shit et al. 2021)."""
     precision = real.contains(guess.skeleton)
     sensitivity = guess.contains(real.skeleton)
-    return 2 * precision * sensitivity / (precision + sensitivity) if precision + sensitivity else 0.0
+    total = precision + sensitivity
+    return 2 * precision * sensitivity / total if total else 0.0
 
 
 def _surface_distances(

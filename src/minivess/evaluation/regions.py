@@ -37,12 +37,12 @@ class Region:
         if not self.size:
             return np.empty((0, 3), dtype=np.int64)
         corner, box = self._box
-        points = np.argwhere(skeletonize(box))
+        points = np.argwhere(skeletonize(box))  # type: ignore[no-untyped-call]
         return corner + (points if len(points) else np.argwhere(box))
 
     @cached_property
     def surface(self) -> Points:
-        """Voxel coordinates (N, 3) of voxels with a face neighbour outside; beyond the volume is outside."""
+        """Voxel coordinates (N, 3) with a face neighbour outside, beyond the volume included."""
         if not self.size:
             return np.empty((0, 3), dtype=np.int64)
         corner, box = self._box

@@ -62,7 +62,8 @@ def _clusters(
     names = [(index, None) if group is None else (-1, group) for index, group in enumerate(groups)]
     order = {name: position for position, name in enumerate(dict.fromkeys(names))}
     member = [order[name] for name in names]
-    return np.bincount(member, weights=data), np.bincount(member).astype(np.float64)
+    sums = np.bincount(member, weights=data).astype(np.float64)
+    return sums, np.bincount(member).astype(np.float64)
 
 
 def _resampled(

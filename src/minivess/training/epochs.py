@@ -1,0 +1,138 @@
+"""The optimizer's steps through one epoch, and the training metrics that they give."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from minivess.config import TrainingConfig
+from minivess.contracts import CellSpec, ComputePlan
+from minivess.errors import PlanError, TrainingError
+from minivess.training import optimisation
+from minivess.training.loaders import Batch, Batches
+from minivess.training.state import State
+from minivess.training.transforms import seed_of
+
+
+class Steps:
+    """Runs the epochs of one cell."""
+
+    def __init__(
+        self,
+        spec: CellSpec,
+        plan: ComputePlan,
+        training: TrainingConfig,
+        *,
+        batches: Batches,
+        loss: nn.Module,
+    ) -> None:
+        self.spec = spec
+        self.plan = plan
+        self.training = training
+        self.batches = batches
+        self.loss = loss
+
+    def run(self, state: State) -> dict[str, float]:
+        """Train through epoch `state.epoch`; returns its mean training metrics.
+
+        Raises:
+            TrainingError: a loss that is not finite.
+            PlanError: a batch of another shape than the plan's.
+        """
+        rate = optimisation.learning_rate(state.epoch, self.training)
+        optimisation.set_learning_rate(state.optimizer, rate)
+        state.network.train()
+        state.optimizer.zero_grad(set_to_none=True)
+        tally = Tally(self.spec.network.out_channels)
+        for step, batch in enumerate(self.batches.epoch(state.epoch)):
+            self._guard(batch)
+            torch.manual_seed(seed_of("step", self.spec.seed, state.epoch, step))
+            self._accumulate(state, batch, tally)
+            if (step + 1) % self.training.accumulation_steps == 0:
+                self._update(state)
+        return tally.metrics() | {"learning_rate": rate}
+
+    def _accumulate(self, state: State, batch: Batch, tally: Tally) -> None:
+        device = self.plan.device
+        image = batch.image.to(device, non_blocking=True)
+        target = batch.label.to(device, non_blocking=True).long()
+        with self._autocast():
+            logits = state.network(image)
+        values = self.loss(logits, target)
+        total = float(values["loss"].detach())
+        if not math.isfinite(total):
+            raise self._not_finite(total, state.epoch, batch)
+        state.scaler.scale(values["loss"] / self.training.accumulation_steps).backward()
+        head = logits[:, 0] if logits.ndim > target.ndim else logits
+        tally.add({name: float(value.detach()) for name, value in values.items()}, head, target)
+
+    def _update(self, state: State) -> None:
+        if self.training.gradient_clip_val:
+            state.scaler.unscale_(state.optimizer)
+            nn.utils.clip_grad_norm_(state.network.parameters(), self.training.gradient_clip_val)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.optimizer.zero_grad(set_to_none=True)
+        if state.average is not None:
+            state.average.update_parameters(state.network)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.plan.mixed_precision == "none":
+            return nullcontext()
+        kind = torch.bfloat16 if self.plan.mixed_precision == "bf16" else torch.float16
+        return torch.autocast(torch.device(self.plan.device).type, dtype=kind)
+
+    def _guard(self, batch: Batch) -> None:
+        size, patch = self.plan.batch_size, self.plan.patch_size
+        expected = (size, self.spec.network.in_channels, *patch)
+        found = (tuple(batch.image.shape), tuple(batch.label.shape))
+        if found != (expected, (size, 1, *patch)):
+            raise PlanError(
+                f"A batch has images of {found[0]} and labels of {found[1]}, but the plan and the "
+                f"network say {expected}.",
+                remedy="train again with training.retrain=always, which plans anew",
+            )
+
+    def _not_finite(self, total: float, epoch: int, batch: Batch) -> TrainingError:
+        halved = self.training.learning_rate / 2
+        return TrainingError(
+            f"The loss became {total} in epoch {epoch}, on patches of "
+            f"{', '.join(sorted(set(batch.cases)))}.",
+            remedy=f"look at these volumes, or lower the rate: training.learning_rate={halved:g}",
+        )
+
+
+class Tally:
+    """Sums over the steps of an epoch."""
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+        self.steps = 0
+        self.sums: dict[str, float] = defaultdict(float)
+        self.confusion = torch.zeros(classes * classes, dtype=torch.int64)
+
+    def add(self, values: dict[str, float], logits: Tensor, target: Tensor) -> None:
+        """Count one step: loss values, and how target and prediction meet in each voxel."""
+        self.steps += 1
+        for name, value in values.items():
+            self.sums[name] += value
+        pairs = target[:, 0] * self.classes + logits.detach().argmax(dim=1)
+        counts = torch.bincount(pairs.flatten(), minlength=self.classes**2)
+        self.confusion += counts.to(self.confusion.device)
+
+    def metrics(self) -> dict[str, float]:
+        """`train_loss`, `train_loss_<component>`, and `train_dice` over all patches together."""
+        named = {
+            "train_loss" if name == "loss" else f"train_loss_{name}": total / self.steps
+            for name, total in self.sums.items()
+        }
+        return named | {"train_dice": self._dice()}
+
+    def _dice(self) -> float:
+        table = self.confusion.reshape(self.classes, self.classes).double()
+        both, either = table.diagonal()[1:], (table.sum(0) + table.sum(1))[1:]
+        return float(torch.where(either > 0, 2 * both / either.clamp(min=1), 1.0).mean())

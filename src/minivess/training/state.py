@@ -1,0 +1,89 @@
+"""What changes while a cell trains, and how it goes into a checkpoint and comes back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from minivess import networks
+from minivess.config import TrainingConfig
+from minivess.contracts import CellSpec, ComputePlan
+from minivess.training import optimisation
+from minivess.training.cell import History
+from minivess.training.checkpoint import State as Stored
+
+
+@dataclass
+class State:
+    """Network, optimizer, average, scaler, and the story so far; `epoch` is the next one to run."""
+
+    network: nn.Module
+    average: AveragedModel | None
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    epoch: int = 0
+    history: History = field(default_factory=list)
+    best: dict[str, dict[str, Any]] = field(default_factory=dict)
+    untrained: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def start(cls, spec: CellSpec, plan: ComputePlan, training: TrainingConfig) -> State:
+        """The state before the first step, a function of the seed."""
+        network = networks.initial(spec.network, spec.seed).to(plan.device)
+        average = optimisation.average(network, training.ema_decay)
+        if training.gradient_checkpointing:
+            network = networks.recompute(network)
+        return cls(
+            network=network,
+            average=average,
+            optimizer=optimisation.optimizer(network, training),
+            scaler=torch.amp.GradScaler(
+                torch.device(plan.device).type, enabled=plan.mixed_precision == "fp16"
+            ),
+        )
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network that validation and checkpoints see: the average where there is one."""
+        return self.network if self.average is None else self.average.module
+
+    def improves(self, metric: str, value: float | None, sign: int) -> bool:
+        """Whether a value is better than the best so far; an undefined one never is."""
+        if value is None:
+            return False
+        return metric not in self.best or sign * value > sign * self.best[metric]["value"]
+
+    def weights(self, key: str) -> Stored:
+        """A checkpoint to judge and to serve."""
+        return {"key": key, "epoch": self.epoch, "weights": self.judged.state_dict()}
+
+    def stored(self, key: str) -> Stored:
+        """A checkpoint to go on from, taken at the end of epoch `epoch`."""
+        return {
+            "key": key,
+            "epoch": self.epoch,
+            "weights": self.network.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "history": self.history,
+            "best": self.best,
+            "untrained": self.untrained,
+        }
+
+    def restore(self, stored: Stored | None, key: str) -> bool:
+        """Take over a checkpoint of this cell; False where there is none."""
+        if stored is None or stored["key"] != key:
+            return False
+        self.network.load_state_dict(stored["weights"])
+        if self.average:
+            self.average.load_state_dict(stored["average"])
+        self.optimizer.load_state_dict(stored["optimizer"])
+        self.scaler.load_state_dict(stored["scaler"])
+        self.history, self.best = stored["history"], stored["best"]
+        self.untrained, self.epoch = stored["untrained"], stored["epoch"] + 1
+        return True

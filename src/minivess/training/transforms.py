@@ -1,0 +1,183 @@
+"""From a case on disk to a random patch: what is the same every time, then what is drawn."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms.compose import Compose
+from monai.transforms.croppad.array import SpatialPad
+from monai.transforms.intensity.dictionary import (
+    RandGaussianNoised,
+    RandScaleIntensityd,
+    RandStdShiftIntensityd,
+)
+from monai.transforms.spatial.dictionary import RandFlipd, RandRotate90d
+from monai.transforms.transform import Randomizable, Transform
+from numpy.typing import NDArray
+
+from minivess import inference
+from minivess.config import ResamplingConfig
+from minivess.contracts import Case, CellSpec, ComputePlan, Shape
+from minivess.data import volume
+from minivess.errors import DataError, PlanError
+
+Sample = dict[str, Any]
+KEYS = ("image", "label")
+UNKNOWN = 255
+
+
+def seed_of(*parts: int | str) -> int:
+    """A seed below 2**63 that is a function of its parts alone."""
+    text = ":".join(map(str, parts))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
+
+
+class LoadCase(Transform):
+    """Case -> image (1, X, Y, Z) float32 normalised and label (1, X, Y, Z) uint8 class indices."""
+
+    def __init__(self, spec: CellSpec, resampling: ResamplingConfig) -> None:
+        self.spec = spec
+        self.resampling = resampling
+
+    def __call__(self, case: Case) -> Sample:
+        """Read, map, normalise.
+
+        Raises:
+            DataError: no label, or a label value that the profile does not know.
+        """
+        image, label, read = volume.load(
+            case, label_map=self.spec.label_map, resampling=self.resampling
+        )
+        if label is None:
+            raise DataError(
+                f"The case {case.case} has no label, so it can neither train nor validate.",
+                remedy="add its label, or remove its image",
+            )
+        normal = inference.normalise(image, self.spec.window.normalisation)
+        return {
+            "case": case.case,
+            "group": case.group,
+            "spacing": read.spacing,
+            "image": torch.from_numpy(np.ascontiguousarray(normal)),
+            "label": torch.from_numpy(class_indices(label, self.spec.classes, case.case)[None]),
+        }
+
+
+def class_indices(label: NDArray[np.uint8], classes: Sequence[int], case: str) -> NDArray[np.uint8]:
+    """Label values -> their positions in `classes`.
+
+    Raises:
+        DataError: a value that is not among the classes.
+    """
+    table = np.full(256, UNKNOWN, dtype=np.uint8)
+    table[list(classes)] = np.arange(len(classes), dtype=np.uint8)
+    indices = table[label]
+    if (indices == UNKNOWN).any():
+        strange = int(label[indices == UNKNOWN][0])
+        raise DataError(
+            f"The label of {case} holds {strange}, which is none of the classes {tuple(classes)}.",
+            remedy=f"map it, for example data.label_map.{strange}=1, and profile again",
+        )
+    return np.ascontiguousarray(indices)
+
+
+class FitPatch(Transform):
+    """Volumes that the plan pads are padded with zeros on both sides; others must hold a patch."""
+
+    def __init__(self, plan: ComputePlan) -> None:
+        self.patch = plan.patch_size
+        self.padded = plan.padded
+
+    def __call__(self, sample: Sample) -> Sample:
+        """Pad, or check.
+
+        Raises:
+            PlanError: the patch is larger than a volume that is not to be padded.
+        """
+        shape = tuple(sample["image"].shape[1:])
+        if all(have >= need for have, need in zip(shape, self.patch, strict=True)):
+            return sample
+        if sample["case"] not in self.padded:
+            raise PlanError(
+                f"A patch of {self.patch} does not fit {sample['case']}, which has {shape}.",
+                remedy="leave out training.patch_size, or use compute.patch_strategy=median_pad",
+            )
+        pad = SpatialPad(self.patch)
+        return {**sample, **{key: pad(sample[key]) for key in KEYS}}
+
+
+class FindForeground(Transform):
+    """Adds `foreground`: for each class that occurs, the flat positions of its voxels."""
+
+    def __call__(self, sample: Sample) -> Sample:
+        """Background positions are not kept: they would take 8 bytes for each voxel."""
+        flat = sample["label"].numpy().ravel()
+        found = [np.flatnonzero(flat == index) for index in range(1, int(flat.max()) + 1)]
+        narrow = np.int32 if flat.size < 2**31 else np.int64
+        return {**sample, "foreground": [at.astype(narrow) for at in found if at.size]}
+
+
+class CropPatch(Randomizable, Transform):
+    """Cuts one patch: around a foreground voxel, each class as often, or anywhere."""
+
+    def __init__(self, patch: Shape, foreground_ratio: float) -> None:
+        self.patch = np.array(patch)
+        self.foreground_ratio = foreground_ratio
+
+    def corner(self, data: Sample) -> NDArray[np.int64]:
+        """Draw the patch's first voxel."""
+        shape = np.array(data["label"].shape[1:])
+        room = shape - self.patch
+        anywhere = (self.R.random_sample(3) * (room + 1)).astype(np.int64)
+        if not data["foreground"] or self.R.random_sample() >= self.foreground_ratio:
+            return anywhere
+        voxels = data["foreground"][self.R.randint(len(data["foreground"]))]
+        centre = np.unravel_index(int(voxels[self.R.randint(len(voxels))]), tuple(shape))
+        return np.clip(np.array(centre) - self.patch // 2, 0, room).astype(np.int64)
+
+    def __call__(self, data: Sample) -> Sample:
+        """The patch as its own memory: the volume stays in the cache untouched."""
+        start = self.corner(data)
+        box = (slice(None), *(slice(a, a + n) for a, n in zip(start, self.patch, strict=True)))
+        return {"case": data["case"], **{key: data[key][box].clone() for key in KEYS}}
+
+
+def fixed(spec: CellSpec, resampling: ResamplingConfig) -> Compose:
+    """What a validation volume goes through, once."""
+    return Compose([LoadCase(spec, resampling)])
+
+
+def fixed_for_training(spec: CellSpec, plan: ComputePlan, resampling: ResamplingConfig) -> Compose:
+    """What a training volume goes through, once."""
+    return Compose([LoadCase(spec, resampling), FitPatch(plan), FindForeground()])
+
+
+def drawn(patch: Shape, *, foreground_ratio: float, augment: bool) -> Compose:
+    """What is drawn anew for each patch.
+
+    Flips along every axis, quarter turns in the plane where the patch is square there, and
+    small changes of contrast, brightness and noise. Nothing that interpolates a label.
+    """
+    crop = CropPatch(patch, foreground_ratio)
+    if not augment:
+        return Compose([crop])
+    flips = [RandFlipd(KEYS, prob=0.5, spatial_axis=axis) for axis in range(3)]
+    square = patch[0] == patch[1]
+    turns = [RandRotate90d(KEYS, prob=0.5, max_k=3, spatial_axes=(0, 1))] if square else []
+    intensity = [
+        RandScaleIntensityd("image", factors=0.15, prob=0.3),
+        RandStdShiftIntensityd("image", factors=0.1, prob=0.3),
+        RandGaussianNoised("image", std=0.05, prob=0.15),
+    ]
+    return Compose([crop, *flips, *turns, *intensity])
+
+
+def draw(transform: Compose, sample: Mapping[str, Any], seed: int) -> Sample:
+    """One patch of a volume, a function of the seed alone."""
+    transform.set_random_state(seed=seed)
+    patch: Sample = transform(dict(sample))
+    return patch

@@ -1,0 +1,129 @@
+"""A network judged on whole volumes, as it would be used: sliding window, mask, metrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from minivess import inference
+from minivess.config import EvaluationConfig
+from minivess.contracts import CellSpec, ComputePlan, VolumeMetrics
+from minivess.evaluation import metrics
+from minivess.names import PRIMARY
+from minivess.training.figures import Panel
+from minivess.training.loaders import Volumes
+from minivess.training.transforms import Sample
+
+EACH_EPOCH = ("dice", "f1")
+AT_INTERVALS = ("cldice", "masd", PRIMARY)
+SHOWN = 3
+"""Volumes in a prediction figure."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What validation found: metrics of each volume, the mean loss, and volumes to look at."""
+
+    volumes: tuple[VolumeMetrics, ...]
+    loss: float
+    panels: tuple[Panel, ...] = ()
+
+    @property
+    def means(self) -> dict[str, float]:
+        """The mean over volumes of each metric that is defined somewhere."""
+        found = metrics.mean([volume.values for volume in self.volumes])
+        return {name: value for name, value in found.items() if value is not None}
+
+    def logged(self) -> dict[str, float]:
+        """The epoch's metrics by their names in MLflow; `val_masd_nan_count` counts undefined."""
+        rows = [volume.values for volume in self.volumes]
+        wanted = {name: x for name, x in self.means.items() if _stem(name) in _LOGGED}
+        found = {"val_loss": self.loss, **{_logged_name(n): x for n, x in wanted.items()}}
+        if any("masd" in row for row in rows):
+            found["val_masd_nan_count"] = float(metrics.undefined(rows, "masd"))
+        return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+class Validation:
+    """The validation volumes of a cell; labels are prepared once and kept."""
+
+    def __init__(
+        self,
+        spec: CellSpec,
+        plan: ComputePlan,
+        config: EvaluationConfig,
+        *,
+        volumes: Volumes,
+        loss: nn.Module,
+    ) -> None:
+        self.spec = spec
+        self.plan = plan
+        self.config = config
+        self.volumes = volumes
+        self.loss = loss
+        self._truths: dict[str, metrics.Truth] = {}
+
+    def run(self, network: nn.Module, *, topology: bool, shown: int = 0) -> Judgement:
+        """Judge the network in eval mode; the first `shown` volumes come back as panels."""
+        network.eval()
+        found, losses, panels = [], [], []
+        for position in range(len(self.volumes)):
+            sample = self.volumes[position]
+            logits = self._logits(network, sample["image"])
+            mask = inference.mask(logits)
+            losses.append(self._loss(logits, sample["label"]))
+            found.append(self._judged(sample, mask, topology=topology))
+            if position < shown:
+                image, label = sample["image"][0].numpy(), sample["label"][0].numpy()
+                panels.append(Panel(sample["case"], image, label, mask))
+        return Judgement(tuple(found), float(np.mean(losses)), tuple(panels))
+
+    def _logits(self, network: nn.Module, image: torch.Tensor) -> NDArray[np.float32]:
+        return inference.logits(
+            network,
+            image.numpy(),
+            self.spec.window,
+            divisor=self.plan.divisor,
+            device=self.plan.device,
+            precision=self.plan.mixed_precision,
+        )
+
+    def _loss(self, logits: NDArray[np.float32], label: torch.Tensor) -> float:
+        with torch.no_grad():
+            guess = torch.from_numpy(logits)[None].to(self.plan.device)
+            target = label[None].to(self.plan.device).long()
+            return float(self.loss(guess, target)["loss"])
+
+    def _judged(self, sample: Sample, mask: NDArray[np.uint8], *, topology: bool) -> VolumeMetrics:
+        case = sample["case"]
+        if case not in self._truths:
+            self._truths[case] = metrics.Truth(sample["label"][0].numpy(), self.spec.classes)
+        values = metrics.judge(
+            mask,
+            self._truths[case],
+            classes=self.spec.classes,
+            config=self.config,
+            spacing=sample["spacing"],
+            topology=topology,
+        )
+        return VolumeMetrics(case=case, group=sample["group"], values=values)
+
+
+_LOGGED: Sequence[str] = (*EACH_EPOCH, *AT_INTERVALS)
+
+
+def _stem(name: str) -> str:
+    """`dice_class2` -> `dice`."""
+    return name.partition("_class")[0]
+
+
+def _logged_name(name: str) -> str:
+    """`f1_class2` -> `val_f1_foreground_class2`; others only gain `val_`."""
+    stem = _stem(name)
+    return f"val_{'f1_foreground' if stem == 'f1' else stem}{name[len(stem) :]}"
