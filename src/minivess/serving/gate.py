@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from http import HTTPStatus
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse
+from starlette.responses import HTMLResponse, JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from minivess.serving import served
@@ -27,14 +28,12 @@ class Gate:
     """
 
     def __init__(self, app: ASGIApp) -> None:
-        import prometheus_client
+        from minivess.serving import meters
 
         self.app = app
         self.model = served.read(Path.cwd())
         self.waiting = 0
-        self.requests = prometheus_client.Counter(
-            "minivess_requests_total", "Answers by model and status.", ["model", "status"]
-        )
+        self.requests = meters.REQUESTS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -42,9 +41,15 @@ class Gate:
             await self.app(scope, receive, send)
             return
         answer = Answer(send, self.model)
-        if scope["path"] != ROUTE:
+        if scope["path"] == "/":
+            # BentoML's own page loads a tracker from the internet.
+            await HTMLResponse(page(self.model))(scope, receive, answer.send)
+        elif scope["path"] != ROUTE:
             await self.app(scope, receive, answer.send)
-            return
+        else:
+            await self._counted(scope, receive, answer)
+
+    async def _counted(self, scope: Scope, receive: Receive, answer: Answer) -> None:
         try:
             await self._predict(scope, receive, answer)
         finally:
@@ -140,6 +145,21 @@ class Answer:
         headers["content-length"] = str(len(body))
         await self._send(start)
         await self._send({"type": "http.response.body", "body": body})
+
+
+def page(model: served.ServedModel) -> str:
+    """The page at `/`: what is served, and how to ask it. It loads nothing from elsewhere."""
+    rows = "".join(
+        f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
+        for name, value in {"model": model.label, **model.lineage}.items()
+    )
+    links = " · ".join(f'<a href="{path}">{path}</a>' for path in ("/metrics", "/readyz"))
+    return (
+        f"<!doctype html><title>{html.escape(model.label)}</title>"
+        "<style>body{font-family:sans-serif;margin:3rem}th{text-align:left;padding-right:2rem}"
+        f"</style><h1>{html.escape(model.label)}</h1><pre>{html.escape(USAGE)}</pre>"
+        f"<table>{rows}</table><p>{links}</p>"
+    )
 
 
 def error(status: HTTPStatus, problem: str, remedy: str) -> JSONResponse:

@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import bentoml
 import nibabel as nib
 import numpy as np
+from _bentoml_impl.serde import MultipartSerde  # type: ignore[import-untyped]
+from bentoml.exceptions import InvalidArgument
+from starlette.datastructures import UploadFile
 from starlette.responses import FileResponse, JSONResponse
 
 from minivess.contracts import Shape
@@ -32,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 MASK = "mask.nii.gz"
 GZIP_MAGIC = b"\x1f\x8b"
-SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
 
 
 @bentoml.service(name="minivess", workers=1, traffic={"timeout": 3600})
@@ -40,18 +42,12 @@ class Segmentation:
     """Segments 3-D volumes with the champion of an experiment."""
 
     def __init__(self) -> None:
-        import prometheus_client
+        from minivess.serving import export, meters
 
-        from minivess.serving import export
-
+        MultipartSerde.ensure_file = staticmethod(uploaded)
         self.model = served.read(Path.cwd())
         self.forward = export.forward(Path.cwd() / served.ONNX)
-        self.seconds = prometheus_client.Histogram(
-            "minivess_inference_seconds",
-            "Seconds from a read volume to its mask.",
-            ["model"],
-            buckets=SECONDS,
-        )
+        self.seconds = meters.SECONDS.labels(self.model.label)
         self._warm_up()
 
     # The annotation names what BentoML documents; a Response carries headers and status as well.
@@ -73,7 +69,7 @@ class Segmentation:
         started = time.perf_counter()
         mask = self._segment(image)
         seconds = time.perf_counter() - started
-        self.seconds.labels(self.model.label).observe(seconds)
+        self.seconds.observe(seconds)
         path = volume.write_mask(upload.with_name(MASK), mask, image)
         if answer == "nifti":
             return FileResponse(path, media_type="application/gzip", filename=MASK)
@@ -128,6 +124,14 @@ class Segmentation:
 
 
 Segmentation.add_asgi_middleware(Gate)  # type: ignore[attr-defined]
+
+
+async def uploaded(part: str | UploadFile) -> UploadFile:
+    """Refuse text in place of a file: BentoML would take it for an address and download it."""
+    if isinstance(part, UploadFile):
+        return part
+    message = "image: text came where a file belongs"
+    raise InvalidArgument(message)
 
 
 def refusal(status: int, problem: str, remedy: str) -> JSONResponse:

@@ -1,0 +1,156 @@
+"""The model card: what is served, how good it is, what it was made from, where it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from minivess.contracts import (
+    AnalysisResult,
+    DatasetProfile,
+    DeploymentResult,
+    Interval,
+    Judged,
+)
+from minivess.names import METRICS
+
+
+def render(result: DeploymentResult, profile: DatasetProfile, analysis: AnalysisResult) -> str:
+    """The card as markdown."""
+    sections = (
+        _head(result, analysis),
+        _data(profile),
+        _performance(profile, analysis),
+        _engines(result),
+        _limits(profile, analysis),
+        _lineage(result, profile, analysis),
+    )
+    return "\n\n".join(sections) + "\n"
+
+
+def _head(result: DeploymentResult, analysis: AnalysisResult) -> str:
+    champion = analysis.champion
+    return (
+        f"# {result.model_name}, version {result.model_version}\n\n"
+        f"A 3-D segmentation network, `{champion.family}`, champion of the experiment "
+        f"`{analysis.experiment}`. {champion.reason}\n\n"
+        f"Served as `{result.bento_tag}`: NIfTI in, mask on the same grid or JSON out."
+    )
+
+
+def _data(profile: DatasetProfile) -> str:
+    low, high = profile.spacing_range
+    classes = ", ".join(str(value) for value in profile.classes)
+    mapped = ", ".join(f"{old} to {new}" for old, new in profile.label_map.items()) or "none"
+    rows = (
+        ("dataset", profile.dataset),
+        ("version (DVC)", f"`{profile.dataset_hash}`"),
+        ("volumes", f"{profile.n_volumes}, {len(profile.quarantined)} quarantined"),
+        ("shapes (x, y, z)", f"{_triple(profile.min_shape)} to {_triple(profile.max_shape)}"),
+        ("voxel sizes", f"{_triple(low)} to {_triple(high)} {_units(profile)}"),
+        ("label values", f"{classes} (mapped: {mapped})"),
+    )
+    return "## Training data\n\n" + _table(("", ""), rows)
+
+
+def _performance(profile: DatasetProfile, analysis: AnalysisResult) -> str:
+    champion = _judged(analysis)
+    if champion is None:
+        return "## Performance\n\nNot judged."
+    shown = [name for name in METRICS if name in champion.intervals]
+    level = next(iter(champion.intervals.values())).level
+    rows = [
+        (name, _interval(champion.intervals[name]), _number(analysis.untrained.get(name)))
+        for name in shown
+    ]
+    return (
+        f"## Performance\n\nMeans over {len(champion.volumes)} of {profile.n_volumes} volumes, each "
+        f"judged by networks that had not seen it; brackets are {level:.0%} bootstrap intervals "
+        "over volumes. The served network is one of them.\n\n"
+        + _table(("metric", "champion", "untrained"), rows)
+    )
+
+
+def _engines(result: DeploymentResult) -> str:
+    parity = result.parity
+    rows = [
+        (engine.name, f"{engine.size_mb:.1f}", f"{engine.seconds_per_volume:.2f}")
+        for engine in result.engines
+    ]
+    return (
+        "## Export\n\n"
+        f"Compared with the trained network on {len(parity.volumes)} whole volumes: logits differ "
+        f"by at most {parity.max_logit_difference:.1e}, masks agree on "
+        f"{parity.mask_agreement:.4%} of the voxels. The running service answered "
+        f"`{result.smoke.case}` in {result.smoke.seconds:.1f} s, agreeing on "
+        f"{result.smoke.mask_agreement:.4%}.\n\n"
+        + _table(("engine", "size, MB", "seconds per volume"), rows)
+    )
+
+
+def _limits(profile: DatasetProfile, analysis: AnalysisResult) -> str:
+    low, high = profile.spacing_range
+    points = [
+        f"Voxel sizes outside of {_triple(low)} to {_triple(high)} {_units(profile)} and volumes "
+        "from other instruments or tissues were not seen; nothing is resampled for them.",
+        f"The figures rest on {profile.n_volumes} volumes; read the intervals, not the means.",
+        "For research; not a medical device.",
+        *_worst(analysis),
+        *(f"Data: {warning}" for warning in profile.warnings[:5]),
+    ]
+    return "## Limits\n\n" + "\n".join(f"- {point}" for point in points)
+
+
+def _worst(analysis: AnalysisResult) -> list[str]:
+    champion, metric = _judged(analysis), analysis.champion.metric
+    if champion is None:
+        return []
+    scored = [(v.values.get(metric), v.case) for v in champion.volumes]
+    known = sorted((value, case) for value, case in scored if value is not None)
+    if not known:
+        return []
+    value, case = known[0]
+    return [f"Its worst volume is `{case}`: {metric} {value:.3f}."]
+
+
+def _lineage(result: DeploymentResult, profile: DatasetProfile, analysis: AnalysisResult) -> str:
+    rows = (
+        ("deployment run", result.run_id or "this run"),
+        ("analysis run", result.analysis_run_id),
+        ("training run", analysis.champion.run_id),
+        ("data profile run", profile.run_id or "unknown"),
+        ("data (DVC)", profile.dataset_hash),
+    )
+    coded = [(name, f"`{value}`") for name, value in rows]
+    return (
+        "## Lineage\n\n"
+        + _table(("", ""), coded)
+        + f"\n\n`minivess lineage {result.model_name}` walks the chain."
+    )
+
+
+def _judged(analysis: AnalysisResult) -> Judged | None:
+    wanted = analysis.champion.family
+    return next((family for family in analysis.families if family.name == wanted), None)
+
+
+def _units(profile: DatasetProfile) -> str:
+    return "/".join(sorted({volume.unit for volume in profile.volumes})) or "(unit not given)"
+
+
+def _triple(values: Iterable[float]) -> str:
+    return "(" + ", ".join(f"{value:.4g}" for value in values) + ")"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _interval(interval: Interval) -> str:
+    if interval.lower is None or interval.upper is None:
+        return _number(interval.mean)
+    return f"{_number(interval.mean)} ({interval.lower:.3f} to {interval.upper:.3f})"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
