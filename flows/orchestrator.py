@@ -7,22 +7,18 @@ or raises comes out of it unchanged; Prefect only watches.
 
 from __future__ import annotations
 
+import json
 import logging
-import math
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from minivess import files
-from minivess.config import Environment, changed_environment, local_without_proxy
+from minivess.config import Environment
 from minivess.errors import MinivessError, OrchestrationError, StoreError
 from minivess.home import Home, lock
-
-if TYPE_CHECKING:
-    from prefect.context import FlowRunContext
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +27,6 @@ Pointer = dict[str, Any]
 
 VARIABLE_NAME = re.compile(r"[a-z0-9_-]+")
 VARIABLE_LIMIT = 5000
-CREATION_RACES = 5
-PROGRESS_INTERVAL_S = 1.0
-DRAIN_LIMIT_S = 10.0
 
 
 @contextmanager
@@ -42,11 +35,10 @@ def use(home: Home, env: Environment) -> Iterator[Orchestrator]:
     if env.prefect_disabled:
         yield Orchestrator(home)
         return
+    from flows.watched import PrefectOrchestrator
+
     with ExitStack() as stack:
         yield PrefectOrchestrator(home, env, stack)
-
-
-# --- plain Python -------------------------------------------------------------------------
 
 
 class Orchestrator:
@@ -138,8 +130,6 @@ def worth_retrying(error: BaseException) -> bool:
 
 def refuse_unfit(name: str, value: Pointer) -> None:
     """Raise for a name or value that Prefect Variables do not take, with or without Prefect."""
-    import json
-
     size = len(json.dumps(value, allow_nan=False))
     if not VARIABLE_NAME.fullmatch(name):
         raise OrchestrationError(
@@ -151,352 +141,3 @@ def refuse_unfit(name: str, value: Pointer) -> None:
             f"The pointer {name!r} has {size} characters; Prefect Variables hold {VARIABLE_LIMIT}.",
             remedy="split the grid over several experiments: name=FIRST, then name=SECOND",
         )
-
-
-# --- Prefect ------------------------------------------------------------------------------
-
-
-class PrefectOrchestrator(Orchestrator):
-    """Stories as Prefect flows, on a server that is found or started with the first of them."""
-
-    def __init__(self, home: Home, env: Environment, stack: ExitStack) -> None:
-        super().__init__(home)
-        self._env = env
-        self._stack = stack
-        self._api: str | None = None
-
-    def flow(
-        self,
-        name: str,
-        story: Callable[..., T],
-        *args: Any,
-        parameters: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> T:
-        """Run a story as a Prefect flow; within a deployed flow of this name, as part of it."""
-        current = flow_run()
-        if current is not None and current.flow is not None and current.flow.name == name:
-            return story(*args, **kwargs)
-        self._connect()
-        from prefect import Flow
-
-        told = Told(lambda: story(*args, **kwargs))
-
-        def run(settings: dict[str, Any]) -> None:
-            told.run()
-
-        made = Flow(run, name=name, validate_parameters=False, persist_result=False)
-        return told.through(lambda: made(plain(parameters or {})), name)
-
-    def task(
-        self,
-        name: str,
-        work: Callable[..., T],
-        *args: Any,
-        retries: int = 0,
-        retry_delay_s: float = 2.0,
-        **kwargs: Any,
-    ) -> T:
-        """Run a step as a Prefect task in this thread; outside of a flow, plainly."""
-        if flow_run() is None:
-            settings = {"retries": retries, "retry_delay_s": retry_delay_s}
-            return super().task(name, work, *args, **settings, **kwargs)
-        from prefect import Task
-        from prefect.cache_policies import NO_CACHE
-
-        told = Told(lambda: work(*args, **kwargs))
-        made = Task(
-            told.run,
-            name=name,
-            retries=retries,
-            retry_delay_seconds=retry_delay_s,
-            retry_condition_fn=lambda *_: _again(name, told),
-            cache_policy=NO_CACHE,
-            persist_result=False,
-        )
-        return told.through(made, name)
-
-    def markdown(self, key: str, text: str) -> None:
-        """Show a text on the page of the current run."""
-        from prefect.artifacts import create_markdown_artifact
-
-        self._show(lambda: create_markdown_artifact(text, key=slug(key)))
-
-    def table(self, key: str, rows: Sequence[Mapping[str, Any]], description: str = "") -> None:
-        """Show a table on the page of the current run."""
-        from prefect.artifacts import create_table_artifact
-
-        shown = [plain(row) for row in rows]
-        self._show(lambda: create_table_artifact(shown, key=slug(key), description=description))
-
-    def link(self, key: str, url: str, text: str = "") -> None:
-        """Show a link on the page of the current run."""
-        from prefect.artifacts import create_link_artifact
-
-        self._show(lambda: create_link_artifact(url, text or None, key=slug(key)))
-
-    def progress(self, key: str, description: str = "") -> Callable[[float], None]:
-        """A function that moves a bar on the page of the current run, at most once a second."""
-        from prefect.artifacts import create_progress_artifact, update_progress_artifact
-
-        made = self._show(
-            lambda: create_progress_artifact(0.0, key=slug(key), description=description)
-        )
-        shown_at = time.monotonic()
-
-        def move(fraction: float) -> None:
-            nonlocal shown_at
-            now = time.monotonic()
-            if made is None or (fraction < 1.0 and now - shown_at < PROGRESS_INTERVAL_S):
-                return
-            shown_at = now
-            percent = 100.0 * min(max(fraction, 0.0), 1.0)
-            self._show(lambda: update_progress_artifact(made, percent))
-
-        return move
-
-    def get(self, name: str) -> Pointer | None:
-        """The Prefect Variable of this name."""
-        self._connect()
-        from prefect.variables import Variable
-
-        found = _asked(lambda: Variable.get(name))
-        return found if isinstance(found, dict) else None
-
-    def put(self, name: str, value: Pointer) -> None:
-        """Set the Prefect Variable of this name."""
-        refuse_unfit(name, value)
-        self._connect()
-        from prefect.exceptions import ObjectAlreadyExists
-        from prefect.variables import Variable
-
-        for left in range(CREATION_RACES, -1, -1):
-            try:
-                _asked(lambda: Variable.set(name, value, overwrite=True))
-                return
-            except ObjectAlreadyExists:
-                # Somebody else created it between our look and our writing.
-                if not left:
-                    raise
-
-    def emit(self, event: str, resource: str, payload: Mapping[str, Any]) -> None:
-        """Send an event; a private server is not started for it, because nobody listens there."""
-        from flows import servers
-
-        if self._api is None and flow_run() is None:
-            folder = servers.folder_of(self.home, self._env)
-            if not self._env.prefect_api_url and servers.running(folder) is None:
-                return
-            self._connect()
-        from prefect.events import emit_event
-
-        emit_event(event, {"prefect.resource.id": resource}, payload=plain(payload))
-
-    def page(self, kind: Literal["live", "kept"] = "kept") -> str | None:
-        """Address of the current flow run's page; a private server's port is gone afterwards."""
-        from flows import servers
-
-        current = flow_run()
-        if current is None or current.flow_run is None:
-            return None
-        api = self._env.prefect_api_url or self._api or ""
-        if kind == "kept" and not self._env.prefect_api_url:
-            api = f"http://{servers.HOST}:{servers.PREFECT_PORT}/api"
-        return f"{api.removesuffix('/api')}/runs/flow-run/{current.flow_run.id}"
-
-    def _connect(self) -> None:
-        """Find or start the server, once; a deployed flow has its server already."""
-        if self._api is None and flow_run() is None:
-            self._api = self._stack.enter_context(client(self.home, self._env))
-
-    def _show(self, make: Callable[[], T]) -> T | None:
-        """Decorate the current run; a page that cannot be decorated stops no work."""
-        if flow_run() is None:
-            return None
-        try:
-            return make()
-        except _prefect_failures() as error:
-            log.warning("Prefect's page could not be written to: %s", error)
-            return None
-
-
-class Told(Generic[T]):
-    """A story told to Prefect: whether it began, and how it ended, whatever Prefect makes of it."""
-
-    def __init__(self, story: Callable[[], T]) -> None:
-        self.story = story
-        self.began = False
-        self.values: list[T] = []
-        self.error: BaseException | None = None
-
-    def run(self) -> None:
-        """Called by Prefect, which sees neither arguments nor result."""
-        self.began, self.error = True, None
-        try:
-            self.values = [self.story()]
-        except BaseException as error:
-            self.error = error
-            raise
-
-    def through(self, engine: Callable[[], object], name: str) -> T:
-        """Let Prefect run the story, then give its result or its very own exception."""
-        try:
-            engine()
-        except Exception as failure:
-            if failure is self.error:
-                raise
-            if self.error is not None:
-                raise self.error from None
-            if not self.began:
-                raise OrchestrationError(
-                    f"Prefect could not start {name!r}: {failure}",
-                    remedy="run the same command again, or without Prefect: PREFECT_DISABLED=1",
-                ) from failure
-            log.warning("Prefect was not told that %r is done: %s", name, failure)
-        return self.values[0]
-
-
-def _again(name: str, told: Told[Any]) -> bool:
-    error = told.error
-    again = error is not None and worth_retrying(error)
-    if again:
-        log.warning("%s failed and is tried again: %s", name, error)
-    return again
-
-
-def flow_run() -> FlowRunContext | None:
-    """The Prefect flow run that this code is part of; looking does not import Prefect."""
-    if "prefect.context" not in sys.modules:
-        return None
-    from prefect.context import FlowRunContext
-
-    return FlowRunContext.get()
-
-
-def slug(key: str) -> str:
-    """A key that artifacts accept: lower-case letters, digits and dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", key.lower()).strip("-")
-
-
-def plain(value: Any) -> Any:
-    """JSON of anything: NaN and infinity become null, what is unknown its text."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | int):
-        return value
-    return plain(value.item()) if hasattr(value, "item") else str(value)
-
-
-def _prefect_failures() -> tuple[type[Exception], ...]:
-    """What Prefect's client raises when its server is gone or refuses."""
-    import httpx
-    from prefect.exceptions import PrefectException
-
-    return (httpx.HTTPError, PrefectException, OSError, RuntimeError)
-
-
-def _asked(question: Callable[[], T]) -> T:
-    import httpx
-
-    try:
-        return question()
-    except (httpx.HTTPError, OSError) as error:
-        raise OrchestrationError(
-            f"Prefect's server does not answer any more: {error}",
-            remedy="run `minivess settle`, which writes all pointers anew from MLflow",
-        ) from error
-
-
-# --- Prefect's client in this process -----------------------------------------------------
-
-
-@contextmanager
-def client(home: Home, env: Environment) -> Iterator[str]:
-    """Point Prefect in this process at the server of this home; gives the API address."""
-    from flows import servers
-
-    with ExitStack() as stack:
-        api = stack.enter_context(servers.connect(home, env))
-        stack.callback(_refresh_settings)
-        stack.enter_context(changed_environment(**_variables(home, env, api)))
-        _refresh_settings()
-        stack.enter_context(_calm())
-        stack.callback(_drain)
-        log.info("Prefect's page while this runs: %s", api.removesuffix("/api"))
-        yield api
-
-
-def _variables(home: Home, env: Environment, api: str) -> dict[str, str]:
-    from flows import servers
-
-    return {
-        **local_without_proxy(),
-        "PREFECT_HOME": str(servers.folder_of(home, env)),
-        "PREFECT_API_URL": api,
-        # No process may start a server of its own behind our back.
-        "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
-        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-    }
-
-
-def _refresh_settings() -> None:
-    """Prefect reads its environment at import; let it read again, in every thread."""
-    from prefect.context import refresh_global_settings_context
-
-    refresh_global_settings_context()
-
-
-def _drain() -> None:
-    """Send what waits in Prefect's queues before the server ends, so that nothing is retried."""
-    from prefect.events.worker import EventsWorker
-
-    # All queues share one registry, so that this drains log lines as well.
-    EventsWorker.drain_all(timeout=DRAIN_LIMIT_S, at_exit=False)
-
-
-@contextmanager
-def _calm() -> Iterator[None]:
-    """Warnings of Prefect on standard error, our own log lines on Prefect's page.
-
-    A user who wants all log lines (--debug) keeps Prefect's as well.
-    """
-    from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler
-
-    root, prefect, internal = map(logging.getLogger, ("", "prefect", "prefect._internal"))
-    page = APILogHandler()
-    ours = [logging.getLogger(name) for name in ("minivess", "flows")]
-    with ExitStack() as stack:
-        for logger in ours:
-            logger.addHandler(page)
-            stack.callback(logger.removeHandler, page)
-        if not root.isEnabledFor(logging.INFO):
-            for handler in [h for h in root.handlers if isinstance(h, PrefectConsoleHandler)]:
-                root.removeHandler(handler)
-            shown = logging.StreamHandler()
-            shown.setLevel(logging.WARNING)
-            shown.setFormatter(logging.Formatter("  Prefect: %(message)s"))
-            shown.addFilter(_is_news)
-            for logger in (prefect, internal):
-                stack.enter_context(_only(logger, shown))
-        yield
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    """A story's failure is told by the command itself; the end of a connection is no news."""
-    return not record.name.startswith(("prefect.flow_runs", "prefect.task_runs"))
-
-
-@contextmanager
-def _only(logger: logging.Logger, handler: logging.Handler) -> Iterator[None]:
-    before = logger.handlers[:], logger.propagate
-    logger.handlers, logger.propagate = [handler], False
-    try:
-        yield
-    finally:
-        logger.handlers, logger.propagate = before

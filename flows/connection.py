@@ -1,0 +1,99 @@
+"""Prefect's client in this process: pointed at a server for a while, kept calm, then drained."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from flows import servers
+from minivess.config import Environment, changed_environment, local_without_proxy
+from minivess.home import Home
+
+log = logging.getLogger(__name__)
+
+DRAIN_LIMIT_S = 10.0
+
+
+@contextmanager
+def client(home: Home, env: Environment) -> Iterator[str]:
+    """Point Prefect in this process at the server of this home; gives the API address."""
+    with ExitStack() as stack:
+        api = stack.enter_context(servers.connect(home, env))
+        stack.callback(_refresh_settings)
+        stack.enter_context(changed_environment(**_variables(home, env, api)))
+        _refresh_settings()
+        stack.enter_context(_calm())
+        stack.callback(_drain)
+        log.info("Prefect's page while this runs: %s", api.removesuffix("/api"))
+        yield api
+
+
+def _variables(home: Home, env: Environment, api: str) -> dict[str, str]:
+    return {
+        **local_without_proxy(),
+        "PREFECT_HOME": str(servers.folder_of(home, env)),
+        "PREFECT_API_URL": api,
+        # No process may start a server of its own behind our back.
+        "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    }
+
+
+def _refresh_settings() -> None:
+    """Prefect reads its environment at import; let it read again, in every thread."""
+    from prefect.context import refresh_global_settings_context
+
+    refresh_global_settings_context()
+
+
+def _drain() -> None:
+    """Send what waits in Prefect's queues before the server ends, so that nothing is retried."""
+    from prefect.events.worker import EventsWorker
+
+    # All queues share one registry, so that this drains log lines as well.
+    EventsWorker.drain_all(timeout=DRAIN_LIMIT_S, at_exit=False)
+
+
+@contextmanager
+def _calm() -> Iterator[None]:
+    """Warnings of Prefect on standard error, our own log lines on Prefect's page.
+
+    A user who wants all log lines (--debug) keeps Prefect's as well.
+    """
+    from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler
+
+    root, prefect, internal = map(logging.getLogger, ("", "prefect", "prefect._internal"))
+    page = APILogHandler()
+    ours = [logging.getLogger(name) for name in ("minivess", "flows")]
+    with ExitStack() as stack:
+        for logger in ours:
+            logger.addHandler(page)
+            stack.callback(logger.removeHandler, page)
+        if not root.isEnabledFor(logging.INFO):
+            for handler in [h for h in root.handlers if isinstance(h, PrefectConsoleHandler)]:
+                root.removeHandler(handler)
+            shown = logging.StreamHandler()
+            shown.setLevel(logging.WARNING)
+            shown.setFormatter(logging.Formatter("  Prefect: %(message)s"))
+            shown.addFilter(_is_news)
+            for logger in (prefect, internal):
+                stack.enter_context(_only(logger, shown))
+        yield
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """A story's failure is told by the command itself; the end of a connection is no news."""
+    return not record.name.startswith(("prefect.flow_runs", "prefect.task_runs"))
+
+
+@contextmanager
+def _only(logger: logging.Logger, handler: logging.Handler) -> Iterator[None]:
+    before = logger.handlers[:], logger.propagate
+    logger.handlers, logger.propagate = [handler], False
+    try:
+        yield
+    finally:
+        logger.handlers, logger.propagate = before
