@@ -1,0 +1,96 @@
+"""From a model, a deployment or any other run back to the data."""
+
+from __future__ import annotations
+
+import re
+
+from minivess import names
+from minivess.contracts import RunRecord
+from minivess.errors import StoreError
+from minivess.tracking import registry
+from minivess.tracking.store import Store
+
+RUN_ID = re.compile(r"[0-9a-f]{32}")
+UPSTREAM = {
+    names.DEPLOYMENT: names.UPSTREAM_ANALYSIS,
+    names.ANALYSIS: names.UPSTREAM_TRAINING,
+    names.FAMILY: names.UPSTREAM_PROFILE,
+}
+
+
+def walk(store: Store, ref: str) -> list[RunRecord]:
+    """The runs from `ref` up to the profile, whose param `data_dataset_hash` ends the chain.
+
+    `ref` is a run id or a model: `name`, `name@alias`, `name/version`.
+
+    Raises:
+        StoreError: a link is missing, or two runs of the chain belong to different data.
+    """
+    record = store.get(start(store, ref))
+    chain = [record]
+    while record.tags.get(names.KIND) != names.PROFILE:
+        record = store.get(_above(record))
+        if record in chain:
+            raise StoreError(
+                f"The lineage of {ref} runs in a circle at run {record.run_id}.",
+                remedy="its upstream params were changed by hand; run the flows again",
+            )
+        chain.append(record)
+    _require_one_dataset(chain)
+    return chain
+
+
+def start(store: Store, ref: str) -> str:
+    """The run that a reference means; a bare model name means its production or champion version."""
+    ref = ref.removeprefix("models:/").removeprefix("runs:/")
+    if RUN_ID.fullmatch(ref.split("/")[0]):
+        return ref.split("/")[0]
+    name, at, alias = ref.partition("@")
+    if at:
+        return registry.by_alias(store, name, alias).run_id
+    name, slash, number = ref.rpartition("/")
+    if slash and number.isdigit():
+        return registry.by_version(store, name, number).run_id
+    return _preferred(store, ref)
+
+
+def _preferred(store: Store, name: str) -> str:
+    for alias in (names.PRODUCTION_ALIAS, names.CHAMPION_ALIAS):
+        try:
+            return registry.by_alias(store, name, alias).run_id
+        except StoreError as absent:
+            last = absent
+    found = registry.versions(store, name)
+    if found:
+        return found[0].run_id
+    raise StoreError(
+        f"{name!r} is neither a run id nor a registered model.",
+        remedy="give a run id of 32 digits, or a model as name, name@alias or name/version",
+    ) from last
+
+
+def _above(record: RunRecord) -> str:
+    kind = record.tags.get(names.KIND, "")
+    if kind == names.CELL:
+        where, found = f"tag {names.PARENT}", record.tags.get(names.PARENT)
+    else:
+        where = f"param {UPSTREAM.get(kind, names.UPSTREAM_PROFILE)}"
+        found = record.params.get(UPSTREAM.get(kind, names.UPSTREAM_PROFILE))
+    if not found:
+        raise StoreError(
+            f"The lineage breaks at run {record.run_id} ({record.name}): it has no {where}.",
+            remedy="run that flow again; every run of this release carries it",
+        )
+    return found
+
+
+def _require_one_dataset(chain: list[RunRecord]) -> None:
+    wanted = chain[-1].params.get(names.DATASET_HASH)
+    for record in chain:
+        found = record.params.get(names.DATASET_HASH)
+        if found is None or found != wanted:
+            raise StoreError(
+                f"Run {record.run_id} ({record.name}) says {names.DATASET_HASH}={found}, and its "
+                f"profile {chain[-1].run_id} says {wanted}.",
+                remedy="run the flows again on one version of the data",
+            )

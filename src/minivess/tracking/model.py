@@ -1,0 +1,151 @@
+"""The MLflow model of a trained network: code, weights and settings; nothing is pickled.
+
+A folder that `mlflow.pyfunc.load_model` opens. It takes raw volumes (B, C_in, X, Y, Z) of any
+size and gives the probabilities (B, C_out, X, Y, Z) that the validation of its training saw.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import mlflow.pyfunc
+import numpy as np
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+from numpy.typing import NDArray
+
+import minivess
+from minivess import files, inference, names, networks
+from minivess.contracts import Network, Shape, Window
+from minivess.errors import StoreError
+from minivess.tracking import model_code, registry
+from minivess.tracking.environment import version
+from minivess.tracking.run import Run
+from minivess.tracking.store import Store
+
+CONFIG, CHECKPOINT = "model_config.json", "checkpoint.pth"
+REQUIREMENTS = ("mlflow", "torch", "monai", "numpy", "pydantic", "omegaconf", "PyYAML")
+Array = NDArray[np.float32]
+
+
+def save(
+    folder: Path,
+    *,
+    network: Network,
+    window: Window,
+    checkpoint: Path,
+    example: Shape | None = None,
+) -> Path:
+    """Write the model folder; `example` is the (X, Y, Z) of its input example.
+
+    Raises:
+        StoreError: the checkpoint is not there.
+    """
+    if not checkpoint.is_file():
+        raise StoreError(
+            f"There is no checkpoint {checkpoint} to make a model of.",
+            remedy="train that cell again: training.retrain=always",
+        )
+    shape = (1, network.in_channels, *(example or window.patch_size))
+    with tempfile.TemporaryDirectory(prefix="minivess-") as temporary:
+        settings = Path(temporary) / CONFIG
+        weights = Path(temporary) / CHECKPOINT
+        files.write_json(
+            settings, {"network": network.model_dump(mode="json"), "window": window.model_dump()}
+        )
+        weights.symlink_to(checkpoint.resolve())
+        mlflow.pyfunc.save_model(
+            folder,
+            python_model=str(Path(model_code.__file__)),
+            artifacts={"model_config": str(settings), "checkpoint": str(weights)},
+            code_paths=[_package(Path(temporary))],
+            signature=_signature(network),
+            input_example=np.zeros(shape, np.float32),
+            pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
+        )
+    return folder
+
+
+def log_model(
+    run: Run, *, network: Network, window: Window, checkpoint: Path, example: Shape | None = None
+) -> None:
+    """Save the model and store it as the run's `model`; sizes are verified."""
+    with tempfile.TemporaryDirectory(prefix="minivess-") as temporary:
+        folder = Path(temporary) / names.MODEL_ARTIFACT
+        save(folder, network=network, window=window, checkpoint=checkpoint, example=example)
+        run.folder(folder, names.MODEL_ARTIFACT)
+
+
+def load(store: Store, name: str, alias: str) -> mlflow.pyfunc.PyFuncModel:
+    """The registered model behind an alias, ready to predict."""
+    found = registry.by_alias(store, name, alias)
+    into = store.home.served / "champions" / found.run_id
+    return mlflow.pyfunc.load_model(str(store.download(found.run_id, names.MODEL_ARTIFACT, into)))
+
+
+def parts(folder: Path) -> tuple[Network, Window, Path]:
+    """Network, window and checkpoint of a model folder.
+
+    Raises:
+        StoreError: the folder is no model of ours.
+    """
+    found = {path.name: path for path in (folder / "artifacts").glob("*")}
+    if not {CONFIG, CHECKPOINT} <= set(found):
+        raise StoreError(
+            f"{folder} holds no {CONFIG} and {CHECKPOINT}.",
+            remedy="give the model folder of a training run",
+        )
+    values = json.loads(found[CONFIG].read_text(encoding="utf-8"))
+    network, window = (
+        Network.model_validate(values["network"]),
+        Window.model_validate(values["window"]),
+    )
+    return network, window, found[CHECKPOINT]
+
+
+def _signature(network: Network) -> ModelSignature:
+    def volume(channels: int, name: str) -> Schema:
+        return Schema([TensorSpec(np.dtype(np.float32), (-1, channels, -1, -1, -1), name)])
+
+    return ModelSignature(
+        volume(network.in_channels, "input"), volume(network.out_channels, "output")
+    )
+
+
+def _package(temporary: Path) -> str:
+    """The package's source, so that the model loads where minivess is not installed."""
+    source = Path(minivess.__file__).parent
+    target = temporary / "minivess"
+    ignored = shutil.ignore_patterns("__pycache__", "_configs", "_deployments")
+    shutil.copytree(source, target, ignore=ignored)
+    return str(target)
+
+
+class Segmenter(mlflow.pyfunc.PythonModel):
+    """Raw volumes in, class probabilities out, by the same sliding window as in training."""
+
+    def load_context(self, context: Any) -> None:
+        """Build the network from the model's own files; a GPU is used where there is one."""
+        import torch
+
+        folder = Path(context.artifacts["checkpoint"]).parent.parent
+        self.network, self.window, checkpoint = parts(folder)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.module = networks.load(self.network, checkpoint).to(self.device)
+        self.divisor = networks.divisor(self.network)
+
+    def predict(self, context: Any, model_input: Any, params: Any = None) -> Array:
+        """(B, C_in, X, Y, Z) raw intensities -> (B, C_out, X, Y, Z) probabilities."""
+        volumes = model_input["input"] if isinstance(model_input, dict) else model_input
+        return np.stack([self._probabilities(volume) for volume in volumes])
+
+    def _probabilities(self, volume: Array) -> Array:
+        image = inference.normalise(volume, self.window.normalisation)
+        found = inference.logits(
+            self.module, image, self.window, divisor=self.divisor, device=self.device
+        )
+        return inference.probabilities(found)

@@ -1,0 +1,176 @@
+"""Every param of spec 1.2 and 1.4, made from contracts alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from minivess import keys, names
+from minivess.config import EvaluationConfig, ExperimentConfig
+from minivess.contracts import (
+    ComputePlan,
+    DatasetProfile,
+    Fold,
+    Loss,
+    Network,
+    Shape,
+    Spacing,
+    Split,
+)
+
+Params = dict[str, Any]
+# A run is one point of the grid: its own model, loss and seed stand under other names.
+GRID = ("models", "losses", "seeds")
+RESOLVED = (
+    "patch_size", "batch_size", "num_workers", "cache_rate", "mixed_precision", "threads",
+    "device", "iterations_per_epoch",
+)  # fmt: skip
+
+
+def training_params(config: ExperimentConfig, plan: ComputePlan, *, seed: int) -> Params:
+    """Every field of the training config, bare, with the values that the plan resolved.
+
+    The grid's lists are left out: `seed`, `model_name` and `loss_name` say which point this is.
+    """
+    asked = config.training.model_dump(mode="json", exclude=set(GRID))
+    return {
+        **asked,
+        **{name: getattr(plan, name) for name in RESOLVED},
+        "seed": seed,
+        "compute_profile": plan.tier,
+        "patch_strategy": _strategy(config),
+        "predicted_memory_gb": round(plan.predicted_memory_gb, 3),
+        "memory_budget_gb": round(plan.memory_budget_gb, 3),
+        "n_padded_volumes": len(plan.padded),
+        **preparation_params(config),
+    }
+
+
+def _strategy(config: ExperimentConfig) -> str:
+    given = config.training.patch_size != "auto"
+    return "fixed" if given else config.compute.patch_strategy
+
+
+def preparation_params(config: ExperimentConfig) -> Params:
+    """What is done to volumes before a network sees them."""
+    resampling = config.data.resampling
+    return {
+        "data_normalisation": config.data.normalisation,
+        "data_resampling_enabled": resampling.enabled,
+        "data_resampling_method": resampling.method,
+        "data_resampling_target_spacing": resampling.target_spacing,
+    }
+
+
+def arch_params(network: Network) -> Params:
+    """`arch_*` for every field of the network, and what MLflow users look for under bare names."""
+    fields = network.model_dump(mode="json", exclude={"in_channels", "out_channels"})
+    return {
+        **{f"arch_{name}": value for name, value in fields.items()},
+        "model_family": network.family,
+        "model_name": network.name,
+        "in_channels": network.in_channels,
+        "out_channels": network.out_channels,
+    }
+
+
+def loss_params(loss: Loss) -> Params:
+    """The loss, its formula and its weights; arguments where a term has any."""
+    arguments = {term.loss: term.arguments for term in loss.terms if term.arguments}
+    return {
+        "loss_name": loss.name,
+        "loss_config": loss.formula,
+        "loss_weights": {term.loss: term.weight for term in loss.terms},
+        **({"loss_arguments": arguments} if arguments else {}),
+    }
+
+
+def evaluation_params(config: EvaluationConfig) -> Params:
+    """`eval_*` for every field of the evaluation config."""
+    return {f"eval_{name}": value for name, value in config.model_dump(mode="json").items()}
+
+
+def data_params(
+    profile: DatasetProfile, split: Split | None = None, fold: Fold | None = None
+) -> Params:
+    """`data_*`: the dataset, and with a split who trains and who validates.
+
+    With a fold its own volumes; without one, sizes and ids of all folds in their order.
+    """
+    dataset = {
+        "dataset_name": profile.dataset,
+        "dataset_path": profile.dataset_path,
+        "dataset_hash": profile.dataset_hash,
+        "n_volumes": profile.n_volumes,
+        "total_size_gb": f"{profile.total_size_gb:.6g}",
+        "shape_range": f"{_shape(profile.min_shape)}-{_shape(profile.max_shape)}",
+        "spacing_range": "-".join(_spacing(spacing) for spacing in profile.spacing_range),
+        "classes": profile.classes,
+        "label_map": profile.label_map,
+        "n_quarantined": len(profile.quarantined),
+    }
+    volumes = _split_params(split, fold) if split is not None else {}
+    return {f"data_{name}": value for name, value in (dataset | volumes).items()}
+
+
+def _split_params(split: Split, fold: Fold | None) -> Params:
+    if fold is not None:
+        ids: Params = {"train_volume_ids": fold.train, "val_volume_ids": fold.val}
+        sizes: Params = {"n_train_volumes": len(fold.train), "n_val_volumes": len(fold.val)}
+    else:
+        ids = {
+            "train_volume_ids": {part.index: part.train for part in split.folds},
+            "val_volume_ids": {part.index: part.val for part in split.folds},
+        }
+        sizes = {
+            "n_train_volumes": [len(part.train) for part in split.folds],
+            "n_val_volumes": [len(part.val) for part in split.folds],
+        }
+    return {
+        **sizes,
+        **ids,
+        "split_hash": keys.digest(split.model_dump(mode="json")),
+        "split_grouped": split.grouped,
+        **_test_params(split.test),
+    }
+
+
+def _test_params(test: tuple[str, ...]) -> Params:
+    if not test:
+        return {}
+    return {
+        "n_test_volumes": len(test),
+        "test_volume_ids": test,
+        "test_set_hash": keys.digest(sorted(test)),
+    }
+
+
+def upstream_params(
+    *,
+    profile: str | None = None,
+    training: str | None = None,
+    experiment: str | None = None,
+    analysis: str | None = None,
+    count: int | None = None,
+) -> Params:
+    """`upstream_*` as far as they apply; `count` is how many training runs an analysis judged."""
+    given = {
+        names.UPSTREAM_PROFILE: profile,
+        names.UPSTREAM_TRAINING: training,
+        names.UPSTREAM_EXPERIMENT: experiment,
+        names.UPSTREAM_ANALYSIS: analysis,
+        names.UPSTREAM_COUNT: count,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _shape(shape: Shape) -> str:
+    return _bracketed(str(extent) for extent in shape)
+
+
+def _spacing(spacing: Spacing) -> str:
+    return _bracketed(f"{size:g}" for size in spacing)
+
+
+def _bracketed(parts: Iterable[str]) -> str:
+    return f"({','.join(parts)})"

@@ -1,0 +1,109 @@
+"""Who a process is, so that a later one can tell whether it still lives."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import uuid
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+HOST = "minivess.host"
+MACHINE = "minivess.machine"
+BOOT = "minivess.boot_id"
+NAMESPACE = "minivess.pid_namespace"
+PID = "minivess.pid"
+STARTED = "minivess.process_start"
+
+
+def identity() -> dict[str, str]:
+    """Tags that name this process among all processes of all hosts."""
+    return {
+        HOST: socket.gethostname(),
+        MACHINE: machine(),
+        BOOT: boot_id(),
+        NAMESPACE: namespace(),
+        PID: str(os.getpid()),
+        STARTED: started(os.getpid()) or "unknown",
+    }
+
+
+def is_gone(tags: Mapping[str, str]) -> bool:
+    """Whether the process that wrote these tags ran on this host and lives no more.
+
+    False in any doubt: another host, a container whose processes cannot be seen from here.
+    """
+    if (tags.get(HOST), tags.get(MACHINE)) != (socket.gethostname(), machine()):
+        return False
+    if "unknown" not in (tags.get(BOOT, "unknown"), boot_id()) and tags[BOOT] != boot_id():
+        return True
+    if tags.get(NAMESPACE) != namespace() or not tags.get(PID, "").isdigit():
+        return False
+    return started(int(tags[PID])) != tags.get(STARTED)
+
+
+@cache
+def machine() -> str:
+    """A hash that tells two machines of one host name apart, where the system has such an id."""
+    for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
+        text = _read(path)
+        if text:
+            return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return "unknown"
+
+
+@cache
+def boot_id() -> str:
+    """Changes with each start of the machine."""
+    text = _read("/proc/sys/kernel/random/boot_id")
+    if text:
+        return text
+    # Elsewhere than on Linux the boot time does the same service; a UUID keeps one format.
+    import psutil
+
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, str(round(psutil.boot_time() / 60))))
+
+
+@cache
+def namespace() -> str:
+    """The process numbers that this process can see; containers have their own."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return "host"
+
+
+def started(pid: int) -> str | None:
+    """When a process started, in the kernel's own ticks; None if it lives no more.
+
+    Wall-clock start times move when the clock is set; ticks since boot do not.
+    """
+    text = _read(f"/proc/{pid}/stat")
+    if text:
+        fields = text.rpartition(")")[2].split()
+        return None if fields[0] in "ZX" else fields[19]
+    if Path("/proc/self/stat").exists():
+        return None
+    return _started_elsewhere(pid)
+
+
+def _started_elsewhere(pid: int) -> str | None:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        alive = process.status() != psutil.STATUS_ZOMBIE
+        return f"{process.create_time():.2f}" if alive else None
+    except psutil.NoSuchProcess:
+        return None
+    except psutil.AccessDenied:
+        return "unknown"
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,116 @@
+"""Registered models: one version for each run, found again by alias."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from minivess import names
+from minivess.errors import StoreError
+from minivess.tracking.connection import door
+from minivess.tracking.store import Store
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+
+class Registered(NamedTuple):
+    """One version of a registered model."""
+
+    name: str
+    version: str
+    run_id: str
+    tags: dict[str, str]
+
+
+def register(store: Store, *, name: str, run_id: str, note: str, tags: Mapping[str, str]) -> str:
+    """Register the model that a run holds and return its version; a second call finds the first.
+
+    Raises:
+        StoreError: the run holds no model, or the registry refuses the name.
+    """
+    known = versions(store, name, run_id=run_id)
+    if known:
+        return known[0].version
+    if not store.artifacts(run_id, names.MODEL_ARTIFACT):
+        raise StoreError(
+            f"Run {run_id} holds no model to register.",
+            remedy="give a training run that is FINISHED, or train again with training.retrain=always",
+        )
+    _make(store, name)
+    with door(f"register the model of run {run_id} as {name!r}"):
+        made = store.client.create_model_version(
+            name,
+            source=f"runs:/{run_id}/{names.MODEL_ARTIFACT}",
+            run_id=run_id,
+            tags=dict(tags),
+            description=note,
+        )
+    return str(made.version)
+
+
+def _make(store: Store, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        with door(f"make the registered model {name!r}"):
+            store.client.create_registered_model(name, tags={"project": names.PROJECT})
+    except StoreError as error:
+        cause = error.__cause__
+        if not isinstance(cause, MlflowException) or cause.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def set_alias(store: Store, name: str, alias: str, version: str) -> None:
+    """Point an alias at a version; MLflow moves it from the version that had it."""
+    with door(f"set the alias {alias!r} of model {name!r}"):
+        store.client.set_registered_model_alias(name, alias, version)
+
+
+def by_alias(store: Store, name: str, alias: str) -> Registered:
+    """The version that an alias points at.
+
+    Raises:
+        StoreError: there is no such model or alias.
+    """
+    try:
+        with door(f"find model {name!r} by its alias {alias!r}"):
+            return _plain(store.client.get_model_version_by_alias(name, alias))
+    except StoreError as error:
+        raise _absent(error, f"{name}@{alias}") from error.__cause__
+
+
+def by_version(store: Store, name: str, version: str) -> Registered:
+    """One version by its number.
+
+    Raises:
+        StoreError: there is no such model or version.
+    """
+    try:
+        with door(f"find version {version} of model {name!r}"):
+            return _plain(store.client.get_model_version(name, version))
+    except StoreError as error:
+        raise _absent(error, f"{name}/{version}") from error.__cause__
+
+
+def versions(store: Store, name: str, *, run_id: str | None = None) -> list[Registered]:
+    """All versions of a model, newest first; optionally only those made from one run."""
+    quoted = name.replace("'", "")
+    wanted = f"name='{quoted}'" + (f" and run_id='{run_id}'" if run_id else "")
+    with door(f"list the versions of model {name!r}"):
+        found = store.client.search_model_versions(wanted)
+    return sorted((_plain(one) for one in found), key=lambda one: -int(one.version))
+
+
+def _plain(version: ModelVersion) -> Registered:
+    return Registered(version.name, str(version.version), version.run_id or "", dict(version.tags))
+
+
+def _absent(error: StoreError, reference: str) -> StoreError:
+    code = getattr(error.__cause__, "error_code", "")
+    if code not in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+        return error
+    return StoreError(
+        f"There is no registered model {reference}.",
+        remedy="run `just experiment` (or `minivess analyse`) with the same settings first",
+    )

@@ -1,0 +1,365 @@
+"""The MLflow store as the product sees it: experiments, runs found by key, artifacts read back."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from minivess import names
+from minivess.config import TrackingConfig
+from minivess.contracts import RunRecord
+from minivess.errors import StoreError
+from minivess.home import Home
+from minivess.tracking.connection import address, connect, door, shown
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment, Run
+
+PAGE = 500
+log = logging.getLogger(__name__)
+
+
+def open_store(home: Home, tracking: TrackingConfig) -> Store:
+    """Open the store that the settings name; the default is SQLite in the home folder.
+
+    Raises:
+        StoreError: it does not answer within five seconds, or cannot be opened.
+    """
+    uri = address(home, tracking)
+    root = tracking.artifact_root
+    if root is None and uri.startswith("sqlite:"):
+        root = home.artifacts.as_uri()
+    elif root is not None and not urlsplit(root).scheme:
+        root = Path(root).expanduser().resolve().as_uri()
+    return Store(uri=uri, client=connect(home, uri), home=home, artifact_root=root)
+
+
+@dataclass
+class Store:
+    """One MLflow store, always addressed explicitly."""
+
+    uri: str
+    client: MlflowClient
+    home: Home
+    artifact_root: str | None = None
+    _names: dict[str, str] = field(default_factory=dict, repr=False)
+
+    # --- experiments ----------------------------------------------------------------------
+
+    def experiment_id(self, name: str, *, dataset: str, note: str) -> str:
+        """The id of an experiment, made or restored where needed."""
+        with door(f"open the experiment {name!r}"):
+            found = self.client.get_experiment_by_name(name) or self._create(name)
+            if found.lifecycle_stage == "deleted":
+                # A deleted experiment keeps its name, so a new one could not be made beside it.
+                log.warning("The MLflow experiment %r was deleted; it is restored.", name)
+                self.client.restore_experiment(found.experiment_id)
+            for tag, value in self._experiment_tags(found, dataset, note).items():
+                self.client.set_experiment_tag(found.experiment_id, tag, value)
+        return str(found.experiment_id)
+
+    def _create(self, name: str) -> Experiment:
+        from mlflow.exceptions import MlflowException
+
+        place = f"{self.artifact_root}/{_slug(name)}" if self.artifact_root else None
+        try:
+            self.client.create_experiment(name, artifact_location=place)
+        except MlflowException as error:
+            # Another process made it between our look and our attempt.
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        made = self.client.get_experiment_by_name(name)
+        if made is None:
+            raise StoreError(
+                f"The experiment {name!r} was made but cannot be read back.",
+                remedy="run the same command again",
+            )
+        return made
+
+    @staticmethod
+    def _experiment_tags(found: Experiment, dataset: str, note: str) -> dict[str, str]:
+        known = [part for part in found.tags.get("dataset", "").split(", ") if part]
+        datasets = known if dataset in known else [*known, dataset]
+        wanted = {"project": names.PROJECT, "dataset": ", ".join(datasets), names.NOTE: note}
+        if names.NOTE in found.tags:
+            # The page lets people edit this text; what they wrote stays.
+            del wanted[names.NOTE]
+        return {tag: value for tag, value in wanted.items() if found.tags.get(tag) != value}
+
+    def _experiment_ids(self, experiment: str | None) -> list[str]:
+        if experiment is not None:
+            found = self.client.get_experiment_by_name(experiment)
+            if found is None or found.lifecycle_stage == "deleted":
+                return []
+            self._names[found.experiment_id] = found.name
+            return [found.experiment_id]
+        self._names |= {e.experiment_id: e.name for e in self.client.search_experiments()}
+        return list(self._names)
+
+    # --- runs -----------------------------------------------------------------------------
+
+    def find(self, key: str, *, experiment: str) -> RunRecord | None:
+        """The newest FINISHED run with this content key."""
+        found = self._search([f"tags.{names.KEY} = '{key}'"], experiment, "FINISHED", limit=1)
+        return found[0] if found else None
+
+    def latest(
+        self, *, experiment: str | None = None, kind: str, params: Mapping[str, str] | None = None
+    ) -> RunRecord | None:
+        """The newest FINISHED run of a kind, optionally with these params."""
+        filters = [f"tags.`{names.KIND}` = '{kind}'"]
+        filters += [f"params.{name} = {_quoted(value)}" for name, value in (params or {}).items()]
+        found = self._search(filters, experiment, "FINISHED", limit=1)
+        return found[0] if found else None
+
+    def search(
+        self,
+        *,
+        experiment: str | None = None,
+        kind: str | None = None,
+        parent: str | None = None,
+        status: str | None = None,
+    ) -> list[RunRecord]:
+        """Runs that are not deleted, newest first."""
+        filters = []
+        if kind is not None:
+            filters.append(f"tags.`{names.KIND}` = '{kind}'")
+        if parent is not None:
+            filters.append(f"tags.`{names.PARENT}` = '{parent}'")
+        return self._search(filters, experiment, status)
+
+    def _search(
+        self,
+        filters: list[str],
+        experiment: str | None,
+        status: str | None,
+        limit: int | None = None,
+    ) -> list[RunRecord]:
+        if status is not None:
+            filters = [*filters, f"attributes.status = '{status}'"]
+        records: list[RunRecord] = []
+        with door(f"search the runs at {shown(self.uri)}"):
+            ids = self._experiment_ids(experiment)
+            token: str | None = None
+            while ids:
+                page = self.client.search_runs(
+                    ids,
+                    " and ".join(filters),
+                    max_results=limit or PAGE,
+                    order_by=["attributes.start_time DESC"],
+                    page_token=token,
+                )
+                records += [self._record(run) for run in page]
+                token = page.token
+                if limit is not None or not token:
+                    break
+        return records
+
+    def get(self, run_id: str) -> RunRecord:
+        """One run.
+
+        Raises:
+            StoreError: there is no such run, or it was deleted.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            with door(f"read run {run_id}"):
+                run = self.client.get_run(run_id)
+        except StoreError as error:
+            cause = error.__cause__
+            if not isinstance(cause, MlflowException) or cause.error_code not in {
+                "RESOURCE_DOES_NOT_EXIST",
+                "INVALID_PARAMETER_VALUE",
+            }:
+                raise
+            raise StoreError(
+                f"There is no run {run_id} in the MLflow store at {shown(self.uri)}.",
+                remedy="copy the id from `minivess status` or from MLflow's page (`just ui`)",
+            ) from error
+        if run.info.lifecycle_stage == "deleted":
+            raise StoreError(
+                f"Run {run_id} was deleted from the MLflow store.",
+                remedy=f"`mlflow runs restore --run-id {run_id}`, or give another run",
+            )
+        return self._record(run)
+
+    def _record(self, run: Run) -> RunRecord:
+        info = run.info
+        return RunRecord(
+            run_id=info.run_id,
+            name=info.run_name or "",
+            experiment=self._experiment_name(info.experiment_id),
+            status=info.status,
+            start_time=info.start_time,
+            end_time=info.end_time,
+            artifact_uri=info.artifact_uri,
+            params=run.data.params,
+            tags=run.data.tags,
+            metrics={name: v for name, v in run.data.metrics.items() if v == v and abs(v) < 1e308},
+        )
+
+    def _experiment_name(self, experiment_id: str) -> str:
+        if experiment_id not in self._names:
+            self._names[experiment_id] = self.client.get_experiment(experiment_id).name
+        return self._names[experiment_id]
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Write or replace tags of a run, whatever its status."""
+        from mlflow.entities import RunTag
+
+        batch = [RunTag(name, str(value)) for name, value in tags.items()]
+        with door(f"write tags of run {run_id}"):
+            self.client.log_batch(run_id, tags=batch, synchronous=True)
+
+    def url(self, run_id: str, ui: str) -> str:
+        """The page of a run below the address of MLflow's page."""
+        with door(f"read run {run_id}"):
+            experiment = self.client.get_run(run_id).info.experiment_id
+        return f"{ui.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
+
+    # --- artifacts ------------------------------------------------------------------------
+
+    def read_json(self, run_id: str, path: str) -> Any:
+        """A JSON artifact of a run.
+
+        Raises:
+            StoreError: it is absent or no JSON.
+        """
+        text = self.read_text(run_id, path)
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise StoreError(
+                f"The artifact {path} of run {run_id} is no JSON ({error}).",
+                remedy="run the flow that made it again, with training.retrain=always if it trained",
+            ) from error
+
+    def read_text(self, run_id: str, path: str) -> str:
+        """A text artifact of a run."""
+        with tempfile.TemporaryDirectory(prefix="minivess-") as folder:
+            return self.download(run_id, path, Path(folder)).read_text(encoding="utf-8")
+
+    def download(self, run_id: str, path: str, into: Path) -> Path:
+        """Bring an artifact (file or folder) to `into`/<its name>; what is whole there stays.
+
+        Raises:
+            StoreError: it is absent, or does not arrive with the sizes that the store says.
+        """
+        expected = self.artifacts(run_id, path)
+        if not expected:
+            raise StoreError(
+                f"Run {run_id} holds no artifact {path}.",
+                remedy="give the id of a run that is FINISHED, or run the flow that makes it again",
+            )
+        target = into / PurePosixPath(path).name
+        if _sizes(target, path, expected) == expected:
+            return target
+        into.mkdir(parents=True, exist_ok=True)
+        with (
+            door(f"download {path} of run {run_id}"),
+            tempfile.TemporaryDirectory(dir=into, prefix=".download-") as temporary,
+        ):
+            found = Path(self.client.download_artifacts(run_id, path, temporary))
+            require_sizes(_sizes(found, path, expected), expected, what=f"run {run_id}")
+            if target.is_dir():
+                shutil.rmtree(target)
+            found.replace(target)
+        return target
+
+    def artifacts(self, run_id: str, path: str | None = None) -> dict[str, int]:
+        """Every artifact file of a run (or below one of its folders) with its size in bytes."""
+        with door(f"list the artifacts of run {run_id}"):
+            return dict(self._walk(run_id, path))
+
+    def _walk(self, run_id: str, path: str | None) -> list[tuple[str, int]]:
+        found: list[tuple[str, int]] = []
+        entries = self.client.list_artifacts(run_id, path)
+        if not entries and path:
+            # A file lists nothing below itself; its size stands in the listing of its folder.
+            parent = str(Path(path).parent)
+            siblings = self.client.list_artifacts(run_id, None if parent == "." else parent)
+            entries = [entry for entry in siblings if entry.path == path and not entry.is_dir]
+        for entry in entries:
+            if entry.is_dir:
+                found += self._walk(run_id, entry.path)
+            else:
+                found.append((entry.path, int(entry.file_size or 0)))
+        return found
+
+    def probe_write(self, experiment: str | None = None) -> None:
+        """Write a small file where artifacts go, read it back and remove it.
+
+        Raises:
+            StoreError: the artifact store cannot be written.
+        """
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        root = self._artifact_place(experiment)
+        with (
+            door(f"write to the artifact store at {shown(root)}"),
+            tempfile.TemporaryDirectory() as temporary,
+        ):
+            folder = Path(temporary)
+            repository = get_artifact_repository(root, tracking_uri=self.uri)
+            name = f"write-test-{folder.name}"
+            (folder / name).mkdir()
+            (folder / name / "test.txt").write_text("ok", encoding="utf-8")
+            try:
+                repository.log_artifact(str(folder / name / "test.txt"), name)
+                back = Path(repository.download_artifacts(f"{name}/test.txt", str(folder)))
+                written = back.read_text(encoding="utf-8")
+            finally:
+                repository.delete_artifacts(name)
+        if written != "ok":
+            raise StoreError(
+                f"The artifact store at {shown(root)} gave back other bytes than were written.",
+                remedy="check that store, or set tracking.artifact_root to another",
+            )
+
+    def _artifact_place(self, experiment: str | None) -> str:
+        with door(f"find the artifact store of {shown(self.uri)}"):
+            found = self.client.get_experiment_by_name(experiment) if experiment else None
+            if found is None and self.artifact_root is None:
+                found = next(iter(self.client.search_experiments(max_results=1)), None)
+        if found is not None:
+            return str(found.artifact_location)
+        return self.artifact_root or self.home.artifacts.as_uri()
+
+
+def _sizes(place: Path, path: str, expected: Mapping[str, int]) -> dict[str, int]:
+    """Sizes of the files of artifact `path` as they lie at `place`, under artifact names."""
+    files = {name: place / PurePosixPath(name).relative_to(path) for name in expected}
+    return {name: file.stat().st_size for name, file in files.items() if file.is_file()}
+
+
+def require_sizes(found: Mapping[str, int], expected: Mapping[str, int], *, what: str) -> None:
+    """Every file is there with the size it should have.
+
+    Raises:
+        StoreError: one is missing or of another size.
+    """
+    for path, size in expected.items():
+        if found.get(path) != size:
+            raise StoreError(
+                f"{path} of {what} should have {size} bytes and has {found.get(path, 'none')}.",
+                remedy="check free disk space and size limits between here and the store, then run "
+                "the same command again",
+            )
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "experiment"
+
+
+def _quoted(value: str) -> str:
+    return f'"{value}"' if "'" in value else f"'{value}'"

@@ -1,0 +1,56 @@
+"""Values as MLflow holds them: text for params, finite numbers, plain JSON."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import PurePath
+from typing import Any
+
+from pydantic import BaseModel
+
+log = logging.getLogger(__name__)
+
+
+def text(value: Any) -> str:
+    """A param's text: words as they are, numbers and None as Python writes them, lists as JSON."""
+    value = plain(value, undefined="nan")
+    return json.dumps(value) if isinstance(value, list | dict) else str(value)
+
+
+def metric(name: str, value: Any) -> float | None:
+    """A metric's number; infinity becomes NaN, because MLflow would store the largest float."""
+    if value is None:
+        return None
+    number = float(value)
+    if math.isinf(number):
+        log.warning("%s is infinite; NaN is stored.", name, extra={"category": "numerical"})
+        return math.nan
+    return number
+
+
+def plain(value: Any, undefined: Any = None) -> Any:
+    """The same value in JSON's types; numbers that are not finite become `undefined`."""
+    if isinstance(value, BaseModel):
+        return plain(value.model_dump(mode="json"), undefined)
+    if isinstance(value, Mapping):
+        return {str(name): plain(part, undefined) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part, undefined) for part in value]
+    if isinstance(value, set | frozenset):
+        return sorted(plain(part, undefined) for part in value)
+    if isinstance(value, Enum):
+        return plain(value.value, undefined)
+    if isinstance(value, bool | int | str) or value is None:
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else undefined
+    if isinstance(value, PurePath):
+        return value.as_posix()
+    # Numbers and arrays of numpy and torch know their plain form, without importing either here.
+    if hasattr(value, "tolist"):
+        return plain(value.tolist(), undefined)
+    return str(value)
