@@ -42,7 +42,7 @@ def _analyse(
 ) -> AnalysisResult:
     from minivess.tracking.run import recorded
 
-    profile = handoff.receive_profile(session, [training.data_profile_run_id])
+    profile = handoff.profile_of(session, training.data_profile_run_id)
     with recorded(
         session.store,
         experiment=names.EVALUATION_EXPERIMENT,

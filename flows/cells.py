@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from flows import handoff
 from flows.grid import Cell, Family
-from flows.ground import Ground, loss_of
+from flows.ground import Ground
 from flows.session import Session
 from minivess import files, home, names
 from minivess.contracts import CellResult, CellSpec
@@ -162,7 +162,7 @@ def describe(
     run.params(
         params.training_params(session.config, plan, seed=family.seed)
         | params.arch_params(network)
-        | params.loss_params(loss_of(family))
+        | params.loss_params(family.loss)
         | params.evaluation_params(session.config.evaluation)
         | params.data_params(ground.profile, family.split, fold)
         | {names.UPSTREAM_PROFILE: str(ground.profile.run_id), "fold_ids": fold_ids(family, cell)}

@@ -16,14 +16,19 @@ from minivess.contracts import (
     Case,
     DatasetProfile,
     DeploymentResult,
+    Engine,
     Network,
+    Parity,
     RunRecord,
     Smoke,
     Window,
 )
+from minivess.errors import ServingError
 
 if TYPE_CHECKING:
     from minivess.tracking.run import Run
+
+PARITY_ARTIFACT = "export/parity.json"
 
 
 @dataclass(frozen=True)
@@ -91,25 +96,14 @@ def carry_out(
     session: Session, run: Run, analysis: AnalysisResult, training: RunRecord
 ) -> DeploymentResult:
     """Export, parity, package, smoke test, card: each ends the run FAILED if it fails."""
-    from minivess.serving import export, package
-
-    config, task = session.config.deployment, session.orchestra.task
+    task = session.orchestra.task
     served = task("fetch champion", fetch, session, analysis, training)
     upstream(run, served, analysis)
-    folder = session.home.served / run.run_id
-    onnx = task("export", export.to_onnx, served.network, served.checkpoint, folder / "model.onnx")
-    run.file(onnx, "export")
-    parity = task("parity", export.parity, served.network, served.checkpoint, onnx,
-                  cases=parity_cases(served, config.parity_volumes), window=served.window,
-                  config=config, report=lambda found: run.json(found.model_dump(), "export/parity.json"))  # fmt: skip
-    engines = task("time engines", export.engines, served.network, served.checkpoint, onnx,
-                   case=served.cases[0], window=served.window)  # fmt: skip
-    run.json([engine.model_dump() for engine in engines], "engines.json")
-    tag = task("build service", package.build, folder, home=session.home, onnx=onnx,
-               network=served.network, window=served.window, lineage=served.lineage,
-               name=handoff.slug(analysis.experiment))  # fmt: skip
-    answer = task("smoke test", smoke_test, session, served, onnx, tag)
-    run.json(answer.model_dump(), "smoke.json")
+    onnx = task("export", export, session, run, served)
+    parity = task("parity", prove, session, (run, served, onnx))
+    engines = task("time engines", time_engines, run, served, onnx)
+    tag = task("build service", build, session, served, onnx)
+    smoke = task("smoke test", smoke_test, session, (run, served, onnx), tag)
     result = DeploymentResult(
         analysis_run_id=str(analysis.run_id),
         model_name=str(analysis.champion.model_name),
@@ -117,10 +111,69 @@ def carry_out(
         bento_tag=tag,
         parity=parity,
         engines=engines,
-        smoke=answer,
+        smoke=smoke,
     )
     finish(session, run, (result, served.profile, analysis))
     return result
+
+
+def export(session: Session, run: Run, served: Served) -> Path:
+    """The network as one ONNX file with dynamic axes."""
+    from minivess.serving import export
+
+    path = session.home.served / run.run_id / "model.onnx"
+    export.to_onnx(served.network, served.checkpoint, path)
+    run.file(path, "export")
+    return path
+
+
+def prove(session: Session, axes: tuple[Run, Served, Path]) -> Parity:
+    """Exported against trained network over whole volumes; the figures are kept either way."""
+    from minivess.serving import export
+
+    run, served, onnx = axes
+    config = session.config.deployment
+    try:
+        parity = export.parity(
+            served.network,
+            served.checkpoint,
+            onnx,
+            cases=spread(served, config.parity_volumes),
+            window=served.window,
+            config=config,
+        )
+    except export.ParityError as failed:
+        run.json(failed.parity.model_dump(), PARITY_ARTIFACT)
+        raise
+    run.json(parity.model_dump(), PARITY_ARTIFACT)
+    return parity
+
+
+def time_engines(run: Run, served: Served, onnx: Path) -> tuple[Engine, ...]:
+    """Size and seconds for one volume of each engine on this machine."""
+    from minivess.serving import export
+
+    engines = export.engines(
+        served.network, served.checkpoint, onnx, case=served.cases[0], window=served.window
+    )
+    run.json([engine.model_dump() for engine in engines], "engines.json")
+    return engines
+
+
+def build(session: Session, served: Served, onnx: Path) -> str:
+    """The BentoML service of this version; returns its tag."""
+    from minivess.serving import package
+
+    return package.build(
+        session.home.served,
+        onnx=onnx,
+        network=served.network,
+        window=served.window,
+        lineage=served.lineage,
+        name=handoff.slug(served.lineage["model_name"]),
+        version=served.lineage["model_version"],
+        classes=served.profile.classes,
+    )
 
 
 def recipe(session: Session, analysis: AnalysisResult) -> keys.Ingredients:
@@ -140,7 +193,13 @@ def fetch(session: Session, analysis: AnalysisResult, training: RunRecord) -> Se
 
     champion = analysis.champion
     version = registry.by_alias(session.store, str(champion.model_name), names.CHAMPION_ALIAS)
-    profile = handoff.receive_profile(session, [training.params[names.UPSTREAM_PROFILE]])
+    if training.params["data_resampling_enabled"] != "False":
+        raise ServingError(
+            f"{champion.family} was trained on resampled volumes, which the service cannot do yet.",
+            remedy="train at native resolution (leave out data.resampling), or serve it yourself "
+            f"with mlflow.pyfunc from run {champion.run_id}",
+        )
+    profile = handoff.profile_of(session, training.params[names.UPSTREAM_PROFILE])
     folder = session.store.download(
         version.run_id, names.MODEL_ARTIFACT, session.home.served / "champions" / version.run_id
     )
@@ -157,8 +216,8 @@ def fetch(session: Session, analysis: AnalysisResult, training: RunRecord) -> Se
     return Served(network, window, checkpoint, cases, profile, lineage)
 
 
-def parity_cases(served: Served, n: int) -> tuple[Case, ...]:
-    """The smallest, the largest and others between, so that thin volumes are always tried."""
+def spread(served: Served, n: int) -> tuple[Case, ...]:
+    """The thinnest, the deepest and others between, so that thin volumes are always tried."""
     by_depth = sorted(served.profile.volumes, key=lambda stats: (stats.shape[2], stats.case))
     n = min(n, len(by_depth))
     places = [round(step * (len(by_depth) - 1) / max(n - 1, 1)) for step in range(n)]
@@ -166,16 +225,27 @@ def parity_cases(served: Served, n: int) -> tuple[Case, ...]:
     return tuple(case for case in served.cases if case.case in chosen)
 
 
-def smoke_test(session: Session, served: Served, onnx: Path, tag: str) -> Smoke:
+def smoke_test(session: Session, axes: tuple[Run, Served, Path], tag: str) -> Smoke:
     """Start the built service and ask it for one known volume."""
-    from minivess.serving import export, smoke
+    from minivess import networks
+    from minivess.data import volume
+    from minivess.serving import export, predict, smoke
 
-    case = parity_cases(served, 1)[0]
-    expected = export.mask(onnx, case, network=served.network, window=served.window)
-    with smoke.serve(
-        tag, home=session.home, timeout_s=session.config.deployment.start_timeout_s
-    ) as url:
-        return smoke.ask(url, case, expected)
+    run, served, onnx = axes
+    (case,) = spread(served, 1)
+    expected = predict.segment(
+        volume.read(case.image),
+        forward=export.forward(onnx),
+        window=served.window,
+        divisor=networks.divisor(served.network),
+        in_channels=served.network.in_channels,
+        classes=served.profile.classes,
+    )
+    timeout = session.config.deployment.start_timeout_s
+    with smoke.serve(tag, session.home, timeout=timeout) as url:
+        answer = smoke.ask(url, case, expected)
+    run.json(answer.model_dump(), "smoke.json")
+    return answer
 
 
 def upstream(run: Run, served: Served, analysis: AnalysisResult) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from flows.session import Session
 from minivess import config as configs
 from minivess import keys
-from minivess.config import ExperimentConfig, LossConfig, ModelConfig
-from minivess.contracts import DatasetProfile, Fold, Split
+from minivess.config import ExperimentConfig, ModelConfig
+from minivess.contracts import DatasetProfile, Fold, Loss, Split
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Family:
 
     name: str
     model: ModelConfig
-    loss: LossConfig
+    loss: Loss
     seed: int
     split: Split
     cells: tuple[Cell, ...]
@@ -59,7 +59,8 @@ def family(
     """One family with the keys of its cells."""
     from minivess.training import grid
 
-    model, loss, seed = configs.model(axes[0], config.model), configs.loss(axes[1]), axes[2]
+    model, terms, seed = configs.model(axes[0], config.model), configs.loss(axes[1]), axes[2]
+    loss = Loss(name=terms.name, terms=terms.terms)
     cells = []
     for fold in parts.folds:
         ingredients = grid.cell_ingredients(

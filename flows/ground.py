@@ -16,7 +16,6 @@ from minivess.contracts import (
     DatasetProfile,
     Forecast,
     Hardware,
-    Loss,
     Network,
     Window,
 )
@@ -47,7 +46,7 @@ class Ground:
         return CellSpec(
             key=cell.key,
             model=family.model.name,
-            loss=loss_of(family),
+            loss=family.loss,
             seed=family.seed,
             fold=cell.fold,
             network=network,
@@ -119,8 +118,3 @@ def forecast(
     from minivess.compute import forecast as forecasts
 
     return forecasts.forecast(session.config, network, plan, ground.profile, cells=n_cells)
-
-
-def loss_of(family: Family) -> Loss:
-    """The loss of a family as a contract."""
-    return Loss(name=family.loss.name, terms=family.loss.terms)

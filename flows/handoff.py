@@ -106,6 +106,12 @@ def receive_profile(session: Session, upstream: Sequence[str] = ()) -> DatasetPr
     return profile.replace(run_id=record.run_id)
 
 
+def profile_of(session: Session, run_id: str) -> DatasetProfile:
+    """The profile that a run holds, whichever dataset it is of."""
+    record = _checked(session, run_id, names.PROFILE)
+    return read(session, record, names.PROFILE_ARTIFACT, DatasetProfile).replace(run_id=run_id)
+
+
 def receive_training(session: Session, upstream: Sequence[str] = ()) -> TrainingResult:
     """The parent runs given by id, else the newest of each name in this experiment.
 

@@ -39,14 +39,20 @@ def plan(session: Session) -> dict[str, Any]:
 
 def unversioned_profile(session: Session) -> DatasetProfile:
     """The dataset in numbers, measured but neither copied nor recorded."""
-    from minivess.data import profile
+    from minivess.data import profile, versioning
 
     survey = look(session)
-    show(session, survey.pairing)
+    show(session, survey.root, survey.pairing)
     return profile.summarise(
         measure(session, survey),
         dataset=session.config.dataset,
         dataset_path=str(survey.root),
-        version=None,
+        version=versioning.Version(
+            dataset_hash=f"unversioned-{survey.key}",
+            dvc_file=session.home.dvc / "unversioned.dvc",
+            remote=None,
+            curated=versioning.folder_of(session.home, session.config.dataset),
+            home=session.home.root,
+        ),
         label_map=session.config.data.label_map,
     )

@@ -35,7 +35,7 @@ def profile_data(session: Session) -> DatasetProfile:
     """Profile and version the dataset, or find that this was done already."""
     session.say(f"Profile   {session.config.dataset}")
     survey = look(session)
-    show(session, survey.pairing)
+    show(session, survey.root, survey.pairing)
     record = session.store.find(survey.key, experiment=names.PROFILE_EXPERIMENT)
     if record is not None:
         session.reuse(f"profile of {session.config.dataset}", record.run_id)
@@ -178,13 +178,17 @@ def store_profile(session: Session, run: Run, profile: DatasetProfile) -> None:
     session.orchestra.markdown("data-profile", markdown(profile))
 
 
-def show(session: Session, pairing: Pairing) -> None:
+def show(session: Session, root: Path, pairing: Pairing) -> None:
     """The first pairs as read, and what was left over."""
+
+    def place(path: Path) -> str:
+        return path.relative_to(root).as_posix()
+
     session.say(f"  {len(pairing.cases)} pairs, read as {pairing.layout}:")
     for case in pairing.cases[:SHOWN_PAIRS]:
-        label = case.label.name if case.label else "no label"
+        label = place(case.label) if case.label else "no label"
         group = f"   group {case.group}" if case.group else ""
-        session.say(f"    {case.case}: {case.image.name} + {label}{group}")
+        session.say(f"    {case.case}: {place(case.image)} + {label}{group}")
     if len(pairing.cases) > SHOWN_PAIRS:
         session.say(f"    ... and {len(pairing.cases) - SHOWN_PAIRS} more")
     for title, paths in (
@@ -193,7 +197,7 @@ def show(session: Session, pairing: Pairing) -> None:
         ("other files left alone", pairing.left),
     ):
         if paths:
-            listed = ", ".join(path.name for path in paths[:SHOWN_PAIRS])
+            listed = ", ".join(place(path) for path in paths[:SHOWN_PAIRS])
             more = f" and {len(paths) - SHOWN_PAIRS} more" if len(paths) > SHOWN_PAIRS else ""
             session.say(f"  {title}: {listed}{more}")
     for note in pairing.notes:

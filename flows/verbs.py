@@ -158,6 +158,7 @@ def run_plan(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
 
 def run_predict(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
     """Segment files with the model in production, else the champion."""
+    from flows import handoff
     from minivess import networks
     from minivess.serving import export, predict
     from minivess.tracking import model, registry
@@ -182,6 +183,9 @@ def run_predict(options: argparse.Namespace, config: ExperimentConfig) -> Outcom
             window=window,
             divisor=networks.divisor(network),
             in_channels=network.in_channels,
+            classes=handoff.profile_of(
+                opened, opened.store.get(version.run_id).params[names.UPSTREAM_PROFILE]
+            ).classes,
         )
         for path in written:
             opened.say(f"  {path}")
