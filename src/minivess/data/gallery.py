@@ -19,8 +19,9 @@ from minivess.data.volume import Array, read, relabel, whole
 
 Pixels = npt.NDArray[np.uint8]
 
+TEMPLATE = Path(__file__).with_name("gallery.html.j2")
 PANEL = 220  # pixels along the longer side of a panel
-OVERLAY = 0.45
+TINT, EDGE = 0.2, 0.9  # shares of the class colour
 COLOURS = np.array(
     [(255, 90, 60), (60, 170, 255), (90, 220, 110), (240, 200, 40), (200, 110, 255)],
     dtype=np.float64,
@@ -29,7 +30,7 @@ VIEWS = ("axial", "coronal", "sagittal", "maximum")
 
 
 def render(profile: DatasetProfile, cases: Sequence[Case], path: Path) -> Path:
-    """Write one self-contained page: three slices and a projection of each volume, with findings."""
+    """Write one self-contained page: slices and a projection of each volume, and its findings."""
     by_case = {volume.case: volume for volume in profile.volumes}
     cards = [
         {
@@ -40,7 +41,7 @@ def render(profile: DatasetProfile, cases: Sequence[Case], path: Path) -> Path:
         for case in cases
         if case.case in by_case
     ]
-    page = Environment(autoescape=True, trim_blocks=True).from_string(PAGE)
+    page = Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE.read_text("utf-8"))
     text = page.render(
         profile=profile,
         cards=cards,
@@ -91,13 +92,23 @@ def _middle(label: Array) -> tuple[int, int, int]:
 
 
 def _panel(image: Array, mask: Array) -> Pixels:
-    """Grey (A, B) in 0..1 and classes (A, B) -> colours (B, A, 3): the first axis runs right."""
+    """Grey (A, B) in 0..1 and classes (A, B) -> colours (B, A, 3): the first axis runs right.
+
+    Foreground is tinted, its edge drawn.
+    """
     pixels = np.repeat(image[..., np.newaxis], 3, axis=2) * 255
     colours = COLOURS[(mask.astype(np.int64) - 1) % len(COLOURS)]
-    mixed = np.where(
-        (mask != 0)[..., np.newaxis], (1 - OVERLAY) * pixels + OVERLAY * colours, pixels
-    )
-    return mixed.astype(np.uint8).transpose(1, 0, 2)
+    weight = np.where(_edge(mask), EDGE, np.where(mask != 0, TINT, 0.0))[..., np.newaxis]
+    mixed = (1 - weight) * pixels + weight * colours
+    return np.asarray(mixed.transpose(1, 0, 2), dtype=np.uint8)
+
+
+def _edge(mask: Array) -> npt.NDArray[np.bool_]:
+    """Foreground pixels with a neighbour of another class."""
+    around = np.pad(mask, 1, mode="edge")
+    neighbours = (around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:])
+    differs = np.any([neighbour != mask for neighbour in neighbours], axis=0)
+    return np.asarray(differs & (mask != 0))
 
 
 def _address(pixels: Pixels, aspect: float) -> str:
@@ -173,52 +184,3 @@ def _label(axes: Any, volumes: Sequence[VolumeStats], title: str, unit: str) -> 
     else:
         axes.set_xticks([])
         axes.set_xlabel(f"{len(volumes)} volumes")
-
-
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ profile.dataset }}: {{ profile.n_volumes }} volumes</title>
-<style>
-:root { color-scheme: light dark; --line: #8884; --soft: #8881; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; }
-h1 { margin-bottom: 0; } code { font-size: .9em; overflow-wrap: anywhere; }
-table { border-collapse: collapse; } td, th { padding: .2rem .8rem .2rem 0; text-align: left; vertical-align: top; }
-.card { border-top: 1px solid var(--line); padding: 1rem 0; }
-.views { display: flex; flex-wrap: wrap; gap: .8rem; align-items: flex-start; }
-figure { margin: 0; } figcaption { font-size: .8rem; opacity: .7; }
-img { background: #000; display: block; }
-.error, .warning, .info { border-left: 4px solid; padding: .2rem .7rem; margin: .3rem 0; background: var(--soft); }
-.error { border-color: #d33; } .warning { border-color: #e90; } .info { border-color: #38c; }
-.key { display: inline-block; width: .8em; height: .8em; margin: 0 .3em 0 1em; }
-</style></head><body>
-<h1>{{ profile.dataset }}</h1>
-<p><code>{{ profile.dataset_path }}</code></p>
-<table>
-<tr><th>Volumes</th><td>{{ profile.n_volumes }}{% if profile.quarantined %}, left out: {{ profile.quarantined|join(", ") }}{% endif %}</td></tr>
-<tr><th>Shapes</th><td>{{ profile.min_shape|join(" × ") }} to {{ profile.max_shape|join(" × ") }}, median {{ profile.median_shape|join(" × ") }}</td></tr>
-<tr><th>Memory</th><td>{{ "%.3g"|format(profile.total_size_gb) }} GiB as float32</td></tr>
-<tr><th>Classes</th><td>{{ profile.classes|join(", ") }}{% for value, colour in colours %}<span class="key" style="background: {{ colour }}"></span>{{ value }}{% endfor %}</td></tr>
-<tr><th>Version</th><td><code>{{ profile.dataset_hash }}</code></td></tr>
-</table>
-{% for finding in others %}
-<p class="{{ finding.severity }}"><b>{{ finding.case or profile.dataset }}: {{ finding.code }}</b> {{ finding.message }} <i>{{ finding.remedy }}</i></p>
-{% endfor %}
-{% for card in cards %}
-{% set volume = card.volume %}
-<section class="card" id="{{ volume.case }}">
-<h2>{{ volume.case }}</h2>
-<p>{{ volume.shape|join(" × ") }} voxels of {% for step in volume.voxel_spacing %}{{ "%.4g"|format(step) }}{% if not loop.last %} × {% endif %}{% endfor %} {{ volume.unit }},
-{{ volume.dtype }} {{ "%g"|format(volume.intensity_min) }} to {{ "%g"|format(volume.intensity_max) }},
-foreground {{ "%.2f"|format(100 * volume.foreground_ratio) }} % in {{ volume.components }} parts{% if volume.group %}, group {{ volume.group }}{% endif %}</p>
-{% for finding in card.findings %}
-<p class="{{ finding.severity }}"><b>{{ finding.code }}</b> {{ finding.message }} <i>{{ finding.remedy }}</i></p>
-{% endfor %}
-<div class="views">
-{% for name, address in card.views.items() %}
-<figure><img src="{{ address }}" alt="{{ name }} view of {{ volume.case }}"><figcaption>{{ name }}</figcaption></figure>
-{% endfor %}
-</div></section>
-{% endfor %}
-</body></html>
-"""

@@ -14,6 +14,7 @@ from typing import Any
 from minivess import files
 
 SETTLED_NS = 2_000_000_000  # a file younger than this may change again within one clock tick
+UNREADABLE = "unreadable"  # in place of a hash; measuring such a file says why
 THREADS = 4
 
 
@@ -24,7 +25,10 @@ class Index:
         self.path = path
 
     def hashes(self, paths: Iterable[Path]) -> dict[Path, str]:
-        """MD5 of each file; only files that changed since the last call are read."""
+        """MD5 of each file; only files that changed since the last call are read.
+
+        A file that may not be read has the hash `unreadable`; a missing one raises OSError.
+        """
         known = self._read()
         wanted = list(dict.fromkeys(paths))
         marks = {path: _mark(path) for path in wanted}
@@ -35,7 +39,7 @@ class Index:
         }
         changed = [path for path in wanted if path not in found]
         with ThreadPoolExecutor(THREADS) as pool:
-            found.update(zip(changed, pool.map(files.md5, changed), strict=True))
+            found.update(zip(changed, pool.map(_md5, changed), strict=True))
         if changed:
             self._remember({path: (found[path], marks[path]) for path in changed})
         return {path: found[path] for path in wanted}
@@ -45,7 +49,7 @@ class Index:
         known = {name: entry for name, entry in self._read().items() if Path(name).exists()}
         now = time.time_ns()
         for path, (digest, mark) in changed.items():
-            if now - mark[1] > SETTLED_NS and mark == _mark(path):
+            if digest != UNREADABLE and now - mark[1] > SETTLED_NS and mark == _mark(path):
                 known[str(path)] = {"md5": digest, "mark": mark}
         files.write_json(self.path, known)
 
@@ -55,6 +59,13 @@ class Index:
         except (FileNotFoundError, ValueError):  # a lost or damaged index costs one reading
             return {}
         return content if isinstance(content, dict) else {}
+
+
+def _md5(path: Path) -> str:
+    try:
+        return files.md5(path)
+    except OSError:
+        return UNREADABLE
 
 
 def _mark(path: Path) -> list[int]:

@@ -163,7 +163,7 @@ def _next(rng: np.random.Generator, tip: Segment) -> list[Segment]:
 
 
 def _unit(vector: Floats) -> Floats:
-    return vector / np.linalg.norm(vector)  # type: ignore[no-any-return]
+    return np.asarray(vector / np.linalg.norm(vector))
 
 
 def _stamp(
@@ -206,7 +206,7 @@ def _image(
     depth = np.exp(-np.arange(shape[2]) / shape[2] * rng.uniform(0.8, 1.3))
     photons = rng.poisson(rng.uniform(24, 40) * scene * light * depth)
     counts = 100 + 30 * photons + rng.normal(0, 20, shape)
-    return counts.clip(0, 65535).astype(np.uint16)
+    return np.asarray(counts.clip(0, 65535), dtype=np.uint16)
 
 
 def _cells(rng: np.random.Generator, label: npt.NDArray[np.uint8], spacing: Spacing) -> Floats:
@@ -218,11 +218,11 @@ def _cells(rng: np.random.Generator, label: npt.NDArray[np.uint8], spacing: Spac
             label.shape, rng.uniform(0, 1, 3) * box, rng.uniform(1.5, 3.2), np.array(spacing)
         )
         np.maximum(cells[where], rng.uniform(0.7, 1.6) * inside, out=cells[where])
-    return cells * (label == 0)
+    return np.asarray(cells * (label == 0))
 
 
 def _cloud(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) -> Floats:
     """A smooth random field in 0..1; `sigma` in voxels along x and y."""
     field = ndimage.gaussian_filter(rng.normal(0, 1, shape), (sigma, sigma, sigma / 2.5))
     low, high = float(field.min()), float(field.max())
-    return (field - low) / (high - low)  # type: ignore[no-any-return]
+    return np.asarray((field - low) / (high - low))

@@ -9,14 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from minivess import files, keys
+from minivess import keys
 from minivess.config import DataConfig
 from minivess.contracts import (
     Case,
@@ -28,47 +28,30 @@ from minivess.contracts import (
     VolumeStats,
 )
 from minivess.data import quality
-from minivess.data.cases import curated_names
-from minivess.data.versioning import Version
-from minivess.data.volume import Array, read, relabel, whole
+from minivess.data.measurement import Result, measure
+from minivess.data.profile_cache import key_of, recall, remember
+from minivess.data.versioning import Version, curated_hash
 from minivess.errors import DataError
 
 log = logging.getLogger(__name__)
 
-CODE = ("data/profile.py", "data/quality.py", "data/volume.py")
-PERCENTILES = (0.5, 5.0, 25.0, 50.0, 75.0, 95.0, 99.5)
+CODE = ("data/measurement.py", "data/quality.py", "data/volume.py")
 GIB = 2**30
-CHUNK = 1 << 22  # voxels counted at once; bincount widens them to 8 bytes
 PARALLEL_BYTES = 200_000_000  # below this, starting processes costs more than it saves
-
-Result = tuple[VolumeStats | None, list[Finding]]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """All volumes of a set: the usable ones in numbers, and what was found."""
+    """All volumes of a set: the usable ones in numbers, and what was found.
+
+    `dataset_hash` is the one that DVC will give the usable volumes, once they are curated.
+    """
 
     stats: tuple[VolumeStats, ...]
     findings: tuple[Finding, ...]
     quarantined: tuple[str, ...]
     rescanned: int
-
-
-def measure(case: Case, *, config: DataConfig) -> Result:
-    """Measure one volume at native resolution; None where a file cannot be used at all."""
-    try:
-        image, label = read(case.image), read(cast(Path, case.label))
-    except DataError as error:
-        code = "wrong_dimensions" if "-D " in error.problem else "unreadable"
-        return None, [_error(case, code, error)]
-    try:
-        classes = relabel(whole(label.array, cast(Path, case.label)), config.label_map)
-    except DataError as error:
-        return None, [_error(case, "label_values", error)]
-    findings = quality.check(case.case, image, label, classes)
-    if any(finding.severity == "error" for finding in findings):
-        return None, findings
-    return _stats(case, image.array, classes, (image.spacing, image.unit)), findings
+    dataset_hash: str
 
 
 def profile(
@@ -90,16 +73,17 @@ def profile(
     results: dict[str, Result] = {}
     fresh: list[Case] = []
     for case in pairing.cases:
-        known = _recall(cache, _key(case, hashes, rule), case)
+        known = recall(cache, key_of(case, hashes, rule), case)
         if known is None:
             fresh.append(case)
         else:
             results[case.case] = known
     for done, (case, result) in enumerate(_measure_all(fresh, config), start=1):
-        results[case.case] = _remember(cache, _key(case, hashes, rule), result)
+        results[case.case] = remember(cache, key_of(case, hashes, rule), result)
         if on_volume is not None:
             on_volume(len(pairing.cases) - len(fresh) + done, len(pairing.cases))
-    measured = _gather(pairing, results, len(fresh), config)
+    measured = _gather(pairing, results, hashes, config)
+    measured = replace(measured, rescanned=len(fresh))
     _refuse(measured, strict=config.strict)
     return measured
 
@@ -109,10 +93,10 @@ def summarise(
     *,
     dataset: str,
     dataset_path: str,
-    version: Version,
+    version: Version | None,
     label_map: dict[int, int],
 ) -> DatasetProfile:
-    """Sum up the usable volumes of one version of the data.
+    """Sum up the usable volumes; without a version nothing was copied, and no file is named.
 
     Raises:
         DataError: nothing usable is left, or label values need a map.
@@ -125,10 +109,10 @@ def summarise(
     return DatasetProfile(
         dataset=dataset,
         dataset_path=dataset_path,
-        dataset_hash=version.dataset_hash,
-        curated=version.relative(version.curated),
-        dvc_file=version.relative(version.dvc_file),
-        remote=version.remote,
+        dataset_hash=version.dataset_hash if version else measured.dataset_hash,
+        curated=version.relative(version.curated) if version else "",
+        dvc_file=version.relative(version.dvc_file) if version else "",
+        remote=version.remote if version else None,
         n_volumes=len(stats),
         min_shape=_shape(shapes.min(axis=0)),
         max_shape=_shape(shapes.max(axis=0)),
@@ -151,82 +135,6 @@ def summarise(
         findings=measured.findings,
         quarantined=measured.quarantined,
     )
-
-
-# --- one volume ---------------------------------------------------------------------------
-
-
-def _error(case: Case, code: str, error: DataError) -> Finding:
-    return quality.finding(code, "error", error.problem, error.remedy).replace(case=case.case)
-
-
-def _stats(case: Case, image: Array, classes: Array, geometry: tuple[Spacing, str]) -> VolumeStats:
-    import cc3d
-
-    label = cast(Path, case.label)
-    spacing, unit = geometry
-    foreground = classes != 0
-    _, components = cc3d.connected_components(foreground, connectivity=26, return_N=True)
-    return VolumeStats(
-        case=case.case,
-        filename=curated_names(case)[0],
-        label_filename=curated_names(case)[1],
-        group=case.group,
-        shape=_shape(np.array(image.shape)),
-        voxel_spacing=spacing,
-        unit=unit,
-        dtype=str(image.dtype),
-        foreground_ratio=float(foreground.mean()),
-        label_values=tuple(int(value) for value in np.unique(classes)),
-        components=int(components),
-        size_bytes=case.image.stat().st_size + label.stat().st_size,
-        content_hash=keys.digest([files.md5(case.image), files.md5(label)]),
-        **intensities(image),
-    )
-
-
-def intensities(image: Array) -> dict[str, Any]:
-    """Exact range, mean, standard deviation and percentiles of raw values.
-
-    Integers of 8 and 16 bits take one counting pass instead of a sort.
-    """
-    if image.dtype.kind in "iu" and image.dtype.itemsize <= 2:
-        low = int(np.iinfo(image.dtype).min)
-        counts = _counts(image.ravel(order="K"), low)
-        values = np.arange(counts.size, dtype=np.float64) + low
-    else:
-        values, counts = np.unique(image.astype(np.float64), return_counts=True)
-    present = counts > 0
-    values, counts = values[present], counts[present]
-    n = int(counts.sum())
-    mean = float((values * counts).sum() / n)
-    return {
-        "intensity_min": float(values[0]),
-        "intensity_max": float(values[-1]),
-        "intensity_mean": mean,
-        "intensity_std": float(np.sqrt(((values - mean) ** 2 * counts).sum() / n)),
-        "percentiles": {f"{q:g}": _percentile(values, counts, q) for q in PERCENTILES},
-    }
-
-
-def _counts(flat: Array, low: int) -> npt.NDArray[np.int64]:
-    width = 1 << (8 * flat.dtype.itemsize)
-    counts = np.zeros(width, dtype=np.int64)
-    for start in range(0, flat.size, CHUNK):
-        chunk = flat[start : start + CHUNK].astype(np.int64) - low
-        counts += np.bincount(chunk, minlength=width)
-    return counts
-
-
-def _percentile(values: npt.NDArray[np.float64], counts: npt.NDArray[np.int64], q: float) -> float:
-    """The q-th percentile of a histogram, interpolated linearly as numpy does."""
-    ends = np.cumsum(counts)
-    position = q / 100 * (int(ends[-1]) - 1)
-    below = int(np.floor(position))
-    first, second = values[
-        np.searchsorted(ends, [below, below + 1], side="right").clip(max=len(values) - 1)
-    ]
-    return float(first + (second - first) * (position - below))
 
 
 # --- many volumes -------------------------------------------------------------------------
@@ -260,40 +168,11 @@ def _in_pool(
         yield case, future.result()
 
 
-def _key(case: Case, hashes: Mapping[Path, str], rule: dict[str, Any]) -> str:
-    return keys.digest([hashes[case.image], hashes[cast(Path, case.label)], rule])
-
-
-def _recall(cache: Path, key: str, case: Case) -> Result | None:
-    try:
-        content = files.read_json(cache / "volumes" / f"{key}.json")
-        stats = VolumeStats.model_validate(content["stats"])
-        findings = [Finding.model_validate(entry) for entry in content["findings"]]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):  # lost or damaged: measure again
-        return None
-    named = stats.replace(
-        case=case.case,
-        group=case.group,
-        filename=curated_names(case)[0],
-        label_filename=curated_names(case)[1],
-    )
-    return named, [finding.replace(case=case.case) for finding in findings]
-
-
-def _remember(cache: Path, key: str, result: Result) -> Result:
-    """Keep usable volumes; unusable ones are looked at again, they fail fast."""
-    stats, findings = result
-    if stats is not None:
-        content = {
-            "stats": stats.model_dump(mode="json"),
-            "findings": [finding.model_dump(mode="json") for finding in findings],
-        }
-        files.write_json(cache / "volumes" / f"{key}.json", content)
-    return result
-
-
 def _gather(
-    pairing: Pairing, results: Mapping[str, Result], rescanned: int, config: DataConfig
+    pairing: Pairing,
+    results: Mapping[str, Result],
+    hashes: Mapping[Path, str],
+    config: DataConfig,
 ) -> Measured:
     ordered = [results[case.case] for case in pairing.cases]
     stats = tuple(volume for volume, _ in ordered if volume is not None)
@@ -307,7 +186,8 @@ def _gather(
         stats=stats,
         findings=tuple(findings),
         quarantined=tuple(case.case for case in pairing.cases if case.case not in good),
-        rescanned=rescanned,
+        rescanned=0,
+        dataset_hash=curated_hash((c for c in pairing.cases if c.case in good), hashes),
     )
 
 
@@ -334,7 +214,7 @@ def _refuse(measured: Measured, *, strict: bool) -> None:
 
 
 def _shape(values: npt.NDArray[Any]) -> Shape:
-    return cast(Shape, tuple(int(round(float(value))) for value in values))
+    return cast(Shape, tuple(round(float(value)) for value in values))
 
 
 def _spacing(values: npt.NDArray[Any]) -> Spacing:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from minivess.contracts import Finding, Pairing, Severity, VolumeStats
-from minivess.data.cases import stem
+from minivess.data.filenames import stem
 from minivess.data.volume import Array, Volume
 
 FEW_SLICES = 5
@@ -55,16 +56,14 @@ def finding(code: str, severity: Severity, message: str, remedy: str) -> Finding
     return Finding(code=code, severity=severity, case=None, message=message, remedy=remedy)
 
 
-def _unpaired(code: str, paths: Iterable[object], problem: str, needed: str) -> list[Finding]:
-    from pathlib import Path
-
+def _unpaired(code: str, paths: Iterable[Path], problem: str, needed: str) -> list[Finding]:
     return [
         Finding(
             code=code,
             severity="warning",
-            case=stem(Path(str(path))),
-            message=f"{Path(str(path)).name} {problem}.",
-            remedy=f"add {needed} of the same name, or name the patterns with data.image, data.label",
+            case=stem(path),
+            message=f"{path.name} {problem}.",
+            remedy=f"add {needed} of the same name, or give data.image and data.label",
         )
         for path in paths
     ]
@@ -94,7 +93,7 @@ def _geometry(volume: Volume, label: Volume) -> list[Finding]:
                 "implausible_spacing",
                 "warning",
                 f"The header gives a voxel size of {spacing} {volume.unit}.",
-                "correct pixdim and xyzt_units in the header; distances in physical units rest on it",
+                "correct pixdim and xyzt_units in the header; physical distances rest on them",
             )
         )
     if volume.shape != label.shape:
@@ -185,7 +184,7 @@ def _outliers(stats: Sequence[VolumeStats], limit: float) -> list[Finding]:
                         "outlier",
                         "warning",
                         f"Its {name} is far from the rest of the set (robust z {score:+.1f}).",
-                        "look at it in the gallery; remove it from data.root if it does not belong, "
+                        "look at it in the gallery; remove it from data.root if it is foreign, "
                         f"or raise data.outlier_z={limit:g}",
                     ).replace(case=volume.case)
                 )
@@ -213,7 +212,7 @@ def robust_z(values: npt.NDArray[np.float64], floor: float) -> npt.NDArray[np.fl
 
 
 def _label_values(stats: Sequence[VolumeStats]) -> list[Finding]:
-    """Masks stored as grey values (0/255) instead of class numbers; the user says what they mean."""
+    """Masks stored as grey values (0/255) instead of class numbers; the user says what is what."""
     values = sorted({value for volume in stats for value in volume.label_values})
     mapping = proposed_map(values)
     if not mapping:

@@ -23,7 +23,7 @@ from typing import Any, cast
 from minivess import files
 from minivess.config import set_environment
 from minivess.contracts import Case, DatasetProfile
-from minivess.data.cases import curated_names
+from minivess.data.filenames import curated_names
 from minivess.data.index import Index
 from minivess.errors import DataError, MinivessError
 from minivess.home import Home, lock
@@ -81,12 +81,19 @@ def curate(home: Home, dataset: str, cases: Iterable[Case]) -> Path:
 
 def folder_hash(folder: Path, index: Index | None = None) -> str:
     """The md5 that DVC gives a folder, ending in `.dir`."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    paths = [path for path in folder.rglob("*") if path.is_file()]
     hashes = index.hashes(paths) if index else {path: files.md5(path) for path in paths}
-    entries = sorted(
-        ({"md5": hashes[path], "relpath": path.relative_to(folder).as_posix()} for path in paths),
-        key=lambda entry: entry["relpath"],
-    )
+    return tree_hash({path.relative_to(folder).as_posix(): hashes[path] for path in paths})
+
+
+def curated_hash(cases: Iterable[Case], hashes: Mapping[Path, str]) -> str:
+    """The hash that the curated folder of these cases will have."""
+    return tree_hash({name: hashes[path] for name, path in _sources(cases)})
+
+
+def tree_hash(md5s: Mapping[str, str]) -> str:
+    """DVC's hash of a folder, from relative path -> md5 of each file."""
+    entries = [{"md5": md5s[name], "relpath": name} for name in sorted(md5s)]
     listing = json.dumps(entries, sort_keys=True).encode()
     return hashlib.md5(listing, usedforsecurity=False).hexdigest() + ".dir"
 

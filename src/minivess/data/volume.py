@@ -5,10 +5,8 @@ Axes are (X, Y, Z). Arrays keep the dtype of the file; raw spacing and unit are 
 
 from __future__ import annotations
 
-import importlib
 import math
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,17 +19,18 @@ from isal import igzip, isal_zlib
 from minivess import files
 from minivess.config import ResamplingConfig
 from minivess.contracts import Case, Shape, Spacing
-from minivess.data.cases import SUFFIXES
+from minivess.data.filenames import SUFFIXES
+from minivess.data.resampling import resample
 from minivess.errors import DataError
 
 Array = npt.NDArray[Any]
-Resampler = Callable[
-    [Array, Array | None, Spacing, Spacing],
-    tuple[Array, Array | None],
-]
-
 DEFLATE_LIMIT = 1032  # deflate cannot pack more bytes into one
-INFLATE_ERRORS = (OSError, EOFError, zlib.error, isal_zlib.error)
+INFLATE_ERRORS = (OSError, EOFError, zlib.error, cast(type[Exception], isal_zlib.error))
+HEADER_ERRORS = (*INFLATE_ERRORS, ValueError, KeyError)
+
+
+class DimensionsError(DataError):
+    """A file that is no 3-D volume."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +86,10 @@ def load(
             f"{volume.shape}.",
             remedy="correct or remove the pair; `minivess profile` quarantines it",
         )
-    image = np.asarray(volume.array, dtype=np.float32)
+    image: Array = np.array(volume.array, dtype=np.float32, order="C")  # writable, for torch
     if resampling.enabled:
-        image, label, volume = _resampled(image, label, volume, resampling)
+        image, label = resample(image, label, volume.spacing, resampling)
+        volume = _regridded(volume, image)
     return image[np.newaxis], label, volume
 
 
@@ -108,7 +108,7 @@ def read_label(path: Path, label_map: dict[int, int]) -> npt.NDArray[np.uint8]:
             f"The label {path} holds the value {bad}; classes lie between 0 and 255.",
             remedy=f"data.label_map.{bad}=1",
         )
-    return classes.astype(np.uint8, copy=False)
+    return np.array(classes, dtype=np.uint8, order="C")
 
 
 def whole(array: Array, path: Path) -> Array:
@@ -128,14 +128,14 @@ def whole(array: Array, path: Path) -> Array:
             remedy="store class numbers (0, 1, ...) in label files; data.label names the pattern "
             "if an image was taken for a label",
         )
-    return rounded.astype(np.int32)
+    return rounded.astype(np.int64)
 
 
 def relabel(values: Array, label_map: dict[int, int]) -> Array:
     """Replace label values; all at once, so that {1: 2, 2: 1} swaps."""
     if not label_map:
         return values
-    result = values.astype(np.int32)
+    result = values.astype(np.int64)
     for old, new in label_map.items():
         result[values == old] = new
     return result
@@ -174,7 +174,7 @@ def _open(path: Path) -> Any:
     # A damaged header fails in many ways: bad magic, bad codes, inflate errors, short reads.
     except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as error:
         raise _damaged(path, "is no NIfTI volume") from error
-    except (*INFLATE_ERRORS, ValueError, KeyError) as error:
+    except HEADER_ERRORS as error:
         raise _damaged(path, f"cannot be read ({error})") from error
 
 
@@ -187,7 +187,7 @@ def _shape(path: Path, shape: tuple[int, ...]) -> Shape:
     while len(trimmed) > 3 and trimmed[-1] == 1:
         trimmed = trimmed[:-1]
     if len(trimmed) != 3:
-        raise DataError(
+        raise DimensionsError(
             f"The file {path} is {len(trimmed)}-D {tuple(shape)}; volumes are 3-D.",
             remedy="store one 3-D volume (x, y, z) in a file; stack 2-D slices, split time points",
         )
@@ -230,67 +230,10 @@ def _unit(image: Any) -> str:
         return "unknown"
 
 
-# --- resampling ---------------------------------------------------------------------------
-
-
-def _resampled(
-    image: Array, label: Array | None, volume: Volume, config: ResamplingConfig
-) -> tuple[Array, Array | None, Volume]:
-    target = config.target_spacing or volume.spacing
-    resample = _resampler(config.method or "spacing")
-    new_image, new_label = resample(image, label, volume.spacing, target)
-    scale = np.array(volume.array.shape) / np.array(new_image.shape)
-    return (
-        np.asarray(new_image, dtype=np.float32),
-        None if new_label is None else np.asarray(new_label, dtype=np.uint8),
-        Volume(
-            new_image,
-            cast(Spacing, tuple(float(v) for v in np.array(volume.spacing) * scale)),
-            volume.unit,
-            _scaled(volume.affine, scale),
-        ),
-    )
-
-
-def _scaled(
-    affine: npt.NDArray[np.float64], scale: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """The affine of a grid whose voxels are `scale` times larger and cover the same box."""
+def _regridded(volume: Volume, image: Array) -> Volume:
+    """The geometry of a grid that covers the same box with other voxels."""
+    scale = np.array(volume.shape) / np.array(image.shape)
     step = np.diag([*scale, 1.0])
     step[:3, 3] = (scale - 1) / 2
-    return affine @ step
-
-
-def _resampler(method: str) -> Resampler:
-    if method == "spacing":
-        return resample_spacing
-    module, _, name = method.partition(":")
-    try:
-        return cast(Resampler, getattr(importlib.import_module(module), name))
-    except (ImportError, AttributeError, ValueError) as error:
-        raise DataError(
-            f"data.resampling.method={method} cannot be imported ({error}).",
-            remedy="data.resampling.method=spacing, or module:callable of an importable module",
-        ) from error
-
-
-def resample_spacing(
-    image: Array, label: Array | None, spacing: Spacing, target: Spacing
-) -> tuple[Array, Array | None]:
-    """Image linear, label nearest, over the same box; arrays are (X, Y, Z)."""
-    from scipy import ndimage
-
-    shape = [
-        max(1, round(size * old / new))
-        for size, old, new in zip(image.shape, spacing, target, strict=True)
-    ]
-    if tuple(shape) == image.shape:
-        return image, label
-    factors = [new / old for new, old in zip(shape, image.shape, strict=True)]
-
-    def zoom(array: Array, order: int) -> Array:
-        return cast(
-            Array, ndimage.zoom(array, factors, order=order, mode="nearest", grid_mode=True)
-        )
-
-    return zoom(image, 1), None if label is None else zoom(label, 0)
+    spacing = cast(Spacing, tuple(float(v) for v in np.array(volume.spacing) * scale))
+    return Volume(image, spacing, volume.unit, volume.affine @ step)

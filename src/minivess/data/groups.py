@@ -1,0 +1,93 @@
+"""Which volumes belong together: one animal, one patient, one slide. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from minivess import files
+from minivess.data.filenames import stem
+from minivess.errors import DataError
+
+GROUPS = "groups.json"
+
+
+def groups_of(root: Path, cases: list[str], rule: str | None) -> tuple[dict[str, str], list[str]]:
+    """Case -> group, and what to say about it."""
+    if rule is not None and not rule.endswith(".json"):
+        groups, source = _by_regex(cases, rule), f"data.group={rule}"
+    elif rule is not None or (root / GROUPS).exists():
+        path = _group_file(root, rule)
+        groups, source = _by_file(cases, path), str(path if rule else GROUPS)
+    else:
+        return {}, _prefix_warning(cases)
+    count = len(set(groups.values()))
+    return groups, [
+        f"{count} groups by {source}: a group is never split between training and validation."
+    ]
+
+
+def _group_file(root: Path, rule: str | None) -> Path:
+    candidates = [Path(rule).expanduser(), root / rule] if rule else [root / GROUPS]
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        raise DataError(f"There is no group file {rule}.", remedy="data.group=/path/to/groups.json")
+    return path
+
+
+def _by_file(cases: list[str], path: Path) -> dict[str, str]:
+    try:
+        content = files.read_json(path)
+    except ValueError as error:
+        raise DataError(
+            f"The group file {path} is no JSON: {error}.", remedy='write {"case": "group", ...}'
+        ) from error
+    if not isinstance(content, dict):
+        raise DataError(
+            f"The group file {path} holds no object.", remedy='write {"case": "group", ...}'
+        )
+    named = {stem(Path(name)): str(group) for name, group in content.items()} | content
+    return _complete(cases, {c: str(named[c]) for c in cases if c in named}, str(path))
+
+
+def _by_regex(cases: list[str], rule: str) -> dict[str, str]:
+    try:
+        expression = re.compile(rule)
+    except re.error as error:
+        raise DataError(
+            f"data.group={rule} is no regular expression: {error}.",
+            remedy=r"for example 'data.group=^(mouse\d+)', or a JSON file",
+        ) from error
+    groups = {}
+    for case in cases:
+        if match := expression.search(case):
+            groups[case] = next((part for part in match.groups() if part), match.group())
+    return _complete(cases, groups, f"data.group={rule}")
+
+
+def _complete(cases: list[str], groups: dict[str, str], source: str) -> dict[str, str]:
+    missing = [case for case in cases if case not in groups]
+    if missing:
+        raise DataError(
+            f"{source} names no group for {len(missing)} of {len(cases)} volumes: {missing[0]}"
+            f"{', ...' if len(missing) > 1 else ''}.",
+            remedy="give every volume a group, or leave data.group out",
+        )
+    return groups
+
+
+def _prefix_warning(cases: list[str]) -> list[str]:
+    """Volumes of one animal often share a prefix; across folds they would leak."""
+    rule = r"^(.+)[_\-. ][^_\-. ]+$"
+    prefixes = Counter(
+        match.group(1) if (match := re.search(rule, case)) else case for case in cases
+    )
+    shared = {prefix: count for prefix, count in prefixes.items() if count > 1}
+    if len(prefixes) < 2 or not shared:
+        return []
+    some = ", ".join(f"{prefix} ({count})" for prefix, count in list(shared.items())[:3])
+    return [
+        f"Warning: volumes share name prefixes: {some}. If a prefix is one subject, its volumes "
+        f"must not stand in both training and validation: 'data.group={rule}'."
+    ]

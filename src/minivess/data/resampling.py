@@ -1,0 +1,68 @@
+"""Other voxel sizes, only where asked for: `spacing` is shipped, other methods are the user's."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from minivess.config import ResamplingConfig
+from minivess.contracts import Spacing
+from minivess.errors import DataError
+
+Array = npt.NDArray[Any]
+Resampler = Callable[[Array, Array | None, Spacing, Spacing], tuple[Array, Array | None]]
+
+
+def resample(
+    image: Array, label: Array | None, spacing: Spacing, config: ResamplingConfig
+) -> tuple[Array, Array | None]:
+    """Bring image and label (X, Y, Z) to `config.target_spacing` by `config.method`.
+
+    Raises:
+        DataError: the method cannot be imported.
+    """
+    method = _method(config.method or "spacing")
+    new_image, new_label = method(image, label, spacing, config.target_spacing or spacing)
+    return (
+        np.asarray(new_image, dtype=np.float32),
+        None if new_label is None else np.asarray(new_label, dtype=np.uint8),
+    )
+
+
+def _method(method: str) -> Resampler:
+    if method == "spacing":
+        return by_spacing
+    module, _, name = method.partition(":")
+    try:
+        return cast(Resampler, getattr(importlib.import_module(module), name))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise DataError(
+            f"data.resampling.method={method} cannot be imported ({error}).",
+            remedy="data.resampling.method=spacing, or module:callable of an importable module",
+        ) from error
+
+
+def by_spacing(
+    image: Array, label: Array | None, spacing: Spacing, target: Spacing
+) -> tuple[Array, Array | None]:
+    """Image linear, label nearest, over the same box; arrays are (X, Y, Z)."""
+    from scipy import ndimage
+
+    shape = [
+        max(1, round(size * old / new))
+        for size, old, new in zip(image.shape, spacing, target, strict=True)
+    ]
+    if tuple(shape) == image.shape:
+        return image, label
+    factors = [new / old for new, old in zip(shape, image.shape, strict=True)]
+
+    def zoom(array: Array, order: int) -> Array:
+        return cast(
+            Array, ndimage.zoom(array, factors, order=order, mode="nearest", grid_mode=True)
+        )
+
+    return zoom(image, 1), None if label is None else zoom(label, 0)
