@@ -1,0 +1,96 @@
+# Recipes run the same on a fresh clone: each one that needs the product first makes or mends
+# .venv (.just/environment.py, a few hundredths of a second when there is nothing to do).
+# Words are passed on as they are, and paths mean the folder that `just` was called from.
+
+set positional-arguments
+set no-exit-message
+
+here := "cd " + quote(invocation_directory()) + " && exec "
+clone := "cd " + quote(justfile_directory()) + " && exec "
+bin := quote(justfile_directory() / ".venv/bin")
+minivess := here + bin + "/minivess"
+
+# List the recipes
+[private]
+default:
+    @{{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} --list --unsorted
+
+# Profile, train, analyse and deploy: on demo data, or on `data.root=FOLDER`
+[group("research")]
+experiment *words: ready
+    @{{ minivess }} experiment "$@"
+
+# Pair, check, measure and version a folder of volumes
+[group("research")]
+profile *words: ready
+    @{{ minivess }} profile "$@"
+
+# Train the grid of models x losses x folds x seeds
+[group("research")]
+train *words: ready
+    @{{ minivess }} train "$@"
+
+# Judge every trained family out of fold and name the champion
+[group("research")]
+analyse *words: ready
+    @{{ minivess }} analyse "$@"
+
+# Export, prove and serve the champion
+[group("research")]
+deploy *words: ready
+    @{{ minivess }} deploy "$@"
+
+# Show what would be trained, why, and how long it takes
+[group("research")]
+plan *words: ready
+    @{{ minivess }} plan "$@"
+
+# Segment files or a folder with the champion: just predict IN OUT
+[group("research")]
+predict *words: ready
+    @{{ minivess }} predict "$@"
+
+# From a run, a model or an answer back to the data
+[group("research")]
+lineage *words: ready
+    @{{ minivess }} lineage "$@"
+
+# Write the demo volumes into a folder
+[group("research")]
+demo-data *words: ready
+    @{{ minivess }} demo-data "$@"
+
+# Prefect's page at :4200 and MLflow's at :5000
+[group("research")]
+ui *words: ready
+    @{{ minivess }} ui "$@"
+
+# Make or repair .venv, looking into every package
+[group("house")]
+setup: (ready "--repair")
+
+# Run the tests; words go to pytest
+[group("house")]
+test *words: (ready "dev")
+    @{{ clone }}{{ bin }}/python -m pytest "$@"
+
+# Linter, format, types, import contracts, spelling
+[group("house")]
+check: (ready "dev")
+    @{{ clone }}{{ bin }}/ruff check .
+    @{{ clone }}{{ bin }}/ruff format --check .
+    @{{ clone }}{{ bin }}/mypy
+    @{{ clone }}{{ bin }}/lint-imports --no-cache
+    @{{ clone }}{{ bin }}/codespell
+
+# List the measuring scripts of bench/, or run one: just bench NAME
+[group("house")]
+bench name="" *words: ready
+    @if [ -n "$1" ]; then script=$1; shift; {{ clone }}{{ bin }}/python "bench/$script.py" "$@"; \
+    else cd {{ quote(justfile_directory() / "bench") }} && grep -H -m 1 '^"""' *.py; fi
+
+[private]
+ready *words:
+    @command -v python3 >/dev/null || { printf '%s\n' 'minivess needs Python 3.11 to 3.14.' \
+    '  Try: sudo apt install python3 python3-venv (Debian, Ubuntu)' >&2; exit 1; }
+    @python3 {{ quote(justfile_directory() / ".just/environment.py") }} "$@"
