@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -21,6 +20,15 @@ CURVES = (
     ("topology", ("val_cldice", "val_compound_masd_cldice")),
     ("learning rate", ("learning_rate",)),
 )
+
+COLOURS = (  # background, then one for each class
+    (0.0, 0.0, 0.0),
+    (0.95, 0.75, 0.2),
+    (0.2, 0.7, 0.6),
+    (0.8, 0.4, 0.7),
+    (0.4, 0.6, 0.95),
+)
+VERDICTS = ((0.85, 0.85, 0.85), (0.9, 0.25, 0.2), (0.25, 0.45, 0.95))  # agreed, missed, invented
 
 
 @dataclass(frozen=True)
@@ -48,34 +56,55 @@ def curves(path: Path, history: History) -> Path:
 
 def predictions(path: Path, panels: Sequence[Panel], title: str) -> Path:
     """Draw each volume seen from above: image, truth, prediction, and where the two differ."""
-    figure = Figure(figsize=(10, 2.6 * len(panels)), layout="constrained")
-    figure.suptitle(title)
-    rows = figure.subplots(len(panels), 4, squeeze=False)
-    for row, panel in zip(rows, panels, strict=True):
-        low, high = np.percentile(panel.image, (1, 99.8))
-        top = max(1, int(panel.truth.max()), int(panel.prediction.max()))
-        _draw(row[0], panel.image.max(axis=2), panel.case, cmap="gray", vmin=low, vmax=high)
-        _draw(row[1], panel.truth.max(axis=2), "truth", cmap="viridis", vmin=0, vmax=top)
-        _draw(row[2], panel.prediction.max(axis=2), "prediction", cmap="viridis", vmin=0, vmax=top)
-        _draw(row[3], _differences(panel), "missed red, invented blue")
+    height = 2.5 * len(panels) + 0.4
+    figure = Figure(figsize=(10, height))
+    # One axes for a row and margins by hand: this is drawn often, and axes are what costs.
+    figure.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.6 / height, hspace=0.12)
+    figure.suptitle(title, y=1 - 0.1 / height, va="top", fontsize="medium")
+    for place, panel in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
+        place.imshow(_row(panel), origin="lower", interpolation="nearest")
+        text = f"{panel.case}: image | truth | prediction | missed red, invented blue"
+        place.set_title(text, fontsize="small", y=1.0, pad=3)
+        place.set_axis_off()
     return _save(figure, path)
 
 
-def _differences(panel: Panel) -> NDArray[np.float64]:
-    """RGB of (X, Y): white where both agree on foreground, red missed, blue invented."""
-    truth, guess = panel.truth.max(axis=2) > 0, panel.prediction.max(axis=2) > 0
-    colours = np.zeros((*truth.shape, 3))
-    colours[truth & guess] = (0.85, 0.85, 0.85)
-    colours[truth & ~guess] = (0.9, 0.25, 0.2)
-    colours[~truth & guess] = (0.25, 0.45, 0.95)
+def _row(panel: Panel) -> NDArray[np.float64]:
+    """Four pictures side by side; the first array axis is x and lies across the page."""
+    pictures = (
+        _brightness(panel.image),
+        _classes(panel.truth),
+        _classes(panel.prediction),
+        _differences(panel),
+    )
+    gap = np.ones((max(1, panel.image.shape[0] // 25), panel.image.shape[1], 3))
+    side_by_side = np.concatenate([part for picture in pictures for part in (picture, gap)][:-1])
+    return np.swapaxes(side_by_side, 0, 1)
+
+
+def _brightness(image: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Brightest voxel of each column, grey RGB (X, Y, 3)."""
+    seen = image.max(axis=2).astype(np.float64)
+    low, high = np.percentile(seen, (1, 99.8))
+    grey = np.clip((seen - low) / max(high - low, 1e-6), 0, 1)
+    return np.repeat(grey[..., np.newaxis], 3, axis=2)
+
+
+def _classes(mask: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Highest class of each column in its colour."""
+    colours: NDArray[np.float64] = np.array(COLOURS)[mask.max(axis=2) % len(COLOURS)]
     return colours
 
 
-def _draw(place: Any, picture: NDArray[Any], title: str, **style: Any) -> None:
-    # The first array axis is x, which lies across the page.
-    place.imshow(np.swapaxes(picture, 0, 1), origin="lower", interpolation="nearest", **style)
-    place.set_title(title, fontsize="small")
-    place.set_axis_off()
+def _differences(panel: Panel) -> NDArray[np.float64]:
+    """Each column mixed from its voxels: agreed grey, missed red, invented blue."""
+    agreed = (panel.truth > 0) & (panel.truth == panel.prediction)
+    missed = (panel.truth > 0) & ~agreed
+    invented = (panel.prediction > 0) & ~agreed & ~missed
+    counts = np.stack([part.sum(axis=2) for part in (agreed, missed, invented)], axis=-1)
+    shares = counts / np.maximum(counts.sum(axis=-1, keepdims=True), 1)
+    mixed: NDArray[np.float64] = shares @ np.array(VERDICTS)
+    return mixed
 
 
 def _save(figure: Figure, path: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -60,10 +61,15 @@ def cell_ingredients(
         "training": {name: value for name, value in asked.items() if name not in GRID_FIELDS},
         "compute": config.compute.counted(),
         "evaluation": config.evaluation.counted(),
-        "code": keys.code(keys.CELL_CODE),
-        "versions": keys.versions(),
+        **_software(),
         "own_modules": keys.own_modules(_import_paths(net, loss, resampling.method)),
     }
+
+
+@cache
+def _software() -> keys.Ingredients:
+    # Parsing the sources takes a third of a second, and this process runs what it has imported.
+    return {"code": keys.code(keys.CELL_CODE), "versions": keys.versions()}
 
 
 def _import_paths(network: Mapping[str, Any], loss: Loss, resampling: str | None) -> list[str]:

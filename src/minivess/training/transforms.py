@@ -132,12 +132,13 @@ class CropPatch(Randomizable, Transform):
         """Draw the patch's first voxel."""
         shape = np.array(data["label"].shape[1:])
         room = shape - self.patch
-        anywhere = (self.R.random_sample(3) * (room + 1)).astype(np.int64)
+        anywhere: NDArray[np.int64] = (self.R.random_sample(3) * (room + 1)).astype(np.int64)
         if not data["foreground"] or self.R.random_sample() >= self.foreground_ratio:
             return anywhere
         voxels = data["foreground"][self.R.randint(len(data["foreground"]))]
         centre = np.unravel_index(int(voxels[self.R.randint(len(voxels))]), tuple(shape))
-        return np.clip(np.array(centre) - self.patch // 2, 0, room).astype(np.int64)
+        around: NDArray[np.int64] = np.clip(np.array(centre) - self.patch // 2, 0, room)
+        return around
 
     def __call__(self, data: Sample) -> Sample:
         """The patch as its own memory: the volume stays in the cache untouched."""

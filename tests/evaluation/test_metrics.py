@@ -1,0 +1,150 @@
+"""Masks judged by hand-made truths and by slow reference formulas."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.ndimage import binary_erosion
+from scipy.spatial.distance import cdist
+
+from minivess import names
+from minivess.config import EvaluationConfig
+from minivess.evaluation import metrics
+from tests.conftest import tube
+
+CONFIG = EvaluationConfig()
+SHAPE = (6, 5, 4)
+masks = arrays(np.uint8, SHAPE, elements=st.integers(0, 1))
+
+
+def judge(prediction, truth, classes=(0, 1), **options):
+    return metrics.judge(prediction, truth, classes=classes, **{"config": CONFIG, **options})
+
+
+def block(*slices):
+    mask = np.zeros((20, 20, 10), np.uint8)
+    mask[slices] = 1
+    return mask
+
+
+def test_every_metric_has_its_name_and_a_perfect_mask_has_perfect_values():
+    truth = tube((24, 24, 8), seed=0)[1]
+    assert judge(truth, truth) == {
+        "dice": 1, "f1": 1, "cldice": 1, "masd": 0, "hd95": 0, "nsd": 1, names.PRIMARY: 1,
+    }  # fmt: skip
+    assert set(judge(truth, truth)) == set(names.METRICS)
+
+
+def test_two_empty_masks_agree_perfectly():
+    empty = np.zeros(SHAPE, np.uint8)
+    values = judge(empty, empty)
+    assert [values[name] for name in ("dice", "cldice", "nsd", "f1", names.PRIMARY)] == [1] * 5
+    assert (values["masd"], values["hd95"]) == (0, 0)
+
+
+def test_one_empty_mask_scores_nothing_and_has_no_distance():
+    empty, full = np.zeros(SHAPE, np.uint8), np.ones(SHAPE, np.uint8)
+    for values in (judge(empty, full), judge(full, empty)):
+        assert [values[name] for name in ("dice", "cldice", "nsd", "f1", names.PRIMARY)] == [0] * 5
+        assert (values["masd"], values["hd95"]) == (None, None)
+
+
+def test_distances_are_in_the_unit_of_the_spacing_and_the_compound_metric_in_voxels():
+    truth, moved = block(5, slice(3, 17), slice(2, 8)), block(8, slice(3, 17), slice(2, 8))
+    values = judge(moved, truth, spacing=(0.5, 1.0, 2.0))
+    assert values["masd"] == pytest.approx(3 * 0.5)
+    assert values["hd95"] == pytest.approx(3 * 0.5)
+    assert values[names.PRIMARY] == pytest.approx(0.5 * 0 + 0.5 * (1 - 3 / 50))
+
+
+def test_masd_is_the_mean_of_the_two_directed_means_not_of_all_distances():
+    truth, half = block(5, slice(2, 18), 5), block(5, slice(2, 4), 5)
+    missing = np.mean([max(0, y - 3) for y in range(2, 18)])
+    assert judge(half, truth)["masd"] == pytest.approx((0 + missing) / 2)
+
+
+def test_cldice_forgives_thickness_but_not_a_missing_stretch():
+    truth = block(slice(9, 12), slice(0, 20), slice(4, 7))
+    thick = judge(block(slice(7, 14), slice(0, 20), slice(2, 9)), truth)
+    assert thick["dice"] < 0.4
+    assert thick["cldice"] > 0.9
+    short = judge(block(slice(9, 12), slice(0, 10), slice(4, 7)), truth)
+    assert short["cldice"] == pytest.approx(2 / 3, abs=0.05)
+
+
+def test_the_cap_and_the_tolerance_that_are_given_are_used():
+    truth, moved = block(5, slice(3, 17), slice(2, 8)), block(8, slice(3, 17), slice(2, 8))
+    close = EvaluationConfig(masd_cap=6, nsd_tolerance=3)
+    assert judge(moved, truth)["nsd"] == 0
+    assert judge(moved, truth, config=close)["nsd"] == 1
+    assert judge(moved, truth, config=close)[names.PRIMARY] == pytest.approx(0.25)
+
+
+def test_several_classes_are_averaged_and_stand_beside_under_their_label_values():
+    truth = block(slice(0, 4)) + 2 * block(slice(10, 14))
+    guess = block(slice(0, 4))
+    values = judge(guess, truth, classes=(0, 3, 7))
+    assert (values["dice_class3"], values["dice_class7"], values["dice"]) == (1, 0, 0.5)
+    assert (values["masd_class7"], values["masd"]) == (None, 0)
+
+
+def test_without_topology_only_overlap_is_measured():
+    truth = block(slice(0, 4))
+    assert set(judge(truth, truth, topology=False)) == {"dice", "f1"}
+
+
+def test_a_prepared_truth_gives_the_same_values_for_many_predictions():
+    truth = tube((24, 24, 8), seed=0)[1]
+    prepared = metrics.Truth(truth, (0, 1))
+    for seed in (1, 2):
+        guess = tube((24, 24, 8), seed)[1]
+        assert judge(guess, prepared) == judge(guess, truth)
+
+
+def test_masks_of_different_shape_are_refused():
+    with pytest.raises(ValueError, match="differ in shape"):
+        judge(np.zeros((2, 2, 2), np.uint8), np.zeros(SHAPE, np.uint8))
+
+
+def test_small_solid_bodies_that_thinning_erases_keep_a_skeleton():
+    cube = block(slice(4, 6), slice(4, 6), slice(4, 6))
+    assert judge(cube, cube)["cldice"] == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(masks, masks)
+def test_distances_agree_with_a_search_over_all_pairs_of_surface_voxels(guess, truth):
+    values = judge(guess, truth, spacing=(1.0, 2.0, 3.0))
+    if not guess.any() or not truth.any():
+        return
+    surfaces = [np.argwhere(m & ~binary_erosion(m)) * (1, 2, 3) for m in (guess > 0, truth > 0)]
+    pairs = cdist(*surfaces)
+    out, back = pairs.min(axis=1), pairs.min(axis=0)
+    assert values["masd"] == pytest.approx((out.mean() + back.mean()) / 2)
+    assert values["hd95"] == pytest.approx(max(np.percentile(out, 95), np.percentile(back, 95)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(masks, masks)
+def test_judging_is_symmetric_and_scores_lie_between_0_and_1(guess, truth):
+    values, swapped = judge(guess, truth), judge(truth, guess)
+    assert values == pytest.approx(swapped)
+    scores = [values[name] for name in ("dice", "cldice", "nsd", "f1", names.PRIMARY)]
+    assert all(0 <= score <= 1 for score in scores)
+
+
+def test_monai_agrees_on_real_shapes():
+    from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
+    from torch import tensor
+
+    guess, truth = (tube((24, 24, 10), seed)[1] for seed in (3, 4))
+    pair = [tensor(mask[None, None].astype(np.float32)) for mask in (guess, truth)]
+    there = float(compute_average_surface_distance(pair[0], pair[1], include_background=True))
+    back = float(compute_average_surface_distance(pair[1], pair[0], include_background=True))
+    hd95 = float(compute_hausdorff_distance(*pair, include_background=True, percentile=95))
+    values = judge(guess, truth)
+    assert values["masd"] == pytest.approx((there + back) / 2, abs=1e-6)
+    assert values["hd95"] == pytest.approx(hd95, abs=1e-6)
