@@ -128,8 +128,7 @@ def door(what: str) -> Iterator[None]:
     except OSError as error:
         raise StoreError(
             f"Could not {what}: {error.strerror or error}.",
-            remedy="check free disk space and permissions of the artifact folder; `minivess doctor` "
-            "looks at both",
+            remedy="check free disk space and the permissions of the artifact folder",
         ) from error
 
 

@@ -22,9 +22,9 @@ from minivess import config
 NOT_INSTALLED, NONE, UNKNOWN = "not_installed", "none", "unknown"
 LIBRARIES = ("torch", "monai", "torchio", "torchmetrics", "mlflow", "prefect", "numpy")
 MONAI_FRIENDS = (
-    "monai", "numpy", "torch", "nibabel", "scikit-image", "scipy", "pillow", "tensorboard", "ignite",
-    "itk", "gdown", "torchvision", "tqdm", "lmdb", "psutil", "pandas", "einops", "transformers",
-    "mlflow", "pynrrd", "clearml",
+    "monai", "numpy", "torch", "nibabel", "scikit-image", "scipy", "pillow", "tensorboard",
+    "pytorch-ignite", "itk", "gdown", "torchvision", "tqdm", "lmdb", "psutil", "pandas", "einops",
+    "transformers", "mlflow", "pynrrd", "clearml",
 )  # fmt: skip
 GIT_SECONDS = 5
 DIFF_LIMIT = 5_000_000
@@ -159,7 +159,7 @@ def _no_gpu() -> dict[str, str]:
 
 
 def _gpus() -> dict[str, str]:
-    import pynvml
+    import pynvml  # type: ignore[import-untyped]
 
     try:
         pynvml.nvmlInit()

@@ -41,7 +41,7 @@ def walk(store: Store, ref: str) -> list[RunRecord]:
 
 
 def start(store: Store, ref: str) -> str:
-    """The run that a reference means; a bare model name means its production or champion version."""
+    """The run that a reference means; of a bare model name, what is in production or champion."""
     ref = ref.removeprefix("models:/").removeprefix("runs:/")
     if RUN_ID.fullmatch(ref.split("/")[0]):
         return ref.split("/")[0]

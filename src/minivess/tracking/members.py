@@ -71,7 +71,7 @@ def _require_finished(store: Store, run_id: str) -> None:
     record = store.get(run_id)
     if record.status != "FINISHED":
         raise StoreError(
-            f"Run {run_id} ({record.name}) is {record.status}, and only FINISHED runs are built on.",
+            f"Run {run_id} ({record.name}) is {record.status}; only FINISHED runs are built on.",
             remedy="run `minivess train` with the same settings again; finished folds are reused",
         )
 

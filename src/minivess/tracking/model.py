@@ -15,6 +15,8 @@ from typing import Any
 import mlflow.pyfunc
 import numpy as np
 from mlflow.models import ModelSignature
+from mlflow.pyfunc import PyFuncModel
+from mlflow.pyfunc.model import PythonModel
 from mlflow.types import Schema, TensorSpec
 from numpy.typing import NDArray
 
@@ -29,6 +31,7 @@ from minivess.tracking.store import Store
 
 CONFIG, CHECKPOINT = "model_config.json", "checkpoint.pth"
 REQUIREMENTS = ("mlflow", "torch", "monai", "numpy", "pydantic", "omegaconf", "PyYAML")
+EXAMPLE_SIDE = 16
 Array = NDArray[np.float32]
 
 
@@ -50,14 +53,14 @@ def save(
             f"There is no checkpoint {checkpoint} to make a model of.",
             remedy="train that cell again: training.retrain=always",
         )
-    shape = (1, network.in_channels, *(example or window.patch_size))
+    shape = (1, network.in_channels, *(example or _small(window.patch_size)))
     with tempfile.TemporaryDirectory(prefix="minivess-") as temporary:
         settings = Path(temporary) / CONFIG
         weights = Path(temporary) / CHECKPOINT
         files.write_json(
             settings, {"network": network.model_dump(mode="json"), "window": window.model_dump()}
         )
-        weights.symlink_to(checkpoint.resolve())
+        _place(checkpoint, weights)
         mlflow.pyfunc.save_model(
             folder,
             python_model=str(Path(model_code.__file__)),
@@ -80,11 +83,13 @@ def log_model(
         run.folder(folder, names.MODEL_ARTIFACT)
 
 
-def load(store: Store, name: str, alias: str) -> mlflow.pyfunc.PyFuncModel:
+def load(store: Store, name: str, alias: str) -> PyFuncModel:
     """The registered model behind an alias, ready to predict."""
     found = registry.by_alias(store, name, alias)
     into = store.home.served / "champions" / found.run_id
-    return mlflow.pyfunc.load_model(str(store.download(found.run_id, names.MODEL_ARTIFACT, into)))
+    folder = store.download(found.run_id, names.MODEL_ARTIFACT, into)
+    loaded: PyFuncModel = mlflow.pyfunc.load_model(str(folder))
+    return loaded
 
 
 def parts(folder: Path) -> tuple[Network, Window, Path]:
@@ -107,6 +112,20 @@ def parts(folder: Path) -> tuple[Network, Window, Path]:
     return network, window, found[CHECKPOINT]
 
 
+def _small(patch: Shape) -> Shape:
+    """An example small enough for the JSON file that it becomes; any size would do."""
+    x, y, z = (min(side, EXAMPLE_SIDE) for side in patch)
+    return x, y, z
+
+
+def _place(checkpoint: Path, weights: Path) -> None:
+    """The checkpoint under the model's own name, without a copy where the file system can."""
+    try:
+        weights.hardlink_to(checkpoint)
+    except OSError:
+        shutil.copyfile(checkpoint, weights)
+
+
 def _signature(network: Network) -> ModelSignature:
     def volume(channels: int, name: str) -> Schema:
         return Schema([TensorSpec(np.dtype(np.float32), (-1, channels, -1, -1, -1), name)])
@@ -125,7 +144,7 @@ def _package(temporary: Path) -> str:
     return str(target)
 
 
-class Segmenter(mlflow.pyfunc.PythonModel):
+class Segmenter(PythonModel):
     """Raw volumes in, class probabilities out, by the same sliding window as in training."""
 
     def load_context(self, context: Any) -> None:
@@ -138,7 +157,8 @@ class Segmenter(mlflow.pyfunc.PythonModel):
         self.module = networks.load(self.network, checkpoint).to(self.device)
         self.divisor = networks.divisor(self.network)
 
-    def predict(self, context: Any, model_input: Any, params: Any = None) -> Array:
+    # MLflow takes other type hints than a bare array for a schema, and warns of a missing one.
+    def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> Array:
         """(B, C_in, X, Y, Z) raw intensities -> (B, C_out, X, Y, Z) probabilities."""
         volumes = model_input["input"] if isinstance(model_input, dict) else model_input
         return np.stack([self._probabilities(volume) for volume in volumes])

@@ -35,7 +35,7 @@ def register(store: Store, *, name: str, run_id: str, note: str, tags: Mapping[s
     if not store.artifacts(run_id, names.MODEL_ARTIFACT):
         raise StoreError(
             f"Run {run_id} holds no model to register.",
-            remedy="give a training run that is FINISHED, or train again with training.retrain=always",
+            remedy="give a FINISHED training run, or train again with training.retrain=always",
         )
     _make(store, name)
     with door(f"register the model of run {run_id} as {name!r}"):

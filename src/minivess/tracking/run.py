@@ -98,7 +98,7 @@ class Run:
         return short
 
     def metrics(self, values: Mapping[str, float | None], step: int) -> None:
-        """Write metrics of one step in one call; None is skipped, what was sent is not sent again."""
+        """Write the metrics of one step in one call; None and what was sent before are skipped."""
         from mlflow.entities import Metric
 
         now = time.time_ns() // 1_000_000
@@ -157,7 +157,7 @@ class Run:
         with door(f"store {path.name} in run {self.run_id}"):
             self.store.client.log_artifact(self.run_id, str(path), to or None)
             listed = self.store.client.list_artifacts(self.run_id, to or None)
-        found = {entry.path: entry.file_size for entry in listed}
+        found = {entry.path: int(entry.file_size or 0) for entry in listed}
         require_sizes(found, {str(PurePosixPath(to) / path.name): size}, what=f"run {self.run_id}")
 
     def folder(self, path: Path, to: str = "") -> None:
@@ -309,11 +309,10 @@ def _user() -> str:
 def _describe(run: Run, config: ExperimentConfig, ingredients: keys.Ingredients) -> None:
     surroundings = environment.collect()
     run.params(surroundings.params)
+    asked = config.model_dump(mode="json", exclude_unset=True)
     contents = {
         "config/resolved_config.yaml": yaml.safe_dump(config.model_dump(mode="json")),
-        "config/experiment_config.json": _indented(
-            config.model_dump(mode="json", exclude_unset=True)
-        ),
+        "config/experiment_config.json": _indented(asked),
         "environment/system_info.json": _indented(plain(surroundings.info)),
         names.INGREDIENTS_ARTIFACT: _indented(ingredients),
         **{f"environment/{name}": content for name, content in surroundings.files.items()},

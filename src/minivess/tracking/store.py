@@ -241,7 +241,7 @@ class Store:
         except json.JSONDecodeError as error:
             raise StoreError(
                 f"The artifact {path} of run {run_id} is no JSON ({error}).",
-                remedy="run the flow that made it again, with training.retrain=always if it trained",
+                remedy="run the flow that made it again",
             ) from error
 
     def read_text(self, run_id: str, path: str) -> str:
@@ -310,7 +310,7 @@ class Store:
             tempfile.TemporaryDirectory() as temporary,
         ):
             folder = Path(temporary)
-            repository = get_artifact_repository(root, tracking_uri=self.uri)
+            repository: Any = get_artifact_repository(root, tracking_uri=self.uri)
             name = f"write-test-{folder.name}"
             (folder / name).mkdir()
             (folder / name / "test.txt").write_text("ok", encoding="utf-8")

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from minivess.tracking.run import Run
 
+STOP_S = 30
 log = logging.getLogger(__name__)
-Publish = Callable[[dict[str, float], int], None]
 
 
 def monitor(run: Run, interval_s: float) -> Callable[[], None]:
     """Publish `system/*` of this machine until the returned function is called."""
-    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+    try:
+        return _started(run, interval_s)
+    except Exception:
+        log.warning("System metrics are not logged.", exc_info=True)
+        return lambda: None
 
-    class Monitor(SystemMetricsMonitor):
+
+def _started(run: Run, interval_s: float) -> Callable[[], None]:
+    import mlflow.system_metrics.system_metrics_monitor as theirs
+
+    # One line for each start and stop of a helper thread helps nobody.
+    logging.getLogger(theirs.__name__).setLevel(logging.WARNING)
+    base: Any = theirs.SystemMetricsMonitor
+
+    class Monitor(base):  # type: ignore[misc]
         """MLflow's monitors, sampled at once and then on each tick, sent through our door.
 
         The original asks the store before each sample whether the run goes on, and a run
@@ -26,14 +38,17 @@ def monitor(run: Run, interval_s: float) -> Callable[[], None]:
 
         def monitor(self) -> None:
             while True:
-                self.collect_metrics()
-                self.publish_metrics(self.aggregate_metrics())
+                try:
+                    self.collect_metrics()
+                    self.publish_metrics(self.aggregate_metrics())
+                except Exception:
+                    log.warning("A sample of system metrics failed.", exc_info=True)
                 if self._shutdown_event.wait(interval_s):
                     break
 
         def publish_metrics(self, metrics: dict[str, float]) -> None:
             named = {f"{self._metrics_prefix}{name}": value for name, value in metrics.items()}
-            _publish(run, named, self._logging_step)
+            run.metrics(named, step=self._logging_step)
             self._logging_step += 1
             for part in self.monitors:
                 part.clear_metrics()
@@ -41,20 +56,9 @@ def monitor(run: Run, interval_s: float) -> Callable[[], None]:
         def finish(self) -> None:
             self._shutdown_event.set()
             if self._process is not None:
-                self._process.join(timeout=30)
+                self._process.join(timeout=STOP_S)
 
-    # One quiet line per start and stop of a helper thread helps nobody.
-    logging.getLogger("mlflow.system_metrics.system_metrics_monitor").setLevel(logging.WARNING)
-    built = Monitor(run.run_id, sampling_interval=interval_s, resume_logging=True,
-                    tracking_uri=run.store.uri)  # fmt: skip
-    built.start()
-    return built.finish
-
-
-def _publish(run: Run, metrics: dict[str, float], step: int) -> None:
-    from minivess.errors import StoreError
-
-    try:
-        run.metrics(metrics, step)
-    except StoreError as error:
-        log.warning("System metrics of step %d are lost: %s", step, error.problem)
+    started = Monitor(run.run_id, resume_logging=True, tracking_uri=run.store.uri)
+    started.start()
+    stop: Callable[[], None] = started.finish
+    return stop

@@ -1,0 +1,197 @@
+"""Opening stores, finding runs, reading artifacts back."""
+
+from __future__ import annotations
+
+import http.server
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from minivess import names
+from minivess.config import TrackingConfig
+from minivess.errors import StoreError
+from minivess.home import Home, open_home
+from minivess.tracking.store import Store, open_store
+from tests.tracking.conftest import OpenRun
+
+
+def test_a_key_finds_the_newest_finished_run(
+    store: Store, open_run: OpenRun, experiment: str
+) -> None:
+    with open_run(key="k1"):
+        pass
+    with open_run(key="k1") as newer:
+        pass
+    with pytest.raises(ValueError, match="no"), open_run(key="k1"):
+        raise ValueError("no")
+    found = store.find("k1", experiment=experiment)
+    assert found is not None
+    assert found.run_id == newer.run_id
+    assert found.experiment == experiment
+    assert store.find("k2", experiment=experiment) is None
+    assert store.find("k1", experiment="nowhere") is None
+
+
+def test_the_latest_of_a_kind_can_be_asked_for_by_param(
+    store: Store, open_run: OpenRun, experiment: str
+) -> None:
+    for dataset in ("octa", "it's"):
+        with open_run(kind=names.PROFILE) as run:
+            run.params({names.DATASET_NAME: dataset})
+    found = store.latest(
+        experiment=experiment, kind=names.PROFILE, params={names.DATASET_NAME: "octa"}
+    )
+    newest = store.latest(experiment=experiment, kind=names.PROFILE)
+    assert found is not None
+    assert found.params[names.DATASET_NAME] == "octa"
+    assert newest is not None
+    assert newest.run_id == run.run_id
+    assert store.latest(experiment=experiment, kind=names.ANALYSIS) is None
+
+
+def test_a_deleted_experiment_is_restored_and_said(
+    store: Store, experiment: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = store.experiment_id(experiment, dataset="a", note="Notes.")
+    store.client.delete_experiment(first)
+    assert store.experiment_id(experiment, dataset="b", note="Notes.") == first
+    assert "restored" in caplog.text
+    tags = store.client.get_experiment(first).tags
+    assert tags == {"project": "minivess", "dataset": "a, b", names.NOTE: "Notes."}
+
+
+def test_what_people_wrote_into_an_experiment_stays(store: Store, experiment: str) -> None:
+    made = store.experiment_id(experiment, dataset="a", note="Ours.")
+    store.client.set_experiment_tag(made, names.NOTE, "Theirs.")
+    store.experiment_id(experiment, dataset="a", note="Ours.")
+    assert store.client.get_experiment(made).tags[names.NOTE] == "Theirs."
+
+
+def test_a_run_that_is_not_there_is_named(store: Store, open_run: OpenRun) -> None:
+    with pytest.raises(StoreError, match="no run 0123"):
+        store.get("0123")
+    with open_run() as run:
+        pass
+    store.client.delete_run(run.run_id)
+    with pytest.raises(StoreError, match="was deleted"):
+        store.get(run.run_id)
+
+
+def test_downloads_land_under_their_own_name_and_whole_ones_stay(
+    store: Store, open_run: OpenRun, tmp_path: Path
+) -> None:
+    with open_run() as run:
+        run.text("report", "report/report.html")
+    file = store.download(run.run_id, "report/report.html", tmp_path / "here")
+    folder = store.download(run.run_id, "report", tmp_path / "there")
+    assert (file, folder) == (tmp_path / "here/report.html", tmp_path / "there/report")
+    before = file.stat().st_ino
+    assert store.download(run.run_id, "report/report.html", tmp_path / "here") == file
+    assert file.stat().st_ino == before
+    (folder / "report.html").write_text("torn")
+    store.download(run.run_id, "report", tmp_path / "there")
+    assert (folder / "report.html").read_text() == "report"
+    with pytest.raises(StoreError, match=r"no artifact report/none\.html"):
+        store.download(run.run_id, "report/none.html", tmp_path)
+
+
+def test_the_artifact_store_is_tried_and_left_as_it_was(store: Store) -> None:
+    store.probe_write()
+    assert not list(store.home.artifacts.glob("write-test*"))
+
+
+def test_an_artifact_store_that_cannot_be_written_is_said_before_any_work(
+    home: Home, tmp_path: Path
+) -> None:
+    blocked = tmp_path / "a file where the folder should be"
+    blocked.write_text("")
+    store = open_store(home, TrackingConfig(artifact_root=str(blocked)))
+    with pytest.raises(StoreError, match="artifact store"):
+        store.probe_write()
+
+
+def test_a_run_has_an_address_in_the_page(store: Store, open_run: OpenRun) -> None:
+    with open_run() as run:
+        pass
+    url = store.url(run.run_id, "http://127.0.0.1:5000/")
+    assert url.startswith("http://127.0.0.1:5000/#/experiments/")
+    assert url.endswith(run.run_id)
+
+
+def test_a_server_that_is_not_there_is_named_with_the_variable_to_set(home: Home) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{free.getsockname()[1]}"
+    begun = time.monotonic()
+    with pytest.raises(StoreError, match=uri) as caught:
+        open_store(home, TrackingConfig(uri=uri))
+    assert "MLFLOW_TRACKING_URI" in caught.value.remedy
+    assert time.monotonic() - begun < 6
+
+
+def test_a_server_that_accepts_and_never_answers_is_given_up_after_five_seconds(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("minivess.tracking.connection.PROBE_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(StoreError, match="does not answer"):
+            open_store(home, TrackingConfig(uri=uri))
+
+
+def test_something_else_at_the_address_is_no_mlflow(home: Home) -> None:
+    class Other(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(404)
+            self.end_headers()
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{server.server_port}"
+        with pytest.raises(StoreError, match="open the MLflow store"):
+            open_store(home, TrackingConfig(uri=uri))
+        server.shutdown()
+
+
+def test_a_folder_store_is_refused_with_a_database_beside_it(home: Home) -> None:
+    for uri in ("./mlruns", "file:///data/mlruns"):
+        with pytest.raises(StoreError, match="folder") as caught:
+            open_store(home, TrackingConfig(uri=uri))
+        assert "sqlite:///" in caught.value.remedy
+
+
+def test_passwords_are_never_shown(home: Home) -> None:
+    with pytest.raises(StoreError) as caught:
+        open_store(home, TrackingConfig(uri="http://ann:secret@127.0.0.1:9"))
+    assert "secret" not in str(caught.value)
+
+
+def test_a_fresh_store_may_be_opened_by_several_processes_at_once(tmp_path: Path) -> None:
+    place = tmp_path / "new"
+    open_home(place)
+    program = (
+        "import sys; from pathlib import Path; from minivess.home import open_home\n"
+        "from minivess.config import TrackingConfig\n"
+        "from minivess.tracking.store import open_store\n"
+        "store = open_store(open_home(Path(sys.argv[1])), TrackingConfig())\n"
+        "print(store.experiment_id('shared', dataset='d', note='n'), 'torch' in sys.modules)"
+    )
+    with ThreadPoolExecutor() as pool:
+        done = pool.map(
+            lambda _: subprocess.run(
+                [sys.executable, "-c", program, str(place)], capture_output=True, text=True
+            ),
+            range(2),
+        )
+    assert [process.stdout.split() for process in done] == [["1", "False"]] * 2
