@@ -52,7 +52,7 @@ class Drawn(NamedTuple):
 
 
 def draw(result: AnalysisResult, folder: Path, unit: str = "") -> list[Drawn]:
-    """Draw the figures that need numbers only, as PNG files in `folder`; distances are in `unit`."""
+    """Draw the figures of numbers as PNG files in `folder`; distances are in `unit`."""
     drawn = [comparison(result, folder, unit), per_volume(result, folder)]
     if result.untrained:
         drawn.append(untrained(result, folder))
@@ -87,7 +87,7 @@ def per_volume(result: AnalysisResult, folder: Path) -> Drawn:
     cases = [
         volume.case for volume in worst_first(best) if volume.values.get(names.PRIMARY) is not None
     ]
-    figure, (axis,) = _canvas(1, height=4.2)
+    figure, (axis,) = _canvas(1, height=3.9)
     for other in (one for one in ordered(result) if one is not best):
         found = champion.values(other)
         style = "s" if other in result.ensembles else "o"
@@ -99,7 +99,7 @@ def per_volume(result: AnalysisResult, folder: Path) -> Drawn:
     axis.tick_params(axis="x", rotation=50 if len(cases) > 8 else 0, length=0, labelsize=9.5)
     for label in axis.get_xticklabels() if len(cases) > 8 else ():
         label.set(ha="right", rotation_mode="anchor")
-    axis.set_ylim(min(0.0, *axis.get_ylim()), 1.02)
+    axis.set_ylim(max(axis.get_ylim()[0] - 0.04, -0.02), 1.02)
     axis.grid(axis="y", color=RULE, lw=0.8)
     axis.set_ylabel(wording.metric(names.PRIMARY).label, color=MUTED)
     caption = (
@@ -170,6 +170,7 @@ def _canvas(columns: int, height: float) -> tuple[Figure, Sequence[Axes]]:
 
     with mpl.rc_context(FONT):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr, call-arg]
         axes = figure.subplots(1, columns, squeeze=False)[0]
     for axis in axes:
         axis.spines[:].set_visible(False)

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from minivess import names
 from minivess.analysis import wording
 from minivess.config import EvaluationConfig, ExperimentConfig
 from minivess.contracts import AnalysisResult, Judged, Member
 
 FEW = 30
+GENEROUS = 0.2
 TRIALS = 1000
 RESAMPLES = 400
 
@@ -24,7 +26,8 @@ def notes(
         *_selection(result, members),
         *_seeds(members, config),
         *_folds(members),
-        *_unit(result),
+        *_compound(result, config.evaluation),
+        *_undefined(result),
         *result.notes,
     ]
 
@@ -102,12 +105,23 @@ def _folds(members: Sequence[Member]) -> list[str]:
     if not folds or len(folds) > 2:
         return []
     return [
-        f"With {wording.counted(len(folds), 'fold')} each network saw only a part of the data; a "
-        "network trained on more of it would probably do better."
+        f"With {wording.counted(len(folds), 'fold')} each network trained on about half of the "
+        "data; one trained on more of it would probably do better."
     ]
 
 
-def _unit(result: AnalysisResult) -> list[str]:
+def _compound(result: AnalysisResult, config: EvaluationConfig) -> list[str]:
+    free = result.untrained.get(names.PRIMARY, 0.0)
+    if free < GENEROUS:
+        return []
+    return [
+        f"The compound metric gives {wording.number(free)} to the untrained network: its distance "
+        f"half counts against a cap of {config.masd_cap:g} voxels, which is far in volumes of this "
+        "size. Read Dice and clDice beside it."
+    ]
+
+
+def _undefined(result: AnalysisResult) -> list[str]:
     undefined = sum(
         one.values.get("masd") is None for judged in result.families for one in judged.volumes
     )

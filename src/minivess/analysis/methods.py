@@ -56,13 +56,13 @@ def _data(profile: DatasetProfile, config: ExperimentConfig) -> str:
 
 def _training(config: ExperimentConfig, members: Sequence[Member]) -> list[str]:
     first, training = members[0].spec, config.training
-    families = {member.family: member for member in members}
     folds = {member.spec.fold.index for member in members}
     seeds = sorted({member.spec.seed for member in members})
     losses = {member.spec.loss.name: member.spec.loss.formula for member in members}
-    nets = {one.spec.model: one.spec.network for one in families.values()}
+    nets = {one.spec.model: one for one in members}
     described = "; ".join(
-        f"{name} ({net.family}, filters {'-'.join(map(str, net.filters))})"
+        f"{name} ({net.spec.network.family}, filters {_joined(net.spec.network.filters)}, "
+        f"{wording.count(net.trainable_parameters)} parameters)"
         for name, net in nets.items()
     )
     augment = "flips, rotations and intensity changes" if training.augment else "no augmentation"
@@ -80,16 +80,19 @@ def _training(config: ExperimentConfig, members: Sequence[Member]) -> list[str]:
     ]
 
 
+def _joined(filters: Sequence[int]) -> str:
+    return "-".join(map(str, filters))
+
+
 def _evaluation(result: AnalysisResult, config: ExperimentConfig, unit: str) -> str:
     settings = config.evaluation
-    metric = wording.metric(names.PRIMARY)
     return (
         "Every volume was predicted only by networks that had not trained on it (out of fold). "
         "Dice, clDice, MASD (mean of the two directed mean surface distances), HD95 and NSD follow "
         f"Metrics Reloaded; distances are in {unit}, the tolerance of NSD is "
-        f"{settings.nsd_tolerance:g} voxels. The primary metric ({metric.label}, {names.PRIMARY}) is "
-        f"0.5 · clDice + 0.5 · (1 − min(MASD, {settings.masd_cap:g}) / {settings.masd_cap:g}) with "  # noqa: RUF001
-        "MASD in voxels. F1 of voxels equals Dice. With several classes a metric is the mean over "
+        f"{settings.nsd_tolerance:g} voxels. The primary metric, {names.PRIMARY}, is "
+        f"0.5 · clDice + 0.5 · (1 {wording.MINUS} min(MASD, m) / m) with m = "
+        f"{settings.masd_cap:g} and MASD in voxels. F1 of voxels equals Dice. With several classes a metric is the mean over "
         f"the foreground classes. Intervals are {settings.ci_level * 100:g} % percentile bootstrap "
         f"intervals of the mean over volumes ({settings.bootstrap_n} resamples, whole groups where "
         "groups are known)."

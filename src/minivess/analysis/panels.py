@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from minivess import files
-from minivess.analysis.wording import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -106,14 +105,18 @@ def _label(axis: Axes, title: str) -> None:
 
 def _scale_bar(axis: Axes, width: int, spacing: float, unit: str) -> None:
     """A bar of a round length, about a quarter of the tile."""
+    from matplotlib.patheffects import withStroke
+
+    dark = [withStroke(linewidth=3, foreground="black", alpha=0.7)]
     length = round_length(width * spacing / 4)
     left, right = width * 0.95 - length / spacing, width * 0.95
     bottom = axis.get_ylim()[0] * 0.93
-    axis.plot([left, right], [bottom, bottom], color="white", lw=3, solid_capstyle="butt")
+    axis.fill_between([left, right], bottom, bottom * 1.015, color="white", path_effects=dark)
     symbol = {"micron": "µm", "um": "µm", "unknown": ""}.get(unit, unit)
-    text = f"{length:g} {symbol}".strip()
-    axis.text((left + right) / 2, bottom * 0.975, text, color="white", fontsize=9.5,
-              ha="center", va="bottom")  # fmt: skip
+    axis.text(
+        (left + right) / 2, bottom * 0.975, f"{length:g} {symbol}".strip(), color="white",
+        fontsize=9.5, ha="center", va="bottom", path_effects=dark,
+    )  # fmt: skip
 
 
 def round_length(about: float) -> float:
@@ -130,9 +133,3 @@ def _save(figure: Any, target: Path) -> None:
     with Image.open(target) as picture:
         small = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
     small.save(target, optimize=True)
-
-
-def sentence(values: dict[str, float | None]) -> str:
-    """The metrics under a panel."""
-    shown = [(name, values[name]) for name in ("dice", "cldice", "masd") if name in values]
-    return " · ".join(f"{name} {number(value)}" for name, value in shown)

@@ -105,8 +105,8 @@ def shown(best: Judged, count: int) -> list[tuple[str, str]]:
     ranked = figures.worst_first(best)
     middle = ranked[len(ranked) // 2]
     worst = ranked[: min(count, len(ranked))]
-    named = [(one.case, f"rank {rank} of {len(ranked)}") for rank, one in enumerate(worst, start=1)]
-    return [(middle.case, "typical volume, the middle of all"), *named]
+    named = [(one.case, wording.nth(rank)) for rank, one in enumerate(worst, start=1)]
+    return [(middle.case, f"a typical volume: the middle one of {len(ranked)}"), *named]
 
 
 def draw(
@@ -175,7 +175,7 @@ def _write(
 def _skipped(skipped: Mapping[str, Sequence[str]]) -> list[str]:
     """A sentence for each volume that somebody could not judge."""
     return [
-        f"{case} was not judged by {', '.join(left)}: every one of their networks had trained on it "
-        "or on a copy of it, or the fold that held it out is missing."
+        f"{case} was not judged by {', '.join(left)}: their networks had all trained on it or on a "
+        "copy of it, or the fold that held it out is missing."
         for case, left in sorted(skipped.items())
     ]

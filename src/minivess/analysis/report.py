@@ -89,7 +89,7 @@ def _size(best: Judged) -> str:
 def _panel(drawn: figures.Drawn, best: Judged, unit: str) -> dict[str, Any]:
     values = next(one.values for one in best.volumes if one.case == drawn.case)
     metrics = [
-        f"{known.label} {wording.number(values[name])}{f' {known.unit}' if known.unit else ''}"
+        f"{known.label} {known.number(values[name])}{f' {known.unit}' if known.unit else ''}"
         for name in sections.HEADLINE
         if name in values
         for known in [wording.metric(name, unit)]
@@ -159,7 +159,7 @@ def latex(result: AnalysisResult) -> str:
         *(_tex_row(one, metrics, bold=one.name == result.champion.family) for one in judged),
     ]
     if result.untrained:
-        before = [_tex(wording.number(result.untrained.get(name))) for name in metrics]
+        before = [_tex(wording.metric(name).number(result.untrained.get(name))) for name in metrics]
         lines += [r"\midrule", " & ".join(["untrained", *before]) + r" \\"]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
@@ -169,9 +169,10 @@ def _tex_row(one: Judged, metrics: Sequence[str], *, bold: bool) -> str:
     cells = []
     for metric in metrics:
         interval = one.intervals[metric]
-        text = wording.number(interval.mean)
+        spell = wording.metric(metric).number
+        text = spell(interval.mean)
         if interval.lower is not None:
-            text += f" ({wording.number(interval.lower)}–{wording.number(interval.upper)})"  # noqa: RUF001
+            text += f" ({spell(interval.lower)}–{spell(interval.upper)})"  # noqa: RUF001
         cells.append(_tex(text))
     return " & ".join([name, *cells]) + r" \\"
 
@@ -208,7 +209,7 @@ def markdown(result: AnalysisResult) -> str:
         *(_markdown_row(one, metrics, result.champion.family) for one in judged),
     ]
     if result.untrained:
-        before = [wording.number(result.untrained.get(name)) for name in metrics]
+        before = [wording.metric(name).number(result.untrained.get(name)) for name in metrics]
         lines.append(f"| untrained | {' | '.join(before)} |")
     lines += ["", f"Data version {result.dataset_hash}."]
     return "\n".join([*lines, *(f"\n{note}" for note in result.notes), ""])
@@ -220,5 +221,5 @@ def _markdown_row(one: Judged, metrics: Sequence[str], champion_name: str) -> st
     for metric in metrics:
         interval = one.intervals[metric]
         bounds = f" ({wording.bounds(interval)})" if metric == names.PRIMARY else ""
-        cells.append(wording.number(interval.mean) + bounds)
+        cells.append(wording.metric(metric).number(interval.mean) + bounds)
     return f"| {name} | {' | '.join(cells)} |"

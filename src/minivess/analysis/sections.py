@@ -5,7 +5,7 @@ Everything here is text that a reader sees, so numbers are already spelled.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from minivess import names
@@ -34,9 +34,9 @@ def headline(result: AnalysisResult, unit: str) -> list[Row]:
                 "label": known.label,
                 "unit": known.unit,
                 "meaning": known.meaning,
-                "value": wording.number(interval.mean),
-                "bounds": _range(interval),
-                "before": wording.number(before),
+                "value": known.number(interval.mean),
+                "bounds": _range(interval, known.number),
+                "before": known.number(before),
                 "bar": _bar(interval, before, reach),
             }
         )
@@ -73,12 +73,14 @@ def comparison(
                 "kind": _kind(one, best),
                 "parameters": wording.count(one.trainable_parameters),
                 "n": one.intervals[names.PRIMARY].n,
-                "cells": [_cell(one.intervals.get(name)) for name in metrics],
+                "cells": [_cell(one, name, unit) for name in metrics],
                 "difference": None if one is best else _difference(one, best, config),
             }
             for one in figures.ordered(result)
         ],
-        "untrained": [wording.number(result.untrained.get(name)) for name in metrics]
+        "untrained": [
+            wording.metric(name, unit).number(result.untrained.get(name)) for name in metrics
+        ]
         if result.untrained
         else None,
     }
@@ -102,13 +104,13 @@ def _kind(one: Judged, best: Judged) -> str:
 
 def _about(one: Judged, members: Sequence[Member]) -> str:
     if len(one.members) > 1:
-        return f"mean probability of {wording.counted(len(one.members), 'family')}".replace(
-            "familys", "families"
-        )
+        families = wording.counted(len(one.members), "family", "families")
+        return f"mean probability of {families}"
     for member in members:
         if member.family == one.name:
             spec = member.spec
-            return f"{spec.network.family} · {spec.loss.formula} · seed {spec.seed}"
+            mixed = f" · {spec.loss.formula}" if len(spec.loss.terms) > 1 else ""
+            return f"{spec.network.family}{mixed} · seed {spec.seed}"
     return ""
 
 
@@ -117,22 +119,23 @@ def _difference(one: Judged, best: Judged, config: ExperimentConfig) -> Row:
     gap = compared.difference
     return {
         "value": wording.signed(gap.mean),
-        "bounds": _range(gap, signed=True),
+        "bounds": _range(gap, wording.signed).replace(wording.DASH, " to "),
         "tied": compared.tied,
     }
 
 
-def _cell(interval: Interval | None) -> Row:
+def _cell(one: Judged, metric: str, unit: str) -> Row:
+    interval, spell = one.intervals.get(metric), wording.metric(metric, unit).number
     if interval is None:
         return {"value": wording.UNDEFINED, "bounds": ""}
-    return {"value": wording.number(interval.mean), "bounds": _range(interval)}
+    return {"value": spell(interval.mean), "bounds": _range(interval, spell)}
 
 
-def _range(interval: Interval, *, signed: bool = False) -> str:
+def _range(interval: Interval, spell: Callable[[float | None], str]) -> str:
     if interval.lower is None or interval.upper is None:
         return ""
-    spell = wording.signed if signed else wording.number
-    return f"{spell(interval.lower)} to {spell(interval.upper)}"
+    between = wording.DASH if interval.lower >= 0 else " to "
+    return f"{spell(interval.lower)}{between}{spell(interval.upper)}"
 
 
 def per_class(result: AnalysisResult, unit: str) -> Row | None:
@@ -148,7 +151,7 @@ def per_class(result: AnalysisResult, unit: str) -> Row | None:
         "rows": [
             {
                 "name": f"class {value}",
-                "cells": [_cell(best.intervals.get(f"{name}_class{value}")) for name in COLUMNS],
+                "cells": [_cell(best, f"{name}_class{value}", unit) for name in COLUMNS],
             }
             for value in values
         ],
@@ -170,7 +173,9 @@ def volumes(result: AnalysisResult, profile: DatasetProfile, unit: str) -> Row:
                 "shape": wording.shape(known.shape) if known else "",
                 "spacing": wording.spacing(known.voxel_spacing) if known else "",
                 "foreground": f"{100 * known.foreground_ratio:.1f} %" if known else "",
-                "cells": [wording.number(one.values.get(name)) for name in metrics],
+                "cells": [
+                    wording.metric(name, unit).number(one.values.get(name)) for name in metrics
+                ],
             }
         )
     return {
@@ -195,11 +200,15 @@ def data(profile: DatasetProfile, unit: str) -> list[tuple[str, str]]:
         ("Foreground", _foreground(foreground)),
         ("Classes", ", ".join(map(str, profile.classes))),
         ("Label map", ", ".join(f"{old} → {new}" for old, new in profile.label_map.items())),
-        ("Size", f"{profile.total_size_gb:.3g} GB as float32"),
+        ("Size", f"{_size(profile.total_size_gb)} as float32"),
         ("Quarantined", ", ".join(profile.quarantined)),
         ("Outliers", ", ".join(profile.outliers)),
     ]
     return [(name, value) for name, value in facts if value]
+
+
+def _size(gigabytes: float) -> str:
+    return f"{gigabytes:.3g} GB" if gigabytes >= 1 else f"{1000 * gigabytes:.3g} MB"
 
 
 def _foreground(ratios: Sequence[float]) -> str:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 from minivess import names
 from minivess.contracts import DatasetProfile, Interval
 
-UNDEFINED = "–"  # noqa: RUF001 (an en dash stands for an undefined value)
+DASH = "–"  # noqa: RUF001 (an en dash, for ranges)
+UNDEFINED = DASH
 MINUS = "−"  # noqa: RUF001 (a minus as wide as a plus)
 
 
@@ -20,11 +21,15 @@ class Metric(NamedTuple):
     higher_is_better: bool
     meaning: str
 
+    def number(self, value: float | None) -> str:
+        """A value with the digits that it deserves: three for scores, two for distances."""
+        return number(value, 2 if self.unit else 3)
+
 
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric(names.PRIMARY, "Compound", "", True, "half clDice, half 1 − MASD, capped"),  # noqa: RUF001
+        Metric(names.PRIMARY, "Compound", "", True, "half clDice, half capped MASD"),
         Metric("dice", "Dice", "", True, "overlap of the masks"),
         Metric("cldice", "clDice", "", True, "overlap of centre lines: topology"),
         Metric("masd", "MASD", "header units", False, "mean distance between the surfaces"),
@@ -80,9 +85,9 @@ def level(interval: Interval) -> str:
     return f"{interval.level * 100:g} %"
 
 
-def counted(n: int, noun: str) -> str:
-    """`1 volume`, `12 volumes`; the noun takes a plain s."""
-    return f"{n} {noun}{'' if n == 1 else 's'}"
+def counted(n: int, noun: str, plural: str = "") -> str:
+    """`1 volume`, `12 volumes`; a noun that takes no plain s brings its plural."""
+    return f"{n} {noun if n == 1 else plural or f'{noun}s'}"
 
 
 def volumes(n: int) -> str:
@@ -107,3 +112,11 @@ def shape(size: tuple[int, ...]) -> str:
 def spacing(size: tuple[float, ...], unit: str = "") -> str:
     """`0.6 x 0.6 x 1.5 um` with a multiplication sign."""
     return f"{' × '.join(f'{axis:.4g}' for axis in size)} {unit}".strip()  # noqa: RUF001
+
+
+def nth(rank: int) -> str:
+    """Place in a row from the worst on: `hardest`, `2nd hardest`."""
+    if rank == 1:
+        return "hardest"
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(rank % 10 if rank % 100 not in (11, 12, 13) else 0)
+    return f"{rank}{ending or 'th'} hardest"

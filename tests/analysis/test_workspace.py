@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from minivess.analysis import workspace
+from minivess.errors import StoreError, UsageError
+
+ROWS = {
+    "runs": [
+        {"run_id": "a", "kind": "family", "name": "dynunet_dice_ce", "start_time": 1_000_000,
+         "end_time": 3_000_000},
+        {"run_id": "b", "kind": "family", "name": "dynunet_cbdice", "start_time": 2_000_000,
+         "end_time": 3_000_000},
+    ],
+    "params": [
+        {"run_id": "a", "key": "loss_name", "value": "dice_ce"},
+        {"run_id": "b", "key": "loss_name", "value": "cbdice"},
+        {"run_id": "a", "key": "seed", "value": "42"},
+        {"run_id": "b", "key": "seed", "value": "42"},
+    ],
+    "metrics": [{"run_id": "a", "key": "val_dice", "value": 0.5, "step": 3, "time": 5}],
+    "volumes": [
+        {"run_id": "a", "name": "dynunet_dice_ce", "case": "v1", "fold": 0, "dice": 0.5,
+         "masd": None, "dice_class2": 0.25},
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture
+def path(tmp_path):
+    workspace.refresh(tmp_path / "workspace.duckdb", ROWS)
+    return tmp_path / "workspace.duckdb"
+
+
+def test_wide_rows_of_volumes_become_one_row_for_each_metric(path):
+    rows = workspace.query(path, "SELECT metric, value FROM volumes ORDER BY metric")
+    assert [tuple(row.values()) for row in rows] == [
+        ("dice", 0.5), ("dice_class2", 0.25), ("masd", None),
+    ]  # fmt: skip
+
+
+def test_runs_given_again_replace_what_was_known_of_them(path):
+    again = {"runs": [{"run_id": "a", "status": "FINISHED"}], "metrics": []}
+    workspace.refresh(path, again)
+    assert workspace.query(path, "SELECT count(*) AS n FROM runs") == [{"n": 2}]
+    assert workspace.query(path, "SELECT status FROM runs WHERE run_id = 'a'") == [
+        {"status": "FINISHED"}
+    ]
+    assert workspace.query(path, "FROM metrics") == []
+
+
+def test_the_same_rows_twice_change_nothing(path):
+    before = [workspace.query(path, f"FROM {table} ORDER BY ALL") for table in workspace.TABLES]
+    workspace.refresh(path, ROWS)
+    after = [workspace.query(path, f"FROM {table} ORDER BY ALL") for table in workspace.TABLES]
+    assert before == after
+
+
+@pytest.mark.parametrize("title", workspace.EXAMPLES)
+def test_each_example_query_runs(path, title):
+    assert isinstance(workspace.query(path, workspace.EXAMPLES[title]), list)
+
+
+def test_the_example_finds_what_differs_between_trainings(path):
+    rows = workspace.query(path, workspace.EXAMPLES["what differs between trainings"])
+    assert [row["key"] for row in rows] == ["loss_name"]
+
+
+def test_times_are_timestamps(path):
+    rows = workspace.query(path, workspace.EXAMPLES["how long each kind of run takes"])
+    assert rows == [{"kind": "family", "n": 2, "seconds": 1500.0}]
+
+
+def test_a_refused_query_names_the_tables(path):
+    with pytest.raises(UsageError, match="DuckDB refuses") as caught:
+        workspace.query(path, "SELECT nothing FROM nowhere")
+    assert "volumes(run_id" in caught.value.remedy
+
+
+def test_a_query_cannot_change_the_workspace(path):
+    with pytest.raises(UsageError, match="read-only"):
+        workspace.query(path, "DELETE FROM runs")
+
+
+def test_a_missing_workspace_says_what_makes_it(tmp_path):
+    with pytest.raises(StoreError, match="no workspace") as caught:
+        workspace.query(tmp_path / "none.duckdb", "FROM runs")
+    assert "just experiment" in caught.value.remedy
+
+
+def test_newest_is_the_start_of_the_newest_run_or_of_the_oldest_unfinished_one(path, tmp_path):
+    assert workspace.newest(tmp_path / "none.duckdb") is None
+    assert workspace.newest(path) == 2_000_000
+    workspace.refresh(path, {"runs": [{"run_id": "c", "start_time": 1_500_000}]})
+    assert workspace.newest(path) == 1_500_000
+
+
+def test_a_file_of_another_release_is_built_anew(tmp_path):
+    path = tmp_path / "workspace.duckdb"
+    path.write_bytes(b"not a database")
+    assert workspace.newest(path) is None
+    workspace.refresh(path, ROWS)
+    assert len(workspace.query(path, "FROM runs")) == 2
+
+
+def test_a_reader_keeps_the_file_that_it_opened(path):
+    import duckdb
+
+    with duckdb.connect(str(path), read_only=True) as reader:
+        writer = threading.Thread(
+            target=workspace.refresh, args=(path, {"runs": [{"run_id": "c"}]})
+        )
+        writer.start()
+        writer.join()
+        assert reader.execute("SELECT count(*) FROM runs").fetchall() == [(2,)]
