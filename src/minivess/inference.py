@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float32]
 Precision = Literal["none", "bf16", "fp16"]
-GPU_WINDOWS = 4
-"""Windows in one forward on a GPU; on a CPU one at a time is as fast and takes less memory."""
+WINDOWS_AT_ONCE = 4
+CPU_VOXELS, GPU_VOXELS = 2**18, 2**22
+"""Voxels in one forward: small windows go faster together, large ones only take more memory."""
 
 
 def normalise(image: Array, how: Literal["zscore", "minmax", "none"]) -> Array:
@@ -75,7 +77,7 @@ def logits(
         blended = sliding_window_inference(
             torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None],
             roi_size=roi((x, y, z), window, divisor),
-            sw_batch_size=1 if device == "cpu" else GPU_WINDOWS,
+            sw_batch_size=_at_once(window.patch_size, device),
             predictor=lambda part: forward(part).float(),
             overlap=window.overlap,
             mode="gaussian",
@@ -84,6 +86,11 @@ def logits(
         )
     result: Array = blended[0].numpy()
     return result
+
+
+def _at_once(patch: Shape, device: str) -> int:
+    voxels = CPU_VOXELS if device == "cpu" else GPU_VOXELS
+    return max(1, min(WINDOWS_AT_ONCE, voxels // math.prod(patch)))
 
 
 def _autocast(device: str, precision: Precision) -> Any:

@@ -1,0 +1,100 @@
+"""Arithmetic of patches: what divides, what fits, what comes next when memory is short."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from minivess.config import ResamplingConfig
+from minivess.contracts import DatasetProfile, Shape
+from minivess.errors import PlanError
+
+FLOOR = 16
+"""Voxels along an axis below which a patch is not shrunk: smaller ones show no vessel."""
+
+
+def shape_text(shape: Shape) -> str:
+    """For example `64x64x16`."""
+    return "x".join(str(side) for side in shape)
+
+
+def as_trained(profile: DatasetProfile, resampling: ResamplingConfig) -> dict[str, Shape]:
+    """Case -> shape when it reaches the network: native, unless resampling is on."""
+    if not resampling.enabled or resampling.target_spacing is None:
+        return {volume.case: volume.shape for volume in profile.volumes}
+    return {
+        volume.case: _resampled(volume.shape, volume.voxel_spacing, resampling.target_spacing)
+        for volume in profile.volumes
+    }
+
+
+def _resampled(
+    shape: Shape, spacing: tuple[float, float, float], target: tuple[float, float, float]
+) -> Shape:
+    sides = [
+        max(1, round(side * old / new))
+        for side, old, new in zip(shape, spacing, target, strict=True)
+    ]
+    return (sides[0], sides[1], sides[2])
+
+
+def fitting(wanted: Shape, divisor: Shape, shapes: Mapping[str, Shape]) -> Shape:
+    """The largest multiple of the divisor within `wanted`, on each axis.
+
+    Raises:
+        PlanError: an axis is below its divisor; the thinnest volume is named.
+    """
+    sides = [side // step * step for side, step in zip(wanted, divisor, strict=True)]
+    if 0 in sides:
+        axis = sides.index(0)
+        thinnest = min(shapes, key=lambda case: shapes[case][axis])
+        raise PlanError(
+            f"{thinnest} has {shapes[thinnest][axis]} voxels along {'xyz'[axis]}, and the network "
+            f"needs at least {divisor[axis]}.",
+            remedy="compute.patch_strategy=median_pad, or fewer levels: model.filters=[8,16,32]",
+        )
+    return (sides[0], sides[1], sides[2])
+
+
+def nearest(patch: Shape, divisor: Shape, shapes: Mapping[str, Shape]) -> Shape:
+    """The patch closest to the one asked for that divides and fits every volume."""
+    sides = []
+    for axis, (side, step) in enumerate(zip(patch, divisor, strict=True)):
+        largest = min(shape[axis] for shape in shapes.values()) // step * step
+        sides.append(max(step, min(round(side / step) * step, largest)))
+    return (sides[0], sides[1], sides[2])
+
+
+def padding(shapes: Mapping[str, Shape], patch: Shape) -> dict[str, Shape]:
+    """Case -> voxels that each axis lacks, for the volumes that are smaller than the patch."""
+    missing = {
+        case: (
+            max(0, patch[0] - shape[0]),
+            max(0, patch[1] - shape[1]),
+            max(0, patch[2] - shape[2]),
+        )
+        for case, shape in shapes.items()
+    }
+    return {case: lacks for case, lacks in missing.items() if any(lacks)}
+
+
+def step_down(
+    patch: Shape,
+    batch: int,
+    *,
+    divisor: Shape,
+    keep_patch: bool = False,
+    keep_batch: bool = False,
+) -> tuple[Shape, int] | None:
+    """One step towards less memory, or None when nothing is left to give.
+
+    The largest axis loses one divisor; once every axis is at its floor, the batch halves.
+    """
+    floors = [-(-FLOOR // step) * step for step in divisor]
+    axes = [axis for axis in range(3) if patch[axis] - divisor[axis] >= floors[axis]]
+    if axes and not keep_patch:
+        largest = max(axes, key=lambda axis: patch[axis])
+        sides = [side - divisor[axis] * (axis == largest) for axis, side in enumerate(patch)]
+        return (sides[0], sides[1], sides[2]), batch
+    if batch > 1 and not keep_batch:
+        return patch, batch // 2
+    return None
