@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minivess import config as configuration
 from minivess import inference, losses, networks
+from minivess.compute.budget import loaded_gb
 from minivess.compute.patch import as_trained, shape_text
-from minivess.compute.plan import loaded_gb
 from minivess.config import ExperimentConfig
 from minivess.contracts import (
     ComputePlan,

@@ -63,9 +63,7 @@ def detect(
         gpu_free_gb=_capped(first.free_gb, vram_gb) if first else None,
         gpu_driver=driver if first else None,
         disk_free_gb=disk_free(disk),
-        bf16_is_fast=(
-            first.capability >= BF16_COMPUTE_CAPABILITY if first else bool(FAST_BF16 & cpu_flags())
-        ),
+        bf16_is_fast=(first.capability >= BF16_COMPUTE_CAPABILITY if first else cpu_has_bf16()),
     )
 
 
@@ -150,6 +148,11 @@ def cpu_flags() -> frozenset[str]:
         if line.startswith("flags"):
             return frozenset(line.partition(":")[2].split())
     return frozenset()
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the processor multiplies bf16 itself."""
+    return bool(FAST_BF16 & cpu_flags())
 
 
 def disk_free(folder: Path) -> float:
