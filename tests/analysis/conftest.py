@@ -156,7 +156,9 @@ def cases(make_dataset: Callable[..., Path]) -> dict[str, Case]:
 def member(tmp_path: Path) -> Callable[..., Member]:
     """Make a member with the weights of a seed, which trained on some volumes."""
 
-    def make(family: str, index: int, train: Sequence[str], val: Sequence[str], **spec: object) -> Member:
+    def make(
+        family: str, index: int, train: Sequence[str], val: Sequence[str], **spec: object
+    ) -> Member:
         import torch
 
         from minivess import networks

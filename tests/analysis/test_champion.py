@@ -86,7 +86,11 @@ def test_the_order_of_the_families_does_not_matter(scores, seed):
             trainable_parameters=parameters,
             intervals={
                 names.PRIMARY: Interval(
-                    mean=sum(values) / len(values), lower=None, upper=None, level=0.95, n=len(values)
+                    mean=sum(values) / len(values),
+                    lower=None,
+                    upper=None,
+                    level=0.95,
+                    n=len(values),
                 )
             },
             volumes=tuple(

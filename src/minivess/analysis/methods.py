@@ -27,8 +27,8 @@ def paragraphs(
     return [
         _data(profile, config),
         *(_training(config, members) if members else ()),
-        _evaluation(result, config, wording.distance_unit(profile)),
-        _choice(result, config),
+        _evaluation(config, wording.distance_unit(profile)),
+        _choice(result),
     ]
 
 
@@ -84,22 +84,24 @@ def _joined(filters: Sequence[int]) -> str:
     return "-".join(map(str, filters))
 
 
-def _evaluation(result: AnalysisResult, config: ExperimentConfig, unit: str) -> str:
+def _evaluation(config: ExperimentConfig, unit: str) -> str:
     settings = config.evaluation
-    return (
-        "Every volume was predicted only by networks that had not trained on it (out of fold). "
+    sentences = (
+        "Every volume was predicted only by networks that had not trained on it (out of fold).",
         "Dice, clDice, MASD (mean of the two directed mean surface distances), HD95 and NSD follow "
         f"Metrics Reloaded; distances are in {unit}, the tolerance of NSD is "
-        f"{settings.nsd_tolerance:g} voxels. The primary metric, {names.PRIMARY}, is "
-        f"0.5 · clDice + 0.5 · (1 {wording.MINUS} min(MASD, m) / m) with m = "
-        f"{settings.masd_cap:g} and MASD in voxels. F1 of voxels equals Dice. With several classes a metric is the mean over "
-        f"the foreground classes. Intervals are {settings.ci_level * 100:g} % percentile bootstrap "
-        f"intervals of the mean over volumes ({settings.bootstrap_n} resamples, whole groups where "
-        "groups are known)."
+        f"{settings.nsd_tolerance:g} voxels.",
+        f"The primary metric, {names.PRIMARY}, is 0.5 · clDice + 0.5 · (1 {wording.MINUS} "
+        f"min(MASD, m) / m) with m = {settings.masd_cap:g} and MASD in voxels.",
+        "F1 of voxels equals Dice.",
+        "With several classes a metric is the mean over the foreground classes.",
+        f"Intervals are {settings.ci_level * 100:g} % percentile bootstrap intervals of the mean "
+        f"over volumes ({settings.bootstrap_n} resamples, whole groups where groups are known).",
     )
+    return " ".join(sentences)
 
 
-def _choice(result: AnalysisResult, config: ExperimentConfig) -> str:
+def _choice(result: AnalysisResult) -> str:
     ensembles = (
         " Ensembles average the class probabilities of their families; they are reported, not "
         "eligible."

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import csv
+import re
+
+import numpy as np
+import pytest
+
+from minivess import names
+from minivess.analysis import figures, limits, panels, report, wording
+from minivess.config import EvaluationConfig, ExperimentConfig
+from minivess.contracts import Interval
+
+
+@pytest.fixture
+def page(result, profile, tmp_path):
+    drawn = figures.draw(result, tmp_path, "µm")
+    strip = _strip(tmp_path / "vol02.png")
+    drawn.append(figures.Drawn("panel vol02", strip, None, "hardest", "vol02"))
+    links = {"parent_good": "http://127.0.0.1:5000/#/runs/parent_good"}
+    path = report.render(result, profile(), drawn, links=links, path=tmp_path / "report.html")
+    return path.read_text(encoding="utf-8")
+
+
+def _strip(path):
+    truth = np.zeros((16, 20, 4), dtype=np.uint8)
+    truth[4:9, 4:9] = 1
+    return panels.draw(
+        truth * 100.0, truth, np.roll(truth, 2, axis=0), spacing=(0.5, 0.5, 1.0), unit="micron",
+        path=path,
+    )  # fmt: skip
+
+
+def test_the_first_screen_names_the_champion_and_why(page, result):
+    head = page[page.index("<main>") : page.index('id="families"')]
+    assert "<h1>dynunet_good</h1>" in head
+    assert result.champion.reason in head
+    assert "0.800" in head
+    assert "untrained <b>0.010</b>" in head
+
+
+def test_the_report_needs_nothing_but_itself(page):
+    fetched = re.findall(r'(?:src|xlink:href|href)="([^"#][^"]*)"', page)
+    assert all(target.startswith(("data:", "http://127.0.0.1:5000/#/runs")) for target in fetched)
+    assert "@import" not in page
+    assert "url(" not in re.sub(r"url\(#[^)]*\)", "", page)
+
+
+def test_families_ensembles_and_the_untrained_network_stand_in_one_table(page):
+    table = page[page.index('id="families"') : page.index('id="volumes"')]
+    for name in ("dynunet_good", "dynunet_fair", "mean_all", "untrained"):
+        assert name in table
+    assert f"{wording.MINUS}0.217" in table
+
+
+def test_lineage_ids_are_linked_where_an_address_is_known(page):
+    chain = page[page.index('id="lineage"') :]
+    assert 'href="http://127.0.0.1:5000/#/runs/parent_good">parent_good</a>' in chain
+    for part in ("analysis0", "profile0", "0123456789abcdef.dir", "parent_fair"):
+        assert part in chain
+
+
+def test_figures_follow_the_colours_of_the_page(page):
+    assert page.count("<svg") == 2
+    assert "var(--accent)" in page[page.index("<svg") :]
+    assert figures.ACCENT not in page[page.index("<svg") :]
+
+
+def test_names_from_users_are_escaped(result, profile, tmp_path):
+    strange = result.replace(experiment="<script>alert(1)</script>")
+    path = report.render(strange, profile(), [], links={}, path=tmp_path / "report.html")
+    assert "<script>" not in path.read_text()
+
+
+def test_several_classes_are_told_apart(judged, result, profile, tmp_path):
+    best = judged("dynunet_good", [0.7, 0.8], classes=(1, 2))
+    several = result.replace(families=(best, judged("dynunet_fair", [0.1, 0.2])))
+    path = report.render(
+        several, profile(2, classes=(0, 1, 2)), [], links={}, path=tmp_path / "report.html"
+    )
+    text = path.read_text()
+    assert "class by class" in text
+    assert "class 2" in text
+
+
+def test_one_volume_makes_a_report_without_intervals(judged, result, profile, tmp_path):
+    alone = result.replace(families=(judged("dynunet_good", [0.7]),), ensembles=(), untrained={})
+    drawn = figures.draw(alone, tmp_path)
+    path = report.render(alone, profile(1), drawn, links={}, path=tmp_path / "report.html")
+    assert "There is only 1 volume" in path.read_text()
+
+
+def test_an_undefined_volume_comes_first_among_the_failures(judged):
+    ranked = figures.worst_first(judged("dynunet_good", [0.5, None, 0.1]))
+    assert [volume.case for volume in ranked] == ["vol01", "vol02", "vol00"]
+
+
+def test_tables_for_papers_hold_the_same_numbers(result, tmp_path):
+    families, volumes, latex = report.tables(result, tmp_path)
+    rows = list(csv.DictReader(families.open()))
+    first = next(row for row in rows if row["name"] == "dynunet_good" and row["metric"] == "dice")
+    assert float(first["mean"]) == pytest.approx(0.8)
+    assert (first["champion"], first["n"], first["untrained"]) == ("True", "6", "0.01")
+    assert len(list(csv.DictReader(volumes.open()))) == 18
+    text = latex.read_text()
+    assert r"\textbf{dynunet\_good} & 0.800 (" in text
+    assert text.count(r"\\") == 5
+
+
+def test_markdown_for_prefect_starts_with_the_champion(result):
+    text = report.markdown(result)
+    assert text.startswith("# Champion: dynunet_good")
+    assert "| untrained | 0.300 | 0.010 |" in text
+    assert text.count("\n|") == 6
+
+
+def test_figures_are_files_of_their_own_too(result, tmp_path):
+    drawn = figures.draw(result, tmp_path)
+    assert [one.name for one in drawn] == ["comparison", "per_volume", "untrained"]
+    assert all(one.path.read_bytes().startswith(b"\x89PNG") for one in drawn)
+
+
+def test_the_difference_tile_tells_found_missed_and_extra_apart():
+    truth, said = np.zeros((3, 1, 2), np.uint8), np.zeros((3, 1, 2), np.uint8)
+    truth[0], said[0], truth[1], said[2] = 1, 1, 1, 1
+    found, missed, extra = panels.difference(truth, said)[:, 0]
+    assert found.min() > 0.9
+    assert missed[2] > missed[0]
+    assert extra[0] > extra[2]
+
+
+def test_confused_classes_have_a_colour_of_their_own():
+    truth, said = np.full((1, 1, 1), 1, np.uint8), np.full((1, 1, 1), 2, np.uint8)
+    confused = panels.difference(truth, said)[0, 0]
+    assert confused[0] > confused[1] < confused[2]
+
+
+@pytest.mark.parametrize(
+    ("about", "length"), [(0.9, 0.5), (1.0, 1), (4.99, 2), (5.2, 5), (130, 100), (0.02, 0.02)]
+)
+def test_scale_bars_have_round_lengths(about, length):
+    assert panels.round_length(about) == pytest.approx(length)
+
+
+def test_few_volumes_are_said_to_give_intervals_that_are_too_narrow(result):
+    notes = limits.notes(result, result.families[0], ExperimentConfig())
+    assert "rest on 6 volumes" in notes[0]
+    stated = int(re.search(r"true mean in (\d+) %", notes[0])[1])
+    assert 80 <= stated <= 92
+    assert any("One seed" in note for note in notes)
+
+
+def test_groups_count_as_the_evidence_where_there_are_groups(judged, result):
+    best = judged("dynunet_good", [0.5, 0.6, 0.7, 0.8], groups=["m1", "m1", "m2", None])
+    assert limits.units(best) == 3
+    assert "3 groups" in limits.notes(result, best, ExperimentConfig())[0]
+
+
+def test_coverage_of_the_bootstrap_rises_with_the_number_of_volumes():
+    level = EvaluationConfig().ci_level
+    assert limits.coverage(4, level) < limits.coverage(25, level) < 0.97
+
+
+def test_numbers_are_spelled_in_one_way():
+    gap = Interval(mean=-0.5, lower=-0.25, upper=0.1, level=0.95, n=3)
+    assert wording.bounds(gap) == f"95 % CI {wording.MINUS}0.250 to 0.100"
+    assert wording.number(None) == wording.UNDEFINED
+    assert wording.metric("masd_class2", "mm").number(1.234) == "1.23"
+    assert wording.metric(f"{names.PRIMARY}_class3").label == "Compound, class 3"
+    assert [wording.nth(rank) for rank in (1, 2, 3, 11, 22)] == [
+        "hardest", "2nd hardest", "3rd hardest", "11th hardest", "22nd hardest",
+    ]  # fmt: skip
+    assert [wording.count(n) for n in (812, 45_300, 1_190_000)] == ["812", "45.3 k", "1.19 M"]
