@@ -11,6 +11,7 @@ from minivess.data.filenames import stem
 from minivess.errors import DataError
 
 GROUPS = "groups.json"
+PREFIX = r"^(.+?)(?:[_\-. ][^_\-. ]+|(?<=\d)[A-Za-z])?$"  # m1_left, m1a -> m1
 
 
 def groups_of(root: Path, cases: list[str], rule: str | None) -> tuple[dict[str, str], list[str]]:
@@ -79,15 +80,12 @@ def _complete(cases: list[str], groups: dict[str, str], source: str) -> dict[str
 
 def _prefix_warning(cases: list[str]) -> list[str]:
     """Volumes of one animal often share a prefix; across folds they would leak."""
-    rule = r"^(.+)[_\-. ][^_\-. ]+$"
-    prefixes = Counter(
-        match.group(1) if (match := re.search(rule, case)) else case for case in cases
-    )
+    prefixes = Counter(re.sub(PREFIX, r"\1", case) for case in cases)
     shared = {prefix: count for prefix, count in prefixes.items() if count > 1}
     if len(prefixes) < 2 or not shared:
         return []
     some = ", ".join(f"{prefix} ({count})" for prefix, count in list(shared.items())[:3])
     return [
         f"Warning: volumes share name prefixes: {some}. If a prefix is one subject, its volumes "
-        f"must not stand in both training and validation: 'data.group={rule}'."
+        f"must not stand in both training and validation: 'data.group={PREFIX}'."
     ]

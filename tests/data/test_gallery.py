@@ -1,0 +1,56 @@
+"""The gallery is one page that needs nothing else, and shows every volume."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from minivess.config import DataConfig
+from minivess.contracts import Case, DatasetProfile
+from minivess.data import gallery
+from minivess.data import profile as profiles
+from minivess.data.cases import pair
+from minivess.data.index import Index
+from minivess.home import Home
+
+
+@pytest.fixture
+def shown(make_dataset, home: Home) -> tuple[DatasetProfile, list[Case]]:
+    root = make_dataset(3, name="<tubes>")
+    (root / "images" / "vol02.nii.gz").write_text("no volume")
+    pairing = pair(root)
+    paths = [path for case in pairing.cases for path in (case.image, case.label)]
+    hashes = Index(home.profile_cache / "index.json").hashes(paths)
+    measured = profiles.profile(pairing, hashes, config=DataConfig(), cache=home.profile_cache)
+    profile = profiles.summarise(
+        measured, dataset="<tubes>", dataset_path=str(root), version=None, label_map={}
+    )
+    return profile, [case for case in pairing.cases if case.case != "vol02"]
+
+
+def test_every_volume_has_four_views_and_findings_are_shown(shown, tmp_path: Path) -> None:
+    page = gallery.render(*shown, tmp_path / "gallery.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 2 * 4
+    assert "vol02: unreadable" in page
+    assert "&lt;tubes&gt;" in page
+    assert "<tubes>" not in page
+
+
+def test_the_page_asks_for_nothing_else(shown, tmp_path: Path) -> None:
+    page = gallery.render(*shown, tmp_path / "gallery.html").read_text()
+    addresses = re.findall(r'(?:src|href)="([^"]{0,20})', page)
+    assert all(address.startswith("data:image/jpeg") for address in addresses)
+    assert "<script" not in page
+
+
+def test_plots_are_images(shown, tmp_path: Path) -> None:
+    paths = gallery.plots(shown[0], tmp_path / "figures")
+    assert [path.name for path in paths] == [
+        "shapes.png", "spacings.png", "intensities.png", "foreground.png",
+    ]  # fmt: skip
+    for path in paths:
+        with Image.open(path) as image:
+            assert min(image.size) > 300

@@ -1,0 +1,227 @@
+"""The profile is exact, measures what changed, and survives bad volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from minivess.config import DataConfig
+from minivess.contracts import DatasetProfile
+from minivess.data import profile as profiles
+from minivess.data.cases import pair
+from minivess.data.index import Index
+from minivess.data.measurement import intensities, measure
+from minivess.errors import DataError
+from minivess.home import Home
+from tests.conftest import shared, tube, write_nifti
+
+MakeDataset = Callable[..., Path]
+
+
+@pytest.fixture
+def run(home: Home) -> Callable[..., profiles.Measured]:
+    """Profile a folder with this home's cache."""
+
+    def run(root: Path, **settings: object) -> profiles.Measured:
+        pairing = pair(root)
+        paths = [path for case in pairing.cases for path in (case.image, case.label)]
+        return profiles.profile(
+            pairing,
+            Index(home.profile_cache / "index.json").hashes(paths),
+            config=DataConfig.model_validate(settings),
+            cache=home.profile_cache,
+        )
+
+    return run
+
+
+def summarised(measured: profiles.Measured, **label_map: int) -> DatasetProfile:
+    return profiles.summarise(
+        measured, dataset="tubes", dataset_path="tubes", version=None, label_map=dict(label_map)
+    )
+
+
+@given(
+    st.sampled_from(["uint8", "int8", "uint16", "int16", "int32", "float32"]).flatmap(
+        lambda dtype: arrays(
+            dtype,
+            (3, 4, 5),
+            elements=st.floats(-1e6, 1e6, width=32) if dtype == "float32" else None,
+        )
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_intensities_agree_with_numpy(image: np.ndarray) -> None:
+    found = intensities(image)
+    exact = image.astype(np.float64)
+    assert found["intensity_min"] == exact.min()
+    assert found["intensity_max"] == exact.max()
+    scale = float(np.abs(exact).max()) + 1e-12
+    assert found["intensity_mean"] == pytest.approx(exact.mean(), abs=1e-9 * scale)
+    assert found["intensity_std"] == pytest.approx(exact.std(), abs=1e-6 * scale)
+    for q, value in found["percentiles"].items():
+        assert value == pytest.approx(np.percentile(exact, float(q)), abs=1e-9 * scale)
+
+
+def test_stats_of_a_volume_are_those_of_its_arrays(make_dataset: MakeDataset) -> None:
+    (case, *_) = pair(make_dataset(1)).cases
+    _, mask = tube((24, 24, 5), seed=0)
+    stats, _ = measure(case, config=DataConfig())
+    assert (stats.shape, stats.dtype) == ((24, 24, 5), "uint16")
+    assert stats.foreground_ratio == pytest.approx(mask.mean())
+    assert (stats.label_values, stats.components) == ((0, 1), 1)
+    assert stats.size_bytes == case.image.stat().st_size + case.label.stat().st_size
+    assert stats.filename == "images/vol00.nii.gz"
+
+
+def test_components_touch_at_corners(tmp_path: Path) -> None:
+    label = np.zeros((8, 8, 8), np.uint8)
+    label[1, 1, 1] = label[2, 2, 2] = label[6, 6, 6] = 1
+    write_nifti(tmp_path / "labels" / "a.nii.gz", label)
+    write_nifti(tmp_path / "images" / "a.nii.gz", tube((8, 8, 8), 0)[0])
+    stats, _ = measure(pair(tmp_path).cases[0], config=DataConfig())
+    assert stats.components == 2
+
+
+def test_the_profile_sums_up_the_set(make_dataset: MakeDataset, run) -> None:
+    profile = summarised(run(make_dataset(3)))
+    assert profile.n_volumes == 3
+    assert (profile.min_shape, profile.max_shape) == ((24, 24, 5), (24, 28, 7))
+    assert profile.median_shape == (24, 26, 6)
+    assert profile.total_size_gb == pytest.approx(
+        (24 * 24 * 5 + 24 * 26 * 6 + 24 * 28 * 7) * 4 / 2**30
+    )
+    assert profile.classes == (0, 1)
+    assert not profile.is_anisotropic
+    assert DatasetProfile.model_validate_json(profile.model_dump_json()) == profile
+
+
+def test_a_voxel_longer_than_wide_makes_a_set_anisotropic(tmp_path: Path, run) -> None:
+    image, mask = tube((12, 12, 6), seed=0)
+    write_nifti(tmp_path / "images" / "a.nii.gz", image, (0.5, 0.5, 1.5))
+    write_nifti(tmp_path / "labels" / "a.nii.gz", mask, (0.5, 0.5, 1.5))
+    assert summarised(run(tmp_path)).is_anisotropic
+
+
+def test_a_second_profile_measures_nothing(make_dataset: MakeDataset, run) -> None:
+    root = make_dataset(3)
+    first, second = run(root), run(root)
+    assert (first.rescanned, second.rescanned) == (3, 0)
+    assert (second.stats, second.findings) == (first.stats, first.findings)
+
+
+def test_a_touched_file_is_not_measured_again(make_dataset: MakeDataset, run) -> None:
+    root = make_dataset(2)
+    run(root)
+    (root / "images" / "vol00.nii.gz").touch()
+    assert run(root).rescanned == 0
+
+
+def test_one_changed_volume_is_measured_alone(make_dataset: MakeDataset, run) -> None:
+    root = make_dataset(3)
+    before = run(root)
+    write_nifti(root / "images" / "vol01.nii.gz", tube((24, 26, 6), seed=9)[0])
+    after = run(root)
+    assert after.rescanned == 1
+    assert after.stats[0] == before.stats[0]
+    assert after.stats[1] != before.stats[1]
+    assert after.dataset_hash != before.dataset_hash
+
+
+def test_a_renamed_volume_is_known_by_its_bytes(make_dataset: MakeDataset, run) -> None:
+    root = make_dataset(2)
+    run(root)
+    for part in ("images", "labels"):
+        (root / part / "vol00.nii.gz").rename(root / part / "new.nii.gz")
+    measured = run(root)
+    assert measured.rescanned == 0
+    assert measured.stats[0].filename == "images/new.nii.gz"
+
+
+def test_another_label_map_measures_again(make_dataset: MakeDataset, run) -> None:
+    root = make_dataset(2)
+    run(root)
+    assert run(root, label_map={1: 1}).rescanned == 2
+
+
+def test_a_bad_volume_is_quarantined_and_the_others_go_on(make_dataset: MakeDataset, run) -> None:
+    root = make_dataset(4)
+    (root / "images" / "vol02.nii.gz").write_text("no volume")
+    measured = run(root)
+    assert measured.quarantined == ("vol02",)
+    profile = summarised(measured)
+    assert profile.n_volumes == 3
+    assert [f.code for f in profile.findings if f.severity == "error"] == ["unreadable"]
+
+
+def test_strict_stops_at_a_bad_volume(make_dataset: MakeDataset, run) -> None:
+    root = make_dataset(4)
+    (root / "images" / "vol02.nii.gz").write_text("no volume")
+    with pytest.raises(DataError, match="vol02"):
+        run(root, strict=True)
+
+
+def test_a_set_with_nothing_usable_ends_with_one_message(make_dataset: MakeDataset, run) -> None:
+    root = make_dataset(3)
+    for path in (root / "images").iterdir():
+        path.write_text("no volume")
+    with pytest.raises(DataError, match=r"None of 3 volumes can be used \(3 unreadable\)"):
+        run(root)
+
+
+def test_masks_of_0_and_255_need_one_line_and_go_on_with_it(make_dataset: MakeDataset, run) -> None:
+    root = make_dataset(3, value=255)
+    with pytest.raises(DataError) as caught:
+        run(root)
+    assert caught.value.remedy == "data.label_map.255=1"
+    measured = run(root, label_map={255: 1})
+    assert summarised(measured).classes == (0, 1)
+
+
+def test_one_good_volume_alone_has_a_profile(make_dataset: MakeDataset, run) -> None:
+    assert summarised(run(make_dataset(1))).n_volumes == 1
+
+
+def test_progress_is_told_after_each_volume(make_dataset: MakeDataset, home: Home) -> None:
+    pairing = pair(make_dataset(3))
+    paths = [path for case in pairing.cases for path in (case.image, case.label)]
+    told: list[tuple[int, int]] = []
+    profiles.profile(
+        pairing,
+        Index(home.profile_cache / "index.json").hashes(paths),
+        config=DataConfig(),
+        cache=home.profile_cache,
+        on_volume=lambda done, total: told.append((done, total)),
+    )
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_processes_give_what_one_process_gives(
+    make_dataset: MakeDataset, run, monkeypatch, tmp_path: Path
+) -> None:
+    root = make_dataset(3)
+    alone = run(root)
+    for file in (tmp_path / "home" / "profile_cache" / "volumes").iterdir():
+        file.unlink()
+    monkeypatch.setattr(profiles, "PARALLEL_BYTES", 0)
+    together = run(root)
+    assert together.rescanned == 3
+    assert together == alone
+
+
+def test_hippocampus_has_three_classes(run) -> None:
+    profile = summarised(run(shared("hippocampus")))
+    assert profile.classes == (0, 1, 2)
+    assert profile.n_volumes == 32
+
+
+def test_natively_thin_volumes_are_profiled(run) -> None:
+    profile = summarised(run(shared("spinal_cord_thin")))
+    assert profile.min_shape[2] == 5
+    assert not profile.quarantined

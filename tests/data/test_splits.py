@@ -1,0 +1,123 @@
+"""Folds are disjoint, complete and repeatable, and a group never straddles them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minivess.data.splits import make, read
+from minivess.errors import DataError
+
+IDS = [f"v{index}" for index in range(12)]
+
+
+@given(
+    groups=st.lists(st.sampled_from([None, "A", "B", "C", "D"]), min_size=4, max_size=24),
+    folds=st.integers(2, 6),
+    seed=st.integers(0, 99),
+    test_fraction=st.sampled_from([0.0, 0.2]),
+)
+@settings(max_examples=100, deadline=None)
+def test_every_volume_validates_once_and_no_group_is_split(
+    groups, folds, seed, test_fraction
+) -> None:
+    of = {f"v{index}": group for index, group in enumerate(groups)}
+    try:
+        split = make(of, of, folds=folds, seed=seed, test_fraction=test_fraction)
+    except DataError:  # too few units to cut; tested below
+        return
+    validated = sorted(case for fold in split.folds for case in fold.val)
+    assert sorted([*validated, *split.test]) == sorted(of)
+    for fold in split.folds:
+        assert fold.train
+        assert fold.val
+        sides = [set(fold.train), set(fold.val), set(split.test)]
+        assert sum(map(len, sides)) == len(set.union(*sides)) == len(of)
+        named = [{of[case] for case in side} - {None} for side in sides]
+        assert sum(map(len, named)) == len(set.union(*named))
+
+
+def test_the_order_of_volumes_does_not_matter_and_the_seed_does() -> None:
+    one = make(IDS, {}, folds=3, seed=1)
+    assert one == make(IDS[::-1], {}, folds=3, seed=1)
+    assert one.folds != make(IDS, {}, folds=3, seed=2).folds
+
+
+def test_folds_differ_by_one_volume_at_most() -> None:
+    sizes = [len(fold.val) for fold in make(IDS[:11], {}, folds=3, seed=0).folds]
+    assert sorted(sizes) == [3, 4, 4]
+
+
+def test_large_groups_are_spread_evenly() -> None:
+    of = dict(zip(IDS, "AAAABBBBCDDD", strict=True))
+    sizes = [len(fold.val) for fold in make(IDS, of, folds=3, seed=0).folds]
+    assert sizes == [4, 4, 4]
+
+
+def test_fewer_volumes_than_folds_shrink_the_folds_and_say_what_that_means() -> None:
+    split = make(IDS[:3], {}, folds=5, seed=0)
+    assert len(split.folds) == 3
+    assert "intervals" in split.notes[0]
+
+
+def test_fewer_groups_than_folds_shrink_the_folds() -> None:
+    split = make(IDS, dict.fromkeys(IDS[:6], "A") | dict.fromkeys(IDS[6:], "B"), folds=3, seed=0)
+    assert len(split.folds) == 2
+    assert "groups" in split.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("ids", "groups", "test_fraction", "message"),
+    [
+        (["a"], {}, 0.0, "at least two"),
+        ([], {}, 0.0, "at least two"),
+        (["a", "b"], {"a": "G", "b": "G"}, 0.0, "one group"),
+        (["a", "b"], {}, 0.5, "holding out"),
+    ],
+)
+def test_what_cannot_be_cut_is_refused(ids, groups, test_fraction, message) -> None:
+    with pytest.raises(DataError, match=message):
+        make(ids, groups, folds=3, seed=0, test_fraction=test_fraction)
+
+
+def test_a_test_set_is_held_out_of_every_fold() -> None:
+    split = make(IDS, {}, folds=3, seed=0, test_fraction=0.25)
+    assert len(split.test) == 3
+    assert all(not set(split.test) & {*fold.train, *fold.val} for fold in split.folds)
+
+
+def test_a_saved_split_is_read_back_as_it_was(tmp_path: Path) -> None:
+    split = make(IDS, {}, folds=3, seed=5, test_fraction=0.2)
+    (tmp_path / "split.json").write_text(split.model_dump_json())
+    assert read(tmp_path / "split.json", IDS) == split
+
+
+def test_a_list_of_folds_made_elsewhere_is_read(tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text(json.dumps([{"train": ["v0", "v1"], "val": ["v2"]}]))
+    assert read(tmp_path / "s.json", IDS).folds[0].val == ("v2",)
+
+
+BAD = {
+    "unknown volume": ('[{"train": ["v0"], "val": ["zz"]}]', "zz"),
+    "leak": ('[{"train": ["v0", "v1"], "val": ["v1"]}]', "both train and val"),
+    "empty side": ('[{"train": ["v0"], "val": []}]', "validates on 0"),
+    "other form": ('[{"training": ["v0"]}]', "form"),
+    "no json": ("train: v0", "form"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_bad_split_file_is_refused_by_name(tmp_path: Path, what: str) -> None:
+    content, message = BAD[what]
+    (tmp_path / "s.json").write_text(content)
+    with pytest.raises(DataError, match=message):
+        read(tmp_path / "s.json", IDS)
+
+
+def test_a_missing_split_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone\.json"):
+        read(tmp_path / "gone.json", IDS)
