@@ -56,6 +56,11 @@ class Home:
         return self.root / "cells"
 
     @property
+    def judged(self) -> Path:
+        """Masks and metrics of judged volumes, by content key."""
+        return self.root / "judged"
+
+    @property
     def logs(self) -> Path:
         """Log files, one folder for each run."""
         return self.root / "logs"

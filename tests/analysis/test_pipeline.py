@@ -7,7 +7,6 @@ import pytest
 from minivess import names
 from minivess.analysis import pipeline
 from minivess.config import ExperimentConfig
-from minivess.contracts import AnalysisResult
 
 CONFIG = ExperimentConfig.model_validate({"name": "tubes", "analysis": {"figures": 2}})
 
@@ -30,10 +29,12 @@ def test_one_call_judges_chooses_and_writes(analysis):
 
 def test_the_files_stand_where_other_flows_look_for_them(analysis):
     places = set(analysis.files.values())
-    assert {names.REPORT_ARTIFACT, names.ANALYSIS_ARTIFACT, "tables/families.csv"} <= places
+    assert {names.REPORT_ARTIFACT, "tables/families.csv", "figures/comparison.png"} <= places
     assert all(path.stat().st_size > 0 for path in analysis.files)
-    stored = next(path for path, at in analysis.files.items() if at == names.ANALYSIS_ARTIFACT)
-    assert AnalysisResult.model_validate(json.loads(stored.read_text())) == analysis.result
+    stored = next(path for path, at in analysis.files.items() if at == names.PER_VOLUME_ARTIFACT)
+    table = json.loads(stored.read_text())
+    assert table["columns"][:3] == ["name", "case", "group"]
+    assert len(table["data"]) == 3 * 4
 
 
 def test_as_many_failures_are_shown_as_asked_for(analysis):

@@ -154,9 +154,9 @@ def _write(
 ) -> dict[Path, str]:
     written = report.tables(result, folder / "tables")
     written += [one.path for one in drawn]
-    written.append(
-        files.write_json(folder / names.ANALYSIS_ARTIFACT, result.model_dump(mode="json"))
-    )
+    rows = report.volume_rows(result)
+    table = {"columns": list(rows[0]), "data": [list(row.values()) for row in rows]}
+    written.append(files.write_json(folder / names.PER_VOLUME_ARTIFACT, table))
     written.append(files.write_text(folder / "report" / "report.md", report.markdown(result)))
     written.append(
         report.render(

@@ -258,6 +258,8 @@ def _network(record: str, checkpoint: Path, device: str) -> Any:
 
 
 def _device(config: ExperimentConfig) -> str:
+    if config.compute.profile == "cpu":
+        return "cpu"
     if config.training.device != "auto":
         return config.training.device
     import torch

@@ -67,10 +67,12 @@ EXAMPLES = {
         SELECT experiment, name, kind, status, start_time FROM runs
         ORDER BY start_time DESC LIMIT 20""",
     "families by their mean over volumes": """
-        SELECT name, metric, avg(value) AS mean, count(value) AS n FROM volumes
+        SELECT v.name, metric, avg(value) AS mean, count(value) AS n
+        FROM volumes v JOIN runs r USING (run_id) WHERE r.kind = 'analysis'
         GROUP BY ALL ORDER BY metric, mean DESC""",
     "the volumes that every family finds hard": """
-        SELECT "case", avg(value) AS mean_dice FROM volumes WHERE metric = 'dice'
+        SELECT "case", avg(value) AS mean_dice
+        FROM volumes JOIN runs USING (run_id) WHERE metric = 'dice' AND kind = 'analysis'
         GROUP BY ALL ORDER BY mean_dice LIMIT 10""",
     "what differs between trainings": """
         SELECT key, list(DISTINCT value) AS found FROM params JOIN runs USING (run_id)
