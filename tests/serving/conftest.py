@@ -11,6 +11,7 @@ import torch
 from minivess import networks
 from minivess.config import ModelConfig
 from minivess.contracts import Case, Network, Shape, Window
+from minivess.serving import served
 from tests.conftest import tube, write_nifti
 
 torch.set_num_threads(1)
@@ -64,3 +65,20 @@ def cases(tmp_path: Path) -> tuple[Case, ...]:
 def agreement(one: np.ndarray, other: np.ndarray) -> float:
     """Share of equal voxels."""
     return float((one == other).mean())
+
+
+LINEAGE = {"training_run_id": "a1b2", "analysis_run_id": "c3d4", "dataset_hash": "e5f6.dir"}
+
+
+@pytest.fixture(scope="session")
+def model(network: Network, window: Window) -> served.ServedModel:
+    """The record of the tiny network, with label values that are no channel numbers."""
+    return served.ServedModel(
+        name="tubes",
+        version="1",
+        network=network,
+        window=window,
+        divisor=networks.divisor(network),
+        classes=(0, 2, 5),
+        lineage=LINEAGE,
+    )

@@ -57,14 +57,16 @@ def test_leaving_ends_workers_in_other_sessions(
     leaving: type[BaseException], tmp_path: Path
 ) -> None:
     command = [sys.executable, "-c", SERVER, str(tmp_path / "pid")]
-    with (
-        pytest.raises(leaving),
-        smoke.running(command, tmp_path / "log", child_environment()) as process,
-    ):
-        worker = worker_of(tmp_path / "pid")
-        raise leaving
-    assert process.returncode is not None
-    assert gone(worker)
+    workers = []
+
+    def work() -> None:
+        with smoke.running(command, tmp_path / "log", child_environment()):
+            workers.append(worker_of(tmp_path / "pid"))
+            raise leaving
+
+    with pytest.raises(leaving):
+        work()
+    assert gone(workers[0])
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

@@ -63,9 +63,9 @@ def _performance(profile: DatasetProfile, analysis: AnalysisResult) -> str:
         for name in shown
     ]
     return (
-        f"## Performance\n\nMeans over {len(champion.volumes)} of {profile.n_volumes} volumes, each "
-        f"judged by networks that had not seen it; brackets are {level:.0%} bootstrap intervals "
-        "over volumes. The served network is one of them.\n\n"
+        f"## Performance\n\nMeans over {len(champion.volumes)} of {profile.n_volumes} volumes, "
+        f"each judged by networks that had not seen it; brackets are {level:.0%} bootstrap "
+        "intervals over volumes. The served network is one of them.\n\n"
         + _table(("metric", "champion", "untrained"), rows)
     )
 

@@ -60,8 +60,9 @@ def to_onnx(network: Network, checkpoint: Path, path: Path) -> Path:
     def fill(temporary: Path) -> None:
         _export(module, _noise(network, traced), temporary)
         _check(temporary)
+        run = forward(temporary)
         for batch, size in enumerate(others, start=1):
-            _compare_once(module, forward(temporary), _noise(network, size, batch))
+            _compare_once(module, run, _noise(network, size, batch))
 
     return files.write(path, fill)
 
@@ -148,9 +149,9 @@ def forward(path: Path) -> Forward:
     Raises:
         ServingError: the file is absent, damaged, or no model of ours.
     """
-    import onnxruntime  # type: ignore[import-untyped]
+    import onnxruntime
     import torch
-    from onnxruntime.capi import (  # type: ignore[import-untyped]
+    from onnxruntime.capi import (
         onnxruntime_pybind11_state as ort,
     )
 

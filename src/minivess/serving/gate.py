@@ -63,13 +63,14 @@ class Gate:
         body = Body(receive, self.model.max_upload_mb * MEGABYTE)
         self.waiting += 1
         try:
-            await self.app(scope, body.receive, answer.send)
+            await self.app(scope, body.receive, body.unless_too_large(answer.send))
         except ClientDisconnect:
             if not body.too_large:
                 raise
-            await self._too_large()(scope, receive, answer.send)
         finally:
             self.waiting -= 1
+        if body.too_large:
+            await self._too_large()(scope, receive, answer.send)
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
         headers = Headers(scope=scope)
@@ -110,6 +111,15 @@ class Body:
         message = await self._receive()
         self._left -= len(message.get("body", b""))
         return {"type": "http.disconnect"} if self.too_large else message
+
+    def unless_too_large(self, send: Send) -> Send:
+        """Drop what the service says about a body that was cut off."""
+
+        async def guarded(message: Message) -> None:
+            if not self.too_large:
+                await send(message)
+
+        return guarded
 
 
 class Answer:

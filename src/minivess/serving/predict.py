@@ -13,7 +13,7 @@ import numpy.typing as npt
 from minivess import inference
 from minivess.contracts import Shape, Window
 from minivess.data import volume
-from minivess.data.cases import SUFFIXES
+from minivess.data.filenames import SUFFIXES, stem
 from minivess.errors import DataError, ServingError, UsageError
 
 if TYPE_CHECKING:
@@ -120,7 +120,4 @@ def plan(inputs: Path, out: Path) -> list[tuple[Path, Path]]:
 
 
 def _mask_name(source: Path) -> str:
-    for suffix in SUFFIXES:
-        if source.name.endswith(suffix):
-            return source.name.removesuffix(suffix) + ENDING
-    return source.name + ENDING
+    return stem(source) + ENDING

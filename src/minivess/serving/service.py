@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import sys
 import time
 import zlib
 from pathlib import Path
@@ -44,6 +45,8 @@ class Segmentation:
     def __init__(self) -> None:
         from minivess.serving import export, meters
 
+        # MONAI imports mlflow where it finds it; a service has no use for it.
+        sys.modules.setdefault("mlflow", None)  # type: ignore[arg-type]
         MultipartSerde.ensure_file = staticmethod(uploaded)
         self.model = served.read(Path.cwd())
         self.forward = export.forward(Path.cwd() / served.ONNX)

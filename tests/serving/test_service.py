@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import base64
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import nibabel as nib
+import numpy as np
+import psutil
+import pytest
+import yaml
+
+from minivess import networks
+from minivess.contracts import Case, Network, Window
+from minivess.data import volume
+from minivess.errors import ServingError
+from minivess.home import Home, open_home
+from minivess.serving import export, package, predict, served, smoke
+from tests.serving.conftest import LINEAGE, make_case
+
+CLASSES = (0, 2, 5)
+
+
+@pytest.fixture(scope="module")
+def served_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A home that lasts for the tests of the running service."""
+    return open_home(tmp_path_factory.mktemp("served") / "home")
+
+
+@pytest.fixture(scope="module")
+def tag(served_home: Home, onnx: Path, network: Network, window: Window) -> str:
+    """A real bento of the tiny network."""
+    return package.build(
+        served_home.served,
+        onnx=onnx,
+        network=network,
+        window=window,
+        lineage=LINEAGE,
+        name="Tubes champion",
+        version="3",
+        classes=CLASSES,
+    )
+
+
+@pytest.fixture(scope="module")
+def address(tag: str, served_home: Home) -> Iterator[str]:
+    """Where the bento is served; its log lists every import."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+        with smoke.serve(tag, served_home, timeout=120) as url:
+            patch.undo()
+            yield url
+
+
+@pytest.fixture
+def log(tag: str, served_home: Home) -> Path:
+    """The log of the service."""
+    return served_home.logs / "serve" / f"{tag.replace(':', '-')}.log"
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """One volume of five slices."""
+    return make_case(tmp_path_factory.mktemp("case"), "thin", (24, 20, 5))
+
+
+@pytest.fixture(scope="module")
+def expected(case: Case, onnx: Path, network: Network, window: Window) -> np.ndarray:
+    """Its mask, made without the service."""
+    return predict.segment(
+        volume.read(case.image),
+        forward=export.forward(onnx),
+        window=window,
+        divisor=networks.divisor(network),
+        classes=CLASSES,
+    )
+
+
+def test_a_bento_holds_model_record_and_sources_below_home(tag: str, served_home: Home) -> None:
+    source = served_home.served / "bentoml" / "bentos" / "tubes-champion" / "3" / "src"
+    assert tag == "tubes-champion:3"
+    assert served.read(source).lineage == LINEAGE
+    assert (source / "model.onnx").is_file()
+    assert (source / "minivess" / "serving" / "service.py").is_file()
+    assert not (Path.home() / "bentoml").exists()
+
+
+def test_a_bento_lists_exact_versions_for_its_image(tag: str, served_home: Home) -> None:
+    source = served_home.served / "bentoml" / "bentos" / tag.replace(":", "/") / "src"
+    built = yaml.safe_load((source / "bentofile.yaml").read_text())
+    assert all("==" in requirement for requirement in built["python"]["packages"])
+    assert built["labels"]["dataset_hash"] == "e5f6.dir"
+
+
+def test_the_smoke_test_compares_the_mask_and_reads_the_lineage(
+    address: str, case: Case, expected: np.ndarray
+) -> None:
+    result = smoke.ask(address, case, expected)
+    assert result.mask_agreement == 1.0
+    assert result.lineage == {"model": "tubes-champion:3", **LINEAGE}
+    with pytest.raises(ServingError, match="agrees with ours"):
+        smoke.ask(address, case, 5 - expected)
+
+
+def test_json_describes_the_mask_and_holds_it(
+    address: str, case: Case, expected: np.ndarray, tmp_path: Path
+) -> None:
+    said = smoke.post(address, case.image, "json").json()
+    (tmp_path / "m.nii.gz").write_bytes(base64.b64decode(said["mask_nii_gz"]))
+    assert np.array_equal(volume.read(tmp_path / "m.nii.gz").array, expected)
+    assert said["voxels"]["5"] == int((expected == 5).sum())
+    assert said["volume"]["5"] == pytest.approx(said["voxels"]["5"] * 0.5)
+    assert said["lineage"] == LINEAGE
+
+
+def ask_raw(address: str, content: bytes) -> httpx.Response:
+    """Upload bytes as a volume."""
+    return httpx.post(f"{address}/predict", files={"image": ("v.nii.gz", content)}, timeout=60)
+
+
+def header_of(shape: tuple[int, ...]) -> bytes:
+    """A NIfTI header that promises a volume."""
+    header = nib.Nifti1Header()
+    header.set_data_dtype(np.uint8)
+    header.set_data_shape(shape)
+    header["vox_offset"], header["magic"] = 352, b"n+1"
+    return header.binaryblock + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"garbage", "upload"),
+        (b"", "upload"),
+        (gzip.compress(header_of((2000, 2000, 2000))), "8000000000 voxels"),
+        (gzip.compress(header_of((100, 100, 100))), "truncated"),
+        (gzip.compress(header_of((20, 20)) + bytes(400)), "2-D"),
+        (gzip.compress(header_of((20, 20, 5)) + bytes(2000))[:-20], "upload"),
+    ],
+)
+def test_a_bad_volume_is_refused_with_a_remedy(address: str, content: bytes, problem: str) -> None:
+    answer = ask_raw(address, content)
+    assert answer.status_code == 422
+    assert problem in answer.json()["error"]
+    assert "/tmp" not in answer.text
+    assert answer.json()["remedy"]
+    assert answer.headers["X-Minivess-Dataset-Hash"] == "e5f6.dir"
+
+
+def test_text_in_place_of_a_file_is_not_fetched(address: str) -> None:
+    text = {"image": "http://127.0.0.1:9/volume.nii.gz"}
+    answer = httpx.post(f"{address}/predict", data=text, files={"other": b"1"}, timeout=60)
+    assert answer.status_code == 400
+    assert "text came where a file belongs" in answer.json()["error"]
+
+
+def test_a_refusal_reaches_the_caller_with_its_remedy(address: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.nii.gz").write_text("garbage")
+    with pytest.raises(ServingError, match=r"refused bad\.nii\.gz \(422\)"):
+        smoke.post(address, tmp_path / "bad.nii.gz")
+
+
+def test_metrics_are_counted_by_model(address: str, case: Case) -> None:
+    smoke.post(address, case.image)
+    lines = httpx.get(f"{address}/metrics").text.splitlines()
+    assert any(
+        line.startswith('minivess_requests_total{model="tubes-champion:3",status="200"}')
+        for line in lines
+    )
+    assert any(
+        line.startswith('minivess_inference_seconds_count{model="tubes-champion:3"}')
+        for line in lines
+    )
+
+
+def test_the_service_loads_neither_mlflow_nor_prefect(address: str, log: Path) -> None:
+    imported = {line.rpartition("|")[2].strip() for line in log.read_text().splitlines()}
+    assert "monai" in imported
+    # MONAI's attempt to import mlflow is listed as well; a success would list its parts.
+    assert not imported & {"mlflow.version", "prefect", "dvc"}
+
+
+def test_a_busy_port_is_named(address: str, tag: str, served_home: Home) -> None:
+    port = int(address.rpartition(":")[2])
+    with (
+        pytest.raises(ServingError, match=f"Port {port} is taken"),
+        smoke.serve(tag, served_home, timeout=60, port=port),
+    ):
+        pass
+
+
+def test_a_service_that_dies_at_start_is_said_at_once_with_its_reason(
+    onnx: Path, tag: str, served_home: Home, log: Path
+) -> None:
+    model = served_home.served / "bentoml" / "bentos" / tag.replace(":", "/") / "src" / "model.onnx"
+    model.write_bytes(onnx.read_bytes()[:1000])
+    before = set(psutil.Process().children(recursive=True))
+    try:
+        with (
+            pytest.raises(ServingError, match=r"died at its start.*model\.onnx"),
+            smoke.serve(tag, served_home, timeout=600),
+        ):
+            pass
+    finally:
+        model.write_bytes(onnx.read_bytes())
+    # The traceback shows whose sources ran: those of the bento.
+    assert str(model.with_name("minivess") / "serving" / "export.py") in log.read_text()
+    assert set(psutil.Process().children(recursive=True)) <= before
+
+
+def test_a_tag_that_was_not_built_is_no_service(served_home: Home) -> None:
+    with (
+        pytest.raises(ServingError, match="died at its start"),
+        smoke.serve("absent:1", served_home, timeout=600),
+    ):
+        pass
