@@ -13,6 +13,8 @@ from minivess.home import Home
 log = logging.getLogger(__name__)
 
 DRAIN_LIMIT_S = 10.0
+# A private server that does not answer has died; waiting longer brings nothing.
+PRIVATE_RETRIES = "3"
 
 
 @contextmanager
@@ -20,7 +22,6 @@ def client(home: Home, env: Environment) -> Iterator[str]:
     """Point Prefect in this process at the server of this home; gives the API address."""
     with ExitStack() as stack:
         api = stack.enter_context(servers.connect(home, env))
-        stack.callback(_refresh_settings)
         stack.enter_context(changed_environment(**_variables(home, env, api)))
         _refresh_settings()
         stack.enter_context(_calm())
@@ -30,8 +31,10 @@ def client(home: Home, env: Environment) -> Iterator[str]:
 
 
 def _variables(home: Home, env: Environment, api: str) -> dict[str, str]:
+    private = {} if env.prefect_api_url else {"PREFECT_CLIENT_MAX_RETRIES": PRIVATE_RETRIES}
     return {
         **local_without_proxy(),
+        **private,
         "PREFECT_HOME": str(servers.folder_of(home, env)),
         "PREFECT_API_URL": api,
         # No process may start a server of its own behind our back.
@@ -44,6 +47,7 @@ def _variables(home: Home, env: Environment, api: str) -> dict[str, str]:
 
 def _refresh_settings() -> None:
     """Prefect reads its environment at import; let it read again, in every thread."""
+    import prefect.main  # noqa: F401 (sets up logging, which `_calm` then changes)
     from prefect.context import refresh_global_settings_context
 
     refresh_global_settings_context()
@@ -78,15 +82,24 @@ def _calm() -> Iterator[None]:
             shown = logging.StreamHandler()
             shown.setLevel(logging.WARNING)
             shown.setFormatter(logging.Formatter("  Prefect: %(message)s"))
-            shown.addFilter(_is_news)
+            shown.addFilter(News())
             for logger in (prefect, internal):
                 stack.enter_context(_only(logger, shown))
         yield
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """A story's failure is told by the command itself; the end of a connection is no news."""
-    return not record.name.startswith(("prefect.flow_runs", "prefect.task_runs"))
+class News(logging.Filter):
+    """Each warning once; a story's own failure is told by the command, not by Prefect."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to show a line."""
+        known = str(record.msg) in self.told
+        self.told.add(str(record.msg))
+        return not known and not record.name.startswith(("prefect.flow_runs", "prefect.task_runs"))
 
 
 @contextmanager

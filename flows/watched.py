@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
-from uuid import UUID
 
 from flows import connection, servers
 from flows.orchestrator import Orchestrator, Pointer, refuse_unfit, worth_retrying
@@ -32,6 +31,8 @@ T = TypeVar("T")
 
 CREATION_RACES = 5
 PROGRESS_INTERVAL_S = 1.0
+# A server that is gone makes each call wait for its retries: after one failure, rest.
+SILENCE_S = 300.0
 
 
 class PrefectOrchestrator(Orchestrator):
@@ -42,6 +43,7 @@ class PrefectOrchestrator(Orchestrator):
         self._env = env
         self._stack = stack
         self._api: str | None = None
+        self._silent_until = 0.0
 
     def flow(
         self,
@@ -97,41 +99,29 @@ class PrefectOrchestrator(Orchestrator):
 
     def markdown(self, key: str, text: str) -> None:
         """Show a text on the page of the current run."""
-        from prefect.artifacts import create_markdown_artifact
-
-        self._show(lambda: create_markdown_artifact(text, key=slug(key)))
+        self._show("create_markdown_artifact", text, key=slug(key))
 
     def table(self, key: str, rows: Sequence[Mapping[str, Any]], description: str = "") -> None:
         """Show a table on the page of the current run."""
-        from prefect.artifacts import create_table_artifact
-
         shown = [plain(row) for row in rows]
-        self._show(lambda: create_table_artifact(shown, key=slug(key), description=description))
+        self._show("create_table_artifact", shown, key=slug(key), description=description)
 
     def link(self, key: str, url: str, text: str = "") -> None:
         """Show a link on the page of the current run."""
-        from prefect.artifacts import create_link_artifact
-
-        self._show(lambda: create_link_artifact(url, text or None, key=slug(key)))
+        self._show("create_link_artifact", url, text or None, key=slug(key))
 
     def progress(self, key: str, description: str = "") -> Callable[[float], None]:
         """A function that moves a bar on the page of the current run, at most once a second."""
-        from prefect.artifacts import create_progress_artifact, update_progress_artifact
-
-        made = self._show(
-            lambda: create_progress_artifact(0.0, key=slug(key), description=description)
-        )
+        made = self._show("create_progress_artifact", 0.0, key=slug(key), description=description)
         shown_at = time.monotonic()
 
         def move(fraction: float) -> None:
             nonlocal shown_at
             now = time.monotonic()
-            recent = fraction < 1.0 and now - shown_at < PROGRESS_INTERVAL_S
-            if recent or not isinstance(made, UUID):
+            if made is None or (fraction < 1.0 and now - shown_at < PROGRESS_INTERVAL_S):
                 return
             shown_at = now
-            percent = 100.0 * min(max(fraction, 0.0), 1.0)
-            self._show(lambda: update_progress_artifact(made, percent))
+            self._show("update_progress_artifact", made, 100.0 * min(max(fraction, 0.0), 1.0))
 
         return move
 
@@ -185,14 +175,17 @@ class PrefectOrchestrator(Orchestrator):
         if self._api is None and flow_run() is None:
             self._api = self._stack.enter_context(connection.client(self.home, self._env))
 
-    def _show(self, make: Callable[[], T]) -> T | None:
-        """Decorate the current run; a page that cannot be decorated stops no work."""
-        if flow_run() is None:
+    def _show(self, function: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a function of prefect.artifacts; a page that cannot be written stops no work."""
+        if flow_run() is None or time.monotonic() < self._silent_until:
             return None
+        import prefect.artifacts
+
         try:
-            return make()
+            return getattr(prefect.artifacts, function)(*args, **kwargs)
         except _prefect_failures() as error:
             log.warning("Prefect's page could not be written to: %s", error)
+            self._silent_until = time.monotonic() + SILENCE_S
             return None
 
 

@@ -1,0 +1,198 @@
+"""Servers are started once, found again, and never left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flows import orchestrator, servers
+from flows.processes import PROBE_LIMIT_S, Server, free_port, read
+from minivess.config import Environment, TrackingConfig, child_environment
+from minivess.errors import OrchestrationError
+from minivess.home import Home
+
+Served = tuple[Home, Server]
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from flows import servers
+from minivess.home import open_home
+with servers.prefect_server(open_home(Path(sys.argv[1]))) as server:
+    print(server.url, flush=True)
+    time.sleep(600)
+"""
+UI = """
+import sys
+from pathlib import Path
+from flows import servers
+from minivess.config import Environment, TrackingConfig
+from minivess.home import open_home
+ports = dict(zip(("prefect_port", "mlflow_port"), map(int, sys.argv[2:])))
+servers.ui(open_home(Path(sys.argv[1])), TrackingConfig(), env=Environment(), **ports)
+"""
+
+
+def command(code: str, *words: object) -> subprocess.Popen[str]:
+    """A command of its own in this home."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, words)],
+        env=child_environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    """The next line that a command prints."""
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def test_a_server_that_runs_is_used_and_left_running(served: Served) -> None:
+    home, server = served
+    with servers.prefect_server(home) as again:
+        assert again == server
+    assert server.process.alive
+
+
+def test_what_a_killed_command_left_is_ended_by_the_next(warm_home: Callable[[], Home]) -> None:
+    home = warm_home()
+    killed = command(HOLD, home.root)
+    url = line(killed)
+    left = read(home.prefect / servers.PRIVATE)
+    killed.kill()
+    killed.wait()
+    assert left is not None
+    assert left.url == url
+    assert left.process.alive
+    with servers.prefect_server(home) as server:
+        assert server.url != url
+        assert not left.process.alive
+    assert not server.process.alive
+    assert not (home.prefect / servers.PRIVATE).exists()
+
+
+def test_a_record_of_another_host_is_not_ours_to_use_or_end(home: Home, served: Served) -> None:
+    text = (served[0].prefect / servers.PRIVATE).read_text()
+    home.prefect.mkdir()
+    record = home.prefect / servers.PRIVATE
+    record.write_text(text.replace(socket.gethostname(), "elsewhere"))
+    assert servers.running(home.prefect) is None
+    servers.end_leftover(record)
+    assert served[1].process.alive
+
+
+def test_a_server_that_cannot_start_says_where_to_read_why(home: Home) -> None:
+    home.prefect.mkdir()
+    (home.prefect / "prefect.db").write_text("not a database, " * 100)
+    with (
+        pytest.raises(OrchestrationError, match=r"prefect-server\.log.*PREFECT_DISABLED=1"),
+        servers.prefect_server(home),
+    ):
+        pass
+    assert not (home.prefect / servers.PRIVATE).exists()
+
+
+# --- PREFECT_API_URL -----------------------------------------------------------------------
+
+
+def test_a_given_server_is_used_as_it_is(served: Served, home: Home) -> None:
+    env = Environment(prefect_api_url=served[1].api)
+    with servers.connect(home, env) as api:
+        assert api == served[1].api
+    assert not home.prefect.exists()
+
+
+def test_an_address_where_nobody_listens_is_named_with_its_remedy() -> None:
+    with pytest.raises(
+        OrchestrationError, match=r"127\.0\.0\.1:9/api.*(?s:.)*unset PREFECT_API_URL"
+    ):
+        servers.probe("http://127.0.0.1:9/api")
+
+
+def test_an_address_that_accepts_and_stays_silent_is_given_up_soon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert PROBE_LIMIT_S == 5.0
+    monkeypatch.setattr("flows.processes.PROBE_LIMIT_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/api"
+        with pytest.raises(OrchestrationError, match="does not answer"):
+            servers.probe(address)
+
+
+@pytest.mark.parametrize("path", ["", "/api/nothing"])
+def test_an_address_that_is_no_prefect_api_is_told_from_a_silent_one(
+    served: Served, path: str
+) -> None:
+    with pytest.raises(OrchestrationError, match="is no Prefect API"):
+        servers.probe(served[1].url + path)
+
+
+# --- minivess ui ---------------------------------------------------------------------------
+
+
+def test_a_busy_port_is_named_with_who_has_it_and_a_way_out(home: Home) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OrchestrationError) as refused:
+            servers.ui(home, TrackingConfig(), env=Environment(), prefect_port=port)
+    assert f"Port {port} for Prefect's server is taken by" in refused.value.problem
+    assert f"pid {os.getpid()}" in refused.value.problem
+    assert "minivess ui --prefect-port" in refused.value.remedy
+
+
+def test_the_pages_show_flows_live_and_end_with_ctrl_c(warm_home: Callable[[], Home]) -> None:
+    home = warm_home()
+    ports = free_port(), free_port()
+    ui = command(UI, home.root, *ports)
+    shown = [line(ui), line(ui)]
+    try:
+        assert [url.split()[1] for url in shown] == [f"http://127.0.0.1:{port}" for port in ports]
+        assert "Model training" in shown[1]
+        for port in ports:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as page:
+                assert b"<html" in page.read().lower()
+        with orchestrator.use(home, Environment()) as orchestra:
+            assert f":{ports[0]}/" in str(orchestra.flow("train", lambda: orchestra.page("live")))
+        with pytest.raises(OrchestrationError, match="already runs"):
+            servers.ui(home, TrackingConfig(), env=Environment())
+        found = [read(home.prefect / servers.UI), read(home.root / servers.MLFLOW)]
+        assert all(server is not None and server.process.alive for server in found)
+    finally:
+        ui.send_signal(signal.SIGINT)
+        code = ui.wait(timeout=60)
+    assert code == 0
+    assert not any(server is not None and server.process.alive for server in found)
+
+
+def test_pages_left_by_a_killed_ui_are_used_by_flows_and_ended_by_the_next_ui(
+    warm_home: Callable[[], Home], tmp_path: Path
+) -> None:
+    home = warm_home()
+    ports = free_port(), free_port()
+    killed = command(UI, home.root, *ports)
+    line(killed)
+    killed.kill()
+    killed.wait()
+    left = servers.running(home.prefect)
+    assert left is not None
+    with servers.prefect_server(home) as server:
+        assert server == left
+    again = command(UI, home.root, *ports)
+    try:
+        assert line(again).endswith(str(ports[0]))
+        assert not left.process.alive
+    finally:
+        again.terminate()
+        again.wait(timeout=60)
+    assert servers.running(home.prefect) is None
