@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from minivess.data import phantom
+from minivess.data import phantom, vessels
 from minivess.data.cases import pair
 from minivess.data.volume import read
 from minivess.errors import DataError
@@ -18,7 +18,7 @@ SEED = 7
 
 @pytest.fixture(scope="module")
 def volumes() -> list[tuple[np.ndarray, np.ndarray, tuple[float, float, float]]]:
-    return [phantom.volume(index, SEED) for index in range(12)]
+    return [vessels.volume(index, SEED) for index in range(12)]
 
 
 def best_dice(scores: list[np.ndarray], labels: list[np.ndarray]) -> float:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from minivess.config import DataConfig
+from minivess.config import DataConfig, ResamplingConfig
 from minivess.contracts import DatasetProfile
 from minivess.data import profile as profiles
 from minivess.data.cases import pair
@@ -225,3 +225,12 @@ def test_natively_thin_volumes_are_profiled(run) -> None:
     profile = summarised(run(shared("spinal_cord_thin")))
     assert profile.min_shape[2] == 5
     assert not profile.quarantined
+
+
+def test_planning_sees_the_shapes_that_are_loaded(make_dataset: MakeDataset, run) -> None:
+    profile = summarised(run(make_dataset(2)))
+    config = ResamplingConfig(enabled=True, method="spacing", target_spacing=(1, 1, 0.5))
+    assert profiles.as_loaded(profile, ResamplingConfig()) is profile
+    loaded = profiles.as_loaded(profile, config)
+    assert (loaded.min_shape, loaded.max_shape) == ((24, 24, 10), (24, 26, 12))
+    assert loaded.total_size_gb == pytest.approx(2 * profile.total_size_gb)

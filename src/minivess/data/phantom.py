@@ -1,40 +1,16 @@
-"""Demo volumes: vessel trees as a two-photon microscope might see them, with exact labels.
-
-The signal fades with depth, the field is lit unevenly, blurred along z, noisy, and holds bright
-cells that are no vessels, so that brightness alone does not tell a vessel.
-"""
+"""Demo volumes in a folder: made once, kept while complete. Imports nothing heavy until then."""
 
 from __future__ import annotations
 
 import shutil
 import uuid
 from pathlib import Path
-from typing import NamedTuple
-
-import nibabel as nib
-import numpy as np
-import numpy.typing as npt
-from scipy import ndimage
 
 from minivess import files
-from minivess.contracts import Shape, Spacing
 from minivess.errors import DataError
 
-Floats = npt.NDArray[np.float64]
-
 MANIFEST = "phantom.json"
-RECIPE = 1
-SLICES = (5, 12, 8, 16, 6, 20, 10, 24, 7, 14, 18, 9)
-STEP_UM = 0.5  # between points of a centre line
-THINNEST_UM, THICKEST_UM = 0.6, 2.4  # radii: 1 to 4 voxels
-
-
-class Segment(NamedTuple):
-    """A growing tip: where it is, where it goes, how thick it is; micrometres."""
-
-    point: Floats
-    direction: Floats
-    radius: float
+RECIPE = 1  # raise it when vessels.py makes other volumes
 
 
 def generate(folder: Path, *, n: int, seed: int) -> Path:
@@ -78,7 +54,12 @@ def _complete(folder: Path, recipe: dict[str, int]) -> bool:
 
 
 def _write(folder: Path, index: int, seed: int) -> dict[str, int]:
-    image, label, spacing = volume(index, seed)
+    import nibabel as nib
+    import numpy as np
+
+    from minivess.data import vessels
+
+    image, label, spacing = vessels.volume(index, seed)
     name = f"phantom{index:02d}_z{image.shape[2]:02d}.nii.gz"
     sizes = {}
     for part, array in (("images", image), ("labels", label)):
@@ -88,141 +69,3 @@ def _write(folder: Path, index: int, seed: int) -> dict[str, int]:
         nib.save(nifti, folder / part / name)
         sizes[f"{part}/{name}"] = (folder / part / name).stat().st_size
     return sizes
-
-
-def volume(index: int, seed: int) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint8], Spacing]:
-    """Volume number `index`: image and label (X, Y, Z), spacing in micrometres."""
-    rng = np.random.default_rng([seed, index])
-    shape = (int(rng.integers(48, 73)), int(rng.integers(48, 73)), SLICES[index % len(SLICES)])
-    xy = round(float(rng.uniform(0.56, 0.64)), 2)
-    spacing = (xy, xy, round(float(rng.uniform(1.4, 1.6)), 2))
-    label, signal = _vessels(rng, shape, spacing)
-    return _image(rng, signal, label, spacing), label, spacing
-
-
-# --- anatomy ------------------------------------------------------------------------------
-
-
-def _vessels(
-    rng: np.random.Generator, shape: Shape, spacing: Spacing
-) -> tuple[npt.NDArray[np.uint8], Floats]:
-    """Vessel trees: mask, and brightness that differs from vessel to vessel."""
-    mask = np.zeros(shape, dtype=np.uint8)
-    signal = np.zeros(shape)
-    box = np.array(shape) * spacing
-    wanted = 0.07 * mask.size * rng.uniform(0.8, 1.4)
-    for _ in range(40):
-        if mask.sum() >= wanted:
-            break
-        _grow(rng, mask, signal, (box, np.array(spacing)))
-    return mask, signal
-
-
-def _grow(
-    rng: np.random.Generator,
-    mask: npt.NDArray[np.uint8],
-    signal: Floats,
-    space: tuple[Floats, Floats],
-) -> None:
-    """Grow one tree from a side of the box (extent, spacing) until every tip left it or ended."""
-    box, spacing = space
-    tips = [_root(rng, box)]
-    brightness = rng.uniform(0.9, 1.5)
-    for _ in range(1500):
-        if not tips:
-            return
-        tip = tips.pop()
-        if not (np.all(tip.point >= -tip.radius) and np.all(tip.point <= box + tip.radius)):
-            continue
-        _stamp(mask, signal, tip, (spacing, brightness))
-        tips += _next(rng, tip)
-
-
-def _root(rng: np.random.Generator, box: Floats) -> Segment:
-    point = rng.uniform(0, 1, 3) * box
-    axis, side = int(rng.integers(2)), int(rng.integers(2))
-    point[axis] = side * box[axis]
-    direction = rng.normal(0, 1, 3) * (1, 1, 0.15)
-    direction[axis] = (1.0 - 2 * side) * (1 + abs(direction[axis]))
-    return Segment(point, _unit(direction), float(rng.uniform(1.1, THICKEST_UM)))
-
-
-def _next(rng: np.random.Generator, tip: Segment) -> list[Segment]:
-    """One step on, or two branches that keep the sum of cubed radii (Murray 1926)."""
-    point = tip.point + STEP_UM * tip.direction
-    drift = rng.normal(0, 0.09, 3) * (1, 1, 0.4)
-    if rng.random() > 0.03:
-        return [Segment(point, _unit(tip.direction + drift), tip.radius * 0.998)]
-    share = rng.uniform(0.3, 0.7)
-    away = rng.normal(0, 0.7, 3) * (1, 1, 0.4)
-    branches = (
-        Segment(point, _unit(tip.direction + away), tip.radius * share ** (1 / 3)),
-        Segment(point, _unit(tip.direction - away), tip.radius * (1 - share) ** (1 / 3)),
-    )
-    return [branch for branch in branches if branch.radius >= THINNEST_UM]
-
-
-def _unit(vector: Floats) -> Floats:
-    return np.asarray(vector / np.linalg.norm(vector))
-
-
-def _stamp(
-    mask: npt.NDArray[np.uint8], signal: Floats, tip: Segment, look: tuple[Floats, float]
-) -> None:
-    """Paint a ball at the tip."""
-    spacing, brightness = look
-    where, inside = _ball(mask.shape, tip.point, tip.radius, spacing)
-    mask[where][inside] = 1
-    np.maximum(signal[where], brightness * inside, out=signal[where])
-
-
-def _ball(
-    shape: tuple[int, ...], centre: Floats, radius: float, spacing: Floats
-) -> tuple[tuple[slice, ...], npt.NDArray[np.bool_]]:
-    low = np.maximum(np.floor((centre - radius) / spacing - 0.5), 0).astype(int)
-    high = np.minimum(np.ceil((centre + radius) / spacing + 0.5), shape).astype(int)
-    high = np.maximum(high, low)
-    axes = [
-        ((np.arange(a, b) + 0.5) * step - c) ** 2
-        for a, b, step, c in zip(low, high, spacing, centre, strict=True)
-    ]
-    distance = axes[0][:, None, None] + axes[1][None, :, None] + axes[2][None, None, :]
-    where = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    return where, distance <= radius**2
-
-
-# --- optics -------------------------------------------------------------------------------
-
-
-def _image(
-    rng: np.random.Generator, signal: Floats, label: npt.NDArray[np.uint8], spacing: Spacing
-) -> npt.NDArray[np.uint16]:
-    """What the microscope records: cells, haze, uneven light, fading, blur, photon noise."""
-    shape = signal.shape
-    scene = np.maximum(signal, _cells(rng, label, spacing))
-    scene = scene + 0.35 * _cloud(rng, shape, 9.0)
-    scene = ndimage.gaussian_filter(scene, (0.8, 0.8, 0.6))
-    light = 0.35 + 0.65 * _cloud(rng, shape, 16.0)
-    depth = np.exp(-np.arange(shape[2]) / shape[2] * rng.uniform(0.8, 1.3))
-    photons = rng.poisson(rng.uniform(24, 40) * scene * light * depth)
-    counts = 100 + 30 * photons + rng.normal(0, 20, shape)
-    return np.asarray(counts.clip(0, 65535), dtype=np.uint16)
-
-
-def _cells(rng: np.random.Generator, label: npt.NDArray[np.uint8], spacing: Spacing) -> Floats:
-    """Bright round bodies beside the vessels; not labelled."""
-    cells = np.zeros(label.shape)
-    box = np.array(label.shape) * spacing
-    for _ in range(int(box.prod() / 700)):
-        where, inside = _ball(
-            label.shape, rng.uniform(0, 1, 3) * box, rng.uniform(1.5, 3.2), np.array(spacing)
-        )
-        np.maximum(cells[where], rng.uniform(0.7, 1.6) * inside, out=cells[where])
-    return np.asarray(cells * (label == 0))
-
-
-def _cloud(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) -> Floats:
-    """A smooth random field in 0..1; `sigma` in voxels along x and y."""
-    field = ndimage.gaussian_filter(rng.normal(0, 1, shape), (sigma, sigma, sigma / 2.5))
-    low, high = float(field.min()), float(field.max())
-    return np.asarray((field - low) / (high - low))

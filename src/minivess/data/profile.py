@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minivess import keys
-from minivess.config import DataConfig
+from minivess.config import DataConfig, ResamplingConfig
 from minivess.contracts import (
     Case,
     DatasetProfile,
@@ -30,6 +30,7 @@ from minivess.contracts import (
 from minivess.data import quality
 from minivess.data.measurement import Result, measure
 from minivess.data.profile_cache import key_of, recall, remember
+from minivess.data.resampling import shape_after
 from minivess.data.versioning import Version, curated_hash
 from minivess.errors import DataError
 
@@ -103,9 +104,7 @@ def summarise(
     """
     _refuse(measured, strict=False)
     stats = measured.stats
-    shapes = np.array([volume.shape for volume in stats])
     spacings = np.array([volume.voxel_spacing for volume in stats])
-    total = float(shapes.prod(axis=1).sum()) * 4 / GIB
     return DatasetProfile(
         dataset=dataset,
         dataset_path=dataset_path,
@@ -114,13 +113,9 @@ def summarise(
         dvc_file=version.relative(version.dvc_file) if version else "",
         remote=version.remote if version else None,
         n_volumes=len(stats),
-        min_shape=_shape(shapes.min(axis=0)),
-        max_shape=_shape(shapes.max(axis=0)),
-        median_shape=_shape(np.median(shapes, axis=0)),
         spacing_range=(_spacing(spacings.min(axis=0)), _spacing(spacings.max(axis=0))),
         is_anisotropic=_is_anisotropic(spacings),
-        total_size_gb=total,
-        per_volume_mean_gb=total / len(stats),
+        **_extent(stats),
         outliers=tuple(
             sorted({f.case for f in measured.findings if f.code == "outlier" and f.case})
         ),
@@ -135,6 +130,17 @@ def summarise(
         findings=measured.findings,
         quarantined=measured.quarantined,
     )
+
+
+def as_loaded(profile: DatasetProfile, resampling: ResamplingConfig) -> DatasetProfile:
+    """The profile with the shapes that networks will see, for planning; native unless asked."""
+    if not resampling.enabled:
+        return profile
+    volumes = tuple(
+        volume.replace(shape=shape_after(volume.shape, volume.voxel_spacing, resampling))
+        for volume in profile.volumes
+    )
+    return profile.replace(volumes=volumes, **_extent(volumes))
 
 
 # --- many volumes -------------------------------------------------------------------------
@@ -211,6 +217,19 @@ def _refuse(measured: Measured, *, strict: bool) -> None:
 
 
 # --- the set ------------------------------------------------------------------------------
+
+
+def _extent(volumes: Sequence[VolumeStats]) -> dict[str, Any]:
+    """Shapes over the set, and memory as float32."""
+    shapes = np.array([volume.shape for volume in volumes])
+    total = float(shapes.prod(axis=1).sum()) * 4 / GIB
+    return {
+        "min_shape": _shape(shapes.min(axis=0)),
+        "max_shape": _shape(shapes.max(axis=0)),
+        "median_shape": _shape(np.median(shapes, axis=0)),
+        "total_size_gb": total,
+        "per_volume_mean_gb": total / len(volumes),
+    }
 
 
 def _shape(values: npt.NDArray[Any]) -> Shape:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minivess.config import ResamplingConfig
-from minivess.contracts import Spacing
+from minivess.contracts import Shape, Spacing
 from minivess.errors import DataError
 
 Array = npt.NDArray[Any]
@@ -33,6 +33,14 @@ def resample(
     )
 
 
+def shape_after(shape: Shape, spacing: Spacing, config: ResamplingConfig) -> Shape:
+    """The shape in which a volume is loaded; a method of the user's is taken at its target."""
+    if not config.enabled or config.target_spacing is None:
+        return shape
+    sizes = zip(shape, spacing, config.target_spacing, strict=True)
+    return cast(Shape, tuple(max(1, round(size * old / new)) for size, old, new in sizes))
+
+
 def _method(method: str) -> Resampler:
     if method == "spacing":
         return by_spacing
@@ -52,11 +60,9 @@ def by_spacing(
     """Image linear, label nearest, over the same box; arrays are (X, Y, Z)."""
     from scipy import ndimage
 
-    shape = [
-        max(1, round(size * old / new))
-        for size, old, new in zip(image.shape, spacing, target, strict=True)
-    ]
-    if tuple(shape) == image.shape:
+    config = ResamplingConfig(enabled=True, target_spacing=target)
+    shape = shape_after(cast(Shape, image.shape), spacing, config)
+    if shape == image.shape:
         return image, label
     factors = [new / old for new, old in zip(shape, image.shape, strict=True)]
 

@@ -1,0 +1,17 @@
+"""Deciding that nothing changed opens no volume and loads no heavy library."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+LOOK = """
+import sys
+from minivess.data import cases, index, phantom, splits, versioning
+heavy = {"numpy", "scipy", "nibabel", "torch", "monai", "dvc", "matplotlib"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_the_quick_path_loads_nothing_heavy() -> None:
+    subprocess.run([sys.executable, "-c", LOOK], check=True)
