@@ -16,10 +16,31 @@ from minivess.tracking.run import attach
 from minivess.tracking.store import Store
 from tests.tracking.conftest import OpenRun, profile_of
 
-SYSTEM = """python_version os os_kernel hostname total_ram_gb cpu_model torch_version monai_version
-torchio_version torchmetrics_version cuda_version cudnn_version mlflow_version prefect_version
-numpy_version gpu_count gpu_model gpu_vram_mb gpu_driver_version git_commit git_commit_short
-git_branch git_dirty""".split()
+SYSTEM = {
+    "python_version",
+    "os",
+    "os_kernel",
+    "hostname",
+    "total_ram_gb",
+    "cpu_model",
+    "torch_version",
+    "monai_version",
+    "torchio_version",
+    "torchmetrics_version",
+    "cuda_version",
+    "cudnn_version",
+    "mlflow_version",
+    "prefect_version",
+    "numpy_version",
+    "gpu_count",
+    "gpu_model",
+    "gpu_vram_mb",
+    "gpu_driver_version",
+    "git_commit",
+    "git_commit_short",
+    "git_branch",
+    "git_dirty",
+}
 
 
 def test_every_run_carries_machine_software_and_code_version(
@@ -202,9 +223,13 @@ def test_a_status_that_somebody_else_set_stays(store: Store, open_run: OpenRun) 
 def test_a_run_that_cannot_be_closed_does_not_hide_the_error_of_its_work(
     store: Store, open_run: OpenRun
 ) -> None:
-    with pytest.raises(ZeroDivisionError), open_run() as run:
-        store.client.delete_run(run.run_id)
-        raise ZeroDivisionError
+    def work() -> None:
+        with open_run() as run:
+            store.client.delete_run(run.run_id)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        work()
 
 
 def test_log_files_of_two_runs_do_not_mix(store: Store, open_run: OpenRun) -> None:

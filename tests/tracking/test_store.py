@@ -151,7 +151,7 @@ def test_something_else_at_the_address_is_no_mlflow(home: Home) -> None:
             self.send_response(404)
             self.end_headers()
 
-        do_POST = do_GET
+        do_POST = do_GET  # noqa: N815 (the base class looks for this name)
 
         def log_message(self, *_: object) -> None:
             pass

@@ -41,22 +41,29 @@ def connect(place: Home, uri: str) -> MlflowClient:
     """
     refuse_folders(uri)
     probe(uri)
-    config.silence_telemetry()
-    # MLflow's own seven retries keep a command hanging for minutes after a server has died.
-    config.default_environment(
-        MLFLOW_HTTP_REQUEST_MAX_RETRIES="3", MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false"
-    )
-    import mlflow.utils.logging_utils  # noqa: F401 (configures the logger silenced below)
+    preload()
     from mlflow import MlflowClient
 
-    for chatty in ("mlflow.store.db.utils", "alembic", "mlflow.tracking._tracking_service.client"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
     with door(f"open the MLflow store at {shown(uri)}"):
         if not uri.startswith("sqlite:"):
             return _answering(MlflowClient(tracking_uri=uri, registry_uri=uri))
         # Two processes that create one fresh SQLite store break each other's migration.
         with home.lock(place.root / "mlflow.lock", what="opening MLflow's database", wait=True):
             return _answering(MlflowClient(tracking_uri=uri, registry_uri=uri))
+
+
+def preload() -> None:
+    """Import MLflow, silent and with short patience; takes about a second the first time."""
+    config.silence_telemetry()
+    # MLflow's own seven retries keep a command hanging for minutes after a server has died.
+    config.default_environment(
+        MLFLOW_HTTP_REQUEST_MAX_RETRIES="3", MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false"
+    )
+    # MLflow configures its loggers when it is imported, so ours come after.
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+
+    for chatty in ("mlflow.store.db.utils", "alembic", "mlflow.tracking._tracking_service.client"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def _answering(client: MlflowClient) -> MlflowClient:

@@ -1,0 +1,253 @@
+"""A small real chain in MLflow: profile, two families, analysis, deployment, registered model."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from minivess import inference, names, networks
+from minivess.contracts import CellResult, CellSpec, FamilyRun, VolumeMetrics, Window
+from minivess.errors import StoreError
+from minivess.tracking import lineage, members, model, registry
+from minivess.tracking.params import data_params, upstream_params
+from minivess.tracking.rows import rows
+from minivess.tracking.run import recorded
+from minivess.tracking.store import Store
+from tests.tracking.conftest import LOSS, NETWORK, QUIET, SPLIT, profile_of
+
+WINDOW = Window(patch_size=(16, 16, 4), overlap=0.25, normalisation="zscore")
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Run ids from the data to the service."""
+
+    profile: str
+    family: str
+    cells: tuple[str, ...]
+    analysis: str
+    deployment: str
+
+
+@pytest.fixture(scope="module")
+def chain(store: Store) -> Chain:
+    """Every run of a whole experiment, written as the flows write them."""
+    torch.set_num_threads(1)
+    common = {"key": "k", "note": "n", "dataset": "tubes", "config": QUIET, "ingredients": {}}
+    data = data_params(profile_of())
+
+    def begin(kind: str, name: str, **more: object):
+        return recorded(store, experiment="chain", name=name, kind=kind, **common, **more)  # type: ignore[arg-type]
+
+    with begin(names.PROFILE, "tubes") as profile:
+        profile.params(data)
+    with begin(names.FAMILY, "dynunet_dice_ce") as family:
+        family.params(data | upstream_params(profile=profile.run_id))
+        cells = []
+        for fold in SPLIT.folds:
+            with begin(names.CELL, f"dynunet_dice_ce_fold{fold.index}", parent=family) as cell:
+                cell.params(data | upstream_params(profile=profile.run_id))
+                cell.metrics({"val_dice": 0.5}, step=0)
+                cell.metrics({"val_dice": 0.6}, step=1)
+                checkpoint = leave_behind(store, cell, fold.index)
+            cells.append(cell)
+        model.log_model(family, network=NETWORK, window=WINDOW, checkpoint=checkpoint)
+        family.json(
+            family_run(family.run_id, [cell.run_id for cell in cells]), names.TRAINING_ARTIFACT
+        )
+    with begin(names.ANALYSIS, "chain") as analysis:
+        analysis.params(data | upstream_params(training=family.run_id, experiment="chain", count=1))
+    with begin(names.DEPLOYMENT, "chain") as deployment:
+        deployment.params(data | upstream_params(analysis=analysis.run_id))
+    version = registry.register(
+        store, name="chain", run_id=family.run_id, note="n", tags={"f": "x"}
+    )
+    registry.set_alias(store, "chain", names.CHAMPION_ALIAS, version)
+    return Chain(
+        profile.run_id,
+        family.run_id,
+        tuple(cell.run_id for cell in cells),
+        analysis.run_id,
+        deployment.run_id,
+    )
+
+
+def leave_behind(store: Store, cell, fold: int) -> Path:
+    """What a finished fold stores, and its local folder."""
+    key = f"{fold}" * 32
+    folder = store.home.cells / key
+    folder.mkdir(parents=True)
+    checkpoint = folder / names.BEST_PRIMARY
+    torch.save({"weights": networks.initial(NETWORK, fold).state_dict()}, checkpoint)
+    cell.file(checkpoint, "checkpoints")
+    spec = CellSpec(
+        key=key, model="dynunet", loss=LOSS, seed=42, fold=SPLIT.folds[fold], network=NETWORK,
+        window=WINDOW, label_map={}, classes=(0, 1),
+    )  # fmt: skip
+    volume = VolumeMetrics(case=SPLIT.folds[fold].val[0], values={"dice": 0.6, "hd95": None})
+    result = CellResult(
+        key=key, best_epoch=1, epochs=2, stopped_early=False, training_time_seconds=1.0,
+        trainable_parameters=10, best={"val_loss": 0.4}, untrained={"dice": 0.1}, volumes=(volume,),
+        checkpoint=names.BEST_PRIMARY, files={names.BEST_PRIMARY: checkpoint.stat().st_size},
+    )  # fmt: skip
+    cell.json(spec, names.SPEC_ARTIFACT)
+    cell.json(result, names.RESULT_ARTIFACT)
+    cell.table([{"case": volume.case, **volume.values}], names.PER_VOLUME_ARTIFACT)
+    return checkpoint
+
+
+def family_run(run_id: str, children: list[str]) -> FamilyRun:
+    return FamilyRun(
+        run_id=run_id, run_name="dynunet_dice_ce", experiment_name="chain", artifact_uri="",
+        model="dynunet", loss="dice_ce", seed=42, key="k", cells=("0" * 32, "1" * 32),
+        child_run_ids=tuple(children), metrics={},
+    )  # fmt: skip
+
+
+def test_members_come_with_spec_and_local_checkpoint(
+    store: Store, chain: Chain, tmp_path: Path
+) -> None:
+    found = members.fetch(store, [chain.family], tmp_path)
+    assert [member.spec.fold.index for member in found] == [0, 1]
+    assert found[0].checkpoint == store.home.cells / ("0" * 32) / names.BEST_PRIMARY
+    assert found[1].untrained == {"dice": 0.1}
+    assert not list(tmp_path.iterdir())
+
+
+def test_members_of_another_machine_are_downloaded(
+    store: Store, chain: Chain, tmp_path: Path
+) -> None:
+    original = store.home.cells / ("0" * 32)
+    original.rename(tmp_path / "away")
+    try:
+        member = members.fetch(store, [chain.family], tmp_path / "here")[0]
+        assert member.checkpoint.parent == tmp_path / "here" / ("0" * 32)
+        assert networks.load(NETWORK, member.checkpoint)
+    finally:
+        shutil.move(tmp_path / "away", original)
+
+
+def test_a_model_is_registered_once_for_each_run(store: Store, chain: Chain) -> None:
+    again = registry.register(store, name="chain", run_id=chain.family, note="n", tags={})
+    found = registry.by_alias(store, "chain", names.CHAMPION_ALIAS)
+    assert (found.version, found.run_id, found.tags) == (again, chain.family, {"f": "x"})
+    assert len(registry.versions(store, "chain")) == 1
+
+
+def test_a_run_without_a_model_is_not_registered(store: Store, chain: Chain) -> None:
+    with pytest.raises(StoreError, match="holds no model"):
+        registry.register(store, name="chain", run_id=chain.profile, note="n", tags={})
+
+
+def test_an_alias_that_nothing_has_is_named(store: Store, chain: Chain) -> None:
+    with pytest.raises(StoreError, match="chain@production"):
+        registry.by_alias(store, "chain", names.PRODUCTION_ALIAS)
+
+
+def test_the_registered_model_predicts_what_the_network_does_at_any_size(
+    store: Store, chain: Chain
+) -> None:
+    loaded = model.load(store, "chain", names.CHAMPION_ALIAS)
+    network, window, checkpoint = model.parts(
+        store.home.served / "champions" / chain.family / "model"
+    )
+    image = np.random.default_rng(0).normal(300, 40, (1, 20, 18, 7)).astype(np.float32)
+    expected = inference.probabilities(
+        inference.logits(
+            networks.load(network, checkpoint),
+            inference.normalise(image, "zscore"),
+            window,
+            divisor=networks.divisor(network),
+        )
+    )
+    found = loaded.predict(image[None])
+    assert found.shape == (1, 2, 20, 18, 7)
+    np.testing.assert_allclose(found[0], expected, atol=1e-6)
+
+
+def test_the_model_refuses_other_channels_and_types_by_its_signature(
+    store: Store, chain: Chain
+) -> None:
+    loaded = model.load(store, "chain", names.CHAMPION_ALIAS)
+    signature = loaded.metadata.signature
+    assert signature.inputs.inputs[0].name == "input"
+    assert signature.inputs.inputs[0].shape == (-1, 1, -1, -1, -1)
+    assert signature.outputs.inputs[0].shape == (-1, 2, -1, -1, -1)
+    for volume in (np.zeros((1, 2, 8, 8, 8), np.float32), np.zeros((1, 1, 8, 8, 8), np.float64)):
+        with pytest.raises(Exception, match="schema"):
+            loaded.predict(volume)
+
+
+def test_the_model_brings_its_code_and_pickles_none_of_it(store: Store, chain: Chain) -> None:
+    held = {Path(path).name for path in store.artifacts(chain.family, "model")}
+    assert {"MLmodel", "model_config.json", "checkpoint.pth", "networks.py"} <= held
+    assert not [name for name in held if name.endswith(".pkl")]
+
+
+@pytest.mark.parametrize("ref", ["deployment", "analysis", "family", "cell", "profile"])
+def test_every_run_walks_up_to_its_data(store: Store, chain: Chain, ref: str) -> None:
+    order = {
+        "deployment": chain.deployment, "analysis": chain.analysis,
+        "cell": chain.cells[0], "family": chain.family, "profile": chain.profile,
+    }  # fmt: skip
+    found = [record.run_id for record in lineage.walk(store, order[ref])]
+    kinds = [kind for kind in order if kind != "cell" or ref == "cell"]
+    assert found == [order[kind] for kind in kinds[kinds.index(ref) :]]
+
+
+@pytest.mark.parametrize("ref", ["chain", "chain@champion", "chain/1", "models:/chain@champion"])
+def test_a_model_walks_up_to_its_data(store: Store, chain: Chain, ref: str) -> None:
+    found = lineage.walk(store, ref)
+    assert [record.run_id for record in found] == [chain.family, chain.profile]
+    assert found[-1].params[names.DATASET_HASH] == profile_of().dataset_hash
+
+
+def test_what_is_neither_run_nor_model_is_said(store: Store) -> None:
+    with pytest.raises(StoreError, match="neither a run id nor a registered model"):
+        lineage.walk(store, "nobody")
+
+
+def test_a_broken_link_is_named(store: Store, chain: Chain) -> None:
+    with recorded(
+        store, experiment="chain", name="lost", kind=names.DEPLOYMENT, key="k", note="n",
+        dataset="tubes", config=QUIET, ingredients={},
+    ) as run:  # fmt: skip
+        pass
+    with pytest.raises(StoreError, match=names.UPSTREAM_ANALYSIS):
+        lineage.walk(store, run.run_id)
+
+
+def test_a_chain_over_two_versions_of_the_data_is_refused(store: Store, chain: Chain) -> None:
+    with recorded(
+        store, experiment="chain", name="mixed", kind=names.FAMILY, key="k", note="n",
+        dataset="tubes", config=QUIET, ingredients={},
+    ) as run:  # fmt: skip
+        run.params(upstream_params(profile=chain.profile) | {names.DATASET_HASH: "other"})
+    with pytest.raises(StoreError, match="data_dataset_hash=other"):
+        lineage.walk(store, run.run_id)
+
+
+def test_rows_hold_runs_params_whole_histories_and_volumes(store: Store, chain: Chain) -> None:
+    found = rows(store, None)
+    cell = next(row for row in found["runs"] if row["run_id"] == chain.cells[1])
+    assert (cell["kind"], cell["parent_run_id"]) == (names.CELL, chain.family)
+    history = [
+        (row["step"], row["value"])
+        for row in found["metrics"]
+        if row["run_id"] == chain.cells[1] and row["key"] == "val_dice"
+    ]
+    assert history == [(0, 0.5), (1, 0.6)]
+    (volume,) = [row for row in found["volumes"] if row["run_id"] == chain.cells[1]]
+    assert (volume["case"], volume["dice"], volume["hd95"]) == ("b", 0.6, None)
+
+
+def test_rows_since_a_moment_leave_older_runs_out(store: Store, chain: Chain) -> None:
+    moment = store.get(chain.deployment).start_time
+    ids = {row["run_id"] for row in rows(store, moment)["runs"]}
+    assert chain.deployment in ids
+    assert chain.profile not in ids

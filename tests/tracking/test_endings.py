@@ -1,0 +1,208 @@
+"""How a run may end: each way in a process of its own, because that is where it happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from minivess import names
+from minivess.contracts import RunRecord
+from minivess.errors import StoreError
+from minivess.tracking import process
+from minivess.tracking.lifecycle import settle
+from minivess.tracking.run import outcome
+from minivess.tracking.store import Store
+from tests.tracking.conftest import OpenRun
+
+PROGRAM = """
+import json, os, signal, sys, time
+from pathlib import Path
+from sqlalchemy.orm import configure_mappers
+from minivess.config import ExperimentConfig, TrackingConfig
+from minivess.home import open_home
+from minivess.tracking import environment
+from minivess.tracking.connection import preload
+from minivess.tracking.run import recorded
+from minivess.tracking.store import open_store
+
+# What is slow and opens nothing happens once, before the forks.
+preload()
+configure_mappers()
+environment.collect()
+place, ready, signals = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[4])
+children = {}
+for way in json.loads(sys.argv[3]):
+    children[way] = os.fork()
+    if not children[way]:
+        break
+else:
+    codes = {}
+    for way, child in children.items():
+        if way in signals:
+            while not (ready / way).exists():
+                time.sleep(0.02)
+            os.kill(child, signals[way])
+        codes[way] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(json.dumps(codes))
+    sys.exit()
+
+def stop(number, frame):
+    raise SystemExit(128 + number)
+
+signal.signal(signal.SIGTERM, stop)
+config = ExperimentConfig(tracking=TrackingConfig(log_system_metrics=False))
+with recorded(
+    open_store(open_home(place), config.tracking), experiment="endings", name=way, kind="cell",
+    key=way, note="n", dataset="d", config=config, ingredients={},
+) as run:
+    run.metrics({"val_loss": 1.0}, step=0)
+    if way == "return": pass
+    elif way == "exception": raise ValueError("bad voxel")
+    elif way.startswith("exit"): sys.exit(int(way[5:]))
+    elif way == "message": sys.exit("gave up")
+    else:
+        (ready / way).touch()
+        while True:
+            time.sleep(0.05)
+"""
+SIGNALS = {
+    "interrupt": signal.SIGINT,
+    "terminate": signal.SIGTERM,
+    "kill": signal.SIGKILL,
+}
+ENDS = {
+    # way: (status, error_type, exit code of the process)
+    "return": ("FINISHED", None, 0),
+    "exit 0": ("FINISHED", None, 0),
+    "exit 1": ("FAILED", "SystemExit", 1),
+    "exit 143": ("KILLED", "SystemExit", 143),
+    "message": ("FAILED", "SystemExit", 1),
+    "exception": ("FAILED", "ValueError", 1),
+    "interrupt": ("KILLED", "KeyboardInterrupt", -signal.SIGINT),
+    "terminate": ("KILLED", "SystemExit", 143),
+    "kill": ("KILLED", "ProcessDied", -signal.SIGKILL),
+}
+
+
+@pytest.fixture(scope="module")
+def codes(store: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
+    """Every ending carried out, each in a fork of one process; exit codes by way.
+
+    Dead runs are settled.
+    """
+    folder = tmp_path_factory.mktemp("ready")
+    store.experiment_id("endings", dataset="d", note="n")
+    words = [str(store.home.root), str(folder), json.dumps(list(ENDS)), json.dumps(SIGNALS)]
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *words], capture_output=True, text=True, timeout=300
+    )
+    settle(store)
+    found: dict[str, int] = json.loads(done.stdout)
+    return found
+
+
+def _record(store: Store, way: str) -> RunRecord:
+    (found,) = [run for run in store.search(experiment="endings") if run.name == way]
+    return found
+
+
+@pytest.mark.parametrize("way", ENDS)
+def test_a_run_ends_as_its_work_ends(store: Store, codes: dict[str, int], way: str) -> None:
+    status, error_type, code = ENDS[way]
+    record = _record(store, way)
+    assert codes[way] == code
+    assert (record.status, record.tags["run_status"]) == (status, status)
+    assert record.tags.get("error_type") == error_type
+    assert record.end_time is not None
+    assert "logs/train.log" in store.artifacts(record.run_id)
+
+
+@pytest.mark.usefixtures("codes")
+def test_a_run_whose_process_died_ends_when_it_was_last_heard_of(store: Store) -> None:
+    record = _record(store, "kill")
+    (entry,) = store.client.get_metric_history(record.run_id, "val_loss")
+    assert record.end_time == entry.timestamp
+
+
+def test_prefects_signal_and_cancellation_are_no_failures() -> None:
+    signals = pytest.importorskip("prefect.exceptions")
+    assert outcome(signals.TerminationSignal(signal.SIGTERM)) == "KILLED"
+    assert outcome(signals.CancelledRun()) == "KILLED"
+    assert outcome(GeneratorExit()) == "KILLED"
+    assert outcome(SystemExit(None)) == "FINISHED"
+
+
+@pytest.fixture
+def dead_pid() -> int:
+    """The number of a process that has ended."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return child.pid
+
+
+@pytest.fixture
+def left_running(store: Store, open_run: OpenRun) -> Iterator[str]:
+    """A run that is RUNNING while the test works on its tags."""
+    with open_run() as run:
+        yield run.run_id
+        store.set_tags(run.run_id, process.identity())
+
+
+def test_a_living_process_keeps_its_run(store: Store, left_running: str) -> None:
+    assert left_running not in {record.run_id for record in settle(store)}
+    assert store.get(left_running).status == "RUNNING"
+
+
+@pytest.mark.parametrize("tag", [process.HOST, process.MACHINE, process.NAMESPACE])
+def test_a_run_of_another_host_or_container_stays(
+    store: Store, left_running: str, dead_pid: int, tag: str
+) -> None:
+    store.set_tags(left_running, {process.PID: str(dead_pid), tag: "elsewhere"})
+    assert settle(store) == []
+    assert store.get(left_running).status == "RUNNING"
+
+
+@pytest.mark.parametrize("tag", [process.BOOT, process.STARTED])
+def test_a_number_that_another_process_has_by_now_does_not_keep_a_run_alive(
+    store: Store, left_running: str, tag: str
+) -> None:
+    store.set_tags(left_running, {tag: "1"})
+    (settled,) = settle(store)
+    assert (settled.run_id, settled.status) == (left_running, "KILLED")
+
+
+def test_settling_twice_changes_nothing(store: Store, left_running: str, dead_pid: int) -> None:
+    store.set_tags(left_running, {process.PID: str(dead_pid)})
+    assert len(settle(store)) == 1
+    ended = store.get(left_running)
+    assert settle(store) == []
+    assert store.get(left_running) == ended
+
+
+def test_a_child_that_waits_for_its_parent_is_gone(store: Store) -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    tags = {**process.identity(), process.PID: str(child.pid), process.STARTED: "1"}
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert process.started(child.pid) is None
+    assert process.is_gone(tags)
+    child.wait()
+
+
+def test_only_finished_runs_hand_over_members(store: Store, left_running: str) -> None:
+    from minivess.tracking import members
+
+    with pytest.raises(StoreError, match="RUNNING; only FINISHED"):
+        members.fetch(store, [left_running], store.home.cells)
+
+
+def test_names_of_kinds_have_a_log_file_each() -> None:
+    from minivess.tracking import logs
+
+    kinds = {names.PROFILE, names.FAMILY, names.CELL, names.ANALYSIS, names.DEPLOYMENT}
+    assert set(logs.MAIN) == kinds

@@ -1,0 +1,93 @@
+"""What is known about machine and code, and that not knowing stops nothing."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from minivess import config
+from minivess.tracking import environment
+
+
+def git(folder: Path, *words: str) -> str:
+    settings = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    done = subprocess.run(
+        ["git", "-C", str(folder), *settings, *words], check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository that the package seems to be imported from."""
+    folder = tmp_path / "clone"
+    folder.mkdir()
+    git(folder, "init", "-q", "-b", "main")
+    (folder / "config.py").write_text("A = 1\n")
+    git(folder, "add", ".")
+    git(folder, "commit", "-qm", "one")
+    monkeypatch.setattr(config, "__file__", str(folder / "config.py"))
+    environment.collect.cache_clear()
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> None:
+    environment.collect.cache_clear()
+
+
+def test_a_clean_clone_is_its_commit(clone: Path) -> None:
+    params = environment.collect().params
+    assert params["sys_git_commit"] == git(clone, "rev-parse", "HEAD")
+    assert params["sys_git_commit"].startswith(params["sys_git_commit_short"])
+    assert (params["sys_git_branch"], params["sys_git_dirty"]) == ("main", "False")
+
+
+def test_a_changed_clone_is_dirty_and_keeps_its_difference(clone: Path) -> None:
+    (clone / "config.py").write_text("A = 2\n")
+    found = environment.collect()
+    assert found.params["sys_git_dirty"] == "True"
+    assert "+A = 2" in found.files["git.diff"]
+
+
+def test_a_detached_head_is_named_with_its_commit(clone: Path) -> None:
+    git(clone, "checkout", "-q", "--detach")
+    params = environment.collect().params
+    short = params["sys_git_commit_short"]
+    assert params["sys_git_branch"] == f"HEAD (detached at {short})"
+
+
+def test_a_copy_inside_somebody_elses_repository_is_no_part_of_it(clone: Path) -> None:
+    git(clone, "rm", "-q", "--cached", "config.py")
+    git(clone, "commit", "-qm", "no longer tracked")
+    assert environment.collect().params["sys_git_commit"] == "unknown"
+
+
+def test_without_git_the_commit_is_unknown(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert environment.collect().params["sys_git_commit"] == "unknown"
+
+
+def test_every_value_is_text_and_absent_things_have_their_word() -> None:
+    params = environment.collect().params
+    assert all(isinstance(value, str) and value for value in params.values())
+    assert environment.version("a-package-that-is-nowhere") == "not_installed"
+    if params["sys_gpu_count"] == "0":
+        assert params["sys_gpu_model"] == "none"
+    if params["sys_torch_version"].endswith("+cpu"):
+        assert (params["sys_cuda_version"], params["sys_cudnn_version"]) == ("none", "none")
+
+
+def test_a_collector_that_fails_costs_its_own_values_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment.platform, "release", lambda: 1 / 0)
+    params = environment.collect().params
+    assert params["sys_os_kernel"] == "unknown"
+    assert params["sys_numpy_version"] != "not_installed"
+
+
+def test_the_processor_is_never_only_an_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment.platform, "processor", environment.platform.machine)
+    assert environment.cpu_model() != environment.platform.machine()
