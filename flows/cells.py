@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,13 +10,14 @@ from flows import handoff
 from flows.grid import Cell, Family
 from flows.ground import Ground
 from flows.session import Session
-from minivess import files, home, names
-from minivess.contracts import CellResult, CellSpec
+from minivess import home, names
+from minivess.contracts import CellResult, CellSpec, ComputePlan
 from minivess.errors import StoreError
 
 if TYPE_CHECKING:
     from minivess.tracking.run import Run
 
+SHOWN = ("train_loss", "val_loss", "val_dice", f"val_{names.PRIMARY}")
 Trained = tuple[str, CellResult]
 """The child run's id and what the cell left behind."""
 
@@ -32,9 +32,7 @@ def train_cell(session: Session, ground: Ground, axes: tuple[Family, Cell, Run])
         return found
     folder = session.home.cells / cell.key
     with home.lock(folder.with_suffix(".lock"), what=f"training {title}", wait=True):
-        if session.config.training.retrain == "always":
-            shutil.rmtree(folder, ignore_errors=True)
-        return train_and_publish(session, ground, (family, cell, parent), folder)
+        return train_and_publish(session, ground, axes, folder)
 
 
 def train_and_publish(
@@ -42,15 +40,15 @@ def train_and_publish(
 ) -> Trained:
     """Open the child run, train or take the finished local result, and store all of it."""
     from minivess.tracking.run import recorded
+    from minivess.training import cell as cells
     from minivess.training import trainer
 
     family, cell, parent = axes
-    spec = ground.spec(session, family, cell)
-    plan = ground.models[family.model.name][1]
-    progress = session.orchestra.progress(
-        f"training-{handoff.slug(family.name).replace('_', '-')}-{cell.fold.index}",
-        "epochs trained",
-    )
+    resume = session.config.training.retrain != "always"
+    asked = ground.spec(session, family, cell)
+    # A cell that goes on keeps the plan that it was started with, its patch included.
+    plan = cells.open_cell(folder, asked, ground.models[family.model.name][1], resume=resume)
+    spec = asked.replace(window=asked.window.replace(patch_size=plan.patch_size))
     with recorded(
         session.store,
         experiment=session.config.experiment,
@@ -64,31 +62,42 @@ def train_and_publish(
         ingredients=cell.ingredients,
         launched_by=session.launched_by,
         parent=parent,
-        tags=tags(session, ground, family) | {"fold_id": str(cell.fold.index)},
+        tags=tags(ground, family) | {"fold_id": str(cell.fold.index)},
     ) as run:
-        describe(session, ground, family, run, cell=cell)
-
-        def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
-            run.metrics(metrics, step=epoch)
-            progress((epoch + 1) / session.config.training.max_epochs)
-            tell(session, family, cell, epoch, metrics)
-
-        result = trainer.complete(folder, cell.key)
-        if result is not None:
-            for epoch, metrics in history(folder):
-                run.metrics(metrics, step=epoch)
-        else:
-            result = trainer.train_cell(
-                spec,
-                plan,
-                session.config,
-                ground.cases,
-                folder=folder,
-                on_epoch=on_epoch,
-                on_figure=lambda figure: run.file(figure, "figures/predictions"),
-            )
+        describe(session, ground, (family, run), plan, cell=cell)
+        result = trainer.train_cell(
+            spec,
+            plan,
+            session.config,
+            ground.cases,
+            folder=folder,
+            on_epoch=reporter(session, family, cell, run),
+            on_figure=lambda path: run.file(path, figure_place(path, folder)),
+        )
         publish(run, folder, spec, result)
     return run.run_id, result
+
+
+def reporter(
+    session: Session, family: Family, cell: Cell, run: Run
+) -> Callable[[int, dict[str, float]], None]:
+    """What is done with the metrics of each epoch."""
+    slug = handoff.slug(f"{family.name}-{cell.fold.index}").replace("_", "-")
+    progress = session.orchestra.progress(f"training-{slug}", "epochs trained")
+    total = session.config.training.max_epochs
+
+    def report(epoch: int, metrics: dict[str, float]) -> None:
+        run.metrics(metrics, step=epoch)
+        progress((epoch + 1) / total)
+        shown = " ".join(f"{name} {metrics[name]:.3f}" for name in SHOWN if name in metrics)
+        session.say(f"  {family.name} fold {cell.fold.index} epoch {epoch + 1}/{total}  {shown}")
+
+    return report
+
+
+def figure_place(path: Path, folder: Path) -> str:
+    """Where in a run an image of a cell goes."""
+    return (Path("figures") / path.parent.relative_to(folder)).as_posix()
 
 
 def publish(run: Run, folder: Path, spec: CellSpec, result: CellResult) -> None:
@@ -106,17 +115,10 @@ def publish(run: Run, folder: Path, spec: CellSpec, result: CellResult) -> None:
         if name in result.files:
             run.file(folder / name, "checkpoints")
     run.file(folder / names.HISTORY, str(Path(names.HISTORY_ARTIFACT).parent))
-    for figure in sorted((folder / "figures").rglob("*.png")):
-        run.file(figure, figure.parent.relative_to(folder).as_posix())
     run.text(str(networks.build(spec.network)), "model_summary.txt")
     run.table(volume_rows(spec.fold.index, result), names.PER_VOLUME_ARTIFACT)
     run.json(spec.model_dump(mode="json"), names.SPEC_ARTIFACT)
     run.json(result.model_dump(mode="json"), names.RESULT_ARTIFACT)
-
-
-def history(folder: Path) -> Sequence[tuple[int, dict[str, float]]]:
-    """The metrics of each epoch as the trainer stored them."""
-    return [(row["epoch"], row["metrics"]) for row in files.read_json(folder / names.HISTORY)]
 
 
 def reusable(session: Session, cell: Cell) -> Trained | None:
@@ -152,12 +154,17 @@ def require_whole(session: Session, run_id: str) -> CellResult:
 
 
 def describe(
-    session: Session, ground: Ground, family: Family, run: Run, cell: Cell | None = None
+    session: Session,
+    ground: Ground,
+    axes: tuple[Family, Run],
+    plan: ComputePlan,
+    cell: Cell | None = None,
 ) -> None:
     """Every param and input artifact of a parent or child run, before the first step."""
     from minivess.tracking import params
 
-    network, plan = ground.models[family.model.name]
+    family, run = axes
+    network, _ = ground.models[family.model.name]
     fold = cell.fold if cell else None
     run.params(
         params.training_params(session.config, plan, seed=family.seed)
@@ -196,7 +203,7 @@ def fold_details(family: Family) -> list[dict[str, object]]:
     ]
 
 
-def tags(session: Session, ground: Ground, family: Family) -> dict[str, str]:
+def tags(ground: Ground, family: Family) -> dict[str, str]:
     """What MLflow's page filters training runs by."""
     network, plan = ground.models[family.model.name]
     return {
@@ -206,7 +213,6 @@ def tags(session: Session, ground: Ground, family: Family) -> dict[str, str]:
         "model_family": network.family,
         "model_name": network.name,
         "compute_profile": plan.tier,
-        "experiment_group": session.config.experiment,
     }
 
 
@@ -216,18 +222,3 @@ def volume_rows(fold: int, result: CellResult) -> list[dict[str, object]]:
         {"fold": fold, "case": volume.case, "group": volume.group, **volume.values}
         for volume in result.volumes
     ]
-
-
-def tell(
-    session: Session, family: Family, cell: Cell, epoch: int, metrics: dict[str, float]
-) -> None:
-    """One plain line per epoch, so that a log shows that training lives."""
-    shown = " ".join(
-        f"{name} {metrics[name]:.3f}"
-        for name in ("train_loss", "val_loss", "val_dice", f"val_{names.PRIMARY}")
-        if name in metrics
-    )
-    session.say(
-        f"  {family.name} fold {cell.fold.index} "
-        f"epoch {epoch + 1}/{session.config.training.max_epochs}  {shown}"
-    )

@@ -99,6 +99,12 @@ def carry_out(
     task = session.orchestra.task
     served = task("fetch champion", fetch, session, analysis, training)
     upstream(run, served, analysis)
+    run.params(
+        {
+            f"deployment_{name}": value
+            for name, value in session.config.deployment.model_dump().items()
+        }
+    )
     onnx = task("export", export, session, run, served)
     parity = task("parity", prove, session, (run, served, onnx))
     engines = task("time engines", time_engines, run, served, onnx)
@@ -143,7 +149,7 @@ def prove(session: Session, axes: tuple[Run, Served, Path]) -> Parity:
             config=config,
         )
     except export.ParityError as failed:
-        run.json(failed.parity.model_dump(), PARITY_ARTIFACT)
+        run.json(failed.parity, PARITY_ARTIFACT)
         raise
     run.json(parity.model_dump(), PARITY_ARTIFACT)
     return parity
@@ -241,9 +247,9 @@ def smoke_test(session: Session, axes: tuple[Run, Served, Path], tag: str) -> Sm
         in_channels=served.network.in_channels,
         classes=served.profile.classes,
     )
-    timeout = session.config.deployment.start_timeout_s
-    with smoke.serve(tag, session.home, timeout=timeout) as url:
-        answer = smoke.ask(url, case, expected)
+    config = session.config.deployment
+    with smoke.serve(tag, session.home, timeout=config.start_timeout_s) as url:
+        answer = smoke.ask(url, case, expected, minimum=config.min_mask_agreement)
     run.json(answer.model_dump(), "smoke.json")
     return answer
 

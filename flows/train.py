@@ -82,9 +82,9 @@ def train_family(session: Session, ground: Ground, family: grid.Family) -> Famil
         config=config,
         ingredients=family.ingredients,
         launched_by=session.launched_by,
-        tags=cells.tags(session, ground, family),
+        tags=cells.tags(ground, family),
     ) as parent:
-        cells.describe(session, ground, family, parent)
+        cells.describe(session, ground, (family, parent), ground.models[family.model.name][1])
         results = [
             session.orchestra.task(
                 f"{family.name} fold {cell.fold.index}",
