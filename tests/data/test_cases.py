@@ -143,6 +143,16 @@ def test_a_folder_that_is_missing_or_a_file_is_named(tmp_path: Path) -> None:
         pair(tmp_path / "file")
 
 
+def test_linked_folders_are_read_and_a_link_upwards_is_harmless(tmp_path: Path) -> None:
+    store = lay(tmp_path / "store", "images/a.nii.gz", "labels/a.nii.gz")
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "images").symlink_to(store / "images")
+    (root / "labels").symlink_to(store / "labels")
+    (root / "self").symlink_to(root)
+    assert pairs(root) == {"a": ("images/a.nii.gz", "labels/a.nii.gz")}
+
+
 # --- groups -------------------------------------------------------------------------------
 
 

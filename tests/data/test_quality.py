@@ -215,8 +215,11 @@ def test_a_robust_z_is_in_units_of_a_normal_standard_deviation() -> None:
     assert np.std(robust_z(values, 1e-9)) == pytest.approx(1, abs=0.05)
 
 
-def test_equal_bytes_are_named() -> None:
-    stats = [stats_of(0), stats_of(1, content_hash="0"), stats_of(2)]
+@pytest.mark.parametrize(
+    "same", [{"content_hash": "0"}, {"shape": (512, 512, 5), "intensity_mean": 300.0}]
+)
+def test_equal_bytes_or_equal_voxels_are_named(same: dict[str, object]) -> None:
+    stats = [stats_of(0), stats_of(1, **same), stats_of(2)]
     (finding,) = check_set(stats, outlier_z=6.0)
     assert (finding.code, finding.case, finding.severity) == ("duplicate", "v1", "warning")
     assert "v0" in finding.message
@@ -253,3 +256,8 @@ def test_classes_may_be_missing_from_single_volumes() -> None:
     values = ((0, 2), (0, 1), (0,))
     stats = [stats_of(i, label_values=present) for i, present in enumerate(values)]
     assert check_set(stats, outlier_z=6.0) == []
+
+
+def test_labels_without_any_foreground_stop_the_set() -> None:
+    (finding,) = check_set([stats_of(i, label_values=(0,)) for i in range(3)], outlier_z=6.0)
+    assert (finding.code, finding.severity, finding.case) == ("empty_label", "error", None)

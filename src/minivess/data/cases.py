@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from minivess.contracts import Case, Pairing
@@ -62,9 +63,7 @@ def _volumes(root: Path) -> tuple[list[Path], list[Path]]:
             f"The data folder {root} {what}.",
             remedy="data.root=/path/to/a/folder that holds images and labels",
         )
-    everything = [
-        path for path in sorted(root.rglob("*")) if path.is_file() and _is_shown(path, root)
-    ]
+    everything = sorted(_files(root))
     found = [path for path in everything if path.name.endswith(SUFFIXES)]
     others = [
         path
@@ -76,9 +75,18 @@ def _volumes(root: Path) -> tuple[list[Path], list[Path]]:
     return found, others
 
 
-def _is_shown(path: Path, root: Path) -> bool:
-    parts = path.relative_to(root).parts
-    return not any(part.startswith(".") or part == "__MACOSX" for part in parts)
+def _files(root: Path) -> Iterator[Path]:
+    """Files that are not hidden, linked folders included, each folder once."""
+    seen = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders[:] = [name for name in sorted(folders) if name[0] != "." and name != "__MACOSX"]
+        real = os.path.realpath(folder)
+        if real in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(real)
+        paths = (Path(folder) / name for name in names if not name.startswith("."))
+        yield from (path for path in paths if path.is_file())
 
 
 def _nothing_found(root: Path, others: list[Path]) -> DataError:

@@ -35,7 +35,9 @@ def render(profile: DatasetProfile, cases: Sequence[Case], path: Path) -> Path:
     cards = [
         {
             "volume": by_case[case.case],
-            "views": dict(zip(VIEWS, _views(case, profile.label_map), strict=True)),
+            "views": dict(
+                zip(VIEWS, _views(case, by_case[case.case], profile.label_map), strict=True)
+            ),
             "findings": [f for f in profile.findings if f.case == case.case],
         }
         for case in cases
@@ -65,22 +67,23 @@ def plots(profile: DatasetProfile, folder: Path) -> list[Path]:
 # --- panels -------------------------------------------------------------------------------
 
 
-def _views(case: Case, label_map: dict[int, int]) -> list[str]:
+def _views(case: Case, stats: VolumeStats, label_map: dict[int, int]) -> list[str]:
     """Data addresses of four panels; slices go through the middle of the label."""
-    volume = read(case.image)
-    label_path = cast(Path, case.label)
+    image, label_path = read(case.image).array, cast(Path, case.label)
     label = relabel(whole(read(label_path).array, label_path), label_map)
-    low, high = np.percentile(volume.array, (0.5, 99.5))
-    grey = np.clip((volume.array - low) / max(float(high - low), 1e-9), 0, 1)
     x, y, z = _middle(label)
-    dx, dy, dz = (max(step, 1e-9) for step in volume.spacing)
+    dx, dy, dz = (max(step, 1e-9) for step in stats.voxel_spacing)
     panels = (
-        (grey[:, :, z], label[:, :, z], dy / dx),
-        (grey[:, y, :], label[:, y, :], dz / dx),
-        (grey[x, :, :], label[x, :, :], dz / dy),
-        (grey.max(axis=2), label.max(axis=2), dy / dx),
+        (image[:, :, z], label[:, :, z], dy / dx),
+        (image[:, y, :], label[:, y, :], dz / dx),
+        (image[x, :, :], label[x, :, :], dz / dy),
+        (image.max(axis=2), label.max(axis=2), dy / dx),
     )
-    return [_address(_panel(image, mask), aspect) for image, mask, aspect in panels]
+    low, high = stats.percentiles["0.5"], stats.percentiles["99.5"]
+    return [
+        _address(_panel((plane.astype(np.float64) - low) / max(high - low, 1e-9), mask), aspect)
+        for plane, mask, aspect in panels
+    ]
 
 
 def _middle(label: Array) -> tuple[int, int, int]:
@@ -92,11 +95,11 @@ def _middle(label: Array) -> tuple[int, int, int]:
 
 
 def _panel(image: Array, mask: Array) -> Pixels:
-    """Grey (A, B) in 0..1 and classes (A, B) -> colours (B, A, 3): the first axis runs right.
+    """Grey (A, B), 0 to 1, and classes (A, B) -> colours (B, A, 3): the first axis runs right.
 
     Foreground is tinted, its edge drawn.
     """
-    pixels = np.repeat(image[..., np.newaxis], 3, axis=2) * 255
+    pixels = np.repeat(np.clip(image, 0, 1)[..., np.newaxis], 3, axis=2) * 255
     colours = COLOURS[(mask.astype(np.int64) - 1) % len(COLOURS)]
     weight = np.where(_edge(mask), EDGE, np.where(mask != 0, TINT, 0.0))[..., np.newaxis]
     mixed = (1 - weight) * pixels + weight * colours

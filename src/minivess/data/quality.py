@@ -37,7 +37,12 @@ def check(case: str, volume: Volume, label: Volume, classes: Array) -> list[Find
 
 def check_set(stats: Sequence[VolumeStats], *, outlier_z: float) -> list[Finding]:
     """Check volumes against each other: duplicates, outliers, label values."""
-    return [*_duplicates(stats), *_outliers(stats, outlier_z), *_label_values(stats)]
+    return [
+        *_duplicates(stats),
+        *_outliers(stats, outlier_z),
+        *_label_values(stats),
+        *_no_foreground(stats),
+    ]
 
 
 def check_pairing(pairing: Pairing) -> list[Finding]:
@@ -155,20 +160,29 @@ def _slices(volume: Volume) -> list[Finding]:
 
 
 def _duplicates(stats: Sequence[VolumeStats]) -> list[Finding]:
-    first: dict[str, str] = {}
+    """Equal bytes, or equal voxels in other packing or with another label."""
+    first: dict[object, str] = {}
     found = []
     for volume in stats:
-        original = first.setdefault(volume.content_hash, volume.case)
-        if original != volume.case:
+        original = next((first[mark] for mark in _marks(volume) if mark in first), None)
+        for mark in _marks(volume):
+            first.setdefault(mark, volume.case)
+        if original is not None:
             found.append(
                 finding(
                     "duplicate",
                     "warning",
-                    f"It has the same bytes as {original}: one may train what the other validates.",
+                    f"It shows the same voxels as {original}: one may train what the other "
+                    "validates.",
                     "remove one of the two, or put both in one group with data.group",
                 ).replace(case=volume.case)
             )
     return found
+
+
+def _marks(volume: VolumeStats) -> tuple[object, object]:
+    numbers = (volume.intensity_mean, volume.intensity_std, *volume.percentiles.values())
+    return volume.content_hash, (volume.shape, numbers)
 
 
 def _outliers(stats: Sequence[VolumeStats], limit: float) -> list[Finding]:
@@ -225,6 +239,14 @@ def _label_values(stats: Sequence[VolumeStats]) -> list[Finding]:
         problem = f"Labels hold the values {shown}, which are no class numbers 0, 1, 2, ..."
         remedy = " ".join(f"data.label_map.{old}={new}" for old, new in mapping.items())
     return [finding("label_values", "error", problem, remedy)]
+
+
+def _no_foreground(stats: Sequence[VolumeStats]) -> list[Finding]:
+    if not stats or any(value for volume in stats for value in volume.label_values):
+        return []
+    problem = f"None of {len(stats)} labels holds any foreground, so there is nothing to learn."
+    remedy = "data.label='<pattern of the label files>', and look at data.label_map if it is set"
+    return [finding("empty_label", "error", problem, remedy)]
 
 
 def proposed_map(values: Sequence[int]) -> Mapping[int, int]:
