@@ -1,0 +1,300 @@
+"""Settings: words, files and variables become one configuration, or are refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minivess import config
+from minivess.config import CONTRADICTIONS, Environment, ExperimentConfig, leaves, load, parse
+from minivess.errors import UsageError
+
+EMPTY = Environment()
+
+# Every key that a user may type, with a value that is not its default. Words behind the first
+# are what it needs beside it.
+OTHER = {
+    "name": ["name=another"],
+    "flows": ["flows=[profile]"],
+    "data.root": ["data.root=/data/vessels"],
+    "data.image": ["data.image=*_img.nii.gz", "data.label={case}_seg.nii.gz"],
+    "data.label": ["data.label={case}_seg.nii.gz", "data.image=*_img.nii.gz"],
+    "data.group": [r"data.group=^(mouse\d+)_"],
+    "data.label_map": ["data.label_map.255=1"],
+    "data.resampling.enabled": [
+        "data.resampling.enabled=true",
+        "data.resampling.method=spacing",
+        "data.resampling.target_spacing=[1,1,2]",
+    ],
+    "data.resampling.method": [
+        "data.resampling.method=mine:resample",
+        "data.resampling.enabled=true",
+    ],
+    "data.resampling.target_spacing": ["data.resampling.target_spacing=[1,1,2]"],
+    "data.normalisation": ["data.normalisation=minmax"],
+    "data.strict": ["data.strict=true"],
+    "data.outlier_z": ["data.outlier_z=4"],
+    "data.remote": ["data.remote=s3://bucket/volumes"],
+    "data.demo_volumes": ["data.demo_volumes=5"],
+    "data.demo_seed": ["data.demo_seed=8"],
+    "compute.profile": ["compute.profile=gpu_low"],
+    "compute.ram_gb": ["compute.ram_gb=4"],
+    "compute.vram_gb": ["compute.vram_gb=6.5"],
+    "compute.patch_strategy": ["compute.patch_strategy=median_pad"],
+    "model": ["model.filters=[8,16,32]"],
+    "training.models": ["training.models=[dynunet,mine]"],
+    "training.losses": ["training.losses=[cbdice]"],
+    "training.folds": ["training.folds=5"],
+    "training.seeds": ["training.seeds=[1,2]"],
+    "training.splits": ["training.splits=/data/splits.json"],
+    "training.test_fraction": ["training.test_fraction=0.2"],
+    "training.max_epochs": ["training.max_epochs=7"],
+    "training.iterations_per_epoch": ["training.iterations_per_epoch=9"],
+    "training.samples_per_volume": ["training.samples_per_volume=2"],
+    "training.foreground_ratio": ["training.foreground_ratio=0.5"],
+    "training.augment": ["training.augment=false"],
+    "training.patch_size": ["training.patch_size=[32,32,4]"],
+    "training.batch_size": ["training.batch_size=3"],
+    "training.accumulation_steps": ["training.accumulation_steps=2"],
+    "training.learning_rate": ["training.learning_rate=0.01"],
+    "training.optimizer": ["training.optimizer=sgd"],
+    "training.weight_decay": ["training.weight_decay=0"],
+    "training.scheduler": ["training.scheduler=poly"],
+    "training.warmup_epochs": ["training.warmup_epochs=3"],
+    "training.gradient_clip_val": ["training.gradient_clip_val=0"],
+    "training.gradient_checkpointing": ["training.gradient_checkpointing=true"],
+    "training.ema_decay": ["training.ema_decay=0.99"],
+    "training.early_stopping_patience": ["training.early_stopping_patience=4"],
+    "training.mixed_precision": ["training.mixed_precision=bf16"],
+    "training.sliding_window_overlap": ["training.sliding_window_overlap=0.5"],
+    "training.cache_rate": ["training.cache_rate=0.5"],
+    "training.num_workers": ["training.num_workers=1"],
+    "training.threads": ["training.threads=1"],
+    "training.device": ["training.device=cpu"],
+    "training.figure_interval": ["training.figure_interval=3"],
+    "training.retrain": ["training.retrain=always"],
+    "evaluation.interval_epochs": ["evaluation.interval_epochs=2"],
+    "evaluation.masd_cap": ["evaluation.masd_cap=20"],
+    "evaluation.nsd_tolerance": ["evaluation.nsd_tolerance=2"],
+    "evaluation.bootstrap_n": ["evaluation.bootstrap_n=200"],
+    "evaluation.ci_level": ["evaluation.ci_level=0.9"],
+    "analysis.ensembles": ["analysis.ensembles=[]"],
+    "analysis.figures": ["analysis.figures=2"],
+    "deployment.parity_volumes": ["deployment.parity_volumes=4"],
+    "deployment.max_logit_difference": ["deployment.max_logit_difference=0.1"],
+    "deployment.min_mask_agreement": ["deployment.min_mask_agreement=0.99"],
+    "deployment.start_timeout_s": ["deployment.start_timeout_s=60"],
+    "tracking.uri": ["tracking.uri=http://127.0.0.1:5000"],
+    "tracking.artifact_root": ["tracking.artifact_root=/data/artifacts"],
+    "tracking.log_system_metrics": ["tracking.log_system_metrics=false"],
+    "tracking.system_metrics_interval_s": ["tracking.system_metrics_interval_s=1"],
+}
+ONE_CHOICE = {"deployment.target"}
+
+CLASHES = {
+    ("training.patch_size", "compute.patch_strategy"): [
+        "training.patch_size=[32,32,4]",
+        "compute.patch_strategy=median_pad",
+    ],
+    ("compute.patch_strategy", "training.patch_size"): ["compute.patch_strategy=fixed"],
+    ("data.image", "data.label"): ["data.image=*_img.nii.gz"],
+    ("data.resampling.enabled", "data.resampling.method"): ["data.resampling.enabled=true"],
+    ("data.resampling.method", "data.resampling.target_spacing"): [
+        "data.resampling.enabled=true",
+        "data.resampling.method=spacing",
+    ],
+    ("training.splits", "training.folds"): ["training.splits=a.json", "training.folds=2"],
+    ("training.splits", "training.test_fraction"): [
+        "training.splits=a.json",
+        "training.test_fraction=0.2",
+    ],
+    ("training.warmup_epochs", "training.max_epochs"): [
+        "training.warmup_epochs=5",
+        "training.max_epochs=5",
+    ],
+    ("compute.profile", "training.device"): ["compute.profile=cpu", "training.device=cuda"],
+    ("training.device", "training.mixed_precision"): [
+        "training.device=cpu",
+        "training.mixed_precision=fp16",
+    ],
+}
+
+OWN_DATA = "data.root=/data/vessels"
+
+
+def value(settings: ExperimentConfig, key: str) -> Any:
+    """The value behind a dotted key."""
+    found: Any = settings
+    for name in key.split("."):
+        found = getattr(found, name)
+    return found
+
+
+def yaml_file(folder: Path, text: str, name: str = "mine.yaml") -> Path:
+    """A YAML file with these settings."""
+    (folder / name).write_text(text)
+    return folder / name
+
+
+# --- words --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["*_img.nii.gz", "{case}_label", "on", "0123", "1e3", "a: b", "~"])
+def test_a_word_for_a_text_field_is_taken_verbatim(text: str):
+    assert parse(f"name={text}") == ("name", text)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])).filter(lambda text: text != "null"))
+def test_any_text_survives_as_a_word(text: str):
+    assert parse(f"data.image={text}") == ("data.image", text)
+
+
+def test_null_takes_a_text_field_back():
+    assert load([], [OWN_DATA, "name=null"], EMPTY).name is None
+
+
+def test_one_label_value_is_mapped_by_its_key():
+    settings = load([], [OWN_DATA, "data.label_map.255=1", "data.label_map.128=2"], EMPTY)
+    assert settings.data.label_map == {255: 1, 128: 2}
+
+
+def test_a_mapping_given_whole_replaces_the_one_before(tmp_path: Path):
+    file = yaml_file(tmp_path, "data:\n  label_map: {255: 1, 128: 2}\n")
+    settings = load([file], [OWN_DATA, "data.label_map={7: 3}"], EMPTY)
+    assert settings.data.label_map == {7: 3}
+
+
+def test_a_relative_root_means_the_folder_of_the_caller(tmp_path: Path):
+    settings = load([], ["data.root=volumes"], EMPTY, folder=tmp_path)
+    assert settings.data.root == tmp_path / "volumes"
+
+
+def test_a_word_without_equals_is_refused():
+    with pytest.raises(UsageError, match="key=value"):
+        load([], ["experiment"], EMPTY)
+
+
+# --- every setting ------------------------------------------------------------------------
+
+
+def test_the_table_of_this_file_knows_every_setting():
+    assert set(OTHER) | ONE_CHOICE == set(leaves())
+
+
+@pytest.mark.parametrize("key", OTHER)
+def test_a_setting_takes_the_value_it_is_given(key: str):
+    words = OTHER[key] if key == "data.root" else [OWN_DATA, *OTHER[key]]
+    default = load([], [] if key == "data.root" else [OWN_DATA], EMPTY)
+    assert value(load([], words, EMPTY), key) != value(default, key)
+
+
+@pytest.mark.parametrize("key", OTHER)
+def test_a_setting_refuses_a_part_below_it(key: str):
+    if key not in {"model", "data.label_map"}:
+        with pytest.raises(UsageError, match="no setting"):
+            load([], [f"{key}.inside=1"], EMPTY)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("training.max_epoch", "training.max_epochs"),
+        ("training.lerning_rate", "training.learning_rate"),
+        ("data.lable_map.255", "data.label_map"),
+        ("tracking.sytem_metrics", "tracking.log_system_metrics"),
+    ],
+)
+def test_an_unknown_key_is_refused_naming_the_nearest(typed: str, meant: str, tmp_path: Path):
+    part, _, name = typed.partition(".")
+    file = yaml_file(tmp_path, f"{part}:\n  {name.split('.')[0]}: 1\n")
+    for files, words in (([], [f"{typed}=1"]), ([file], [])):
+        with pytest.raises(UsageError, match=f"did you mean {meant}"):
+            load(files, words, EMPTY)
+
+
+def test_a_refused_value_is_named_with_its_key():
+    with pytest.raises(UsageError, match=r"training\.max_epochs='many'"):
+        load([], ["training.max_epochs=many"], EMPTY)
+
+
+def test_every_contradiction_has_an_example_here():
+    assert {clash.keys for clash in CONTRADICTIONS} == set(CLASHES)
+
+
+@pytest.mark.parametrize("clash", CONTRADICTIONS, ids=lambda clash: " and ".join(clash.keys))
+def test_a_contradiction_is_refused_naming_both_settings(clash: config.Clash):
+    with pytest.raises(UsageError) as refusal:
+        load([], [OWN_DATA, *CLASHES[clash.keys]], EMPTY)
+    assert all(key in str(refusal.value) for key in clash.keys)
+
+
+# --- where values come from ---------------------------------------------------------------
+
+
+def test_words_win_over_variables_over_files_over_defaults(tmp_path: Path):
+    file = yaml_file(tmp_path, "tracking: {uri: from-file}\nname: from-file\n")
+    variables = Environment(mlflow_tracking_uri="from-variable")
+    assert load([], [OWN_DATA], EMPTY).tracking.uri is None
+    assert load([file], [OWN_DATA], EMPTY).tracking.uri == "from-file"
+    assert load([file], [OWN_DATA], variables).tracking.uri == "from-variable"
+    words = [OWN_DATA, "tracking.uri=from-word"]
+    assert load([file], words, variables).tracking.uri == "from-word"
+
+
+def test_the_later_file_wins(tmp_path: Path):
+    first = yaml_file(tmp_path, "training: {folds: 2, max_epochs: 3}\n", "a.yaml")
+    second = yaml_file(tmp_path, "training: {folds: 4}\n", "b.yaml")
+    training = load([first, second], [OWN_DATA], EMPTY).training
+    assert (training.folds, training.max_epochs) == (4, 3)
+
+
+def test_without_a_root_the_demo_file_lies_under_all_words():
+    demo = load([], ["training.max_epochs=3"], EMPTY).training
+    own = load([], [OWN_DATA], EMPTY).training
+    assert (demo.folds, demo.max_epochs, len(demo.losses)) == (2, 3, 2)
+    assert (own.folds, own.max_epochs, len(own.losses)) == (3, 100, 4)
+
+
+def test_only_what_was_given_counts_as_set():
+    settings = load([], [OWN_DATA, "training.folds=3"], EMPTY)
+    assert settings.training.model_fields_set == {"folds"}
+
+
+def test_an_empty_variable_is_an_absent_one():
+    assert config.environment({"MLFLOW_TRACKING_URI": ""}).mlflow_tracking_uri is None
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "training: [", "just words"])
+def test_a_file_without_settings_is_refused_by_name(text: str, tmp_path: Path):
+    with pytest.raises(UsageError, match=r"mine\.yaml"):
+        load([yaml_file(tmp_path, text)], [], EMPTY)
+
+
+def test_an_absent_file_is_refused_naming_those_that_exist(tmp_path: Path):
+    with pytest.raises(UsageError, match=r"configs/experiments/lite\.yaml"):
+        load([tmp_path / "none.yaml"], [], EMPTY)
+
+
+def test_an_unknown_loss_is_refused_naming_the_nearest():
+    with pytest.raises(UsageError, match="did you mean dice_ce"):
+        config.loss("dice_cee")
+
+
+# --- what counts --------------------------------------------------------------------------
+
+
+def test_settings_that_change_no_result_stay_out_of_content_keys():
+    plain = load([], [OWN_DATA], EMPTY)
+    words = ["training.num_workers=1", "training.cache_rate=0.1", "tracking.uri=x", "name=y"]
+    assert load([], [OWN_DATA, *words], EMPTY).counted() == plain.counted()
+    assert load([], [OWN_DATA, "training.augment=false"], EMPTY).counted() != plain.counted()
+
+
+def test_a_configuration_cannot_be_changed():
+    settings = load([], [OWN_DATA], EMPTY)
+    with pytest.raises(ValueError, match="frozen"):
+        settings.training.folds = 5  # type: ignore[misc]

@@ -1,0 +1,102 @@
+"""Content keys: equal for equal work, different for different work."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minivess import keys
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False)
+JSON = st.recursive(
+    SCALARS.filter(lambda value: value not in (float("inf"), float("-inf"))),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=8,
+)
+TREES = st.dictionaries(st.text(), JSON, max_size=5)
+
+
+def backwards(value: Any) -> Any:
+    """The same JSON value, its mappings filled in the opposite order."""
+    if isinstance(value, dict):
+        return {name: backwards(value[name]) for name in reversed(value)}
+    return [backwards(item) for item in value] if isinstance(value, list) else value
+
+
+@given(TREES)
+def test_the_order_of_names_does_not_matter(tree: dict[str, Any]):
+    assert keys.digest(tree) == keys.digest(backwards(tree))
+
+
+@given(TREES, st.text(), JSON)
+def test_one_more_ingredient_gives_another_key(tree: dict[str, Any], name: str, value: Any):
+    if name not in tree:
+        assert keys.digest({**tree, name: value}) != keys.digest(tree)
+
+
+@given(TREES)
+def test_equal_ingredients_have_no_differences(tree: dict[str, Any]):
+    assert keys.differences(tree, backwards(tree)) == []
+
+
+def test_a_key_is_32_hexadecimal_digits():
+    assert len(keys.digest({})) == 32
+    assert int(keys.digest({}), 16) >= 0
+
+
+def test_a_value_that_is_not_a_number_has_no_key():
+    with pytest.raises(ValueError, match="JSON"):
+        keys.digest({"loss": float("nan")})
+
+
+def test_differences_name_the_path_of_what_changed():
+    old = {"code": {"losses.py": "a", "networks.py": "b"}, "seed": 1}
+    new = {"code": {"losses.py": "c", "networks.py": "b"}, "seed": 1, "fold": 0}
+    assert keys.differences(old, new) == ["code: losses.py", "fold"]
+
+
+def test_comments_docstrings_and_layout_leave_the_code_digest_alone(tmp_path: Path):
+    plain, dressed = tmp_path / "a.py", tmp_path / "b.py"
+    plain.write_text("def half(x):\n    return x / 2\n")
+    dressed.write_text('"""About."""\n\ndef half( x ):\n    "Half."\n    # why\n    return x/2\n')
+    assert keys.source_digest(plain) == keys.source_digest(dressed)
+
+
+@pytest.mark.parametrize("body", ["return x / 3", "return x // 2", "return 'x / 2'"])
+def test_another_statement_gives_another_code_digest(body: str, tmp_path: Path):
+    first, second = tmp_path / "a.py", tmp_path / "b.py"
+    first.write_text("def half(x):\n    return x / 2\n")
+    second.write_text(f"def half(x):\n    {body}\n")
+    assert keys.source_digest(first) != keys.source_digest(second)
+
+
+def test_the_code_of_a_room_is_every_file_in_it():
+    found = keys.code(("data", "losses.py"))
+    assert {"losses.py", "data/cases.py", "data/volume.py"} <= set(found)
+    assert not any(name.startswith("training") for name in found)
+
+
+def test_the_code_of_cells_and_their_judges_exists():
+    for parts in (keys.DATA_CODE, keys.CELL_CODE, keys.ANALYSIS_CODE, keys.DEPLOYMENT_CODE):
+        found = keys.code(parts)
+        assert all(any(name.startswith(part) for name in found) for part in parts)
+
+
+def test_a_module_of_the_researcher_counts_with_its_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    module = tmp_path / "my_loss_of_this_test.py"
+    module.write_text("def loss(): ...\n")
+    path = "my_loss_of_this_test:loss"
+    before = keys.own_modules([path, "monai.losses:DiceLoss"])
+    module.write_text("def loss(): return 1\n")
+    after = keys.own_modules([path])
+    assert set(before) == {path}
+    assert before != after
+    assert "my_loss_of_this_test" not in sys.modules
