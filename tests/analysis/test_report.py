@@ -171,3 +171,12 @@ def test_numbers_are_spelled_in_one_way():
         "hardest", "2nd hardest", "3rd hardest", "11th hardest", "22nd hardest",
     ]  # fmt: skip
     assert [wording.count(n) for n in (812, 45_300, 1_190_000)] == ["812", "45.3 k", "1.19 M"]
+
+
+def test_bright_structures_are_projected_and_dark_ones_shown_in_a_slice():
+    truth = np.zeros((6, 6, 4), np.uint8)
+    truth[2:4, 2:4, 1] = 1
+    title, plane = panels.view(1.0 * truth, truth)
+    assert (title, plane.max()) == ("image", 1.0)
+    title, plane = panels.view(1.0 - truth, truth)
+    assert (title, plane[2, 2]) == ("image, slice 1", 0.0)

@@ -1,6 +1,7 @@
 """What a prediction looks like: image, truth, prediction and their difference, side by side.
 
-Every tile is a projection along z, seen as in the microscope. Differences are coloured by
+Masks are projected along z, and so is the image where its foreground is bright, as a microscope's
+is; elsewhere one slice is shown. Differences are coloured by
 what lies along the ray: white was found, orange is too much, blue is missed, pink is another
 class (Okabe and Ito's colours, told apart by colour-blind readers).
 """
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 FOUND, EXTRA, MISSED, CONFUSED = "#f2f2f2", "#e69f00", "#56b4e9", "#cc79a7"
-CLASSES = ("#f2f2f2", "#e69f00", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
+# No class has the colour of an error.
+CLASSES = ("#f2f2f2", "#009e73", "#f0e442", "#3b7fc4", "#d55e00", "#8a6fd1")
 BACKGROUND = (0.055, 0.065, 0.08)
 TILE = 3.0  # inches
 
@@ -33,8 +35,9 @@ def draw(
     """Write one strip of four tiles as PNG; arrays are (X, Y, Z), masks hold class indices."""
     from matplotlib.figure import Figure
 
+    title, plane = view(image, truth)
     tiles = {
-        "image": grey(image),
+        title: grey(plane),
         "truth": classes(truth),
         "prediction": classes(prediction),
         "difference": difference(truth, prediction),
@@ -51,9 +54,22 @@ def draw(
     return files.write(path, lambda target: _save(figure, target))
 
 
-def grey(image: Array) -> Array:
-    """Maximum projection of (X, Y, Z) as (X, Y, 3), stretched between percentiles 1 and 99.7."""
-    flat = image.max(axis=-1).astype(np.float32)
+def view(image: Array, truth: Array) -> tuple[str, Array]:
+    """A plane (X, Y) that shows the structures of (X, Y, Z), and what it is.
+
+    A maximum projection shows what is brighter than its surroundings; of anything else it shows
+    the surroundings, so there the slice with the most foreground is taken.
+    """
+    there = truth > 0
+    if not there.any() or there.all() or image[there].mean() > np.percentile(image[~there], 75):
+        return "image", image.max(axis=-1)
+    depth = int(there.sum(axis=(0, 1)).argmax())
+    return f"image, slice {depth}", image[..., depth]
+
+
+def grey(plane: Array) -> Array:
+    """A plane (X, Y) as (X, Y, 3), stretched between its percentiles 1 and 99.7."""
+    flat = plane.astype(np.float32)
     low, high = np.percentile(flat, (1, 99.7))
     stretched = ((flat - low) / max(high - low, 1e-6)).clip(0, 1)
     return np.repeat(stretched[..., None], 3, axis=-1)
