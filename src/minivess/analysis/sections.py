@@ -191,12 +191,13 @@ def data(profile: DatasetProfile, unit: str) -> list[tuple[str, str]]:
     shapes = f"{wording.shape(profile.min_shape)} to {wording.shape(profile.max_shape)}"
     foreground = sorted(volume.foreground_ratio for volume in profile.volumes)
     groups = {volume.group for volume in profile.volumes} - {None}
+    between = "" if low == high else f"{wording.spacing(low)} to "
     uneven = "anisotropic" if profile.is_anisotropic else "near isotropic"
     facts = [
         ("Dataset", profile.dataset),
         ("Volumes", f"{profile.n_volumes}" + (f" in {len(groups)} groups" if groups else "")),
         ("Shapes", f"{shapes}, median {wording.shape(profile.median_shape)} voxels"),
-        ("Voxels", f"{wording.spacing(low)} to {wording.spacing(high, unit)}, {uneven}"),
+        ("Voxels", f"{between}{wording.spacing(high, unit)}, {uneven}"),
         ("Foreground", _foreground(foreground)),
         ("Classes", ", ".join(map(str, profile.classes))),
         ("Label map", ", ".join(f"{old} → {new}" for old, new in profile.label_map.items())),
