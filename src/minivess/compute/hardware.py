@@ -77,48 +77,62 @@ def _capped(measured: float, limit: float | None) -> float:
 def cores() -> int:
     """Cores that this process may use: affinity and container quota respected."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    quota = cpu_quota(CGROUP)
-    return max(1, min(allowed or 1, round(quota) if quota else allowed or 1))
-
-
-def cpu_quota(group: Path) -> float | None:
-    """Cores that a container's control group (v2, then v1) grants, None without a limit."""
-    words = _text(group / "cpu.max").split() or [
-        _text(group / "cpu" / "cpu.cfs_quota_us"),
-        _text(group / "cpu" / "cpu.cfs_period_us"),
-    ]
-    if len(words) != 2 or not words[0].isdigit() or not words[1].isdigit():
-        return None
-    return int(words[0]) / int(words[1])
+    quotas = [cpu_quota(group) for group in control_groups("cpu")]
+    return max(1, round(min([allowed or 1, *(quota for quota in quotas if quota)])))
 
 
 def memory() -> tuple[float, float]:
     """(total, available) GiB of this machine or container; swap never counts."""
     machine = psutil.virtual_memory()
     total, available = machine.total / GIB, machine.available / GIB
-    limit = memory_limit(CGROUP)
-    if limit is not None:
-        total, available = min(total, limit[0]), min(available, limit[0] - limit[1])
+    for group in control_groups("memory"):
+        limit = memory_limit(group)
+        if limit is not None:
+            total, available = min(total, limit[0]), min(available, limit[0] - limit[1])
     return total, max(available, 0.0)
 
 
+def control_groups(
+    controller: str, *, table: Path = Path("/proc/self/cgroup"), root: Path = CGROUP
+) -> list[Path]:
+    """Folders of this process's control groups, v2 and v1, inner ones first.
+
+    A container often sees its own group as the root, so the root is looked at too.
+    """
+    found: list[Path] = []
+    for line in _text(table).splitlines():
+        _, controllers, inside = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        base = root / controllers if controllers else root
+        group = base / inside.strip("/")
+        found += [place for place in (group, *group.parents) if place.is_relative_to(base)]
+    return [place for place in found if place.is_dir()]
+
+
+def cpu_quota(group: Path) -> float | None:
+    """Cores that a control group grants, None without a limit."""
+    words = _text(group / "cpu.max").split() or [
+        _text(group / "cpu.cfs_quota_us"),
+        _text(group / "cpu.cfs_period_us"),
+    ]
+    if len(words) != 2 or not all(word.isdigit() for word in words):
+        return None
+    return int(words[0]) / int(words[1])
+
+
 def memory_limit(group: Path) -> tuple[float, float] | None:
-    """(limit, used) GiB of a container's control group (v2, then v1), None without a limit.
+    """(limit, used) GiB of a control group, None without a limit.
 
     File cache counts as free: the kernel gives it back before it refuses memory.
     """
-    for limit_name, used_name, statistics, cached in (
-        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-        (
-            "memory/memory.limit_in_bytes",
-            "memory/memory.usage_in_bytes",
-            "memory/memory.stat",
-            "total_inactive_file",
-        ),
+    for limit_name, used_name, cached in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ):
         limit, used = _text(group / limit_name), _text(group / used_name)
         if limit.isdigit() and used.isdigit() and int(limit) < psutil.virtual_memory().total:
-            reclaimable = _statistic(group / statistics, cached)
+            reclaimable = _statistic(group / "memory.stat", cached)
             return int(limit) / GIB, max(0, int(used) - reclaimable) / GIB
     return None
 

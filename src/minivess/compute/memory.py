@@ -23,7 +23,7 @@ GIB = 1024**3
 Precision = Literal["none", "bf16", "fp16"]
 Optimizer = Literal["adamw", "adam", "sgd"]
 
-PROCESS_GB = 0.6
+PROCESS_GB = 0.65
 """Python, torch, MONAI on a CPU; context and kernels on a GPU."""
 
 UNSEEN = 1.15
