@@ -55,6 +55,16 @@ predict *words: ready
 lineage *words: ready
     @{{ minivess }} lineage "$@"
 
+# Ask DuckDB over all runs: just sql "select ..."
+[group("research")]
+sql *words: ready
+    @{{ minivess }} sql "$@"
+
+# Mark runs that died as KILLED and write all pointers anew
+[group("research")]
+settle *words: ready
+    @{{ minivess }} settle "$@"
+
 # Write the demo volumes into a folder
 [group("research")]
 demo-data *words: ready

@@ -151,7 +151,7 @@ def create(descriptor):
     base, version = find_python()
     libraries = {folder.name for folder in (VENV / "lib").glob("python3*")}
     keep = not moved() and libraries <= {f"python{version}"}
-    for options in ([[], ["--clear"]] if keep else [["--clear"]]):
+    for options in [[], ["--clear"]] if keep else [["--clear"]]:
         run([base, "-m", "venv", *options, VENV], descriptor)
         if usable():
             return

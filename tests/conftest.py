@@ -8,10 +8,16 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from minivess.home import Home, open_home
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+# A laboratory's machine is busy: a slow example is no failure.
+settings.register_profile("minivess", deadline=None)
+settings.load_profile("minivess")
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,78 @@
+"""The words that users type: every verb has its recipe, and reaches the product untouched."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.cli import VERBS
+
+CLONE = Path(__file__).resolve().parents[2]
+JUST = Path(sys.executable).with_name("just")
+
+pytestmark = pytest.mark.skipif(not JUST.exists(), reason="rust-just is not in this environment")
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A justfile whose product tells where it stands and what it was told."""
+    clone = tmp_path / "a clone"
+    (clone / ".just").mkdir(parents=True)
+    shutil.copy(CLONE / "justfile", clone)
+    (clone / ".just" / "environment.py").write_text("")
+    product = clone / ".venv" / "bin" / "minivess"
+    product.parent.mkdir(parents=True)
+    product.write_text('#!/bin/sh\npwd\nprintf "%s\\n" "$@"\nexit ${CODE:-0}\n')
+    product.chmod(0o755)
+    return clone
+
+
+def just(*words: str, folder: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run just in a folder; the product ends with `code`."""
+    return subprocess.run(
+        [JUST, *words],
+        cwd=folder,
+        env={**os.environ, "CODE": str(code)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_every_verb_has_a_recipe():
+    assert set(VERBS) <= set(just("--summary", folder=CLONE).stdout.split())
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_words_arrive_as_they_were_typed(verb: str, clone: Path):
+    words = ["data.image=*_(img).nii.gz", "training.losses=[dice_ce, cbdice]", "--json", "name=a'b"]
+    done = just(verb, *words, folder=clone)
+    assert done.stdout.splitlines() == [str(clone), verb, *words]
+
+
+def test_paths_mean_the_folder_of_the_caller(clone: Path):
+    (clone / "deep" / "er").mkdir(parents=True)
+    done = just("plan", "data.root=here", folder=clone / "deep" / "er")
+    assert done.stdout.splitlines()[0] == str(clone / "deep" / "er")
+
+
+def test_a_justfile_can_be_named_from_elsewhere(clone: Path, tmp_path: Path):
+    done = just("-f", str(clone / "justfile"), "plan", folder=tmp_path)
+    assert done.stdout.splitlines() == [str(tmp_path), "plan"]
+
+
+@pytest.mark.parametrize("code", [1, 2, 130])
+def test_the_exit_code_of_the_product_is_the_one_of_just(code: int, clone: Path):
+    done = just("experiment", folder=clone, code=code)
+    assert (done.returncode, done.stderr) == (code, "")
+
+
+def test_just_alone_lists_the_recipes(clone: Path):
+    listed = just(folder=clone).stdout
+    assert "experiment" in listed
+    assert "ready" not in listed
