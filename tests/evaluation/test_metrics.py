@@ -136,6 +136,7 @@ def test_judging_is_symmetric_and_scores_lie_between_0_and_1(guess, truth):
     assert all(0 <= score <= 1 for score in scores)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_monai_agrees_on_real_shapes():
     from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
     from torch import tensor
