@@ -1,0 +1,44 @@
+"""The pages of docs/ name what exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from flows.cli import VERBS
+from minivess import config
+
+CLONE = Path(__file__).resolve().parents[2]
+PAGES = [*sorted((CLONE / "docs").glob("*.md")), CLONE / "README.md"]
+SETTING = re.compile(r"(?:data|compute|training|evaluation|analysis|deployment|tracking)\.[a-z_.]+")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_is_shown_on_a_page(verb: str):
+    assert any(re.search(rf"\b(just|minivess) {verb}\b", page.read_text()) for page in PAGES)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_names_only_settings_that_exist(page: Path):
+    typed = re.findall(r"`[^`\n]*`|^    .*$", page.read_text(), flags=re.MULTILINE)
+    named = {key.rstrip(".") for text in typed for key in SETTING.findall(text)}
+    assert {key for key in named if not known(key)} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_names_only_files_that_exist(page: Path):
+    named = re.findall(
+        r"`((?:src|flows|configs|docs|deployments|tests|\.just|\.ci)/[\w./-]+)`", page.read_text()
+    )
+    assert {name for name in named if not (CLONE / name).exists()} == set()
+
+
+def known(key: str) -> bool:
+    """Whether a setting, a folder of them, or a file of that name exists."""
+    return (
+        config.known(key)
+        or (CLONE / "src" / "minivess" / key.replace(".py", "")).exists()
+        or key.endswith((".py", ".json", ".yaml", ".html"))
+    )
