@@ -33,6 +33,7 @@ from minivess.tracking.store import open_store
 
 # What is slow and opens nothing happens once, before the forks.
 preload()
+import mlflow.store.tracking.sqlalchemy_store
 configure_mappers()
 environment.collect()
 place, ready, signals = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[4])

@@ -8,9 +8,9 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -28,55 +28,62 @@ pytestmark = pytest.mark.slow
 START_S = 120
 
 
-@pytest.fixture(scope="module")
-def server(
-    store: Store, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A server over the tests' database, on a free port; ended with all its workers."""
-    folder = tmp_path_factory.mktemp("server")
+@dataclass(frozen=True)
+class Server:
+    """A server process and its address."""
+
+    process: subprocess.Popen[bytes]
+    uri: str
+
+    def answers(self) -> bool:
+        """Whether it is ready."""
+        assert self.process.poll() is None, "the server ended"
+        try:
+            urllib.request.urlopen(f"{self.uri}/health", timeout=2).close()
+        except OSError:
+            return False
+        return True
+
+    def stop(self) -> None:
+        """End it with all its workers."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+@pytest.fixture
+def server(store: Store, tmp_path: Path) -> Iterator[Server]:
+    """A server over the tests' database, on a free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-             "--backend-store-uri", store.uri, "--artifacts-destination", str(folder / "artifacts")]  # fmt: skip
-    with (folder / "log").open("wb") as log:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", *words],
-            stdout=log, stderr=log, start_new_session=True, env=config.child_environment(),
-        )  # fmt: skip
-    child.address = f"http://127.0.0.1:{port}"  # type: ignore[attr-defined]
+        port = str(free.getsockname()[1])
+    words = ["--host", "127.0.0.1", "--port", port, "--workers", "1"]
+    words += ["--backend-store-uri", store.uri]
+    words += ["--artifacts-destination", str(tmp_path / "artifacts")]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", *words],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=config.child_environment(),
+        )
+    started = Server(process, f"http://127.0.0.1:{port}")
     try:
-        _wait(child)
-        yield child
-    finally:
-        _stop(child)
-
-
-def _wait(child: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline:
-        assert child.poll() is None, "the server ended"
-        try:
-            urllib.request.urlopen(f"{child.address}/health", timeout=2).close()  # type: ignore[attr-defined]
-        except OSError:
+        deadline = time.monotonic() + START_S
+        while not started.answers():
+            assert time.monotonic() < deadline, "the server did not start"
             time.sleep(0.1)
-        else:
-            return
-    pytest.fail("the server did not start")
-
-
-def _stop(child: subprocess.Popen[bytes]) -> None:
-    if child.poll() is None:
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+        yield started
+    finally:
+        started.stop()
 
 
 def test_a_server_serves_as_the_file_does_and_its_death_ends_in_one_sentence(
-    server: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    uri: str = server.address  # type: ignore[attr-defined]
-    store = open_store(open_home(tmp_path / "other home"), TrackingConfig(uri=uri))
+    store = open_store(open_home(tmp_path / "other home"), TrackingConfig(uri=server.uri))
     store.probe_write()
     run_id = work(store, tmp_path)
     found = store.find("k", experiment="over http")
@@ -91,7 +98,7 @@ def test_a_server_serves_as_the_file_does_and_its_death_ends_in_one_sentence(
     version = registry.register(store, name="served", run_id=run_id, note="n", tags={})
     registry.set_alias(store, "served", names.CHAMPION_ALIAS, version)
     assert registry.by_alias(store, "served", names.CHAMPION_ALIAS).run_id == run_id
-    _stop(server)
+    server.stop()
     with pytest.raises(StoreError, match="Could not search the runs"):
         store.find("k", experiment="over http")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.server
 import socket
 import subprocess
@@ -107,13 +108,12 @@ def test_the_artifact_store_is_tried_and_left_as_it_was(store: Store) -> None:
 
 
 def test_an_artifact_store_that_cannot_be_written_is_said_before_any_work(
-    home: Home, tmp_path: Path
+    store: Store, tmp_path: Path
 ) -> None:
     blocked = tmp_path / "a file where the folder should be"
     blocked.write_text("")
-    store = open_store(home, TrackingConfig(artifact_root=str(blocked)))
     with pytest.raises(StoreError, match="artifact store"):
-        store.probe_write()
+        dataclasses.replace(store, artifact_root=blocked.as_uri()).probe_write()
 
 
 def test_a_run_has_an_address_in_the_page(store: Store, open_run: OpenRun) -> None:
@@ -169,6 +169,22 @@ def test_a_folder_store_is_refused_with_a_database_beside_it(home: Home) -> None
         with pytest.raises(StoreError, match="folder") as caught:
             open_store(home, TrackingConfig(uri=uri))
         assert "sqlite:///" in caught.value.remedy
+
+
+def test_a_file_that_is_no_database_is_said_at_once(home: Home, tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("no database " * 100)
+    with pytest.raises(StoreError, match="not a database"):
+        open_store(home, TrackingConfig(uri=f"sqlite:///{file}"))
+
+
+def test_a_database_server_that_is_not_there_is_said_at_once(home: Home) -> None:
+    uri = "postgresql://ann:secret@127.0.0.1:9/runs"
+    with pytest.raises(StoreError) as caught:
+        open_store(home, TrackingConfig(uri=uri))
+    assert "secret" not in str(caught.value)
+    # Without the driver, the package to install is what helps.
+    assert "MLFLOW_TRACKING_URI" in caught.value.remedy or "psycopg" in caught.value.remedy
 
 
 def test_passwords_are_never_shown(home: Home) -> None:

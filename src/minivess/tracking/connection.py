@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
-import socket
+import sqlite3
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from http.client import HTTPException
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
@@ -20,7 +22,18 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 PROBE_S = 5.0
-DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+TIME_LIMITS = {"postgresql": "connect_timeout", "mysql": "connect_timeout", "mssql": "timeout"}
+DRIVERS = {
+    "psycopg": "'psycopg[binary]'",
+    "psycopg2": "psycopg2-binary",
+    "MySQLdb": "mysqlclient",
+}
+CHATTY = (
+    "alembic",
+    "mlflow.pyfunc",
+    "mlflow.store.db.utils",
+    "mlflow.tracking._tracking_service.client",
+)
 CHECK_ADDRESS = (
     "check the address in MLFLOW_TRACKING_URI (or tracking.uri) and that the server there runs; "
     "without either, runs are kept in a SQLite file in the output folder"
@@ -60,10 +73,10 @@ def preload() -> None:
         MLFLOW_HTTP_REQUEST_MAX_RETRIES="3", MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false"
     )
     # MLflow configures its loggers when it is imported, so ours come after.
-    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+    import mlflow  # noqa: F401
 
-    for chatty in ("mlflow.store.db.utils", "alembic", "mlflow.tracking._tracking_service.client"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _answering(client: MlflowClient) -> MlflowClient:
@@ -88,33 +101,60 @@ def refuse_folders(uri: str) -> None:
 
 
 def probe(uri: str) -> None:
-    """Ask a server whether it is there, within five seconds.
+    """Ask a store whether it is there and lets us in, within five seconds.
 
     Raises:
-        StoreError: it does not answer, or wants credentials.
+        StoreError: it does not.
     """
-    parts = urlsplit(uri)
-    scheme = parts.scheme.split("+")[0]
+    scheme = urlsplit(uri).scheme.partition("+")[0]
     try:
         if scheme in {"http", "https"}:
-            _ask(uri)
-        elif parts.hostname and scheme in DATABASE_PORTS:
-            where = (parts.hostname, parts.port or DATABASE_PORTS[scheme])
-            socket.create_connection(where, timeout=PROBE_S).close()
-    except (OSError, ValueError) as error:
+            _ask_server(uri)
+        elif scheme == "sqlite":
+            _ask_file(Path(uri.removeprefix("sqlite:///").partition("?")[0]))
+        elif scheme in TIME_LIMITS:
+            _ask_database(uri, {TIME_LIMITS[scheme]: int(PROBE_S)})
+    except (OSError, ValueError, HTTPException, sqlite3.Error) as error:
         reason = getattr(error, "reason", None) or error
         raise StoreError(
             f"The MLflow store at {shown(uri)} does not answer ({reason}).", remedy=CHECK_ADDRESS
         ) from error
 
 
-def _ask(uri: str) -> None:
-    request = urllib.request.Request(f"{uri.rstrip('/')}/health")
+def _ask_server(uri: str) -> None:
+    parts = urlsplit(uri)
+    if parts.hostname in {"127.0.0.1", "localhost", "::1"}:
+        config.set_environment(**config.local_without_proxy())
+    # MLflow sends the credentials of an address by itself; a health check needs none.
+    place = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
     try:
-        urllib.request.urlopen(request, timeout=PROBE_S).close()
+        urllib.request.urlopen(f"{place.rstrip('/')}/health", timeout=PROBE_S).close()
     except urllib.error.HTTPError as answer:
         # Whatever answers is there; the first real call shows whether it is MLflow and lets us in.
         log.debug("%s answers %s to a health check", shown(uri), answer.code)
+
+
+def _ask_file(path: Path) -> None:
+    """Touch the database as MLflow will; it would itself try for almost an hour."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(path, timeout=PROBE_S)) as connection:
+        connection.execute("SELECT count(*) FROM sqlite_master")
+
+
+def _ask_database(uri: str, limit: dict[str, int]) -> None:
+    """Connect once, for the same reason."""
+    import sqlalchemy as sa
+
+    try:
+        engine = sa.create_engine(uri, poolclass=sa.NullPool, connect_args=limit)
+        engine.connect().close()
+    except ModuleNotFoundError as error:
+        raise StoreError(
+            f"The MLflow store at {shown(uri)} needs the Python package {error.name!r}.",
+            remedy=f"pip install {DRIVERS.get(str(error.name), error.name)}",
+        ) from error
+    except sa.exc.SQLAlchemyError as error:
+        raise OSError(_first_line(error)) from error
 
 
 @contextmanager

@@ -159,7 +159,7 @@ def _no_gpu() -> dict[str, str]:
 
 
 def _gpus() -> dict[str, str]:
-    import pynvml  # type: ignore[import-untyped]
+    import pynvml
 
     try:
         pynvml.nvmlInit()

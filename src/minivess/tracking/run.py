@@ -6,6 +6,7 @@ import getpass
 import json
 import logging
 import math
+import re
 import tempfile
 import threading
 import time
@@ -21,7 +22,7 @@ import yaml
 
 from minivess import keys, names
 from minivess.config import ExperimentConfig
-from minivess.contracts import DatasetProfile
+from minivess.contracts import DatasetProfile, RunRecord
 from minivess.errors import StoreError
 from minivess.tracking import environment, logs, process
 from minivess.tracking.connection import door
@@ -363,11 +364,23 @@ def _end_in_trouble(run: Run, error: BaseException, log_folder: Path) -> None:
         log.warning("Run %s could not be ended as %s: %s", run.run_id, status, trouble.problem)
 
 
+def _summary(record: RunRecord, status: str, minutes: float) -> str:
+    """One line: minutes, number of folds, and the means over folds where there are any."""
+    means = {
+        name.removeprefix("eval_"): f"{value:.4f}"
+        for name, value in sorted(record.metrics.items())
+        if name.startswith("eval_") and not re.search(r"fold\d|_ci_|_n_undefined", name)
+    }
+    facts = {"minutes": f"{minutes:.2f}", "n_folds": record.tags.get("num_folds"), **means}
+    shown = " ".join(f"{name}={value}" for name, value in facts.items() if value is not None)
+    return f"{record.tags.get(names.KIND)} {record.name} {status} {shown}"
+
+
 def _end(run: Run, status: str, tags: dict[str, str], log_folder: Path) -> None:
     """Store the logs and set the final status, unless the run has one already."""
     found = run.store.get(run.run_id)
     minutes = (time.time() - found.start_time / 1000) / 60
-    performance.info("%s %s %s minutes=%.2f", run.kind, run.name, status, minutes)
+    performance.info("%s", _summary(found, status, minutes))
     run.folder(log_folder, "logs")
     if found.status not in ("RUNNING", "SCHEDULED"):
         log.warning("Run %s is %s already; it stays so.", run.run_id, found.status)
