@@ -108,8 +108,9 @@ class CenterlineBoundaryDice(nn.Module):
     """1 - cbDice of all foreground against background.
 
     Skeleton voxels weigh more where the vessel is thin, and count by how deep they lie in the
-    other mask, so that an off-centre or wrongly sized vessel costs. Masks and skeletons are hard;
-    the gradient flows through the probabilities, hence only where something is predicted.
+    other mask, relative to its thickest vessel, so that an off-centre vessel costs although its
+    line lies inside. Masks and skeletons are hard; the gradient flows through the probabilities,
+    hence only where something is predicted.
     """
 
     def __init__(self, iterations: int = MAX_RADIUS, smooth: float = 1.0) -> None:

@@ -1,0 +1,123 @@
+"""A network over a whole volume."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from minivess import config, inference, networks
+from minivess.contracts import Shape, Window
+
+
+def window(patch: Shape = (16, 16, 8), overlap: float = 0.25) -> Window:
+    return Window(patch_size=patch, overlap=overlap, normalisation="zscore")
+
+
+def volume(shape: Shape, channels: int = 1) -> np.ndarray:
+    return np.random.default_rng(0).normal(3, 2, (channels, *shape)).astype(np.float32)
+
+
+def double(part: Tensor) -> Tensor:
+    """A voxelwise network of two channels."""
+    return torch.cat([part, 2 * part], dim=1)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.tuples(st.integers(1, 30), st.integers(1, 30), st.integers(1, 12)))
+def test_a_voxelwise_network_gives_the_same_in_windows_as_at_once(shape: Shape) -> None:
+    image = volume(shape)
+    logits = inference.logits(double, image, window(), divisor=(4, 4, 2))
+    assert logits.shape == (2, *shape)
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, np.concatenate([image, 2 * image]), rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.tuples(st.integers(5, 40), st.integers(5, 40), st.integers(1, 20)),
+    st.sampled_from([0.0, 0.25, 0.5]),
+)
+def test_windows_are_counted_as_they_are_run(shape: Shape, overlap: float) -> None:
+    ran = []
+
+    def counting(part: Tensor) -> Tensor:
+        ran.append(part.shape[0])
+        return part
+
+    chosen = window((8, 16, 4), overlap)
+    inference.logits(counting, volume(shape), chosen, divisor=(4, 4, 2))
+    assert sum(ran) == inference.windows(shape, chosen, (4, 4, 2))
+
+
+def test_a_window_is_never_larger_than_the_volume_rounded_up() -> None:
+    assert inference.roi((10, 64, 5), window((32, 32, 16)), (4, 4, 2)) == (12, 32, 6)
+
+
+def test_every_window_suits_the_network() -> None:
+    model = config.model("dynunet", {"filters": [4, 8, 8]})
+    network = networks.resolve(model, in_channels=1, out_channels=2, min_shape=(16, 16, 8))
+    module = networks.initial(network, seed=0).eval()
+    divisor = networks.divisor(network)
+    for shape in [(7, 9, 3), (16, 16, 8), (21, 33, 11)]:
+        logits = inference.logits(module, volume(shape), window(), divisor=divisor)
+        assert logits.shape == (2, *shape)
+
+
+def test_a_volume_of_one_window_gets_what_the_network_says() -> None:
+    model = config.model("dynunet", {"filters": [4, 8, 8]})
+    network = networks.resolve(model, in_channels=1, out_channels=2, min_shape=(16, 16, 8))
+    module = networks.initial(network, seed=0).eval()
+    image = volume((16, 16, 8))
+    with torch.inference_mode():
+        expected = module(torch.from_numpy(image)[None])[0].numpy()
+    logits = inference.logits(module, image, window(), divisor=(4, 4, 2))
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+def test_half_precision_is_used_inside_and_not_outside() -> None:
+    seen = []
+
+    def remember(part: Tensor) -> Tensor:
+        mixed = torch.nn.functional.conv3d(part, torch.ones(1, 1, 1, 1, 1))
+        seen.append(mixed.dtype)
+        return mixed
+
+    logits = inference.logits(
+        remember, volume((16, 16, 8)), window(), divisor=(1, 1, 1), precision="bf16"
+    )
+    assert seen == [torch.bfloat16]
+    assert logits.dtype == np.float32
+
+
+def test_zscore_has_mean_zero_and_deviation_one_in_each_channel() -> None:
+    scaled = inference.normalise(volume((12, 12, 6), channels=2), "zscore")
+    np.testing.assert_allclose(scaled.mean((1, 2, 3)), 0, atol=1e-5)
+    np.testing.assert_allclose(scaled.std((1, 2, 3)), 1, atol=1e-4)
+
+
+def test_minmax_reaches_from_zero_to_one() -> None:
+    scaled = inference.normalise(volume((12, 12, 6)), "minmax")
+    assert (scaled.min(), scaled.max()) == (0, 1)
+
+
+def test_no_normalisation_leaves_the_values() -> None:
+    image = volume((4, 4, 4))
+    np.testing.assert_array_equal(inference.normalise(image, "none"), image)
+
+
+@pytest.mark.parametrize("how", ["zscore", "minmax"])
+def test_a_constant_volume_becomes_zero(how: str) -> None:
+    assert not inference.normalise(np.full((1, 4, 4, 4), 7, np.float32), how).any()
+
+
+def test_probabilities_sum_to_one_and_agree_with_the_mask() -> None:
+    logits = 50 * volume((6, 6, 4), channels=3)
+    shares = inference.probabilities(logits)
+    np.testing.assert_allclose(shares.sum(axis=0), 1, rtol=1e-5)
+    mask = inference.mask(logits)
+    assert mask.dtype == np.uint8
+    np.testing.assert_array_equal(shares.argmax(axis=0), mask)
