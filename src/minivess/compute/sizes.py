@@ -139,7 +139,8 @@ class Sizes:
             f"A step of {self.network.name} with patch {shape_text(patch)} and batch {batch} needs "
             f"{needed * 1024:.0f} MB, and {budget * 1024:.0f} MB may be used.",
             remedy="a smaller network (model.filters=[8,16,32]), "
-            "training.gradient_checkpointing=true, a lower training.cache_rate, or close other programs",
+            "training.gradient_checkpointing=true, a lower training.cache_rate, "
+            "or close other programs",
         )
 
     def _refused(self, patch: Shape) -> PlanError:
