@@ -186,30 +186,24 @@ def pages(
     home: Home, tracking: TrackingConfig, env: Environment, ports: tuple[int, int]
 ) -> Iterator[tuple[str, str, list[tuple[Server, Launch]]]]:
     """Start what is not served elsewhere: Prefect's address, MLflow's address, our servers."""
-    launches = _launches(home, tracking, env, ports)
     folder = folder_of(home, env)
     with ExitStack() as stack:
         with lock(folder / "server.lock", what="start Prefect's server", wait=True):
-            for launch in launches.values():
-                if not isinstance(launch, str):
-                    _refuse_second(launch)
-                    refuse_busy(launch)
+            wanted = _wanted(home, tracking, env, ports)
             log.info("Starting the pages (the first time takes about 10 to 20 s)")
             servers = [
                 (stack.enter_context(started(launch)), launch)
-                for launch in launches.values()
+                for launch in wanted
                 if isinstance(launch, Launch)
             ]
-        prefect, mlflow = (
-            launch if isinstance(launch, str) else launch.url for launch in launches.values()
-        )
+        prefect, mlflow = (page if isinstance(page, str) else page.url for page in wanted)
         yield prefect, mlflow, servers
 
 
-def _launches(
+def _wanted(
     home: Home, tracking: TrackingConfig, env: Environment, ports: tuple[int, int]
-) -> dict[str, Launch | str]:
-    """For each page how to start it, or the address where it is already."""
+) -> tuple[Launch | str, Launch | str]:
+    """Prefect's page and MLflow's: how to start each, or the address where it is already."""
     from minivess.tracking.store import open_store
 
     prefect: Launch | str
@@ -217,11 +211,12 @@ def _launches(
         probe(env.prefect_api_url)
         prefect = env.prefect_api_url.rstrip("/").removesuffix("/api")
     else:
-        prefect = _prefect(home, folder_of(home, env), ports[0], UI)
+        prefect = _cleared(_prefect(home, folder_of(home, env), ports[0], UI))
     # Opening the store creates its database, which two processes must not do at once.
     uri = open_store(home, tracking).uri
-    mlflow = uri if uri.startswith("http") else _mlflow(home, tracking, uri, ports[1])
-    return {"prefect": prefect, "mlflow": mlflow}
+    if uri.startswith("http"):
+        return prefect, uri
+    return prefect, _cleared(_mlflow(home, tracking, uri, ports[1]))
 
 
 def _mlflow(home: Home, tracking: TrackingConfig, uri: str, port: int) -> Launch:
@@ -239,8 +234,8 @@ def _mlflow(home: Home, tracking: TrackingConfig, uri: str, port: int) -> Launch
     )
 
 
-def _refuse_second(launch: Launch) -> None:
-    """One `minivess ui` for a home; what a killed one left is ended."""
+def _cleared(launch: Launch) -> Launch:
+    """What may start: end what a killed `minivess ui` left, refuse a second one and a busy port."""
     server = read(launch.record)
     if server is not None and server.here and server.owner.alive:
         raise OrchestrationError(
@@ -249,16 +244,12 @@ def _refuse_second(launch: Launch) -> None:
             remedy=f"open {server.url}, or stop it with `kill {server.owner.pid}`",
         )
     end_leftover(launch.record)
-
-
-def refuse_busy(launch: Launch) -> None:
-    """Raise when a port is taken, naming who has it and a pair of ports that are free."""
-    if is_free(launch.port):
-        return
-    raise OrchestrationError(
-        f"Port {launch.port} for {launch.name} is taken{_taker(launch.port)}.",
-        remedy=f"minivess ui --prefect-port {free_port()} --mlflow-port {free_port()}",
-    )
+    if not is_free(launch.port):
+        raise OrchestrationError(
+            f"Port {launch.port} for {launch.name} is taken{_taker(launch.port)}.",
+            remedy=f"minivess ui --prefect-port {free_port()} --mlflow-port {free_port()}",
+        )
+    return launch
 
 
 def _taker(port: int) -> str:

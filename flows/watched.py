@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from flows import connection, servers
 from flows.orchestrator import Orchestrator, Pointer, refuse_unfit, worth_retrying
-from flows.processes import HOST
+from flows.processes import HOST, answers
 from minivess.config import Environment
 from minivess.errors import OrchestrationError
 from minivess.home import Home
@@ -171,9 +171,20 @@ class PrefectOrchestrator(Orchestrator):
         return f"{api.removesuffix('/api')}/runs/flow-run/{current.flow_run.id}"
 
     def _connect(self) -> None:
-        """Find or start the server, once; a deployed flow has its server already."""
-        if self._api is None and flow_run() is None:
-            self._api = self._stack.enter_context(connection.client(self.home, self._env))
+        """Find or start the server; a deployed flow has its server already.
+
+        The page of `minivess ui` may be closed while its server is used: then another one serves.
+        """
+        if flow_run() is not None:
+            return
+        if self._api is not None:
+            # Asked twice: a busy machine may once take longer than the limit.
+            health = f"{self._api}/health"
+            if self._env.prefect_api_url or answers(health) or answers(health):
+                return
+            log.warning("Prefect's server at %s is gone; another one takes over", self._api)
+            self._stack.close()
+        self._api = self._stack.enter_context(connection.client(self.home, self._env))
 
     def _show(self, function: str, *args: Any, **kwargs: Any) -> Any:
         """Call a function of prefect.artifacts; a page that cannot be written stops no work."""

@@ -303,22 +303,28 @@ def test_deciding_that_all_is_reused_imports_no_prefect_and_starts_no_server(
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_server_that_dies_under_a_story_does_not_lose_its_result(
+def test_a_server_that_dies_loses_no_result_and_another_takes_over(
     warm_home: Callable[[], Home], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flows.connection.PRIVATE_RETRIES", "0")
     home = warm_home()
 
-    def story() -> str:
+    def story() -> Server:
         server = servers.running(home.prefect)
         assert server is not None
         psutil.Process(server.process.pid).kill()
         while server.process.alive:
             time.sleep(0.05)
-        return "trained"
+        return server
 
     with orchestrator.use(home, Environment()) as orchestra:
-        assert orchestra.flow("train", story) == "trained"
+        killed = orchestra.flow("train", story)
+        orchestra.put("latest_training", {"run_ids": ["a"]})
+        successor = servers.running(home.prefect)
+        assert successor is not None
+        assert successor != killed
+        assert orchestra.flow("analyse", orchestra.get, "latest_training") == {"run_ids": ["a"]}
+    assert not successor.process.alive
 
 
 def test_an_address_that_does_not_answer_stops_the_first_flow(tmp_path: Path) -> None:
