@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows import ground, handoff
 from flows.profile_data import settings
@@ -13,6 +14,7 @@ from minivess.contracts import (
     AnalysisResult,
     Champion,
     DatasetProfile,
+    Interval,
     Member,
     TrainingResult,
 )
@@ -73,6 +75,8 @@ def recipe(session: Session, training: TrainingResult) -> keys.Ingredients:
     return {
         "cells": sorted(key for family in training.families for key in family.cells),
         "families": sorted(training.run_ids),
+        "dataset": training.dataset_hash,
+        "resampling": config.data.resampling.counted(),
         "analysis": config.analysis.counted(),
         "evaluation": config.evaluation.counted(),
         "code": keys.code(keys.ANALYSIS_CODE),
@@ -95,17 +99,21 @@ def judge(session: Session, axes: tuple[Run, DatasetProfile, Sequence[Member]]) 
     folder = session.home.reports / run.run_id
     cases = ground.restore(session, profile)
     progress = session.orchestra.progress("analysis-progress", "volumes judged")
-    result, artifacts = pipeline.analyse(
+    parents = {member.parent_run_id for member in members}
+    analysis = pipeline.analyse(
         members,
         cases,
         profile,
-        config=session.config,
-        folder=folder,
-        on_volume=lambda done, total: progress(done / total),
+        session.config,
+        folder,
+        lambda done, total: progress(done / total),
+        cache=session.home.judged,
+        run_id=run.run_id,
+        links={run_id: session.page_of(run_id) for run_id in {run.run_id, *parents}},
     )
-    for path, to in artifacts.items():
-        run.file(path, to)
-    return result
+    for path, to in analysis.files.items():
+        run.file(path, str(Path(to).parent))
+    return analysis.result
 
 
 def named(session: Session, training: TrainingResult, result: AnalysisResult) -> AnalysisResult:
@@ -118,7 +126,7 @@ def named(session: Session, training: TrainingResult, result: AnalysisResult) ->
     champion = result.champion.replace(
         model_name=training.experiment, model_version=str(version.version)
     )
-    return result.replace(champion=champion)
+    return result.replace(champion=champion, experiment=training.experiment)
 
 
 def store_analysis(
@@ -129,6 +137,7 @@ def store_analysis(
     result: AnalysisResult,
 ) -> None:
     """Params, metrics, tags and the result itself into the analysis run."""
+    from minivess.analysis import report
     from minivess.tracking import params
 
     run.params(
@@ -151,6 +160,7 @@ def store_analysis(
     )
     run.metrics(metrics(result), step=0)
     run.tags(champion_tags(result.champion))
+    run.table(report.volume_rows(result), names.PER_VOLUME_ARTIFACT)
     run.json(result.model_dump(mode="json"), names.ANALYSIS_ARTIFACT)
     publish_to_prefect(session, run, result)
 
@@ -205,15 +215,8 @@ def publish_to_prefect(session: Session, run: Run, result: AnalysisResult) -> No
     from minivess.analysis import report
 
     session.orchestra.markdown("analysis-report", report.markdown(result))
-    session.orchestra.table("families", table(result), "Out-of-fold means")
-
-
-def table(result: AnalysisResult) -> list[dict[str, Any]]:
-    """One row per family and ensemble."""
-    return [
-        {"name": judged.name} | {name: interval.mean for name, interval in judged.intervals.items()}
-        for judged in (*result.families, *result.ensembles)
-    ]
+    session.orchestra.table("families", report.family_rows(result), "Out-of-fold means")
+    session.orchestra.link("mlflow-run", session.page_of(run.run_id), "This analysis in MLflow")
 
 
 def tell(session: Session, result: AnalysisResult) -> None:
@@ -223,7 +226,14 @@ def tell(session: Session, result: AnalysisResult) -> None:
     dice = best.intervals["dice"]
     session.say(f"  champion {champion.family}: {champion.reason}")
     session.say(
-        f"  Dice on volumes it never saw: {dice.mean:.3f} "
-        f"[{dice.lower:.3f}, {dice.upper:.3f}] (n={dice.n}); "
+        f"  Dice on volumes it never saw: {shown(dice)}; "
         f"untrained network: {result.untrained['dice']:.3f}"
     )
+
+
+def shown(interval: Interval) -> str:
+    """A mean with its interval where there is one: 0.842 [0.801, 0.877] (n=12)."""
+    mean = "undefined" if interval.mean is None else f"{interval.mean:.3f}"
+    if interval.lower is None or interval.upper is None:
+        return f"{mean} (n={interval.n}, too few for an interval)"
+    return f"{mean} [{interval.lower:.3f}, {interval.upper:.3f}] (n={interval.n})"

@@ -296,6 +296,7 @@ def finish(
     files.write_text(session.home.served / run.run_id / "model_card.md", text)
     run.json(result.model_dump(mode="json"), names.DEPLOYMENT_ARTIFACT)
     session.orchestra.markdown("model-card", text)
+    session.orchestra.link("mlflow-run", session.page_of(run.run_id), "This deployment in MLflow")
 
 
 def tell(session: Session, result: DeploymentResult) -> None:

@@ -71,19 +71,33 @@ def planned(
     session: Session, profile: DatasetProfile, hardware: Hardware, family: Family
 ) -> tuple[Network, ComputePlan]:
     """The resolved network of a family and its plan on this machine."""
-    from minivess import networks
     from minivess.compute import plan
 
-    network = networks.resolve(
-        configs.model(family.model.name, session.config.model),
-        in_channels=IN_CHANNELS,
-        out_channels=profile.out_channels,
-        min_shape=profile.min_shape,
-    )
+    loaded = as_loaded(session, profile)
+    network = network_for(session, family.model.name, loaded)
     n_train = min(len(fold.train) for fold in family.split.folds)
-    chosen = plan.resolve(session.config, network, profile, hardware, n_train=n_train)
-    plan.guard(chosen, profile)
+    chosen = plan.resolve(session.config, network, loaded, hardware, n_train=n_train)
+    plan.guard(chosen, loaded, hardware=hardware)
     return network, chosen
+
+
+def network_for(session: Session, model: str, loaded: DatasetProfile) -> Network:
+    """The network of a model, fitted to the smallest volume as it is loaded."""
+    from minivess import networks
+
+    return networks.resolve(
+        configs.model(model, session.config.model),
+        in_channels=IN_CHANNELS,
+        out_channels=loaded.out_channels,
+        min_shape=loaded.min_shape,
+    )
+
+
+def as_loaded(session: Session, profile: DatasetProfile) -> DatasetProfile:
+    """The profile with the shapes that networks will see: native, unless resampling is on."""
+    from minivess.data.profile import as_loaded
+
+    return as_loaded(profile, session.config.data.resampling)
 
 
 def measure_hardware(session: Session) -> Hardware:
@@ -117,4 +131,5 @@ def forecast(
     """Hours, memory and disk of some cells, from a short timed probe."""
     from minivess.compute import forecast as forecasts
 
-    return forecasts.forecast(session.config, network, plan, ground.profile, cells=n_cells)
+    loaded = as_loaded(session, ground.profile)
+    return forecasts.forecast(session.config, network, plan, loaded, cells=n_cells)

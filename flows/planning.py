@@ -25,7 +25,8 @@ def plan(session: Session) -> dict[str, Any]:
         mine = [family for family in families if family.model.name == name]
         network, chosen = ground.planned(session, profile, hardware, mine[0])
         n_cells = sum(len(family.cells) for family in mine)
-        cost = forecast.forecast(session.config, network, chosen, profile, cells=n_cells)
+        loaded = ground.as_loaded(session, profile)
+        cost = forecast.forecast(session.config, network, chosen, loaded, cells=n_cells)
         session.say()
         session.say(f"{name}, {n_cells} cells")
         session.say(forecast.render(chosen, cost, hardware))

@@ -35,6 +35,8 @@ START_LIMIT_S = 180.0
 PROBE_LIMIT_S = 5.0
 END_LIMIT_S = 15.0
 CLOCK_TOLERANCE_S = 2.0
+# `exec` keeps number and start time, so that the record holds for the server itself.
+WHEN_RELEASED = 'read -r go && exec "$@" < /dev/null'
 
 
 @dataclass(frozen=True)
@@ -102,10 +104,11 @@ def started(launch: Launch) -> Iterator[Server]:
     """
     begun = time.monotonic()
     with terminable():
-        child = _spawn(launch)
+        child = spawn(launch)
         try:
             server = Server(launch.url, socket.gethostname(), _process(child.pid), _process())
             files.write_json(launch.record, asdict(server))
+            _release(child)
             _wait_until_ready(child, launch)
             log.info("%s is ready after %.1f s", launch.name, time.monotonic() - begun)
             yield server
@@ -187,20 +190,27 @@ def is_free(port: int) -> bool:
         return True
 
 
-def _spawn(launch: Launch) -> subprocess.Popen[bytes]:
+def spawn(launch: Launch) -> subprocess.Popen[bytes]:
+    """A child that waits for `_release`, or ends if we die before its record is written."""
     launch.log.parent.mkdir(parents=True, exist_ok=True)
     variables = {**local_without_proxy(), **launch.variables}
     with launch.log.open("wb") as stream:
         # A session of its own: Ctrl-C in the terminal reaches us, and we end it in order.
         return subprocess.Popen(
-            [sys.executable, "-m", *launch.words],
+            ["/bin/sh", "-c", WHEN_RELEASED, "sh", sys.executable, "-m", *launch.words],
             cwd=launch.record.parent,
             env=child_environment(**variables),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=stream,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+
+
+def _release(child: subprocess.Popen[bytes]) -> None:
+    assert child.stdin is not None
+    with child.stdin as go:
+        go.write(b"go\n")
 
 
 def _wait_until_ready(child: subprocess.Popen[bytes], launch: Launch) -> None:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows import handoff
+from flows import ground, handoff
 from flows.session import Session
 from minivess import keys, names
 from minivess.contracts import DatasetProfile, Pairing
+from minivess.errors import PlanError
 
 if TYPE_CHECKING:
     from minivess.data.profile import Measured
@@ -135,8 +136,6 @@ def summary(
     session: Session, survey: Survey, measured: Measured, version: Version
 ) -> DatasetProfile:
     """The dataset in numbers, with the patch that each model could use on it."""
-    from minivess import config as configs
-    from minivess import networks
     from minivess.compute import plan
     from minivess.data import profile
 
@@ -148,15 +147,14 @@ def summary(
         version=version,
         label_map=config.data.label_map,
     )
-    safe = {}
+    loaded, safe = ground.as_loaded(session, numbers), {}
     for name in config.training.models:
-        network = networks.resolve(
-            configs.model(name, config.model),
-            in_channels=1,
-            out_channels=numbers.out_channels,
-            min_shape=numbers.min_shape,
-        )
-        safe[name] = plan.safe_patch(network, numbers)
+        try:
+            safe[name] = plan.safe_patch(ground.network_for(session, name, loaded), loaded)
+        except PlanError as error:
+            session.say(
+                f"  note: {name} cannot train on these volumes as they are: {error.problem}"
+            )
     return numbers.replace(safe_patch_sizes=safe)
 
 
@@ -176,6 +174,7 @@ def store_profile(session: Session, run: Run, profile: DatasetProfile) -> None:
     rows = [stats.model_dump(mode="json", exclude={"percentiles"}) for stats in profile.volumes]
     session.orchestra.table("volumes", rows, f"Volumes of {profile.dataset}")
     session.orchestra.markdown("data-profile", markdown(profile))
+    session.orchestra.link("mlflow-run", session.page_of(run.run_id), "This profile in MLflow")
 
 
 def show(session: Session, root: Path, pairing: Pairing) -> None:
@@ -208,7 +207,7 @@ def tell(session: Session, profile: DatasetProfile) -> None:
     """What the profile found, in a few lines."""
     session.say(
         f"  {profile.n_volumes} volumes, {size(profile.min_shape)} to {size(profile.max_shape)}, "
-        f"{len(profile.classes)} classes, DVC version {profile.dataset_hash[:8]}"
+        f"{len(profile.classes)} classes, data {profile.dataset_hash[:20]}"
     )
     if profile.quarantined:
         session.say(f"  quarantined: {', '.join(profile.quarantined)}")

@@ -19,6 +19,8 @@ from minivess.home import Home
 if TYPE_CHECKING:
     from minivess.tracking.store import Store
 
+MLFLOW_PAGE = "http://127.0.0.1:5000"
+
 log = logging.getLogger(__name__)
 
 
@@ -47,6 +49,11 @@ class Session:
                 f"A run that died earlier is now marked KILLED: {record.name} ({record.run_id})"
             )
         return store
+
+    def page_of(self, run_id: str) -> str:
+        """Address of a run in MLflow's page: its server's, or that of `minivess ui`."""
+        uri = self.config.tracking.uri or ""
+        return self.store.url(run_id, uri if uri.startswith("http") else MLFLOW_PAGE)
 
     def say(self, text: str = "") -> None:
         """Tell the user; with --json, standard output belongs to the one JSON object."""

@@ -60,6 +60,9 @@ def _train(
     session.orchestra.table(
         "losses", families.comparison(trained.values()), "Families on their folds"
     )
+    for run in trained.values():
+        key = f"mlflow-{handoff.slug(run.run_name).replace('_', '-')}"
+        session.orchestra.link(key, session.page_of(run.run_id), f"{run.run_name} in MLflow")
     return dict(trained)
 
 

@@ -465,7 +465,7 @@ def load(
     if OmegaConf.select(merged, "data.root") is None:
         merged = merge([find("experiments", DEMO), *files], words, env)
     values = OmegaConf.to_container(merged, resolve=False)
-    config = validated(ExperimentConfig, values)
+    config: ExperimentConfig = validated(ExperimentConfig, values)
     if config.data.root is not None:
         root = ((folder or Path.cwd()) / config.data.root.expanduser()).resolve()
         data = config.data.model_copy(update={"root": root})
@@ -477,7 +477,7 @@ def merge(files: Sequence[Path], words: Sequence[str], env: Environment) -> Any:
     """The differences of files, then environment, then words, as one OmegaConf tree."""
     from omegaconf import OmegaConf
 
-    tree = OmegaConf.create({})
+    tree: Any = OmegaConf.create({})
     for file in files:
         for key in dotted(read_yaml(file)):
             refuse_unknown(key, f"{file.name}")

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Shape = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 Severity = Literal["error", "warning", "info"]
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
 
 class Contract(BaseModel):

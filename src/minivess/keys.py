@@ -36,13 +36,19 @@ def code(parts: Iterable[str]) -> dict[str, str]:
     files = sorted(
         file
         for part in parts
-        for file in ([package / part] if part.endswith(".py") else (package / part).rglob("*.py"))
+        for file in ([package / part] if part.endswith(".py") else _sources(package / part))
     )
     return {str(file.relative_to(package)): source_digest(file) for file in files}
 
 
+def _sources(folder: Path) -> list[Path]:
+    return [*folder.rglob("*.py"), *folder.rglob("*.j2")]
+
+
 def source_digest(file: Path) -> str:
-    """Digest of what one source file does."""
+    """Digest of what one source file does; a template counts byte for byte."""
+    if file.suffix != ".py":
+        return hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
     tree = ast.parse(file.read_bytes())
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -50,7 +56,9 @@ def source_digest(file: Path) -> str:
     return hashlib.blake2b(ast.dump(tree).encode(), digest_size=16).hexdigest()
 
 
-def _drop_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+def _drop_docstring(
+    node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef,
+) -> None:
     if node.body and ast.get_docstring(node, clean=False) is not None:
         node.body = node.body[1:]
 

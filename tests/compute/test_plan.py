@@ -12,6 +12,7 @@ from minivess import config
 from minivess.compute import plan
 from minivess.compute.patch import step_down
 from minivess.contracts import ComputePlan, DatasetProfile, Hardware, Network, Shape
+from minivess.data.profile import as_loaded
 from minivess.errors import PlanError
 
 SHAPES: list[Shape] = [(48, 52, 16), (64, 72, 24), (60, 60, 20)]
@@ -243,8 +244,9 @@ def test_resampling_is_planned_for_the_shape_that_is_trained(
 ) -> None:
     words = ["data.resampling.enabled=true", "data.resampling.method=spacing",
              "data.resampling.target_spacing=[2,2,1]"]  # fmt: skip
-    profile = make_profile([(96, 96, 16)] * 3, spacing=(1, 1, 1))
     settings = config.load([], words)
+    native = make_profile([(96, 96, 16)] * 3, spacing=(1, 1, 1))
+    profile = as_loaded(native, settings.data.resampling)
     chosen = plan.resolve(settings, make_network(), profile, make_machine(), n_train=2)
     assert chosen.patch_size == (48, 48, 16)
 

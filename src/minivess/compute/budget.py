@@ -7,7 +7,7 @@ import math
 from typing import Literal, TypeVar
 
 from minivess.compute import hardware as machine
-from minivess.compute.patch import as_trained
+from minivess.compute.patch import shapes_of
 from minivess.config import ExperimentConfig, TierConfig
 from minivess.contracts import DatasetProfile, Hardware, Network
 from minivess.errors import PlanError
@@ -63,7 +63,7 @@ def _cpu_precision(hardware: Hardware) -> Reasoned[Precision]:
 
 def loaded_gb(config: ExperimentConfig, network: Network, profile: DatasetProfile) -> float:
     """GiB of all volumes in memory: float32 images, uint8 labels."""
-    voxels = sum(math.prod(s) for s in as_trained(profile, config.data.resampling).values())
+    voxels = sum(math.prod(s) for s in shapes_of(profile).values())
     return voxels * (4 * network.in_channels + 1) / GIB
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from minivess import config as configuration
 from minivess import inference, losses, networks
 from minivess.compute.budget import loaded_gb
-from minivess.compute.patch import as_trained, shape_text
+from minivess.compute.patch import shape_text, shapes_of
 from minivess.config import ExperimentConfig
 from minivess.contracts import (
     ComputePlan,
@@ -92,7 +92,7 @@ def _validation(
         overlap=config.training.sliding_window_overlap,
         normalisation=config.data.normalisation,
     )
-    shapes = as_trained(profile, config.data.resampling).values()
+    shapes = shapes_of(profile).values()
     count = sum(inference.windows(shape, window, plan.divisor) for shape in shapes)
     judging = JUDGE_S_PER_MEGAVOXEL * sum(math.prod(shape) for shape in shapes) / 1e6
     share = 1 / min(config.training.folds, profile.n_volumes)

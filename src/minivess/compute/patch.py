@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from minivess.config import ResamplingConfig
 from minivess.contracts import DatasetProfile, Shape
 from minivess.errors import PlanError
 
@@ -17,24 +16,9 @@ def shape_text(shape: Shape) -> str:
     return "x".join(str(side) for side in shape)
 
 
-def as_trained(profile: DatasetProfile, resampling: ResamplingConfig) -> dict[str, Shape]:
-    """Case -> shape when it reaches the network: native, unless resampling is on."""
-    if not resampling.enabled or resampling.target_spacing is None:
-        return {volume.case: volume.shape for volume in profile.volumes}
-    return {
-        volume.case: _resampled(volume.shape, volume.voxel_spacing, resampling.target_spacing)
-        for volume in profile.volumes
-    }
-
-
-def _resampled(
-    shape: Shape, spacing: tuple[float, float, float], target: tuple[float, float, float]
-) -> Shape:
-    sides = [
-        max(1, round(side * old / new))
-        for side, old, new in zip(shape, spacing, target, strict=True)
-    ]
-    return (sides[0], sides[1], sides[2])
+def shapes_of(profile: DatasetProfile) -> dict[str, Shape]:
+    """Case -> shape."""
+    return {volume.case: volume.shape for volume in profile.volumes}
 
 
 def fitting(wanted: Shape, divisor: Shape, shapes: Mapping[str, Shape]) -> Shape:

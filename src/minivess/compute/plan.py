@@ -15,7 +15,7 @@ from minivess import networks
 from minivess.compute import budget
 from minivess.compute import hardware as machine
 from minivess.compute.budget import Device
-from minivess.compute.patch import as_trained, fitting, padding, shape_text
+from minivess.compute.patch import fitting, padding, shape_text, shapes_of
 from minivess.compute.sizes import Sizes
 from minivess.config import ComputeConfig, ExperimentConfig, TierConfig
 from minivess.contracts import Choice, ComputePlan, DatasetProfile, Hardware, Network, Shape
@@ -76,7 +76,7 @@ def resolve(
         divisor=networks.divisor(network),
         predicted_memory_gb=round(needed_gb, 3),
         memory_budget_gb=round(budget_gb, 3),
-        padded=padding(as_trained(profile, config.data.resampling), patch),
+        padded=padding(shapes_of(profile), patch),
         choices=choices,
     )
 
@@ -136,15 +136,13 @@ def safe_patch(network: Network, profile: DatasetProfile) -> Shape:
     Raises:
         PlanError: the smallest volume is below the network's divisor.
     """
-    shapes = {volume.case: volume.shape for volume in profile.volumes}
-    return fitting(profile.min_shape, networks.divisor(network), shapes)
+    return fitting(profile.min_shape, networks.divisor(network), shapes_of(profile))
 
 
 def guard(
     plan: ComputePlan,
     profile: DatasetProfile,
     *,
-    config: ExperimentConfig | None = None,
     hardware: Hardware | None = None,
     disk_gb: float = 0.0,
 ) -> None:
@@ -154,8 +152,7 @@ def guard(
         PlanError: the patch is not divisible or exceeds a volume that is not padded, the cache
             does not fit the memory, or `disk_gb` does not fit the disk.
     """
-    resampling = (config or ExperimentConfig()).data.resampling
-    shapes = as_trained(profile, resampling)
+    shapes = shapes_of(profile)
     _guard_patch(plan, shapes)
     available = hardware.ram_available_gb if hardware else machine.memory()[1]
     cached = plan.cache_rate * sum(math.prod(shape) for shape in shapes.values()) * 5 / machine.GIB

@@ -5,7 +5,7 @@ from __future__ import annotations
 from minivess import networks
 from minivess.compute import memory
 from minivess.compute.budget import Precision
-from minivess.compute.patch import as_trained, fitting, nearest, shape_text, step_down
+from minivess.compute.patch import fitting, nearest, shape_text, shapes_of, step_down
 from minivess.config import ExperimentConfig, TierConfig
 from minivess.contracts import Choice, DatasetProfile, Network, Shape
 from minivess.errors import PlanError
@@ -28,7 +28,7 @@ class Sizes:
         self.start = start
         self.precision = precision
         self.divisor = networks.divisor(network)
-        self.shapes = as_trained(profile, config.data.resampling)
+        self.shapes = shapes_of(profile)
         self.notes: list[str] = []
 
     def shrunk_to(self, budget_gb: float, n_train: int) -> tuple[Shape, int, float]:
