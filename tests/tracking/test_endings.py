@@ -15,8 +15,8 @@ from minivess import names
 from minivess.contracts import RunRecord
 from minivess.errors import StoreError
 from minivess.tracking import process
+from minivess.tracking.life import outcome
 from minivess.tracking.lifecycle import settle
-from minivess.tracking.run import outcome
 from minivess.tracking.store import Store
 from tests.tracking.conftest import OpenRun
 

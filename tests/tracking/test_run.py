@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import mlflow
 import pytest
@@ -230,6 +233,36 @@ def test_a_run_that_cannot_be_closed_does_not_hide_the_error_of_its_work(
 
     with pytest.raises(ZeroDivisionError):
         work()
+
+
+def test_a_full_artifact_store_does_not_leave_a_failed_run_open(
+    store: Store, open_run: OpenRun, experiment: str
+) -> None:
+    def work() -> None:
+        with open_run() as run:
+            place = Path(url2pathname(urlsplit(store.get(run.run_id).artifact_uri).path))
+            shutil.rmtree(place)
+            place.write_text("a file where the folder was")
+            raise DataError("vol3 is torn", remedy="copy it again")
+
+    with pytest.raises(DataError):
+        work()
+    (record,) = store.search(experiment=experiment)
+    assert (record.status, record.tags["error_type"]) == ("FAILED", "DataError")
+
+
+def test_a_run_whose_logs_cannot_be_stored_is_not_finished(
+    store: Store, open_run: OpenRun, experiment: str
+) -> None:
+    def work() -> None:
+        with open_run() as run:
+            place = Path(url2pathname(urlsplit(store.get(run.run_id).artifact_uri).path))
+            (place / "logs").write_text("a file where the folder should be")
+
+    with pytest.raises(StoreError, match="logs"):
+        work()
+    (record,) = store.search(experiment=experiment)
+    assert (record.status, record.tags["error_type"]) == ("FAILED", "StoreError")
 
 
 def test_the_performance_log_has_minutes_folds_and_means(store: Store, open_run: OpenRun) -> None:

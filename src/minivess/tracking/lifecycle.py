@@ -38,7 +38,7 @@ def _end(store: Store, record: RunRecord) -> RunRecord:
         record.run_id,
         {
             "error_type": "ProcessDied",
-            "error_message": f"process {record.tags.get(process.PID)} ended without closing its run",
+            "error_message": f"process {record.tags.get(process.PID)} ended before its run",
             "run_status": "KILLED",
         },
     )

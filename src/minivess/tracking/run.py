@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import logging
 import math
-import re
 import tempfile
 import threading
 import time
-import traceback
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
 from minivess import keys, names
 from minivess.config import ExperimentConfig
-from minivess.contracts import DatasetProfile, RunRecord
+from minivess.contracts import DatasetProfile
 from minivess.errors import StoreError
-from minivess.tracking import environment, logs, process
+from minivess.tracking import environment, life, logs, system
+from minivess.tracking.artifacts import require_sizes
 from minivess.tracking.connection import door
-from minivess.tracking.store import Store, require_sizes
+from minivess.tracking.store import Store
 from minivess.tracking.values import metric, plain, text
 
 TEXT_LIMIT = 500
@@ -34,11 +29,7 @@ BATCH = 100
 SIZE_LIMIT = 100 * 2**20
 LARGE = ("checkpoints", "model", "export", "service")
 CONTEXTS = {names.PROFILE: "profiling", names.ANALYSIS: "evaluation", names.DEPLOYMENT: "serving"}
-INTERRUPTED = (130, 143)
-# Exceptions by which Prefect and asyncio say "stop", though they derive from Exception.
-CANCELLATIONS = ("CancelledRun", "CancelledError")
 log = logging.getLogger(__name__)
-performance = logging.getLogger(logs.PERFORMANCE_LOGGER)
 
 
 class Run:
@@ -168,7 +159,7 @@ class Run:
             for file in sorted(path.rglob("*"))
             if file.is_file()
         }
-        with door(f"store {path.name}/ in run {self.run_id}"):
+        with door(f"store {to or path.name}/ in run {self.run_id}"):
             self.store.client.log_artifacts(self.run_id, str(path), to or None)
         found: dict[str, int] = {}
         for top in {to} if to else {PurePosixPath(name).parts[0] for name in expected}:
@@ -251,140 +242,26 @@ def recorded(
         **(tags or {}),
     }
     with logs.opened(store.home.logs / uid, kind) as log_folder, ExitStack() as stack:
-        experiment_id = store.experiment_id(
-            experiment, dataset=dataset, note=EXPERIMENT_NOTES[kind]
+        run = Run(
+            store,
+            life.begin(store, experiment, dataset, name, own),
+            uid=uid,
+            name=name,
+            kind=kind,
         )
-        run = _open(store, experiment_id, name, kind, own)
         try:
             log.info("%s run %s (%s) starts.", kind, name, run.run_id)
             if config.tracking.log_system_metrics:
-                from minivess.tracking import system
-
                 interval = config.tracking.system_metrics_interval_s
                 stack.callback(system.monitor(run, interval))
-            _describe(run, config, ingredients)
+            run.params(environment.collect().params)
+            with life.descriptions(config, ingredients) as folder:
+                run.folder(folder)
             yield run
+            stack.close()
+            life.store_logs(run, log_folder, life.after_return(run)[0])
         except BaseException as error:
             stack.close()
-            _end_in_trouble(run, error, log_folder)
+            life.end_in_trouble(run, error, log_folder)
             raise
-        stack.close()
-        _end(run, *_after_return(run), log_folder)
-
-
-EXPERIMENT_NOTES = {
-    names.PROFILE: "Datasets: checked, measured, versioned.",
-    names.FAMILY: "Training: a parent run per model, loss and seed, a child run per fold.",
-    names.CELL: "Training: a parent run per model, loss and seed, a child run per fold.",
-    names.ANALYSIS: "Evaluation: families and ensembles judged out of fold, and the champion.",
-    names.DEPLOYMENT: "Deployment: export, parity, service and smoke test of champions.",
-}
-
-
-def _open(store: Store, experiment_id: str, name: str, kind: str, tags: dict[str, str]) -> Run:
-    started = time.time_ns() // 1_000_000
-    commit = environment.collect().params["sys_git_commit"]
-    everything = {
-        **process.identity(),
-        "mlflow.user": _user(),
-        "mlflow.source.name": names.PROJECT,
-        "mlflow.source.type": "LOCAL",
-        "mlflow.source.git.commit": commit,
-        "git_commit": commit,
-        "started_at": datetime.fromtimestamp(started / 1000, UTC).isoformat(timespec="seconds"),
-        "run_status": "RUNNING",
-        **tags,
-    }
-    with door(f"open the run {name!r}"):
-        made = store.client.create_run(experiment_id, started, everything, run_name=name)
-    return Run(store, made.info.run_id, uid=tags[names.UID], name=name, kind=kind)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"
-
-
-def _describe(run: Run, config: ExperimentConfig, ingredients: keys.Ingredients) -> None:
-    surroundings = environment.collect()
-    run.params(surroundings.params)
-    asked = config.model_dump(mode="json", exclude_unset=True)
-    contents = {
-        "config/resolved_config.yaml": yaml.safe_dump(config.model_dump(mode="json")),
-        "config/experiment_config.json": _indented(asked),
-        "environment/system_info.json": _indented(plain(surroundings.info)),
-        names.INGREDIENTS_ARTIFACT: _indented(ingredients),
-        **{f"environment/{name}": content for name, content in surroundings.files.items()},
-    }
-    with tempfile.TemporaryDirectory(prefix="minivess-") as temporary:
-        for path, content in contents.items():
-            file = Path(temporary) / path
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(content, encoding="utf-8")
-        run.folder(Path(temporary))
-
-
-def _indented(value: Any) -> str:
-    return json.dumps(value, indent=2, sort_keys=True) + "\n"
-
-
-# --- ends ---------------------------------------------------------------------------------
-
-
-def outcome(error: BaseException) -> str:
-    """The status that a block's exception stands for."""
-    if isinstance(error, SystemExit):
-        if error.code in (None, 0):
-            return "FINISHED"
-        return "KILLED" if error.code in INTERRUPTED else "FAILED"
-    stopped = not isinstance(error, Exception) or type(error).__name__ in CANCELLATIONS
-    return "KILLED" if stopped else "FAILED"
-
-
-def _after_return(run: Run) -> tuple[str, dict[str, str]]:
-    if run.failure is None:
-        return "FINISHED", {}
-    log.error("%s", run.failure[1])
-    return "FAILED", {"error_type": run.failure[0], "error_message": run.failure[1]}
-
-
-def _end_in_trouble(run: Run, error: BaseException, log_folder: Path) -> None:
-    """End a run whose block raised; trouble with the store must not hide that error."""
-    status = outcome(error)
-    tags: dict[str, str] = {}
-    try:
-        if status != "FINISHED":
-            tags = {"error_type": type(error).__name__, "error_message": str(error)[:TEXT_LIMIT]}
-            log.error("%s run %s ends %s: %s", run.kind, run.name, status, type(error).__name__)
-            run.text("".join(traceback.format_exception(error)), "traceback.txt")
-        _end(run, status, tags, log_folder)
-    except StoreError as trouble:
-        log.warning("Run %s could not be ended as %s: %s", run.run_id, status, trouble.problem)
-
-
-def _summary(record: RunRecord, status: str, minutes: float) -> str:
-    """One line: minutes, number of folds, and the means over folds where there are any."""
-    means = {
-        name.removeprefix("eval_"): f"{value:.4f}"
-        for name, value in sorted(record.metrics.items())
-        if name.startswith("eval_") and not re.search(r"fold\d|_ci_|_n_undefined", name)
-    }
-    facts = {"minutes": f"{minutes:.2f}", "n_folds": record.tags.get("num_folds"), **means}
-    shown = " ".join(f"{name}={value}" for name, value in facts.items() if value is not None)
-    return f"{record.tags.get(names.KIND)} {record.name} {status} {shown}"
-
-
-def _end(run: Run, status: str, tags: dict[str, str], log_folder: Path) -> None:
-    """Store the logs and set the final status, unless the run has one already."""
-    found = run.store.get(run.run_id)
-    minutes = (time.time() - found.start_time / 1000) / 60
-    performance.info("%s", _summary(found, status, minutes))
-    run.folder(log_folder, "logs")
-    if found.status not in ("RUNNING", "SCHEDULED"):
-        log.warning("Run %s is %s already; it stays so.", run.run_id, found.status)
-        return
-    run.tags({**tags, "run_status": status})
-    with door(f"end run {run.run_id}"):
-        run.store.client.set_terminated(run.run_id, status)
+        life.end(run, *life.after_return(run))

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import re
-import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -18,6 +17,7 @@ from minivess.config import TrackingConfig
 from minivess.contracts import RunRecord
 from minivess.errors import StoreError
 from minivess.home import Home
+from minivess.tracking import artifacts
 from minivess.tracking.connection import address, connect, door, shown
 
 if TYPE_CHECKING:
@@ -255,46 +255,11 @@ class Store:
         Raises:
             StoreError: it is absent, or does not arrive with the sizes that the store says.
         """
-        expected = self.artifacts(run_id, path)
-        if not expected:
-            raise StoreError(
-                f"Run {run_id} holds no artifact {path}.",
-                remedy="give the id of a run that is FINISHED, or run the flow that makes it again",
-            )
-        target = into / PurePosixPath(path).name
-        if _sizes(target, path, expected) == expected:
-            return target
-        into.mkdir(parents=True, exist_ok=True)
-        with (
-            door(f"download {path} of run {run_id}"),
-            tempfile.TemporaryDirectory(dir=into, prefix=".download-") as temporary,
-        ):
-            found = Path(self.client.download_artifacts(run_id, path, temporary))
-            require_sizes(_sizes(found, path, expected), expected, what=f"run {run_id}")
-            if target.is_dir():
-                shutil.rmtree(target)
-            found.replace(target)
-        return target
+        return artifacts.download(self.client, run_id, path, into)
 
     def artifacts(self, run_id: str, path: str | None = None) -> dict[str, int]:
         """Every artifact file of a run (or below one of its folders) with its size in bytes."""
-        with door(f"list the artifacts of run {run_id}"):
-            return dict(self._walk(run_id, path))
-
-    def _walk(self, run_id: str, path: str | None) -> list[tuple[str, int]]:
-        found: list[tuple[str, int]] = []
-        entries = self.client.list_artifacts(run_id, path)
-        if not entries and path:
-            # A file lists nothing below itself; its size stands in the listing of its folder.
-            parent = str(Path(path).parent)
-            siblings = self.client.list_artifacts(run_id, None if parent == "." else parent)
-            entries = [entry for entry in siblings if entry.path == path and not entry.is_dir]
-        for entry in entries:
-            if entry.is_dir:
-                found += self._walk(run_id, entry.path)
-            else:
-                found.append((entry.path, int(entry.file_size or 0)))
-        return found
+        return artifacts.listing(self.client, run_id, path)
 
     def probe_write(self, experiment: str | None = None) -> None:
         """Write a small file where artifacts go, read it back and remove it.
@@ -302,29 +267,7 @@ class Store:
         Raises:
             StoreError: the artifact store cannot be written.
         """
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-        root = self._artifact_place(experiment)
-        with (
-            door(f"write to the artifact store at {shown(root)}"),
-            tempfile.TemporaryDirectory() as temporary,
-        ):
-            folder = Path(temporary)
-            repository: Any = get_artifact_repository(root, tracking_uri=self.uri)
-            name = f"write-test-{folder.name}"
-            (folder / name).mkdir()
-            (folder / name / "test.txt").write_text("ok", encoding="utf-8")
-            try:
-                repository.log_artifact(str(folder / name / "test.txt"), name)
-                back = Path(repository.download_artifacts(f"{name}/test.txt", str(folder)))
-                written = back.read_text(encoding="utf-8")
-            finally:
-                repository.delete_artifacts(name)
-        if written != "ok":
-            raise StoreError(
-                f"The artifact store at {shown(root)} gave back other bytes than were written.",
-                remedy="check that store, or set tracking.artifact_root to another",
-            )
+        artifacts.try_writing(self._artifact_place(experiment), self.uri)
 
     def _artifact_place(self, experiment: str | None) -> str:
         with door(f"find the artifact store of {shown(self.uri)}"):
@@ -334,27 +277,6 @@ class Store:
         if found is not None:
             return str(found.artifact_location)
         return self.artifact_root or self.home.artifacts.as_uri()
-
-
-def _sizes(place: Path, path: str, expected: Mapping[str, int]) -> dict[str, int]:
-    """Sizes of the files of artifact `path` as they lie at `place`, under artifact names."""
-    files = {name: place / PurePosixPath(name).relative_to(path) for name in expected}
-    return {name: file.stat().st_size for name, file in files.items() if file.is_file()}
-
-
-def require_sizes(found: Mapping[str, int], expected: Mapping[str, int], *, what: str) -> None:
-    """Every file is there with the size it should have.
-
-    Raises:
-        StoreError: one is missing or of another size.
-    """
-    for path, size in expected.items():
-        if found.get(path) != size:
-            raise StoreError(
-                f"{path} of {what} should have {size} bytes and has {found.get(path, 'none')}.",
-                remedy="check free disk space and size limits between here and the store, then run "
-                "the same command again",
-            )
 
 
 def _slug(name: str) -> str:
