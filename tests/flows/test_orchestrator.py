@@ -284,7 +284,8 @@ def test_sigterm_unwinds_the_story_and_ends_the_private_server(
     server = servers.running(home.prefect)
     assert server is not None
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 143
+    process.communicate(timeout=60)
+    assert process.returncode == 143
     assert not server.process.alive
 
 

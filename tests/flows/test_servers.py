@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import pytest
 
-from flows import orchestrator, servers
+from flows import orchestrator, processes, servers
 from flows.processes import PROBE_LIMIT_S, Server, end_leftover, free_port, read
 from minivess.config import Environment, TrackingConfig, child_environment
 from minivess.errors import OrchestrationError
@@ -70,7 +70,7 @@ def test_what_a_killed_command_left_is_ended_by_the_next(warm_home: Callable[[],
     url = line(killed)
     left = read(home.prefect / servers.PRIVATE)
     killed.kill()
-    killed.wait()
+    killed.communicate()
     assert left is not None
     assert left.url == url
     assert left.process.alive
@@ -79,6 +79,17 @@ def test_what_a_killed_command_left_is_ended_by_the_next(warm_home: Callable[[],
         assert not left.process.alive
     assert not server.process.alive
     assert not (home.prefect / servers.PRIVATE).exists()
+
+
+def test_a_server_whose_starter_dies_before_recording_it_never_starts(home: Home) -> None:
+    launch = processes.Launch(
+        "a sleeper", ("this",), 1, "", {}, home.logs / "log", home.prefect / "record.json"
+    )
+    home.prefect.mkdir()
+    child = processes.spawn(launch)
+    assert child.stdin is not None
+    child.stdin.close()  # what the system does for a starter that was killed
+    assert child.wait(timeout=10) == 1
 
 
 def test_a_record_of_another_host_is_not_ours_to_use_or_end(home: Home, served: Served) -> None:
@@ -173,8 +184,8 @@ def test_the_pages_show_flows_live_and_end_with_ctrl_c(warm_home: Callable[[], H
         assert all(server is not None and server.process.alive for server in found)
     finally:
         ui.send_signal(signal.SIGINT)
-        code = ui.wait(timeout=60)
-    assert code == 0
+        ui.communicate(timeout=60)
+    assert ui.returncode == 0
     assert not any(server is not None and server.process.alive for server in found)
 
 
@@ -184,7 +195,7 @@ def leave_page(home: Home, *ports: int) -> Server:
     while (server := servers.running(home.prefect)) is None:
         time.sleep(0.1)
     killed.kill()
-    killed.wait()
+    killed.communicate()
     # It may have begun with MLflow's server, which stands in its own group.
     end_leftover(home.root / servers.MLFLOW)
     return server
