@@ -101,6 +101,17 @@ def test_a_cell_goes_on_with_the_plan_that_it_was_started_with(uninterrupted):
     assert story(folder) == story(whole)
 
 
+def test_an_unfinished_cell_starts_again_on_another_device_and_a_finished_one_stays(tmp_path):
+    spec = scene.make_spec()
+    here, elsewhere = scene.make_plan(spec), scene.make_plan(spec, device="cuda")
+    cell.open_cell(tmp_path, spec, elsewhere, resume=True)
+    assert cell.open_cell(tmp_path, spec, here, resume=True) == here
+    config = scene.make_config(max_epochs=1)
+    result = scene.train(tmp_path, scene.make_cases(tmp_path), config=config)
+    assert cell.open_cell(tmp_path, spec, elsewhere, resume=True) == here
+    assert trainer.complete(tmp_path, spec.key) == result
+
+
 @pytest.mark.parametrize("harm", ["size", "missing", "key", "torn"])
 def test_a_result_whose_files_are_not_as_recorded_is_no_result(tmp_path, harm):
     spec, cases = scene.make_spec(), scene.make_cases(tmp_path)

@@ -42,14 +42,14 @@ def complete(folder: Path, key: str) -> CellResult | None:
 def open_cell(folder: Path, spec: CellSpec, plan: ComputePlan, *, resume: bool) -> ComputePlan:
     """Store spec and plan before the first step; a cell that goes on keeps its first plan.
 
-    Another device gives other bits, so a cell planned for one that is not asked for any more
-    starts again, and so does a folder that holds another key.
+    Another device gives other bits, so an unfinished cell planned for one that is not asked for
+    any more starts again, and so does a folder that holds another key.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for torn in folder.rglob(".????????-*"):
         torn.unlink()
     stored = _stored_plan(folder, spec.key) if resume else None
-    if stored is not None and stored.device == plan.device:
+    if stored is not None and (stored.device == plan.device or complete(folder, spec.key)):
         if stored != plan:
             log.info("Cell %s goes on with the plan that it was started with.", spec.key)
         return stored
