@@ -224,7 +224,7 @@ def tell(session: Session, result: AnalysisResult) -> None:
     champion = result.champion
     best = next(judged for judged in result.families if judged.name == champion.family)
     dice = best.intervals["dice"]
-    session.say(f"  champion {champion.family}: {champion.reason}")
+    session.say(f"  champion: {champion.reason}")
     session.say(
         f"  Dice on volumes it never saw: {shown(dice)}; "
         f"untrained network: {result.untrained['dice']:.3f}"

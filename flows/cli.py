@@ -63,9 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail("Interrupted. What was finished is kept; the same command goes on.", 130)
     except SystemExit as leave:
         code = leave.code if isinstance(leave.code, int) else 1
-        return fail("Terminated. What was finished is kept; the same command goes on.", code) if (
-            code == 128 + signal.SIGTERM
-        ) else code  # fmt: skip
+        if code == 128 + signal.SIGTERM:
+            return fail("Terminated. What was finished is kept; the same command goes on.", code)
+        return code
     except Exception as error:
         if debug:
             raise
@@ -92,11 +92,10 @@ def fail(message: str, code: int, *, debug: bool = False) -> int:
 
 
 def show_logs(*, debug: bool) -> None:
-    """Our own log lines go to standard error; those of libraries only with --debug."""
-    logging.basicConfig(
-        stream=sys.stderr, format="  %(message)s", level=logging.INFO if debug else logging.WARNING
-    )
-    logging.getLogger("minivess").setLevel(logging.INFO)
+    """Log lines go to standard error: warnings always, our own progress only with --debug."""
+    logging.basicConfig(stream=sys.stderr, format="  %(message)s", level=logging.WARNING)
+    logging.getLogger("flows").setLevel(logging.INFO)
+    logging.getLogger("minivess").setLevel(logging.INFO if debug else logging.WARNING)
 
 
 def read(words: Sequence[str]) -> argparse.Namespace:

@@ -18,9 +18,10 @@ KEY = "content_key"
 KIND = "minivess.kind"
 NOTE = "mlflow.note.content"
 PARENT = "mlflow.parentRunId"
-DATASET_HASH = "data_dataset_hash"
 
 # Params that carry lineage.
+DATASET_NAME = "data_dataset_name"
+DATASET_HASH = "data_dataset_hash"
 UPSTREAM_PROFILE = "upstream_data_profile_run_id"
 UPSTREAM_TRAINING = "upstream_training_run_id"
 UPSTREAM_EXPERIMENT = "upstream_training_experiment"

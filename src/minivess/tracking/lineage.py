@@ -41,13 +41,16 @@ def walk(store: Store, ref: str) -> list[RunRecord]:
 
 
 def start(store: Store, ref: str) -> str:
-    """The run that a reference means; of a bare model name, what is in production or champion."""
+    """The run that a reference means; of a bare model name, what is in production or champion.
+
+    A model in production begins with the deployment that put it there.
+    """
     ref = ref.removeprefix("models:/").removeprefix("runs:/")
     if RUN_ID.fullmatch(ref.split("/")[0]):
         return ref.split("/")[0]
     name, at, alias = ref.partition("@")
     if at:
-        return registry.by_alias(store, name, alias).run_id
+        return _aliased(store, name, alias)
     name, slash, number = ref.rpartition("/")
     if slash and number.isdigit():
         return registry.by_version(store, name, number).run_id
@@ -57,7 +60,7 @@ def start(store: Store, ref: str) -> str:
 def _preferred(store: Store, name: str) -> str:
     for alias in (names.PRODUCTION_ALIAS, names.CHAMPION_ALIAS):
         try:
-            return registry.by_alias(store, name, alias).run_id
+            return _aliased(store, name, alias)
         except StoreError as absent:
             last = absent
     found = registry.versions(store, name)
@@ -67,6 +70,15 @@ def _preferred(store: Store, name: str) -> str:
         f"{name!r} is neither a run id nor a registered model.",
         remedy="give a run id of 32 digits, or a model as name, name@alias or name/version",
     ) from last
+
+
+def _aliased(store: Store, name: str, alias: str) -> str:
+    run_id = registry.by_alias(store, name, alias).run_id
+    if alias == names.PRODUCTION_ALIAS:
+        deployed = store.latest(kind=names.DEPLOYMENT, params={names.UPSTREAM_TRAINING: run_id})
+        if deployed is not None:
+            return deployed.run_id
+    return run_id
 
 
 def _above(record: RunRecord) -> str:
