@@ -93,9 +93,17 @@ def fail(message: str, code: int, *, debug: bool = False) -> int:
 
 def show_logs(*, debug: bool) -> None:
     """Log lines go to standard error: warnings always, our own progress only with --debug."""
-    logging.basicConfig(stream=sys.stderr, format="  %(message)s", level=logging.WARNING)
+
+    def shown(record: logging.LogRecord) -> bool:
+        ours = ("flows", "minivess") if debug else ("flows",)
+        return record.levelno >= logging.WARNING or record.name.startswith(ours)
+
+    handler = logging.StreamHandler(sys.stderr)
+    # The handler chooses, not the loggers: runs lower their levels for their own log files.
+    handler.addFilter(shown)
+    logging.basicConfig(handlers=[handler], format="  %(message)s", level=logging.WARNING)
     logging.getLogger("flows").setLevel(logging.INFO)
-    logging.getLogger("minivess").setLevel(logging.INFO if debug else logging.WARNING)
+    logging.getLogger("minivess").setLevel(logging.INFO)
 
 
 def read(words: Sequence[str]) -> argparse.Namespace:
