@@ -97,7 +97,7 @@ check: (ready "dev")
 [group("house")]
 bench name="" *words: ready
     @if [ -n "$1" ]; then script=$1; shift; {{ clone }}{{ bin }}/python "bench/$script.py" "$@"; \
-    else cd {{ quote(justfile_directory() / "bench") }} && grep -H -m 1 '^"""' *.py; fi
+    else cd {{ quote(justfile_directory()) }} && grep -H -m 1 '^"""' bench/*.py 2>/dev/null || echo "bench/ is empty"; fi
 
 [private]
 ready *words:
