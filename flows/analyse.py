@@ -32,11 +32,21 @@ def analyse(session: Session, upstream: Sequence[str] = ()) -> AnalysisResult:
     record = session.store.find(key, experiment=names.EVALUATION_EXPERIMENT)
     if record is not None:
         session.reuse("analysis", record.run_id)
-        result = handoff.read(session, record, names.ANALYSIS_ARTIFACT, AnalysisResult)
-        return result.replace(run_id=record.run_id)
-    return session.orchestra.flow(
-        "analyse", _analyse, session, training, ingredients, key, parameters=settings(session)
+        found = handoff.read(session, record, names.ANALYSIS_ARTIFACT, AnalysisResult)
+        result = found.replace(run_id=record.run_id)
+    else:
+        result = session.orchestra.flow(
+            "analyse", _analyse, session, training, ingredients, key, parameters=settings(session)
+        )
+    handoff.complete(
+        session,
+        names.ANALYSIS,
+        result.experiment,
+        handoff.analysis_pointer(result),
+        run_id=str(result.run_id),
+        follow=lambda: crown(session, result),
     )
+    return result
 
 
 def _analyse(
@@ -62,9 +72,7 @@ def _analyse(
         result = named(session, training, result)
         store_analysis(session, run, training, profile, result)
     result = result.replace(run_id=run.run_id)
-    crown(session, result)
     refresh_workspace(session)
-    handoff.publish(session, names.ANALYSIS, result.experiment, handoff.analysis_pointer(result))
     tell(session, result)
     return result
 

@@ -24,7 +24,7 @@ Trained = tuple[str, CellResult]
 
 def train_cell(session: Session, ground: Ground, axes: tuple[Family, Cell, Run]) -> Trained:
     """The result of one cell, whichever of three ways leads to it."""
-    family, cell, parent = axes
+    family, cell, _ = axes
     title = f"{family.name} fold {cell.fold.index}"
     found = reusable(session, cell)
     if found is not None:

@@ -52,17 +52,26 @@ def deploy(session: Session, upstream: Sequence[str] = ()) -> DeploymentResult:
     record = session.store.find(key, experiment=names.DEPLOYMENT_EXPERIMENT)
     if record is not None:
         session.reuse("deployment", record.run_id)
-        result = handoff.read(session, record, names.DEPLOYMENT_ARTIFACT, DeploymentResult)
-        return result.replace(run_id=record.run_id)
-    return session.orchestra.flow(
-        "deploy", _deploy, session, analysis, ingredients, key, parameters=settings(session)
+        found = handoff.read(session, record, names.DEPLOYMENT_ARTIFACT, DeploymentResult)
+        result = found.replace(run_id=record.run_id)
+    else:
+        result = session.orchestra.flow(
+            "deploy", _deploy, session, analysis, ingredients, key, parameters=settings(session)
+        )
+    handoff.complete(
+        session,
+        names.DEPLOYMENT,
+        analysis.experiment,
+        handoff.deployment_pointer(result),
+        run_id=str(result.run_id),
+        follow=lambda: promote(session, result),
     )
+    return result
 
 
 def _deploy(
     session: Session, analysis: AnalysisResult, ingredients: keys.Ingredients, key: str
 ) -> DeploymentResult:
-    from minivess.tracking import registry
     from minivess.tracking.run import recorded
 
     champion = analysis.champion
@@ -82,14 +91,20 @@ def _deploy(
     ) as run:
         result = carry_out(session, run, analysis, training)
     result = result.replace(run_id=run.run_id)
+    tell(session, result)
+    return result
+
+
+def promote(session: Session, result: DeploymentResult) -> None:
+    """The alias `production` moves to the version that passed everything, and only now."""
+    from minivess.tracking import registry
+
     registry.set_alias(
         session.store, result.model_name, names.PRODUCTION_ALIAS, result.model_version
     )
-    handoff.publish(
-        session, names.DEPLOYMENT, analysis.experiment, handoff.deployment_pointer(result)
+    session.say(
+        f"  {result.model_name} version {result.model_version} is now `{names.PRODUCTION_ALIAS}`"
     )
-    tell(session, result)
-    return result
 
 
 def carry_out(
@@ -306,6 +321,6 @@ def tell(session: Session, result: DeploymentResult) -> None:
         f"{result.parity.max_logit_difference:.1e}, masks agree {result.parity.mask_agreement:.4%}"
     )
     session.say(
-        f"  service {result.bento_tag} answered {result.smoke.case} in {result.smoke.seconds:.1f} s; "
-        f"{result.model_name} version {result.model_version} is now `{names.PRODUCTION_ALIAS}`"
+        f"  service {result.bento_tag} answered {result.smoke.case} in "
+        f"{result.smoke.seconds:.1f} s with the mask expected"
     )

@@ -7,11 +7,11 @@ pointers.json) are a published copy, written after the run is FINISHED and its a
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from flows.session import Session
-from minivess import names
+from minivess import keys, names
 from minivess.contracts import (
     AnalysisResult,
     DatasetProfile,
@@ -43,6 +43,26 @@ def publish(session: Session, kind: str, scope: str, pointer: dict[str, Any]) ->
     for name in (latest, scoped):
         if session.orchestra.get(name) != pointer:
             session.orchestra.put(name, pointer)
+
+
+def complete(
+    session: Session,
+    kind: str,
+    scope: str,
+    pointer: dict[str, Any],
+    *,
+    run_id: str,
+    follow: Callable[[], object] = lambda: None,
+) -> None:
+    """Carry out what follows a FINISHED run, once: aliases by `follow`, then the pointer.
+
+    The run is marked afterwards, so that a kill in between is made good by the next command.
+    """
+    mark = keys.digest(pointer)
+    if session.store.get(run_id).tags.get(names.PUBLISHED) != mark:
+        follow()
+        publish(session, kind, scope, pointer)
+        session.store.set_tags(run_id, {names.PUBLISHED: mark})
 
 
 def slug(text: str) -> str:
@@ -100,7 +120,8 @@ def receive_profile(session: Session, upstream: Sequence[str] = ()) -> DatasetPr
     profile = read(session, record, names.PROFILE_ARTIFACT, DatasetProfile)
     if profile.dataset != dataset:
         raise StoreError(
-            f"Run {record.run_id} profiles {profile.dataset!r}, but this command is about {dataset!r}.",
+            f"Run {record.run_id} profiles {profile.dataset!r}, "
+            f"but this command is about {dataset!r}.",
             remedy=f"set data.root to the folder of {profile.dataset}, or give another --upstream",
         )
     return profile.replace(run_id=record.run_id)
@@ -178,7 +199,8 @@ def _checked(session: Session, run_id: str, kind: str) -> RunRecord:
         )
     if record.status != "FINISHED":
         raise StoreError(
-            f"Run {run_id} ({record.name}) is {record.status}, and only FINISHED runs are built on.",
+            f"Run {run_id} ({record.name}) is {record.status}, "
+            "and only FINISHED runs are built on.",
             remedy=f"run `minivess {COMMANDS[kind]}` again, or give another --upstream",
         )
     return record

@@ -40,11 +40,23 @@ def profile_data(session: Session) -> DatasetProfile:
     record = session.store.find(survey.key, experiment=names.PROFILE_EXPERIMENT)
     if record is not None:
         session.reuse(f"profile of {session.config.dataset}", record.run_id)
-        profile = handoff.read(session, record, names.PROFILE_ARTIFACT, DatasetProfile)
-        return profile.replace(run_id=record.run_id)
-    return session.orchestra.flow(
-        "profile-data", _profile, session, survey, parameters=settings(session)
+        profile = handoff.profile_of(session, record.run_id)
+    else:
+        profile = session.orchestra.flow(
+            "profile-data", _profile, session, survey, parameters=settings(session)
+        )
+    pointer = handoff.profile_pointer(profile)
+    handoff.complete(
+        session,
+        names.PROFILE,
+        profile.dataset,
+        pointer,
+        run_id=str(profile.run_id),
+        follow=lambda: session.orchestra.emit(
+            names.DATA_PROFILED, f"minivess.dataset.{profile.dataset}", pointer
+        ),
     )
+    return profile
 
 
 def _profile(session: Session, survey: Survey) -> DatasetProfile:
@@ -70,13 +82,8 @@ def _profile(session: Session, survey: Survey) -> DatasetProfile:
         run.params(data_params(profile))
         run.dataset(profile)
         orchestra.task("publish profile", store_profile, session, run, profile)
-    profile = profile.replace(run_id=run.run_id)
-    handoff.publish(session, names.PROFILE, profile.dataset, handoff.profile_pointer(profile))
-    orchestra.emit(
-        names.DATA_PROFILED, f"minivess.dataset.{profile.dataset}", handoff.profile_pointer(profile)
-    )
     tell(session, profile)
-    return profile
+    return profile.replace(run_id=run.run_id)
 
 
 def look(session: Session) -> Survey:

@@ -45,8 +45,14 @@ def train(session: Session, upstream: Sequence[str] = ()) -> TrainingResult:
         dataset_hash=profile.dataset_hash,
         families=tuple(run for family in wanted if (run := finished[family.key]) is not None),
     )
-    if missing:
-        handoff.publish(session, names.FAMILY, result.experiment, handoff.training_pointer(result))
+    handoff.complete(
+        session,
+        names.FAMILY,
+        result.experiment,
+        handoff.training_pointer(result),
+        run_id=result.run_ids[-1],
+        follow=lambda: register(session, result),
+    )
     return result
 
 
@@ -95,9 +101,7 @@ def train_family(session: Session, ground: Ground, family: grid.Family) -> Famil
             )
             for cell in family.cells
         ]  # fmt: skip
-        run = finish_family(session, ground, family, parent, results)
-    register(session, ground, family, run)
-    return run
+        return finish_family(session, ground, family, parent, results)
 
 
 def finish_family(
@@ -133,19 +137,19 @@ def finish_family(
     return run
 
 
-def register(session: Session, ground: Ground, family: grid.Family, run: FamilyRun) -> None:
-    """A version of the experiment's model for this family, under the family's own alias."""
+def register(session: Session, result: TrainingResult) -> None:
+    """A version of the experiment's model for each family, under the family's own alias."""
     from minivess.tracking import registry
 
-    name = session.config.experiment
-    version = registry.register(
-        session.store,
-        name=name,
-        run_id=run.run_id,
-        note=note(session, family, ground),
-        tags={"family": family.name, names.DATASET_HASH: ground.profile.dataset_hash},
-    )
-    registry.set_alias(session.store, name, handoff.slug(family.name), version)
+    for family in result.families:
+        version = registry.register(
+            session.store,
+            name=result.experiment,
+            run_id=family.run_id,
+            note=session.store.get(family.run_id).tags[names.NOTE],
+            tags={"family": family.run_name, names.DATASET_HASH: result.dataset_hash},
+        )
+        registry.set_alias(session.store, result.experiment, handoff.slug(family.run_name), version)
 
 
 def reusable(session: Session, family: grid.Family, profile: DatasetProfile) -> FamilyRun | None:
@@ -195,8 +199,8 @@ def forecast(session: Session, ground: Ground, missing: Sequence[grid.Family]) -
         hours += cost.total_hours
         session.say(
             f"  {name}: patch {'x'.join(map(str, plan.patch_size))}, batch {plan.batch_size}, "
-            f"{plan.device}, {plan.mixed_precision} precision; forecast "
-            f"{cost.seconds_per_epoch:.1f} s per epoch, {duration(cost.total_hours)} for {n_cells} cells"
+            f"{plan.device}, {plan.mixed_precision} precision; forecast for {n_cells} cells: "
+            f"{cost.seconds_per_epoch:.1f} s per epoch, {duration(cost.total_hours)}"
         )
     on_cpu = any(plan.device == "cpu" for _, plan in ground.models.values())
     if on_cpu and hours > ASK_ABOVE_HOURS and not session.yes:

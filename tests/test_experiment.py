@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +60,7 @@ def minivess(*words: str, home: Path, **environment: str) -> subprocess.Complete
 
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     """The four flows with a real Prefect server and a real MLflow store, once for all tests."""
     root, home = tmp_path_factory.mktemp("data") / "tubes", tmp_path_factory.mktemp("home")
     for index in range(6):
@@ -71,7 +70,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     done = minivess("experiment", *WORDS, f"data.root={root}", "--json", home=home)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
-    yield Chain(home, root, done.stderr, result, MlflowClient(f"sqlite:///{home}/mlflow.db"))
+    return Chain(home, root, done.stderr, result, MlflowClient(f"sqlite:///{home}/mlflow.db"))
 
 
 def test_every_stage_says_which_run_holds_its_result(chain: Chain) -> None:

@@ -218,7 +218,7 @@ class ExperimentConfig(Part):
     def _refuse_contradictions(self) -> Self:
         for clash in CONTRADICTIONS:
             if clash.holds(self):
-                raise ValueError(f"{clash.problem} {clash.remedy}")  # noqa: EM102 (pydantic wants ValueError)
+                raise ValueError(f"{clash.problem} {clash.remedy}")
         return self
 
     @property
@@ -291,9 +291,11 @@ CONTRADICTIONS = (
         "training.patch_size is given, so the strategy is fixed, but another "
         "compute.patch_strategy is asked for.",
         "Leave out one of training.patch_size and compute.patch_strategy.",
-        lambda c: c.training.patch_size != "auto"
-        and "patch_strategy" in c.compute.model_fields_set
-        and c.compute.patch_strategy != "fixed",
+        lambda c: (
+            c.training.patch_size != "auto"
+            and "patch_strategy" in c.compute.model_fields_set
+            and c.compute.patch_strategy != "fixed"
+        ),
     ),
     Clash(
         ("compute.patch_strategy", "training.patch_size"),
@@ -308,6 +310,12 @@ CONTRADICTIONS = (
         lambda c: (c.data.image is None) != (c.data.label is None),
     ),
     Clash(
+        ("data.image", "data.root"),
+        "data.image is a pattern for files of your own, but data.root does not say where they are.",
+        "Add data.root=/path/to/folder, or leave out data.image and data.label for demo data.",
+        lambda c: c.data.image is not None and c.data.root is None,
+    ),
+    Clash(
         ("data.resampling.enabled", "data.resampling.method"),
         "data.resampling.enabled and data.resampling.method disagree.",
         "Set both data.resampling.enabled=true and data.resampling.method=spacing, or neither.",
@@ -317,8 +325,9 @@ CONTRADICTIONS = (
         ("data.resampling.method", "data.resampling.target_spacing"),
         "data.resampling.method=spacing needs data.resampling.target_spacing.",
         "Add for example 'data.resampling.target_spacing=[1,1,1]'.",
-        lambda c: c.data.resampling.method == "spacing"
-        and c.data.resampling.target_spacing is None,
+        lambda c: (
+            c.data.resampling.method == "spacing" and c.data.resampling.target_spacing is None
+        ),
     ),
     Clash(
         ("training.splits", "training.folds"),
@@ -372,7 +381,11 @@ class Environment(Part):
 
 def environment(variables: Mapping[str, str] | None = None) -> Environment:
     """Read the environment; empty values count as absent."""
-    given = {key: value for key, value in (variables or os.environ).items() if value}
+    given = {
+        key: value
+        for key, value in (os.environ if variables is None else variables).items()
+        if value
+    }
     return Environment(
         home=Path(given.get("MINIVESS_HOME", "outputs")),
         mlflow_tracking_uri=given.get("MLFLOW_TRACKING_URI"),
@@ -544,7 +557,8 @@ def validated(kind: type[Any], values: Any) -> Any:
         if first["type"] == "extra_forbidden":
             near = difflib.get_close_matches(key, kind.model_fields, n=1, cutoff=0)
             raise UsageError(
-                f"There is no setting {key!r} in {kind.__name__}.", remedy=f"did you mean {near[0]}?"
+                f"There is no setting {key!r} in {kind.__name__}.",
+                remedy=f"did you mean {near[0]}?",
             ) from None
         if not key:
             raise UsageError(message, remedy="change one of the two settings named") from None
@@ -559,7 +573,9 @@ def refuse_unknown(key: str, where: str) -> None:
     if known(key):
         return
     near = difflib.get_close_matches(key, list(leaves()), n=1, cutoff=0.0)
-    raise UsageError(f"{where} sets {key!r}, which is no setting.", remedy=f"did you mean {near[0]}?")
+    raise UsageError(
+        f"{where} sets {key!r}, which is no setting.", remedy=f"did you mean {near[0]}?"
+    )
 
 
 def known(key: str) -> bool:
@@ -665,7 +681,11 @@ def find(kind: str, name: str) -> Path:
 def known_experiments() -> list[Path]:
     """The experiment files, as a user would type them."""
     return sorted(
-        {Path("configs/experiments") / file.name for folder in folders() for file in (folder / "experiments").glob("*.yaml")}
+        {
+            Path("configs/experiments") / file.name
+            for folder in folders()
+            for file in (folder / "experiments").glob("*.yaml")
+        }
     )
 
 

@@ -53,7 +53,9 @@ class Pairing(Contract):
     unpaired_images: tuple[Path, ...] = ()
     unpaired_labels: tuple[Path, ...] = ()
     left: tuple[Path, ...] = Field(default=(), description="files that no rule read")
-    notes: tuple[str, ...] = Field(default=(), description="what the user should know, a sentence each")
+    notes: tuple[str, ...] = Field(
+        default=(), description="what the user should know, a sentence each"
+    )
 
 
 class Finding(Contract):
@@ -110,7 +112,9 @@ class DatasetProfile(Versioned):
     safe_patch_sizes: dict[str, Shape] = {}
     outliers: tuple[str, ...]
     warnings: tuple[str, ...]
-    classes: tuple[int, ...] = Field(description="label values after the label map, with background 0")
+    classes: tuple[int, ...] = Field(
+        description="label values after the label map, with background 0"
+    )
     label_map: dict[int, int]
     volumes: tuple[VolumeStats, ...]
     findings: tuple[Finding, ...]
@@ -374,7 +378,9 @@ class AnalysisResult(Versioned):
     ensembles: tuple[Judged, ...]
     untrained: dict[str, float]
     champion: Champion
-    notes: tuple[str, ...] = Field(default=(), description="what was left out and why, a sentence each")
+    notes: tuple[str, ...] = Field(
+        default=(), description="what was left out and why, a sentence each"
+    )
 
 
 class Parity(Contract):

@@ -158,7 +158,8 @@ def _taken(path: Path) -> OrchestrationError:
     text = path.read_text(encoding="utf-8")
     other = json.loads(text) if text else {"what": "another command", "pid": "?", "started": "?"}
     return OrchestrationError(
-        f"`{other['what']}` is already running here (pid {other['pid']}, since {other['started']}).",
+        f"`{other['what']}` is already running here "
+        f"(pid {other['pid']}, since {other['started']}).",
         remedy=f"wait for it, stop it with `kill {other['pid']}`, or use another folder: "
         "MINIVESS_HOME=/path/to/folder",
     )

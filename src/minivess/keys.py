@@ -14,7 +14,8 @@ Ingredients = dict[str, Any]
 
 DATA_CODE = ("data",)
 CELL_CODE = (
-    "data", "networks.py", "losses.py", "loss_terms.py", "soft_skeleton.py", "training", "inference.py", "evaluation", "compute",
+    "data", "networks.py", "losses.py", "loss_terms.py", "soft_skeleton.py", "training",
+    "inference.py", "evaluation", "compute",
 )  # fmt: skip
 ANALYSIS_CODE = ("analysis", "inference.py", "evaluation", "networks.py")
 DEPLOYMENT_CODE = ("serving", "inference.py", "networks.py")
@@ -69,7 +70,7 @@ def versions(packages: Iterable[str] = NUMERIC_PACKAGES) -> dict[str, str]:
 
 
 def own_modules(paths: Iterable[str]) -> dict[str, str]:
-    """Import path module:callable -> hash of the file that defines it, for code that is not ours."""
+    """Import path module:callable -> hash of its file, for code that is the researcher's."""
     found = {}
     for path in sorted(set(paths)):
         module = path.partition(":")[0]

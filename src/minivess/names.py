@@ -18,6 +18,7 @@ KEY = "content_key"
 KIND = "minivess.kind"
 NOTE = "mlflow.note.content"
 PARENT = "mlflow.parentRunId"
+PUBLISHED = "minivess.published"
 
 # Params that carry lineage.
 DATASET_NAME = "data_dataset_name"

@@ -131,11 +131,6 @@ def test_families_of_different_classes_are_not_compared(two_folds, member, judge
         judge([*two_folds("tiny_a"), other])
 
 
-def test_sparse_label_values_become_class_indices():
-    label = np.array([[[0, 7, 3]]], dtype=np.uint8)
-    assert predictions.class_indices(label, (0, 3, 7)).tolist() == [[[0, 2, 1]]]
-
-
 def test_seeds_are_averaged_apart_from_the_ensemble_of_all(member):
     members = [
         member(name, 0, ("vol02",), ("vol00",)) for name in ("tiny_a_s1", "tiny_a_s2", "tiny_b")

@@ -97,11 +97,11 @@ def test_an_undefined_volume_comes_first_among_the_failures(judged):
 
 def test_tables_for_papers_hold_the_same_numbers(result, tmp_path):
     families, volumes, latex = report.tables(result, tmp_path)
-    rows = list(csv.DictReader(families.open()))
+    rows = list(csv.DictReader(families.read_text().splitlines()))
     first = next(row for row in rows if row["name"] == "dynunet_good" and row["metric"] == "dice")
     assert float(first["mean"]) == pytest.approx(0.8)
     assert (first["champion"], first["n"], first["untrained"]) == ("True", "6", "0.01")
-    assert len(list(csv.DictReader(volumes.open()))) == 18
+    assert len(list(csv.DictReader(volumes.read_text().splitlines()))) == 18
     text = latex.read_text()
     assert r"\textbf{dynunet\_good} & 0.800 (" in text
     assert text.count(r"\\") == 5

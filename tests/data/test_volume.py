@@ -187,3 +187,10 @@ def test_a_mask_of_another_shape_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="shape"):
         write_mask(tmp_path / "mask.nii.gz", np.zeros((3, 3, 2)), like)
     assert not (tmp_path / "mask.nii.gz").exists()
+
+
+def test_label_values_become_class_indices_and_strange_ones_are_refused():
+    label = np.array([[[0, 3, 7]]], np.uint8)
+    assert volume.class_indices(label, (0, 3, 7), "a").ravel().tolist() == [0, 1, 2]
+    with pytest.raises(DataError, match=r"holds 7.*\n.*data.label_map.7=1"):
+        volume.class_indices(label, (0, 3), "a")

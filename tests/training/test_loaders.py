@@ -94,13 +94,6 @@ def test_image_and_label_are_cut_and_turned_together():
         assert torch.equal(patch["image"] > patch["image"].mean(), patch["label"] > 0)
 
 
-def test_label_values_become_class_indices_and_strange_ones_are_refused():
-    label = np.array([[[0, 3, 7]]], np.uint8)
-    assert transforms.class_indices(label, (0, 3, 7), "a").ravel().tolist() == [0, 1, 2]
-    with pytest.raises(DataError, match=r"holds 7.*\n.*data.label_map.7=1"):
-        transforms.class_indices(label, (0, 3), "a")
-
-
 def test_a_volume_thinner_than_the_patch_is_padded_only_if_the_plan_says_so(tmp_path, cases):
     image, mask = tube((24, 24, 5), seed=9)
     thin = {

@@ -133,7 +133,7 @@ def draw(
                 continue
             strips[case] = panels.draw(
                 image[0],
-                predictions.class_indices(label, spec.classes),
+                volume.class_indices(label, spec.classes, case),
                 predictions.read_mask(masks[case]),
                 spacing=geometry.spacing,
                 unit=geometry.unit,

@@ -188,7 +188,7 @@ class Bench:
         )
         if label is None:
             return
-        truth = metrics.Truth(class_indices(label, spec.classes), spec.classes)
+        truth = metrics.Truth(volume.class_indices(label, spec.classes, case.case), spec.classes)
         for job, probabilities in self._combined(image, jobs.values()):
             mask = inference.mask(probabilities)
             scores = metrics.judge(
@@ -220,13 +220,6 @@ class Bench:
         for member in members[1:]:
             total += _forward(member, image, self.device)
         return total / np.float32(len(members))
-
-
-def class_indices(label: Mask, classes: Sequence[int]) -> Mask:
-    """Label values (X, Y, Z) as indices into `classes`."""
-    table = np.zeros(256, dtype=np.uint8)
-    table[list(classes)] = np.arange(len(classes))
-    return table[label]
 
 
 def read_mask(path: Path) -> Mask:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +25,7 @@ from minivess.data.resampling import resample
 from minivess.errors import DataError
 
 Array = npt.NDArray[Any]
+UNKNOWN = 255  # no class index: classes are counted from 0 and are fewer
 DEFLATE_LIMIT = 1032  # deflate cannot pack more bytes into one
 INFLATE_ERRORS = (OSError, EOFError, zlib.error, cast(type[Exception], isal_zlib.error))
 HEADER_ERRORS = (*INFLATE_ERRORS, ValueError, KeyError)
@@ -139,6 +141,26 @@ def relabel(values: Array, label_map: dict[int, int]) -> Array:
     for old, new in label_map.items():
         result[values == old] = new
     return result
+
+
+def class_indices(
+    label: npt.NDArray[np.uint8], classes: Sequence[int], case: str
+) -> npt.NDArray[np.uint8]:
+    """Label values -> their positions in `classes`.
+
+    Raises:
+        DataError: a value that is not among the classes.
+    """
+    table = np.full(256, UNKNOWN, dtype=np.uint8)
+    table[list(classes)] = np.arange(len(classes), dtype=np.uint8)
+    indices = table[label]
+    if (indices == UNKNOWN).any():
+        strange = int(label[indices == UNKNOWN][0])
+        raise DataError(
+            f"The label of {case} holds {strange}, which is none of the classes {tuple(classes)}.",
+            remedy=f"map it, for example data.label_map.{strange}=1, and profile again",
+        )
+    return np.ascontiguousarray(indices)
 
 
 def write_mask(path: Path, mask: Array, like: Volume) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,11 +23,10 @@ from minivess import inference
 from minivess.config import ResamplingConfig
 from minivess.contracts import Case, CellSpec, ComputePlan, Shape
 from minivess.data import volume
-from minivess.errors import DataError, PlanError
+from minivess.errors import PlanError
 
 Sample = dict[str, Any]
 KEYS = ("image", "label")
-UNKNOWN = 255
 
 
 def seed_of(*parts: int | str) -> int:
@@ -63,26 +62,10 @@ class LoadCase(Transform):
             "group": case.group,
             "spacing": read.spacing,
             "image": torch.from_numpy(np.ascontiguousarray(normal)),
-            "label": torch.from_numpy(class_indices(label, self.spec.classes, case.case)[None]),
+            "label": torch.from_numpy(
+                volume.class_indices(label, self.spec.classes, case.case)[None]
+            ),
         }
-
-
-def class_indices(label: NDArray[np.uint8], classes: Sequence[int], case: str) -> NDArray[np.uint8]:
-    """Label values -> their positions in `classes`.
-
-    Raises:
-        DataError: a value that is not among the classes.
-    """
-    table = np.full(256, UNKNOWN, dtype=np.uint8)
-    table[list(classes)] = np.arange(len(classes), dtype=np.uint8)
-    indices = table[label]
-    if (indices == UNKNOWN).any():
-        strange = int(label[indices == UNKNOWN][0])
-        raise DataError(
-            f"The label of {case} holds {strange}, which is none of the classes {tuple(classes)}.",
-            remedy=f"map it, for example data.label_map.{strange}=1, and profile again",
-        )
-    return np.ascontiguousarray(indices)
 
 
 class FitPatch(Transform):
