@@ -32,6 +32,7 @@ VERBS = {
     "ui": "Prefect's page at :4200 and MLflow's at :5000, until Ctrl-C",
 }
 TIERS = ("cpu", "gpu_low", "gpu_high", "dgx_spark", "cloud_single", "cloud_multi")
+ABOUT = "Train, judge and serve 3-D biomedical segmentation models."
 EPILOG = """\
 examples:
   minivess experiment                                   demo data, a few minutes
@@ -133,7 +134,7 @@ def parser() -> argparse.ArgumentParser:
     made = Parser(
         prog="minivess",
         usage="minivess VERB [FILE.yaml ...] [key=value ...] [options]",
-        description=f"Train, judge and serve 3-D biomedical segmentation models.\n\nverbs:\n{listing}",
+        description=f"{ABOUT}\n\nverbs:\n{listing}",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

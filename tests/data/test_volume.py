@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 
 from minivess.config import ResamplingConfig
 from minivess.contracts import Case
-from minivess.data.volume import DimensionsError, Volume, load, read, relabel, write_mask
+from minivess.data.volume import (
+    DimensionsError,
+    Volume,
+    class_indices,
+    load,
+    read,
+    relabel,
+    write_mask,
+)
 from minivess.errors import DataError
 from tests.conftest import tube, write_nifti
 
@@ -191,6 +199,6 @@ def test_a_mask_of_another_shape_is_not_written(tmp_path: Path) -> None:
 
 def test_label_values_become_class_indices_and_strange_ones_are_refused():
     label = np.array([[[0, 3, 7]]], np.uint8)
-    assert volume.class_indices(label, (0, 3, 7), "a").ravel().tolist() == [0, 1, 2]
+    assert class_indices(label, (0, 3, 7), "a").ravel().tolist() == [0, 1, 2]
     with pytest.raises(DataError, match=r"holds 7.*\n.*data.label_map.7=1"):
-        volume.class_indices(label, (0, 3), "a")
+        class_indices(label, (0, 3), "a")

@@ -23,7 +23,7 @@ from minivess import inference
 from minivess.config import ResamplingConfig
 from minivess.contracts import Case, CellSpec, ComputePlan, Shape
 from minivess.data import volume
-from minivess.errors import PlanError
+from minivess.errors import DataError, PlanError
 
 Sample = dict[str, Any]
 KEYS = ("image", "label")
