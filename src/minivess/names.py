@@ -40,7 +40,7 @@ LAST = "last.pth"
 CHECKPOINTS = (BEST_LOSS, BEST_PRIMARY, LAST)
 CELL_RESULT = "result.json"
 CELL_SPEC = "spec.json"
-HISTORY = "history.json"
+HISTORY = "metric_history.json"
 
 # Artifacts that another flow reads back.
 PROFILE_ARTIFACT = "dataset/dataset_profile.json"
@@ -54,7 +54,7 @@ TRAINING_ARTIFACT = "evaluation/training_result.json"
 ANALYSIS_ARTIFACT = "evaluation/analysis_result.json"
 DEPLOYMENT_ARTIFACT = "deployment_result.json"
 PER_VOLUME_ARTIFACT = "evaluation/per_volume_metrics.json"
-HISTORY_ARTIFACT = "history/metric_history.json"
+HISTORY_ARTIFACT = f"history/{HISTORY}"
 REPORT_ARTIFACT = "report/report.html"
 GALLERY_ARTIFACT = "dataset/gallery.html"
 ONNX_ARTIFACT = "export/model.onnx"

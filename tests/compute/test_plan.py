@@ -193,7 +193,11 @@ def test_bf16_is_chosen_where_the_cpu_computes_it(make_plan: Callable[..., Compu
 
 
 def test_an_epoch_shows_each_patch_once(make_plan: Callable[..., ComputePlan]) -> None:
-    words = ("training.batch_size=2", "training.accumulation_steps=3")
+    words = (
+        "training.samples_per_volume=4",
+        "training.batch_size=2",
+        "training.accumulation_steps=3",
+    )
     assert make_plan(*words).iterations_per_epoch == 4  # 6 volumes x 4 patches / 6
 
 

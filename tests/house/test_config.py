@@ -96,6 +96,7 @@ OTHER = {
 ONE_CHOICE = {"deployment.target"}
 
 CLASHES = {
+    ("data.image", "data.root"): ["data.root=null", "data.image=*", "data.label=*"],
     ("training.patch_size", "compute.patch_strategy"): [
         "training.patch_size=[32,32,4]",
         "compute.patch_strategy=median_pad",
