@@ -211,3 +211,15 @@ def test_a_prefect_address_that_does_not_answer_is_named_and_leaves_no_run(
     paragraph = refused("profile", f"data.root={make_dataset(2)}")
     assert "127.0.0.1:9" in paragraph
     assert "RUNNING" not in run_statuses(home)
+
+
+def test_a_grid_of_more_than_twelve_hours_on_a_cpu_asks_before_it_starts(
+    refused: Callable[..., str], make_dataset: MakeDataset
+) -> None:
+    root = make_dataset(4)
+    assert cli.main(["profile", f"data.root={root}"]) == 0
+    paragraph = refused(
+        "train", f"data.root={root}", "model.filters=[4,8,16]", "training.max_epochs=1000000"
+    )
+    assert "--yes" in paragraph
+    assert "configs/experiments/lite.yaml" in paragraph
