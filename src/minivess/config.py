@@ -626,7 +626,10 @@ def is_text(key: str) -> bool:
 def example(key: str) -> Any:
     """The default of a key, for messages."""
     field = field_of(key)
-    return "..." if field is None or field.default is None else field.get_default()
+    if field is None or field.default is None:
+        return "..."
+    value = field.get_default()
+    return f"[{','.join(map(str, value))}]" if isinstance(value, tuple) else value
 
 
 def dotted(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
