@@ -52,7 +52,7 @@ def analyse(session: Session, upstream: Sequence[str] = ()) -> AnalysisResult:
 def _analyse(
     session: Session, training: TrainingResult, ingredients: keys.Ingredients, key: str
 ) -> AnalysisResult:
-    from minivess.tracking.run import recorded
+    from minivess.tracking.life import recorded
 
     profile = handoff.profile_of(session, training.data_profile_run_id)
     with recorded(

@@ -39,7 +39,7 @@ def train_and_publish(
     session: Session, ground: Ground, axes: tuple[Family, Cell, Run], folder: Path
 ) -> Trained:
     """Open the child run, train or take the finished local result, and store all of it."""
-    from minivess.tracking.run import recorded
+    from minivess.tracking.life import recorded
     from minivess.training import cell as cells
     from minivess.training import trainer
 

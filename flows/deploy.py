@@ -72,7 +72,7 @@ def deploy(session: Session, upstream: Sequence[str] = ()) -> DeploymentResult:
 def _deploy(
     session: Session, analysis: AnalysisResult, ingredients: keys.Ingredients, key: str
 ) -> DeploymentResult:
-    from minivess.tracking.run import recorded
+    from minivess.tracking.life import recorded
 
     champion = analysis.champion
     training = session.store.get(champion.run_id)

@@ -60,8 +60,8 @@ def profile_data(session: Session) -> DatasetProfile:
 
 
 def _profile(session: Session, survey: Survey) -> DatasetProfile:
+    from minivess.tracking.life import recorded
     from minivess.tracking.params import data_params
-    from minivess.tracking.run import recorded
 
     config, orchestra = session.config, session.orchestra
     with recorded(

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from flows import orchestrator
-from flows.orchestrator import Orchestrator
+from flows.plain import Orchestrator
 from minivess import home as homes
 from minivess.config import Environment, ExperimentConfig, silence_telemetry
 from minivess.home import Home

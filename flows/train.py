@@ -74,7 +74,7 @@ def _train(
 
 def train_family(session: Session, ground: Ground, family: grid.Family) -> FamilyRun:
     """One parent run, opened before training, with a child run for each fold."""
-    from minivess.tracking.run import recorded
+    from minivess.tracking.life import recorded
 
     config, experiment = session.config, session.config.experiment
     changed = grid.explain_change(session, family)

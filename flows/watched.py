@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from flows import connection, servers
-from flows.orchestrator import Orchestrator, Pointer, refuse_unfit, worth_retrying
+from flows.plain import Orchestrator, Pointer, refuse_unfit, worth_retrying
 from flows.processes import HOST, answers
 from minivess.config import Environment
 from minivess.errors import OrchestrationError

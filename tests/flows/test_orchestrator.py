@@ -18,7 +18,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 
 from flows import orchestrator, servers
-from flows.orchestrator import Orchestrator
+from flows.plain import Orchestrator
 from flows.processes import Server
 from minivess.config import Environment, child_environment
 from minivess.errors import DataError, OrchestrationError, StoreError

@@ -12,7 +12,8 @@ from minivess import names
 from minivess.config import ExperimentConfig, TrackingConfig
 from minivess.contracts import DatasetProfile, Fold, Loss, LossTerm, Network, Split, VolumeStats
 from minivess.home import open_home
-from minivess.tracking.run import Run, recorded
+from minivess.tracking.life import recorded
+from minivess.tracking.run import Run
 from minivess.tracking.store import Store, open_store
 
 QUIET = ExperimentConfig(tracking=TrackingConfig(log_system_metrics=False))

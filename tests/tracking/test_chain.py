@@ -14,9 +14,9 @@ from minivess import inference, names, networks
 from minivess.contracts import CellResult, CellSpec, FamilyRun, VolumeMetrics, Window
 from minivess.errors import StoreError
 from minivess.tracking import lineage, members, model, registry
+from minivess.tracking.life import recorded
 from minivess.tracking.params import data_params, upstream_params
 from minivess.tracking.rows import rows
-from minivess.tracking.run import recorded
 from minivess.tracking.store import Store
 from tests.tracking.conftest import LOSS, NETWORK, QUIET, SPLIT, profile_of
 

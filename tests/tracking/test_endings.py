@@ -28,7 +28,7 @@ from minivess.config import ExperimentConfig, TrackingConfig
 from minivess.home import open_home
 from minivess.tracking import environment
 from minivess.tracking.connection import preload
-from minivess.tracking.run import recorded
+from minivess.tracking.life import recorded
 from minivess.tracking.store import open_store
 
 # What is slow and opens nothing happens once, before the forks.

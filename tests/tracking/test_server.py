@@ -20,7 +20,7 @@ from minivess.config import TrackingConfig
 from minivess.errors import StoreError
 from minivess.home import open_home
 from minivess.tracking import registry
-from minivess.tracking.run import recorded
+from minivess.tracking.life import recorded
 from minivess.tracking.store import Store, open_store
 from tests.tracking.conftest import QUIET, profile_of
 

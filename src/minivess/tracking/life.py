@@ -9,11 +9,12 @@ import re
 import tempfile
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -21,13 +22,11 @@ from minivess import keys, names
 from minivess.config import ExperimentConfig
 from minivess.contracts import RunRecord
 from minivess.errors import StoreError
-from minivess.tracking import environment, logs, process
+from minivess.tracking import environment, logs, process, system
 from minivess.tracking.connection import door
+from minivess.tracking.run import Run
 from minivess.tracking.store import Store
 from minivess.tracking.values import plain
-
-if TYPE_CHECKING:
-    from minivess.tracking.run import Run
 
 MESSAGE_LIMIT = 500
 INTERRUPTED = (130, 143)
@@ -43,6 +42,64 @@ EXPERIMENT_NOTES = {
 }
 log = logging.getLogger(__name__)
 performance = logging.getLogger(logs.PERFORMANCE_LOGGER)
+
+
+@contextmanager
+def recorded(
+    store: Store,
+    *,
+    experiment: str,
+    name: str,
+    kind: str,
+    key: str,
+    note: str,
+    dataset: str,
+    config: ExperimentConfig,
+    ingredients: keys.Ingredients,
+    launched_by: str = "cli",
+    parent: Run | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> Iterator[Run]:
+    """Keep a run while the block works, and end it as the block ends.
+
+    FINISHED on return and on sys.exit(0); FAILED on an exception or another exit code; KILLED
+    on Ctrl-C, termination signals and cancellation. A status that somebody else has set stays.
+    """
+    uid = uuid.uuid4().hex
+    own = {
+        names.UID: uid,
+        names.KEY: key,
+        names.KIND: kind,
+        names.NOTE: note,
+        "experiment_group": config.experiment,
+        "launched_by": launched_by,
+        **({names.PARENT: parent.run_id} if parent else {}),
+        **(tags or {}),
+    }
+    with logs.opened(store.home.logs / uid, kind) as log_folder, ExitStack() as stack:
+        run = Run(
+            store,
+            begin(store, experiment, dataset, name, own),
+            uid=uid,
+            name=name,
+            kind=kind,
+        )
+        try:
+            log.info("%s run %s (%s) starts.", kind, name, run.run_id)
+            if config.tracking.log_system_metrics:
+                interval = config.tracking.system_metrics_interval_s
+                stack.callback(system.monitor(run, interval))
+            run.params(environment.collect().params)
+            with descriptions(config, ingredients) as folder:
+                run.folder(folder)
+            yield run
+            stack.close()
+            store_logs(run, log_folder, after_return(run)[0])
+        except BaseException as error:
+            stack.close()
+            end_in_trouble(run, error, log_folder)
+            raise
+        end(run, *after_return(run))
 
 
 def begin(store: Store, experiment: str, dataset: str, name: str, tags: Mapping[str, str]) -> str:

@@ -24,7 +24,7 @@ import minivess
 from minivess import files, inference, names, networks
 from minivess.contracts import Network, Shape, Window
 from minivess.errors import StoreError
-from minivess.tracking import model_code, registry
+from minivess.tracking import registry
 from minivess.tracking.environment import version
 from minivess.tracking.run import Run
 from minivess.tracking.store import Store
@@ -63,7 +63,7 @@ def save(
         _place(checkpoint, weights)
         mlflow.pyfunc.save_model(
             folder,
-            python_model=str(Path(model_code.__file__)),
+            python_model=str(Path(__file__).with_name("model_code.py")),
             artifacts={"model_config": str(settings), "checkpoint": str(weights)},
             code_paths=[_package(Path(temporary))],
             signature=_signature(network),

@@ -8,17 +8,13 @@ import math
 import tempfile
 import threading
 import time
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from minivess import keys, names
-from minivess.config import ExperimentConfig
 from minivess.contracts import DatasetProfile
 from minivess.errors import StoreError
-from minivess.tracking import environment, life, logs, system
 from minivess.tracking.artifacts import require_sizes
 from minivess.tracking.connection import door
 from minivess.tracking.store import Store
@@ -204,64 +200,3 @@ def attach(store: Store, run_id: str) -> Run:
     )
     run._params = dict(record.params)
     return run
-
-
-# --- a run's life -------------------------------------------------------------------------
-
-
-@contextmanager
-def recorded(
-    store: Store,
-    *,
-    experiment: str,
-    name: str,
-    kind: str,
-    key: str,
-    note: str,
-    dataset: str,
-    config: ExperimentConfig,
-    ingredients: keys.Ingredients,
-    launched_by: str = "cli",
-    parent: Run | None = None,
-    tags: Mapping[str, str] | None = None,
-) -> Iterator[Run]:
-    """Keep a run while the block works, and end it as the block ends.
-
-    FINISHED on return and on sys.exit(0); FAILED on an exception or another exit code; KILLED
-    on Ctrl-C, termination signals and cancellation. A status that somebody else has set stays.
-    """
-    uid = uuid.uuid4().hex
-    own = {
-        names.UID: uid,
-        names.KEY: key,
-        names.KIND: kind,
-        names.NOTE: note,
-        "experiment_group": config.experiment,
-        "launched_by": launched_by,
-        **({names.PARENT: parent.run_id} if parent else {}),
-        **(tags or {}),
-    }
-    with logs.opened(store.home.logs / uid, kind) as log_folder, ExitStack() as stack:
-        run = Run(
-            store,
-            life.begin(store, experiment, dataset, name, own),
-            uid=uid,
-            name=name,
-            kind=kind,
-        )
-        try:
-            log.info("%s run %s (%s) starts.", kind, name, run.run_id)
-            if config.tracking.log_system_metrics:
-                interval = config.tracking.system_metrics_interval_s
-                stack.callback(system.monitor(run, interval))
-            run.params(environment.collect().params)
-            with life.descriptions(config, ingredients) as folder:
-                run.folder(folder)
-            yield run
-            stack.close()
-            life.store_logs(run, log_folder, life.after_return(run)[0])
-        except BaseException as error:
-            stack.close()
-            life.end_in_trouble(run, error, log_folder)
-            raise
-        life.end(run, *life.after_return(run))

@@ -1,0 +1,124 @@
+"""Stories as plain Python calls: what an orchestrator offers, and what PREFECT_DISABLED means."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+from minivess import files
+from minivess.errors import MinivessError, OrchestrationError, StoreError
+from minivess.home import Home, lock
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Pointer = dict[str, Any]
+
+VARIABLE_NAME = re.compile(r"[a-z0-9_-]+")
+VARIABLE_LIMIT = 5000
+
+
+class Orchestrator:
+    """Stories as plain calls; pointers in a JSON file; nothing to show."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+
+    def flow(
+        self,
+        name: str,
+        story: Callable[..., T],
+        *args: Any,
+        parameters: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> T:
+        """Run a story; `parameters` are the settings to show beside it."""
+        return story(*args, **kwargs)
+
+    def task(
+        self,
+        name: str,
+        work: Callable[..., T],
+        *args: Any,
+        retries: int = 0,
+        retry_delay_s: float = 2.0,
+        **kwargs: Any,
+    ) -> T:
+        """Run one coarse step of a story, again if it fails and may be retried."""
+        for left in range(retries, -1, -1):
+            try:
+                return work(*args, **kwargs)
+            except Exception as error:
+                if not left or not worth_retrying(error):
+                    raise
+                log.warning("%s failed and is tried again: %s", name, error)
+                time.sleep(retry_delay_s)
+        raise AssertionError
+
+    def markdown(self, key: str, text: str) -> None:
+        """Show a text beside the current run."""
+
+    def table(self, key: str, rows: Sequence[Mapping[str, Any]], description: str = "") -> None:
+        """Show a table beside the current run."""
+
+    def link(self, key: str, url: str, text: str = "") -> None:
+        """Show a link beside the current run."""
+
+    def progress(self, key: str, description: str = "") -> Callable[[float], None]:
+        """A function that shows how much is done, from 0 to 1."""
+        return lambda fraction: None
+
+    def get(self, name: str) -> Pointer | None:
+        """The pointer published under a name."""
+        found: Pointer | None = self._pointers().get(name)
+        return found
+
+    def put(self, name: str, value: Pointer) -> None:
+        """Publish a pointer under a name, in place of an older one."""
+        refuse_unfit(name, value)
+        with lock(self.home.root / "pointers.lock", what="publish a pointer", wait=True):
+            files.write_json(self.home.pointers, {**self._pointers(), name: value})
+
+    def emit(self, event: str, resource: str, payload: Mapping[str, Any]) -> None:
+        """Tell whoever listens that something happened."""
+
+    def page(self, kind: Literal["live", "kept"] = "kept") -> str | None:
+        """Address of the current flow run's page: while it runs, or later with `minivess ui`."""
+        return None
+
+    def _pointers(self) -> dict[str, Pointer]:
+        try:
+            found: dict[str, Pointer] = files.read_json(self.home.pointers)
+        except FileNotFoundError:
+            return {}
+        except ValueError:
+            # A pointer is a copy of what MLflow knows; it is published anew.
+            log.warning("%s is not JSON, so it is written anew", self.home.pointers)
+            return {}
+        return found
+
+
+def worth_retrying(error: BaseException) -> bool:
+    """Expected failures stay as they are, except a store that does not answer."""
+    return isinstance(error, Exception) and (
+        isinstance(error, StoreError) or not isinstance(error, MinivessError)
+    )
+
+
+def refuse_unfit(name: str, value: Pointer) -> None:
+    """Raise for a name or value that Prefect Variables do not take, with or without Prefect."""
+    size = len(json.dumps(value, allow_nan=False))
+    if not VARIABLE_NAME.fullmatch(name):
+        raise OrchestrationError(
+            f"A pointer cannot be named {name!r}.",
+            remedy="use lower-case letters, digits, - and _ only",
+        )
+    if size > VARIABLE_LIMIT:
+        raise OrchestrationError(
+            f"The pointer {name!r} has {size} characters; Prefect Variables hold {VARIABLE_LIMIT}.",
+            remedy="split the grid over several experiments: name=FIRST, then name=SECOND",
+        )
