@@ -40,7 +40,7 @@ def plan(session: Session) -> dict[str, Any]:
 
 def unversioned_profile(session: Session) -> DatasetProfile:
     """The dataset in numbers, measured but neither copied nor recorded."""
-    from minivess.data import profile, versioning
+    from minivess.data import profile
 
     survey = look(session)
     show(session, survey.root, survey.pairing)
@@ -48,12 +48,6 @@ def unversioned_profile(session: Session) -> DatasetProfile:
         measure(session, survey),
         dataset=session.config.dataset,
         dataset_path=str(survey.root),
-        version=versioning.Version(
-            dataset_hash=f"unversioned-{survey.key}",
-            dvc_file=session.home.dvc / "unversioned.dvc",
-            remote=None,
-            curated=versioning.folder_of(session.home, session.config.dataset),
-            home=session.home.root,
-        ),
+        version=None,
         label_map=session.config.data.label_map,
     )
