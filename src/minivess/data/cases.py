@@ -14,7 +14,8 @@ from minivess.data.layouts import Reading, recognised
 from minivess.data.patterns import by_pattern
 from minivess.errors import DataError
 
-OTHER_FORMATS = (".tif", ".tiff", ".nrrd", ".mha", ".mhd", ".h5", ".npy", ".npz", ".dcm", ".zarr")
+OTHER_FORMATS = (".mhd", ".nhdr", ".h5", ".npy", ".npz", ".dcm", ".zarr")
+KINDS = ".nii.gz, .nii, .tif, .nrrd, .mha"
 KNOWN_TEXTS = frozenset({".json", ".md", ".txt", ".csv", ".tsv", ".yaml", ".yml", ".pdf", ".html"})
 PATTERNS = "data.image='*_img.nii.gz' data.label='{case}_seg.nii.gz'"
 
@@ -56,7 +57,7 @@ def pair(
 
 
 def _volumes(root: Path) -> tuple[list[Path], list[Path]]:
-    """NIfTI files, and other files that might have been meant."""
+    """Volume files, and other files that might have been meant."""
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
         raise DataError(
@@ -94,11 +95,11 @@ def _nothing_found(root: Path, others: list[Path]) -> DataError:
     if kinds:
         kind, count = kinds.most_common(1)[0]
         return DataError(
-            f"{root} holds {count} {kind} files, but no NIfTI volume (.nii, .nii.gz).",
+            f"{root} holds {count} {kind} files, but no volume ({KINDS}).",
             remedy="convert them to .nii.gz, for example with nibabel or SimpleITK",
         )
     return DataError(
-        f"{root} holds no NIfTI volume (.nii, .nii.gz).",
+        f"{root} holds no volume ({KINDS}).",
         remedy="data.root=/path/to/a/folder with images/ and labels/, or leave data.root out "
         "for demo data",
     )

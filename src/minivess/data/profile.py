@@ -36,7 +36,10 @@ from minivess.errors import DataError
 
 log = logging.getLogger(__name__)
 
-CODE = ("data/measurement.py", "data/quality.py", "data/volume.py")
+CODE = (
+    "data/measurement.py", "data/quality.py", "data/volume.py", "data/payload.py",
+    "data/nifti.py", "data/tiff.py", "data/nrrd.py", "data/metaimage.py",
+)  # fmt: skip
 GIB = 2**30
 PARALLEL_BYTES = 200_000_000  # below this, starting processes costs more than it saves
 

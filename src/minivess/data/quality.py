@@ -91,6 +91,16 @@ def _image(volume: Volume) -> list[Finding]:
 
 def _geometry(volume: Volume, label: Volume) -> list[Finding]:
     found = []
+    if not volume.spacing_known:
+        spacing = " x ".join(f"{step:g}" for step in volume.spacing)
+        found.append(
+            finding(
+                "unknown_spacing",
+                "warning",
+                f"The file does not state its voxel size along every axis; {spacing} is used.",
+                "store the voxel size: as OME-TIFF, or as NIfTI; physical distances rest on it",
+            )
+        )
     if not _plausible(volume):
         spacing = " x ".join(f"{step:g}" for step in volume.spacing)
         found.append(
