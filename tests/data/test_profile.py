@@ -16,7 +16,8 @@ from minivess.contracts import DatasetProfile
 from minivess.data import profile as profiles
 from minivess.data.cases import pair
 from minivess.data.index import Index
-from minivess.data.measurement import intensities, measure
+from minivess.data.intensities import spread
+from minivess.data.measurement import measure
 from minivess.errors import DataError
 from minivess.home import Home
 from tests.conftest import shared, tube, write_nifti
@@ -58,7 +59,7 @@ def summarised(measured: profiles.Measured, **label_map: int) -> DatasetProfile:
 )
 @settings(max_examples=60, deadline=None)
 def test_intensities_agree_with_numpy(image: np.ndarray) -> None:
-    found = intensities(image)
+    found = spread(image).numbers()
     exact = image.astype(np.float64)
     assert found["intensity_min"] == exact.min()
     assert found["intensity_max"] == exact.max()

@@ -65,11 +65,16 @@ def _volumes(root: Path) -> tuple[list[Path], list[Path]]:
             remedy="data.root=/path/to/a/folder that holds images and labels",
         )
     everything = sorted(_files(root))
-    found = [path for path in everything if path.name.endswith(SUFFIXES)]
+    found = [
+        path
+        for path in everything
+        if path.name.endswith(SUFFIXES) and not path.name.startswith("~$") and path.is_file()
+    ]
+    volumes = set(found)
     others = [
         path
         for path in everything
-        if not path.name.endswith(SUFFIXES) and path.suffix not in KNOWN_TEXTS and path.suffix
+        if path not in volumes and path.suffix not in KNOWN_TEXTS and path.suffix
     ]
     if not found:
         raise _nothing_found(root, others)
@@ -77,7 +82,7 @@ def _volumes(root: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    """Files that are not hidden, linked folders included, each folder once."""
+    """Files that are not hidden, broken links too; linked folders included, each once."""
     seen = set()
     for folder, folders, names in os.walk(root, followlinks=True):
         folders[:] = [name for name in sorted(folders) if name[0] != "." and name != "__MACOSX"]
@@ -87,7 +92,7 @@ def _files(root: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         paths = (Path(folder) / name for name in names if not name.startswith("."))
-        yield from (path for path in paths if path.is_file())
+        yield from (path for path in paths if path.is_file() or path.is_symlink())
 
 
 def _nothing_found(root: Path, others: list[Path]) -> DataError:

@@ -36,7 +36,15 @@ def read(path: Path) -> Volume:
     if (slope, inter) != (1.0, 0.0):
         array = (array * slope + inter).astype(np.float32)
     spacing = cast(Spacing, tuple(float(step) for step in image.header.get_zooms()[:3]))
-    return Volume(array, spacing, _unit(image), np.asarray(image.affine, dtype=np.float64))
+    affine = np.asarray(image.affine, dtype=np.float64)
+    return Volume(
+        array,
+        spacing,
+        _unit(image),
+        affine,
+        spacing_known=1.0 not in spacing or _states_spacing(path),
+        forms_agree=_forms_agree(image.header),
+    )
 
 
 def write(path: Path, mask: Array, like: Volume) -> Path:
@@ -64,3 +72,26 @@ def _unit(image: Any) -> str:
         return str(image.header.get_xyzt_units()[0])
     except KeyError:  # a code that the standard does not define
         return "unknown"
+
+
+def _forms_agree(header: Any) -> bool:
+    """Whether sform and qform, where both are set, are one within a thousandth of a voxel."""
+    try:
+        sform, qform = header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]
+    except (ValueError, nib.spatialimages.HeaderDataError):  # a rotation that is none
+        return False
+    if sform is None or qform is None:
+        return True
+    step = np.abs(sform[:3, :3]).max()
+    return bool(np.allclose(sform, qform, atol=1e-3 * max(float(step), 1e-12), rtol=1e-4))
+
+
+def _states_spacing(path: Path) -> bool:
+    """Whether the voxel size in the file is not 0, which nibabel silently makes 1."""
+    with nib.openers.ImageOpener(path) as stream:
+        raw = stream.read(348)
+    try:
+        pixdim = nib.Nifti1Header(raw, check=False)["pixdim"]
+    except nib.spatialimages.HeaderDataError:  # NIfTI-2 and Analyze are left as nibabel has them
+        return True
+    return bool(np.all(pixdim[1:4] != 0))

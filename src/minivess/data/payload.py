@@ -37,6 +37,7 @@ class Volume:
     unit: str
     affine: npt.NDArray[np.float64]
     spacing_known: bool = True
+    forms_agree: bool = True
 
     @property
     def shape(self) -> Shape:

@@ -124,6 +124,12 @@ def relabel(values: Array, label_map: dict[int, int]) -> Array:
     """Replace label values; all at once, so that {1: 2, 2: 1} swaps."""
     if not label_map:
         return values
+    if values.dtype == np.uint8 and all(0 <= new <= 255 for new in label_map.values()):
+        table = np.arange(256, dtype=np.uint8)
+        for old, new in label_map.items():
+            if 0 <= old <= 255:
+                table[old] = new
+        return table[values]
     result = values.astype(np.int64)
     for old, new in label_map.items():
         result[values == old] = new
