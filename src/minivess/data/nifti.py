@@ -88,7 +88,7 @@ def _forms_agree(header: Any) -> bool:
 
 def _states_spacing(path: Path) -> bool:
     """Whether the voxel size in the file is not 0, which nibabel silently makes 1."""
-    with nib.openers.ImageOpener(path) as stream:
+    with nib.openers.ImageOpener(str(path)) as stream:
         raw = stream.read(348)
     try:
         pixdim = nib.Nifti1Header(raw, check=False)["pixdim"]
