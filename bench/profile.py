@@ -63,7 +63,7 @@ def inflate(case: Case) -> int:
 
 
 def analyse(root: Path, cases: list[Case]) -> None:
-    """MONAI's DataAnalyzer on the CPU, as many workers as cores."""
+    """MONAI's DataAnalyzer on the CPU, its loader in the process itself; start-up is not excluded."""
     from monai.apps.auto3dseg import DataAnalyzer
 
     listed = [{"image": str(case.image), "label": str(case.label)} for case in cases]
@@ -95,7 +95,7 @@ def timed(function: Callable[[], object]) -> float:
 
 
 def peak(cases: list[Case], pool: ProcessPoolExecutor, home: Path) -> float:
-    """MiB that the measuring processes take at most beyond what their libraries take."""
+    """MiB above a warmed pool, sampled as each result arrives: true peaks lie higher."""
     processes = [psutil.Process(pid) for pid in pool._processes]
     before = sum(process.memory_info().rss for process in processes)
     highest = before
