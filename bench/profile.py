@@ -63,7 +63,7 @@ def inflate(case: Case) -> int:
 
 
 def analyse(root: Path, cases: list[Case]) -> None:
-    """MONAI's DataAnalyzer on the CPU, its loader in the process itself; start-up is not excluded."""
+    """MONAI's DataAnalyzer on the CPU, one loading process; start-up is not excluded."""
     from monai.apps.auto3dseg import DataAnalyzer
 
     listed = [{"image": str(case.image), "label": str(case.label)} for case in cases]
