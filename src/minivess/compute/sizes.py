@@ -171,8 +171,10 @@ class Sizes:
     # --- refusals -------------------------------------------------------------------------
 
     def _too_large(self, patch: Shape, batch: int, needed: float) -> PlanError:
+        judging = needed > self.found.step_gb(patch, batch)
+        what = f"Judging a volume of {shape_text(self.largest)} by" if judging else "A step of"
         return PlanError(
-            f"A step of {self.network.name} with patch {shape_text(patch)} and batch {batch} needs "
+            f"{what} {self.network.name} with patch {shape_text(patch)} and batch {batch} needs "
             f"{needed * 1024:.0f} MB, and {self.budget_gb * 1024:.0f} MB may be used.",
             remedy="a smaller network (model.filters=[8,16,32]), "
             "training.gradient_checkpointing=true, a lower training.cache_rate, "
