@@ -58,12 +58,11 @@ def unet(network: Network) -> nn.Module:
         in_channels=network.in_channels,
         out_channels=network.out_channels,
         channels=network.filters,
-        strides=_strides(network),
         kernel_size=network.kernel_size[0],
         up_kernel_size=network.kernel_size[0],
         norm=_norm(network.norm),
         dropout=network.dropout,
-        **{"num_res_units": 2, **network.arguments},
+        **{"strides": _strides(network), "num_res_units": 2, **network.arguments},
     )
 
 
