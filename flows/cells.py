@@ -39,6 +39,7 @@ def train_and_publish(
     session: Session, ground: Ground, axes: tuple[Family, Cell, Run], folder: Path
 ) -> Trained:
     """Open the child run, train or take the finished local result, and store all of it."""
+    from minivess.compute import forecast, usage
     from minivess.tracking.life import recorded
     from minivess.training import cell as cells
     from minivess.training import trainer
@@ -65,6 +66,12 @@ def train_and_publish(
         tags=tags(ground, family) | {"fold_id": str(cell.fold.index)},
     ) as run:
         describe(session, ground, (family, run), plan, cell=cell)
+        cost = ground.costs.get(spec.model)
+        epochs = session.config.training.max_epochs
+        if cost is not None:
+            run.metrics(forecast.forecast_metrics(cost, epochs), step=0)
+        fresh = cells.complete(folder, cell.key) is None
+        usage.reset_peak(plan.device)
         result = trainer.train_cell(
             spec,
             plan,
@@ -74,6 +81,9 @@ def train_and_publish(
             on_epoch=reporter(session, family, cell, run),
             on_figure=lambda path: run.file(path, figure_place(path, folder)),
         )
+        if fresh:
+            run.metrics({"actual_memory_gb": usage.peak_gb(plan.device)}, step=0)
+        run.metrics(forecast.actual_metrics(result), step=0)
         publish(run, folder, spec, result)
     return run.run_id, result
 
@@ -168,7 +178,7 @@ def describe(
     fold = cell.fold if cell else None
     run.params(
         params.training_params(session.config, plan, seed=family.seed)
-        | params.arch_params(network)
+        | params.arch_params(network, plan.divisor)
         | params.loss_params(family.loss)
         | params.evaluation_params(session.config.evaluation)
         | params.data_params(ground.profile, family.split, fold)
@@ -176,6 +186,11 @@ def describe(
     )
     run.dataset(ground.profile)
     run.json(plan.model_dump(mode="json"), names.PLAN_ARTIFACT)
+    cost = ground.costs.get(family.model.name)
+    if cost is not None:
+        from minivess.compute import page
+
+        run.text(page.markdown(plan, cost, ground.hardware), names.PLAN_PAGE_ARTIFACT)
     run.json(ground.profile.model_dump(mode="json"), names.PROFILE_ARTIFACT)
     run.json({names.UPSTREAM_PROFILE: ground.profile.run_id}, names.UPSTREAM_ARTIFACT)
     split_file = f"splits/{len(family.split.folds)}fold_seed{family.split.seed}.json"

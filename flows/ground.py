@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flows.grid import Cell, Family
 from flows.session import Session
@@ -31,6 +31,8 @@ class Ground:
     cases: dict[str, Case]
     hardware: Hardware
     models: dict[str, tuple[Network, ComputePlan]]
+    costs: dict[str, Forecast] = field(default_factory=dict)
+    """Model -> forecast, once the probe has run."""
 
     def window(self, session: Session, model: str) -> Window:
         """How this model is run over whole volumes."""
@@ -76,7 +78,9 @@ def planned(
     loaded = as_loaded(session, profile)
     network = network_for(session, family.model.name, loaded)
     n_train = min(len(fold.train) for fold in family.split.folds)
-    chosen = plan.resolve(session.config, network, loaded, hardware, n_train=n_train)
+    chosen = plan.resolve(
+        session.config, network, loaded, hardware, n_train=n_train, cache=session.home.footprints
+    )
     plan.guard(chosen, loaded, hardware=hardware)
     return network, chosen
 

@@ -192,10 +192,17 @@ def forecast(session: Session, ground: Ground, missing: Sequence[grid.Family]) -
     Raises:
         PlanError: the grid is forecast above twelve hours and --yes was not given.
     """
+    from minivess.compute import page
+
     hours = 0.0
     for name, (network, plan) in ground.models.items():
         n_cells = sum(len(family.cells) for family in missing if family.model.name == name)
         cost = grounds.forecast(session, ground, network, plan, n_cells=n_cells)
+        ground.costs[name] = cost
+        session.orchestra.markdown(
+            f"plan-{handoff.slug(name).replace('_', '-')}",
+            page.markdown(plan, cost, ground.hardware),
+        )
         hours += cost.total_hours
         session.say(
             f"  {name}: patch {'x'.join(map(str, plan.patch_size))}, batch {plan.batch_size}, "
