@@ -13,8 +13,8 @@ from minivess.home import Home
 log = logging.getLogger(__name__)
 
 DRAIN_LIMIT_S = 10.0
-# A private server that does not answer has died; waiting longer brings nothing.
-PRIVATE_RETRIES = "3"
+# A private server that does not answer has died, so Prefect's own patience would bring nothing.
+PRIVATE_RETRIES = "4"
 
 
 @contextmanager

@@ -143,6 +143,10 @@ def _prefect(home: Home, folder: Path, port: int, record: str) -> Launch:
             "PREFECT_SERVER_UI_API_URL": f"{url}/api",
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
             "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+            # A busy machine holds SQLite's lock for longer than the 10 s after which Prefect
+            # answers 503.
+            "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
+            "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
             "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": "P7D",
         },
         log=home.logs / log_name,
