@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 import sys
 import uuid
@@ -48,9 +49,15 @@ def start_in(group: Path, words: list[str], environment: dict[str, str]) -> subp
 
 
 def starve(group: Path, process: subprocess.Popen[str]) -> None:
-    """Take memory away until the kernel kills the process for it."""
+    """Leave a process what it has and no more, until the kernel kills it for the next page.
+
+    It stands still meanwhile: a quick training would be over before it is starved.
+    """
     limit, used = next((group / a, group / b) for a, b in LIMITS.items() if (group / a).exists())
     while process.poll() is None:
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            limit.write_text(str(int(used.read_text()) - 2**20))
-            process.wait(0.02)
+        process.send_signal(signal.SIGSTOP)
+        with contextlib.suppress(OSError):  # version 1 refuses less than what is in use
+            limit.write_text(used.read_text())
+        process.send_signal(signal.SIGCONT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.05)

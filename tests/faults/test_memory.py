@@ -107,7 +107,7 @@ def test_a_cell_out_of_memory_restarts_with_the_next_plan_and_both_are_recorded(
     home = tmp_path / "home"
     done = subprocess.run(
         [sys.executable, "-c", TOO_LARGE, *WORDS, f"data.root={make_dataset(4)}"],
-        env=environment(home), capture_output=True, text=True, check=False, timeout=300,
+        env=environment(home), capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
@@ -139,7 +139,7 @@ def test_a_cell_out_of_memory_restarts_with_the_next_plan_and_both_are_recorded(
     problem, remedy = told["given"]
     assert "batch_size=256" in problem
     assert "MB" in problem
-    assert "training.batch_size=128" in remedy
+    assert "'training.patch_size=[" in remedy
     assert (refused.info.status, refused.data.tags[names.ERROR_TYPE]) == ("FAILED", "OutOfMemory")
     assert refused.data.params["batch_size"] == "256"
     assert names.NEXT_PLAN not in refused.data.tags
@@ -171,7 +171,7 @@ def test_a_cell_that_the_kernel_killed_for_memory_starts_again_with_the_next_pla
         assert process.returncode == -signal.SIGKILL
         again = subprocess.run(
             [sys.executable, *words],
-            env=environment(home), capture_output=True, text=True, check=False, timeout=300,
+            env=environment(home), capture_output=True, text=True, check=False, timeout=600,
         )  # fmt: skip
     assert again.returncode == 0, again.stderr
     killed, finished = children(home)
