@@ -1,4 +1,4 @@
-"""One fold of one family: reused, published from a whole local result, or trained."""
+"""What the run of one fold of one family holds, and whether it may serve again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flows import handoff
 from flows.grid import Cell, Family
 from flows.ground import Ground
 from flows.session import Session
-from minivess import home, names
+from minivess import names
 from minivess.contracts import CellResult, CellSpec, ComputePlan
 from minivess.errors import StoreError
 
@@ -20,72 +20,6 @@ if TYPE_CHECKING:
 SHOWN = ("train_loss", "val_loss", "val_dice", f"val_{names.PRIMARY}")
 Trained = tuple[str, CellResult]
 """The child run's id and what the cell left behind."""
-
-
-def train_cell(session: Session, ground: Ground, axes: tuple[Family, Cell, Run]) -> Trained:
-    """The result of one cell, whichever of three ways leads to it."""
-    family, cell, _ = axes
-    title = f"{family.name} fold {cell.fold.index}"
-    found = reusable(session, cell)
-    if found is not None:
-        session.reuse(title, found[0])
-        return found
-    folder = session.home.cells / cell.key
-    with home.lock(folder.with_suffix(".lock"), what=f"training {title}", wait=True):
-        return train_and_publish(session, ground, axes, folder)
-
-
-def train_and_publish(
-    session: Session, ground: Ground, axes: tuple[Family, Cell, Run], folder: Path
-) -> Trained:
-    """Open the child run, train or take the finished local result, and store all of it."""
-    from minivess.compute import forecast, usage
-    from minivess.tracking.life import recorded
-    from minivess.training import cell as cells
-    from minivess.training import trainer
-
-    family, cell, parent = axes
-    resume = session.config.training.retrain != "always"
-    asked = ground.spec(session, family, cell)
-    # A cell that goes on keeps the plan that it was started with, its patch included.
-    plan = cells.open_cell(folder, asked, ground.models[family.model.name][1], resume=resume)
-    spec = asked.replace(window=asked.window.replace(patch_size=plan.patch_size))
-    with recorded(
-        session.store,
-        experiment=session.config.experiment,
-        name=f"{family.name}_fold{cell.fold.index}",
-        kind=names.CELL,
-        key=cell.key,
-        note=f"{spec.model}, {spec.loss.formula}, fold {cell.fold.index}: "
-        f"{len(cell.fold.train)} volumes train, {len(cell.fold.val)} validate",
-        dataset=ground.profile.dataset,
-        config=session.config,
-        ingredients=cell.ingredients,
-        launched_by=session.launched_by,
-        parent=parent,
-        tags=tags(ground, family) | {"fold_id": str(cell.fold.index)},
-    ) as run:
-        describe(session, ground, (family, run), plan, cell=cell)
-        cost = ground.costs.get(spec.model)
-        epochs = session.config.training.max_epochs
-        if cost is not None:
-            run.metrics(forecast.forecast_metrics(cost, epochs), step=0)
-        fresh = cells.complete(folder, cell.key) is None
-        usage.reset_peak(plan.device)
-        result = trainer.train_cell(
-            spec,
-            plan,
-            session.config,
-            ground.cases,
-            folder=folder,
-            on_epoch=reporter(session, family, cell, run),
-            on_figure=lambda path: run.file(path, figure_place(path, folder)),
-        )
-        if fresh:
-            run.metrics({"actual_memory_gb": usage.peak_gb(plan.device)}, step=0)
-        run.metrics(forecast.actual_metrics(result), step=0)
-        publish(run, folder, spec, result)
-    return run.run_id, result
 
 
 def reporter(

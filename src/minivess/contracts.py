@@ -255,6 +255,10 @@ class ComputePlan(Versioned):
     memory_budget_gb: float
     padded: dict[str, Shape] = Field(default={}, description="median_pad: case -> voxels added")
     choices: dict[str, Choice] = Field(description="one entry for each automatic value above")
+    number: int = Field(default=1, description="plan 2 is one step smaller than plan 1, and so on")
+    after_run: str | None = Field(
+        default=None, description="the child run that ran out of memory with the plan before"
+    )
 
 
 class Forecast(Contract):

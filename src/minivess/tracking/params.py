@@ -38,6 +38,7 @@ def training_params(config: ExperimentConfig, plan: ComputePlan, *, seed: int) -
         **{name: getattr(plan, name) for name in RESOLVED},
         "seed": seed,
         "compute_profile": plan.tier,
+        "plan_number": plan.number,
         "patch_strategy": _strategy(config),
         "predicted_memory_gb": round(plan.predicted_memory_gb, 3),
         "memory_budget_gb": round(plan.memory_budget_gb, 3),
