@@ -1,4 +1,4 @@
-"""One fold of one family: reused, published from a whole local result, or trained."""
+"""What the run of one fold of one family holds, and whether it may serve again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flows import handoff
 from flows.grid import Cell, Family
 from flows.ground import Ground
 from flows.session import Session
-from minivess import home, names
+from minivess import names
 from minivess.contracts import CellResult, CellSpec, ComputePlan
 from minivess.errors import StoreError
 
@@ -20,62 +20,6 @@ if TYPE_CHECKING:
 SHOWN = ("train_loss", "val_loss", "val_dice", f"val_{names.PRIMARY}")
 Trained = tuple[str, CellResult]
 """The child run's id and what the cell left behind."""
-
-
-def train_cell(session: Session, ground: Ground, axes: tuple[Family, Cell, Run]) -> Trained:
-    """The result of one cell, whichever of three ways leads to it."""
-    family, cell, _ = axes
-    title = f"{family.name} fold {cell.fold.index}"
-    found = reusable(session, cell)
-    if found is not None:
-        session.reuse(title, found[0])
-        return found
-    folder = session.home.cells / cell.key
-    with home.lock(folder.with_suffix(".lock"), what=f"training {title}", wait=True):
-        return train_and_publish(session, ground, axes, folder)
-
-
-def train_and_publish(
-    session: Session, ground: Ground, axes: tuple[Family, Cell, Run], folder: Path
-) -> Trained:
-    """Open the child run, train or take the finished local result, and store all of it."""
-    from minivess.tracking.life import recorded
-    from minivess.training import cell as cells
-    from minivess.training import trainer
-
-    family, cell, parent = axes
-    resume = session.config.training.retrain != "always"
-    asked = ground.spec(session, family, cell)
-    # A cell that goes on keeps the plan that it was started with, its patch included.
-    plan = cells.open_cell(folder, asked, ground.models[family.model.name][1], resume=resume)
-    spec = asked.replace(window=asked.window.replace(patch_size=plan.patch_size))
-    with recorded(
-        session.store,
-        experiment=session.config.experiment,
-        name=f"{family.name}_fold{cell.fold.index}",
-        kind=names.CELL,
-        key=cell.key,
-        note=f"{spec.model}, {spec.loss.formula}, fold {cell.fold.index}: "
-        f"{len(cell.fold.train)} volumes train, {len(cell.fold.val)} validate",
-        dataset=ground.profile.dataset,
-        config=session.config,
-        ingredients=cell.ingredients,
-        launched_by=session.launched_by,
-        parent=parent,
-        tags=tags(ground, family) | {"fold_id": str(cell.fold.index)},
-    ) as run:
-        describe(session, ground, (family, run), plan, cell=cell)
-        result = trainer.train_cell(
-            spec,
-            plan,
-            session.config,
-            ground.cases,
-            folder=folder,
-            on_epoch=reporter(session, family, cell, run),
-            on_figure=lambda path: run.file(path, figure_place(path, folder)),
-        )
-        publish(run, folder, spec, result)
-    return run.run_id, result
 
 
 def reporter(
@@ -168,7 +112,7 @@ def describe(
     fold = cell.fold if cell else None
     run.params(
         params.training_params(session.config, plan, seed=family.seed)
-        | params.arch_params(network)
+        | params.arch_params(network, plan.divisor)
         | params.loss_params(family.loss)
         | params.evaluation_params(session.config.evaluation)
         | params.data_params(ground.profile, family.split, fold)
@@ -176,6 +120,11 @@ def describe(
     )
     run.dataset(ground.profile)
     run.json(plan.model_dump(mode="json"), names.PLAN_ARTIFACT)
+    cost = ground.costs.get(family.model.name)
+    if cost is not None:
+        from minivess.compute import page
+
+        run.text(page.markdown(plan, cost, ground.hardware), names.PLAN_PAGE_ARTIFACT)
     run.json(ground.profile.model_dump(mode="json"), names.PROFILE_ARTIFACT)
     run.json({names.UPSTREAM_PROFILE: ground.profile.run_id}, names.UPSTREAM_ARTIFACT)
     split_file = f"splits/{len(family.split.folds)}fold_seed{family.split.seed}.json"

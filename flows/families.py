@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.cells import Trained, volume_rows
-from flows.grid import Family
-from flows.ground import Ground
 from flows.session import Session
 from minivess import names
 from minivess.config import EvaluationConfig
-from minivess.contracts import CellResult, FamilyRun, Interval, VolumeMetrics
+from minivess.contracts import CellResult, CellSpec, FamilyRun, Interval, VolumeMetrics
 
 if TYPE_CHECKING:
     from minivess.tracking.run import Run
@@ -72,18 +70,17 @@ def best_fold(results: Sequence[CellResult]) -> int:
     return max(range(len(results)), key=score)
 
 
-def log_best_model(
-    session: Session, ground: Ground, family: Family, parent: Run, results: Sequence[Trained]
-) -> None:
+def log_best_model(session: Session, parent: Run, results: Sequence[Trained]) -> None:
     """The best fold's checkpoint as the parent's MLflow model."""
     from minivess.tracking import model
 
     fold = best_fold([result for _, result in results])
-    network, _ = ground.models[family.model.name]
+    # The cell's own record: it may have been trained with another patch than is planned now.
+    spec = CellSpec.model_validate(session.store.read_json(results[fold][0], names.SPEC_ARTIFACT))
     model.log_model(
         parent,
-        network=network,
-        window=ground.window(session, family.model.name),
+        network=spec.network,
+        window=spec.window,
         checkpoint=checkpoint(session, results[fold]),
     )
     parent.tags({"best_fold": str(fold)})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flows.grid import Cell, Family
 from flows.session import Session
@@ -19,8 +20,10 @@ from minivess.contracts import (
     Network,
     Window,
 )
+from minivess.errors import OutOfMemory
 
 IN_CHANNELS = 1
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Ground:
     cases: dict[str, Case]
     hardware: Hardware
     models: dict[str, tuple[Network, ComputePlan]]
+    costs: dict[str, Forecast] = field(default_factory=dict)
+    """Model -> forecast, once the probe has run."""
 
     def window(self, session: Session, model: str) -> Window:
         """How this model is run over whole volumes."""
@@ -75,10 +80,34 @@ def planned(
 
     loaded = as_loaded(session, profile)
     network = network_for(session, family.model.name, loaded)
-    n_train = min(len(fold.train) for fold in family.split.folds)
-    chosen = plan.resolve(session.config, network, loaded, hardware, n_train=n_train)
+    chosen = plan.resolve(
+        session.config,
+        network,
+        loaded,
+        hardware,
+        n_train=n_train(family),
+        cache=session.home.footprints,
+    )
     plan.guard(chosen, loaded, hardware=hardware)
     return network, chosen
+
+
+def n_train(family: Family) -> int:
+    """The number of training volumes that a family is planned for: those of its smallest fold."""
+    return min(len(fold.train) for fold in family.split.folds)
+
+
+def smaller(session: Session, ground: Ground, family: Family, plan: ComputePlan) -> ComputePlan:
+    """The plan one step below one that ran out of memory.
+
+    Raises:
+        OutOfMemory: nothing that may be changed is left.
+    """
+    from minivess.compute import recovery
+
+    loaded = as_loaded(session, ground.profile)
+    network, _ = ground.models[family.model.name]
+    return recovery.smaller(plan, session.config, network, loaded, n_train=n_train(family))
 
 
 def network_for(session: Session, model: str, loaded: DatasetProfile) -> Network:
@@ -125,11 +154,40 @@ def restore(session: Session, profile: DatasetProfile) -> dict[str, Case]:
     return {case.case: case for case in versioning.cases_of(folder, profile)}
 
 
+def probed(session: Session, ground: Ground, family: Family, *, n_cells: int) -> Forecast:
+    """The forecast of a family's model, whose plan gets smaller while its probe lacks memory.
+
+    Raises:
+        OutOfMemory: no smaller plan is left.
+    """
+    from minivess.compute import recovery
+
+    name = family.model.name
+    while True:
+        network, plan = ground.models[name]
+        try:
+            return forecast(session, ground, network, plan, n_cells=n_cells)
+        except OutOfMemory as error:
+            following = smaller(session, ground, family, plan)
+            log.warning("%s", error.problem)
+        session.say(
+            f"  {name} ran out of memory when it was tried; now {recovery.described(following)}"
+        )
+        ground.models[name] = network, following
+        recovery.release()
+
+
 def forecast(
     session: Session, ground: Ground, network: Network, plan: ComputePlan, *, n_cells: int
 ) -> Forecast:
-    """Hours, memory and disk of some cells, from a short timed probe."""
+    """Hours, memory and disk of some cells, from a short timed probe.
+
+    Raises:
+        OutOfMemory: not even the probe's steps get the memory that the plan takes.
+    """
     from minivess.compute import forecast as forecasts
+    from minivess.compute import recovery
 
     loaded = as_loaded(session, ground.profile)
-    return forecasts.forecast(session.config, network, plan, loaded, cells=n_cells)
+    with recovery.typed(network, plan):
+        return forecasts.forecast(session.config, network, plan, loaded, cells=n_cells)

@@ -12,7 +12,7 @@ from minivess.contracts import DatasetProfile
 
 def plan(session: Session) -> dict[str, Any]:
     """Check the data, resolve the plan of each model and forecast the grid; trains nothing."""
-    from minivess.compute import forecast
+    from minivess.compute import forecast, page
 
     profile = unversioned_profile(session)
     tell(session, profile)
@@ -29,7 +29,7 @@ def plan(session: Session) -> dict[str, Any]:
         cost = forecast.forecast(session.config, network, chosen, loaded, cells=n_cells)
         session.say()
         session.say(f"{name}, {n_cells} cells")
-        session.say(forecast.render(chosen, cost, hardware))
+        session.say(page.text(chosen, cost, hardware))
         found["models"][name] = {
             "network": network.model_dump(mode="json"),
             "plan": chosen.model_dump(mode="json"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from flows import cells, families, grid, handoff
+from flows import attempts, cells, families, grid, handoff
 from flows import ground as grounds
 from flows.ground import Ground
 from flows.profile_data import settings
@@ -97,19 +97,15 @@ def train_family(session: Session, ground: Ground, family: grid.Family) -> Famil
         results = [
             session.orchestra.task(
                 f"{family.name} fold {cell.fold.index}",
-                cells.train_cell, session, ground, (family, cell, parent),
+                attempts.train_cell, session, ground, (family, cell, parent),
             )
             for cell in family.cells
         ]  # fmt: skip
-        return finish_family(session, ground, family, parent, results)
+        return finish_family(session, family, parent, results)
 
 
 def finish_family(
-    session: Session,
-    ground: Ground,
-    family: grid.Family,
-    parent: Run,
-    results: Sequence[cells.Trained],
+    session: Session, family: grid.Family, parent: Run, results: Sequence[cells.Trained]
 ) -> FamilyRun:
     """Aggregates, intervals and the model of the best fold, into the parent run."""
     metrics = families.aggregate(session.config.evaluation, [result for _, result in results])
@@ -119,7 +115,7 @@ def finish_family(
         "trainable_parameters": results[0][1].trainable_parameters,
     })  # fmt: skip
     parent.table(families.rows(results), names.PER_VOLUME_ARTIFACT)
-    families.log_best_model(session, ground, family, parent, results)
+    families.log_best_model(session, parent, results)
     run = FamilyRun(
         run_id=parent.run_id,
         run_name=family.name,
@@ -192,10 +188,19 @@ def forecast(session: Session, ground: Ground, missing: Sequence[grid.Family]) -
     Raises:
         PlanError: the grid is forecast above twelve hours and --yes was not given.
     """
+    from minivess.compute import page
+
     hours = 0.0
-    for name, (network, plan) in ground.models.items():
-        n_cells = sum(len(family.cells) for family in missing if family.model.name == name)
-        cost = grounds.forecast(session, ground, network, plan, n_cells=n_cells)
+    for name in ground.models:
+        those = [family for family in missing if family.model.name == name]
+        n_cells = sum(len(family.cells) for family in those)
+        cost = grounds.probed(session, ground, those[0], n_cells=n_cells)
+        plan = ground.models[name][1]
+        ground.costs[name] = cost
+        session.orchestra.markdown(
+            f"plan-{handoff.slug(name).replace('_', '-')}",
+            page.markdown(plan, cost, ground.hardware),
+        )
         hours += cost.total_hours
         session.say(
             f"  {name}: patch {'x'.join(map(str, plan.patch_size))}, batch {plan.batch_size}, "

@@ -147,6 +147,17 @@ class Split(Versioned):
 # --- network, loss, plan ------------------------------------------------------------------
 
 
+class Limits(Contract):
+    """What a model file says of its network instead of letting it be found."""
+
+    divisibility_factor: Shape | None = None
+    vram_per_voxel_train_bytes: float | None = None
+    vram_base_mb: float | None = None
+    max_patch_xy: int | None = None
+    max_patch_z: int | None = None
+    supports_amp: bool = True
+
+
 class Network(Contract):
     """A network ready to build: every value resolved."""
 
@@ -162,6 +173,7 @@ class Network(Contract):
     deep_supervision: bool
     dropout: float
     arguments: dict[str, Any] = Field(default={}, description="what only this builder knows")
+    limits: Limits = Limits()
 
 
 class LossTerm(Contract):
@@ -209,6 +221,10 @@ class Hardware(Contract):
     gpu_driver: str | None
     disk_free_gb: float
     bf16_is_fast: bool
+    shm_gb: float | None = Field(
+        default=None, description="/dev/shm; loaders are threads and need none"
+    )
+    gpu_is_slice: bool = Field(default=False, description="a MIG slice of a larger GPU")
 
 
 class Choice(Contract):
@@ -217,6 +233,8 @@ class Choice(Contract):
     value: Any
     reason: str
     override: str
+    bound: str = Field(default="", description="the limit that it meets")
+    more: str = Field(default="", description="what one more step would need")
 
 
 class ComputePlan(Versioned):
@@ -233,9 +251,14 @@ class ComputePlan(Versioned):
     iterations_per_epoch: int
     divisor: Shape
     predicted_memory_gb: float
+    predicted_window_gb: float = Field(default=0.0, description="judging the largest volume")
     memory_budget_gb: float
     padded: dict[str, Shape] = Field(default={}, description="median_pad: case -> voxels added")
     choices: dict[str, Choice] = Field(description="one entry for each automatic value above")
+    number: int = Field(default=1, description="plan 2 is one step smaller than plan 1, and so on")
+    after_run: str | None = Field(
+        default=None, description="the child run that ran out of memory with the plan before"
+    )
 
 
 class Forecast(Contract):

@@ -5,6 +5,7 @@ MinivessError                exit 1
 ├── DataError                files that cannot be paired, read or used
 ├── PlanError                what was asked for does not fit the machine, the data or the network
 ├── TrainingError            a cell that cannot go on
+│   └── OutOfMemory          what is run takes more memory than there is
 ├── StoreError               MLflow does not answer, or does not hold what was asked for
 ├── OrchestrationError       Prefect, locks, ports
 └── ServingError             export, parity or smoke test failed
@@ -48,6 +49,10 @@ class PlanError(MinivessError):
 
 class TrainingError(MinivessError):
     """A cell of the grid cannot go on."""
+
+
+class OutOfMemory(TrainingError):  # noqa: N818 (its name is the tag error_type of spec 4.7)
+    """What is run takes more memory than there is; MLflow shows this name as `error_type`."""
 
 
 class StoreError(MinivessError):

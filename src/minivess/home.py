@@ -51,6 +51,11 @@ class Home:
         return self.root / "profile_cache"
 
     @property
+    def footprints(self) -> Path:
+        """Divisors and memory of networks, by content."""
+        return self.root / "footprints"
+
+    @property
     def cells(self) -> Path:
         """One folder for each cell key."""
         return self.root / "cells"

@@ -77,7 +77,7 @@ def logits(
         blended = sliding_window_inference(
             torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None],
             roi_size=roi((x, y, z), window, divisor),
-            sw_batch_size=_at_once(window.patch_size, device),
+            sw_batch_size=at_once(window.patch_size, device),
             predictor=lambda part: forward(part).float(),
             overlap=window.overlap,
             mode="gaussian",
@@ -88,7 +88,8 @@ def logits(
     return result
 
 
-def _at_once(patch: Shape, device: str) -> int:
+def at_once(patch: Shape, device: str) -> int:
+    """How many windows go through the network together."""
     voxels = CPU_VOXELS if device == "cpu" else GPU_VOXELS
     return max(1, min(WINDOWS_AT_ONCE, voxels // math.prod(patch)))
 

@@ -14,11 +14,11 @@ Ingredients = dict[str, Any]
 
 DATA_CODE = ("data",)
 CELL_CODE = (
-    "data", "networks.py", "losses.py", "loss_terms.py", "soft_skeleton.py", "training",
-    "inference.py", "evaluation", "compute",
+    "data", "networks.py", "architectures.py", "losses.py", "loss_terms.py", "soft_skeleton.py",
+    "training", "inference.py", "evaluation", "compute",
 )  # fmt: skip
-ANALYSIS_CODE = ("analysis", "inference.py", "evaluation", "networks.py")
-DEPLOYMENT_CODE = ("serving", "inference.py", "networks.py")
+ANALYSIS_CODE = ("analysis", "inference.py", "evaluation", "networks.py", "architectures.py")
+DEPLOYMENT_CODE = ("serving", "inference.py", "networks.py", "architectures.py")
 NUMERIC_PACKAGES = ("torch", "monai", "numpy")
 
 

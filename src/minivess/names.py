@@ -19,6 +19,12 @@ KIND = "minivess.kind"
 NOTE = "mlflow.note.content"
 PARENT = "mlflow.parentRunId"
 PUBLISHED = "minivess.published"
+ERROR_TYPE = "error_type"
+RESTART_OF = "restart_of"
+NEXT_PLAN = "next_plan"
+
+# Values of ERROR_TYPE for a process that died without a word; its last file is in the kernel.
+PROCESS_DIED, OUT_OF_MEMORY_KILL = "ProcessDied", "OutOfMemoryKill"
 
 # Params that carry lineage.
 DATASET_NAME = "data_dataset_name"
@@ -46,6 +52,8 @@ HISTORY = "metric_history.json"
 PROFILE_ARTIFACT = "dataset/dataset_profile.json"
 DVC_ARTIFACT = "dataset/curated.dvc"
 PLAN_ARTIFACT = "config/compute_plan.json"
+PLAN_PAGE_ARTIFACT = "config/compute_plan.md"
+NEXT_PLAN_ARTIFACT = "config/next_compute_plan.json"
 INGREDIENTS_ARTIFACT = "lineage/key.json"
 UPSTREAM_ARTIFACT = "lineage/upstream.json"
 SPEC_ARTIFACT = f"evaluation/{CELL_SPEC}"

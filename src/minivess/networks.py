@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minivess.config import ModelConfig, imported
-from minivess.contracts import Network, Shape
+from minivess.contracts import Limits, Network, Shape
 from minivess.errors import PlanError, TrainingError
 
 if TYPE_CHECKING:
@@ -39,15 +39,7 @@ def resolve(
     Raises:
         PlanError: strides or kernels that do not fit the levels.
     """
-    levels = len(model.filters)
-    strides = automatic_strides(levels, min_shape) if model.strides == "auto" else model.strides
-    kernels = _kernels(model.kernel_size, strides, min_shape)
-    for name, given in (("strides", strides), ("kernel_size", kernels)):
-        if len(given) != levels:
-            raise PlanError(
-                f"Model {model.name} has {levels} levels (filters) but {len(given)} {name}.",
-                remedy=f"leave out {name}, or give one for each of the {levels} levels",
-            )
+    strides, kernels = _levels(model, min_shape)
     return Network(
         name=model.name,
         family=model.family,
@@ -61,7 +53,32 @@ def resolve(
         deep_supervision=model.deep_supervision,
         dropout=model.dropout,
         arguments=model.arguments,
+        limits=_limits(model),
     )
+
+
+def _limits(model: ModelConfig) -> Limits:
+    asked = model.model_dump(include=set(Limits.model_fields))
+    factor = asked["divisibility_factor"]
+    if isinstance(factor, int):
+        asked["divisibility_factor"] = (factor, factor, factor)
+    return Limits(**asked)
+
+
+def _levels(model: ModelConfig, min_shape: Shape) -> tuple[tuple[Shape, ...], tuple[Shape, ...]]:
+    """(strides, kernels) of each level, or nothing for a network that has its own."""
+    if model.strides == "own":
+        return (), ()
+    levels = len(model.filters)
+    strides = automatic_strides(levels, min_shape) if model.strides == "auto" else model.strides
+    kernels = _kernels(model.kernel_size, strides, min_shape)
+    for name, given in (("strides", strides), ("kernel_size", kernels)):
+        if len(given) != levels:
+            raise PlanError(
+                f"Model {model.name} has {levels} levels (filters) but {len(given)} {name}.",
+                remedy=f"leave out {name}, or give one for each of the {levels} levels",
+            )
+    return strides, kernels
 
 
 def automatic_strides(levels: int, min_shape: Shape) -> tuple[Shape, ...]:
@@ -203,8 +220,23 @@ def divisor(network: Network) -> Shape:
 def _divisor(record: str) -> Shape:
     network = Network.model_validate_json(record)
     module = _shapes_only(network).eval()
+    given = network.limits.divisibility_factor
+    if given is not None:
+        return _proven(module, network, given)
     found = [_axis_divisor(module, network, axis) for axis in range(3)]
     return (found[0], found[1], found[2])
+
+
+def _proven(module: nn.Module, network: Network, given: Shape) -> Shape:
+    """A divisor that the model file gives, once the network has taken an odd multiple of it."""
+    odd = (5 * given[0], 5 * given[1], 5 * given[2])
+    if not _passes(module, network, odd):
+        raise PlanError(
+            f"configs/models/{network.name}.yaml gives divisibility_factor={list(given)}, but the "
+            f"network refuses {odd[0]}x{odd[1]}x{odd[2]} voxels.",
+            remedy="leave out divisibility_factor, so that it is found from the network",
+        )
+    return given
 
 
 def _axis_divisor(module: nn.Module, network: Network, axis: int) -> int:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from minivess import config
-from minivess.compute import forecast, plan
+from minivess.compute import forecast, page, plan
 from minivess.contracts import ComputePlan, DatasetProfile, Forecast, Hardware, Network
 from minivess.errors import UsageError
 
@@ -78,9 +78,13 @@ def test_a_loss_that_does_not_exist_is_found_before_training(
 
 def test_the_decision_is_shown_whole(make_scene: Callable[..., Scene]) -> None:
     scene = make_scene()
-    text = forecast.render(scene[2], cost(scene), scene[4])
+    found = cost(scene)
+    text = page.text(scene[2], found, scene[4])
+    table = page.markdown(scene[2], found, scene[4])
     for name, choice in scene[2].choices.items():
         assert name in text
+        assert f"| {name} | {page.shown(choice.value)} | {choice.bound} |" in table
+        assert choice.more in table
         assert "given as" in choice.reason or choice.override in text
     assert "Forecast for 4 cells" in text
     assert max(map(len, text.splitlines())) <= 120

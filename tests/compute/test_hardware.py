@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import psutil
 import pytest
 
 from minivess import config
@@ -58,7 +57,7 @@ def test_a_container_grants_a_share_of_the_cores(
 
 
 def test_a_container_limits_the_memory_and_its_file_cache_is_free(tmp_path: Path) -> None:
-    limit = psutil.virtual_memory().total // 2
+    limit = 4 * GIB
     (tmp_path / "memory.max").write_text(f"{limit}\n")
     (tmp_path / "memory.current").write_text(f"{limit // 2}\n")
     (tmp_path / "memory.stat").write_text(f"anon 1\ninactive_file {limit // 4}\n")
@@ -68,7 +67,7 @@ def test_a_container_limits_the_memory_and_its_file_cache_is_free(tmp_path: Path
 
 
 def test_a_limit_above_the_machine_is_none(tmp_path: Path) -> None:
-    (tmp_path / "memory.limit_in_bytes").write_text("9223372036854771712")
+    (tmp_path / "memory.limit_in_bytes").write_text("9223372036854771712\n")
     (tmp_path / "memory.usage_in_bytes").write_text("1000")
     assert hardware.memory_limit(tmp_path) is None
 

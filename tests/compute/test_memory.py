@@ -6,11 +6,14 @@ import json
 import math
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from minivess.compute import memory
+from minivess import config, losses, networks
+from minivess.compute import memo, memory
 from minivess.contracts import Network
 
 PLAIN = {"precision": "none", "optimizer": "adamw", "checkpointing": False}
@@ -69,3 +72,70 @@ def test_deep_supervision_is_counted(make_network: Callable[..., Network]) -> No
     size = {"patch": (64, 64, 16), "batch": 4}
     deep = make_network(deep_supervision=True)
     assert memory.predict(deep, **size, **PLAIN) > memory.predict(make_network(), **size, **PLAIN)
+
+
+def test_a_hungrier_loss_takes_more(make_network: Callable[..., Network]) -> None:
+    network, size = make_network(), {"patch": (64, 64, 16), "batch": 2}
+    plain, skeletons = (
+        memory.predict(network, **size, **PLAIN, losses=[losses.resolve(config.loss(name))])
+        for name in ("dice_ce", "dice_ce_cldice")
+    )
+    assert memory.predict(network, **size, **PLAIN) <= plain < skeletons
+
+
+def test_judging_a_volume_takes_room_for_its_logits(make_network: Callable[..., Network]) -> None:
+    small, large = (
+        memory.predict_window(
+            make_network(), patch=(64, 64, 16), volume=volume, device="cpu", precision="none",
+            optimizer="adamw",
+        )
+        for volume in ((64, 64, 16), (512, 512, 100))
+    )  # fmt: skip
+    assert large - small == pytest.approx((512 * 512 * 100 - 64 * 64 * 16) * 7 * 4 / 1024**3)
+
+
+def test_numbers_of_a_model_file_take_the_place_of_what_is_found(
+    make_network: Callable[..., Network],
+) -> None:
+    network = make_network(vram_base_mb=1024, vram_per_voxel_train_bytes=1024)
+    found = memory.predict(network, patch=(64, 64, 16), batch=16, **PLAIN)
+    assert found == pytest.approx(1 + 1)
+    based = make_network(vram_base_mb=10240)
+    assert memory.predict(based, patch=(16, 16, 16), batch=1, **PLAIN) == pytest.approx(10, rel=0.1)
+
+
+def test_what_was_found_is_read_back_by_another_process(
+    make_network: Callable[..., Network], tmp_path: Path
+) -> None:
+    ask = {"patch": (64, 64, 16), "batch": 2, **PLAIN, "cache": tmp_path}
+    memo.KNOWN.clear()
+    first = memory.predict(make_network(), **ask)
+    memo.KNOWN.clear()
+    begun = time.process_time()
+    assert memory.predict(make_network(), **ask) == first
+    assert time.process_time() - begun < 0.1
+    memory.predict(make_network(filters=[4, 8, 8]), **ask)
+    assert len(list(tmp_path.glob("*.json"))) == 4  # divisor and line of two networks
+
+
+def test_a_torn_record_is_found_again(make_network: Callable[..., Network], tmp_path: Path) -> None:
+    ask = {"patch": (64, 64, 16), "batch": 2, **PLAIN, "cache": tmp_path}
+    memo.KNOWN.clear()
+    first = memory.predict(make_network(), **ask)
+    for file in tmp_path.glob("*.json"):
+        file.write_text("[1,")
+    memo.KNOWN.clear()
+    assert memory.predict(make_network(), **ask) == first
+
+
+@pytest.mark.parametrize("name", ["unet", "segresnet", "swinunetr", "vista3d"])
+def test_every_shipped_network_is_sized_with_its_sliding_window(name: str) -> None:
+    narrow = {"unet": [4, 8], "segresnet": [8, 16], "swinunetr": [12], "vista3d": [8, 16]}
+    model = config.model(name, {"filters": narrow[name]})
+    network = networks.resolve(model, in_channels=1, out_channels=2, min_shape=(64, 64, 32))
+    step = memory.predict(network, patch=(64, 64, 32), batch=2, **PLAIN)
+    window = memory.predict_window(
+        network, patch=(64, 64, 32), volume=(64, 64, 32), device="cpu", precision="none",
+        optimizer="adamw",
+    )  # fmt: skip
+    assert memory.PROCESS_GB < window < step

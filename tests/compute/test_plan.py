@@ -205,7 +205,7 @@ def test_a_large_cache_set_by_hand_warns(
     make_plan: Callable[..., ComputePlan], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        make_plan("training.cache_rate=1.0", shapes=[(512, 512, 100)] * 40, ram_available_gb=6.5)
+        make_plan("training.cache_rate=1.0", shapes=[(512, 512, 100)] * 40, ram_available_gb=6.9)
     assert "training.cache_rate=1" in caplog.text
 
 
@@ -268,3 +268,53 @@ def test_a_volume_below_the_divisor_is_named(
     network = make_network(strides=((1, 1, 1), (2, 2, 2), (2, 2, 2)))
     with pytest.raises(PlanError, match="v1 has 3 voxels along z"):
         plan.safe_patch(network, make_profile([(64, 64, 9), (64, 64, 3)]))
+
+
+@pytest.fixture
+def make_limited(
+    make_network: Callable[..., Network],
+    make_profile: Callable[..., DatasetProfile],
+    make_machine: Callable[..., Hardware],
+) -> Callable[..., ComputePlan]:
+    """Plan with what the model's own file says."""
+
+    def make(*words: str, **said: Any) -> ComputePlan:
+        network = make_network((64, 64, 16), **said)
+        profile = make_profile([(64, 64, 16)] * 3)
+        machine = make_machine(bf16_is_fast=True)
+        return plan.resolve(config.load([], list(words)), network, profile, machine, n_train=2)
+
+    return make
+
+
+def test_a_model_file_may_limit_the_patch(make_limited: Callable[..., ComputePlan]) -> None:
+    chosen = make_limited(max_patch_xy=40, max_patch_z=8)
+    assert chosen.patch_size == (40, 40, 8)
+    assert "configs/models/dynunet.yaml" in chosen.choices["patch_size"].bound
+
+
+def test_a_model_file_may_refuse_mixed_precision(
+    make_limited: Callable[..., ComputePlan],
+) -> None:
+    assert make_limited().mixed_precision == "bf16"
+    assert make_limited(supports_amp=False).mixed_precision == "none"
+    with pytest.raises(PlanError, match="supports_amp"):
+        make_limited("training.mixed_precision=bf16", supports_amp=False)
+
+
+def test_a_model_file_may_give_divisor_and_memory(
+    make_limited: Callable[..., ComputePlan],
+) -> None:
+    chosen = make_limited(divisibility_factor=16, vram_base_mb=512, vram_per_voxel_train_bytes=1024)
+    assert chosen.divisor == (16, 16, 16)
+    assert chosen.predicted_memory_gb == pytest.approx(0.5 + 64 * 64 * 16 / 1024**2, abs=1e-3)
+
+
+def test_the_limit_that_a_patch_meets_is_named_with_what_one_more_step_would_need(
+    make_plan: Callable[..., ComputePlan],
+) -> None:
+    patch = make_plan(shapes=[(50, 66, 5), (64, 70, 40)]).choices["patch_size"]
+    assert patch.bound == "smallest volume (v0) along xz, tier cpu along y"
+    assert "48x68x5 would need" in patch.more
+    short = make_plan("compute.profile=gpu_high", shapes=[(128, 128, 32)] * 3, ram_available_gb=1.2)
+    assert short.choices["patch_size"].bound == "memory"

@@ -101,12 +101,12 @@ def test_a_pattern_that_fits_nothing_is_named_with_files_that_are_there(tmp_path
 
 def test_what_does_not_pair_is_listed(tmp_path: Path) -> None:
     lay(tmp_path, "images/a.nii.gz", "labels/a.nii.gz", "images/b.nii.gz", "labels/c.nii.gz")
-    lay(tmp_path, "old/a.nii.gz", "images/d.tif", "notes.txt", ".cache/e.nii.gz")
+    lay(tmp_path, "old/a.nii.gz", "images/d.mhd", "notes.txt", ".cache/e.nii.gz")
     found = pair(tmp_path)
     assert [path.name for path in found.unpaired_images] == ["b.nii.gz"]
     assert [path.name for path in found.unpaired_labels] == ["c.nii.gz"]
     assert sorted(path.relative_to(tmp_path).as_posix() for path in found.left) == [
-        "images/d.tif",
+        "images/d.mhd",
         "old/a.nii.gz",
     ]
 
@@ -120,8 +120,8 @@ def test_a_case_that_is_there_twice_is_taken_once_and_said(tmp_path: Path) -> No
 
 
 FOLDERS = {
-    "empty": ((), "holds no NIfTI"),
-    "tiff": (("images/a.tif", "labels/a.tif"), r"2 \.tif files"),
+    "empty": ((), "holds no volume"),
+    "arrays": (("images/a.npy", "labels/a.npy"), r"2 \.npy files"),
     "no label": (("images/a.nii.gz",), "No image .* has a label"),
     "strangers": (("images/a.nii.gz", "labels/b.nii.gz"), "No image .* has a label"),
 }

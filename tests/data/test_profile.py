@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +18,8 @@ from minivess.contracts import DatasetProfile
 from minivess.data import profile as profiles
 from minivess.data.cases import pair
 from minivess.data.index import Index
-from minivess.data.measurement import intensities, measure
+from minivess.data.intensities import spread
+from minivess.data.measurement import measure
 from minivess.errors import DataError
 from minivess.home import Home
 from tests.conftest import shared, tube, write_nifti
@@ -58,7 +61,7 @@ def summarised(measured: profiles.Measured, **label_map: int) -> DatasetProfile:
 )
 @settings(max_examples=60, deadline=None)
 def test_intensities_agree_with_numpy(image: np.ndarray) -> None:
-    found = intensities(image)
+    found = spread(image).numbers()
     exact = image.astype(np.float64)
     assert found["intensity_min"] == exact.min()
     assert found["intensity_max"] == exact.max()
@@ -132,6 +135,60 @@ def test_one_changed_volume_is_measured_alone(make_dataset: MakeDataset, run) ->
     assert after.stats[0] == before.stats[0]
     assert after.stats[1] != before.stats[1]
     assert after.dataset_hash != before.dataset_hash
+
+
+def test_touching_one_of_300_volumes_measures_none_and_changing_it_one(tmp_path: Path, run) -> None:
+    root = tmp_path / "many"
+    image, mask = tube((12, 12, 6), seed=0)
+    for index in range(300):
+        image[0, 0, 0] = index
+        write_nifti(root / "images" / f"v{index:03d}.nii", image)
+        write_nifti(root / "labels" / f"v{index:03d}.nii", mask)
+    assert run(root).rescanned == 300
+    (root / "images" / "v150.nii").touch()
+    assert run(root).rescanned == 0
+    write_nifti(root / "images" / "v150.nii", image[::-1].copy())
+    assert run(root).rescanned == 1
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"stats": 1}', '{"stats": {}, "findings": []}']
+)
+def test_a_damaged_cache_entry_is_made_again(
+    make_dataset: MakeDataset, run, home: Home, content: str
+) -> None:
+    root = make_dataset(2)
+    before = run(root)
+    entry = next((home.profile_cache / "volumes").iterdir())
+    entry.write_text(content)
+    after = run(root)
+    assert after.rescanned == 1
+    assert after.stats == before.stats
+    assert run(root).rescanned == 0
+
+
+PROFILE = """
+import sys
+from pathlib import Path
+from minivess.config import DataConfig
+from minivess.data import cases, index, profile
+root, cache = map(Path, sys.argv[1:3])
+pairing = cases.pair(root)
+paths = [path for case in pairing.cases for path in (case.image, case.label)]
+hashes = index.Index(cache / "index.json").hashes(paths)
+print(len(profile.profile(pairing, hashes, config=DataConfig(), cache=cache).stats))
+"""
+
+
+def test_two_processes_that_share_a_cache_do_no_harm(
+    make_dataset: MakeDataset, run, home: Home
+) -> None:
+    root = make_dataset(6)
+    command = [sys.executable, "-c", PROFILE, root, home.profile_cache]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate(timeout=120)[0] for process in both] == ["6\n", "6\n"]
+    measured = run(root)
+    assert (measured.rescanned, len(measured.stats)) == (0, 6)
 
 
 def test_a_renamed_volume_is_known_by_its_bytes(make_dataset: MakeDataset, run) -> None:

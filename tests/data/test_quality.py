@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 
@@ -15,8 +14,6 @@ from minivess.data.cases import pair
 from minivess.data.measurement import measure
 from minivess.data.quality import check_pairing, check_set, proposed_map, robust_z
 from tests.conftest import tube, write_nifti
-
-Make = Callable[[Path], Case]
 
 
 def case_of(
@@ -36,92 +33,6 @@ def case_of(
             spacing.get("label_spacing", spacing.get("spacing", (1, 1, 1))),
         ),
     )
-
-
-def with_text(root: Path) -> Case:
-    case = case_of(root)
-    case.image.write_text("no volume")
-    return case
-
-
-def with_truncated_label(root: Path) -> Case:
-    case = case_of(root)
-    case.label.write_bytes(case.label.read_bytes()[:100])
-    return case
-
-
-def with_nan(root: Path) -> Case:
-    image = tube((16, 18, 6), seed=0)[0].astype(np.float32)
-    image[3, 3, 3] = np.nan
-    return case_of(root, image)
-
-
-def with_zero_spacing(root: Path) -> Case:
-    case = case_of(root)
-    image = nib.load(case.image)
-    header = image.header.copy()
-    header["pixdim"][1:4] = (1e-7, 1, 1)
-    header.set_xyzt_units("mm")
-    header["sform_code"] = 0
-    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), None, header), case.image)
-    return case
-
-
-GENERATED: dict[str, tuple[Make, str, str]] = {
-    "text": (with_text, "unreadable", "error"),
-    "truncated label": (with_truncated_label, "unreadable", "error"),
-    "2-D": (lambda r: case_of(r, np.ones((8, 8), np.uint8)), "wrong_dimensions", "error"),
-    "4-D": (lambda r: case_of(r, np.ones((8, 8, 4, 2), np.uint8)), "wrong_dimensions", "error"),
-    "one slice": (
-        lambda r: case_of(
-            r, np.arange(64, dtype=np.int16).reshape(8, 8, 1), np.ones((8, 8, 1), np.uint8)
-        ),
-        "wrong_dimensions",
-        "error",
-    ),
-    "other shape": (
-        lambda r: case_of(r, label=np.ones((16, 18, 5), np.uint8)),
-        "shape_mismatch",
-        "error",
-    ),
-    "nan": (with_nan, "non_finite", "error"),
-    "constant": (lambda r: case_of(r, np.full((16, 18, 6), 7, np.int16)), "constant", "error"),
-    "fractions": (
-        lambda r: case_of(r, label=np.full((16, 18, 6), 0.3, np.float32)),
-        "label_values",
-        "error",
-    ),
-    "other place": (
-        lambda r: case_of(r, label_spacing=(1, 1, 3)),
-        "affine_mismatch",
-        "warning",
-    ),
-    "no foreground": (
-        lambda r: case_of(r, label=np.zeros((16, 18, 6), np.uint8)),
-        "empty_label",
-        "warning",
-    ),
-    "tiny voxels": (with_zero_spacing, "implausible_spacing", "warning"),
-    "three slices": (
-        lambda r: case_of(
-            r, np.arange(192, dtype=np.int16).reshape(8, 8, 3), np.ones((8, 8, 3), np.uint8)
-        ),
-        "few_slices",
-        "warning",
-    ),
-}
-
-
-@pytest.mark.parametrize("what", GENERATED)
-def test_a_bad_volume_has_its_code_and_severity(tmp_path: Path, what: str) -> None:
-    make, code, severity = GENERATED[what]
-    stats, findings = measure(make(tmp_path), config=DataConfig())
-    found = {finding.code: finding for finding in findings}
-    assert code in found
-    assert found[code].severity == severity
-    assert found[code].case == "a"
-    assert found[code].remedy
-    assert (stats is None) == (severity == "error")
 
 
 def test_a_good_volume_has_no_findings(tmp_path: Path) -> None:

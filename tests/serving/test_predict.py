@@ -7,6 +7,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import tifffile
 
 from minivess import networks
 from minivess.contracts import Network, Window
@@ -51,6 +52,15 @@ def test_a_mask_lies_on_the_grid_of_its_volume(
     assert np.array_equal(mask.affine, image.affine)
     assert mask.header.get_zooms() == image.header.get_zooms()
     assert mask.get_data_dtype() == np.uint8
+
+
+def test_a_stack_gives_a_nifti_mask(tmp_path: Path, how: dict[str, Any]) -> None:
+    image, _ = tube((20, 17, 5), 1)
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in" / "a.ome.tif", image.T)
+    (path,) = predict.predict(tmp_path / "in", tmp_path / "out", **how)
+    assert path.name == "a_mask.nii.gz"
+    assert nib.load(path).shape == image.shape
 
 
 def test_a_file_may_name_its_mask(inputs: Path, tmp_path: Path, how: dict[str, Any]) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import httpx
 import nibabel as nib
+import nrrd
 import numpy as np
 import psutil
 import pytest
+import tifffile
 import yaml
 
 from minivess import networks
@@ -118,6 +120,26 @@ def test_json_describes_the_mask_and_holds_it(
 def ask_raw(address: str, content: bytes) -> httpx.Response:
     """Upload bytes as a volume."""
     return httpx.post(f"{address}/predict", files={"image": ("v.nii.gz", content)}, timeout=60)
+
+
+@pytest.mark.parametrize("ending", [".tif", ".nrrd", ".mha"])
+def test_a_volume_is_known_by_its_first_bytes(
+    address: str, case: Case, tmp_path: Path, ending: str
+) -> None:
+    array = volume.read(case.image).array
+    path = tmp_path / f"a{ending}"
+    if ending == ".tif":
+        tifffile.imwrite(path, array.T)
+    elif ending == ".nrrd":
+        nrrd.write(str(path), array)
+    else:
+        size = " ".join(map(str, array.shape))
+        text = f"ObjectType = Image\nDimSize = {size}\nElementType = MET_USHORT\n"
+        path.write_bytes(f"{text}ElementDataFile = LOCAL\n".encode() + array.tobytes(order="F"))
+    (tmp_path / "same.nii.gz").write_bytes(ask_raw(address, path.read_bytes()).content)
+    (tmp_path / "mask.nii.gz").write_bytes(ask_raw(address, case.image.read_bytes()).content)
+    same, mask = (volume.read(tmp_path / f"{name}.nii.gz") for name in ("same", "mask"))
+    assert np.array_equal(same.array, mask.array)
 
 
 def header_of(shape: tuple[int, ...]) -> bytes:

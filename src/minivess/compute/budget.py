@@ -28,14 +28,26 @@ Precision = Literal["none", "bf16", "fp16"]
 
 
 def precision(
-    config: ExperimentConfig, start: TierConfig, hardware: Hardware, device: Device
+    config: ExperimentConfig,
+    network: Network,
+    start: TierConfig,
+    hardware: Hardware,
+    device: Device,
 ) -> Reasoned[Precision]:
     """Mixed precision of a step.
 
     Raises:
-        PlanError: fp16 on a CPU.
+        PlanError: fp16 on a CPU, or a network whose file says supports_amp: false.
     """
     asked = config.training.mixed_precision
+    if not network.limits.supports_amp:
+        if asked not in {"auto", "none"}:
+            raise PlanError(
+                f"training.mixed_precision={asked} is given, but "
+                f"configs/models/{network.name}.yaml says supports_amp: false.",
+                remedy="leave out one of the two",
+            )
+        return "none", f"configs/models/{network.name}.yaml says supports_amp: false"
     if asked != "auto":
         if asked == "fp16" and device == "cpu":
             raise PlanError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -13,13 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from minivess import config as configuration
 from minivess import inference, losses, networks
 from minivess.compute.budget import loaded_gb
-from minivess.compute.patch import shape_text, shapes_of
+from minivess.compute.patch import shapes_of
 from minivess.config import ExperimentConfig
 from minivess.contracts import (
+    CellResult,
     ComputePlan,
     DatasetProfile,
     Forecast,
-    Hardware,
     Network,
     Window,
 )
@@ -40,8 +39,6 @@ JUDGE_S_PER_MEGAVOXEL = 0.15
 
 CELL_GB = 0.02
 """Logs, figures, configuration and metrics of one cell."""
-
-WIDTH = 100
 
 
 class Times(NamedTuple):
@@ -76,7 +73,8 @@ def forecast(
         seconds_per_step=times.step,
         seconds_per_epoch=epoch,
         total_hours=cells * training.max_epochs * epoch / 3600,
-        ram_gb=plan.predicted_memory_gb + plan.cache_rate * loaded_gb(config, network, profile),
+        ram_gb=max(plan.predicted_memory_gb, plan.predicted_window_gb)
+        + plan.cache_rate * loaded_gb(config, network, profile),
         disk_gb=cells * _cell_gb(network),
         method=f"{times.steps} training steps and one window of the sliding window were timed on "
         "random data; loading and metrics are estimates; early stopping would end sooner",
@@ -106,6 +104,25 @@ def _cell_gb(network: Network) -> float:
     """
     weights = networks.parameters(networks.initial(network, seed=0)) * 4 / 1024**3
     return CELL_GB + (2 + 2 * 3) * weights + (2 + 3) * weights
+
+
+def forecast_metrics(cost: Forecast, epochs: int) -> dict[str, float]:
+    """What was expected of one cell of this many epochs."""
+    return {
+        "forecast_seconds_per_epoch": cost.seconds_per_epoch,
+        "forecast_seconds": cost.seconds_per_epoch * epochs,
+        "forecast_memory_gb": cost.ram_gb,
+        "forecast_disk_gb": cost.disk_gb / max(cost.cells, 1),
+    }
+
+
+def actual_metrics(result: CellResult) -> dict[str, float]:
+    """What one cell took, beside its forecast; disk as far as its own files go."""
+    return {
+        "actual_seconds_per_epoch": result.training_time_seconds / max(result.epochs, 1),
+        "actual_seconds": result.training_time_seconds,
+        "actual_disk_gb": sum(result.files.values()) / 1024**3,
+    }
 
 
 # --- probe --------------------------------------------------------------------------------
@@ -212,56 +229,3 @@ def _tubes(network: Network, plan: ComputePlan) -> tuple[Tensor, Tensor]:
     volume = target.float().repeat(1, network.in_channels, 1, 1, 1)
     noise = torch.linspace(-1, 1, volume.numel()).sin().reshape(volume.shape)
     return (volume + noise).to(plan.device), target.to(plan.device)
-
-
-# --- for the terminal ---------------------------------------------------------------------
-
-
-def render(plan: ComputePlan, forecast: Forecast, hardware: Hardware) -> str:
-    """The whole decision as plain text: what was measured, each value, why, how to override it."""
-    return "\n".join([*_machine(hardware), "", *_table(plan), "", *_cost(plan, forecast)])
-
-
-def _machine(hardware: Hardware) -> list[str]:
-    gpu = f"{hardware.gpu_count} x {hardware.gpu_model}, {hardware.gpu_vram_gb or 0:.0f} GB"
-    return [
-        f"Machine ({hardware.environment}): {hardware.cpu_model}, {hardware.cores} cores; "
-        f"{hardware.ram_available_gb:.1f} of {hardware.ram_total_gb:.1f} GB memory free; "
-        f"{gpu if hardware.gpu_count else 'no GPU'}; {hardware.disk_free_gb:.0f} GB disk free"
-    ]
-
-
-def _table(plan: ComputePlan) -> list[str]:
-    names = max(len(name) for name in plan.choices)
-    values = max(len(_shown(choice.value)) for choice in plan.choices.values())
-    lines = []
-    for name, choice in plan.choices.items():
-        head = f"{name:<{names}}  {_shown(choice.value):<{values}}  "
-        indent = " " * len(head)
-        reason = textwrap.wrap(choice.reason, WIDTH - len(head)) or [""]
-        lines += [head + reason[0], *(indent + line for line in reason[1:])]
-        if "given as" not in choice.reason:
-            lines.append(f"{indent}to override: {choice.override}")
-    for case, missing in plan.padded.items():
-        lines.append(f"padded: {case} by {shape_text(missing)} voxels")
-    return lines
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        x, y, z = value
-        return shape_text((x, y, z))
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _cost(plan: ComputePlan, forecast: Forecast) -> list[str]:
-    hours = forecast.total_hours
-    total = f"{hours * 60:.1f} min" if hours < 1 else f"{hours:.1f} h"
-    return [
-        f"Memory of a step: {plan.predicted_memory_gb:.2f} GB of {plan.memory_budget_gb:.1f} GB "
-        "that may be used",
-        f"Forecast for {forecast.cells} cells: {total} ({forecast.seconds_per_step:.3f} s per "
-        f"step, {forecast.seconds_per_epoch:.1f} s per epoch), {forecast.ram_gb:.1f} GB memory, "
-        f"{forecast.disk_gb:.2f} GB disk",
-        *textwrap.wrap(f"How it was measured: {forecast.method}.", WIDTH),
-    ]

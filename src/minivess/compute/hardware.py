@@ -6,8 +6,9 @@ import logging
 import os
 import platform
 import shutil
+from contextlib import suppress
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import psutil
 
@@ -23,6 +24,8 @@ CONTAINER_MARKS = (Path("/.dockerenv"), Path("/run/.containerenv"))
 CLOUD_VENDORS = ("amazon", "google", "microsoft", "digitalocean", "openstack", "hetzner", "alibaba")
 FAST_BF16 = frozenset({"avx512_bf16", "amx_bf16"})
 BF16_COMPUTE_CAPABILITY = 8
+UNLIMITED = 2**60
+"""Version 1 of control groups writes a number near 2**63 where there is no limit."""
 
 
 class Gpu(NamedTuple):
@@ -34,6 +37,22 @@ class Gpu(NamedTuple):
     vram_gb: float
     free_gb: float
     capability: int
+    is_slice: bool = False
+
+
+class Readings(NamedTuple):
+    """What the machine says of itself; tests replay recorded ones. Sizes in bytes."""
+
+    root: Path
+    """Below it lie proc, sys and the marks of containers."""
+    affinity: int
+    ram_total: int
+    ram_available: int
+    swap_total: int
+    swap_used: int
+    shm: int | None
+    nvml: Any
+    """The module pynvml, or what answers like it."""
 
 
 def detect(
@@ -42,28 +61,52 @@ def detect(
     vram_gb: float | None = None,
     env: Environment,
     disk: Path,
+    readings: Readings | None = None,
 ) -> Hardware:
     """Measure the machine; `ram_gb` and `vram_gb` cap what may be used, `disk` is written to."""
-    total, available = memory()
-    swap = psutil.swap_memory()
-    driver, every = gpus()
+    readings = readings or read()
+    total, available = memory(readings)
+    driver, every = gpus(readings.nvml)
     gpu = visible(every, env.cuda_visible_devices)
     first = gpu[0] if gpu else None
     return Hardware(
-        environment=place(env),
-        cpu_model=cpu_model(),
-        cores=cores(),
+        environment=place(env, readings.root),
+        cpu_model=cpu_model(readings.root),
+        cores=cores(readings),
         ram_total_gb=min(total, ram_gb or total),
         ram_available_gb=min(available, ram_gb or available),
-        swap_total_gb=swap.total / GIB,
-        swap_used_gb=swap.used / GIB,
+        swap_total_gb=readings.swap_total / GIB,
+        swap_used_gb=readings.swap_used / GIB,
         gpu_count=len(gpu),
         gpu_model=first.model if first else None,
         gpu_vram_gb=_capped(first.vram_gb, vram_gb) if first else None,
         gpu_free_gb=_capped(first.free_gb, vram_gb) if first else None,
-        gpu_driver=driver if first else None,
+        gpu_driver=driver,
         disk_free_gb=disk_free(disk),
-        bf16_is_fast=(first.capability >= BF16_COMPUTE_CAPABILITY if first else cpu_has_bf16()),
+        bf16_is_fast=(
+            first.capability >= BF16_COMPUTE_CAPABILITY if first else cpu_has_bf16(readings.root)
+        ),
+        shm_gb=None if readings.shm is None else readings.shm / GIB,
+        gpu_is_slice=first.is_slice if first else False,
+    )
+
+
+def read() -> Readings:
+    """This machine."""
+    import pynvml
+
+    ram, swap, shm = psutil.virtual_memory(), psutil.swap_memory(), Path("/dev/shm")
+    return Readings(
+        root=Path("/"),
+        affinity=len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1,
+        ram_total=ram.total,
+        ram_available=ram.available,
+        swap_total=swap.total,
+        swap_used=swap.used,
+        shm=shutil.disk_usage(shm).total if shm.is_dir() else None,
+        nvml=pynvml,
     )
 
 
@@ -74,22 +117,27 @@ def _capped(measured: float, limit: float | None) -> float:
 # --- processor and memory -----------------------------------------------------------------
 
 
-def cores() -> int:
+def cores(readings: Readings) -> int:
     """Cores that this process may use: affinity and container quota respected."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    quotas = [cpu_quota(group) for group in control_groups("cpu")]
-    return max(1, round(min([allowed or 1, *(quota for quota in quotas if quota)])))
+    quotas = [cpu_quota(group) for group in _groups("cpu", readings.root)]
+    return max(1, round(min([readings.affinity, *(quota for quota in quotas if quota)])))
 
 
-def memory() -> tuple[float, float]:
+def memory(readings: Readings | None = None) -> tuple[float, float]:
     """(total, available) GiB of this machine or container; swap never counts."""
-    machine = psutil.virtual_memory()
-    total, available = machine.total / GIB, machine.available / GIB
-    for group in control_groups("memory"):
+    readings = readings or read()
+    total, available = readings.ram_total / GIB, readings.ram_available / GIB
+    for group in _groups("memory", readings.root):
         limit = memory_limit(group)
-        if limit is not None:
+        if limit is not None and limit[0] < total:
             total, available = min(total, limit[0]), min(available, limit[0] - limit[1])
     return total, max(available, 0.0)
+
+
+def _groups(controller: str, root: Path) -> list[Path]:
+    return control_groups(
+        controller, table=root / "proc/self/cgroup", root=root / CGROUP.relative_to("/")
+    )
 
 
 def control_groups(
@@ -131,7 +179,7 @@ def memory_limit(group: Path) -> tuple[float, float] | None:
         ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ):
         limit, used = _text(group / limit_name), _text(group / used_name)
-        if limit.isdigit() and used.isdigit() and int(limit) < psutil.virtual_memory().total:
+        if limit.isdigit() and used.isdigit() and int(limit) < UNLIMITED:
             reclaimable = _statistic(group / "memory.stat", cached)
             return int(limit) / GIB, max(0, int(used) - reclaimable) / GIB
     return None
@@ -149,24 +197,24 @@ def _text(file: Path) -> str:
         return ""
 
 
-def cpu_model() -> str:
+def cpu_model(root: Path = Path("/")) -> str:
     """The processor's name, or `unknown`."""
-    lines = _text(Path("/proc/cpuinfo")).splitlines()
+    lines = _text(root / "proc/cpuinfo").splitlines()
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, "") or platform.processor() or "unknown"
 
 
-def cpu_flags() -> frozenset[str]:
+def cpu_flags(root: Path = Path("/")) -> frozenset[str]:
     """Instruction sets that the kernel lists; empty where there is no /proc/cpuinfo."""
-    for line in _text(Path("/proc/cpuinfo")).splitlines():
+    for line in _text(root / "proc/cpuinfo").splitlines():
         if line.startswith("flags"):
             return frozenset(line.partition(":")[2].split())
     return frozenset()
 
 
-def cpu_has_bf16() -> bool:
+def cpu_has_bf16(root: Path = Path("/")) -> bool:
     """Whether the processor multiplies bf16 itself."""
-    return bool(FAST_BF16 & cpu_flags())
+    return bool(FAST_BF16 & cpu_flags(root))
 
 
 def disk_free(folder: Path) -> float:
@@ -179,43 +227,84 @@ def disk_free(folder: Path) -> float:
 # --- GPUs ---------------------------------------------------------------------------------
 
 
-def gpus() -> tuple[str | None, list[Gpu]]:
-    """(driver version, every GPU of the machine); nothing where there is no driver."""
-    import pynvml
-
+def gpus(nvml: Any) -> tuple[str | None, list[Gpu]]:
+    """(driver version, every GPU or slice that answers); nothing where there is no driver."""
+    driver: str | None = None
+    found: list[Gpu] = []
     try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
         return None, []
     try:
-        driver = str(pynvml.nvmlSystemGetDriverVersion())
-        return driver, [_gpu(index) for index in range(pynvml.nvmlDeviceGetCount())]
-    except pynvml.NVMLError as error:
-        log.warning("the GPU driver does not answer (%s); training on the CPU", error)
-        return None, []
+        driver = str(nvml.nvmlSystemGetDriverVersion())
+        for index in range(nvml.nvmlDeviceGetCount()):
+            found += _answering(nvml, index)
+    except nvml.NVMLError as error:
+        log.warning("the GPU driver does not answer (%s); %d GPUs were read", error, len(found))
     finally:
-        pynvml.nvmlShutdown()
+        with suppress(nvml.NVMLError):
+            nvml.nvmlShutdown()
+    return driver, found
 
 
-def _gpu(index: int) -> Gpu:
-    import pynvml
+def _answering(nvml: Any, index: int) -> list[Gpu]:
+    """One GPU, or the slices that it is cut into; nothing if it fell off the bus."""
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        whole = _gpu(nvml, handle, index)
+        slices = _slices(nvml, handle, whole)
+    except nvml.NVMLError as error:
+        log.warning("GPU %d does not answer (%s) and is left out", index, error)
+        return []
+    return [whole] if slices is None else slices
 
-    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    use = pynvml.nvmlDeviceGetMemoryInfo(handle)
+
+def _gpu(nvml: Any, handle: Any, index: int) -> Gpu:
+    use = nvml.nvmlDeviceGetMemoryInfo(handle)
+    try:
+        capability = int(nvml.nvmlDeviceGetCudaComputeCapability(handle)[0])
+    except nvml.NVMLError:
+        capability = 0
     return Gpu(
         number=index,
-        uuid=str(pynvml.nvmlDeviceGetUUID(handle)),
-        model=str(pynvml.nvmlDeviceGetName(handle)),
+        uuid=str(nvml.nvmlDeviceGetUUID(handle)),
+        model=str(nvml.nvmlDeviceGetName(handle)),
         vram_gb=use.total / GIB,
         free_gb=use.free / GIB,
-        capability=int(pynvml.nvmlDeviceGetCudaComputeCapability(handle)[0]),
+        capability=capability,
     )
+
+
+def _slices(nvml: Any, handle: Any, whole: Gpu) -> list[Gpu] | None:
+    """The MIG slices of a GPU, None where it is not cut; CUDA sees slices, not the whole."""
+    try:
+        if not nvml.nvmlDeviceGetMigMode(handle)[0]:
+            return None
+        most = nvml.nvmlDeviceGetMaxMigDeviceCount(handle)
+    except nvml.NVMLError:
+        return None
+    found = []
+    for index in range(most):
+        with suppress(nvml.NVMLError):  # an empty place
+            part = nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)
+            use = nvml.nvmlDeviceGetMemoryInfo(part)
+            found.append(
+                whole._replace(
+                    uuid=str(nvml.nvmlDeviceGetUUID(part)),
+                    model=f"{whole.model} (slice)",
+                    vram_gb=use.total / GIB,
+                    free_gb=use.free / GIB,
+                    is_slice=True,
+                )
+            )
+    return found
 
 
 def visible(every: list[Gpu], listed: str | None) -> list[Gpu]:
     """The GPUs that CUDA_VISIBLE_DEVICES leaves, in its order; a wrong entry ends the list."""
     if listed is None:
-        return every
+        # A process can use one slice only, and CUDA takes the first.
+        return every[:1] if every and every[0].is_slice else every
     found: list[Gpu] = []
     for entry in (word.strip() for word in listed.split(",")):
         match = [gpu for gpu in every if entry in {str(gpu.number)} or _names(entry, gpu.uuid)]
@@ -226,19 +315,19 @@ def visible(every: list[Gpu], listed: str | None) -> list[Gpu]:
 
 
 def _names(entry: str, uuid: str) -> bool:
-    return entry.startswith("GPU-") and uuid.startswith(entry)
+    return entry.startswith(("GPU-", "MIG-")) and uuid.startswith(entry)
 
 
 # --- where we are -------------------------------------------------------------------------
 
 
-def place(env: Environment) -> Place:
+def place(env: Environment, root: Path = Path("/")) -> Place:
     """local, docker, kubernetes, cloud or ci; the most specific that can be seen."""
     if env.kubernetes:
         return "kubernetes"
     if env.ci:
         return "ci"
-    if any(mark.exists() for mark in CONTAINER_MARKS):
+    if any((root / mark.relative_to("/")).exists() for mark in CONTAINER_MARKS):
         return "docker"
-    vendor = _text(Path("/sys/class/dmi/id/sys_vendor")).lower()
+    vendor = _text(root / "sys/class/dmi/id/sys_vendor").lower()
     return "cloud" if any(name in vendor for name in CLOUD_VENDORS) else "local"

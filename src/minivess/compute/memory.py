@@ -1,33 +1,46 @@
-"""How much memory a training step takes, asked of the network itself, without running it.
+"""How much memory a step takes, asked of the network itself, without running it.
 
-The step runs on fake tensors, which have shapes but no contents; torch's memory tracker adds up
-what would be alive. Memory is affine in voxels x batch, so two such steps size any patch.
+Memory is affine in voxels x batch, so two fake steps size any patch. What was found is kept on
+disk by content. A model file may give its own numbers instead.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
-from minivess import networks
-from minivess.contracts import Network, Shape
+from minivess import inference, networks
+from minivess.compute import fake_steps
+from minivess.compute.fake_steps import Optimizer, Precision
+from minivess.compute.memo import remembered
+from minivess.contracts import Loss, Network, Shape
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
+GIB, MIB = 1024**3, 1024**2
 
-GIB = 1024**3
-Precision = Literal["none", "bf16", "fp16"]
-Optimizer = Literal["adamw", "adam", "sgd"]
-
-PROCESS_GB = 0.65
+PROCESS_GB = 0.72
 """Python, torch, MONAI on a CPU; context and kernels on a GPU."""
 
-UNSEEN = 1.15
+UNSEEN = 1.2
 """Convolution workspaces and fragments, which no tensor shows."""
+
+SIDE = 48
+"""Voxels along each axis of the small fake patch: activations outweigh what does not grow."""
+
+BLENDING_MAPS = 3
+"""Maps as large as a volume beside its logits: image, weights of the windows, their sum."""
+
+
+class Line(NamedTuple):
+    """GiB at no voxel, and bytes for each voxel of each patch."""
+
+    base_gb: float
+    per_voxel: float
+
+    def gb(self, voxels: int) -> float:
+        """GiB with so many voxels at once."""
+        return self.base_gb + self.per_voxel * voxels / GIB
 
 
 def predict(
@@ -38,117 +51,117 @@ def predict(
     precision: Precision,
     optimizer: Optimizer,
     checkpointing: bool,
+    losses: Sequence[Loss] = (),
+    cache: Path | None = None,
 ) -> float:
-    """GiB that a training process takes at its peak, the cached volumes not counted."""
-    fixed, per_voxel = _line(network.model_dump_json(), precision, optimizer, checkpointing)
-    return PROCESS_GB + UNSEEN * (fixed + per_voxel * math.prod(patch) * batch) / GIB
+    """GiB that a training process takes at its peak, the cached volumes not counted.
 
-
-@lru_cache(maxsize=64)
-def _line(
-    record: str, precision: Precision, optimizer: Optimizer, checkpointing: bool
-) -> tuple[float, float]:
-    """(bytes at no voxel, bytes per voxel), from two fake steps."""
-    network = Network.model_validate_json(record)
-    small = _probe(network)
-    large = (2 * small[0], small[1], small[2])
-    low, high = (
-        _fake_step(network, patch, precision, optimizer, checkpointing) for patch in (small, large)
+    The hungriest of `losses` counts. `cache` is the folder where findings are kept.
+    """
+    limits = network.limits
+    given = limits.vram_base_mb, limits.vram_per_voxel_train_bytes
+    found = Line(0, 0)
+    if None in given:
+        found = training_line(
+            network, precision, optimizer, checkpointing=checkpointing, losses=losses, cache=cache
+        )
+    line = Line(
+        given[0] * MIB / GIB if given[0] is not None else found.base_gb,
+        given[1] if given[1] is not None else found.per_voxel,
     )
-    per_voxel = (high - low) / math.prod(small)
-    return low - per_voxel * math.prod(small), per_voxel
+    return line.gb(math.prod(patch) * batch)
 
 
-def _probe(network: Network) -> Shape:
-    """A patch large enough that activations outweigh what does not grow."""
-    sides = [step * max(2, 48 // step) for step in networks.divisor(network)]
+def training_line(
+    network: Network,
+    precision: Precision,
+    optimizer: Optimizer,
+    *,
+    checkpointing: bool,
+    losses: Sequence[Loss] = (),
+    cache: Path | None = None,
+) -> Line:
+    """Memory of a training step, with its margins."""
+
+    def peak(patch: Shape) -> int:
+        return fake_steps.peak(
+            network, patch, precision, optimizer,
+            checkpointing=checkpointing, loss_bytes=for_losses,
+        )  # fmt: skip
+
+    for_losses = max((loss_bytes(loss, network, cache=cache) for loss in losses), default=0.0)
+    settings = [precision, optimizer, checkpointing, for_losses]
+    return _line(network, ["training", *settings], peak, cache)
+
+
+def predict_window(
+    network: Network,
+    *,
+    patch: Shape,
+    volume: Shape,
+    device: str,
+    precision: Precision,
+    optimizer: Optimizer,
+    cache: Path | None = None,
+) -> float:
+    """GiB that a training process takes while it judges a volume by its sliding window."""
+
+    def peak(size: Shape) -> int:
+        return fake_steps.peak(network, size, precision, optimizer, kind="window")
+
+    line = _line(network, ["window", precision, optimizer], peak, cache)
+    maps = (2 * network.out_channels + BLENDING_MAPS) * 4 * math.prod(volume) / GIB
+    at_once = inference.at_once(patch, device) * math.prod(patch)
+    return line.gb(at_once) + (maps if device == "cpu" else 0.0)
+
+
+def loss_bytes(loss: Loss, network: Network, *, cache: Path | None = None) -> float:
+    """Bytes per voxel that a loss takes beside its logits."""
+    ingredients = {"loss": loss.model_dump(mode="json"), "out_channels": network.out_channels}
+    return float(
+        remembered(
+            cache,
+            ingredients,
+            lambda: fake_steps.loss_bytes(loss, network.out_channels),
+            own=[term.loss for term in loss.terms],
+        )
+    )
+
+
+def _line(
+    network: Network, settings: list[object], peak: Callable[[Shape], int], cache: Path | None
+) -> Line:
+    """The straight line through two fake steps."""
+
+    def found() -> tuple[float, float]:
+        small = _small(network, cache)
+        large = (2 * small[0], small[1], small[2])
+        low, high = peak(small), peak(large)
+        per_voxel = (high - low) / math.prod(small)
+        return low - per_voxel * math.prod(small), per_voxel
+
+    record = {"network": network.model_dump(mode="json"), "settings": settings}
+    fixed, per_voxel = remembered(cache, record, found, own=[network.builder])
+    return Line(PROCESS_GB + UNSEEN * fixed / GIB, UNSEEN * per_voxel)
+
+
+def _small(network: Network, cache: Path | None) -> Shape:
+    sides = [step * max(2, SIDE // step) for step in divisor(network, cache=cache)]
     return (sides[0], sides[1], sides[2])
 
 
-def _fake_step(
-    network: Network,
-    patch: Shape,
-    precision: Precision,
-    optimizer: Optimizer,
-    checkpointing: bool,
-) -> int:
-    """Peak bytes of one step on fake tensors. Tracking a second step of one tracker fails."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.distributed._tools.mem_tracker import MemTracker
-
-    module = networks.initial(network, seed=0).train()
-    if checkpointing:
-        networks.recompute(module)
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode, _same_random_state():
-        _replace_by_fakes(module, mode)
-        updater = _optimizer(optimizer, module)
-        volume, target = _fake_batch(network, patch)
-        _step(module, updater, volume, target, precision)
-        tracker = MemTracker()
-        tracker.track_external(module, updater, volume, target)
-        with tracker:
-            _step(module, updater, volume, target, precision)
-    return int(max(_totals(tracker.get_tracker_snapshot("peak"))))
+def divisor(network: Network, *, cache: Path | None = None) -> Shape:
+    """What each axis of a patch must be divisible by, kept on disk like the rest."""
+    record = {"divisor of": network.model_dump(mode="json")}
+    found = remembered(cache, record, lambda: networks.divisor(network), own=[network.builder])
+    return (found[0], found[1], found[2])
 
 
-def _totals(snapshot: dict[Any, dict[Any, int]]) -> Iterator[int]:
-    for parts in snapshot.values():
-        yield sum(size for kind, size in parts.items() if str(kind) != "Total")
-
-
-@contextmanager
-def _same_random_state() -> Iterator[None]:
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        yield
-
-
-def _replace_by_fakes(module: nn.Module, mode: Any) -> None:
-    import torch
-
-    for part in module.modules():
-        for name, weight in list(part._parameters.items()):
-            if weight is not None:
-                fake = mode.from_tensor(weight.detach())
-                part._parameters[name] = torch.nn.Parameter(fake, requires_grad=True)
-        for name, buffer in list(part._buffers.items()):
-            if buffer is not None:
-                part._buffers[name] = mode.from_tensor(buffer)
-
-
-def _fake_batch(network: Network, patch: Shape) -> tuple[Tensor, Tensor]:
-    import torch
-
-    volume = torch.empty((1, network.in_channels, *patch))
-    return volume, torch.empty((1, network.out_channels, *patch))
-
-
-def _optimizer(name: Optimizer, module: nn.Module) -> torch.optim.Optimizer:
-    import torch
-
-    if name == "sgd":
-        return torch.optim.SGD(module.parameters(), lr=1e-3, momentum=0.9)
-    kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
-    return kind(module.parameters(), lr=1e-3)
-
-
-def _step(
-    module: nn.Module,
-    updater: torch.optim.Optimizer,
-    volume: Tensor,
-    target: Tensor,
-    precision: Precision,
-) -> None:
-    """Forward, loss, backward, update. One-hot targets depend on data, so the loss stands in."""
-    import torch
-
-    kind = torch.float16 if precision == "fp16" else torch.bfloat16
-    with torch.autocast("cpu", dtype=kind) if precision != "none" else nullcontext():
-        logits = module(volume)
-    heads = logits.unbind(1) if logits.ndim == target.ndim + 1 else (logits,)
-    shares = [head.float().softmax(dim=1) for head in heads]
-    loss = sum((share * target).mean() - share.log().mean() for share in shares)
-    loss.backward()
-    updater.step()
-    updater.zero_grad(set_to_none=True)
+def accepts(network: Network, patch: Shape, batch: int, *, cache: Path | None = None) -> bool:
+    """Whether a training step takes this patch, kept on disk like the rest."""
+    record = {"accepts": network.model_dump(mode="json"), "patch": patch, "batch": batch}
+    return bool(
+        remembered(
+            cache, record, lambda: networks.accepts(network, patch, batch), own=[network.builder]
+        )
+    )

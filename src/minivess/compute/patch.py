@@ -34,7 +34,9 @@ def fitting(wanted: Shape, divisor: Shape, shapes: Mapping[str, Shape]) -> Shape
         raise PlanError(
             f"{thinnest} has {shapes[thinnest][axis]} voxels along {'xyz'[axis]}, and the network "
             f"needs at least {divisor[axis]}.",
-            remedy="compute.patch_strategy=median_pad, or fewer levels: model.filters=[8,16,32]",
+            remedy="compute.patch_strategy=median_pad pads it; or fewer levels "
+            "(model.filters=[8,16,32]); or a network that takes thin volumes "
+            "(training.models=[dynunet])",
         )
     return (sides[0], sides[1], sides[2])
 

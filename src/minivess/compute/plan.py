@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from pathlib import Path
 from typing import Any
 
 from minivess import config as configuration
@@ -15,6 +16,7 @@ from minivess import networks
 from minivess.compute import budget
 from minivess.compute import hardware as machine
 from minivess.compute.budget import Device
+from minivess.compute.footprint import Footprint
 from minivess.compute.patch import fitting, padding, shape_text, shapes_of
 from minivess.compute.sizes import Sizes
 from minivess.config import ComputeConfig, ExperimentConfig, TierConfig
@@ -34,29 +36,33 @@ def resolve(
     hardware: Hardware,
     *,
     n_train: int,
+    cache: Path | None = None,
 ) -> ComputePlan:
     """Decide everything that is `auto`; `n_train` is the number of volumes a cell trains on.
+
+    `cache` is the folder where divisors and memory of networks are kept.
 
     Raises:
         PlanError: a given value does not fit, or nothing fits the memory.
     """
     start, tier_reason = tier(hardware, config.compute)
     device, device_reason = _device(config, start, hardware)
-    precision, precision_reason = budget.precision(config, start, hardware, device)
+    precision, precision_reason = budget.precision(config, network, start, hardware, device)
     cache_rate, cache_reason = budget.cache(config, network, profile, hardware)
     cached_gb = cache_rate * budget.loaded_gb(config, network, profile)
     free_gb = hardware.gpu_free_gb if device == "cuda" else hardware.ram_available_gb - cached_gb
     budget_gb = MEMORY_SHARE * max(free_gb or 0.0, 0.0)
-    sizes = Sizes(config, network, profile, start, precision)
-    patch, batch, needed_gb = sizes.shrunk_to(budget_gb, n_train)
+    found = Footprint(config, network, precision, device=device, cache=cache)
+    sizes = Sizes(config, found, profile, start)
+    patch, batch = sizes.shrunk_to(budget_gb, n_train)
     workers, workers_reason = budget.workers(config, start, hardware, device)
     threads, threads_reason = budget.threads(config, hardware)
     iterations, iterations_reason = budget.iterations(config, n_train, batch)
     choices = {
         "tier": Choice(value=start.name, reason=tier_reason, override="compute.profile=cpu"),
         "device": _choice("device", device, device_reason),
-        "patch_size": sizes.patch_choice(patch),
-        "batch_size": sizes.batch_choice(batch),
+        "patch_size": sizes.patch_choice(patch, batch),
+        "batch_size": sizes.batch_choice(patch, batch),
         "num_workers": _choice("num_workers", workers, workers_reason),
         "cache_rate": _choice("cache_rate", cache_rate, cache_reason),
         "mixed_precision": _choice("mixed_precision", precision, precision_reason),
@@ -73,8 +79,9 @@ def resolve(
         mixed_precision=precision,
         threads=threads,
         iterations_per_epoch=iterations,
-        divisor=networks.divisor(network),
-        predicted_memory_gb=round(needed_gb, 3),
+        divisor=found.divisor,
+        predicted_memory_gb=round(found.step_gb(patch, batch), 3),
+        predicted_window_gb=round(found.window_gb(patch, profile.max_shape), 3),
         memory_budget_gb=round(budget_gb, 3),
         padded=padding(shapes_of(profile), patch),
         choices=choices,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from minivess import networks
-from minivess.compute import memory
-from minivess.compute.budget import Precision
+from minivess.compute.footprint import Footprint
 from minivess.compute.patch import fitting, nearest, shape_text, shapes_of, step_down
 from minivess.config import ExperimentConfig, TierConfig
-from minivess.contracts import Choice, DatasetProfile, Network, Shape
+from minivess.contracts import Choice, DatasetProfile, Shape
 from minivess.errors import PlanError
+
+USER, MEMORY = "your setting", "memory"
 
 
 class Sizes:
@@ -17,22 +17,24 @@ class Sizes:
     def __init__(
         self,
         config: ExperimentConfig,
-        network: Network,
+        found: Footprint,
         profile: DatasetProfile,
         start: TierConfig,
-        precision: Precision,
     ) -> None:
         self.training = config.training
         self.strategy = config.compute.patch_strategy
-        self.network = network
+        self.found = found
+        self.network = found.network
         self.start = start
-        self.precision = precision
-        self.divisor = networks.divisor(network)
+        self.divisor = found.divisor
         self.shapes = shapes_of(profile)
+        self.largest = profile.max_shape
+        self.budget_gb = 0.0
         self.notes: list[str] = []
 
-    def shrunk_to(self, budget_gb: float, n_train: int) -> tuple[Shape, int, float]:
-        """(patch, batch, predicted GiB): the start, stepped down until it fits the budget."""
+    def shrunk_to(self, budget_gb: float, n_train: int) -> tuple[Shape, int]:
+        """(patch, batch): the start, stepped down until step and window fit the budget."""
+        self.budget_gb = budget_gb
         patch = self.first_patch()
         batch = self.first_batch(n_train)
         needed = self.needed(patch, batch)
@@ -45,27 +47,40 @@ class Sizes:
                 keep_batch=self.training.batch_size != "auto",
             )
             if down is None:
-                raise self._too_large(patch, batch, needed, budget_gb)
+                raise self._too_large(patch, batch, needed)
             patch, batch = down
             needed = self.needed(patch, batch)
-            self.notes = [
-                f"shrunk until a step needs under 80 % of the free memory ({needed:.1f} GB)"
-            ]
-        if not networks.accepts(self.network, patch, batch):
+            self.notes = [f"shrunk until it needs under 80 % of the free memory ({needed:.1f} GB)"]
+        if not self.found.accepts(patch, batch):
             raise self._refused(patch)
-        return patch, batch, needed
+        return patch, batch
+
+    def needed(self, patch: Shape, batch: int) -> float:
+        """GiB of a training process at its worst: a step, or the judgement of a volume."""
+        return max(self.found.step_gb(patch, batch), self.found.window_gb(patch, self.largest))
+
+    # --- where it starts ------------------------------------------------------------------
 
     def first_patch(self) -> Shape:
         """The patch before memory is looked at."""
         if self.training.patch_size != "auto":
             return self.given_patch(self.training.patch_size)
-        axes = list(zip(*self.shapes.values(), strict=True))
-        if self.strategy == "median_pad":
-            limit = tuple(sorted(axis)[len(axis) // 2] for axis in axes)
-        else:
-            limit = tuple(min(axis) for axis in axes)
-        wanted = [min(a, b) for a, b in zip(self.start.patch_size, limit, strict=True)]
-        return fitting((wanted[0], wanted[1], wanted[2]), self.divisor, self.shapes)
+        sides = [min(axis)[0] for axis in self._bounds()]
+        return fitting((sides[0], sides[1], sides[2]), self.divisor, self.shapes)
+
+    def _bounds(self) -> list[list[tuple[int, str]]]:
+        """For each axis, what it may not exceed and the name of that limit."""
+        xy, z = self.network.limits.max_patch_xy, self.network.limits.max_patch_z
+        bounds = []
+        for axis, (side, most) in enumerate(zip(self.start.patch_size, (xy, xy, z), strict=True)):
+            extents = sorted((shape[axis], case) for case, shape in self.shapes.items())
+            if self.strategy == "median_pad":
+                volume = (extents[len(extents) // 2][0], "median volume")
+            else:
+                volume = (extents[0][0], f"smallest volume ({extents[0][1]})")
+            model = [] if most is None else [(most, f"configs/models/{self.network.name}.yaml")]
+            bounds.append([(side, f"tier {self.start.name}"), volume, *model])
+        return bounds
 
     def given_patch(self, patch: Shape) -> Shape:
         """The user's patch, unless it does not divide or does not fit.
@@ -99,45 +114,68 @@ class Sizes:
             return self.training.batch_size
         return max(1, min(self.start.batch_size, n_train * self.training.samples_per_volume))
 
-    def needed(self, patch: Shape, batch: int) -> float:
-        """GiB of a step."""
-        return memory.predict(
-            self.network,
-            patch=patch,
-            batch=batch,
-            precision=self.precision,
-            optimizer=self.training.optimizer,
-            checkpointing=self.training.gradient_checkpointing,
+    # --- why ------------------------------------------------------------------------------
+
+    def patch_choice(self, patch: Shape, batch: int) -> Choice:
+        """Why this patch."""
+        given = self.training.patch_size != "auto"
+        limit = "the median volume" if self.strategy == "median_pad" else "the smallest volume"
+        reasons = [
+            f"{shape_text(self.start.patch_size)} of tier {self.start.name}, "
+            f"within {limit}, in multiples of {shape_text(self.divisor)} "
+            f"(strides of {self.network.name})",
+            *self.notes,
+        ]
+        return Choice(
+            value=patch,
+            reason=f"given as training.patch_size={shape_text(patch)}"
+            if given
+            else "; ".join(reasons),
+            override=f"'training.patch_size=[{patch[0]},{patch[1]},{patch[2]}]'",
+            bound=USER if given else self._patch_bound(patch),
+            more=self._more(*self._next_patch(patch), batch),
         )
 
-    def patch_choice(self, patch: Shape) -> Choice:
-        """Why this patch."""
-        override = f"'training.patch_size=[{patch[0]},{patch[1]},{patch[2]}]'"
-        if self.training.patch_size != "auto":
-            reason = f"given as training.patch_size={shape_text(patch)}"
-        else:
-            limit = "the median volume" if self.strategy == "median_pad" else "the smallest volume"
-            reason = "; ".join(
-                [
-                    f"{shape_text(self.start.patch_size)} of tier {self.start.name}, "
-                    f"within {limit}, in multiples of {shape_text(self.divisor)} "
-                    f"(strides of {self.network.name})",
-                    *self.notes,
-                ]
-            )
-        return Choice(value=patch, reason=reason, override=override)
+    def _patch_bound(self, patch: Shape) -> str:
+        if self.notes and patch != self.first_patch():
+            return MEMORY
+        names = [min(axis)[1] for axis in self._bounds()]
+        together = {name: "".join("xyz"[i] for i, n in enumerate(names) if n == name) for name in
+                    dict.fromkeys(names)}  # fmt: skip
+        return ", ".join(f"{name} along {axes}" for name, axes in together.items())
 
-    def batch_choice(self, batch: int) -> Choice:
+    def _next_patch(self, patch: Shape) -> tuple[str, Shape]:
+        """The largest axis with one divisor more: what a step down takes away."""
+        axis = max(range(3), key=lambda axis: patch[axis])
+        sides = [side + self.divisor[axis] * (i == axis) for i, side in enumerate(patch)]
+        larger = (sides[0], sides[1], sides[2])
+        return shape_text(larger), larger
+
+    def _more(self, name: str, patch: Shape, batch: int) -> str:
+        needed = self.needed(patch, batch)
+        return f"{name} would need {needed:.2f} GB of {self.budget_gb:.2f} GB"
+
+    def batch_choice(self, patch: Shape, batch: int) -> Choice:
         """Why this batch."""
-        if self.training.batch_size != "auto":
-            return _batch(batch, f"given as training.batch_size={batch}")
+        given = self.training.batch_size != "auto"
         reasons = [f"{self.start.batch_size} of tier {self.start.name}", *self.notes]
-        return _batch(batch, "; ".join(reasons))
+        bound = MEMORY if self.notes and batch < self.start.batch_size else self.start.name
+        return Choice(
+            value=batch,
+            reason=f"given as training.batch_size={batch}" if given else "; ".join(reasons),
+            override=f"training.batch_size={batch}",
+            bound=USER if given else bound if bound == MEMORY else f"tier {bound}",
+            more=self._more(str(batch + 1), patch, batch + 1),
+        )
 
-    def _too_large(self, patch: Shape, batch: int, needed: float, budget: float) -> PlanError:
+    # --- refusals -------------------------------------------------------------------------
+
+    def _too_large(self, patch: Shape, batch: int, needed: float) -> PlanError:
+        judging = needed > self.found.step_gb(patch, batch)
+        what = f"Judging a volume of {shape_text(self.largest)} by" if judging else "A step of"
         return PlanError(
-            f"A step of {self.network.name} with patch {shape_text(patch)} and batch {batch} needs "
-            f"{needed * 1024:.0f} MB, and {budget * 1024:.0f} MB may be used.",
+            f"{what} {self.network.name} with patch {shape_text(patch)} and batch {batch} needs "
+            f"{needed * 1024:.0f} MB, and {self.budget_gb * 1024:.0f} MB may be used.",
             remedy="a smaller network (model.filters=[8,16,32]), "
             "training.gradient_checkpointing=true, a lower training.cache_rate, "
             "or close other programs",
@@ -149,7 +187,3 @@ class Sizes:
             "one voxel would be left.",
             remedy="fewer levels (model.filters=[8,16,32]), or leave out training.patch_size",
         )
-
-
-def _batch(batch: int, reason: str) -> Choice:
-    return Choice(value=batch, reason=reason, override=f"training.batch_size={batch}")

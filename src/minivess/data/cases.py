@@ -14,7 +14,8 @@ from minivess.data.layouts import Reading, recognised
 from minivess.data.patterns import by_pattern
 from minivess.errors import DataError
 
-OTHER_FORMATS = (".tif", ".tiff", ".nrrd", ".mha", ".mhd", ".h5", ".npy", ".npz", ".dcm", ".zarr")
+OTHER_FORMATS = (".mhd", ".nhdr", ".h5", ".npy", ".npz", ".dcm", ".zarr")
+KINDS = ".nii.gz, .nii, .tif, .nrrd, .mha"
 KNOWN_TEXTS = frozenset({".json", ".md", ".txt", ".csv", ".tsv", ".yaml", ".yml", ".pdf", ".html"})
 PATTERNS = "data.image='*_img.nii.gz' data.label='{case}_seg.nii.gz'"
 
@@ -56,7 +57,7 @@ def pair(
 
 
 def _volumes(root: Path) -> tuple[list[Path], list[Path]]:
-    """NIfTI files, and other files that might have been meant."""
+    """Volume files, and other files that might have been meant."""
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
         raise DataError(
@@ -64,11 +65,16 @@ def _volumes(root: Path) -> tuple[list[Path], list[Path]]:
             remedy="data.root=/path/to/a/folder that holds images and labels",
         )
     everything = sorted(_files(root))
-    found = [path for path in everything if path.name.endswith(SUFFIXES)]
+    found = [
+        path
+        for path in everything
+        if path.name.endswith(SUFFIXES) and not path.name.startswith("~$") and path.is_file()
+    ]
+    volumes = set(found)
     others = [
         path
         for path in everything
-        if not path.name.endswith(SUFFIXES) and path.suffix not in KNOWN_TEXTS and path.suffix
+        if path not in volumes and path.suffix not in KNOWN_TEXTS and path.suffix
     ]
     if not found:
         raise _nothing_found(root, others)
@@ -76,7 +82,7 @@ def _volumes(root: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    """Files that are not hidden, linked folders included, each folder once."""
+    """Files that are not hidden, broken links too; linked folders included, each once."""
     seen = set()
     for folder, folders, names in os.walk(root, followlinks=True):
         folders[:] = [name for name in sorted(folders) if name[0] != "." and name != "__MACOSX"]
@@ -86,7 +92,7 @@ def _files(root: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         paths = (Path(folder) / name for name in names if not name.startswith("."))
-        yield from (path for path in paths if path.is_file())
+        yield from (path for path in paths if path.is_file() or path.is_symlink())
 
 
 def _nothing_found(root: Path, others: list[Path]) -> DataError:
@@ -94,11 +100,11 @@ def _nothing_found(root: Path, others: list[Path]) -> DataError:
     if kinds:
         kind, count = kinds.most_common(1)[0]
         return DataError(
-            f"{root} holds {count} {kind} files, but no NIfTI volume (.nii, .nii.gz).",
+            f"{root} holds {count} {kind} files, but no volume ({KINDS}).",
             remedy="convert them to .nii.gz, for example with nibabel or SimpleITK",
         )
     return DataError(
-        f"{root} holds no NIfTI volume (.nii, .nii.gz).",
+        f"{root} holds no volume ({KINDS}).",
         remedy="data.root=/path/to/a/folder with images/ and labels/, or leave data.root out "
         "for demo data",
     )

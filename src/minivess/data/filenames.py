@@ -6,11 +6,12 @@ from pathlib import Path
 
 from minivess.contracts import Case
 
-SUFFIXES = (".nii.gz", ".nii")
+NIFTI = (".nii.gz", ".nii")
+SUFFIXES = (*NIFTI, ".ome.tiff", ".ome.tif", ".tiff", ".tif", ".nrrd", ".mha")
 
 
 def stem(path: Path) -> str:
-    """The file's name without .nii or .nii.gz."""
+    """The file's name without the suffix of its format."""
     for suffix in SUFFIXES:
         if path.name.endswith(suffix):
             return path.name.removesuffix(suffix)
@@ -18,7 +19,7 @@ def stem(path: Path) -> str:
 
 
 def suffix(path: Path) -> str:
-    """`.nii.gz` or `.nii`."""
+    """The suffix of its format: `.nii.gz`, `.ome.tif`."""
     return path.name[len(stem(path)) :]
 
 

@@ -36,7 +36,11 @@ from minivess.errors import DataError
 
 log = logging.getLogger(__name__)
 
-CODE = ("data/measurement.py", "data/quality.py", "data/volume.py")
+CODE = (
+    "data/measurement.py", "data/quality.py", "data/volume.py", "data/payload.py",
+    "data/intensities.py", "data/checks.py", "data/nifti.py",
+    "data/tiff.py", "data/nrrd.py", "data/metaimage.py",
+)  # fmt: skip
 GIB = 2**30
 PARALLEL_BYTES = 200_000_000  # below this, starting processes costs more than it saves
 
@@ -79,7 +83,7 @@ def profile(
             fresh.append(case)
         else:
             results[case.case] = known
-    for done, (case, result) in enumerate(_measure_all(fresh, config), start=1):
+    for done, (case, result) in enumerate(_measure_all(fresh, config, hashes), start=1):
         results[case.case] = remember(cache, key_of(case, hashes, rule), result)
         if on_volume is not None:
             on_volume(len(pairing.cases) - len(fresh) + done, len(pairing.cases))
@@ -146,7 +150,9 @@ def as_loaded(profile: DatasetProfile, resampling: ResamplingConfig) -> DatasetP
 # --- many volumes -------------------------------------------------------------------------
 
 
-def _measure_all(cases: Sequence[Case], config: DataConfig) -> Iterator[tuple[Case, Result]]:
+def _measure_all(
+    cases: Sequence[Case], config: DataConfig, hashes: Mapping[Path, str]
+) -> Iterator[tuple[Case, Result]]:
     size = sum(path.stat().st_size for case in cases for path in (case.image, case.label) if path)
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -157,21 +163,28 @@ def _measure_all(cases: Sequence[Case], config: DataConfig) -> Iterator[tuple[Ca
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(min(cores, len(cases)), mp_context=context) as pool:
             try:
-                for pair in _in_pool(pool, cases, config):
+                for pair in measure_in(pool, cases, config, hashes):
                     waiting.pop(0)
                     yield pair
             except BrokenProcessPool:
                 log.warning("A measuring process was killed (memory?); going on one by one.")
     for case in waiting:
-        yield case, measure(case, config=config)
+        yield case, measure(case, config=config, hashes=_of(case, hashes))
 
 
-def _in_pool(
-    pool: Executor, cases: Sequence[Case], config: DataConfig
+def measure_in(
+    pool: Executor, cases: Sequence[Case], config: DataConfig, hashes: Mapping[Path, str]
 ) -> Iterator[tuple[Case, Result]]:
-    futures = [pool.submit(measure, case, config=config) for case in cases]
+    """Measure in the processes of a pool, a volume at a time in each; results in order."""
+    futures = [
+        pool.submit(measure, case, config=config, hashes=_of(case, hashes)) for case in cases
+    ]
     for case, future in zip(cases, futures, strict=True):
         yield case, future.result()
+
+
+def _of(case: Case, hashes: Mapping[Path, str]) -> tuple[str, str]:
+    return hashes[case.image], hashes[cast(Path, case.label)]
 
 
 def _gather(

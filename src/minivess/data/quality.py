@@ -6,29 +6,37 @@ An error keeps a volume out of everything that follows; a warning does not.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from minivess.contracts import Finding, Pairing, Severity, VolumeStats
+from minivess.contracts import Finding, Pairing, VolumeStats
+from minivess.data.checks import finding
 from minivess.data.filenames import stem
-from minivess.data.volume import Array, Volume
+from minivess.data.intensities import Spread
+from minivess.data.payload import Array, Volume
 
 FEW_SLICES = 5
 FEW_FOR_OUTLIERS = 5  # below this a median absolute deviation says nothing
 LARGE_VALUE, MANY_CLASSES = 64, 64
 IN_MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
 SMALLEST_MM, LARGEST_MM = 1e-6, 100.0
+LARGEST_TILT = 1.0  # degree; headers of straight grids jitter far below
+LEFTOVER = re.compile(r"(\.(lock|lck|tmp|temp|part|partial|crdownload|swp)|~)$|^~\$")
 AFFINE_TOLERANCE = 1e-3  # of a voxel; headers jitter in the last digits of float32
 
 
-def check(case: str, volume: Volume, label: Volume, classes: Array) -> list[Finding]:
+def check(
+    case: str, volume: Volume, label: Volume, classes: Array, values: Spread
+) -> list[Finding]:
     """Check one volume; `classes` is the label (X, Y, Z) after the label map."""
     found = [
-        *_image(volume),
-        *_geometry(volume, label),
+        *_image(volume, values),
+        *_geometry(volume),
+        *_pair(volume, label),
         *_label(classes),
         *_slices(volume),
     ]
@@ -46,76 +54,72 @@ def check_set(stats: Sequence[VolumeStats], *, outlier_z: float) -> list[Finding
 
 
 def check_pairing(pairing: Pairing) -> list[Finding]:
-    """Images without a label, and labels without an image."""
-    missing = _unpaired(
-        "missing_label", pairing.unpaired_images, "has no label, so it is left out", "a label file"
-    )
-    extra = _unpaired(
-        "extra_label", pairing.unpaired_labels, "is a label without an image", "its image"
-    )
-    return [*missing, *extra]
-
-
-def finding(code: str, severity: Severity, message: str, remedy: str) -> Finding:
-    """A finding that is not yet about a certain volume."""
-    return Finding(code=code, severity=severity, case=None, message=message, remedy=remedy)
-
-
-def _unpaired(code: str, paths: Iterable[Path], problem: str, needed: str) -> list[Finding]:
-    return [
-        Finding(
-            code=code,
-            severity="warning",
-            case=stem(path),
-            message=f"{path.name} {problem}.",
-            remedy=f"add {needed} of the same name, or give data.image and data.label",
-        )
-        for path in paths
+    """Images without a label, labels without an image, and files that lie in the way."""
+    found = [
+        *_each("missing_label", pairing.unpaired_images, "{} has no label, so it is left out."),
+        *_each("extra_label", pairing.unpaired_labels, "{} is a label without an image."),
     ]
+    broken = [path for path in pairing.left if path.is_symlink() and not path.exists()]
+    leftover = [path for path in pairing.left if LEFTOVER.search(path.name)]
+    found += _each("broken_link", broken, "{} is a link that leads nowhere.")
+    return found + _each("leftover_file", leftover, "{} is a lock or an unfinished file.")
+
+
+def _each(code: str, paths: Iterable[Path], text: str) -> list[Finding]:
+    return [finding(code, text.format(path.name)).replace(case=stem(path)) for path in paths]
 
 
 # --- one volume ---------------------------------------------------------------------------
 
 
-def _image(volume: Volume) -> list[Finding]:
-    array = volume.array
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        count = int(array.size - np.isfinite(array).sum())
-        problem = f"{count} voxels are NaN or infinite."
-        return [finding("non_finite", "error", problem, "replace them by numbers in the file")]
-    if array.min() == array.max():
-        problem = f"Every voxel has the value {array.flat[0]}."
-        return [finding("constant", "error", problem, "export the image again from its source")]
+def _image(volume: Volume, values: Spread) -> list[Finding]:
+    if not (math.isfinite(values.low) and math.isfinite(values.high)):
+        count = int(volume.array.size - np.isfinite(volume.array).sum())
+        return [finding("non_finite", f"{count} voxels are NaN or infinite.")]
+    if values.low == values.high:
+        return [finding("constant", f"Every voxel has the value {values.low:g}.")]
+    if volume.array.dtype.itemsize > 4:
+        problem = f"The image holds {volume.array.dtype} values; networks see float32."
+        return [finding("wide_dtype", problem)]
     return []
 
 
-def _geometry(volume: Volume, label: Volume) -> list[Finding]:
+def _geometry(volume: Volume) -> list[Finding]:
     found = []
+    spacing = " x ".join(f"{step:g}" for step in volume.spacing)
+    if not volume.spacing_known:
+        problem = f"The file does not state its voxel size along every axis; {spacing} is used."
+        found.append(finding("unknown_spacing", problem))
     if not _plausible(volume):
-        spacing = " x ".join(f"{step:g}" for step in volume.spacing)
-        found.append(
-            finding(
-                "implausible_spacing",
-                "warning",
-                f"The header gives a voxel size of {spacing} {volume.unit}.",
-                "correct pixdim and xyzt_units in the header; physical distances rest on them",
-            )
-        )
+        problem = f"The header gives a voxel size of {spacing} {volume.unit}."
+        found.append(finding("implausible_spacing", problem))
+    if not volume.forms_agree:
+        problem = "sform and qform of the header place the volume differently; sform is used."
+        found.append(finding("forms_disagree", problem))
+    if (tilt := _tilt(volume)) > LARGEST_TILT:
+        problem = f"Axes of the grid are {tilt:.1f} degrees from right angles."
+        found.append(finding("sheared_affine", problem))
+    return found
+
+
+def _tilt(volume: Volume) -> float:
+    """Degrees between the worst pair of axes and a right angle."""
+    axes = volume.affine[:3, :3]
+    lengths = np.linalg.norm(axes, axis=0)
+    if not np.isfinite(lengths).all() or not lengths.all():
+        return 0.0
+    cosines = np.abs((axes / lengths).T @ (axes / lengths) - np.eye(3))
+    return float(np.degrees(np.arcsin(min(cosines.max(), 1.0))))
+
+
+def _pair(volume: Volume, label: Volume) -> list[Finding]:
     if volume.shape != label.shape:
         problem = f"The image has shape {volume.shape}, its label {label.shape}."
-        found.append(
-            finding("shape_mismatch", "error", problem, "export the label on the grid of its image")
-        )
-    elif not _same_place(volume, label):
-        found.append(
-            finding(
-                "affine_mismatch",
-                "warning",
-                "Image and label have equal shapes, but their headers place them differently.",
-                "copy the image's affine into the label if voxels correspond; they are used as if",
-            )
-        )
-    return found
+        return [finding("shape_mismatch", problem)]
+    if not _same_place(volume, label):
+        problem = "Image and label have equal shapes, but their headers place them differently."
+        return [finding("affine_mismatch", problem)]
+    return []
 
 
 def _plausible(volume: Volume) -> bool:
@@ -135,24 +139,17 @@ def _same_place(volume: Volume, label: Volume) -> bool:
 
 
 def _label(classes: Array) -> list[Finding]:
-    if classes.any():
-        return []
-    problem = "The label holds no foreground."
-    remedy = "check that the label was saved; a volume that truly shows nothing may stay"
-    return [finding("empty_label", "warning", problem, remedy)]
+    return [] if classes.any() else [finding("empty_label", "The label holds no foreground.")]
 
 
 def _slices(volume: Volume) -> list[Finding]:
     thinnest = min(volume.shape)
     if thinnest == 1:
         problem = f"The volume has a single slice, shape {volume.shape}."
-        return [finding("wrong_dimensions", "error", problem, "stack slices into 3-D volumes")]
+        return [finding("wrong_dimensions", problem)]
     if thinnest < FEW_SLICES:
         problem = f"An axis has {thinnest} slices only, shape {volume.shape}."
-        remedy = (
-            "networks cannot pool along this axis; leave the volume out to train on deeper patches"
-        )
-        return [finding("few_slices", "warning", problem, remedy)]
+        return [finding("few_slices", problem)]
     return []
 
 
@@ -171,10 +168,8 @@ def _duplicates(stats: Sequence[VolumeStats]) -> list[Finding]:
             found.append(
                 finding(
                     "duplicate",
-                    "warning",
                     f"It shows the same voxels as {original}: one may train what the other "
                     "validates.",
-                    "remove one of the two, or put both in one group with data.group",
                 ).replace(case=volume.case)
             )
     return found
@@ -196,10 +191,9 @@ def _outliers(stats: Sequence[VolumeStats], limit: float) -> list[Finding]:
                 found.append(
                     finding(
                         "outlier",
-                        "warning",
                         f"Its {name} is far from the rest of the set (robust z {score:+.1f}).",
-                        "look at it in the gallery; remove it from data.root if it is foreign, "
-                        f"or raise data.outlier_z={limit:g}",
+                        remedy="look at it in the gallery; remove it from data.root if it is "
+                        f"foreign, or raise data.outlier_z={limit:g}",
                     ).replace(case=volume.case)
                 )
     return found
@@ -238,7 +232,7 @@ def _label_values(stats: Sequence[VolumeStats]) -> list[Finding]:
     else:
         problem = f"Labels hold the values {shown}, which are no class numbers 0, 1, 2, ..."
         remedy = " ".join(f"data.label_map.{old}={new}" for old, new in mapping.items())
-    return [finding("label_values", "error", problem, remedy)]
+    return [finding("label_values", problem, remedy=remedy)]
 
 
 def _no_foreground(stats: Sequence[VolumeStats]) -> list[Finding]:
@@ -246,7 +240,7 @@ def _no_foreground(stats: Sequence[VolumeStats]) -> list[Finding]:
         return []
     problem = f"None of {len(stats)} labels holds any foreground, so there is nothing to learn."
     remedy = "data.label='<pattern of the label files>', and look at data.label_map if it is set"
-    return [finding("empty_label", "error", problem, remedy)]
+    return [finding("empty_label", problem, severity="error", remedy=remedy)]
 
 
 def proposed_map(values: Sequence[int]) -> Mapping[int, int]:

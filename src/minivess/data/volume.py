@@ -1,73 +1,60 @@
-"""One volume on disk: NIfTI in, arrays with their geometry out, masks back.
+"""One volume on disk: arrays with their geometry out of any format, masks back as NIfTI.
 
 Axes are (X, Y, Z). Arrays keep the dtype of the file; raw spacing and unit are kept as written.
 """
 
 from __future__ import annotations
 
-import math
-import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from isal import igzip, isal_zlib
 
-from minivess import files
 from minivess.config import ResamplingConfig
-from minivess.contracts import Case, Shape, Spacing
-from minivess.data.filenames import SUFFIXES
+from minivess.contracts import Case, Spacing
+from minivess.data import metaimage, nifti, nrrd, tiff
+from minivess.data.filenames import NIFTI, SUFFIXES
+from minivess.data.payload import Array as Array
+from minivess.data.payload import DimensionsError as DimensionsError
+from minivess.data.payload import Volume as Volume
+from minivess.data.payload import damaged
 from minivess.data.resampling import resample
 from minivess.errors import DataError
 
-Array = npt.NDArray[Any]
 UNKNOWN = 255  # no class index: classes are counted from 0 and are fewer
-DEFLATE_LIMIT = 1032  # deflate cannot pack more bytes into one
-INFLATE_ERRORS = (OSError, EOFError, zlib.error, cast(type[Exception], isal_zlib.error))
-HEADER_ERRORS = (*INFLATE_ERRORS, ValueError, KeyError)
-
-
-class DimensionsError(DataError):
-    """A file that is no 3-D volume."""
-
-
-@dataclass(frozen=True)
-class Volume:
-    """Voxels (X, Y, Z) with their geometry."""
-
-    array: Array
-    spacing: Spacing
-    unit: str
-    affine: npt.NDArray[np.float64]
-
-    @property
-    def shape(self) -> Shape:
-        """Voxels along (x, y, z)."""
-        return cast(Shape, self.array.shape)
+READERS: dict[str, Callable[[Path], Volume]] = {
+    ".nii.gz": nifti.read,
+    ".nii": nifti.read,
+    ".ome.tiff": tiff.read,
+    ".ome.tif": tiff.read,
+    ".tiff": tiff.read,
+    ".tif": tiff.read,
+    ".nrrd": nrrd.read,
+    ".mha": metaimage.read,
+}
 
 
 def read(path: Path) -> Volume:
-    """Read a NIfTI volume in its own dtype, float32 where the header scales it.
+    """Read a volume in its own dtype, by the reader of its suffix.
 
     Raises:
         DataError: missing, unreadable, truncated, not 3-D, or not numbers; the file is named.
     """
-    image = _open(path)
-    shape = _shape(path, image.shape)
-    proxy = image.dataobj
-    dtype = _dtype(path, proxy.dtype)
-    data = _payload(path, int(proxy.offset), math.prod(shape) * dtype.itemsize)
-    array = np.frombuffer(data, dtype=dtype, offset=int(proxy.offset), count=math.prod(shape))
-    array = array.reshape(shape, order="F").astype(dtype.newbyteorder("="), copy=False)
-    slope, inter = float(proxy.slope), float(proxy.inter)
-    if (slope, inter) != (1.0, 0.0):
-        array = (array * slope + inter).astype(np.float32)
-    spacing = cast(Spacing, tuple(float(step) for step in image.header.get_zooms()[:3]))
-    return Volume(array, spacing, _unit(image), np.asarray(image.affine, dtype=np.float64))
+    reader = next((READERS[end] for end in READERS if path.name.endswith(end)), None)
+    if reader is None:
+        raise damaged(path, f"has none of the suffixes {' '.join(SUFFIXES)}")
+    try:
+        return reader(path)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"There is no file {path}.", remedy="run `minivess profile` again, it pairs files anew"
+        ) from error
+    except PermissionError as error:
+        raise DataError(f"The file {path} may not be read.", remedy=f"chmod u+r {path}") from error
+    except (MemoryError, OSError) as error:
+        raise damaged(path, f"cannot be read ({error or 'memory is too small for it'})") from error
 
 
 def load(
@@ -137,6 +124,12 @@ def relabel(values: Array, label_map: dict[int, int]) -> Array:
     """Replace label values; all at once, so that {1: 2, 2: 1} swaps."""
     if not label_map:
         return values
+    if values.dtype == np.uint8 and all(0 <= new <= 255 for new in label_map.values()):
+        table = np.arange(256, dtype=np.uint8)
+        for old, new in label_map.items():
+            if 0 <= old <= 255:
+                table[old] = new
+        return table[values]
     result = values.astype(np.int64)
     for old, new in label_map.items():
         result[values == old] = new
@@ -169,87 +162,13 @@ def write_mask(path: Path, mask: Array, like: Volume) -> Path:
     Raises:
         DataError: the mask has another shape than `like`, or the name is no NIfTI name.
     """
-    if mask.shape != like.shape or not path.name.endswith(SUFFIXES):
+    if mask.shape != like.shape or not path.name.endswith(NIFTI):
         raise DataError(
             f"A mask of shape {mask.shape} cannot be written to {path} for a volume of shape "
             f"{like.shape}.",
             remedy="give a mask of the volume's shape and a file name ending in .nii.gz",
         )
-    image = nib.Nifti1Image(np.asarray(mask, dtype=np.uint8), like.affine)
-    image.header.set_zooms(like.spacing)
-    image.header.set_xyzt_units(xyz=like.unit)
-    return files.write(path, lambda temporary: nib.save(image, temporary))
-
-
-# --- reading ------------------------------------------------------------------------------
-
-
-def _open(path: Path) -> Any:
-    try:
-        return nib.load(path)
-    except FileNotFoundError as error:
-        raise DataError(
-            f"There is no file {path}.", remedy="run `minivess profile` again, it pairs files anew"
-        ) from error
-    except PermissionError as error:
-        raise DataError(f"The file {path} may not be read.", remedy=f"chmod u+r {path}") from error
-    # A damaged header fails in many ways: bad magic, bad codes, inflate errors, short reads.
-    except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as error:
-        raise _damaged(path, "is no NIfTI volume") from error
-    except HEADER_ERRORS as error:
-        raise _damaged(path, f"cannot be read ({error})") from error
-
-
-def _damaged(path: Path, problem: str) -> DataError:
-    return DataError(f"The file {path} {problem}.", remedy="replace the file or remove it")
-
-
-def _shape(path: Path, shape: tuple[int, ...]) -> Shape:
-    trimmed = shape
-    while len(trimmed) > 3 and trimmed[-1] == 1:
-        trimmed = trimmed[:-1]
-    if len(trimmed) != 3:
-        raise DimensionsError(
-            f"The file {path} is {len(trimmed)}-D {tuple(shape)}; volumes are 3-D.",
-            remedy="store one 3-D volume (x, y, z) in a file; stack 2-D slices, split time points",
-        )
-    if min(trimmed) < 1:
-        raise _damaged(path, f"has an empty axis, shape {tuple(shape)}")
-    return cast(Shape, tuple(int(size) for size in trimmed))
-
-
-def _dtype(path: Path, dtype: np.dtype[Any]) -> np.dtype[Any]:
-    if dtype.kind not in "iufb":
-        raise DataError(
-            f"The file {path} holds {dtype} values; volumes hold real numbers.",
-            remedy="convert colour or complex data to one grey value per voxel",
-        )
-    return dtype
-
-
-def _payload(path: Path, offset: int, size: int) -> bytes:
-    """The file's bytes, inflated; sizes are compared before memory is taken."""
-    packed = path.name.endswith(".gz")
-    on_disk = path.stat().st_size
-    if offset + size > on_disk * (DEFLATE_LIMIT if packed else 1):
-        raise _damaged(path, f"is truncated: its header promises {size} bytes of voxels")
-    try:
-        with igzip.open(path) if packed else path.open("rb") as stream:
-            data = cast(bytes, stream.read(offset + size))
-    except INFLATE_ERRORS as error:
-        raise _damaged(path, f"is truncated or damaged ({error})") from error
-    if len(data) < offset + size:
-        raise _damaged(
-            path, f"is truncated: {len(data) - offset} of {size} bytes of voxels are there"
-        )
-    return data
-
-
-def _unit(image: Any) -> str:
-    try:
-        return str(image.header.get_xyzt_units()[0])
-    except KeyError:  # a code that the standard does not define
-        return "unknown"
+    return nifti.write(path, mask, like)
 
 
 def _regridded(volume: Volume, image: Array) -> Volume:

@@ -21,7 +21,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 SERVICE = "minivess.serving.service:Segmentation"
 REQUIREMENTS = (
     "bentoml", "isal", "monai", "nibabel", "numpy", "onnxruntime", "prometheus_client", "psutil",
-    "pydantic", "PyYAML", "torch",
+    "pydantic", "pynrrd", "PyYAML", "tifffile", "torch",
 )  # fmt: skip
 """What the service imports; the network itself needs nothing but its ONNX file."""
 
@@ -105,7 +105,8 @@ def readme(model: served.ServedModel) -> str:
     """What BentoML's page shows."""
     rows = "".join(f"| {key} | `{value}` |\n" for key, value in sorted(model.lineage.items()))
     return (
-        f"# {model.label}\n\nSegments a 3-D NIfTI volume at its native resolution.\n\n"
+        f"# {model.label}\n\n"
+        "Segments a 3-D volume (NIfTI, TIFF, NRRD, MHA) at its native resolution.\n\n"
         "```bash\ncurl -F image=@volume.nii.gz http://127.0.0.1:3000/predict -o mask.nii.gz\n"
         "curl -F image=@volume.nii.gz -F answer=json http://127.0.0.1:3000/predict\n```\n\n"
         f"| lineage | |\n|---|---|\n{rows}"

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from minivess import inference
 from minivess.contracts import Shape, Window
 from minivess.data import volume
-from minivess.data.filenames import SUFFIXES, stem
+from minivess.data.filenames import NIFTI, SUFFIXES, stem
 from minivess.errors import DataError, ServingError, UsageError
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def predict(
 def plan(inputs: Path, out: Path) -> list[tuple[Path, Path]]:
     """Which file is read and where its mask goes."""
     if inputs.is_file():
-        named = out.name.endswith(SUFFIXES)
+        named = out.name.endswith(NIFTI)
         return [(inputs, out if named else out / _mask_name(inputs))]
     sources = sorted(
         path
@@ -109,7 +109,7 @@ def plan(inputs: Path, out: Path) -> list[tuple[Path, Path]]:
     if not sources:
         raise DataError(
             f"There is no volume to segment at {inputs}.",
-            remedy="name a .nii or .nii.gz file, or a folder that holds some",
+            remedy="name a volume (.nii.gz, .tif, .nrrd, .mha), or a folder that holds some",
         )
     if out.resolve() == inputs.resolve():
         raise UsageError(

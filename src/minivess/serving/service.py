@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MASK = "mask.nii.gz"
-GZIP_MAGIC = b"\x1f\x8b"
+MAGIC = {
+    b"\x1f\x8b": ".nii.gz", b"II*\0": ".tif", b"MM\0*": ".tif", b"II+\0": ".tif", b"MM\0+": ".tif",
+    b"NRRD": ".nrrd", b"ObjectType": ".mha", b"NDims": ".mha",
+}  # fmt: skip
 
 
 @bentoml.service(name="minivess", workers=1, traffic={"timeout": 3600})
@@ -79,15 +82,20 @@ class Segmentation:
         return JSONResponse(self._describe(image, mask, path, seconds))
 
     def _read(self, upload: Path) -> volume.Volume:
-        path = upload.with_name("upload.nii.gz" if is_gzip(upload) else "upload.nii")
+        path = upload.with_name(f"upload{ending(upload)}")
         upload.rename(path)
-        voxels = int(np.prod(header_shape(path), dtype=np.int64))
+        self._check_size(header_shape(path))
+        image = volume.read(path)
+        self._check_size(image.shape)
+        return image
+
+    def _check_size(self, shape: tuple[int, ...]) -> None:
+        voxels = int(np.prod(shape, dtype=np.int64))
         if voxels > self.model.max_voxels:
             raise DataError(
                 f"The volume has {voxels} voxels; this service takes {self.model.max_voxels}.",
                 remedy="cut the volume into blocks, or build the service with a larger max_voxels",
             )
-        return volume.read(path)
 
     def _segment(self, image: volume.Volume) -> npt.NDArray[np.uint8]:
         from minivess.serving import predict
@@ -142,10 +150,11 @@ def refusal(status: int, problem: str, remedy: str) -> JSONResponse:
     return JSONResponse({"error": problem, "remedy": remedy}, status_code=status)
 
 
-def is_gzip(path: Path) -> bool:
-    """Whether the bytes are gzip, whatever the upload was called."""
+def ending(path: Path) -> str:
+    """The suffix that the first bytes call for, whatever the upload was called."""
     with path.open("rb") as stream:
-        return stream.read(2) == GZIP_MAGIC
+        start = stream.read(10)
+    return next((suffix for magic, suffix in MAGIC.items() if start.startswith(magic)), ".nii")
 
 
 def header_shape(path: Path) -> tuple[int, ...]:

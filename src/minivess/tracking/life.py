@@ -22,7 +22,7 @@ from minivess import keys, names
 from minivess.config import ExperimentConfig
 from minivess.contracts import RunRecord
 from minivess.errors import StoreError
-from minivess.tracking import environment, logs, process, system
+from minivess.tracking import environment, logs, oom, process, system
 from minivess.tracking.connection import door
 from minivess.tracking.run import Run
 from minivess.tracking.store import Store
@@ -110,6 +110,7 @@ def begin(store: Store, experiment: str, dataset: str, name: str, tags: Mapping[
     commit = environment.collect().params["sys_git_commit"]
     everything = {
         **process.identity(),
+        **oom.tags(),
         "mlflow.user": _user(),
         "mlflow.source.name": names.PROJECT,
         "mlflow.source.type": "LOCAL",

@@ -8,7 +8,7 @@ import time
 from minivess import names
 from minivess.contracts import RunRecord
 from minivess.errors import StoreError
-from minivess.tracking import process
+from minivess.tracking import oom, process
 from minivess.tracking.connection import door
 from minivess.tracking.run import attach
 from minivess.tracking.store import Store
@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 def settle(store: Store) -> list[RunRecord]:
     """End runs of this host whose process is gone as KILLED; returns them as they now are.
+
+    `error_type` is OutOfMemoryKill where the kernel killed it for memory, else ProcessDied.
 
     A run of another host, of a living process, or of a process that cannot be seen from here
     stays as it is, and so does every run that has ended.
@@ -34,18 +36,25 @@ def _end(store: Store, record: RunRecord) -> RunRecord:
         return store.get(record.run_id)
     ended = _last_sign(store, record)
     _store_logs(store, record)
-    store.set_tags(
-        record.run_id,
-        {
-            "error_type": "ProcessDied",
-            "error_message": f"process {record.tags.get(process.PID)} ended before its run",
-            "run_status": "KILLED",
-        },
-    )
+    store.set_tags(record.run_id, _cause(record) | {"run_status": "KILLED"})
     with door(f"end run {record.run_id}"):
         store.client.set_terminated(record.run_id, "KILLED", ended)
-    log.info("Run %s (%s) died with its process; it is KILLED.", record.name, record.run_id)
-    return store.get(record.run_id)
+    settled = store.get(record.run_id)
+    log.info(
+        "Run %s (%s) is KILLED: %s.", record.name, record.run_id, settled.tags["error_message"]
+    )
+    return settled
+
+
+def _cause(record: RunRecord) -> dict[str, str]:
+    """Tags that say what ended the process, with the evidence."""
+    for_memory, evidence = oom.verdict(record.tags)
+    pid = record.tags.get(process.PID)
+    if for_memory:
+        kind, message = names.OUT_OF_MEMORY_KILL, f"the kernel killed process {pid} for its memory"
+    else:
+        kind, message = names.PROCESS_DIED, f"process {pid} ended before its run"
+    return {names.ERROR_TYPE: kind, "error_message": message, **evidence}
 
 
 def _last_sign(store: Store, record: RunRecord) -> int:

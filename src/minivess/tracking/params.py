@@ -38,6 +38,7 @@ def training_params(config: ExperimentConfig, plan: ComputePlan, *, seed: int) -
         **{name: getattr(plan, name) for name in RESOLVED},
         "seed": seed,
         "compute_profile": plan.tier,
+        "plan_number": plan.number,
         "patch_strategy": _strategy(config),
         "predicted_memory_gb": round(plan.predicted_memory_gb, 3),
         "memory_budget_gb": round(plan.memory_budget_gb, 3),
@@ -62,11 +63,13 @@ def preparation_params(config: ExperimentConfig) -> Params:
     }
 
 
-def arch_params(network: Network) -> Params:
+def arch_params(network: Network, divisor: Shape | None = None) -> Params:
     """`arch_*` for every field of the network, and what MLflow users look for under bare names."""
     fields = network.model_dump(mode="json", exclude={"in_channels", "out_channels"})
+    limits = fields.pop("limits")
     return {
-        **{f"arch_{name}": value for name, value in fields.items()},
+        **{f"arch_{name}": value for name, value in (fields | limits).items()},
+        **({} if divisor is None else {"arch_divisor": divisor}),
         "model_family": network.family,
         "model_name": network.name,
         "in_channels": network.in_channels,

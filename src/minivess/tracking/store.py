@@ -112,6 +112,11 @@ class Store:
         found = self._search([f"tags.{names.KEY} = '{key}'"], experiment, "FINISHED", limit=1)
         return found[0] if found else None
 
+    def last(self, key: str, *, experiment: str) -> RunRecord | None:
+        """The newest run with this content key, however it ended."""
+        found = self._search([f"tags.{names.KEY} = '{key}'"], experiment, None, limit=1)
+        return found[0] if found else None
+
     def latest(
         self, *, experiment: str | None = None, kind: str, params: Mapping[str, str] | None = None
     ) -> RunRecord | None:

@@ -48,7 +48,7 @@ def open_cell(folder: Path, spec: CellSpec, plan: ComputePlan, *, resume: bool) 
     folder.mkdir(parents=True, exist_ok=True)
     for torn in folder.rglob(".????????-*"):
         torn.unlink()
-    stored = _stored_plan(folder, spec.key) if resume else None
+    stored = stored_plan(folder, spec.key) if resume else None
     if stored is not None and (stored.device == plan.device or complete(folder, spec.key)):
         if stored != plan:
             log.info("Cell %s goes on with the plan that it was started with.", spec.key)
@@ -59,7 +59,8 @@ def open_cell(folder: Path, spec: CellSpec, plan: ComputePlan, *, resume: bool) 
     return plan
 
 
-def _stored_plan(folder: Path, key: str) -> ComputePlan | None:
+def stored_plan(folder: Path, key: str) -> ComputePlan | None:
+    """The plan that a cell of this key was started with, or is to start with next."""
     try:
         spec = CellSpec.model_validate_json((folder / names.CELL_SPEC).read_text(encoding="utf-8"))
         plan = ComputePlan.model_validate_json((folder / PLAN).read_text(encoding="utf-8"))

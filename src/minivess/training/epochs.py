@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from minivess.config import TrainingConfig
 from minivess.contracts import CellSpec, ComputePlan
-from minivess.errors import PlanError, TrainingError
-from minivess.training import optimisation
+from minivess.errors import TrainingError
+from minivess.training import guard, optimisation
 from minivess.training.loaders import Batch, Batches
 from minivess.training.state import State
 from minivess.training.transforms import seed_of
@@ -49,7 +49,7 @@ class Steps:
         state.optimizer.zero_grad(set_to_none=True)
         tally = Tally(self.spec.network.out_channels)
         for step, batch in enumerate(self.batches.epoch(state.epoch)):
-            self._guard(batch)
+            guard.shape(batch, self.spec, self.plan)
             torch.manual_seed(seed_of("step", self.spec.seed, state.epoch, step))
             self._accumulate(state, batch, tally)
             if (step + 1) % self.training.accumulation_steps == 0:
@@ -85,17 +85,6 @@ class Steps:
             return nullcontext()
         kind = torch.bfloat16 if self.plan.mixed_precision == "bf16" else torch.float16
         return torch.autocast(torch.device(self.plan.device).type, dtype=kind)
-
-    def _guard(self, batch: Batch) -> None:
-        size, patch = self.plan.batch_size, self.plan.patch_size
-        expected = (size, self.spec.network.in_channels, *patch)
-        found = (tuple(batch.image.shape), tuple(batch.label.shape))
-        if found != (expected, (size, 1, *patch)):
-            raise PlanError(
-                f"A batch has images of {found[0]} and labels of {found[1]}, but the plan and the "
-                f"network say {expected}.",
-                remedy="train again with training.retrain=always, which plans anew",
-            )
 
     def _not_finite(self, total: float, epoch: int, batch: Batch) -> TrainingError:
         halved = self.training.learning_rate / 2

@@ -17,14 +17,16 @@ import torch
 from monai.data.meta_obj import get_track_meta, set_track_meta
 
 from minivess import losses, names, networks
+from minivess.compute import recovery
 from minivess.config import ExperimentConfig
 from minivess.contracts import Case, CellResult, CellSpec, ComputePlan
-from minivess.training import cell, checkpoint, epochs, figures, loaders
+from minivess.errors import OutOfMemory
+from minivess.training import cell, checkpoint, epochs, figures, guard, loaders
 from minivess.training.cell import complete
 from minivess.training.state import State
 from minivess.training.validation import SHOWN, Judgement, Validation
 
-__all__ = ["complete", "train_cell"]
+__all__ = ["OutOfMemory", "complete", "train_cell"]
 
 log = logging.getLogger(__name__)
 OnEpoch = Callable[[int, dict[str, float]], None]
@@ -51,16 +53,18 @@ def train_cell(
     over `plan`.
 
     Raises:
+        OutOfMemory: the plan takes more than there is.
         TrainingError: the loss is not finite; the volumes of the batch are named.
-        DataError, PlanError: a volume that cannot be used with this fold or plan.
+        DataError, PlanError: a volume or a batch that does not suit this fold or plan.
     """
     finished = complete(folder, spec.key) if resume else None
     if finished is not None:
         _report_again(cell.read_history(folder), folder, on_epoch, on_figure)
         return finished
     plan = cell.open_cell(folder, spec, plan, resume=resume)
-    with _machine(plan):
+    with _machine(plan), recovery.typed(spec.network, plan):
         session = _session(spec, plan, config, cases, folder=folder)
+        guard.first_of_each(session.steps.batches, session.validation.volumes, spec, plan)
         state = State.start(spec, plan, config.training)
         if not state.restore(checkpoint.load(folder / names.LAST), spec.key):
             state.untrained = session.validation.run(state.judged, topology=True).means

@@ -1,0 +1,194 @@
+"""One cell: reused or trained, and trained anew with a smaller plan where memory ran out."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows import cells
+from flows import ground as grounds
+from flows.grid import Cell, Family
+from flows.ground import Ground
+from flows.session import Session
+from minivess import home, names
+from minivess.contracts import CellSpec, ComputePlan, RunRecord
+from minivess.errors import OutOfMemory
+
+if TYPE_CHECKING:
+    from minivess.tracking.run import Run
+
+log = logging.getLogger(__name__)
+MEMORY = {"category": "memory"}
+
+
+def train_cell(session: Session, ground: Ground, axes: tuple[Family, Cell, Run]) -> cells.Trained:
+    """The result of one cell, whichever way leads to it."""
+    family, cell, parent = axes
+    title = f"{family.name} fold {cell.fold.index}"
+    found = cells.reusable(session, cell)
+    if found is not None:
+        session.reuse(title, found[0])
+        return found
+    folder = session.home.cells / cell.key
+    work = Work(session, ground, family, cell, parent, folder)
+    with home.lock(folder.with_suffix(".lock"), what=f"training {title}", wait=True):
+        return work.train()
+
+
+@dataclass(frozen=True)
+class Work:
+    """The training of one cell in its folder; the plan stored there decides."""
+
+    session: Session
+    ground: Ground
+    family: Family
+    cell: Cell
+    parent: Run
+    folder: Path
+
+    def train(self) -> cells.Trained:
+        """Attempt the cell until it is whole or no smaller plan is left.
+
+        Raises:
+            OutOfMemory: the smallest plan that may be used takes too much.
+        """
+        from minivess.compute import recovery
+        from minivess.training.cell import stored_plan
+
+        plan = self.first_plan()
+        while True:
+            try:
+                return self.attempt(plan)
+            except OutOfMemory:
+                following = stored_plan(self.folder, self.cell.key)
+                if following is None or following.number == plan.number:
+                    raise
+            plan = following
+            recovery.release()
+
+    def first_plan(self) -> ComputePlan:
+        """The plan that the cell goes on with, or one smaller where the kernel killed it."""
+        from minivess.training.cell import complete, open_cell
+
+        resume = self.session.config.training.retrain != "always"
+        # A cell that goes on keeps the plan that it was started with, its patch included.
+        fresh = self.ground.models[self.family.model.name][1]
+        plan = open_cell(self.folder, self.spec(fresh), fresh, resume=resume)
+        dead = self.session.store.last(self.cell.key, experiment=self.session.config.experiment)
+        if (
+            dead is None
+            or not resume
+            or dead.tags.get(names.ERROR_TYPE) != names.OUT_OF_MEMORY_KILL
+            or plan.after_run == dead.run_id
+            or complete(self.folder, self.cell.key) is not None
+        ):
+            return plan
+        return self.after_kill(plan, dead)
+
+    def after_kill(self, plan: ComputePlan, dead: RunRecord) -> ComputePlan:
+        """A smaller plan than the one that the kernel killed; without one the same again.
+
+        Whatever took the memory may be gone by now, so this is no reason to give up.
+        """
+        try:
+            following = self.smaller(plan, dead.run_id)
+        except OutOfMemory as error:
+            log.warning(
+                "%s was killed for its memory and goes on with the same plan: %s",
+                dead.name, error, extra=MEMORY,
+            )  # fmt: skip
+            return plan
+        self.session.say(
+            f"  {dead.name} was killed for its memory (run {dead.run_id}); it starts again with "
+            f"{_described(following)}"
+        )
+        return following
+
+    def attempt(self, plan: ComputePlan) -> cells.Trained:
+        """Open a child run, train or take the finished local result, and store all of it."""
+        from minivess.compute import forecast, usage
+        from minivess.tracking.life import recorded
+        from minivess.training import trainer
+
+        session, family, cell, spec = self.session, self.family, self.cell, self.spec(plan)
+        with recorded(
+            session.store,
+            experiment=session.config.experiment,
+            name=f"{family.name}_fold{cell.fold.index}",
+            kind=names.CELL,
+            key=cell.key,
+            note=f"{spec.model}, {spec.loss.formula}, fold {cell.fold.index}: "
+            f"{len(cell.fold.train)} volumes train, {len(cell.fold.val)} validate",
+            dataset=self.ground.profile.dataset,
+            config=session.config,
+            ingredients=cell.ingredients,
+            launched_by=session.launched_by,
+            parent=self.parent,
+            tags=self.tags(plan),
+        ) as run:
+            cells.describe(session, self.ground, (family, run), plan, cell=cell)
+            cost = self.ground.costs.get(spec.model)
+            if cost is not None:
+                epochs = session.config.training.max_epochs
+                run.metrics(forecast.forecast_metrics(cost, epochs), step=0)
+            fresh = trainer.complete(self.folder, cell.key) is None
+            usage.reset_peak(plan.device)
+            try:
+                result = trainer.train_cell(
+                    spec,
+                    plan,
+                    session.config,
+                    self.ground.cases,
+                    folder=self.folder,
+                    on_epoch=cells.reporter(session, family, cell, run),
+                    on_figure=lambda path: run.file(path, cells.figure_place(path, self.folder)),
+                )
+            except OutOfMemory as error:
+                self.step_down(run, plan, error)
+                raise
+            if fresh:
+                run.metrics({"actual_memory_gb": usage.peak_gb(plan.device)}, step=0)
+            run.metrics(forecast.actual_metrics(result), step=0)
+            cells.publish(run, self.folder, spec, result)
+        return run.run_id, result
+
+    def step_down(self, run: Run, plan: ComputePlan, error: OutOfMemory) -> None:
+        """Store the next plan with the cell, and say so in the run that ends.
+
+        Raises:
+            OutOfMemory: there is no smaller plan.
+        """
+        following = self.smaller(plan, run.run_id)
+        what = _described(following)
+        log.warning("%s The cell starts again with %s.", error.problem, what, extra=MEMORY)
+        self.session.say(f"  {run.name} ran out of memory; it starts again with {what}")
+        run.tags({names.NEXT_PLAN: what})
+        run.json(following.model_dump(mode="json"), names.NEXT_PLAN_ARTIFACT)
+
+    def smaller(self, plan: ComputePlan, after_run: str) -> ComputePlan:
+        """The plan one step below, stored with the emptied cell, which begins at epoch 0."""
+        from minivess.training.cell import open_cell
+
+        following = grounds.smaller(self.session, self.ground, self.family, plan).replace(
+            after_run=after_run
+        )
+        return open_cell(self.folder, self.spec(following), following, resume=False)
+
+    def spec(self, plan: ComputePlan) -> CellSpec:
+        """Everything that decides the weights, with the patch of this plan."""
+        asked = self.ground.spec(self.session, self.family, self.cell)
+        return asked.replace(window=asked.window.replace(patch_size=plan.patch_size))
+
+    def tags(self, plan: ComputePlan) -> dict[str, str]:
+        """What MLflow's page filters child runs by; a restart names the run before it."""
+        again = {names.RESTART_OF: plan.after_run} if plan.after_run else {}
+        fold = {"fold_id": str(self.cell.fold.index)}
+        return cells.tags(self.ground, self.family) | fold | again
+
+
+def _described(plan: ComputePlan) -> str:
+    from minivess.compute.recovery import described
+
+    return described(plan)

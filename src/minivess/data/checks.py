@@ -1,0 +1,147 @@
+"""Every check: its code, how bad it is, what it means, and what to do. docs/checks.md shows it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from minivess.contracts import Finding, Severity
+
+
+class Check(NamedTuple):
+    """What a code stands for; severities beyond the first are for the set as a whole."""
+
+    severities: tuple[Severity, ...]
+    meaning: str
+    remedy: str
+
+
+ERROR: tuple[Severity, ...] = ("error",)
+WARNING: tuple[Severity, ...] = ("warning",)
+INFO: tuple[Severity, ...] = ("info",)
+
+CHECKS: dict[str, Check] = {
+    "unreadable": Check(
+        ERROR,
+        "A file is missing, damaged, truncated, of colour, or may not be read.",
+        "replace the file or remove it",
+    ),
+    "wrong_dimensions": Check(
+        ERROR,
+        "A file is 2-D, has several channels or time points, or a single slice.",
+        "stack slices into 3-D volumes",
+    ),
+    "shape_mismatch": Check(
+        ERROR,
+        "Image and label differ in shape.",
+        "export the label on the grid of its image",
+    ),
+    "non_finite": Check(
+        ERROR,
+        "Voxels of the image are NaN or infinite.",
+        "replace them by numbers in the file",
+    ),
+    "constant": Check(
+        ERROR,
+        "Every voxel of the image has one value.",
+        "export the image again from its source",
+    ),
+    "label_values": Check(
+        ERROR,
+        "A label holds fractions; or (set) values that are no class numbers, such as 0 and 255.",
+        "data.label_map.255=1, with the values that are named",
+    ),
+    "empty_label": Check(
+        ("warning", "error"),
+        "A label holds no foreground; an error where no label of the set does.",
+        "check that the label was saved; a volume that truly shows nothing may stay",
+    ),
+    "affine_mismatch": Check(
+        WARNING,
+        "Image and label have one shape, but their headers place them differently.",
+        "copy the image's affine into the label if voxels correspond; they are used as if",
+    ),
+    "implausible_spacing": Check(
+        WARNING,
+        "A voxel is below a nanometre, above ten centimetres, or its size is no number.",
+        "correct pixdim and xyzt_units in the header; physical distances rest on them",
+    ),
+    "unknown_spacing": Check(
+        WARNING,
+        "The file does not state its voxel size along every axis.",
+        "store the voxel size: as OME-TIFF, or as NIfTI; physical distances rest on it",
+    ),
+    "sheared_affine": Check(
+        WARNING,
+        "The axes of the grid are not at right angles to each other.",
+        "export the volume on a straight grid; voxels are used as if they lay on one",
+    ),
+    "forms_disagree": Check(
+        WARNING,
+        "The NIfTI header holds two geometries (sform, qform) that differ; sform is used.",
+        "copy the right one over the other, for example with nibabel's set_qform",
+    ),
+    "few_slices": Check(
+        WARNING,
+        "An axis has fewer than five slices.",
+        "networks cannot pool along this axis; leave the volume out to train on deeper patches",
+    ),
+    "wide_dtype": Check(
+        INFO,
+        "The image holds 64-bit numbers; networks see them as float32.",
+        "store float32 or 16-bit integers: half or a quarter of the bytes",
+    ),
+    "duplicate": Check(
+        WARNING,
+        "Two cases hold the same bytes or the same voxels.",
+        "remove one of the two, or put both in one group with data.group",
+    ),
+    "outlier": Check(
+        WARNING,
+        "Spacing, size, intensity or foreground is far from the rest of the set.",
+        "look at it in the gallery; remove it from data.root if it is foreign, or raise "
+        "data.outlier_z",
+    ),
+    "missing_label": Check(
+        WARNING,
+        "An image has no label and is left out.",
+        "add a label file of the same name, or give data.image and data.label",
+    ),
+    "extra_label": Check(
+        WARNING,
+        "A label has no image and is left out.",
+        "add its image of the same name, or give data.image and data.label",
+    ),
+    "broken_link": Check(
+        WARNING,
+        "A link leads nowhere and is left out.",
+        "mend the link or remove it",
+    ),
+    "leftover_file": Check(
+        INFO,
+        "A lock or an unfinished download lies among the volumes; it is not read.",
+        "remove it, or wait until the program that writes there is done",
+    ),
+}
+
+
+def finding(
+    code: str, message: str, *, severity: Severity | None = None, remedy: str | None = None
+) -> Finding:
+    """A finding that is not yet about a certain volume."""
+    check = CHECKS[code]
+    return Finding(
+        code=code,
+        severity=severity or check.severities[0],
+        case=None,
+        message=message,
+        remedy=remedy or check.remedy,
+    )
+
+
+def table() -> str:
+    """The checks as the page of the docs."""
+    rows = "".join(
+        f"| `{code}` | {', '.join(check.severities)} | {check.meaning} | {check.remedy} |\n"
+        for code, check in CHECKS.items()
+    )
+    return f"| code | severity | what | remedy |\n|---|---|---|---|\n{rows}"

@@ -1,0 +1,99 @@
+"""NRRD with its voxels inside: raw, gzip or bzip2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from minivess.contracts import Spacing
+from minivess.data.payload import Volume, damaged, dtype_of, shape_of, voxels
+
+PACKINGS = {"raw": "raw", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
+UNITS = {"mm": "mm", "um": "micron", "µm": "micron", "micron": "micron", "microns": "micron",
+         "m": "meter"}  # fmt: skip
+TYPES = {
+    "i1": ("signed char", "int8", "int8_t"), "u1": ("uchar", "unsigned char", "uint8", "uint8_t"),
+    "i2": ("short", "short int", "signed short", "signed short int", "int16", "int16_t"),
+    "u2": ("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"),
+    "i4": ("int", "signed int", "int32", "int32_t"),
+    "u4": ("uint", "unsigned int", "uint32", "uint32_t"),
+    "i8": ("longlong", "long long", "long long int", "signed long long", "signed long long int",
+           "int64", "int64_t"),
+    "u8": ("ulonglong", "unsigned long long", "unsigned long long int", "uint64", "uint64_t"),
+    "f4": ("float",), "f8": ("double",),
+}  # fmt: skip
+# Spaces by their first two axes; the affine leads to right-anterior-superior.
+TO_RAS = {
+    "left-posterior-superior": (-1, -1, 1), "lps": (-1, -1, 1),
+    "left-anterior-superior": (-1, 1, 1), "las": (-1, 1, 1),
+}  # fmt: skip
+
+
+def read(path: Path) -> Volume:
+    """Read a `.nrrd`; a detached header is refused, its voxels would be left behind."""
+    header, start = _header(path)
+    shape = shape_of(path, tuple(header.get("sizes", ())))
+    dtype = dtype_of(path, _dtype(path, header))
+    if "data file" in header or "datafile" in header:
+        raise damaged(path, "is a header whose voxels lie in another file; store both in one")
+    packing = PACKINGS.get(str(header.get("encoding", "raw")).lower())
+    if packing is None:
+        raise damaged(path, f"has the encoding {header['encoding']}; raw, gzip, bzip2 are read")
+    skip = int(header.get("byte skip", header.get("byteskip", 0)))
+    if skip < 0:  # raw voxels at the end of the file
+        start = path.stat().st_size - int(np.prod(shape, dtype=object)) * dtype.itemsize
+    array = voxels(path, shape, dtype, start=max(start, 0), skip=max(skip, 0), packing=packing)
+    spacing, affine = _geometry(header)
+    known = affine is not None
+    affine = np.diag([*spacing, 1.0]) if affine is None else affine
+    return Volume(array, spacing, _unit(header, known), affine, spacing_known=known)
+
+
+def _header(path: Path) -> tuple[Any, int]:
+    import nrrd
+
+    try:
+        with path.open("rb") as stream:
+            return nrrd.read_header(stream), stream.tell()
+    except (FileNotFoundError, PermissionError):
+        raise
+    except (nrrd.NRRDError, ValueError, KeyError, IndexError, TypeError, OSError) as error:
+        raise damaged(path, f"cannot be read ({error})") from error
+
+
+def _dtype(path: Path, header: Any) -> np.dtype[Any]:
+    name = str(header.get("type", "")).lower()
+    code = next((code for code, names in TYPES.items() if name in names), None)
+    if code is None:
+        raise damaged(path, f"has the type {name or 'nothing'}, which is none of numbers")
+    return np.dtype(("<" if header.get("endian", "little") == "little" else ">") + code)
+
+
+def _geometry(header: Any) -> tuple[Spacing, npt.NDArray[np.float64] | None]:
+    """Spacing, and the affine where the header states one."""
+    directions = np.asarray(header.get("space directions", ()), dtype=np.float64)
+    if directions.shape == (3, 3) and np.isfinite(directions).all():
+        affine = np.eye(4)
+        affine[:3, :3] = directions.T
+        affine[:3, 3] = np.nan_to_num(header.get("space origin", np.zeros(3)))
+        flip = TO_RAS.get(str(header.get("space", "")).lower(), (1, 1, 1))
+        steps = np.linalg.norm(directions, axis=1)
+        return _spacing(steps), np.diag([*flip, 1.0]) @ affine
+    steps = np.asarray(header.get("spacings", ()), dtype=np.float64)
+    if steps.shape == (3,) and np.isfinite(steps).all():
+        return _spacing(steps), np.diag([*steps, 1.0])
+    return (1.0, 1.0, 1.0), None
+
+
+def _spacing(steps: npt.NDArray[np.float64]) -> Spacing:
+    return cast(Spacing, tuple(float(step) for step in steps))
+
+
+def _unit(header: Any, known: bool) -> str:
+    """As stated; a space without units is in millimetres, by the habit of medical tools."""
+    units: list[str] = list(header.get("space units") or header.get("units") or ())
+    named = str(units[0]).strip().lower() if units else ""
+    return UNITS.get(named, "mm" if known and "space" in header and not named else "unknown")

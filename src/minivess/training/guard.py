@@ -1,0 +1,82 @@
+"""What loaders hand over, held against the plan before hours are spent on it."""
+
+from __future__ import annotations
+
+import torch
+
+from minivess.contracts import CellSpec, ComputePlan
+from minivess.errors import DataError, PlanError
+from minivess.training.loaders import Batch, Batches, Volumes
+
+PLAN_AGAIN = "train again with training.retrain=always, which plans anew"
+PROFILE_AGAIN = "profile the data again: minivess profile"
+
+
+def first_of_each(batches: Batches, volumes: Volumes, spec: CellSpec, plan: ComputePlan) -> None:
+    """Check the first batch that trains and the first volume that validates.
+
+    Raises:
+        PlanError: another shape than the plan's.
+        DataError: another kind of number than the network takes, or labels that are no classes.
+    """
+    first = batches.batch(0, 0, batches.order(0))
+    shape(first, spec, plan)
+    contents(first, spec)
+    sample = volumes[0]
+    whole = Batch((sample["case"],), sample["image"][None], sample["label"][None])
+    whole_volume(whole, spec)
+    contents(whole, spec)
+
+
+def shape(batch: Batch, spec: CellSpec, plan: ComputePlan) -> None:
+    """Check a training batch's shape.
+
+    Raises:
+        PlanError: it is not the plan's patch and batch size with the network's channels.
+    """
+    size, patch = plan.batch_size, plan.patch_size
+    expected = (size, spec.network.in_channels, *patch)
+    found = (tuple(batch.image.shape), tuple(batch.label.shape))
+    if found != (expected, (size, 1, *patch)):
+        raise PlanError(
+            f"A batch has images of {found[0]} and labels of {found[1]}, but the plan and the "
+            f"network say {expected}.",
+            remedy=PLAN_AGAIN,
+        )
+
+
+def whole_volume(batch: Batch, spec: CellSpec) -> None:
+    """Check a validation volume's shape.
+
+    Raises:
+        PlanError: it has not the network's channels.
+        DataError: image and label do not cover each other.
+    """
+    image, label = tuple(batch.image.shape), tuple(batch.label.shape)
+    if image[1] != spec.network.in_channels:
+        raise PlanError(
+            f"{batch.cases[0]} has {image[1]} channels, and the network takes "
+            f"{spec.network.in_channels}.",
+            remedy=PLAN_AGAIN,
+        )
+    if label != (1, 1, *image[2:]):
+        raise DataError(
+            f"{batch.cases[0]} has an image of {image[2:]} and a label of {label[2:]} voxels.",
+            remedy=PROFILE_AGAIN,
+        )
+
+
+def contents(batch: Batch, spec: CellSpec) -> None:
+    """Check what a batch is made of: images of float32, labels that are class numbers.
+
+    Raises:
+        DataError: it is anything else; the cases are named.
+    """
+    cases, classes = ", ".join(sorted(set(batch.cases))), spec.network.out_channels
+    if (batch.image.dtype, batch.label.dtype) != (torch.float32, torch.uint8):
+        problem = f"images of {batch.image.dtype} and labels of {batch.label.dtype}"
+    elif int(batch.label.max()) >= classes:
+        problem = f"labels up to {int(batch.label.max())}, where there are {classes} classes"
+    else:
+        return
+    raise DataError(f"{cases} came with {problem}.", remedy=PROFILE_AGAIN)
