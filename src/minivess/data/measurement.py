@@ -22,8 +22,11 @@ CHUNK = 1 << 22  # voxels counted at once; bincount widens them to 8 bytes
 Result = tuple[VolumeStats | None, list[Finding]]
 
 
-def measure(case: Case, *, config: DataConfig) -> Result:
-    """Measure one volume at native resolution; None where a file cannot be used at all."""
+def measure(case: Case, *, config: DataConfig, accepted: bool = False) -> Result:
+    """Measure one volume at native resolution; None where a file cannot be used at all.
+
+    Of a volume that review accepted, errors count as warnings where it can be used.
+    """
     try:
         image, label = read(case.image), read(cast(Path, case.label))
     except DataError as error:
@@ -34,6 +37,8 @@ def measure(case: Case, *, config: DataConfig) -> Result:
     except DataError as error:
         return None, [_error(case, "label_values", error)]
     findings = quality.check(case.case, image, label, classes)
+    if accepted:
+        findings = [_despite(finding) for finding in findings]
     if any(finding.severity == "error" for finding in findings):
         return None, findings
     return _stats(case, image.array, classes, (image.spacing, image.unit)), findings
@@ -41,6 +46,11 @@ def measure(case: Case, *, config: DataConfig) -> Result:
 
 def _error(case: Case, code: str, error: DataError) -> Finding:
     return quality.finding(code, "error", error.problem, error.remedy).replace(case=case.case)
+
+
+def _despite(finding: Finding) -> Finding:
+    acceptable = finding.severity == "error" and finding.code not in quality.BEYOND_ACCEPTING
+    return finding.replace(severity="warning") if acceptable else finding
 
 
 def _stats(case: Case, image: Array, classes: Array, geometry: tuple[Spacing, str]) -> VolumeStats:

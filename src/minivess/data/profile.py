@@ -6,7 +6,7 @@ import logging
 import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -61,26 +61,33 @@ def profile(
     *,
     config: DataConfig,
     cache: Path,
+    accepted: Set[str] = frozenset(),
     on_volume: Callable[[int, int], None] | None = None,
 ) -> Measured:
     """Measure every volume whose content, settings or profiler changed; take the rest from `cache`.
 
-    `on_volume(done, total)` is called after each volume.
+    `on_volume(done, total)` is called after each volume. Errors of `accepted` cases count as
+    warnings where the volume can be used.
 
     Raises:
         DataError: nothing usable is left, label values need a map, or (strict) any error.
     """
-    rule = {"code": keys.code(CODE), "label_map": config.counted()["label_map"]}
+    code, label_map = keys.code(CODE), config.counted()["label_map"]
+
+    def rule(case: Case) -> dict[str, Any]:
+        known = {"code": code, "label_map": label_map}
+        return {**known, "accepted": True} if case.case in accepted else known
+
     results: dict[str, Result] = {}
     fresh: list[Case] = []
     for case in pairing.cases:
-        known = recall(cache, key_of(case, hashes, rule), case)
+        known = recall(cache, key_of(case, hashes, rule(case)), case)
         if known is None:
             fresh.append(case)
         else:
             results[case.case] = known
-    for done, (case, result) in enumerate(_measure_all(fresh, config), start=1):
-        results[case.case] = remember(cache, key_of(case, hashes, rule), result)
+    for done, (case, result) in enumerate(_measure_all(fresh, config, accepted), start=1):
+        results[case.case] = remember(cache, key_of(case, hashes, rule(case)), result)
         if on_volume is not None:
             on_volume(len(pairing.cases) - len(fresh) + done, len(pairing.cases))
     measured = _gather(pairing, results, hashes, config)
@@ -146,7 +153,9 @@ def as_loaded(profile: DatasetProfile, resampling: ResamplingConfig) -> DatasetP
 # --- many volumes -------------------------------------------------------------------------
 
 
-def _measure_all(cases: Sequence[Case], config: DataConfig) -> Iterator[tuple[Case, Result]]:
+def _measure_all(
+    cases: Sequence[Case], config: DataConfig, accepted: Set[str]
+) -> Iterator[tuple[Case, Result]]:
     size = sum(path.stat().st_size for case in cases for path in (case.image, case.label) if path)
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -157,19 +166,21 @@ def _measure_all(cases: Sequence[Case], config: DataConfig) -> Iterator[tuple[Ca
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(min(cores, len(cases)), mp_context=context) as pool:
             try:
-                for pair in _in_pool(pool, cases, config):
+                for pair in _in_pool(pool, cases, config, accepted):
                     waiting.pop(0)
                     yield pair
             except BrokenProcessPool:
                 log.warning("A measuring process was killed (memory?); going on one by one.")
     for case in waiting:
-        yield case, measure(case, config=config)
+        yield case, measure(case, config=config, accepted=case.case in accepted)
 
 
 def _in_pool(
-    pool: Executor, cases: Sequence[Case], config: DataConfig
+    pool: Executor, cases: Sequence[Case], config: DataConfig, accepted: Set[str]
 ) -> Iterator[tuple[Case, Result]]:
-    futures = [pool.submit(measure, case, config=config) for case in cases]
+    futures = [
+        pool.submit(measure, case, config=config, accepted=case.case in accepted) for case in cases
+    ]
     for case, future in zip(cases, futures, strict=True):
         yield case, future.result()
 

@@ -16,6 +16,8 @@ from minivess.contracts import Finding, Pairing, Severity, VolumeStats
 from minivess.data.filenames import stem
 from minivess.data.volume import Array, Volume
 
+# No decision of a reviewer makes these usable; another file does.
+BEYOND_ACCEPTING = frozenset({"unreadable", "shape_mismatch", "non_finite", "label_values"})
 FEW_SLICES = 5
 FEW_FOR_OUTLIERS = 5  # below this a median absolute deviation says nothing
 LARGE_VALUE, MANY_CLASSES = 64, 64
