@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import json
 import os
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -79,6 +80,8 @@ class DataConfig(Part):
     strict: bool = Field(default=False, description="stop at the first unusable volume")
     outlier_z: float = Field(default=6.0, gt=0, description="robust z-score that flags a volume")
     remote: str | None = uncounted(None, "DVC remote (folder or URL); none: inside outputs/dvc")
+    git_commit: bool = uncounted(False, "commit each version's .dvc file to Git in outputs/dvc")
+    watch_interval_s: float = uncounted(3600.0, "seconds between two looks of `watch`", ge=1)
     demo_volumes: int = Field(default=12, ge=4, le=200, description="demo volumes to make")
     demo_seed: int = Field(default=7, ge=0, description="seed of the demo volumes")
 
@@ -484,6 +487,24 @@ def load(
         data = config.data.model_copy(update={"root": root})
         config = config.model_copy(update={"data": data})
     return config
+
+
+def words(config: ExperimentConfig) -> list[str]:
+    """The `key=value` words that `load` makes this configuration of, `tracking` left out.
+
+    Where runs are kept is the reader's affair, and an address may hold a password.
+    """
+    plain = load(env=Environment()) if config.data.root is None else ExperimentConfig()
+    mine, theirs = config.model_dump(mode="json"), plain.model_dump(mode="json")
+    found = []
+    for key in leaves():
+        value, other = mine, theirs
+        for name in key.split("."):
+            value, other = value[name], other[name]
+        if value != other and not key.startswith("tracking."):
+            text = str(value) if isinstance(value, str) else json.dumps(value)
+            found.append(f"{key}={text}")
+    return found
 
 
 def merge(files: Sequence[Path], words: Sequence[str], env: Environment) -> Any:
