@@ -307,7 +307,8 @@ def test_deciding_that_all_is_reused_imports_no_prefect_and_starts_no_server(
 def test_a_server_that_dies_loses_no_result_and_another_takes_over(
     warm_home: Callable[[], Home], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.connection.PRIVATE_RETRIES", "0")
+    # Fewer than usual: each attempt at the dead server costs seconds; a fresh one may answer 503.
+    monkeypatch.setattr("flows.connection.PRIVATE_RETRIES", "2")
     home = warm_home()
 
     def story() -> Server:
