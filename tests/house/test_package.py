@@ -28,7 +28,7 @@ def test_the_wheel_carries_both_packages_and_the_settings(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     names = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
     expected = {f"minivess/_configs/experiments/{f.name}" for f in experiments()}
-    assert {"minivess/config.py", "flows/cli.py", *expected} <= names
+    assert {"minivess/config/experiment.py", "flows/cli.py", *expected} <= names
     assert not any(name.startswith(("tests/", "configs/")) for name in names)
 
 

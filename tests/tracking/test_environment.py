@@ -26,10 +26,10 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "clone"
     folder.mkdir()
     git(folder, "init", "-q", "-b", "main")
-    (folder / "config.py").write_text("A = 1\n")
+    (folder / "__init__.py").write_text("A = 1\n")
     git(folder, "add", ".")
     git(folder, "commit", "-qm", "one")
-    monkeypatch.setattr(config, "__file__", str(folder / "config.py"))
+    monkeypatch.setattr(config, "__file__", str(folder / "__init__.py"))
     environment.collect.cache_clear()
     return folder
 
@@ -47,7 +47,7 @@ def test_a_clean_clone_is_its_commit(clone: Path) -> None:
 
 
 def test_a_changed_clone_is_dirty_and_keeps_its_difference(clone: Path) -> None:
-    (clone / "config.py").write_text("A = 2\n")
+    (clone / "__init__.py").write_text("A = 2\n")
     found = environment.collect()
     assert found.params["sys_git_dirty"] == "True"
     assert "+A = 2" in found.files["git.diff"]
@@ -61,7 +61,7 @@ def test_a_detached_head_is_named_with_its_commit(clone: Path) -> None:
 
 
 def test_a_copy_inside_somebody_elses_repository_is_no_part_of_it(clone: Path) -> None:
-    git(clone, "rm", "-q", "--cached", "config.py")
+    git(clone, "rm", "-q", "--cached", "__init__.py")
     git(clone, "commit", "-qm", "no longer tracked")
     assert environment.collect().params["sys_git_commit"] == "unknown"
 

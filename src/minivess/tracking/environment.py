@@ -220,7 +220,7 @@ def _repository(nothing: dict[str, str]) -> dict[str, str]:
     package = Path(config.__file__).parent
     git = shutil.which("git")
     # An installed copy inside somebody else's repository is no part of that repository.
-    if git is None or _run(git, package, "ls-files", "--error-unmatch", "config.py") is None:
+    if git is None or _run(git, package, "ls-files", "--error-unmatch", "__init__.py") is None:
         return nothing
     commit = _run(git, package, "rev-parse", "HEAD")
     if commit is None:

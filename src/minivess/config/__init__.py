@@ -1,0 +1,101 @@
+"""One configuration: defaults here, differences in YAML, then `key=value` words.
+
+Later files win over earlier ones, standard environment variables over files, words over all.
+"""
+
+from minivess.config.contradictions import CONTRADICTIONS, Clash
+from minivess.config.experiment import (
+    DEMO,
+    AnalysisConfig,
+    ComputeConfig,
+    DataConfig,
+    DeploymentConfig,
+    EvaluationConfig,
+    ExperimentConfig,
+    ResamplingConfig,
+    Stage,
+    TrackingConfig,
+    TrainingConfig,
+)
+from minivess.config.files import find, folders, known_experiments, read_yaml
+from minivess.config.part import Auto, Part, uncounted
+from minivess.config.reading import load, merge
+from minivess.config.settings import (
+    dotted,
+    example,
+    field_of,
+    known,
+    leaves,
+    parse,
+    refuse_unknown,
+    validated,
+)
+from minivess.config.shelves import (
+    LossConfig,
+    ModelConfig,
+    TierConfig,
+    imported,
+    loss,
+    model,
+    tier,
+)
+from minivess.config.variables import (
+    QUIET,
+    Environment,
+    changed_environment,
+    child_environment,
+    default_environment,
+    environment,
+    local_without_proxy,
+    set_environment,
+    silence_telemetry,
+)
+
+__all__ = [
+    "CONTRADICTIONS",
+    "DEMO",
+    "QUIET",
+    "AnalysisConfig",
+    "Auto",
+    "Clash",
+    "ComputeConfig",
+    "DataConfig",
+    "DeploymentConfig",
+    "Environment",
+    "EvaluationConfig",
+    "ExperimentConfig",
+    "LossConfig",
+    "ModelConfig",
+    "Part",
+    "ResamplingConfig",
+    "Stage",
+    "TierConfig",
+    "TrackingConfig",
+    "TrainingConfig",
+    "changed_environment",
+    "child_environment",
+    "default_environment",
+    "dotted",
+    "environment",
+    "example",
+    "field_of",
+    "find",
+    "folders",
+    "imported",
+    "known",
+    "known_experiments",
+    "leaves",
+    "load",
+    "local_without_proxy",
+    "loss",
+    "merge",
+    "model",
+    "parse",
+    "read_yaml",
+    "refuse_unknown",
+    "set_environment",
+    "silence_telemetry",
+    "tier",
+    "uncounted",
+    "validated",
+]

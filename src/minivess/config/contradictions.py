@@ -1,0 +1,95 @@
+"""Pairs of settings that cannot both be meant, in one list."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Clash(NamedTuple):
+    """Two settings that cannot both be meant."""
+
+    keys: tuple[str, ...]
+    problem: str
+    remedy: str
+    test: Any
+
+    def holds(self, config: Any) -> bool:
+        """Whether the configuration contains it."""
+        return bool(self.test(config))
+
+
+CONTRADICTIONS = (
+    Clash(
+        ("training.patch_size", "compute.patch_strategy"),
+        "training.patch_size is given, so the strategy is fixed, but another "
+        "compute.patch_strategy is asked for.",
+        "Leave out one of training.patch_size and compute.patch_strategy.",
+        lambda c: (
+            c.training.patch_size != "auto"
+            and "patch_strategy" in c.compute.model_fields_set
+            and c.compute.patch_strategy != "fixed"
+        ),
+    ),
+    Clash(
+        ("compute.patch_strategy", "training.patch_size"),
+        "compute.patch_strategy=fixed needs a patch.",
+        "Set training.patch_size=[64,64,16], or leave out compute.patch_strategy.",
+        lambda c: c.compute.patch_strategy == "fixed" and c.training.patch_size == "auto",
+    ),
+    Clash(
+        ("data.image", "data.label"),
+        "data.image and data.label belong together, and only one of them is given.",
+        "Give both, for example data.image=*_img.nii.gz data.label={case}_seg.nii.gz.",
+        lambda c: (c.data.image is None) != (c.data.label is None),
+    ),
+    Clash(
+        ("data.image", "data.root"),
+        "data.image is a pattern for files of your own, but data.root does not say where they are.",
+        "Add data.root=/path/to/folder, or leave out data.image and data.label for demo data.",
+        lambda c: c.data.image is not None and c.data.root is None,
+    ),
+    Clash(
+        ("data.resampling.enabled", "data.resampling.method"),
+        "data.resampling.enabled and data.resampling.method disagree.",
+        "Set both data.resampling.enabled=true and data.resampling.method=spacing, or neither.",
+        lambda c: c.data.resampling.enabled != (c.data.resampling.method is not None),
+    ),
+    Clash(
+        ("data.resampling.method", "data.resampling.target_spacing"),
+        "data.resampling.method=spacing needs data.resampling.target_spacing.",
+        "Add for example 'data.resampling.target_spacing=[1,1,1]'.",
+        lambda c: (
+            c.data.resampling.method == "spacing" and c.data.resampling.target_spacing is None
+        ),
+    ),
+    Clash(
+        ("training.splits", "training.folds"),
+        "training.splits brings its own folds, but training.folds is given too.",
+        "Leave out one of training.splits and training.folds.",
+        lambda c: c.training.splits is not None and "folds" in c.training.model_fields_set,
+    ),
+    Clash(
+        ("training.splits", "training.test_fraction"),
+        "training.splits brings its own test set, but training.test_fraction is given too.",
+        "Leave out one of training.splits and training.test_fraction.",
+        lambda c: c.training.splits is not None and c.training.test_fraction > 0,
+    ),
+    Clash(
+        ("training.warmup_epochs", "training.max_epochs"),
+        "training.warmup_epochs must be smaller than training.max_epochs.",
+        "Lower training.warmup_epochs or raise training.max_epochs.",
+        lambda c: c.training.warmup_epochs >= c.training.max_epochs,
+    ),
+    Clash(
+        ("compute.profile", "training.device"),
+        "compute.profile=cpu and training.device=cuda contradict each other.",
+        "Leave out one of compute.profile and training.device.",
+        lambda c: c.compute.profile == "cpu" and c.training.device == "cuda",
+    ),
+    Clash(
+        ("training.device", "training.mixed_precision"),
+        "training.mixed_precision=fp16 needs a GPU, but training.device=cpu is given.",
+        "Use training.mixed_precision=bf16 or none on a CPU.",
+        lambda c: c.training.device == "cpu" and c.training.mixed_precision == "fp16",
+    ),
+)

@@ -1,0 +1,199 @@
+"""The settings of an experiment, with every default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from minivess.config.contradictions import CONTRADICTIONS
+from minivess.config.part import Auto, Part, uncounted
+from minivess.contracts import Shape, Spacing
+
+
+class ResamplingConfig(Part):
+    """Off unless asked for: native resolution is a scientific decision."""
+
+    enabled: bool = Field(default=False, description="resample volumes when they are loaded")
+    method: str | None = Field(
+        default=None, description="'spacing', or an import path module:callable"
+    )
+    target_spacing: Spacing | None = Field(
+        default=None, description="voxel size (x, y, z) in the unit of the headers"
+    )
+
+
+class DataConfig(Part):
+    """Where the volumes are and how file names are read."""
+
+    root: Path | None = uncounted(None, "folder of images and labels; none means demo data")
+    image: str | None = Field(default=None, description="pattern of image files, *_img.nii.gz")
+    label: str | None = Field(default=None, description="pattern of label files, {case}_seg.nii.gz")
+    group: str | None = Field(
+        default=None, description="regex whose first group names the group, or a JSON file"
+    )
+    label_map: dict[int, int] = Field(
+        default={}, description="label value in the files -> class, 255: 1"
+    )
+    resampling: ResamplingConfig = ResamplingConfig()
+    normalisation: Literal["zscore", "minmax", "none"] = Field(
+        default="zscore", description="intensities of each volume, before the network"
+    )
+    strict: bool = Field(default=False, description="stop at the first unusable volume")
+    outlier_z: float = Field(default=6.0, gt=0, description="robust z-score that flags a volume")
+    remote: str | None = uncounted(None, "DVC remote (folder or URL); none: inside outputs/dvc")
+    demo_volumes: int = Field(default=12, ge=4, le=200, description="demo volumes to make")
+    demo_seed: int = Field(default=7, ge=0, description="seed of the demo volumes")
+
+
+class ComputeConfig(Part):
+    """What the plan may use; `auto` means measured."""
+
+    profile: str = uncounted("auto", "tier: auto, cpu, gpu_low, ... or a file in configs/tiers")
+    ram_gb: float | None = uncounted(None, "use at most this much memory, GiB", gt=0)
+    vram_gb: float | None = uncounted(None, "use at most this much GPU memory, GiB", gt=0)
+    patch_strategy: Literal["min_volume", "median_pad", "fixed"] = Field(
+        default="min_volume",
+        description="patch within the smallest volume; or pad the small ones; or as given",
+    )
+
+
+class TrainingConfig(Part):
+    """The grid and the loop."""
+
+    models: tuple[str, ...] = Field(
+        default=("dynunet",), min_length=1, description="names of files in configs/models"
+    )
+    losses: tuple[str, ...] = Field(
+        default=("dice_ce", "cbdice", "dice_ce_cldice", "cbdice_cldice"),
+        min_length=1,
+        description="names of files in configs/losses",
+    )
+    folds: int = Field(default=3, ge=2, description="cross-validation folds")
+    seeds: tuple[int, ...] = Field(
+        default=(42,), min_length=1, description="one whole grid for each seed"
+    )
+    splits: Path | None = Field(default=None, description="JSON file of folds made elsewhere")
+    test_fraction: float = Field(
+        default=0.0, ge=0, lt=0.9, description="share of volumes held out of all folds"
+    )
+    max_epochs: int = Field(default=100, ge=1)
+    iterations_per_epoch: int | Auto = Field(
+        default="auto", description="optimizer steps in an epoch; auto: each patch sample once"
+    )
+    samples_per_volume: int = Field(
+        default=4, ge=1, description="patches drawn from each volume in an epoch"
+    )
+    foreground_ratio: float = Field(
+        default=0.67, ge=0, le=1, description="share of patches centred on foreground"
+    )
+    augment: bool = Field(default=True, description="random flips, rotations, intensity changes")
+    patch_size: Shape | Auto = Field(default="auto", description="(x, y, z); given: used as it is")
+    batch_size: int | Auto = Field(default="auto", description="patches in a step")
+    accumulation_steps: int = Field(default=1, ge=1, description="steps summed before an update")
+    learning_rate: float = Field(default=1e-3, gt=0)
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    weight_decay: float = Field(default=1e-5, ge=0)
+    scheduler: Literal["cosine", "poly", "constant"] = "cosine"
+    warmup_epochs: int = Field(default=0, ge=0, description="linear rise of the learning rate")
+    gradient_clip_val: float = Field(default=1.0, ge=0, description="norm; 0 means no clipping")
+    gradient_checkpointing: bool = Field(
+        default=False, description="recompute activations: less memory, more time"
+    )
+    ema_decay: float = Field(
+        default=0.0, ge=0, lt=1, description="average of the weights; 0 means none"
+    )
+    early_stopping_patience: int = Field(
+        default=0, ge=0, description="epochs without a better val_loss; 0 means never"
+    )
+    mixed_precision: Literal["auto", "none", "bf16", "fp16"] = "auto"
+    sliding_window_overlap: float = Field(default=0.25, ge=0, lt=1)
+    cache_rate: float | Auto = uncounted("auto", "share of volumes kept in memory, 0 to 1")
+    num_workers: int | Auto = uncounted("auto", "loader processes or threads")
+    threads: int | Auto = Field(default="auto", description="threads of torch on the CPU")
+    device: Literal["auto", "cpu", "cuda"] = uncounted("auto", "where cells train")
+    figure_interval: int = uncounted(10, "epochs between prediction images", ge=1)
+    retrain: Literal["if_changed", "always", "never"] = uncounted(
+        "if_changed", "train cells whose key is already FINISHED: only if changed, always, never"
+    )
+
+
+class EvaluationConfig(Part):
+    """How predictions are judged, in training and in analysis alike."""
+
+    interval_epochs: int = Field(default=5, ge=1, description="epochs between topology metrics")
+    masd_cap: float = Field(default=50.0, gt=0, description="m of the compound metric, voxels")
+    nsd_tolerance: float = Field(default=1.0, gt=0, description="voxels")
+    bootstrap_n: int = Field(default=1000, ge=100, description="resamples for intervals")
+    ci_level: float = Field(default=0.95, gt=0.5, lt=1)
+
+
+class AnalysisConfig(Part):
+    """What flow 3 does beyond judging each family."""
+
+    ensembles: tuple[Literal["mean"], ...] = Field(
+        default=("mean",), description="ways to combine families"
+    )
+    figures: int = Field(default=6, ge=1, description="volumes shown in the report, worst first")
+
+
+class DeploymentConfig(Part):
+    """What a champion must pass before it serves."""
+
+    target: Literal["local"] = Field(default="local", description="where the service runs")
+    parity_volumes: int = Field(default=3, ge=3, description="whole volumes compared")
+    max_logit_difference: float = Field(default=1e-3, gt=0)
+    min_mask_agreement: float = Field(default=0.9999, gt=0, le=1)
+    start_timeout_s: int = uncounted(180, "seconds until the service must answer", ge=5)
+
+
+class TrackingConfig(Part):
+    """Where runs are kept."""
+
+    uri: str | None = uncounted(None, "MLflow store; none: SQLite in outputs")
+    artifact_root: str | None = uncounted(None, "artifacts of new experiments; none: in outputs")
+    log_system_metrics: bool = uncounted(True, "CPU, memory, disk, network, GPU of each run")
+    system_metrics_interval_s: float = uncounted(10.0, "seconds between samples", gt=0)
+
+
+Stage = Literal["profile", "train", "analyse", "deploy"]
+
+
+class ExperimentConfig(Part):
+    """All settings of an experiment; this class holds every default."""
+
+    name: str | None = uncounted(None, "MLflow experiment; none: the dataset's name")
+    flows: tuple[Stage, ...] = uncounted(
+        ("profile", "train", "analyse", "deploy"), "stages that `experiment` runs, in order"
+    )
+    data: DataConfig = DataConfig()
+    compute: ComputeConfig = ComputeConfig()
+    model: dict[str, Any] = Field(
+        default={}, description="fields of configs/models set for every model, filters: [8, 16]"
+    )
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    analysis: AnalysisConfig = AnalysisConfig()
+    deployment: DeploymentConfig = DeploymentConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _refuse_contradictions(self) -> Self:
+        for clash in CONTRADICTIONS:
+            if clash.holds(self):
+                raise ValueError(f"{clash.problem} {clash.remedy}")
+        return self
+
+    @property
+    def dataset(self) -> str:
+        """The dataset's name: the folder's, or `demo`."""
+        return self.data.root.resolve().name if self.data.root else DEMO
+
+    @property
+    def experiment(self) -> str:
+        """The MLflow experiment of flow 2."""
+        return self.name or self.dataset
+
+
+DEMO = "demo"

@@ -1,0 +1,140 @@
+"""Dotted keys: which ones exist, what a word for one means, and what is said to a wrong one."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from minivess.config.experiment import ExperimentConfig
+from minivess.config.part import Auto, Part
+from minivess.errors import UsageError
+
+
+def parse(word: str) -> tuple[str, Any]:
+    """Split `key=value`; a text field takes its value verbatim, others are read as YAML."""
+    key, equals, text = word.partition("=")
+    if not equals:
+        raise UsageError(
+            f"{word!r} is neither a YAML file nor key=value.",
+            remedy="write settings as key=value, for example training.max_epochs=5",
+        )
+    refuse_unknown(key, f"the word {word!r}")
+    if is_text(key):
+        return key, None if text == "null" else text
+    try:
+        return key, yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(
+            f"The value of {key}, {text!r}, cannot be read: {error}",
+            remedy=f"quote the whole word, for example '{key}={example(key)}'",
+        ) from error
+
+
+def validated(kind: type[Any], values: Any) -> Any:
+    """Build a part; pydantic's complaint becomes one paragraph."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(step) for step in first["loc"] if not str(step).startswith("function"))
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(key, kind.model_fields, n=1, cutoff=0)
+            raise UsageError(
+                f"There is no setting {key!r} in {kind.__name__}.",
+                remedy=f"did you mean {near[0]}?",
+            ) from None
+        if not key:
+            raise UsageError(message, remedy="change one of the two settings named") from None
+        raise UsageError(
+            f"{key}={first['input']!r} is refused: {message}.",
+            remedy=f"give a value such as {key}={example(key)}",
+        ) from None
+
+
+def refuse_unknown(key: str, where: str) -> None:
+    """Raise for a key that nothing reads, naming the nearest known one."""
+    if known(key):
+        return
+    near = difflib.get_close_matches(key, list(leaves()), n=1, cutoff=0.0)
+    raise UsageError(
+        f"{where} sets {key!r}, which is no setting.", remedy=f"did you mean {near[0]}?"
+    )
+
+
+def known(key: str) -> bool:
+    """Whether a dotted key names a part or a field; keys inside mappings are free."""
+    names = key.split(".")
+    kind: Any = ExperimentConfig
+    for position, name in enumerate(names):
+        if name not in kind.model_fields:
+            return False
+        annotation = kind.model_fields[name].annotation
+        if get_origin(annotation) is dict:
+            return len(names) - position <= 2
+        if not (isinstance(annotation, type) and issubclass(annotation, Part)):
+            return position == len(names) - 1
+        kind = annotation
+    return True
+
+
+def leaves(kind: type[BaseModel] = ExperimentConfig, prefix: str = "") -> Iterator[str]:
+    """Every dotted key that a user may type."""
+    for name, field in kind.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Part):
+            yield from leaves(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def field_of(key: str) -> FieldInfo | None:
+    """The field behind a dotted key, or None inside a mapping."""
+    kind: Any = ExperimentConfig
+    for name in key.split("."):
+        field: FieldInfo | None = getattr(kind, "model_fields", {}).get(name)
+        if field is None:
+            return None
+        kind = field.annotation
+    return field
+
+
+def is_text(key: str) -> bool:
+    """Whether a field takes text, so that its word is no YAML."""
+    field = field_of(key)
+    return field is not None and any(
+        kind in (str, Path) or (get_origin(kind) is Literal and kind is not Auto)
+        for kind in _alternatives(field.annotation)
+    )
+
+
+def example(key: str) -> Any:
+    """The default of a key, for messages."""
+    field = field_of(key)
+    if field is None or field.default is None:
+        return "..."
+    value = field.get_default()
+    return f"[{','.join(map(str, value))}]" if isinstance(value, tuple) else value
+
+
+def dotted(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted keys that a mapping sets; mapping-valued fields count as one."""
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        field = field_of(key)
+        inside = field is None or get_origin(field.annotation) is not dict
+        if isinstance(value, Mapping) and inside:
+            yield from dotted(value, f"{key}.") if value else iter((key,))
+        else:
+            yield key
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    origin = get_origin(annotation)
+    return get_args(annotation) if origin in (Union, types.UnionType) else (annotation,)

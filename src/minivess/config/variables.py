@@ -1,0 +1,99 @@
+"""Environment variables: this is the only module that reads or changes it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from minivess.config.part import Part
+
+
+class Environment(Part):
+    """The environment variables that mean something here, read once."""
+
+    home: Path = Path("outputs")
+    mlflow_tracking_uri: str | None = None
+    prefect_api_url: str | None = None
+    prefect_home: Path | None = None
+    prefect_disabled: bool = False
+    ci: bool = False
+    kubernetes: bool = False
+    cuda_visible_devices: str | None = None
+    launched_by: str = "cli"
+
+
+def environment(variables: Mapping[str, str] | None = None) -> Environment:
+    """Read the environment; empty values count as absent."""
+    given = {
+        key: value
+        for key, value in (os.environ if variables is None else variables).items()
+        if value
+    }
+    return Environment(
+        home=Path(given.get("MINIVESS_HOME", "outputs")),
+        mlflow_tracking_uri=given.get("MLFLOW_TRACKING_URI"),
+        prefect_api_url=given.get("PREFECT_API_URL"),
+        prefect_home=Path(given["PREFECT_HOME"]) if "PREFECT_HOME" in given else None,
+        prefect_disabled=given.get("PREFECT_DISABLED", "").lower() in {"1", "true", "yes"},
+        ci="CI" in given,
+        kubernetes="KUBERNETES_SERVICE_HOST" in given,
+        # Empty means "no GPU", so it counts although it is empty.
+        cuda_visible_devices=(variables or os.environ).get("CUDA_VISIBLE_DEVICES"),
+        launched_by=given.get("MINIVESS_LAUNCHED_BY", "cli"),
+    )
+
+
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DVC_NO_ANALYTICS": "1",
+    "BENTOML_DO_NOT_TRACK": "True",
+    "SCARF_NO_ANALYTICS": "true",
+}
+
+
+def silence_telemetry() -> None:
+    """Tell every library not to send usage data; must run before they are imported."""
+    os.environ.update(QUIET)
+
+
+def child_environment(**changes: str) -> dict[str, str]:
+    """The environment for a process that we start: ours, silent, with changes."""
+    return {**os.environ, **QUIET, **changes}
+
+
+def set_environment(**changes: str) -> None:
+    """Set standard variables that a library reads only from its environment."""
+    os.environ.update(changes)
+
+
+def default_environment(**values: str) -> None:
+    """Set standard variables of a library unless the user has set them."""
+    for name, value in values.items():
+        os.environ.setdefault(name, value)
+
+
+@contextmanager
+def changed_environment(**changes: str) -> Iterator[None]:
+    """Set variables that a library reads only from its environment; put the old ones back."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def local_without_proxy() -> dict[str, str]:
+    """NO_PROXY with this machine in it: calls to our own servers stay here."""
+    given = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
+    hosts = [host.strip() for host in given.split(",") if host.strip()]
+    joined = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))
+    return {"NO_PROXY": joined, "no_proxy": joined}

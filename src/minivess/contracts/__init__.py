@@ -1,0 +1,61 @@
+"""What crosses from one flow to another: closed records, fixed once made.
+
+Axes are (x, y, z); tensors are (B, C, X, Y, Z). Paths inside records are relative to the
+home folder, except in `Case` and `Member`, which never leave the process that made them.
+"""
+
+from minivess.contracts.analysis import AnalysisResult, Champion, Interval, Judged
+from minivess.contracts.data import Case, DatasetProfile, Finding, Fold, Pairing, Split, VolumeStats
+from minivess.contracts.deployment import DeploymentResult, Engine, Parity, Smoke
+from minivess.contracts.network import Limits, Loss, LossTerm, Network, Window
+from minivess.contracts.plan import Choice, ComputePlan, Forecast, Hardware
+from minivess.contracts.record import SCHEMA_VERSION, Contract, Severity, Shape, Spacing, Versioned
+from minivess.contracts.run import RunRecord
+from minivess.contracts.training import (
+    CellResult,
+    CellSpec,
+    FamilyRun,
+    Member,
+    TrainingResult,
+    VolumeMetrics,
+)
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "AnalysisResult",
+    "Case",
+    "CellResult",
+    "CellSpec",
+    "Champion",
+    "Choice",
+    "ComputePlan",
+    "Contract",
+    "DatasetProfile",
+    "DeploymentResult",
+    "Engine",
+    "FamilyRun",
+    "Finding",
+    "Fold",
+    "Forecast",
+    "Hardware",
+    "Interval",
+    "Judged",
+    "Limits",
+    "Loss",
+    "LossTerm",
+    "Member",
+    "Network",
+    "Pairing",
+    "Parity",
+    "RunRecord",
+    "Severity",
+    "Shape",
+    "Smoke",
+    "Spacing",
+    "Split",
+    "TrainingResult",
+    "Versioned",
+    "VolumeMetrics",
+    "VolumeStats",
+    "Window",
+]

@@ -1,0 +1,66 @@
+"""A network, a loss and the window, resolved so that they can be built anywhere."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from minivess.contracts.record import Contract, Shape
+
+
+class Limits(Contract):
+    """What a model file says of its network instead of letting it be found."""
+
+    divisibility_factor: Shape | None = None
+    vram_per_voxel_train_bytes: float | None = None
+    vram_base_mb: float | None = None
+    max_patch_xy: int | None = None
+    max_patch_z: int | None = None
+    supports_amp: bool = True
+
+
+class Network(Contract):
+    """A network ready to build: every value resolved."""
+
+    name: str = Field(description="file name in configs/models")
+    family: str
+    builder: str = Field(description="import path module:callable, called with this record")
+    in_channels: int
+    out_channels: int
+    filters: tuple[int, ...]
+    kernel_size: tuple[Shape, ...]
+    strides: tuple[Shape, ...]
+    norm: str
+    deep_supervision: bool
+    dropout: float
+    arguments: dict[str, Any] = Field(default={}, description="what only this builder knows")
+    limits: Limits = Limits()
+
+
+class LossTerm(Contract):
+    """One weighted part of a loss."""
+
+    loss: str = Field(description="a built-in name, or an import path module:callable")
+    weight: float = 1.0
+    arguments: dict[str, Any] = Field(default={})
+
+
+class Loss(Contract):
+    """A loss to build: the weighted sum of its terms."""
+
+    name: str = Field(description="file name in configs/losses")
+    terms: tuple[LossTerm, ...]
+
+    @property
+    def formula(self) -> str:
+        """For example `0.5*cbdice + 0.5*dice_ce_cldice`."""
+        return " + ".join(f"{term.weight:g}*{term.loss}" for term in self.terms)
+
+
+class Window(Contract):
+    """How a network is run over a whole volume, everywhere in the same way."""
+
+    patch_size: Shape
+    overlap: float
+    normalisation: Literal["zscore", "minmax", "none"]

@@ -1,0 +1,78 @@
+"""The machine, the plan for it and what it will cost."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from minivess.contracts.record import Contract, Shape, Versioned
+
+
+class Hardware(Contract):
+    """The machine as measured; sizes in GiB."""
+
+    environment: Literal["local", "docker", "kubernetes", "cloud", "ci"]
+    cpu_model: str
+    cores: int = Field(description="usable, container limits respected")
+    ram_total_gb: float
+    ram_available_gb: float
+    swap_total_gb: float
+    swap_used_gb: float
+    gpu_count: int
+    gpu_model: str | None
+    gpu_vram_gb: float | None
+    gpu_free_gb: float | None
+    gpu_driver: str | None
+    disk_free_gb: float
+    bf16_is_fast: bool
+    shm_gb: float | None = Field(
+        default=None, description="/dev/shm; loaders are threads and need none"
+    )
+    gpu_is_slice: bool = Field(default=False, description="a MIG slice of a larger GPU")
+
+
+class Choice(Contract):
+    """One value of the plan, why it is so, and the word that would override it."""
+
+    value: Any
+    reason: str
+    override: str
+    bound: str = Field(default="", description="the limit that it meets")
+    more: str = Field(default="", description="what one more step would need")
+
+
+class ComputePlan(Versioned):
+    """Every automatic choice made, with its reason; stored with a cell before its first step."""
+
+    tier: str
+    device: str
+    patch_size: Shape
+    batch_size: int
+    num_workers: int
+    cache_rate: float
+    mixed_precision: Literal["none", "bf16", "fp16"]
+    threads: int
+    iterations_per_epoch: int
+    divisor: Shape
+    predicted_memory_gb: float
+    predicted_window_gb: float = Field(default=0.0, description="judging the largest volume")
+    memory_budget_gb: float
+    padded: dict[str, Shape] = Field(default={}, description="median_pad: case -> voxels added")
+    choices: dict[str, Choice] = Field(description="one entry for each automatic value above")
+    number: int = Field(default=1, description="plan 2 is one step smaller than plan 1, and so on")
+    after_run: str | None = Field(
+        default=None, description="the child run that ran out of memory with the plan before"
+    )
+
+
+class Forecast(Contract):
+    """What the grid will cost on this machine, from a timed probe."""
+
+    cells: int
+    seconds_per_step: float
+    seconds_per_epoch: float = Field(description="training steps and validation")
+    total_hours: float
+    ram_gb: float
+    disk_gb: float
+    method: str = Field(description="how it was measured, a sentence")

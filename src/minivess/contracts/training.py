@@ -1,0 +1,93 @@
+"""What flow 2 trains, leaves behind and hands on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from minivess.contracts.data import Fold
+from minivess.contracts.network import Loss, Network, Window
+from minivess.contracts.record import Contract, Versioned
+
+
+class CellSpec(Versioned):
+    """One cell of the grid: everything that decides its weights."""
+
+    key: str
+    model: str
+    loss: Loss
+    seed: int
+    fold: Fold
+    network: Network
+    window: Window
+    label_map: dict[int, int]
+    classes: tuple[int, ...]
+    test: tuple[str, ...] = ()
+
+
+class VolumeMetrics(Contract):
+    """The judgement of one predicted volume; None stands for an undefined value."""
+
+    case: str
+    group: str | None = None
+    values: dict[str, float | None] = Field(description="dice, dice_class2, masd, ...")
+
+
+class CellResult(Versioned):
+    """What a finished cell left behind; file names are relative to its folder."""
+
+    key: str
+    best_epoch: int
+    epochs: int
+    stopped_early: bool
+    training_time_seconds: float
+    trainable_parameters: int
+    best: dict[str, float] = Field(description="best value of val_loss and of the primary metric")
+    untrained: dict[str, float] = Field(description="validation metrics before the first step")
+    volumes: tuple[VolumeMetrics, ...] = Field(description="validation volumes, best checkpoint")
+    checkpoint: str = Field(description="the checkpoint that was judged")
+    files: dict[str, int] = Field(description="file name -> bytes")
+
+
+class FamilyRun(Contract):
+    """One parent run: a model x loss x seed over its folds."""
+
+    run_id: str
+    run_name: str
+    experiment_name: str
+    artifact_uri: str
+    model: str
+    loss: str
+    seed: int
+    key: str
+    cells: tuple[str, ...] = Field(description="cell keys in fold order")
+    child_run_ids: tuple[str, ...]
+    metrics: dict[str, float]
+
+
+class TrainingResult(Versioned):
+    """What flow 2 hands on."""
+
+    experiment: str
+    data_profile_run_id: str
+    dataset_hash: str
+    families: tuple[FamilyRun, ...]
+
+    @property
+    def run_ids(self) -> tuple[str, ...]:
+        """The parent runs."""
+        return tuple(family.run_id for family in self.families)
+
+
+class Member(Contract):
+    """A trained network on this machine, with the volumes it has seen and not seen."""
+
+    run_id: str = Field(description="the child run")
+    parent_run_id: str
+    cell_key: str
+    family: str = Field(description="run name of its parent: <model>_<loss>[_s<seed>]")
+    spec: CellSpec
+    checkpoint: Path
+    trainable_parameters: int
+    untrained: dict[str, float]
