@@ -25,6 +25,11 @@ experiment *words: ready
 profile *words: ready
     @{{ minivess }} profile "$@"
 
+# Decide about flagged volumes: just review list, just review accept CASE --why '...'
+[group("research")]
+review *words: ready
+    @{{ minivess }} review "$@"
+
 # Train the grid of models x losses x folds x seeds
 [group("research")]
 train *words: ready

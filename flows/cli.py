@@ -20,6 +20,7 @@ from minivess.errors import MinivessError, UsageError
 VERBS = {
     "experiment": "the four flows in order; without arguments on demo data",
     "profile": "flow 1: pair, check, measure and version a dataset",
+    "review": "list, accept, reject, fix: decide about flagged volumes",
     "train": "flow 2: train every cell of the grid that is not trained yet",
     "analyse": "flow 3: judge out of fold, choose the champion, write the report",
     "deploy": "flow 4: export, prove and serve the champion",
@@ -32,6 +33,13 @@ VERBS = {
     "ui": "Prefect's page at :4200 and MLflow's at :5000, until Ctrl-C",
 }
 TIERS = ("cpu", "gpu_low", "gpu_high", "dgx_spark", "cloud_single", "cloud_multi")
+REVIEW = {
+    "why": "the reason of a decision",
+    "who": "who decides, instead of the name of this account",
+    "label": "the label file of a fix",
+    "image": "the image file of a fix",
+    "dataset": "the dataset, where this home has several",
+}
 ABOUT = "Train, judge and serve 3-D biomedical segmentation models."
 EPILOG = """\
 examples:
@@ -144,6 +152,9 @@ def parser() -> argparse.ArgumentParser:
                       help="a YAML file of settings; bare file names do the same")  # fmt: skip
     made.add_argument("--upstream", action="append", default=[], metavar="ID[,ID]",
                       help="run ids to build on, instead of the latest")  # fmt: skip
+    for name, meaning in REVIEW.items():
+        made.add_argument(f"--{name}", metavar=name.upper(), help=f"`review`: {meaning}")
+    made.add_argument("--all", action="store_true", help="`review list`: decided volumes as well")
     made.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     made.add_argument("--yes", action="store_true", help="start even if the forecast is long")
     made.add_argument("--debug", action="store_true", help="show tracebacks and all log lines")

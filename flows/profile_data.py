@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from minivess.contracts import DatasetProfile, Pairing
 from minivess.errors import PlanError
 
 if TYPE_CHECKING:
+    from minivess.data.curation import Reviewed
     from minivess.data.profile import Measured
     from minivess.data.versioning import Version
     from minivess.tracking.run import Run
@@ -26,17 +27,28 @@ class Survey:
     """What can be known about a dataset without opening a volume."""
 
     root: Path
-    pairing: Pairing
-    hashes: dict[Path, str]
+    originals: Pairing
+    reviewed: Reviewed
     ingredients: keys.Ingredients
     key: str
+
+    @property
+    def pairing(self) -> Pairing:
+        """The volumes to profile, after review."""
+        return self.reviewed.pairing
+
+    @property
+    def hashes(self) -> dict[Path, str]:
+        """MD5 of every file, those that review brought included."""
+        return self.reviewed.hashes
 
 
 def profile_data(session: Session) -> DatasetProfile:
     """Profile and version the dataset, or find that this was done already."""
     session.say(f"Profile   {session.config.dataset}")
     survey = look(session)
-    show(session, survey.root, survey.pairing)
+    show(session, survey.root, survey.originals)
+    say_decided(session, survey.reviewed)
     record = session.store.find(survey.key, experiment=names.PROFILE_EXPERIMENT)
     if record is not None:
         session.reuse(f"profile of {session.config.dataset}", record.run_id)
@@ -45,6 +57,7 @@ def profile_data(session: Session) -> DatasetProfile:
         profile = session.orchestra.flow(
             "profile-data", _profile, session, survey, parameters=settings(session)
         )
+    queue(session, survey, profile)
     pointer = handoff.profile_pointer(profile)
     handoff.complete(
         session,
@@ -88,7 +101,7 @@ def _profile(session: Session, survey: Survey) -> DatasetProfile:
 
 def look(session: Session) -> Survey:
     """Find the pairs and the key of the profile that they make; opens no volume."""
-    from minivess.data import cases
+    from minivess.data import cases, curation
     from minivess.data.index import Index
 
     config = session.config
@@ -97,14 +110,16 @@ def look(session: Session) -> Survey:
         root, image=config.data.image, label=config.data.label, group=config.data.group
     )
     hashes = Index(session.home.profile_cache / "index.json").hashes(list(_files(pairing)))
+    reviewed = curation.apply(session.home, config.dataset, pairing, hashes)
     ingredients: keys.Ingredients = {
         "dataset": config.dataset,
         "files": {file.relative_to(root).as_posix(): value for file, value in hashes.items()},
         "pairs": [[case.case, case.group] for case in pairing.cases],
+        "review": reviewed.in_force,
         "settings": config.data.counted(),
         "code": keys.code(keys.DATA_CODE),
     }
-    return Survey(root, pairing, hashes, ingredients, keys.digest(ingredients))
+    return Survey(root, pairing, reviewed, ingredients, keys.digest(ingredients))
 
 
 def demo(session: Session) -> Path:
@@ -117,16 +132,45 @@ def demo(session: Session) -> Path:
 
 def measure(session: Session, survey: Survey) -> Measured:
     """Check and measure every volume; unchanged ones come from the cache."""
-    from minivess.data import profile
+    from minivess.data import curation, profile
 
     progress = session.orchestra.progress("profile-progress", "volumes measured")
-    return profile.profile(
+    measured = profile.profile(
         survey.pairing,
         survey.hashes,
         config=session.config.data,
         cache=session.home.profile_cache,
+        accepted=survey.reviewed.accepted,
         on_volume=lambda done, total: progress(done / total),
     )
+    return replace(
+        measured,
+        findings=(*measured.findings, *curation.rejections(survey.reviewed)),
+        quarantined=(*measured.quarantined, *survey.reviewed.rejected),
+    )
+
+
+def queue(session: Session, survey: Survey, profile: DatasetProfile) -> None:
+    """Put what was flagged into the review queue, and say what waits there."""
+    from minivess.data import review
+
+    waiting = review.enter(
+        session.home,
+        session.config.dataset,
+        survey.originals,
+        survey.hashes,
+        profile.findings,
+        in_force=survey.reviewed.in_force,
+    )
+    if waiting:
+        session.say(f"  review   {len(waiting)} volumes wait for a decision: minivess review list")
+
+
+def say_decided(session: Session, reviewed: Reviewed) -> None:
+    """Which decisions count in this run."""
+    for case, decided in reviewed.in_force.items():
+        last = reviewed.history[case][-1]
+        session.say(f"  review   {case}: {decided['verdict']} by {last['who']}, {last['why']}")
 
 
 def commit(session: Session, survey: Survey, measured: Measured) -> Version:

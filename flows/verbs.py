@@ -23,6 +23,7 @@ def run(options: argparse.Namespace) -> Outcome:
     verb: Callable[[argparse.Namespace, ExperimentConfig], Outcome] = {
         "experiment": run_experiment,
         "profile": run_profile,
+        "review": run_review,
         "train": run_train,
         "analyse": run_analyse,
         "deploy": run_deploy,
@@ -93,6 +94,14 @@ def run_profile(options: argparse.Namespace, config: ExperimentConfig) -> Outcom
             "quarantined": list(profile.quarantined),
             "reused": opened.reused,
         }
+
+
+def run_review(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+    """The queue of flagged volumes."""
+    from flows import reviewing
+
+    with session(options, config, lock=False) as opened:
+        return reviewing.run(options, config, opened.home, opened.say)
 
 
 def run_train(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:

@@ -46,6 +46,11 @@ class Home:
         return self.root / "dvc"
 
     @property
+    def review_db(self) -> Path:
+        """Flagged volumes and what people decided about them."""
+        return self.root / "review.db"
+
+    @property
     def profile_cache(self) -> Path:
         """Volume statistics by content."""
         return self.root / "profile_cache"

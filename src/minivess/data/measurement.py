@@ -22,7 +22,7 @@ Result = tuple[VolumeStats | None, list[Finding]]
 
 
 def measure(case: Case, *, config: DataConfig, hashes: Sequence[str] | None = None) -> Result:
-    """Measure one volume at native resolution; None where a file cannot be used at all.
+    """Measure one volume at native resolution; None where nobody's decision could make it usable.
 
     `hashes` are the md5 of image and label, where they are known already.
     """
@@ -38,7 +38,7 @@ def measure(case: Case, *, config: DataConfig, hashes: Sequence[str] | None = No
         return None, [_error(case, "label_values", error)]
     values = spread(image.array)
     findings = quality.check(case.case, image, label, classes, values)
-    if any(finding.severity == "error" for finding in findings):
+    if any(finding.code in quality.BEYOND_ACCEPTING for finding in findings):
         return None, findings
     return VolumeStats(
         case=case.case,

@@ -6,7 +6,7 @@ import logging
 import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -65,11 +65,13 @@ def profile(
     *,
     config: DataConfig,
     cache: Path,
+    accepted: Set[str] = frozenset(),
     on_volume: Callable[[int, int], None] | None = None,
 ) -> Measured:
     """Measure every volume whose content, settings or profiler changed; take the rest from `cache`.
 
-    `on_volume(done, total)` is called after each volume.
+    `accepted` are the volumes that review lets in despite their errors; `on_volume(done, total)`
+    is called after each volume.
 
     Raises:
         DataError: nothing usable is left, label values need a map, or (strict) any error.
@@ -87,7 +89,8 @@ def profile(
         results[case.case] = remember(cache, key_of(case, hashes, rule), result)
         if on_volume is not None:
             on_volume(len(pairing.cases) - len(fresh) + done, len(pairing.cases))
-    measured = _gather(pairing, results, hashes, config)
+    judged = {case: _judged(result, case in accepted) for case, result in results.items()}
+    measured = _gather(pairing, judged, hashes, config)
     measured = replace(measured, rescanned=len(fresh))
     _refuse(measured, strict=config.strict)
     return measured
@@ -185,6 +188,17 @@ def measure_in(
 
 def _of(case: Case, hashes: Mapping[Path, str]) -> tuple[str, str]:
     return hashes[case.image], hashes[cast(Path, case.label)]
+
+
+def _judged(result: Result, accepted: bool) -> Result:
+    """An error keeps a volume out, unless review accepted it: then it counts as a warning."""
+    stats, findings = result
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if stats is None or not errors:
+        return result
+    if not accepted:
+        return None, findings
+    return stats, [f.replace(severity="warning") if f in errors else f for f in findings]
 
 
 def _gather(

@@ -19,6 +19,10 @@ from minivess.data.filenames import stem
 from minivess.data.intensities import Spread
 from minivess.data.payload import Array, Volume
 
+# No decision of a reviewer makes these usable; another file does.
+BEYOND_ACCEPTING = frozenset(
+    {"unreadable", "shape_mismatch", "non_finite", "label_values", "wrong_dimensions"}
+)
 FEW_SLICES = 5
 FEW_FOR_OUTLIERS = 5  # below this a median absolute deviation says nothing
 LARGE_VALUE, MANY_CLASSES = 64, 64

@@ -1,0 +1,116 @@
+"""`minivess review ...`: the queue of flagged volumes, and what people decide about them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+from minivess.config import ExperimentConfig
+from minivess.data import review
+from minivess.errors import UsageError
+from minivess.home import Home
+
+Say = Callable[[str], object]
+Outcome = dict[str, Any]
+
+ACTIONS = {
+    "list": "what waits for a decision (--all: every volume)",
+    "accept": "CASE ...: goes in despite its finding",
+    "reject": "CASE ...: is left out",
+    "fix": "CASE: goes in with --label FILE or --image FILE in place of its own",
+    "reopen": "CASE ...: what was decided counts no more",
+}
+
+
+def run(options: argparse.Namespace, config: ExperimentConfig, home: Home, say: Say) -> Outcome:
+    """Carry out one action on the queue of one dataset."""
+    action, *cases = options.arguments or ["list"]
+    if action not in ACTIONS:
+        raise UsageError(
+            f"`minivess review` has no action {action!r}.",
+            remedy=f"minivess review {'|'.join(ACTIONS)}",
+        )
+    dataset = dataset_of(options, config, home)
+    if action == "list":
+        return show(home, dataset, say, everything=options.all)
+    return decide(options, home, dataset, cast(review.Verdict, action), cases, say)
+
+
+def dataset_of(options: argparse.Namespace, config: ExperimentConfig, home: Home) -> str:
+    """The dataset asked for: by name, by data.root, or the only one of this home."""
+    known = review.datasets(home)
+    if options.dataset or config.data.root:
+        return str(options.dataset or config.dataset)
+    if len(known) == 1:
+        return known[0]
+    if not known:
+        raise UsageError(
+            f"No dataset was profiled in {home.root}, so there is nothing to review.",
+            remedy="minivess profile data.root=/path/to/the/data",
+        )
+    raise UsageError(
+        f"There are several datasets: {', '.join(known)}.",
+        remedy=f"minivess review list --dataset {known[0]}",
+    )
+
+
+def show(home: Home, dataset: str, say: Say, *, everything: bool) -> Outcome:
+    """The queue, oldest findings first, with the commands that decide."""
+    known = review.entries(home, dataset)
+    shown = [entry for entry in known if everything or entry.is_open]
+    for entry in shown:
+        say(f"{entry.case}   {'open' if entry.is_open else entry.verdict or 'nothing found'}")
+        for finding in entry.findings:
+            say(f"  {finding.severity} {finding.code}: {finding.message}")
+        for made in entry.decisions:
+            what = f" {made.role} {made.file}" if made.role else ""
+            say(f"  {made.at[:16]} {made.verdict}{what} by {made.who}: {made.why}")
+    waiting = sum(entry.is_open for entry in known)
+    say(f"{dataset}: {waiting} of {len(known)} volumes wait for a decision")
+    if waiting:
+        say("  minivess review accept|reject CASE --why '...'; fix CASE --label FILE --why '...'")
+    return {"dataset": dataset, "open": waiting, "volumes": [plain(entry) for entry in shown]}
+
+
+def decide(
+    options: argparse.Namespace,
+    home: Home,
+    dataset: str,
+    verdict: review.Verdict,
+    cases: list[str],
+    say: Say,
+) -> Outcome:
+    """Write one decision down about each volume named."""
+    if not cases:
+        raise UsageError(
+            f"`minivess review {verdict}` needs the volume's name.",
+            remedy=f"minivess review {verdict} CASE --why '...'",
+        )
+    files = {"image": options.image, "label": options.label}
+    given = {cast(review.Role, role): Path(file) for role, file in files.items() if file}
+    if given and (verdict != "fix" or len(cases) > 1):
+        raise UsageError(
+            "--label and --image belong to `review fix` of one volume.",
+            remedy="minivess review fix CASE --label FILE --why '...'",
+        )
+    entries = [review.find(home, dataset, case) for case in cases]
+    for entry in entries:
+        review.decide(
+            home, entry, verdict, who=options.who, why=options.why or "", replacements=given
+        )
+        say(f"  {entry.case}: {verdict}")
+    say("  the next `minivess profile` makes the version in which this counts")
+    return {"dataset": dataset, "decided": cases, "verdict": verdict}
+
+
+def plain(entry: review.Entry) -> dict[str, Any]:
+    """An entry for --json."""
+    return {
+        "case": entry.case,
+        "verdict": entry.verdict,
+        "open": entry.is_open,
+        "findings": [finding.model_dump(mode="json") for finding in entry.findings],
+        "decisions": [vars(made) for made in entry.decisions],
+    }

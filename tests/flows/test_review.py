@@ -1,0 +1,63 @@
+"""`minivess review`: what people decide makes the next version."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flows import cli
+from tests.conftest import write_nifti
+
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """A command without Prefect; returns its JSON, and the error's paragraph under `error`."""
+    monkeypatch.setenv("PREFECT_DISABLED", "1")
+
+    def run(*words: str, code: int = 0) -> dict[str, Any]:
+        assert cli.main([*words, "--json"]) == code
+        told = capsys.readouterr()
+        return json.loads(told.out.splitlines()[-1]) if code == 0 else {"error": told.err}
+
+    return run
+
+
+def test_decisions_make_a_new_version_once(run: Run, make_dataset: Callable[..., Path]) -> None:
+    root = make_dataset(4)
+    write_nifti(root / "images" / "vol01.nii.gz", np.full((24, 26, 6), 7, np.uint16))
+    first = run("profile", f"data.root={root}")
+    assert first["quarantined"] == ["vol01"]
+    queue = run("review", "list")
+    assert [volume["case"] for volume in queue["volumes"]] == ["vol01"]
+
+    run("review", "accept", "vol01", "--why", "a blank control", "--who", "Ada")
+    run("review", "reject", "vol02", "vol03", "--why", "another microscope")
+    second = run("profile", f"data.root={root}")
+    assert second["quarantined"] == ["vol02", "vol03"]
+    assert second["n_volumes"] == 2
+    assert second["dataset_hash"] != first["dataset_hash"]
+
+    assert run("review", "list")["open"] == 0
+    assert (
+        run("profile", f"data.root={root}")["data_profile_run_id"]
+        == (second["data_profile_run_id"])
+    )
+    (decision,) = run("review", "list", "--all")["volumes"][1]["decisions"]
+    assert (decision["who"], decision["why"]) == ("Ada", "a blank control")
+
+
+def test_wrong_words_name_the_right_ones(run: Run, make_dataset: Callable[..., Path]) -> None:
+    assert "minivess profile" in run("review", "list", code=2)["error"]
+    run("profile", f"data.root={make_dataset(3)}")
+    assert "list|accept" in run("review", "accpt", code=2)["error"]
+    assert "needs the volume" in run("review", "accept", code=2)["error"]
+    assert "vol00" in run("review", "reject", "vol99", "--why", "x", code=1)["error"]
+    assert "reason" in run("review", "reject", "vol00", code=1)["error"]
+    assert "review fix" in run("review", "reject", "vol00", "--label", "x", code=2)["error"]
