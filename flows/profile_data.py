@@ -94,7 +94,7 @@ def _profile(session: Session, survey: Survey) -> DatasetProfile:
         profile = summary(session, survey, measured, version)
         run.params(data_params(profile))
         run.dataset(profile)
-        orchestra.task("publish profile", store_profile, session, run, profile)
+        orchestra.task("publish profile", store_profile, session, survey, run, profile)
     tell(session, profile)
     return profile.replace(run_id=run.run_id)
 
@@ -209,13 +209,17 @@ def summary(
     return numbers.replace(safe_patch_sizes=safe)
 
 
-def store_profile(session: Session, run: Run, profile: DatasetProfile) -> None:
+def store_profile(session: Session, survey: Survey, run: Run, profile: DatasetProfile) -> None:
     """Everything a reader of the profile run finds there."""
     from minivess.data import gallery, versioning
 
     folder = session.home.reports / run.run_id
     cases = versioning.cases_of(session.home.root / profile.curated, profile)
-    run.file(gallery.render(profile, cases, folder / "gallery.html"), "dataset")
+    out = [case for case in survey.originals.cases if case.case in set(profile.quarantined)]
+    history = survey.reviewed.history
+    page = gallery.render(profile, cases, folder / "gallery.html", left_out=out, history=history)
+    run.file(page, "dataset")
+    run.json(history, "dataset/review.json")
     for figure in gallery.plots(profile, folder):
         run.file(figure, "figures")
     run.json([finding.model_dump() for finding in profile.findings], "dataset/findings.json")
@@ -264,7 +268,8 @@ def tell(session: Session, profile: DatasetProfile) -> None:
         session.say(f"  quarantined: {', '.join(profile.quarantined)}")
     for finding in profile.findings:
         if finding.severity != "info":
-            session.say(f"  {finding.severity}: {finding.message} ({finding.remedy})")
+            where = f"{finding.case}: " if finding.case else ""
+            session.say(f"  {finding.severity}: {where}{finding.message} ({finding.remedy})")
 
 
 def markdown(profile: DatasetProfile) -> str:

@@ -28,21 +28,43 @@ def shown(make_dataset, home: Home) -> tuple[DatasetProfile, list[Case]]:
     profile = profiles.summarise(
         measured, dataset="<tubes>", dataset_path=str(root), version=None, label_map={}
     )
-    return profile, [case for case in pairing.cases if case.case != "vol02"]
+    return profile, list(pairing.cases)
 
 
 def test_every_volume_has_four_views_and_findings_are_shown(shown, tmp_path: Path) -> None:
-    page = gallery.render(*shown, tmp_path / "gallery.html").read_text()
+    profile, cases = shown
+    page = gallery.render(
+        profile, cases, tmp_path / "gallery.html", left_out=cases[-1:]
+    ).read_text()
     assert page.count("data:image/jpeg;base64,") == 2 * 4
-    assert "vol02: unreadable" in page
+    assert "<b>unreadable</b>" in page
+    assert "minivess review accept vol02 --dataset &#39;&lt;tubes&gt;&#39;" in page
     assert "&lt;tubes&gt;" in page
     assert "<tubes>" not in page
+
+
+def test_what_was_decided_is_shown_with_who_when_and_why(shown, tmp_path: Path) -> None:
+    profile, cases = shown
+    made = {"verdict": "accept", "who": "Ada", "at": "2026-01-02T03:04", "why": "a <blank>"}
+    page = gallery.render(
+        profile, cases, tmp_path / "gallery.html", history={"vol01": [made]}
+    ).read_text()
+    assert "<b>accept</b> by Ada on 2026-01-02: a &lt;blank&gt;" in page
+    assert page.count("minivess review reopen") == 1
+
+
+def test_a_volume_left_out_is_shown_as_far_as_it_can_be_read(shown, tmp_path: Path) -> None:
+    profile, cases = shown
+    fewer = profile.replace(volumes=profile.volumes[:1], quarantined=("vol01", "vol02"))
+    page = gallery.render(fewer, cases, tmp_path / "gallery.html", left_out=cases[1:]).read_text()
+    assert page.count("data:image/jpeg;base64,") == 2 * 4
+    assert page.count(">left out<") == 2
 
 
 def test_the_page_asks_for_nothing_else(shown, tmp_path: Path) -> None:
     page = gallery.render(*shown, tmp_path / "gallery.html").read_text()
     addresses = re.findall(r'(?:src|href)="([^"]{0,20})', page)
-    assert all(address.startswith("data:image/jpeg") for address in addresses)
+    assert all(address.startswith(("data:image/jpeg", "#")) for address in addresses)
     assert "<script" not in page
 
 

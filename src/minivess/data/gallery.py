@@ -2,53 +2,57 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Sequence
+import re
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from jinja2 import Environment
-from PIL import Image
 
 from minivess import files
 from minivess.contracts import Case, DatasetProfile, VolumeStats
-from minivess.data.volume import Array, read, relabel, whole
+from minivess.data.views import legend, readable_views
 
-Pixels = npt.NDArray[np.uint8]
+History = Mapping[str, Sequence[Mapping[str, Any]]]  # case -> decisions, oldest first
 
 TEMPLATE = Path(__file__).with_name("gallery.html.j2")
-PANEL = 220  # pixels along the longer side of a panel
-TINT, EDGE = 0.2, 0.9  # shares of the class colour
-COLOURS = np.array(
-    [(255, 90, 60), (60, 170, 255), (90, 220, 110), (240, 200, 40), (200, 110, 255)],
-    dtype=np.float64,
-)
-VIEWS = ("axial", "coronal", "sagittal", "maximum")
+SAID = {"accept": "accepted", "fix": "mended"}
+STATES = ("open", "out", "decided", "fine")  # the order of the cards
 
 
-def render(profile: DatasetProfile, cases: Sequence[Case], path: Path) -> Path:
-    """Write one self-contained page: slices and a projection of each volume, and its findings."""
+def render(
+    profile: DatasetProfile,
+    cases: Sequence[Case],
+    path: Path,
+    *,
+    left_out: Sequence[Case] = (),
+    history: History | None = None,
+) -> Path:
+    """Write one self-contained page: views of each volume, findings, decisions, commands.
+
+    `left_out` are cases that are not in the profile, shown as far as they can be read; `history`
+    holds the decisions that counted, by case.
+    """
     by_case = {volume.case: volume for volume in profile.volumes}
+    made = history or {}
+    shown = [case for case in cases if case.case in by_case]
     cards = [
-        {
-            "volume": by_case[case.case],
-            "views": dict(
-                zip(VIEWS, _views(case, by_case[case.case], profile.label_map), strict=True)
-            ),
-            "findings": [f for f in profile.findings if f.case == case.case],
-        }
-        for case in cases
-        if case.case in by_case
+        _card(profile, case, by_case.get(case.case), made.get(case.case, []))
+        for case in sorted([*shown, *left_out], key=lambda case: case.case)
     ]
-    page = Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE.read_text("utf-8"))
-    text = page.render(
+    names = {card["case"] for card in cards}
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["anchor"] = lambda name: "v-" + re.sub(r"[^A-Za-z0-9_.-]", "-", name)
+    text = environment.from_string(TEMPLATE.read_text("utf-8")).render(
         profile=profile,
-        cards=cards,
-        others=[f for f in profile.findings if f.case not in by_case],
-        colours=_legend(profile.classes),
+        cards=sorted(cards, key=lambda card: STATES.index(card["state"])),
+        strips=_strips(profile, {card["case"]: card["state"] for card in cards}),
+        waiting=sum(bool(card["waits"]) for card in cards),
+        decided_count=len(made),
+        others=[f for f in profile.findings if f.case not in names],
+        memory=_memory(profile.total_size_gb),
+        colours=legend(profile.classes),
     )
     return files.write_text(path, text)
 
@@ -64,72 +68,78 @@ def plots(profile: DatasetProfile, folder: Path) -> list[Path]:
     return [_figure(profile, draw, folder / f"{name}.png") for name, draw in drawings.items()]
 
 
-# --- panels -------------------------------------------------------------------------------
+# --- cards --------------------------------------------------------------------------------
 
 
-def _views(case: Case, stats: VolumeStats, label_map: dict[int, int]) -> list[str]:
-    """Data addresses of four panels; slices go through the middle of the label."""
-    image, label_path = read(case.image).array, cast(Path, case.label)
-    label = relabel(whole(read(label_path).array, label_path), label_map)
-    x, y, z = _middle(label)
-    dx, dy, dz = (max(step, 1e-9) for step in stats.voxel_spacing)
-    panels = (
-        (image[:, :, z], label[:, :, z], dy / dx),
-        (image[:, y, :], label[:, y, :], dz / dx),
-        (image[x, :, :], label[x, :, :], dz / dy),
-        (image.max(axis=2), label.max(axis=2), dy / dx),
-    )
-    low, high = stats.percentiles["0.5"], stats.percentiles["99.5"]
-    return [
-        _address(_panel((plane.astype(np.float64) - low) / max(high - low, 1e-9), mask), aspect)
-        for plane, mask, aspect in panels
+def _card(
+    profile: DatasetProfile,
+    case: Case,
+    volume: VolumeStats | None,
+    history: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    findings = [f for f in profile.findings if f.case == case.case and f.code != "rejected"]
+    flagged = any(finding.severity != "info" for finding in findings)
+    state = "fine"
+    label = "in the set"
+    if volume is None:
+        state, label = "out", "rejected" if history else "left out"
+    elif history:
+        state, label = "decided", SAID[history[-1]["verdict"]]
+    elif flagged:
+        state, label = "open", "in the set, flagged"
+    return {
+        "case": case.case,
+        "volume": volume,
+        "state": state,
+        "label": label,
+        "waits": flagged and not history,
+        "findings": findings,
+        "history": history,
+        "views": readable_views(case, volume, profile.label_map),
+        "commands": _commands(profile.dataset, case.case, decided=bool(history)),
+    }
+
+
+def _commands(dataset: str, case: str, *, decided: bool) -> dict[str, str]:
+    name, where = shlex.quote(case), f"--dataset {shlex.quote(dataset)} --why '...'"
+    found = {
+        "put it in": f"minivess review accept {name} {where}",
+        "leave it out": f"minivess review reject {name} {where}",
+        "mend it": f"minivess review fix {name} --label FILE {where}",
+    }
+    return {**found, "start over": f"minivess review reopen {name} {where}"} if decided else found
+
+
+def _memory(gib: float) -> str:
+    return f"{gib:.3g} GiB" if gib >= 1 else f"{1024 * gib:.3g} MiB"
+
+
+def _strips(profile: DatasetProfile, states: Mapping[str, str]) -> list[dict[str, Any]]:
+    """A line for each property, with a dot for each volume."""
+    volumes = profile.volumes
+    unit = ", ".join(sorted({volume.unit for volume in volumes}))
+    series: list[tuple[str, str, list[float]]] = [
+        ("In-plane size", "voxels along x", [float(v.shape[0]) for v in volumes]),
+        ("Depth", "voxels along z", [float(v.shape[2]) for v in volumes]),
+        ("Voxel size", f"{unit} along x", [v.voxel_spacing[0] for v in volumes]),
+        ("Slice distance", f"{unit} along z", [v.voxel_spacing[2] for v in volumes]),
+        ("Mean intensity", "raw value", [v.intensity_mean for v in volumes]),
+        ("Foreground", "% of voxels", [100 * v.foreground_ratio for v in volumes]),
     ]
-
-
-def _middle(label: Array) -> tuple[int, int, int]:
-    """The slice of each axis with most foreground."""
-    foreground = label != 0
-    others = ((1, 2), (0, 2), (0, 1))
-    x, y, z = (int(np.argmax(foreground.sum(axis=axes))) for axes in others)
-    return x, y, z
-
-
-def _panel(image: Array, mask: Array) -> Pixels:
-    """Grey (A, B), 0 to 1, and classes (A, B) -> colours (B, A, 3): the first axis runs right.
-
-    Foreground is tinted, its edge drawn.
-    """
-    pixels = np.repeat(np.clip(image, 0, 1)[..., np.newaxis], 3, axis=2) * 255
-    colours = COLOURS[(mask.astype(np.int64) - 1) % len(COLOURS)]
-    weight = np.where(_edge(mask), EDGE, np.where(mask != 0, TINT, 0.0))[..., np.newaxis]
-    mixed = (1 - weight) * pixels + weight * colours
-    return np.asarray(mixed.transpose(1, 0, 2), dtype=np.uint8)
-
-
-def _edge(mask: Array) -> npt.NDArray[np.bool_]:
-    """Foreground pixels with a neighbour of another class."""
-    around = np.pad(mask, 1, mode="edge")
-    neighbours = (around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:])
-    differs = np.any([neighbour != mask for neighbour in neighbours], axis=0)
-    return np.asarray(differs & (mask != 0))
-
-
-def _address(pixels: Pixels, aspect: float) -> str:
-    """A JPEG data address, scaled so that both axes have the same physical scale."""
-    height, width = pixels.shape[0] * aspect, float(pixels.shape[1])
-    scale = PANEL / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST).save(buffer, "JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _legend(classes: Sequence[int]) -> list[tuple[int, str]]:
-    return [
-        (value, "#" + "".join(f"{int(part):02x}" for part in COLOURS[(value - 1) % len(COLOURS)]))
-        for value in classes
-        if value != 0
-    ]
+    found = []
+    for name, measured_in, values in series:
+        low, high = min(values), max(values)
+        dots = [
+            {
+                "case": volume.case,
+                "state": states.get(volume.case, "fine"),
+                "value": value,
+                "at": 100 * (value - low) / (high - low) if high > low else 50.0,
+            }
+            for volume, value in zip(volumes, values, strict=True)
+        ]
+        found.append({"name": name, "unit": measured_in, "low": low, "high": high, "dots": dots})
+    return found
 
 
 # --- plots --------------------------------------------------------------------------------
