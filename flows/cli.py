@@ -20,7 +20,7 @@ from minivess.errors import MinivessError, UsageError
 VERBS = {
     "experiment": "the four flows in order; without arguments on demo data",
     "profile": "flow 1: pair, check, measure and version a dataset",
-    "review": "list, accept, reject, fix: decide about flagged volumes",
+    "review": "list, accept, reject, fix, export, import: decide about flagged volumes",
     "train": "flow 2: train every cell of the grid that is not trained yet",
     "analyse": "flow 3: judge out of fold, choose the champion, write the report",
     "deploy": "flow 4: export, prove and serve the champion",
@@ -154,6 +154,8 @@ def parser() -> argparse.ArgumentParser:
                       help="run ids to build on, instead of the latest")  # fmt: skip
     for name, meaning in REVIEW.items():
         made.add_argument(f"--{name}", metavar=name.upper(), help=f"`review`: {meaning}")
+    made.add_argument("--as", dest="tool", choices=("slicer", "label-studio"), default="slicer",
+                      help="`review export`: the tool that the folder is for")  # fmt: skip
     made.add_argument("--all", action="store_true", help="`review list`: decided volumes as well")
     made.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     made.add_argument("--yes", action="store_true", help="start even if the forecast is long")

@@ -21,6 +21,8 @@ ACTIONS = {
     "reject": "CASE ...: is left out",
     "fix": "CASE: goes in with --label FILE or --image FILE in place of its own",
     "reopen": "CASE ...: what was decided counts no more",
+    "export": "DIR [CASE ...]: what waits, for --as slicer or label-studio",
+    "import": "DIR or FILE.json: what was changed or judged there, as decisions",
 }
 
 
@@ -33,6 +35,10 @@ def run(options: argparse.Namespace, config: ExperimentConfig, home: Home, say: 
             remedy=f"minivess review {'|'.join(ACTIONS)}",
         )
     dataset = dataset_of(options, config, home)
+    if action == "export":
+        return export(options, home, dataset, cases, say)
+    if action == "import":
+        return take_back(options, home, cases, say)
     if action == "list":
         return show(home, dataset, say, everything=options.all)
     return decide(options, home, dataset, cast(review.Verdict, action), cases, say)
@@ -103,6 +109,50 @@ def decide(
         say(f"  {entry.case}: {verdict}")
     say("  the next `minivess profile` makes the version in which this counts")
     return {"dataset": dataset, "decided": cases, "verdict": verdict}
+
+
+def export(
+    options: argparse.Namespace, home: Home, dataset: str, words: list[str], say: Say
+) -> Outcome:
+    """Hand volumes to an annotation tool: those named, else those that wait."""
+    from minivess.data import exchange
+
+    if not words:
+        raise UsageError(
+            "`minivess review export` needs a folder to write.",
+            remedy="minivess review export DIR --as slicer (or label-studio)",
+        )
+    folder, cases = Path(words[0]).expanduser(), words[1:]
+    entries = [review.find(home, dataset, case) for case in cases] or [
+        entry for entry in review.entries(home, dataset) if options.all or entry.is_open
+    ]
+    if not entries:
+        raise UsageError(
+            f"No volume of {dataset} waits for a decision.",
+            remedy="name the volumes, or export every one with --all",
+        )
+    write = exchange.to_label_studio if options.tool == "label-studio" else exchange.to_slicer
+    written = write(home, entries, folder)
+    say(f"  {len(entries)} volumes: {written}")
+    say(f"  then: minivess review import {folder} --why '...'")
+    return {"dataset": dataset, "written": str(written), "cases": [e.case for e in entries]}
+
+
+def take_back(options: argparse.Namespace, home: Home, words: list[str], say: Say) -> Outcome:
+    """Read decisions back from an annotation tool."""
+    from minivess.data import exchange
+
+    if len(words) != 1:
+        raise UsageError(
+            "`minivess review import` needs one folder or file.",
+            remedy="minivess review import FOLDER --why '...', or FILE.json from Label Studio",
+        )
+    why = options.why or "corrected in 3D Slicer"
+    taken, left = exchange.read_back(home, Path(words[0]).expanduser(), who=options.who, why=why)
+    say(f"  {len(taken)} decided: {', '.join(taken) or 'none'}")
+    if left:
+        say(f"  left as they are (no verdict, a fix without a file, changed): {', '.join(left)}")
+    return {"decided": taken, "left": left}
 
 
 def plain(entry: review.Entry) -> dict[str, Any]:

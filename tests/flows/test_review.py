@@ -61,3 +61,15 @@ def test_wrong_words_name_the_right_ones(run: Run, make_dataset: Callable[..., P
     assert "vol00" in run("review", "reject", "vol99", "--why", "x", code=1)["error"]
     assert "reason" in run("review", "reject", "vol00", code=1)["error"]
     assert "review fix" in run("review", "reject", "vol00", "--label", "x", code=2)["error"]
+
+
+def test_a_label_corrected_elsewhere_makes_a_new_version(
+    run: Run, make_dataset: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = make_dataset(3)
+    first = run("profile", f"data.root={root}")
+    assert "--all" in run("review", "export", str(tmp_path / "out"), code=2)["error"]
+    run("review", "export", str(tmp_path / "out"), "vol00")
+    write_nifti(tmp_path / "out/labels/vol00.nii.gz", np.ones((24, 24, 5), np.uint8))
+    assert run("review", "import", str(tmp_path / "out"))["decided"] == ["vol00"]
+    assert run("profile", f"data.root={root}")["dataset_hash"] != first["dataset_hash"]

@@ -44,6 +44,27 @@ def readable_views(
     )
 
 
+def projection(image: Path, label: Path) -> Image.Image | None:
+    """The maximum along z with the label's outline, for a picture file; None if unreadable."""
+    try:
+        volume = read(image)
+    except DataError:
+        return None
+    array = np.nan_to_num(volume.array.astype(np.float64), posinf=0.0, neginf=0.0)
+    low, high = (float(value) for value in np.percentile(array, (0.5, 99.5)))
+    mask = _label_or_nothing(label, array.shape)
+    pixels = _panel((array.max(axis=2) - low) / max(high - low, 1e-9), mask.max(axis=2))
+    return Image.fromarray(pixels)
+
+
+def _label_or_nothing(path: Path, shape: tuple[int, ...]) -> Array:
+    try:
+        label = whole(read(path).array, path)
+    except DataError:
+        return np.zeros(shape, np.uint8)
+    return label if label.shape == shape else np.zeros(shape, np.uint8)
+
+
 def _views(case: Case, stats: VolumeStats, label_map: dict[int, int]) -> list[str]:
     """Data addresses of four panels; slices go through the middle of the label."""
     image, label_path = read(case.image), cast(Path, case.label)

@@ -1,0 +1,86 @@
+"""What annotation tools get can be opened, and what people did there comes back as decisions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from minivess.data import exchange, review
+from minivess.data.cases import pair
+from minivess.data.versioning import index_of
+from minivess.errors import DataError
+from minivess.home import Home
+from tests.conftest import write_nifti
+
+
+@pytest.fixture
+def entries(make_dataset: Callable[..., Path], home: Home) -> list[review.Entry]:
+    """Three volumes in the queue's database."""
+    pairing = pair(make_dataset(3))
+    hashes = index_of(home).hashes([p for c in pairing.cases for p in (c.image, c.label) if p])
+    review.enter(home, "tubes", pairing, hashes, [], in_force={})
+    return review.entries(home, "tubes")
+
+
+def test_a_scene_names_files_that_are_there(
+    entries: list[review.Entry], home: Home, tmp_path: Path
+) -> None:
+    scene = ElementTree.parse(exchange.to_slicer(home, entries, tmp_path / "out")).getroot()
+    storages = {n.get("id"): str(n.get("fileName")) for n in scene.iter("VolumeArchetypeStorage")}
+    labels = list(scene.iter("LabelMapVolume"))
+    assert len(storages) == 6
+    assert [node.get("name") for node in labels] == ["vol00-label", "vol01-label", "vol02-label"]
+    for node in [*labels, *scene.iter("Volume")]:
+        file = tmp_path / "out" / storages[node.get("storageNodeRef")]
+        assert nib.load(file).shape[0] == 24
+    with pytest.raises(DataError, match="not empty"):
+        exchange.to_slicer(home, entries, tmp_path / "out")
+
+
+def test_a_label_changed_in_slicer_becomes_a_fix(
+    entries: list[review.Entry], home: Home, tmp_path: Path
+) -> None:
+    exchange.to_slicer(home, entries, tmp_path / "out")
+    write_nifti(tmp_path / "out/labels/vol01.nii.gz", np.ones((24, 26, 6), np.uint8))
+    assert exchange.read_back(home, tmp_path / "out", who="Ada", why="gap closed") == (
+        ["vol01"],
+        [],
+    )
+    mended = review.find(home, "tubes", "vol01")
+    assert set(mended.replaced) == {"label"}
+    assert exchange.standing(home, mended)["label"].parent == review.files_of(home)
+
+
+def test_label_studio_gets_pictures_and_gives_verdicts(
+    entries: list[review.Entry], home: Home, tmp_path: Path
+) -> None:
+    tasks = json.loads(exchange.to_label_studio(home, entries, tmp_path / "ls").read_text())
+    assert len(tasks) == 3
+    for task in tasks:
+        _, _, place = task["data"]["image"].partition("?d=")
+        with Image.open(tmp_path / place) as picture:
+            assert picture.size[0] == 24
+    for task, verdict in zip(tasks, ("accept", "reject", "fix"), strict=True):
+        result = [
+            {"from_name": "verdict", "value": {"choices": [verdict]}},
+            {"from_name": "why", "value": {"text": ["seen"]}},
+        ]
+        task["annotations"] = [{"completed_by": {"email": "ada@lab"}, "result": result}]
+    (tmp_path / "answers.json").write_text(json.dumps(tasks))
+    taken = exchange.read_back(home, tmp_path / "answers.json", who=None, why="")
+    assert taken == (["vol00", "vol01"], ["vol02"])
+    (made,) = review.find(home, "tubes", "vol01").decisions
+    assert (made.verdict, made.why, made.who) == ("reject", "seen", "ada@lab (Label Studio)")
+
+
+def test_something_else_is_refused(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"a": 1}')
+    with pytest.raises(DataError, match="neither"):
+        exchange.read_back(home, tmp_path / "x.json", who=None, why="")
