@@ -30,6 +30,16 @@ profile *words: ready
 review *words: ready
     @{{ minivess }} review "$@"
 
+# Look at a folder every hour, and announce what is new: just watch data.root=FOLDER
+[group("research")]
+watch *words: ready
+    @{{ minivess }} watch "$@"
+
+# Announce new data once, from a Git hook, a CI step or a webhook
+[group("research")]
+data-changed *words: ready
+    @{{ minivess }} data-changed "$@"
+
 # Train the grid of models x losses x folds x seeds
 [group("research")]
 train *words: ready

@@ -21,6 +21,8 @@ VERBS = {
     "experiment": "the four flows in order; without arguments on demo data",
     "profile": "flow 1: pair, check, measure and version a dataset",
     "review": "list, accept, reject, fix, export, import: decide about flagged volumes",
+    "watch": "look at the data every hour and announce what is new (data.watch_interval_s)",
+    "data-changed": "announce new data once: for a Git hook, a CI step, a webhook",
     "train": "flow 2: train every cell of the grid that is not trained yet",
     "analyse": "flow 3: judge out of fold, choose the champion, write the report",
     "deploy": "flow 4: export, prove and serve the champion",
@@ -138,7 +140,7 @@ def is_yaml(word: str) -> bool:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    listing = "\n".join(f"  {verb:<11} {does}" for verb, does in VERBS.items())
+    listing = "\n".join(f"  {verb:<12} {does}" for verb, does in VERBS.items())
     made = Parser(
         prog="minivess",
         usage="minivess VERB [FILE.yaml ...] [key=value ...] [options]",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows import ground, handoff
 from flows.session import Session
+from minivess import config as configs
 from minivess import keys, names
 from minivess.contracts import DatasetProfile, Pairing
 from minivess.errors import PlanError
@@ -45,6 +46,8 @@ class Survey:
 
 def profile_data(session: Session) -> DatasetProfile:
     """Profile and version the dataset, or find that this was done already."""
+    from minivess.data import versioning
+
     session.say(f"Profile   {session.config.dataset}")
     survey = look(session)
     show(session, survey.root, survey.originals)
@@ -52,6 +55,7 @@ def profile_data(session: Session) -> DatasetProfile:
     record = session.store.find(survey.key, experiment=names.PROFILE_EXPERIMENT)
     if record is not None:
         session.reuse(f"profile of {session.config.dataset}", record.run_id)
+        versioning.rescue(session.home, session.config.dataset)
         profile = handoff.profile_of(session, record.run_id)
     else:
         profile = session.orchestra.flow(
@@ -66,7 +70,9 @@ def profile_data(session: Session) -> DatasetProfile:
         pointer,
         run_id=str(profile.run_id),
         follow=lambda: session.orchestra.emit(
-            names.DATA_PROFILED, f"minivess.dataset.{profile.dataset}", pointer
+            names.DATA_PROFILED,
+            f"minivess.dataset.{profile.dataset}",
+            {**pointer, "settings": configs.words(session.config)},
         ),
     )
     return profile
@@ -180,7 +186,13 @@ def commit(session: Session, survey: Survey, measured: Measured) -> Version:
     quarantined = set(measured.quarantined)
     good = [case for case in survey.pairing.cases if case.case not in quarantined]
     folder = versioning.curate(session.home, session.config.dataset, good)
-    return versioning.commit(session.home, folder, remote=session.config.data.remote)
+    return versioning.commit(
+        session.home,
+        folder,
+        remote=session.config.data.remote,
+        review=survey.reviewed.history,
+        git=session.config.data.git_commit,
+    )
 
 
 def summary(

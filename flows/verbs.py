@@ -24,6 +24,8 @@ def run(options: argparse.Namespace) -> Outcome:
         "experiment": run_experiment,
         "profile": run_profile,
         "review": run_review,
+        "watch": run_watch,
+        "data-changed": run_data_changed,
         "train": run_train,
         "analyse": run_analyse,
         "deploy": run_deploy,
@@ -102,6 +104,24 @@ def run_review(options: argparse.Namespace, config: ExperimentConfig) -> Outcome
 
     with session(options, config, lock=False) as opened:
         return reviewing.run(options, config, opened.home, opened.say)
+
+
+def run_watch(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+    """Poll the data until Ctrl-C."""
+    from flows.watching import watch
+
+    arguments(options)
+    with session(options, config, lock=False) as opened:
+        return watch(opened)
+
+
+def run_data_changed(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+    """Announce new data once."""
+    from flows.watching import data_changed
+
+    arguments(options)
+    with session(options, config, lock=False) as opened:
+        return data_changed(opened)
 
 
 def run_train(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:

@@ -39,6 +39,8 @@ OTHER = {
     "data.strict": ["data.strict=true"],
     "data.outlier_z": ["data.outlier_z=4"],
     "data.remote": ["data.remote=s3://bucket/volumes"],
+    "data.git_commit": ["data.git_commit=true"],
+    "data.watch_interval_s": ["data.watch_interval_s=60"],
     "data.demo_volumes": ["data.demo_volumes=5"],
     "data.demo_seed": ["data.demo_seed=8"],
     "compute.profile": ["compute.profile=gpu_low"],
@@ -299,3 +301,11 @@ def test_a_configuration_cannot_be_changed():
     settings = load([], [OWN_DATA], EMPTY)
     with pytest.raises(ValueError, match="frozen"):
         settings.training.folds = 5  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("key", OTHER)
+def test_words_of_a_configuration_make_it_again(key: str) -> None:
+    asked = load(words=["data.root=/data/other", *OTHER[key]], env=EMPTY)
+    again = load(words=config.words(asked), env=EMPTY)
+    assert again.model_copy(update={"tracking": asked.tracking}) == asked
+    assert not any(word.startswith("tracking") for word in config.words(asked))

@@ -19,7 +19,7 @@ from minivess.config.experiment import (
 )
 from minivess.config.files import find, folders, known_experiments, read_yaml
 from minivess.config.part import Auto, Part, uncounted
-from minivess.config.reading import load, merge
+from minivess.config.reading import load, merge, words
 from minivess.config.settings import (
     dotted,
     example,
@@ -98,4 +98,5 @@ __all__ = [
     "tier",
     "uncounted",
     "validated",
+    "words",
 ]

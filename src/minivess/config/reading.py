@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from minivess.config.experiment import DEMO, ExperimentConfig
 from minivess.config.files import find, read_yaml
-from minivess.config.settings import dotted, parse, refuse_unknown, validated
+from minivess.config.settings import dotted, leaves, parse, refuse_unknown, validated
 from minivess.config.variables import Environment, environment
 
 
@@ -39,6 +40,24 @@ def load(
         data = config.data.model_copy(update={"root": root})
         config = config.model_copy(update={"data": data})
     return config
+
+
+def words(config: ExperimentConfig) -> list[str]:
+    """The `key=value` words that `load` makes this configuration of, `tracking` left out.
+
+    Where runs are kept is the reader's affair, and an address may hold a password.
+    """
+    plain = load(env=Environment()) if config.data.root is None else ExperimentConfig()
+    mine, theirs = config.model_dump(mode="json"), plain.model_dump(mode="json")
+    found = []
+    for key in leaves():
+        value, other = mine, theirs
+        for name in key.split("."):
+            value, other = value[name], other[name]
+        if value != other and not key.startswith("tracking."):
+            text = str(value) if isinstance(value, str) else json.dumps(value)
+            found.append(f"{key}={text}")
+    return found
 
 
 def merge(files: Sequence[Path], words: Sequence[str], env: Environment) -> Any:

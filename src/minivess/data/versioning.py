@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,13 +21,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
+
 from minivess import files
 from minivess.config import set_environment
 from minivess.contracts import Case, DatasetProfile
 from minivess.data.filenames import curated_names
 from minivess.data.index import Index
+from minivess.data.together import together
 from minivess.errors import DataError, MinivessError
 from minivess.home import Home, lock
+
+log = logging.getLogger(__name__)
 
 REMOTE = "storage"  # the name of our remote in DVC's configuration
 RESERVED = frozenset({"remote", "tmp"})
@@ -70,12 +76,14 @@ def curate(home: Home, dataset: str, cases: Iterable[Case]) -> Path:
     """
     folder = folder_of(home, dataset)
     sources = dict(_sources(cases))
+    rescue(home, dataset)
     with lock(home.dvc / ".lock", what="curate", wait=True):
         kept = _unchanged(folder, sources, index_of(home))
         if len(kept) == len(sources) and _contents(folder) == set(sources):
             return folder
         _check_disk(home, [path for name, path in sources.items() if name not in kept])
         _swap(folder, sources, kept)
+        _note_state(home, folder, folder_hash(folder, index_of(home)))
     return folder
 
 
@@ -98,24 +106,36 @@ def tree_hash(md5s: Mapping[str, str]) -> str:
     return hashlib.md5(listing, usedforsecurity=False).hexdigest() + ".dir"
 
 
-def commit(home: Home, folder: Path, *, remote: str | None) -> Version:
+def commit(
+    home: Home,
+    folder: Path,
+    *,
+    remote: str | None,
+    review: Mapping[str, Any] | None = None,
+    git: bool = False,
+) -> Version:
     """Add the curated folder to DVC and push it; `remote` is a folder or URL, None ours.
 
+    The .dvc file also holds the review decisions that made this version, so that both change in one
+    rename; with `git` it is committed in the repository of home/dvc.
+
     Raises:
-        DataError: DVC or the remote refuses; then no .dvc file names what was not pushed.
+        DataError: DVC, the remote or Git refuses; then the .dvc file is as it was.
     """
     where = _address(remote or str(home.dvc / "remote"))
     dvc_file = home.dvc / f"{folder.name}.dvc"
-    with _repository(home, where) as repo, _put_back(dvc_file):
+    ours = folder_hash(folder, index_of(home))
+    message = f"{folder.name}: {ours}" if git else None
+    with _repository(home, where) as repo, together(dvc_file, message=message):
         (stage,) = repo.add([str(folder)])
         repo.push(targets=[str(dvc_file)], remote=REMOTE)
-        hashed = str(stage.outs[0].hash_info.value)
-        ours = folder_hash(folder, index_of(home))
-        if hashed != ours:
+        hashed, now = str(stage.outs[0].hash_info.value), folder_hash(folder, index_of(home))
+        if not hashed == now == ours:
             raise DataError(
-                f"DVC says {hashed}, we say {ours}: {folder} changed while it was added.",
+                f"DVC says {hashed}, we say {now}: {folder} changed while it was added.",
                 remedy="run the same command again while nothing writes to that folder",
             )
+        _describe(dvc_file, review or {})
     return Version(ours, dvc_file, where, folder, home.root)
 
 
@@ -128,11 +148,15 @@ def restore(home: Home, *, dataset: str, dataset_hash: str, dvc_text: str, remot
     folder = folder_of(home, dataset)
     if folder.is_dir() and folder_hash(folder, index_of(home)) == dataset_hash:
         return folder
+    rescue(home, dataset)
     dvc_file = home.dvc / f"{folder.name}.dvc"
-    with _repository(home, _address(remote)) as repo, _put_back(dvc_file):
+    with _repository(home, _address(remote)) as repo, together(dvc_file, message=None):
         files.write_text(dvc_file, dvc_text)
+        # Files of ours that were changed in place took the cache's copy with them.
+        _drop_damaged(home)
         repo.pull(targets=[str(dvc_file)], remote=REMOTE, force=True)
     found = folder_hash(folder, index_of(home))
+    _note_state(home, folder, found)
     if found != dataset_hash:
         raise DataError(
             f"{remote} gave version {found} of {dataset}, not {dataset_hash}.",
@@ -152,6 +176,60 @@ def cases_of(folder: Path, profile: DatasetProfile) -> list[Case]:
         )
         for volume in profile.volumes
     ]
+
+
+# --- edits by hand ------------------------------------------------------------------------
+
+
+def edits(home: Home, dataset: str) -> dict[str, list[str]]:
+    """What somebody changed in the curated folder: DVC's word -> files; empty if nothing.
+
+    DVC is asked only where the folder's hash is not the one that we left.
+    """
+    folder = folder_of(home, dataset)
+    dvc_file, state = home.dvc / f"{folder.name}.dvc", _state_file(home, folder)
+    if not (folder.is_dir() and dvc_file.exists() and state.exists()):
+        return {}
+    if folder_hash(folder, index_of(home)) == state.read_text(encoding="utf-8"):
+        return {}
+    with _repository(home, None) as repo:
+        changed = repo.data_status(granular=True, untracked_files="no")["uncommitted"]
+    inside = f"{folder.name}/"
+
+    def own(name: str) -> bool:
+        return name.startswith(inside) and name != inside
+
+    found = {
+        how: sorted(name.removeprefix(inside) for name in changed.get(how, ()) if own(name))
+        for how in ("modified", "added", "deleted")
+    }
+    return {how: names for how, names in found.items() if names}
+
+
+def rescue(home: Home, dataset: str) -> None:
+    """Keep copies of files that were changed by hand, before they give way; say which."""
+    changed = edits(home, dataset)
+    if not changed:
+        return
+    folder = folder_of(home, dataset)
+    kept = home.root / "review" / "edits" / time.strftime("%Y%m%dT%H%M%S") / folder.name
+    for name in (*changed.get("modified", ()), *changed.get("added", ())):
+        files.copy(folder / name, kept / name)
+    listed = "; ".join(f"{how}: {', '.join(names)}" for how, names in changed.items())
+    log.warning(
+        "%s was changed by hand (%s). Copies are in %s; to let a label count: "
+        "minivess review fix CASE --label FILE --why '...'",
+        folder, listed, kept,
+    )  # fmt: skip
+
+
+def _state_file(home: Home, folder: Path) -> Path:
+    return home.dvc / "tmp" / f"{folder.name}.state"
+
+
+def _note_state(home: Home, folder: Path, tree: str) -> None:
+    """Remember how we left the folder."""
+    files.write_text(_state_file(home, folder), tree)
 
 
 # --- the curated folder -------------------------------------------------------------------
@@ -232,23 +310,26 @@ def _address(remote: str) -> str:
     return remote if "://" in remote else str(Path(remote).expanduser().resolve())
 
 
-@contextmanager
-def _put_back(path: Path) -> Iterator[None]:
-    """Leave `path` as it was if the block fails."""
-    before = path.read_bytes() if path.exists() else None
-    try:
-        yield
-    except BaseException:
-        if before is None:
-            path.unlink(missing_ok=True)
-        else:
-            path.write_bytes(before)
-        raise
+def _describe(dvc_file: Path, review: Mapping[str, Any]) -> None:
+    """Write the decisions into the .dvc file, where DVC leaves `meta` to its users."""
+    content = yaml.safe_load(dvc_file.read_text(encoding="utf-8"))
+    content["meta"] = {"review": json.loads(json.dumps(review))}
+    files.write_text(dvc_file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+
+
+def _drop_damaged(home: Home) -> None:
+    """Remove cached files whose bytes are not what their names say; DVC fetches them again."""
+    for path in (home.dvc / ".dvc" / "cache" / "files" / "md5").glob("??/*"):
+        if path.is_file() and files.md5(path) != path.parent.name + path.name.removesuffix(".dir"):
+            path.unlink()
 
 
 @contextmanager
-def _repository(home: Home, remote: str) -> Iterator[Any]:
-    """DVC's repository of this home, made on first use, with one remote; errors translated."""
+def _repository(home: Home, remote: str | None) -> Iterator[Any]:
+    """DVC's repository of this home, made on first use, with one remote; errors translated.
+
+    Without a `remote` the one configured before stays.
+    """
     # DVC writes below /var/tmp unless told, and counts uses unless told.
     set_environment(DVC_SITE_CACHE_DIR=str(home.dvc / "tmp" / "site"), DVC_NO_ANALYTICS="1")
     from dvc.repo import Repo
@@ -258,7 +339,8 @@ def _repository(home: Home, remote: str) -> Iterator[Any]:
         try:
             if not (home.dvc / ".dvc" / "config").exists():
                 Repo.init(str(home.dvc), no_scm=True, force=True).close()
-            _configure(home, remote)
+            if remote is not None:
+                _configure(home, remote)
             with Repo(str(home.dvc)) as repo:
                 yield repo
         except MinivessError:

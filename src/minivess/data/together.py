@@ -1,0 +1,92 @@
+"""A version's file and its Git commit: both change, or neither does, even if the process is killed.
+
+The file as it was lies in a journal until everything is done; who comes next puts it back.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from minivess import files
+from minivess.errors import DataError
+
+IGNORE = (
+    "# Only the small files that name versions; DVC keeps the volumes.\n*\n!*.dvc\n!.gitignore\n"
+)
+AUTHOR = ("-c", "user.name=minivess", "-c", "user.email=minivess@localhost")
+
+
+@contextmanager
+def together(path: Path, *, message: str | None) -> Iterator[None]:
+    """Change `path` in the block; then commit it to the Git repository of its folder if asked to.
+
+    Raises:
+        DataError: Git refuses; then the file is as it was.
+    """
+    journal = path.with_name(f".{path.name}.before")
+    put_back(path)
+    before = path.read_text(encoding="utf-8") if path.exists() else None
+    files.write_json(journal, {"text": before, "head": _head(path.parent)})
+    try:
+        yield
+        if message is not None:
+            _commit(path, message)
+    except BaseException:
+        put_back(path)
+        raise
+    journal.unlink()
+
+
+def put_back(path: Path) -> None:
+    """Undo what a killed or failed change left, unless its Git commit was made."""
+    journal = path.with_name(f".{path.name}.before")
+    if not journal.exists():
+        return
+    noted = files.read_json(journal)
+    if _head(path.parent) == noted["head"]:
+        if noted["text"] is None:
+            path.unlink(missing_ok=True)
+        else:
+            files.write_text(path, noted["text"])
+    journal.unlink()
+
+
+def _commit(path: Path, message: str) -> None:
+    folder = path.parent
+    if not (folder / ".git").exists():
+        _git(folder, "init", "--quiet", str(folder))
+    if not (folder / ".gitignore").exists():
+        files.write_text(folder / ".gitignore", IGNORE)
+    _git(folder, "add", "--", path.name, ".gitignore")
+    if _git(folder, "status", "--porcelain", "--", path.name, ".gitignore"):
+        author = () if _git(folder, "config", "--default", "", "user.email") else AUTHOR
+        _git(folder, *author, "commit", "--quiet", "-m", message, "--", path.name, ".gitignore")
+
+
+def _head(folder: Path) -> str | None:
+    """The commit that the repository of a folder is at; None without one."""
+    if not (folder / ".git").exists():
+        return None
+    return _git(folder, "rev-parse", "--verify", "--quiet", "HEAD", needed=False) or None
+
+
+def _git(folder: Path, *words: str, needed: bool = True) -> str:
+    place = ("--git-dir", str(folder / ".git"), "--work-tree", str(folder))
+    try:
+        done = subprocess.run(
+            ["git", *place, *words], cwd=folder, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        raise DataError(
+            "data.git_commit=true needs Git, which is not installed.",
+            remedy="install git, or leave data.git_commit out",
+        ) from None
+    if needed and done.returncode != 0:
+        raise DataError(
+            f"Git could not commit the version in {folder}: {done.stderr.strip()}",
+            remedy=f"mend it there (git -C {folder} status), or leave data.git_commit out",
+        )
+    return done.stdout.strip()

@@ -1,0 +1,162 @@
+"""A version's file, the decisions in it and its Git commit change together or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from minivess.config import local_without_proxy
+from minivess.data import versioning
+from minivess.data.cases import pair
+from minivess.data.together import put_back, together
+from minivess.data.versioning import Version, commit, curate, curated_hash, index_of, restore
+from minivess.errors import DataError
+from minivess.home import Home, open_home
+from tests.conftest import write_nifti
+
+MakeDataset = Callable[..., Path]
+
+
+def versioned(home: Home, root: Path, **how: object) -> Version:
+    return commit(home, curate(home, root.name, pair(root).cases), **{"remote": None, **how})
+
+
+def git(home: Home, *words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=home.dvc, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def change(root: Path) -> None:
+    """One volume of the user's folder gets another label."""
+    write_nifti(root / "labels" / "vol00.nii.gz", np.ones((24, 24, 5), np.uint8))
+
+
+def test_each_version_is_a_commit_with_its_decisions(make_dataset: MakeDataset, home: Home) -> None:
+    root = make_dataset(2)
+    made = {"vol00": [{"verdict": "accept", "who": "Ada", "why": "a blank"}]}
+    first = versioned(home, root, review=made, git=True)
+    versioned(home, root, review=made, git=True)
+    change(root)
+    second = versioned(home, root, git=True)
+    assert git(home, "log", "--format=%s").splitlines() == [
+        f"tubes: {second.dataset_hash}",
+        f"tubes: {first.dataset_hash}",
+    ]
+    assert git(home, "ls-files").splitlines() == [".gitignore", "tubes.dvc"]
+    older = git(home, "show", "HEAD~1:tubes.dvc")
+    assert yaml.safe_load(older)["meta"]["review"] == made
+
+    # Any version of the history can be checked out again, and is what it was.
+    folder = restore(
+        home, dataset="tubes", dataset_hash=first.dataset_hash, dvc_text=older,
+        remote=str(first.remote),
+    )  # fmt: skip
+    again = pair(folder).cases
+    hashes = index_of(home).hashes([p for case in again for p in (case.image, case.label) if p])
+    assert curated_hash(again, hashes) == first.dataset_hash
+
+
+def test_where_git_refuses_nothing_changes(make_dataset: MakeDataset, home: Home) -> None:
+    root = make_dataset(2)
+    before = versioned(home, root, git=True).dvc_file.read_text()
+    change(root)
+    (home.dvc / ".git" / "index.lock").touch()
+    with pytest.raises(DataError, match=r"index\.lock"):
+        versioned(home, root, git=True)
+    assert (home.dvc / "tubes.dvc").read_text() == before
+    (home.dvc / ".git" / "index.lock").unlink()
+    assert versioned(home, root, git=True).dvc_file.read_text() != before
+    assert git(home, "status", "--porcelain") == ""
+
+
+def test_what_a_kill_left_is_put_back(tmp_path: Path) -> None:
+    path = tmp_path / "tubes.dvc"
+    path.write_text("old")
+    change = together(path, message=None)
+    change.__enter__()
+    path.write_text("half")  # and the process is gone
+    put_back(path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_kill_after_the_commit_keeps_what_was_committed(tmp_path: Path) -> None:
+    path = tmp_path / "tubes.dvc"
+    with together(path, message="first"):
+        path.write_text("first")
+    journal = tmp_path / ".tubes.dvc.before"
+    journal.write_text(json.dumps({"text": None, "head": None}))
+    put_back(path)
+    assert path.read_text() == "first"
+    assert not journal.exists()
+
+
+def test_edits_by_hand_are_named_and_kept(
+    make_dataset: MakeDataset, home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = make_dataset(3)
+    version = versioned(home, root)
+    assert versioning.edits(home, "tubes") == {}
+    label, image = version.curated / "labels/vol01.nii.gz", version.curated / "images/vol02.nii.gz"
+    os.chmod(label, 0o644)
+    label.write_bytes(b"corrected by hand")  # in place, so DVC's cached copy changes with it
+    image.unlink()
+    assert versioning.edits(home, "tubes") == {
+        "modified": ["labels/vol01.nii.gz"],
+        "deleted": ["images/vol02.nii.gz"],
+    }
+    restore(
+        home, dataset="tubes", dataset_hash=version.dataset_hash,
+        dvc_text=version.dvc_file.read_text(), remote=str(version.remote),
+    )  # fmt: skip
+    assert "labels/vol01.nii.gz" in caplog.text
+    (kept,) = (home.root / "review" / "edits").rglob("*.gz")
+    assert kept.read_bytes() == b"corrected by hand"
+    assert versioning.edits(home, "tubes") == {}
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket of a local S3 server; the address is given as every S3 client takes it."""
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(
+        "127.0.0.1", port=0, verbose=False
+    )
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        variables = {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+            "AWS_ACCESS_KEY_ID": "tests",
+            "AWS_SECRET_ACCESS_KEY": "tests",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            **local_without_proxy(),
+        }
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        import boto3
+
+        boto3.client("s3").create_bucket(Bucket="volumes")
+        yield "s3://volumes/minivess"
+    finally:
+        server.stop()
+
+
+def test_a_version_comes_back_from_s3_into_another_home(
+    bucket: str, make_dataset: MakeDataset, home: Home, tmp_path: Path
+) -> None:
+    version = versioned(home, make_dataset(2), remote=bucket)
+    folder = restore(
+        open_home(tmp_path / "other"), dataset="tubes", dataset_hash=version.dataset_hash,
+        dvc_text=version.dvc_file.read_text(), remote=bucket,
+    )  # fmt: skip
+    assert versioning.folder_hash(folder) == version.dataset_hash
+    with pytest.raises(DataError, match="nowhere"):
+        versioned(home, make_dataset(3), remote="s3://nowhere/at-all")
+    assert version.dvc_file.exists()
