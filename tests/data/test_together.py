@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-from minivess.config import local_without_proxy
 from minivess.data import versioning
 from minivess.data.cases import pair
 from minivess.data.together import put_back, together
@@ -120,32 +119,6 @@ def test_edits_by_hand_are_named_and_kept(
     (kept,) = (home.root / "review" / "edits").rglob("*.gz")
     assert kept.read_bytes() == b"corrected by hand"
     assert versioning.edits(home, "tubes") == {}
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A bucket of a local S3 server; the address is given as every S3 client takes it."""
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(
-        "127.0.0.1", port=0, verbose=False
-    )
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        variables = {
-            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-            "AWS_ACCESS_KEY_ID": "tests",
-            "AWS_SECRET_ACCESS_KEY": "tests",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            **local_without_proxy(),
-        }
-        for name, value in variables.items():
-            monkeypatch.setenv(name, value)
-        import boto3
-
-        boto3.client("s3").create_bucket(Bucket="volumes")
-        yield "s3://volumes/minivess"
-    finally:
-        server.stop()
 
 
 def test_a_version_comes_back_from_s3_into_another_home(

@@ -111,6 +111,11 @@ CHECKS: dict[str, Check] = {
         "A label has no image and is left out.",
         "add its image of the same name, or give data.image and data.label",
     ),
+    "rejected": Check(
+        INFO,
+        "Somebody left the volume out in review; the message says who, when and why.",
+        "minivess review reopen CASE --why '...'",
+    ),
     "broken_link": Check(
         WARNING,
         "A link leads nowhere and is left out.",

@@ -9,6 +9,7 @@ from typing import Any
 
 from minivess.contracts import Case, Finding, Pairing
 from minivess.data import review
+from minivess.data.checks import finding
 from minivess.data.review import Decision, Role
 from minivess.errors import DataError
 from minivess.home import Home
@@ -73,13 +74,11 @@ def history(decisions: tuple[Decision, ...]) -> list[dict[str, Any]]:
 def rejections(reviewed: Reviewed) -> list[Finding]:
     """A finding for each volume that somebody left out, saying who and why."""
     return [
-        Finding(
-            code="rejected",
-            severity="info",
-            case=case,
-            message=f"Left out by {last['who']} on {last['at'][:10]}: {last['why']}",
+        finding(
+            "rejected",
+            f"Left out by {last['who']} on {last['at'][:10]}: {last['why']}",
             remedy=f"minivess review reopen {case} --why '...'",
-        )
+        ).replace(case=case)
         for case in reviewed.rejected
         for last in [reviewed.history[case][-1]]
     ]
