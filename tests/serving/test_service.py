@@ -161,6 +161,7 @@ def header_of(shape: tuple[int, ...]) -> bytes:
         (gzip.compress(header_of((20, 20)) + bytes(400)), "2-D"),
         (gzip.compress(header_of((20, 20, 5)) + bytes(2000))[:-20], "upload"),
     ],
+    ids=["no-gzip", "empty", "too-large", "header-alone", "flat", "cut-gzip"],
 )
 def test_a_bad_volume_is_refused_with_a_remedy(address: str, content: bytes, problem: str) -> None:
     answer = ask_raw(address, content)
