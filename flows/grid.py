@@ -33,8 +33,8 @@ class Family:
 
     @property
     def key(self) -> str:
-        """A family is its cells."""
-        return keys.digest(sorted(cell.key for cell in self.cells))
+        """A family is its cells, under the name that reports call it by."""
+        return keys.digest([self.name, *sorted(cell.key for cell in self.cells)])
 
     @property
     def ingredients(self) -> keys.Ingredients:
@@ -54,12 +54,15 @@ def families(config: ExperimentConfig, profile: DatasetProfile) -> tuple[Family,
 
 
 def family(
-    config: ExperimentConfig, profile: DatasetProfile, axes: tuple[str, str, int], parts: Split
+    config: ExperimentConfig,
+    profile: DatasetProfile,
+    axes: tuple[ModelConfig, str, int],
+    parts: Split,
 ) -> Family:
     """One family with the keys of its cells."""
     from minivess.training import grid
 
-    model, terms, seed = configs.model(axes[0], config.model), configs.loss(axes[1]), axes[2]
+    model, terms, seed = axes[0], configs.loss(axes[1]), axes[2]
     loss = Loss(name=terms.name, terms=terms.terms)
     cells = []
     for fold in parts.folds:
@@ -83,6 +86,8 @@ def split(config: ExperimentConfig, profile: DatasetProfile, seed: int) -> Split
     from minivess.data import splits
 
     ids = [stats.case for stats in profile.volumes]
+    stratified = config.training.stratify == "foreground"
+    foreground = {stats.case: stats.foreground_ratio for stats in profile.volumes}
     if config.training.splits is not None:
         return splits.read(config.training.splits, ids)
     return splits.make(
@@ -91,6 +96,7 @@ def split(config: ExperimentConfig, profile: DatasetProfile, seed: int) -> Split
         folds=config.training.folds,
         seed=seed,
         test_fraction=config.training.test_fraction,
+        foreground=foreground if stratified else None,
     )
 
 

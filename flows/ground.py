@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from flows.grid import Cell, Family
 from flows.session import Session
-from minivess import config as configs
 from minivess import names
+from minivess.config import ModelConfig
 from minivess.contracts import (
     Case,
     CellSpec,
@@ -79,7 +79,7 @@ def planned(
     from minivess.compute import plan
 
     loaded = as_loaded(session, profile)
-    network = network_for(session, family.model.name, loaded)
+    network = network_for(family.model, loaded)
     chosen = plan.resolve(
         session.config,
         network,
@@ -110,12 +110,12 @@ def smaller(session: Session, ground: Ground, family: Family, plan: ComputePlan)
     return recovery.smaller(plan, session.config, network, loaded, n_train=n_train(family))
 
 
-def network_for(session: Session, model: str, loaded: DatasetProfile) -> Network:
+def network_for(model: ModelConfig, loaded: DatasetProfile) -> Network:
     """The network of a model, fitted to the smallest volume as it is loaded."""
     from minivess import networks
 
     return networks.resolve(
-        configs.model(model, session.config.model),
+        model,
         in_channels=IN_CHANNELS,
         out_channels=loaded.out_channels,
         min_shape=loaded.min_shape,

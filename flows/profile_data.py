@@ -201,6 +201,7 @@ def summary(
     """The dataset in numbers, with the patch that each model could use on it."""
     from minivess.compute import plan
     from minivess.data import profile
+    from minivess.training import grid
 
     config = session.config
     numbers = profile.summarise(
@@ -211,12 +212,12 @@ def summary(
         label_map=config.data.label_map,
     )
     loaded, safe = ground.as_loaded(session, numbers), {}
-    for name in config.training.models:
+    for model in grid.models(config):
         try:
-            safe[name] = plan.safe_patch(ground.network_for(session, name, loaded), loaded)
+            safe[model.name] = plan.safe_patch(ground.network_for(model, loaded), loaded)
         except PlanError as error:
             session.say(
-                f"  note: {name} cannot train on these volumes as they are: {error.problem}"
+                f"  note: {model.name} cannot train on these volumes as they are: {error.problem}"
             )
     return numbers.replace(safe_patch_sizes=safe)
 

@@ -1,7 +1,8 @@
 """The terms of losses as torch modules; each takes logits (B, C, X, Y, Z) and class indices.
 
 Soft skeletons after Shit et al., "clDice", CVPR 2021; centerline boundary Dice after
-Shi et al., "Centerline Boundary Dice Loss for Vascular Segmentation", MICCAI 2024.
+Shi et al., "Centerline Boundary Dice Loss for Vascular Segmentation", MICCAI 2024; skeleton
+recall after Kirchhoff et al., "Skeleton Recall Loss", ECCV 2024.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class WeightedSum(nn.Module):
         with torch.autocast(logits.device.type, enabled=False):
             values = [
                 sum(
-                    share * term(head.float(), target)
+                    share * term(head.float(), _shown(term, target))
                     for share, head in zip(shares, heads, strict=True)
                 )
                 / sum(shares)
@@ -48,6 +49,11 @@ class WeightedSum(nn.Module):
             return {"loss": total}
         parts = {name: value.detach() for name, value in zip(self.names, values, strict=True)}
         return {"loss": total, **parts}
+
+
+def _shown(term: nn.Module, target: Tensor) -> Tensor:
+    """The labels, and the skeleton beside them for the one term that takes it."""
+    return target if isinstance(term, SkeletonRecall) else target[:, :1]
 
 
 class DiceCE(nn.Module):
@@ -149,6 +155,26 @@ class CenterlineBoundaryDice(nn.Module):
         return depth, depth * line, line * ((widest - radius + thinnest) / widest) ** 2
 
 
+class SkeletonRecall(nn.Module):
+    """1 - the share of the tubed skeleton that is predicted as its class; precision is left out.
+
+    Where the target brings no skeleton along, it is made here, which costs more than the step.
+    """
+
+    def __init__(self, smooth: float = 1.0) -> None:
+        super().__init__()
+        self.smooth = smooth
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """From 0 to 1."""
+        line = target[:, 1:] if target.shape[1] > 1 else soft_skeleton.tubed(target)
+        over = [0, 2, 3, 4]
+        expected = _one_hot(line, logits.shape[1])[:, 1:]
+        found = (logits.softmax(dim=1)[:, 1:] * expected).sum(over)
+        recall = (found + self.smooth) / (expected.sum(over) + self.smooth)
+        return 1 - recall.mean()
+
+
 def _harmonic_mean(a: Tensor, b: Tensor) -> Tensor:
     return 2 * a * b / (a + b)
 
@@ -174,17 +200,25 @@ class Indexed(nn.Module):
         return value
 
 
-def adapted(kind: Any, arguments: Mapping[str, Any]) -> nn.Module:
+def adapted(kind: Any, arguments: Mapping[str, Any], out_channels: int) -> nn.Module:
     """Build a term, so that it takes logits and class indices whatever its own habit is.
 
     MONAI's losses get `to_onehot_y` and `softmax` where they have them and the file is silent:
-    without them several run and learn nothing. A loss without `to_onehot_y` takes indices.
+    without them several run and learn nothing. So with what the data decide: number of classes,
+    dimensions, and equal distances between classes. A loss without `to_onehot_y` takes indices.
     """
     known = inspect.signature(kind).parameters
     if kind.__module__ == __name__:
         return _module(kind(**arguments))
-    switches = {name: True for name in ("to_onehot_y", "softmax") if name in known}
-    loss = _module(kind(**{**switches, **arguments}))
+    unsaid = {
+        **dict.fromkeys(("to_onehot_y", "softmax", "use_softmax"), True),
+        "classes": out_channels,
+        "dim": 3,
+        "dist_matrix": 1 - torch.eye(out_channels),
+    }
+    loss = _module(
+        kind(**{name: value for name, value in unsaid.items() if name in known} | dict(arguments))
+    )
     if "to_onehot_y" in known:
         return loss
     return Indexed(loss)

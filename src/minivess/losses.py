@@ -22,6 +22,7 @@ BUILT_IN = {
     "cldice": "minivess.loss_terms:CenterlineDice",
     "cbdice": "minivess.loss_terms:CenterlineBoundaryDice",
     "dice_ce_cldice": "minivess.loss_terms:DiceCECenterlineDice",
+    "skeleton_recall": "minivess.loss_terms:SkeletonRecall",
 }
 
 
@@ -45,6 +46,7 @@ def resolve(config: LossConfig) -> Loss:
 def build(loss: Loss, out_channels: int) -> WeightedSum:
     """A module: (logits (B, C, X, Y, Z), target (B, 1, X, Y, Z) of class indices) -> values.
 
+    A second channel of the target may hold the tubed skeleton, for the terms that look at it.
     The values are `loss`, to be minimised, and beside it, where there are several terms, each
     term unweighted and detached. Logits of deep supervision, (B, heads, C, X, Y, Z), are taken
     too. All terms compute in float32.
@@ -57,8 +59,13 @@ def build(loss: Loss, out_channels: int) -> WeightedSum:
     return WeightedSum(
         names=names(loss),
         weights=[term.weight for term in loss.terms],
-        terms=[_term(term, loss.name) for term in loss.terms],
+        terms=[_term(term, loss.name, out_channels) for term in loss.terms],
     )
+
+
+def needs_skeleton(loss: Loss) -> bool:
+    """Whether a term looks at the tubed skeleton, which is best made once for each volume."""
+    return any(term.loss == "skeleton_recall" for term in loss.terms)
 
 
 def names(loss: Loss) -> list[str]:
@@ -71,12 +78,12 @@ def names(loss: Loss) -> list[str]:
     return [name.replace("_#", "_") for name in found]
 
 
-def _term(term: LossTerm, loss: str) -> nn.Module:
+def _term(term: LossTerm, loss: str, out_channels: int) -> nn.Module:
     from minivess.loss_terms import adapted
 
     kind = imported(BUILT_IN.get(term.loss, term.loss))
     try:
-        return adapted(kind, term.arguments)
+        return adapted(kind, term.arguments, out_channels)
     except (TypeError, ValueError) as error:
         raise UsageError(
             f"The term {term.loss} of configs/losses/{loss}.yaml refuses its arguments: {error}.",

@@ -123,7 +123,7 @@ def build(network: Network) -> nn.Module:
     except (TypeError, ValueError, AssertionError) as error:
         raise PlanError(
             f"The network {network.name} ({network.builder}) cannot be built: {error}",
-            remedy=f"change configs/models/{network.name}.yaml, or override it, "
+            remedy="change its file in configs/models, or override it, "
             "for example model.filters=[8,16,32]",
         ) from error
     return module
@@ -232,7 +232,7 @@ def _proven(module: nn.Module, network: Network, given: Shape) -> Shape:
     odd = (5 * given[0], 5 * given[1], 5 * given[2])
     if not _passes(module, network, odd):
         raise PlanError(
-            f"configs/models/{network.name}.yaml gives divisibility_factor={list(given)}, but the "
+            f"The file of {network.name} gives divisibility_factor={list(given)}, but the "
             f"network refuses {odd[0]}x{odd[1]}x{odd[2]} voxels.",
             remedy="leave out divisibility_factor, so that it is found from the network",
         )
@@ -248,7 +248,7 @@ def _axis_divisor(module: nn.Module, network: Network, axis: int) -> int:
     raise PlanError(
         f"The network {network.name} takes no volume whose axis {'xyz'[axis]} is a multiple "
         f"of a number up to {LARGEST_DIVISOR}.",
-        remedy=f"give configs/models/{network.name}.yaml other strides",
+        remedy=f"give {network.name} other strides in its file in configs/models",
     )
 
 

@@ -121,3 +121,43 @@ def test_a_bad_split_file_is_refused_by_name(tmp_path: Path, what: str) -> None:
 def test_a_missing_split_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone\.json"):
         read(tmp_path / "gone.json", IDS)
+
+
+# --- foreground ---------------------------------------------------------------------------
+
+DENSITIES = {f"v{index:02d}": index / 20 for index in range(20)}
+
+
+def spread(parts) -> float:
+    """How far apart the mean densities of some parts are."""
+    means = [sum(DENSITIES[case] for case in part) / len(part) for part in parts]
+    return max(means) - min(means)
+
+
+@given(st.integers(0, 200))
+def test_stratified_folds_are_as_dense_as_each_other(seed: int):
+    split = make(DENSITIES, {}, folds=4, seed=seed, foreground=DENSITIES)
+    # Of four neighbours each fold has one, so two folds differ by three steps at most.
+    assert spread([fold.val for fold in split.folds]) <= 0.15
+    assert {len(fold.val) for fold in split.folds} == {5}
+
+
+@given(st.integers(0, 200))
+def test_a_stratified_test_set_has_sparse_and_dense_volumes(seed: int):
+    split = make(DENSITIES, {}, folds=2, seed=seed, test_fraction=0.2, foreground=DENSITIES)
+    assert [int(case[1:]) // 5 for case in split.test] == [0, 1, 2, 3]
+
+
+def test_stratified_groups_stay_whole():
+    groups = {case: f"animal{int(case[1:]) // 3}" for case in DENSITIES}
+    split = make(DENSITIES, groups, folds=3, seed=1, foreground=DENSITIES)
+    for fold in split.folds:
+        assert not {groups[case] for case in fold.val} & {groups[case] for case in fold.train}
+
+
+def test_seeds_make_other_stratified_folds_and_the_same_seed_the_same():
+    first, again, other = (
+        make(DENSITIES, {}, folds=4, seed=seed, foreground=DENSITIES) for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first.folds != other.folds

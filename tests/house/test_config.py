@@ -52,6 +52,8 @@ OTHER = {
     "training.losses": ["training.losses=[cbdice]"],
     "training.folds": ["training.folds=5"],
     "training.seeds": ["training.seeds=[1,2]"],
+    "training.axes": ["training.axes.filters=[[8,16,32],[16,32,64]]"],
+    "training.stratify": ["training.stratify=foreground"],
     "training.splits": ["training.splits=/data/splits.json"],
     "training.test_fraction": ["training.test_fraction=0.2"],
     "training.max_epochs": ["training.max_epochs=7"],
@@ -111,6 +113,11 @@ CLASHES = {
         "data.resampling.method=spacing",
     ],
     ("training.splits", "training.folds"): ["training.splits=a.json", "training.folds=2"],
+    ("training.splits", "training.stratify"): [
+        "training.splits=a.json",
+        "training.stratify=foreground",
+    ],
+    ("model", "training.axes"): ["model.filters=[8,16]", "training.axes.filters=[[8,16],[4,8]]"],
     ("training.splits", "training.test_fraction"): [
         "training.splits=a.json",
         "training.test_fraction=0.2",
@@ -197,7 +204,7 @@ def test_a_setting_takes_the_value_it_is_given(key: str):
 
 @pytest.mark.parametrize("key", OTHER)
 def test_a_setting_refuses_a_part_below_it(key: str):
-    if key not in {"model", "data.label_map"}:
+    if key not in {"model", "data.label_map", "training.axes"}:
         with pytest.raises(UsageError, match="no setting"):
             load([], [f"{key}.inside=1"], EMPTY)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,8 @@ from minivess.contracts import Loss, LossTerm
 from minivess.errors import UsageError
 from tests.conftest import tube
 
+CLONE = Path(__file__).resolve().parents[2]
+FILES = sorted(file.stem for file in (CLONE / "configs" / "losses").glob("*.yaml"))
 DEFAULTS = ("dice_ce", "cbdice", "dice_ce_cldice", "cbdice_cldice")
 
 
@@ -31,8 +35,8 @@ def one(term: str, **arguments: object) -> losses.WeightedSum:
     return losses.build(Loss(name="own", terms=terms), 2)
 
 
-@pytest.mark.parametrize("name", DEFAULTS)
-def test_a_default_loss_falls_on_a_small_problem_with_finite_gradients(name: str) -> None:
+@pytest.mark.parametrize("name", FILES)
+def test_a_loss_falls_on_a_small_problem_with_finite_gradients(name: str) -> None:
     torch.manual_seed(0)
     loss = losses.build(losses.resolve(config.loss(name)), 2)
     mask = target()
@@ -48,6 +52,34 @@ def test_a_default_loss_falls_on_a_small_problem_with_finite_gradients(name: str
         optimizer.step()
         values.append(value.item())
     assert values[-1] < 0.5 * values[0]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("filled", [False, True])
+def test_each_term_has_a_gradient_that_is_finite_and_not_zero(name: str, filled: bool) -> None:
+    torch.manual_seed(0)
+    for term in losses.resolve(config.loss(name)).terms:
+        loss = losses.build(Loss(name="one", terms=(term,)), 2)
+        logits = torch.randn(1, 2, 16, 16, 8, requires_grad=True)
+        value = loss(logits, target() if filled else torch.zeros_like(target()))["loss"]
+        value.backward()
+        assert math.isfinite(value.item())
+        assert torch.isfinite(logits.grad).all()
+        assert not filled or logits.grad.abs().max() > 1e-9
+
+
+def test_every_loss_of_monai_has_a_file_or_a_reason_why_not() -> None:
+    import monai.losses
+
+    known = {
+        name
+        for name, kind in vars(monai.losses).items()
+        if inspect.isclass(kind) and name.endswith("Loss")
+    }
+    used = {term.loss.rpartition(":")[2] for name in FILES for term in config.loss(name).terms}
+    page = (CLONE / "docs" / "losses.md").read_text()
+    assert {name for name in known - used if f"`{name}`" not in page} == set()
+    assert {name for name in FILES if f"`{name}`" not in page} == set()
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
@@ -124,6 +156,17 @@ def test_three_classes_train_too(name: str) -> None:
     logits = torch.randn(1, 3, 16, 16, 8, requires_grad=True)
     loss(logits, torch.randint(0, 3, (1, 1, 16, 16, 8)))["loss"].backward()
     assert torch.isfinite(logits.grad).all()
+
+
+def test_skeleton_recall_asks_for_the_line_and_not_for_the_width() -> None:
+    wide, thin = disc(10, 6), disc(10, 3)
+    assert one("skeleton_recall")(certain(thin), wide)["loss"].item() < 0.01
+    assert one("skeleton_recall")(certain(1 - wide), wide)["loss"].item() > 0.9
+
+
+def test_skeleton_recall_believes_the_skeleton_that_the_target_brings() -> None:
+    brought = torch.cat([disc(10, 6), torch.zeros_like(disc(10, 6))], dim=1)
+    assert one("skeleton_recall")(certain(1 - disc(10, 6)), brought)["loss"].item() == 0
 
 
 def test_centerline_dice_sees_a_gap_that_dice_hardly_sees() -> None:

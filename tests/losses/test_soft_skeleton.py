@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -78,3 +79,18 @@ def test_the_iterations_follow_the_thickest_vessel() -> None:
 def test_distances_count_voxels_to_the_outside() -> None:
     assert soft_skeleton.distance(rod(9))[0, 0, 7, 7, 4].item() == pytest.approx(17**0.5)
     assert soft_skeleton.distance(torch.ones(1, 1, 3, 3, 3, dtype=torch.bool)).unique() == 1
+
+
+def test_the_tubed_skeleton_lies_within_two_voxels_of_the_line_and_inside_its_class() -> None:
+    labels = torch.zeros(1, 1, 24, 15, 15, dtype=torch.uint8)
+    labels[..., :12, 3:12, 3:12], labels[..., 12:, 3:12, 3:12] = 1, 2
+    tube = soft_skeleton.tubed(labels)
+    assert set(tube.unique().tolist()) == {0, 1, 2}
+    assert torch.equal(tube[tube > 0], labels[tube > 0])
+    x, y, z = np.nonzero(tube[0, 0].numpy())
+    assert (abs(y - 7) + abs(z - 7) <= 3).all()
+    assert len(set(x)) >= 12
+
+
+def test_no_foreground_has_no_tubed_skeleton() -> None:
+    assert not soft_skeleton.tubed(torch.zeros(2, 1, 8, 8, 4, dtype=torch.uint8)).any()

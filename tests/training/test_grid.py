@@ -5,9 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from minivess import keys
 from minivess.config import ExperimentConfig
 from minivess.contracts import Fold, Loss, LossTerm, Network
+from minivess.errors import UsageError
 from minivess.training import grid
 
 NETWORK = Network(
@@ -49,12 +52,36 @@ def key(*args, **changes) -> str:
 
 def test_the_grid_is_models_by_losses_by_seeds():
     asked = config(training={"losses": ["dice_ce", "cbdice"], "seeds": [1, 2]})
-    assert grid.families(asked) == [
+    found = [(model.name, loss, seed) for model, loss, seed in grid.families(asked)]
+    assert found == [
         ("dynunet", "dice_ce", 1),
         ("dynunet", "dice_ce", 2),
         ("dynunet", "cbdice", 1),
         ("dynunet", "cbdice", 2),
     ]
+
+
+def test_any_field_of_a_model_can_be_an_axis() -> None:
+    axes = {"filters": [[4, 8, 16], [8, 16, 32]], "arguments": [{}, {"res_block": True}]}
+    models = grid.models(config(training={"axes": axes}, model={"dropout": 0.1}))
+    assert [model.name for model in models] == [
+        "dynunet-filters-4-8-16-arguments",
+        "dynunet-filters-4-8-16-arguments-res_block-True",
+        "dynunet-filters-8-16-32-arguments",
+        "dynunet-filters-8-16-32-arguments-res_block-True",
+    ]
+    assert [model.filters for model in models] == [(4, 8, 16)] * 2 + [(8, 16, 32)] * 2
+    assert models[1].arguments == {"res_block": True}
+    assert {model.dropout for model in models} == {0.1}
+
+
+def test_an_axis_that_no_model_has_is_named() -> None:
+    with pytest.raises(UsageError, match=r"'filterz'.*\n.*filters"):
+        grid.models(config(training={"axes": {"filterz": [[4]]}}))
+
+
+def test_what_a_model_is_called_changes_no_key() -> None:
+    assert key() == key(network=NETWORK.replace(name="dynunet-filters-4-8-16"))
 
 
 def test_a_run_is_named_by_its_seed_only_among_several():

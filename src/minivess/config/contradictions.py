@@ -69,6 +69,18 @@ CONTRADICTIONS = (
         lambda c: c.training.splits is not None and "folds" in c.training.model_fields_set,
     ),
     Clash(
+        ("training.splits", "training.stratify"),
+        "training.splits brings its own folds, but training.stratify would make others.",
+        "Leave out one of training.splits and training.stratify.",
+        lambda c: c.training.splits is not None and c.training.stratify != "none",
+    ),
+    Clash(
+        ("model", "training.axes"),
+        "model sets a field for every network that training.axes varies.",
+        "Leave it out of one of model and training.axes.",
+        lambda c: bool(c.model.keys() & c.training.axes.keys()),
+    ),
+    Clash(
         ("training.splits", "training.test_fraction"),
         "training.splits brings its own test set, but training.test_fraction is given too.",
         "Leave out one of training.splits and training.test_fraction.",

@@ -72,11 +72,19 @@ class TrainingConfig(Part):
         min_length=1,
         description="names of files in configs/losses",
     )
+    axes: dict[str, tuple[Any, ...]] = Field(
+        default={},
+        description="fields of configs/models -> values, each combination a model of its own, "
+        "filters: [[16, 32, 64], [32, 64, 128]]",
+    )
     folds: int = Field(default=3, ge=2, description="cross-validation folds")
     seeds: tuple[int, ...] = Field(
         default=(42,), min_length=1, description="one whole grid for each seed"
     )
     splits: Path | None = Field(default=None, description="JSON file of folds made elsewhere")
+    stratify: Literal["none", "foreground"] = Field(
+        default="none", description="foreground: every fold gets sparse and dense volumes alike"
+    )
     test_fraction: float = Field(
         default=0.0, ge=0, lt=0.9, description="share of volumes held out of all folds"
     )

@@ -62,9 +62,11 @@ class TierConfig(Part):
     mixed_precision: bool
 
 
-def model(name: str, changes: Mapping[str, Any] | None = None) -> ModelConfig:
-    """Read configs/models/<name>.yaml, with the experiment's `model` changes over it."""
-    values = {"name": name, **read_yaml(find("models", name)), **(changes or {})}
+def model(
+    name: str, changes: Mapping[str, Any] | None = None, *, file: str | None = None
+) -> ModelConfig:
+    """Read configs/models/<file or name>.yaml, with the experiment's changes over it."""
+    values = {"name": name, **read_yaml(find("models", file or name)), **(changes or {})}
     built: ModelConfig = validated(ModelConfig, values)
     return built
 

@@ -6,6 +6,7 @@ import json
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from minivess import keys
@@ -22,22 +23,25 @@ def make(
     folds: int,
     seed: int,
     test_fraction: float = 0.0,
+    foreground: Mapping[str, float] | None = None,
 ) -> Split:
     """Cut volumes into folds of nearly equal size, after setting the test volumes aside.
 
-    The same ids, groups and seed give the same split, whatever the order of `ids`. With fewer
-    volumes or groups than folds there are fewer folds, and a note says what follows.
+    The same ids, groups and seed give the same split, whatever the order of `ids`. With the
+    `foreground` ratio of each volume, test set and folds get sparse and dense ones alike. With
+    fewer volumes or groups than folds there are fewer folds, and a note says what follows.
 
     Raises:
         DataError: fewer than two volumes, or than two groups, are left to cut.
     """
     units = _units(ids, groups)
     grouped = any(groups.get(case) is not None for unit in units for case in unit)
-    rest, test = _hold_out(_shuffled(units, seed, "test"), test_fraction)
+    drawn = _shuffled(units, seed, "test")
+    rest, test = _hold_out(_spread(drawn, foreground, test_fraction), test_fraction)
     if len(rest) < 2:
         raise _too_few(units, grouped, test_fraction)
     count = min(folds, len(rest))
-    parts = _parts(_shuffled(rest, seed, "folds"), count)
+    parts = _parts(_shuffled(rest, seed, "folds"), count, foreground)
     everything = {case for unit in rest for case in unit}
     return Split(
         seed=seed,
@@ -105,11 +109,43 @@ def _hold_out(units: list[Unit], fraction: float) -> tuple[list[Unit], tuple[str
     return rest, tuple(sorted(case for unit in taken for case in unit))
 
 
-def _parts(units: list[Unit], count: int) -> list[tuple[str, ...]]:
-    """Largest units first, each to the smallest part: sizes differ as little as groups allow."""
+def _spread(
+    units: list[Unit], foreground: Mapping[str, float] | None, fraction: float
+) -> list[Unit]:
+    """Units in such an order that the first ones, the share to hold out, have all densities."""
+    if foreground is None or fraction == 0:
+        return units
+    ordered = _by_density(units, foreground)
+    wanted = max(1, round(fraction * len(units)))
+    bounds = [len(units) * turn // wanted for turn in range(wanted + 1)]
+    # The shuffle decides which unit of each stretch of similar density is taken.
+    first = [min(ordered[start:stop], key=units.index) for start, stop in pairwise(bounds)]
+    return first + [unit for unit in units if unit not in first]
+
+
+def _by_density(units: list[Unit], foreground: Mapping[str, float]) -> list[Unit]:
+    return sorted(units, key=lambda unit: sum(foreground[case] for case in unit) / len(unit))
+
+
+def _parts(
+    units: list[Unit], count: int, foreground: Mapping[str, float] | None
+) -> list[tuple[str, ...]]:
+    """Largest units first, each to the smallest part: sizes differ as little as groups allow.
+
+    With densities, units of similar density are dealt together, at most one of them to each part.
+    """
     parts: list[list[str]] = [[] for _ in range(count)]
-    for unit in sorted(units, key=len, reverse=True):
-        min(parts, key=len).extend(unit)
+    if foreground is None:
+        for unit in sorted(units, key=len, reverse=True):
+            min(parts, key=len).extend(unit)
+    else:
+        ordered = _by_density(units, foreground)
+        for start in range(0, len(ordered), count):
+            # The shuffle decides among units of one size.
+            layer = sorted(ordered[start : start + count], key=units.index)
+            layer.sort(key=len, reverse=True)
+            for unit, part in zip(layer, sorted(parts, key=len), strict=False):
+                part.extend(unit)
     return [tuple(sorted(part)) for part in parts]
 
 

@@ -2,25 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from itertools import product
+from itertools import chain, product
 from typing import Any
 
 from pydantic import BaseModel
 
+from minivess import config as configs
 from minivess import keys
-from minivess.config import ExperimentConfig
+from minivess.config import ExperimentConfig, ModelConfig
 from minivess.contracts import Fold, Loss
 
 # The grid's own lists and what only decides the folds: a cell holds one of each instead.
-GRID_FIELDS = frozenset({"models", "losses", "seeds", "folds", "splits", "test_fraction"})
+GRID_FIELDS = frozenset(
+    {"models", "axes", "losses", "seeds", "folds", "splits", "stratify", "test_fraction"}
+)
 
 
-def families(config: ExperimentConfig) -> list[tuple[str, str, int]]:
+def families(config: ExperimentConfig) -> list[tuple[ModelConfig, str, int]]:
     """Every (model, loss, seed), in the order in which the lists were written."""
     grid = config.training
-    return list(product(grid.models, grid.losses, grid.seeds))
+    return list(product(models(config), grid.losses, grid.seeds))
+
+
+def models(config: ExperimentConfig) -> list[ModelConfig]:
+    """Every model at every combination of the axes, which its name then tells.
+
+    For example `dynunet-filters-16-32-64-dropout-0.2`.
+    """
+    axes = config.training.axes
+    return [
+        configs.model(
+            "-".join(_words([name, *zip(axes, values, strict=True)])),
+            {**config.model, **dict(zip(axes, values, strict=True))},
+            file=name,
+        )
+        for name in config.training.models
+        for values in product(*axes.values())
+    ]
+
+
+def _words(value: Any) -> Iterator[str]:
+    """`["dynunet", ("filters", [16, 32])]` -> dynunet, filters, 16, 32."""
+    if isinstance(value, Mapping):
+        yield from _words(list(value.items()))
+    elif isinstance(value, list | tuple):
+        yield from chain.from_iterable(map(_words, value))
+    else:
+        yield str(value)
 
 
 def run_name(model: str, loss: str, seed: int, seeds: Sequence[int]) -> str:
@@ -41,10 +71,12 @@ def cell_ingredients(
 ) -> keys.Ingredients:
     """All that decides the weights of one cell, as JSON; `keys.digest` of it is the cell's key.
 
-    `profile_hash` is the hash of the curated data. The order of a fold's ids does not count.
+    `profile_hash` is the hash of the curated data. The order of a fold's ids does not count, and
+    neither does what a model is called.
     """
     asked = config.training.counted()
     net = network.model_dump(mode="json") if isinstance(network, BaseModel) else dict(network)
+    net.pop("name", None)
     resampling = config.data.resampling
     return {
         "data": {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from minivess import losses
 from minivess.contracts import CellSpec, ComputePlan
 from minivess.errors import DataError, PlanError
 from minivess.training.loaders import Batch, Batches, Volumes
@@ -37,7 +38,7 @@ def shape(batch: Batch, spec: CellSpec, plan: ComputePlan) -> None:
     size, patch = plan.batch_size, plan.patch_size
     expected = (size, spec.network.in_channels, *patch)
     found = (tuple(batch.image.shape), tuple(batch.label.shape))
-    if found != (expected, (size, 1, *patch)):
+    if found != (expected, (size, _label_channels(spec), *patch)):
         raise PlanError(
             f"A batch has images of {found[0]} and labels of {found[1]}, but the plan and the "
             f"network say {expected}.",
@@ -59,11 +60,15 @@ def whole_volume(batch: Batch, spec: CellSpec) -> None:
             f"{spec.network.in_channels}.",
             remedy=PLAN_AGAIN,
         )
-    if label != (1, 1, *image[2:]):
+    if label != (1, _label_channels(spec), *image[2:]):
         raise DataError(
             f"{batch.cases[0]} has an image of {image[2:]} and a label of {label[2:]} voxels.",
             remedy=PROFILE_AGAIN,
         )
+
+
+def _label_channels(spec: CellSpec) -> int:
+    return 2 if losses.needs_skeleton(spec.loss) else 1
 
 
 def contents(batch: Batch, spec: CellSpec) -> None:

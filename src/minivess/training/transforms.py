@@ -19,7 +19,7 @@ from monai.transforms.spatial.dictionary import RandFlipd, RandRotate90d
 from monai.transforms.transform import Randomizable, Transform
 from numpy.typing import NDArray
 
-from minivess import inference
+from minivess import inference, losses, soft_skeleton
 from minivess.config import ResamplingConfig
 from minivess.contracts import Case, CellSpec, ComputePlan, Shape
 from minivess.data import volume
@@ -68,6 +68,18 @@ class LoadCase(Transform):
         }
 
 
+class AddSkeleton(Transform):
+    """Adds the tubed skeleton as second channel of the label, once for each volume.
+
+    A patch cut from it has the skeleton of the whole volume, without ends where the patch ends.
+    """
+
+    def __call__(self, sample: Sample) -> Sample:
+        """Crops, flips and turns then move both channels alike."""
+        label = sample["label"]
+        return {**sample, "label": torch.cat([label, soft_skeleton.tubed(label[None])[0]])}
+
+
 class FitPatch(Transform):
     """Volumes that the plan pads are padded with zeros on both sides; others must hold a patch."""
 
@@ -98,7 +110,7 @@ class FindForeground(Transform):
 
     def __call__(self, sample: Sample) -> Sample:
         """Background positions are not kept: they would take 8 bytes for each voxel."""
-        flat = sample["label"].numpy().ravel()
+        flat = sample["label"][0].numpy().ravel()
         found = [np.flatnonzero(flat == index) for index in range(1, int(flat.max()) + 1)]
         narrow = np.int32 if flat.size < 2**31 else np.int64
         return {**sample, "foreground": [at.astype(narrow) for at in found if at.size]}
@@ -132,12 +144,17 @@ class CropPatch(Randomizable, Transform):
 
 def fixed(spec: CellSpec, resampling: ResamplingConfig) -> Compose:
     """What a validation volume goes through, once."""
-    return Compose([LoadCase(spec, resampling)])
+    return Compose(_loaded(spec, resampling))
 
 
 def fixed_for_training(spec: CellSpec, plan: ComputePlan, resampling: ResamplingConfig) -> Compose:
     """What a training volume goes through, once."""
-    return Compose([LoadCase(spec, resampling), FitPatch(plan), FindForeground()])
+    return Compose([*_loaded(spec, resampling), FitPatch(plan), FindForeground()])
+
+
+def _loaded(spec: CellSpec, resampling: ResamplingConfig) -> list[Transform]:
+    skeleton = [AddSkeleton()] if losses.needs_skeleton(spec.loss) else []
+    return [LoadCase(spec, resampling), *skeleton]
 
 
 def drawn(patch: Shape, *, foreground_ratio: float, augment: bool) -> Compose:
