@@ -59,7 +59,7 @@ def make(root: Path, n: int) -> list[Case]:
 def inflate(case: Case) -> int:
     """The fastest inflater at hand, nothing kept."""
     image = block(case.image, 2 * VOXELS, skip=352, packing="gzip")
-    return len(image) + len(block(Path(str(case.label)), VOXELS, skip=352, packing="gzip"))
+    return image.size + len(block(Path(str(case.label)), VOXELS, skip=352, packing="gzip"))
 
 
 def analyse(root: Path, cases: list[Case]) -> None:

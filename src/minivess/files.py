@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+LARGE = 2**30  # below it, reading a file of holes takes a second
+
 
 def write(path: Path, fill: Callable[[Path], object]) -> Path:
     """Let `fill` write a temporary neighbour of `path`, then rename it into place.
@@ -54,6 +56,18 @@ def md5(path: Path) -> str:
     """MD5 of the bytes, the hash that DVC uses."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def emptiness(path: Path) -> str | None:
+    """Why the bytes of a file are not worth reading: hardly any are there, or too many for us."""
+    status = path.stat()
+    stored = status.st_blocks * 512
+    if status.st_size > LARGE and stored < status.st_size / 16:
+        return f"says {status.st_size} bytes, of which {stored} are on the disk"
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if status.st_size > memory:
+        return f"has {status.st_size} bytes, more than this machine's memory ({memory})"
+    return None
 
 
 def sync(path: Path) -> None:

@@ -84,7 +84,7 @@ def test_findings_use_only_the_severities_of_their_code(profiled) -> None:
 def test_a_file_that_may_not_be_read_is_a_finding(make_dataset: Callable[..., Path]) -> None:
     (case,) = pair(make_dataset(1)).cases
     case.image.chmod(0)
-    stats, (finding,) = measure(case, config=DataConfig())
+    stats, (finding,), _ = measure(case, config=DataConfig())
     assert (stats, finding.code, finding.severity) == (None, "unreadable", "error")
     assert finding.remedy == f"chmod u+r {case.image}"
 
@@ -92,7 +92,7 @@ def test_a_file_that_may_not_be_read_is_a_finding(make_dataset: Callable[..., Pa
 def test_a_file_that_vanishes_meanwhile_is_a_finding(make_dataset: Callable[..., Path]) -> None:
     (case,) = pair(make_dataset(1)).cases
     case.image.unlink()
-    stats, (finding,) = measure(case, config=DataConfig())
+    stats, (finding,), _ = measure(case, config=DataConfig())
     assert (stats, finding.code, finding.severity) == (None, "unreadable", "error")
 
 
@@ -102,7 +102,7 @@ def test_voxels_are_those_that_were_stored_however_they_are_packed(tmp_path: Pat
     numbers = []
     for name, array in {"a.nii": image, "b.nii.gz": image, "c.nii": image.astype(">u2")}.items():
         case = Case(case="a", image=write_nifti(tmp_path / name, array), label=label)
-        stats, _ = measure(case, config=DataConfig())
+        stats, *_ = measure(case, config=DataConfig())
         assert stats is not None
         numbers.append((stats.intensity_mean, stats.intensity_std, stats.percentiles))
     assert numbers[0] == numbers[1] == numbers[2]

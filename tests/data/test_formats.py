@@ -137,7 +137,7 @@ def test_a_pair_of_a_format_is_paired_measured_curated_and_loaded(
         (tmp_path / "set" / folder).mkdir(parents=True)
         write(tmp_path / "set" / folder / f"a{ending}", array)
     (case,) = pair(tmp_path / "set").cases
-    stats, findings = measure(case, config=DataConfig())
+    stats, findings, _ = measure(case, config=DataConfig())
     assert stats is not None
     assert (stats.case, stats.shape, findings) == ("a", (16, 18, 6), [])
     kept = curate(home, "set", [case]) / stats.filename
@@ -153,7 +153,7 @@ def test_an_image_may_have_another_format_than_its_label(tmp_path: Path) -> None
         (tmp_path / folder).mkdir()
     ome(tmp_path / "images" / "a.ome.tif", image)
     nifti(tmp_path / "labels" / "a.nii.gz", mask)
-    stats, findings = measure(pair(tmp_path).cases[0], config=DataConfig())
+    stats, findings, _ = measure(pair(tmp_path).cases[0], config=DataConfig())
     assert stats is not None
     assert findings == []
 
@@ -178,7 +178,7 @@ def test_a_stack_that_states_no_voxel_size_is_a_finding(tmp_path: Path, write) -
     for folder, array in (("images", image), ("labels", mask)):
         (tmp_path / folder).mkdir()
         tifffile.imwrite(tmp_path / folder / "a.tif", array.T)
-    stats, findings = measure(pair(tmp_path).cases[0], config=DataConfig())
+    stats, findings, _ = measure(pair(tmp_path).cases[0], config=DataConfig())
     assert stats is not None
     assert (stats.voxel_spacing, stats.unit) == ((1.0, 1.0, 1.0), "unknown")
     assert [(found.code, found.severity) for found in findings] == [("unknown_spacing", "warning")]

@@ -75,7 +75,7 @@ def test_intensities_agree_with_numpy(image: np.ndarray) -> None:
 def test_stats_of_a_volume_are_those_of_its_arrays(make_dataset: MakeDataset) -> None:
     (case, *_) = pair(make_dataset(1)).cases
     _, mask = tube((24, 24, 5), seed=0)
-    stats, _ = measure(case, config=DataConfig())
+    stats, *_ = measure(case, config=DataConfig())
     assert (stats.shape, stats.dtype) == ((24, 24, 5), "uint16")
     assert stats.foreground_ratio == pytest.approx(mask.mean())
     assert (stats.label_values, stats.components) == ((0, 1), 1)
@@ -88,7 +88,7 @@ def test_components_touch_at_corners(tmp_path: Path) -> None:
     label[1, 1, 1] = label[2, 2, 2] = label[6, 6, 6] = 1
     write_nifti(tmp_path / "labels" / "a.nii.gz", label)
     write_nifti(tmp_path / "images" / "a.nii.gz", tube((8, 8, 8), 0)[0])
-    stats, _ = measure(pair(tmp_path).cases[0], config=DataConfig())
+    stats, *_ = measure(pair(tmp_path).cases[0], config=DataConfig())
     assert stats.components == 2
 
 

@@ -85,25 +85,25 @@ def codes(findings: list[Finding]) -> set[tuple[str, str | None]]:
 
 
 def test_an_ordinary_set_has_no_findings() -> None:
-    assert check_set([stats_of(i) for i in range(20)], outlier_z=6.0) == []
+    assert check_set([stats_of(i) for i in range(20)], {}, outlier_z=6.0) == []
 
 
 def test_a_planted_spacing_of_4_97_um_is_flagged() -> None:
     stats = [stats_of(i) for i in range(20)]
     stats[7] = stats_of(7, voxel_spacing=(4.97, 4.97, 5.0))
-    assert codes(check_set(stats, outlier_z=6.0)) == {("outlier", "v7")}
+    assert codes(check_set(stats, {}, outlier_z=6.0)) == {("outlier", "v7")}
 
 
 def test_one_different_spacing_among_equal_ones_is_flagged() -> None:
     stats = [stats_of(i, voxel_spacing=(0.5, 0.5, 1.0)) for i in range(8)]
     stats[3] = stats_of(3, voxel_spacing=(1.0, 0.5, 1.0))
-    assert codes(check_set(stats, outlier_z=6.0)) == {("outlier", "v3")}
+    assert codes(check_set(stats, {}, outlier_z=6.0)) == {("outlier", "v3")}
 
 
 def test_equal_sizes_in_other_units_are_no_outliers() -> None:
     stats = [stats_of(i, voxel_spacing=(0.5, 0.5, 1.0)) for i in range(8)]
     stats[3] = stats_of(3, voxel_spacing=(0.0005, 0.0005, 0.001), unit="mm")
-    assert check_set(stats, outlier_z=6.0) == []
+    assert check_set(stats, {}, outlier_z=6.0) == []
 
 
 @pytest.mark.parametrize(
@@ -112,13 +112,13 @@ def test_equal_sizes_in_other_units_are_no_outliers() -> None:
 def test_other_outliers_are_flagged(odd: dict[str, object]) -> None:
     stats = [stats_of(i) for i in range(20)]
     stats[4] = stats_of(4, **odd)
-    assert codes(check_set(stats, outlier_z=6.0)) == {("outlier", "v4")}
+    assert codes(check_set(stats, {}, outlier_z=6.0)) == {("outlier", "v4")}
 
 
 def test_the_limit_is_the_users() -> None:
     stats = [stats_of(i) for i in range(20)]
     stats[7] = stats_of(7, voxel_spacing=(4.97, 4.97, 5.0))
-    assert check_set(stats, outlier_z=1000.0) == []
+    assert check_set(stats, {}, outlier_z=1000.0) == []
 
 
 def test_a_robust_z_is_in_units_of_a_normal_standard_deviation() -> None:
@@ -131,7 +131,7 @@ def test_a_robust_z_is_in_units_of_a_normal_standard_deviation() -> None:
 )
 def test_equal_bytes_or_equal_voxels_are_named(same: dict[str, object]) -> None:
     stats = [stats_of(0), stats_of(1, **same), stats_of(2)]
-    (finding,) = check_set(stats, outlier_z=6.0)
+    (finding,) = check_set(stats, {}, outlier_z=6.0)
     assert (finding.code, finding.case, finding.severity) == ("duplicate", "v1", "warning")
     assert "v0" in finding.message
 
@@ -158,7 +158,7 @@ def test_values_that_are_no_class_numbers_get_a_map(values: tuple[int, ...]) -> 
 
 def test_masks_of_0_and_255_stop_with_the_one_line_that_goes_on() -> None:
     stats = [stats_of(i, label_values=(0, 255)) for i in range(3)]
-    (finding,) = check_set(stats, outlier_z=6.0)
+    (finding,) = check_set(stats, {}, outlier_z=6.0)
     assert (finding.code, finding.severity, finding.case) == ("label_values", "error", None)
     assert finding.remedy == "data.label_map.255=1"
 
@@ -166,9 +166,9 @@ def test_masks_of_0_and_255_stop_with_the_one_line_that_goes_on() -> None:
 def test_classes_may_be_missing_from_single_volumes() -> None:
     values = ((0, 2), (0, 1), (0,))
     stats = [stats_of(i, label_values=present) for i, present in enumerate(values)]
-    assert check_set(stats, outlier_z=6.0) == []
+    assert check_set(stats, {}, outlier_z=6.0) == []
 
 
 def test_labels_without_any_foreground_stop_the_set() -> None:
-    (finding,) = check_set([stats_of(i, label_values=(0,)) for i in range(3)], outlier_z=6.0)
+    (finding,) = check_set([stats_of(i, label_values=(0,)) for i in range(3)], {}, outlier_z=6.0)
     assert (finding.code, finding.severity, finding.case) == ("empty_label", "error", None)

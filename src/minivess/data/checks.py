@@ -91,8 +91,14 @@ CHECKS: dict[str, Check] = {
         "store float32 or 16-bit integers: half or a quarter of the bytes",
     ),
     "duplicate": Check(
-        WARNING,
-        "Two cases hold the same bytes or the same voxels.",
+        ("warning", "info"),
+        "Two cases hold the same bytes or the same voxels; an information within one group.",
+        "remove one of the two, or put both in one group with data.group",
+    ),
+    "near_duplicate": Check(
+        ("warning", "info"),
+        "Two cases show one image in other numbers, mirrored, or in part; an information within "
+        "one group.",
         "remove one of the two, or put both in one group with data.group",
     ),
     "outlier": Check(

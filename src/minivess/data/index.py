@@ -63,7 +63,7 @@ class Index:
 
 def _md5(path: Path) -> str:
     try:
-        return files.md5(path)
+        return UNREADABLE if files.emptiness(path) else files.md5(path)
     except OSError:
         return UNREADABLE
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from minivess.data.payload import Array
 
 PERCENTILES = (0.5, 5.0, 25.0, 50.0, 75.0, 95.0, 99.5)
+FEW_CLASSES = 16  # below it, looking for each is quicker than counting all
 CHUNK = 1 << 19  # voxels counted at once; bincount widens them to 8 bytes, which stay in cache
 
 Values = npt.NDArray[np.float64]
@@ -79,15 +80,14 @@ class Spread:
         return float(self.values[np.searchsorted(ends, place, side="right")])
 
 
-def spread(image: Array, *, sparse: bool = False) -> Spread:
-    """The values of an array, in order; `sparse` is quicker where most of them are 0."""
+def spread(image: Array) -> Spread:
+    """The values of an array, in order."""
     flat = image.ravel(order="K")
     if flat.dtype.kind == "b":
         flat = flat.view(np.uint8)
     if flat.dtype.kind not in "iu" or flat.dtype.itemsize > 2:
         return Spread(np.sort(flat))
-    counts = _counts(_without_zeros(flat) if sparse else flat)
-    counts[0] += flat.size - counts.sum()
+    counts = _counts(flat)
     values = np.arange(counts.size, dtype=np.int64)
     if flat.dtype.kind == "i":  # counted by their bits: negative ones are the upper half
         half = counts.size // 2
@@ -106,8 +106,11 @@ def _counts(flat: Array) -> Counts:
     return counts
 
 
-def _without_zeros(flat: Array) -> Array:
-    """Eight bytes at a time are left out where all are 0."""
-    whole = flat.size - flat.size % 8
-    words = flat[:whole].view(np.uint64)
-    return np.concatenate([words[words != 0].view(flat.dtype), flat[whole:]])
+
+def present(classes: Array) -> tuple[int, ...]:
+    """The whole numbers that occur, in order."""
+    low, high = int(classes.min()), int(classes.max())
+    if high - low < FEW_CLASSES:
+        return tuple(value for value in range(low, high + 1) if (classes == value).any())
+    values = spread(classes)
+    return tuple(int(v) for v in (np.unique(values.values) if values.counts is None else values.values))

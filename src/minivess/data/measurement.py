@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -14,33 +14,44 @@ from minivess.contracts import Case, Finding, VolumeStats
 from minivess.data import quality
 from minivess.data.checks import finding
 from minivess.data.filenames import curated_names
-from minivess.data.intensities import spread
-from minivess.data.volume import Array, DimensionsError, read, relabel, whole
+from minivess.data.intensities import present, spread
+from minivess.data.resemblance import signature
+from minivess.data.volume import Array, DimensionsError, LabelError, read, relabel, whole
 from minivess.errors import DataError
 
-Result = tuple[VolumeStats | None, list[Finding]]
+CODES = {DimensionsError: "wrong_dimensions", LabelError: "label_values"}
 
 
-def measure(case: Case, *, config: DataConfig, hashes: Sequence[str] | None = None) -> Result:
-    """Measure one volume at native resolution; None where nobody's decision could make it usable.
+class Measurement(NamedTuple):
+    """One volume in numbers, what was found, and its signature.
+
+    No numbers where nobody's decision could make it usable.
+    """
+
+    stats: VolumeStats | None
+    findings: list[Finding]
+    signature: str = ""
+
+
+def measure(case: Case, *, config: DataConfig, hashes: Sequence[str] | None = None) -> Measurement:
+    """Measure one volume at native resolution.
 
     `hashes` are the md5 of image and label, where they are known already.
     """
     path = cast(Path, case.label)
     try:
-        image, label = read(case.image), read(path)
-    except DataError as error:
-        code = "wrong_dimensions" if isinstance(error, DimensionsError) else "unreadable"
-        return None, [_error(case, code, error)]
-    try:
+        # The label comes first: what counting its pieces takes is free again before the image.
+        label = read(path)
         classes = relabel(whole(label.array, path), config.label_map)
+        pieces = foreground(classes)
+        image = read(case.image)
     except DataError as error:
-        return None, [_error(case, "label_values", error)]
+        return Measurement(None, [_error(case, error)])
     values = spread(image.array)
     findings = quality.check(case.case, image, label, classes, values)
     if any(finding.code in quality.BEYOND_ACCEPTING for finding in findings):
-        return None, findings
-    return VolumeStats(
+        return Measurement(None, findings)
+    stats = VolumeStats(
         case=case.case,
         filename=curated_names(case)[0],
         label_filename=curated_names(case)[1],
@@ -52,11 +63,13 @@ def measure(case: Case, *, config: DataConfig, hashes: Sequence[str] | None = No
         size_bytes=case.image.stat().st_size + path.stat().st_size,
         content_hash=keys.digest(list(hashes or (files.md5(case.image), files.md5(path)))),
         **values.numbers(),
-        **foreground(classes),
-    ), findings
+        **pieces,
+    )
+    return Measurement(stats, findings, signature(image.array))
 
 
-def _error(case: Case, code: str, error: DataError) -> Finding:
+def _error(case: Case, error: DataError) -> Finding:
+    code = CODES.get(type(error), "unreadable")
     return finding(code, error.problem, remedy=error.remedy).replace(case=case.case)
 
 
@@ -64,14 +77,12 @@ def foreground(classes: Array) -> dict[str, Any]:
     """What the label (X, Y, Z) holds: its values, its share of foreground, its pieces."""
     import cc3d
 
-    values = spread(classes, sparse=True)
-    present = np.unique(values.values) if values.counts is None else values.values
     mask = classes != 0
     _, components = cc3d.connected_components(
         mask, connectivity=26, return_N=True, binary_image=True
     )
     return {
-        "label_values": tuple(int(value) for value in present),
+        "label_values": present(classes),
         "foreground_ratio": float(np.count_nonzero(mask) / mask.size),
         "components": int(components),
     }

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import bz2
+import io
 import math
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 from isal import isal_zlib
 
 from minivess.contracts import Shape, Spacing
 from minivess.errors import DataError
 
 Array = npt.NDArray[Any]
+Bytes = npt.NDArray[np.uint8]
+PACKED, UNPACKED = 1 << 18, 1 << 20  # bytes that are inflated at once
 GZIP, ZLIB = 31, 15  # window bits, as zlib counts them
 INFLATE_ERRORS = (OSError, EOFError, zlib.error, cast(type[Exception], isal_zlib.error))
 # What one byte can become at most: deflate 1032, LZW about 1400, bzip2 45 bytes to 900,000.
@@ -26,6 +30,10 @@ MOST = {"raw": 1, "gzip": 1032, "zlib": 1032, "bzip2": 20_000}
 
 class DimensionsError(DataError):
     """A file that is no 3-D volume."""
+
+
+class LabelError(DataError):
+    """A label whose values are no class numbers."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +95,11 @@ def dtype_of(path: Path, dtype: np.dtype[Any]) -> np.dtype[Any]:
 def voxels(path: Path, shape: Shape, dtype: np.dtype[Any], **where: Any) -> Array:
     """Voxels in native byte order, from a block of the file whose first axis runs fastest."""
     size = math.prod(shape) * dtype.itemsize
-    data = block(path, size, **where)
-    flat = np.frombuffer(data, dtype=dtype, offset=len(data) - size)
+    flat = block(path, size, **where)[-size:].view(dtype)
     return flat.reshape(shape, order="F").astype(dtype.newbyteorder("="), copy=False)
 
 
-def block(path: Path, size: int, *, start: int = 0, skip: int = 0, packing: str = "raw") -> bytes:
+def block(path: Path, size: int, *, start: int = 0, skip: int = 0, packing: str = "raw") -> Bytes:
     """`skip + size` bytes, unpacked, from byte `start` of the file on.
 
     Raises:
@@ -101,47 +108,63 @@ def block(path: Path, size: int, *, start: int = 0, skip: int = 0, packing: str 
     there = max(path.stat().st_size - start, 0)
     if skip + size > there * MOST[packing]:
         raise damaged(path, f"is truncated: its header promises {size} bytes of voxels")
+    if size > psutil.virtual_memory().available:
+        raise damaged(path, f"needs {size} bytes of memory, more than are free")
+    # Aligned for a view as any number, whatever the header's length is.
+    data = np.empty(skip + size + -skip % 16, dtype=np.uint8)[-skip % 16 :]
     try:
         with path.open("rb") as stream:
             stream.seek(start)
-            if packing == "raw":
-                data = stream.read(skip + size)
-            else:
-                data = UNPACK[packing](stream.read(), skip + size)
+            filled = FILL[packing](stream, data)
     except INFLATE_ERRORS as error:
         raise damaged(path, f"is truncated or damaged ({error})") from error
-    if len(data) < skip + size:
+    if filled < data.size:
         raise damaged(
-            path, f"is truncated: {max(len(data) - skip, 0)} of {size} bytes of voxels are there"
+            path, f"is truncated: {max(filled - skip, 0)} of {size} bytes of voxels are there"
         )
     return data
 
 
-def _inflate(bits: int) -> Callable[[bytes, int], bytes]:
-    def inflate(packed: bytes, size: int) -> bytes:
-        """At most `size` bytes; with checksum where the stream ends there."""
-        parts, missing = [], size
-        while packed and missing > 0:
-            stream = isal_zlib.decompressobj(bits)
-            parts.append(stream.decompress(packed, missing))
-            missing -= len(parts[-1])
-            # One byte more makes the stream come to its end, and its checksum be compared.
-            if not stream.eof and not stream.decompress(stream.unconsumed_tail, 1):
-                _ended(stream.eof)
-            packed = stream.unused_data.lstrip(b"\0") if stream.eof else b""
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+def _read(stream: BinaryIO, into: Bytes) -> int:
+    return cast(io.BufferedReader, stream).readinto(memoryview(into))
+
+
+def _inflate(bits: int) -> Callable[[BinaryIO, Bytes], int]:
+    def inflate(stream: BinaryIO, into: Bytes) -> int:
+        """Fill `into`; the checksum is compared where a packed stream ends there.
+
+        Small pieces stay in the cache: faster than one call for all.
+        """
+        filled, packed = 0, stream.read(PACKED)
+        while packed and filled < into.size:  # several streams may follow each other
+            unpacker = isal_zlib.decompressobj(bits)
+            while filled < into.size and not unpacker.eof:
+                part = unpacker.decompress(packed, min(into.size - filled, UNPACKED))
+                into[filled : filled + len(part)] = np.frombuffer(part, dtype=np.uint8)
+                filled += len(part)
+                packed = _more(unpacker, stream, stuck=not part and not packed)
+            while not unpacker.eof and not unpacker.decompress(packed, 1):
+                packed = _more(unpacker, stream, stuck=not packed)
+            packed = (unpacker.unused_data.lstrip(b"\0") or stream.read(PACKED)).lstrip(b"\0")
+        return filled
 
     return inflate
 
 
-def _ended(whole: bool) -> None:
-    if not whole:
+def _more(unpacker: Any, stream: BinaryIO, *, stuck: bool) -> bytes:
+    """The next packed bytes."""
+    if stuck and not unpacker.eof:
         message = "the stream stops before its end"
         raise EOFError(message)
+    return b"" if unpacker.eof else unpacker.unconsumed_tail or stream.read(PACKED)
 
 
-def _bunzip(packed: bytes, size: int) -> bytes:
-    return bz2.BZ2Decompressor().decompress(packed, size)
+def _bunzip(stream: BinaryIO, into: Bytes) -> int:
+    data = bz2.BZ2Decompressor().decompress(stream.read(), into.size)
+    into[: len(data)] = np.frombuffer(data, dtype=np.uint8)
+    return len(data)
 
 
-UNPACK = {"gzip": _inflate(GZIP), "zlib": _inflate(ZLIB), "bzip2": _bunzip}
+FILL: dict[str, Callable[[BinaryIO, Bytes], int]] = {
+    "raw": _read, "gzip": _inflate(GZIP), "zlib": _inflate(ZLIB), "bzip2": _bunzip,
+}  # fmt: skip

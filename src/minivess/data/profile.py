@@ -28,7 +28,7 @@ from minivess.contracts import (
     VolumeStats,
 )
 from minivess.data import quality
-from minivess.data.measurement import Result, measure
+from minivess.data.measurement import Measurement, measure
 from minivess.data.profile_cache import key_of, recall, remember
 from minivess.data.resampling import shape_after
 from minivess.data.versioning import Version, curated_hash
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 CODE = (
     "data/measurement.py", "data/quality.py", "data/volume.py", "data/payload.py",
-    "data/intensities.py", "data/checks.py", "data/nifti.py",
+    "data/intensities.py", "data/resemblance.py", "data/checks.py", "data/nifti.py",
     "data/tiff.py", "data/nrrd.py", "data/metaimage.py",
 )  # fmt: skip
 GIB = 2**30
@@ -77,7 +77,7 @@ def profile(
         DataError: nothing usable is left, label values need a map, or (strict) any error.
     """
     rule = {"code": keys.code(CODE), "label_map": config.counted()["label_map"]}
-    results: dict[str, Result] = {}
+    results: dict[str, Measurement] = {}
     fresh: list[Case] = []
     for case in pairing.cases:
         known = recall(cache, key_of(case, hashes, rule), case)
@@ -155,7 +155,7 @@ def as_loaded(profile: DatasetProfile, resampling: ResamplingConfig) -> DatasetP
 
 def _measure_all(
     cases: Sequence[Case], config: DataConfig, hashes: Mapping[Path, str]
-) -> Iterator[tuple[Case, Result]]:
+) -> Iterator[tuple[Case, Measurement]]:
     size = sum(path.stat().st_size for case in cases for path in (case.image, case.label) if path)
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -177,7 +177,7 @@ def _measure_all(
 
 def measure_in(
     pool: Executor, cases: Sequence[Case], config: DataConfig, hashes: Mapping[Path, str]
-) -> Iterator[tuple[Case, Result]]:
+) -> Iterator[tuple[Case, Measurement]]:
     """Measure in the processes of a pool, a volume at a time in each; results in order."""
     futures = [
         pool.submit(measure, case, config=config, hashes=_of(case, hashes)) for case in cases
@@ -190,29 +190,31 @@ def _of(case: Case, hashes: Mapping[Path, str]) -> tuple[str, str]:
     return hashes[case.image], hashes[cast(Path, case.label)]
 
 
-def _judged(result: Result, accepted: bool) -> Result:
+def _judged(result: Measurement, accepted: bool) -> Measurement:
     """An error keeps a volume out, unless review accepted it: then it counts as a warning."""
-    stats, findings = result
-    errors = [finding for finding in findings if finding.severity == "error"]
-    if stats is None or not errors:
+    errors = [finding for finding in result.findings if finding.severity == "error"]
+    if result.stats is None or not errors:
         return result
     if not accepted:
-        return None, findings
-    return stats, [f.replace(severity="warning") if f in errors else f for f in findings]
+        return result._replace(stats=None)
+    return result._replace(
+        findings=[f.replace(severity="warning") if f in errors else f for f in result.findings]
+    )
 
 
 def _gather(
     pairing: Pairing,
-    results: Mapping[str, Result],
+    results: Mapping[str, Measurement],
     hashes: Mapping[Path, str],
     config: DataConfig,
 ) -> Measured:
     ordered = [results[case.case] for case in pairing.cases]
-    stats = tuple(volume for volume, _ in ordered if volume is not None)
+    stats = tuple(result.stats for result in ordered if result.stats is not None)
+    signatures = {r.stats.case: r.signature for r in ordered if r.stats is not None}
     findings = [
         *quality.check_pairing(pairing),
-        *(finding for _, found in ordered for finding in found),
-        *quality.check_set(stats, outlier_z=config.outlier_z),
+        *(finding for result in ordered for finding in result.findings),
+        *quality.check_set(stats, signatures, outlier_z=config.outlier_z),
     ]
     good = {volume.case for volume in stats}
     return Measured(

@@ -9,7 +9,7 @@ from typing import Any, cast
 from minivess import files, keys
 from minivess.contracts import Case, Finding, VolumeStats
 from minivess.data.filenames import curated_names
-from minivess.data.measurement import Result
+from minivess.data.measurement import Measurement
 
 
 def key_of(case: Case, hashes: Mapping[Path, str], rule: dict[str, Any]) -> str:
@@ -17,12 +17,13 @@ def key_of(case: Case, hashes: Mapping[Path, str], rule: dict[str, Any]) -> str:
     return keys.digest([hashes[case.image], hashes[cast(Path, case.label)], rule])
 
 
-def recall(cache: Path, key: str, case: Case) -> Result | None:
+def recall(cache: Path, key: str, case: Case) -> Measurement | None:
     """What is known under a key, under the names that the case has now."""
     try:
         content = files.read_json(cache / "volumes" / f"{key}.json")
         stats = VolumeStats.model_validate(content["stats"])
         findings = [Finding.model_validate(entry) for entry in content["findings"]]
+        signature = str(content["signature"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):  # lost or damaged: measure again
         return None
     named = stats.replace(
@@ -31,16 +32,17 @@ def recall(cache: Path, key: str, case: Case) -> Result | None:
         filename=curated_names(case)[0],
         label_filename=curated_names(case)[1],
     )
-    return named, [finding.replace(case=case.case) for finding in findings]
+    about = [finding.replace(case=case.case) for finding in findings]
+    return Measurement(named, about, signature)
 
 
-def remember(cache: Path, key: str, result: Result) -> Result:
+def remember(cache: Path, key: str, result: Measurement) -> Measurement:
     """Keep usable volumes; unusable ones are looked at again, they fail fast."""
-    stats, findings = result
-    if stats is not None:
+    if result.stats is not None:
         content = {
-            "stats": stats.model_dump(mode="json"),
-            "findings": [finding.model_dump(mode="json") for finding in findings],
+            "stats": result.stats.model_dump(mode="json"),
+            "findings": [finding.model_dump(mode="json") for finding in result.findings],
+            "signature": result.signature,
         }
         files.write_json(cache / "volumes" / f"{key}.json", content)
     return result

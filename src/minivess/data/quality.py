@@ -18,6 +18,7 @@ from minivess.data.checks import finding
 from minivess.data.filenames import stem
 from minivess.data.intensities import Spread
 from minivess.data.payload import Array, Volume
+from minivess.data.resemblance import matches
 
 # No decision of a reviewer makes these usable; another file does.
 BEYOND_ACCEPTING = frozenset(
@@ -47,10 +48,12 @@ def check(
     return [finding.replace(case=case) for finding in found]
 
 
-def check_set(stats: Sequence[VolumeStats], *, outlier_z: float) -> list[Finding]:
+def check_set(
+    stats: Sequence[VolumeStats], signatures: Mapping[str, str], *, outlier_z: float
+) -> list[Finding]:
     """Check volumes against each other: duplicates, outliers, label values."""
     return [
-        *_duplicates(stats),
+        *_alike(stats, signatures),
         *_outliers(stats, outlier_z),
         *_label_values(stats),
         *_no_foreground(stats),
@@ -160,23 +163,37 @@ def _slices(volume: Volume) -> list[Finding]:
 # --- the set ------------------------------------------------------------------------------
 
 
-def _duplicates(stats: Sequence[VolumeStats]) -> list[Finding]:
+def _alike(stats: Sequence[VolumeStats], signatures: Mapping[str, str]) -> list[Finding]:
+    """Volumes that show what another shows: of one group they stay on one side of any split."""
+    found: dict[str, Finding] = {}
+    copies = {(one, other): "holds the same voxels as {}" for one, other in _copies(stats)}
+    shown = {v.case: (v.shape, signatures[v.case]) for v in stats if v.case in signatures}
+    near = {(match.first, match.second): match.how for match in matches(shown)}
+    groups = {volume.case: volume.group for volume in stats}
+    for (first, second), how in {**near, **copies}.items():
+        code = "duplicate" if (first, second) in copies else "near_duplicate"
+        together = groups[first] is not None and groups[first] == groups[second]
+        leak = "both are of one group" if together else "one may train what the other validates"
+        found.setdefault(
+            second,
+            finding(
+                code,
+                f"It {how.format(first)}: {leak}.",
+                severity="info" if together else "warning",
+            ).replace(case=second),
+        )
+    return list(found.values())
+
+
+def _copies(stats: Sequence[VolumeStats]) -> Iterable[tuple[str, str]]:
     """Equal bytes, or equal voxels in other packing or with another label."""
     first: dict[object, str] = {}
-    found = []
     for volume in stats:
         original = next((first[mark] for mark in _marks(volume) if mark in first), None)
         for mark in _marks(volume):
             first.setdefault(mark, volume.case)
         if original is not None:
-            found.append(
-                finding(
-                    "duplicate",
-                    f"It shows the same voxels as {original}: one may train what the other "
-                    "validates.",
-                ).replace(case=volume.case)
-            )
-    return found
+            yield original, volume.case
 
 
 def _marks(volume: VolumeStats) -> tuple[object, object]:

@@ -12,12 +12,14 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
+from minivess import files
 from minivess.config import ResamplingConfig
 from minivess.contracts import Case, Spacing
 from minivess.data import metaimage, nifti, nrrd, tiff
 from minivess.data.filenames import NIFTI, SUFFIXES
 from minivess.data.payload import Array as Array
 from minivess.data.payload import DimensionsError as DimensionsError
+from minivess.data.payload import LabelError as LabelError
 from minivess.data.payload import Volume as Volume
 from minivess.data.payload import damaged
 from minivess.data.resampling import resample
@@ -46,6 +48,8 @@ def read(path: Path) -> Volume:
     if reader is None:
         raise damaged(path, f"has none of the suffixes {' '.join(SUFFIXES)}")
     try:
+        if problem := files.emptiness(path):
+            raise damaged(path, problem)
         return reader(path)
     except FileNotFoundError as error:
         raise DataError(
@@ -104,7 +108,7 @@ def whole(array: Array, path: Path) -> Array:
     """An integer view of label values, whatever the dtype of the file.
 
     Raises:
-        DataError: some value is no whole number.
+        LabelError: some value is no whole number.
     """
     if array.dtype.kind in "iub":
         return array.astype(np.uint8) if array.dtype.kind == "b" else array
@@ -112,7 +116,7 @@ def whole(array: Array, path: Path) -> Array:
         rounded = np.rint(array)
         exact = bool(np.isfinite(array).all()) and bool(np.array_equal(rounded, array))
     if not exact:
-        raise DataError(
+        raise LabelError(
             f"The label {path} holds values that are no whole numbers.",
             remedy="store class numbers (0, 1, ...) in label files; data.label names the pattern "
             "if an image was taken for a label",
