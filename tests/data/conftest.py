@@ -1,12 +1,31 @@
-"""What tests of data share: a local S3 server."""
+"""What tests of data share: profiling a folder, and a local S3 server."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from minivess.config import local_without_proxy
+from minivess.config import DataConfig, local_without_proxy
+from minivess.data import profile as profiles
+from minivess.data.cases import pair
+from minivess.data.index import Index
+from minivess.home import Home
+
+
+@pytest.fixture
+def run(home: Home) -> Callable[..., profiles.Measured]:
+    """Profile a folder with this home's cache."""
+
+    def run(root: Path, **settings: object) -> profiles.Measured:
+        config = DataConfig.model_validate(settings)
+        pairing = pair(root, group=config.group)
+        paths = [path for case in pairing.cases for path in (case.image, case.label)]
+        hashes = Index(home.profile_cache / "index.json").hashes(paths)
+        return profiles.profile(pairing, hashes, config=config, cache=home.profile_cache)
+
+    return run
 
 
 @pytest.fixture

@@ -168,6 +168,17 @@ def unpacked_lie(pair: Pair) -> None:
     pair.rename(".nii").write_bytes(header.binaryblock + bytes(raw[348:]))
 
 
+def holes(ending: str) -> Callable[[Pair], None]:
+    """The header of a volume of 1 TB, and no more than the header on the disk."""
+
+    def make(pair: Pair) -> None:
+        unpacked_lie(pair)
+        os.truncate(pair.image, 352 + 10**12 * pair.image_array.itemsize)
+        pair.image.rename(pair.image.with_name(pair.image.name.removesuffix(".nii") + ending))
+
+    return make
+
+
 def header_lies(*dim: int) -> Callable[[Pair], None]:
     return lambda pair: pair.header(dim=[3, *dim, 1, 1, 1, 1])
 
@@ -201,6 +212,8 @@ KINDS: dict[str, tuple[Callable[[Pair], object], Expected]] = {
     "unknown dtype": (lambda p: p.header(datatype=77), UNREADABLE),
     "header of 2 TB": (header_lies(10000, 10000, 10000), UNREADABLE),
     "header of 2 TB, not packed": (unpacked_lie, UNREADABLE),
+    "file of 2 TB that is all holes": (holes(".nii"), UNREADABLE),
+    "file of 2 TB of holes, packed by its name": (holes(".nii.gz"), UNREADABLE),
     "zero-size axis": (header_lies(16, 0, 6), UNREADABLE),
     "negative axis": (header_lies(16, -18, 6), UNREADABLE),
     "label cut": (lambda p: p.label.write_bytes(p.label.read_bytes()[:90]), UNREADABLE),

@@ -27,23 +27,6 @@ from tests.conftest import shared, tube, write_nifti
 MakeDataset = Callable[..., Path]
 
 
-@pytest.fixture
-def run(home: Home) -> Callable[..., profiles.Measured]:
-    """Profile a folder with this home's cache."""
-
-    def run(root: Path, **settings: object) -> profiles.Measured:
-        pairing = pair(root)
-        paths = [path for case in pairing.cases for path in (case.image, case.label)]
-        return profiles.profile(
-            pairing,
-            Index(home.profile_cache / "index.json").hashes(paths),
-            config=DataConfig.model_validate(settings),
-            cache=home.profile_cache,
-        )
-
-    return run
-
-
 def summarised(measured: profiles.Measured, **label_map: int) -> DatasetProfile:
     return profiles.summarise(
         measured, dataset="tubes", dataset_path="tubes", version=None, label_map=dict(label_map)

@@ -106,11 +106,12 @@ def _counts(flat: Array) -> Counts:
     return counts
 
 
-
 def present(classes: Array) -> tuple[int, ...]:
     """The whole numbers that occur, in order."""
     low, high = int(classes.min()), int(classes.max())
     if high - low < FEW_CLASSES:
         return tuple(value for value in range(low, high + 1) if (classes == value).any())
     values = spread(classes)
-    return tuple(int(v) for v in (np.unique(values.values) if values.counts is None else values.values))
+    return tuple(
+        int(v) for v in (np.unique(values.values) if values.counts is None else values.values)
+    )

@@ -126,7 +126,7 @@ def block(path: Path, size: int, *, start: int = 0, skip: int = 0, packing: str 
 
 
 def _read(stream: BinaryIO, into: Bytes) -> int:
-    return cast(io.BufferedReader, stream).readinto(memoryview(into))
+    return cast(io.BufferedReader, stream).readinto(cast(Any, into))
 
 
 def _inflate(bits: int) -> Callable[[BinaryIO, Bytes], int]:

@@ -166,7 +166,7 @@ def _slices(volume: Volume) -> list[Finding]:
 def _alike(stats: Sequence[VolumeStats], signatures: Mapping[str, str]) -> list[Finding]:
     """Volumes that show what another shows: of one group they stay on one side of any split."""
     found: dict[str, Finding] = {}
-    copies = {(one, other): "holds the same voxels as {}" for one, other in _copies(stats)}
+    copies = dict.fromkeys(_copies(stats), "holds the same voxels as {}")
     shown = {v.case: (v.shape, signatures[v.case]) for v in stats if v.case in signatures}
     near = {(match.first, match.second): match.how for match in matches(shown)}
     groups = {volume.case: volume.group for volume in stats}

@@ -102,12 +102,13 @@ def _same_shape(
 
 def _correlation(these: Array, those: Array) -> Array:
     one, other = (_unit(grids.reshape(len(grids), -1)) for grids in (these, those))
-    return one @ other.T
+    return np.asarray(one @ other.T)
 
 
 def _unit(rows: Array) -> Array:
     centred = rows - rows.mean(axis=1, keepdims=True)
-    return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6)
+    lengths = np.linalg.norm(centred, axis=1, keepdims=True)
+    return np.asarray(centred / np.maximum(lengths, 1e-6))
 
 
 # --- the sketch ---------------------------------------------------------------------------
