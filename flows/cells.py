@@ -55,7 +55,7 @@ def publish(run: Run, folder: Path, spec: CellSpec, result: CellResult) -> None:
     run.metrics({f"untrained_{name}": value for name, value in result.untrained.items()}, step=0)
     run.metrics({"trainable_parameters": float(result.trainable_parameters)}, step=0)
     run.tags({f"best_{name}": f"{value:.6g}" for name, value in result.best.items()})
-    for name in names.CHECKPOINTS:
+    for name in (*names.CHECKPOINTS, names.FINAL):
         if name in result.files:
             run.file(folder / name, "checkpoints")
     run.file(folder / names.HISTORY, str(Path(names.HISTORY_ARTIFACT).parent))
@@ -87,7 +87,7 @@ def require_whole(session: Session, run_id: str) -> CellResult:
     """
     result = CellResult.model_validate(session.store.read_json(run_id, names.RESULT_ARTIFACT))
     held = session.store.artifacts(run_id)
-    for name in names.CHECKPOINTS:
+    for name in (*names.CHECKPOINTS, names.FINAL):
         if name in result.files and held.get(f"checkpoints/{name}") != result.files[name]:
             raise StoreError(
                 f"checkpoints/{name} of run {run_id} has {held.get(f'checkpoints/{name}')} bytes "

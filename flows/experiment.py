@@ -10,6 +10,7 @@ from flows import handoff
 from flows.analyse import analyse
 from flows.deploy import deploy
 from flows.profile_data import profile_data
+from flows.refit import refit
 from flows.session import Session
 from flows.train import train
 from minivess import names
@@ -30,6 +31,8 @@ def experiment(session: Session) -> dict[str, Any]:
         results["train"] = training
     if "analyse" in stages:
         results["analyse"] = analyse(session, training.run_ids if "train" in stages else ())
+    if session.config.training.refit == "all":
+        refitted = refit(session, _ids(results.get("analyse")))
     if "deploy" in stages:
         analysis = results.get("analyse")
         results["deploy"] = deploy(session, _ids(analysis))
@@ -38,6 +41,8 @@ def experiment(session: Session) -> dict[str, Any]:
     if session.env.prefect_disabled:
         handoff.rebuild(session)
     found = summary(session, results)
+    if session.config.training.refit == "all":
+        found["refit_run_id"] = refitted
     session.say()
     session.say(f"Done in {time.monotonic() - started:.0f} s.")
     tell(session, found)

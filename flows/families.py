@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,7 +66,7 @@ def best_fold(results: Sequence[CellResult]) -> int:
 
     def score(fold: int) -> float:
         best = results[fold].best
-        return best.get(f"val_{names.PRIMARY}", -best["val_loss"])
+        return best.get(f"val_{names.PRIMARY}", -best.get("val_loss", math.inf))
 
     return max(range(len(results)), key=score)
 

@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -49,6 +49,12 @@ class Session:
                 f"A run that died earlier is now marked KILLED: {record.name} ({record.run_id})"
             )
         return store
+
+    def with_config(self, config: ExperimentConfig) -> Session:
+        """The same surroundings with other settings."""
+        other = replace(self, config=config)
+        other.__dict__["store"] = self.store
+        return other
 
     def page_of(self, run_id: str) -> str:
         """Address of a run in MLflow's page: its server's, or that of `minivess ui`."""

@@ -134,9 +134,13 @@ def finish_family(
 
 
 def register(session: Session, result: TrainingResult) -> None:
-    """A version of the experiment's model for each family, under the family's own alias."""
+    """A version of the experiment's model for each family, under the family's own alias.
+
+    The best of each loss has the alias `best_<loss>` as well.
+    """
     from minivess.tracking import registry
 
+    best = best_of_each_loss(result.families)
     for family in result.families:
         version = registry.register(
             session.store,
@@ -146,6 +150,15 @@ def register(session: Session, result: TrainingResult) -> None:
             tags={"family": family.run_name, names.DATASET_HASH: result.dataset_hash},
         )
         registry.set_alias(session.store, result.experiment, handoff.slug(family.run_name), version)
+        if best[family.loss] is family:
+            alias = handoff.slug(f"best_{family.loss}")
+            registry.set_alias(session.store, result.experiment, alias, version)
+
+
+def best_of_each_loss(runs: Sequence[FamilyRun]) -> dict[str, FamilyRun]:
+    """Loss -> the family with the highest primary metric; one without any comes last."""
+    ranked = sorted(runs, key=lambda run: run.metrics.get(f"eval_{names.PRIMARY}", -1.0))
+    return {run.loss: run for run in ranked}
 
 
 def reusable(session: Session, family: grid.Family, profile: DatasetProfile) -> FamilyRun | None:

@@ -126,12 +126,14 @@ def run_data_changed(options: argparse.Namespace, config: ExperimentConfig) -> O
 
 def run_train(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
     """Flow 2."""
+    from flows.refit import refit
     from flows.train import train
 
     arguments(options)
     with session(options, config) as opened:
         result = train(opened, options.upstream)
-        return {
+        again = {} if config.training.refit == "none" else {"refit_run_id": refit(opened)}
+        return again | {
             "experiment": result.experiment,
             "training_run_ids": list(result.run_ids),
             "data_profile_run_id": result.data_profile_run_id,

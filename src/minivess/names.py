@@ -11,6 +11,7 @@ DEPLOYMENT_EXPERIMENT = "minivess_deployment"
 
 # Kinds of run, in the tag KIND.
 PROFILE, FAMILY, CELL, ANALYSIS, DEPLOYMENT = "profile", "family", "cell", "analysis", "deployment"
+REFIT = "refit"
 
 # Tags.
 UID = "minivess.uid"
@@ -44,6 +45,8 @@ BEST_LOSS = "best_val_loss.pth"
 BEST_PRIMARY = f"best_val_{PRIMARY}.pth"
 LAST = "last.pth"
 CHECKPOINTS = (BEST_LOSS, BEST_PRIMARY, LAST)
+FINAL = "final.pth"
+"""Weights of a cell without validation volumes, in which no epoch is better than another."""
 CELL_RESULT = "result.json"
 CELL_SPEC = "spec.json"
 HISTORY = "metric_history.json"
@@ -78,6 +81,7 @@ LATEST = {
 
 # Aliases of registered models.
 CHAMPION_ALIAS = "champion"
+REFIT_ALIAS = "refit"
 PRODUCTION_ALIAS = "production"
 
 # Events.

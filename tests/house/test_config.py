@@ -80,6 +80,7 @@ OTHER = {
     "training.threads": ["training.threads=1"],
     "training.device": ["training.device=cpu"],
     "training.figure_interval": ["training.figure_interval=3"],
+    "training.refit": ["training.refit=all"],
     "training.retrain": ["training.retrain=always"],
     "evaluation.interval_epochs": ["evaluation.interval_epochs=2"],
     "evaluation.masd_cap": ["evaluation.masd_cap=20"],

@@ -124,6 +124,9 @@ class TrainingConfig(Part):
     threads: int | Auto = Field(default="auto", description="threads of torch on the CPU")
     device: Literal["auto", "cpu", "cuda"] = uncounted("auto", "where cells train")
     figure_interval: int = uncounted(10, "epochs between prediction images", ge=1)
+    refit: Literal["none", "all"] = uncounted(
+        "none", "all: after the analysis, train the champion on all volumes, never scored"
+    )
     retrain: Literal["if_changed", "always", "never"] = uncounted(
         "if_changed", "train cells whose key is already FINISHED: only if changed, always, never"
     )

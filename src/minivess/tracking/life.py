@@ -37,6 +37,7 @@ EXPERIMENT_NOTES = {
     names.PROFILE: "Datasets: checked, measured, versioned.",
     names.FAMILY: TRAINING,
     names.CELL: TRAINING,
+    names.REFIT: TRAINING,
     names.ANALYSIS: "Evaluation: families and ensembles judged out of fold, and the champion.",
     names.DEPLOYMENT: "Deployment: export, parity, service and smoke test of champions.",
 }

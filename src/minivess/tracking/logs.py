@@ -14,6 +14,7 @@ MAIN = {
     names.PROFILE: "profile.log",
     names.FAMILY: "train.log",
     names.CELL: "train.log",
+    names.REFIT: "train.log",
     names.ANALYSIS: "analyse.log",
     names.DEPLOYMENT: "deploy.log",
 }

@@ -71,7 +71,9 @@ def stored_plan(folder: Path, key: str) -> ComputePlan | None:
 
 def clear(folder: Path) -> None:
     """Remove what earlier attempts left, the result first."""
-    checkpoints = [name + suffix for name in names.CHECKPOINTS for suffix in ("", PREVIOUS)]
+    checkpoints = [
+        name + suffix for name in (*names.CHECKPOINTS, names.FINAL) for suffix in ("", PREVIOUS)
+    ]
     known = (names.CELL_RESULT, *checkpoints, names.HISTORY, CURVES, names.CELL_SPEC, PLAN)
     for path in [*(folder / name for name in known), *(folder / PREDICTIONS).glob("*.png")]:
         path.unlink(missing_ok=True)
@@ -101,6 +103,6 @@ def figures(folder: Path) -> list[Path]:
 
 def sizes(folder: Path) -> dict[str, int]:
     """Name, relative to the folder, and bytes of each file that a result vouches for."""
-    kept = (*names.CHECKPOINTS, names.HISTORY, names.CELL_SPEC, PLAN)
+    kept = (*names.CHECKPOINTS, names.FINAL, names.HISTORY, names.CELL_SPEC, PLAN)
     found = [folder / name for name in kept if (folder / name).is_file()] + figures(folder)
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in found}

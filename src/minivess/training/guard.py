@@ -14,7 +14,7 @@ PROFILE_AGAIN = "profile the data again: minivess profile"
 
 
 def first_of_each(batches: Batches, volumes: Volumes, spec: CellSpec, plan: ComputePlan) -> None:
-    """Check the first batch that trains and the first volume that validates.
+    """Check the first batch that trains and the first volume that validates, if any does.
 
     Raises:
         PlanError: another shape than the plan's.
@@ -23,6 +23,8 @@ def first_of_each(batches: Batches, volumes: Volumes, spec: CellSpec, plan: Comp
     first = batches.batch(0, 0, batches.order(0))
     shape(first, spec, plan)
     contents(first, spec)
+    if not len(volumes):
+        return
     sample = volumes[0]
     whole = Batch((sample["case"],), sample["image"][None], sample["label"][None])
     whole_volume(whole, spec)

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 OnEpoch = Callable[[int, dict[str, float]], None]
 OnFigure = Callable[[Path], None]
 # Metric -> checkpoint and direction; the first one that was ever defined is judged in the end.
+# Where nothing validates none is, and the final weights are kept.
 BEST = {f"val_{names.PRIMARY}": (names.BEST_PRIMARY, 1), "val_loss": (names.BEST_LOSS, -1)}
 
 
@@ -189,7 +190,9 @@ def _finish(session: Session, state: State, on_figure: OnFigure) -> CellResult:
     """Judge the best weights, as read back from their file, and write the result last."""
     spec, folder = session.spec, session.folder
     metric = next((metric for metric in BEST if metric in state.best), None)
-    name = BEST[metric][0] if metric else names.LAST
+    name = BEST[metric][0] if metric else names.FINAL
+    if metric is None:
+        checkpoint.save(folder / name, state.weights(spec.key))
     network = networks.load(spec.network, folder / name).to(session.plan.device)
     judgement = session.validation.run(network, topology=True)
     cell.write_history(folder, state.history)

@@ -82,7 +82,8 @@ class Validation:
             if position < shown:
                 image, label = sample["image"][0].numpy(), sample["label"][0].numpy()
                 panels.append(Panel(sample["case"], image, label, mask))
-        return Judgement(tuple(found), float(np.mean(losses)), tuple(panels))
+        loss = float(np.mean(losses)) if losses else math.nan
+        return Judgement(tuple(found), loss, tuple(panels))
 
     def _logits(self, network: nn.Module, image: torch.Tensor) -> NDArray[np.float32]:
         return inference.logits(

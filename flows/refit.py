@@ -1,0 +1,140 @@
+"""The champion once more, trained on every volume of the folds: a model to use, never to score.
+
+No volume is left to judge it by, so when to stop is fixed beforehand: after as many epochs as the
+champion's folds needed on average to reach their best, with the schedule shortened to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from flows import attempts, cells, families, grid, handoff
+from flows import ground as grounds
+from flows.profile_data import settings
+from flows.session import Session
+from minivess import names
+from minivess.config import ExperimentConfig
+from minivess.contracts import AnalysisResult, CellResult, DatasetProfile, Fold, RunRecord
+from minivess.errors import StoreError
+
+
+def refit(session: Session, upstream: Sequence[str] = ()) -> str:
+    """Train the champion of an analysis on all volumes, or find that this was done; the run's id.
+
+    Raises:
+        StoreError: no analysis yet, or its champion was trained with other settings than these.
+    """
+    analysis = handoff.receive_analysis(session, upstream)
+    record = session.store.get(analysis.champion.run_id)
+    profile = handoff.profile_of(session, record.params[names.UPSTREAM_PROFILE])
+    champion = wanted(session, profile, record)
+    epochs = stopping_epoch(
+        [
+            cells.require_whole(session, run_id)
+            for run_id in handoff.family_of(session, record).child_run_ids
+        ]
+    )
+    rule = (
+        f"{epochs} epochs: the mean of the best epochs of the {len(champion.cells)} folds of "
+        f"{champion.name}, with the schedule shortened to them"
+    )
+    session = session.with_config(shortened(session.config, epochs))
+    family = whole(session, profile, champion)
+    session.say(f"Refit     {champion.name} on {len(family.split.folds[0].train)} volumes, {rule}")
+    found = session.store.find(family.key, experiment=session.config.experiment)
+    if found is not None and session.config.training.retrain != "always":
+        session.reuse(family.name, found.run_id)
+        run_id = found.run_id
+    else:
+        run_id = session.orchestra.flow(
+            "refit", _refit, session, (analysis, profile, family), rule,
+            parameters=settings(session),
+        )  # fmt: skip
+    register(session, analysis, run_id)
+    return run_id
+
+
+def wanted(session: Session, profile: DatasetProfile, record: RunRecord) -> grid.Family:
+    """The champion as a family of the grid that the settings ask for."""
+    for family in grid.families(session.config, profile):
+        if family.key == record.tags[names.KEY]:
+            return family
+    raise StoreError(
+        f"The champion {record.name} (run {record.run_id}) was not trained with these settings, so "
+        "they cannot train it again.",
+        remedy="give the settings of that training, or run `minivess train` and `minivess analyse` "
+        "with these first",
+    )
+
+
+def stopping_epoch(folds: Sequence[CellResult]) -> int:
+    """How many epochs the folds took to their best, on average; epochs count from 0."""
+    return max(1, round(sum(fold.best_epoch + 1 for fold in folds) / len(folds)))
+
+
+def shortened(config: ExperimentConfig, epochs: int) -> ExperimentConfig:
+    """The settings with this many epochs, and nothing that would stop earlier."""
+    training = config.training.model_copy(
+        update={
+            "max_epochs": epochs,
+            "warmup_epochs": min(config.training.warmup_epochs, epochs - 1),
+            "early_stopping_patience": 0,
+        }
+    )
+    return config.model_copy(update={"training": training})
+
+
+def whole(session: Session, profile: DatasetProfile, champion: grid.Family) -> grid.Family:
+    """The champion with one fold, in which every volume but the held-out test set trains."""
+    fold = champion.split.folds[0]
+    everything = Fold(index=0, train=tuple(sorted({*fold.train, *fold.val})), val=())
+    split = champion.split.replace(folds=(everything,))
+    axes = (champion.model, champion.loss.name, champion.seed)
+    family = grid.family(session.config, profile, axes, split)
+    return replace(family, name=f"{champion.name}_all")
+
+
+def _refit(
+    session: Session, axes: tuple[AnalysisResult, DatasetProfile, grid.Family], rule: str
+) -> str:
+    from minivess.tracking.life import recorded
+
+    analysis, profile, family = axes
+    ground = grounds.prepare(session, profile, [family])
+    with recorded(
+        session.store,
+        experiment=session.config.experiment,
+        name=family.name,
+        kind=names.REFIT,
+        key=family.key,
+        note=f"{analysis.champion.family}, the champion, on all volumes; never scored. {rule}.",
+        dataset=profile.dataset,
+        config=session.config,
+        ingredients=family.ingredients,
+        launched_by=session.launched_by,
+        tags=cells.tags(ground, family) | {"stopping_rule": rule},
+    ) as run:
+        cells.describe(session, ground, (family, run), ground.models[family.model.name][1])
+        run.params({
+            names.UPSTREAM_TRAINING: analysis.champion.run_id,
+            names.UPSTREAM_ANALYSIS: str(analysis.run_id),
+        })  # fmt: skip
+        trained = attempts.train_cell(session, ground, (family, family.cells[0], run))
+        families.log_best_model(session, run, [trained])
+        return run.run_id
+
+
+def register(session: Session, analysis: AnalysisResult, run_id: str) -> None:
+    """A version of the experiment's model under an alias of its own; `champion` stays."""
+    from minivess.tracking import registry
+
+    name = str(analysis.champion.model_name)
+    version = registry.register(
+        session.store,
+        name=name,
+        run_id=run_id,
+        note=session.store.get(run_id).tags[names.NOTE],
+        tags={"refit_of": analysis.champion.family, "scored": "false"},
+    )
+    registry.set_alias(session.store, name, names.REFIT_ALIAS, version)
