@@ -47,7 +47,7 @@ def unversioned_profile(session: Session) -> DatasetProfile:
     return profile.summarise(
         measure(session, survey),
         dataset=session.config.dataset,
-        dataset_path=str(survey.root),
+        dataset_path=survey.place,
         version=None,
         label_map=session.config.data.label_map,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ class Survey:
     """What can be known about a dataset without opening a volume."""
 
     root: Path
+    place: str
     originals: Pairing
     reviewed: Reviewed
     ingredients: keys.Ingredients
@@ -89,7 +90,7 @@ def _profile(session: Session, survey: Survey) -> DatasetProfile:
         name=config.dataset,
         kind=names.PROFILE,
         key=survey.key,
-        note=f"Profile of {config.dataset}: {len(survey.pairing.cases)} volumes at {survey.root}",
+        note=f"Profile of {config.dataset}: {len(survey.pairing.cases)} volumes at {survey.place}",
         dataset=config.dataset,
         config=config,
         ingredients=survey.ingredients,
@@ -111,10 +112,11 @@ def look(session: Session) -> Survey:
     from minivess.data.index import Index
 
     config = session.config
-    root = config.data.root or demo(session)
+    root, fetch = found(session)
     pairing = cases.pair(
         root, image=config.data.image, label=config.data.label, group=config.data.group
     )
+    fetch(_files(pairing))
     hashes = Index(session.home.profile_cache / "index.json").hashes(list(_files(pairing)))
     reviewed = curation.apply(session.home, config.dataset, pairing, hashes)
     ingredients: keys.Ingredients = {
@@ -125,7 +127,26 @@ def look(session: Session) -> Survey:
         "settings": config.data.counted(),
         "code": keys.code(keys.DATA_CODE),
     }
-    return Survey(root, pairing, reviewed, ingredients, keys.digest(ingredients))
+    place = str(config.data.root or root)
+    return Survey(root, place, pairing, reviewed, ingredients, keys.digest(ingredients))
+
+
+def found(session: Session) -> tuple[Path, Callable[[Iterable[Path]], object]]:
+    """The folder of the data, and what makes some of its files readable."""
+    root = session.config.data.root
+    if not isinstance(root, str):
+        return root or demo(session), lambda paths: None
+    from minivess.data.sources import Mirror
+
+    mirror = Mirror(root, session.home.sources)
+
+    def fetch(paths: Iterable[Path]) -> None:
+        with session.progress("files fetched") as progress:
+            number = mirror.fetch(paths, progress)
+        if number:
+            session.say(f"  fetched  {number} files of {root}")
+
+    return mirror.listed(), fetch
 
 
 def demo(session: Session) -> Path:
@@ -140,15 +161,15 @@ def measure(session: Session, survey: Survey) -> Measured:
     """Check and measure every volume; unchanged ones come from the cache."""
     from minivess.data import curation, profile
 
-    progress = session.orchestra.progress("profile-progress", "volumes measured")
-    measured = profile.profile(
-        survey.pairing,
-        survey.hashes,
-        config=session.config.data,
-        cache=session.home.profile_cache,
-        accepted=survey.reviewed.accepted,
-        on_volume=lambda done, total: progress(done / total),
-    )
+    with session.progress("volumes measured") as progress:
+        measured = profile.profile(
+            survey.pairing,
+            survey.hashes,
+            config=session.config.data,
+            cache=session.home.profile_cache,
+            accepted=survey.reviewed.accepted,
+            on_volume=progress,
+        )
     return replace(
         measured,
         findings=(*measured.findings, *curation.rejections(survey.reviewed)),
@@ -207,7 +228,7 @@ def summary(
     numbers = profile.summarise(
         measured,
         dataset=config.dataset,
-        dataset_path=str(survey.root),
+        dataset_path=survey.place,
         version=version,
         label_map=config.data.label_map,
     )

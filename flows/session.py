@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -66,6 +66,25 @@ class Session:
         stream = sys.stderr if self.json else sys.stdout
         stream.write(f"{text}\n")
         stream.flush()
+
+    @contextmanager
+    def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """What to call as `(done, total)`: a bar in the terminal, and one on Prefect's page."""
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        console = Console(file=sys.stderr if self.json else sys.stdout)
+        columns = ("  {task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        shown = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        move = self.orchestra.progress(what, what)
+        with shown:
+            bar = shown.add_task(what, total=None)
+
+            def tell(done: int, total: int) -> None:
+                shown.update(bar, completed=done, total=total)
+                move(done / total)
+
+            yield tell
 
     def reuse(self, what: str, run_id: str) -> None:
         """Say that a finished result serves again."""

@@ -56,6 +56,11 @@ class Home:
         return self.root / "profile_cache"
 
     @property
+    def sources(self) -> Path:
+        """Mirrors of datasets in storage elsewhere."""
+        return self.root / "sources"
+
+    @property
     def footprints(self) -> Path:
         """Divisors and memory of networks, by content."""
         return self.root / "footprints"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from minivess.config import DataConfig, local_without_proxy
@@ -48,6 +49,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
             monkeypatch.setenv(name, value)
         import boto3
 
+        httpx.post(f"http://{host}:{port}/moto-api/reset", trust_env=False)  # of tests before
         boto3.client("s3").create_bucket(Bucket="volumes")
         yield "s3://volumes/minivess"
     finally:

@@ -317,3 +317,10 @@ def test_words_of_a_configuration_make_it_again(key: str) -> None:
     again = load(words=config.words(asked), env=EMPTY)
     assert again.model_copy(update={"tracking": asked.tracking}) == asked
     assert not any(word.startswith("tracking") for word in config.words(asked))
+
+
+def test_a_root_in_storage_stays_an_address_and_names_the_dataset():
+    found = load(words=["data.root=s3://bucket/some/vessels"], env=EMPTY)
+    assert found.data.root == "s3://bucket/some/vessels"
+    assert found.dataset == found.experiment == "vessels"
+    assert load(words=config.words(found), env=EMPTY) == found

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from minivess.config.contradictions import CONTRADICTIONS
 from minivess.config.part import Auto, Part, uncounted
@@ -27,7 +27,9 @@ class ResamplingConfig(Part):
 class DataConfig(Part):
     """Where the volumes are and how file names are read."""
 
-    root: Path | None = uncounted(None, "folder of images and labels; none means demo data")
+    root: Path | str | None = uncounted(
+        None, "folder of images and labels, or s3://bucket/folder; none means demo data"
+    )
     image: str | None = Field(default=None, description="pattern of image files, *_img.nii.gz")
     label: str | None = Field(default=None, description="pattern of label files, {case}_seg.nii.gz")
     group: str | None = Field(
@@ -47,6 +49,11 @@ class DataConfig(Part):
     watch_interval_s: float = uncounted(3600.0, "seconds between two looks of `watch`", ge=1)
     demo_volumes: int = Field(default=12, ge=4, le=200, description="demo volumes to make")
     demo_seed: int = Field(default=7, ge=0, description="seed of the demo volumes")
+
+    @field_validator("root", mode="before")
+    @classmethod
+    def _folder_or_address(cls, root: object) -> object:
+        return Path(root) if isinstance(root, str) and "://" not in root else root
 
 
 class ComputeConfig(Part):
@@ -201,7 +208,10 @@ class ExperimentConfig(Part):
     @property
     def dataset(self) -> str:
         """The dataset's name: the folder's, or `demo`."""
-        return self.data.root.resolve().name if self.data.root else DEMO
+        root = self.data.root
+        return (
+            PurePath(root).name if isinstance(root, str) else root.resolve().name if root else DEMO
+        )
 
     @property
     def experiment(self) -> str:

@@ -35,7 +35,7 @@ def load(
         merged = merge([find("experiments", DEMO), *files], words, env)
     values = OmegaConf.to_container(merged, resolve=False)
     config: ExperimentConfig = validated(ExperimentConfig, values)
-    if config.data.root is not None:
+    if isinstance(config.data.root, Path):
         root = ((folder or Path.cwd()) / config.data.root.expanduser()).resolve()
         data = config.data.model_copy(update={"root": root})
         config = config.model_copy(update={"data": data})
