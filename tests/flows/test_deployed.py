@@ -38,7 +38,7 @@ PROFILE_TRIGGER, TRAINING_TRIGGER = (
     "minivess new data to profile",
     "minivess new profile to training",
 )
-SMOKE = ("configs/experiments/smoke.yaml", "training.max_epochs=1", "data.watch_interval_s=1")
+SMOKE = ("configs/experiments/smoke.yaml", "training.max_epochs=1", "data.watch_interval_s=3")
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,10 @@ class Story:
 
 @pytest.fixture(scope="module")
 def story(served: tuple[Home, Server], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
-    """One server, one worker, two watchers, one webhook."""
+    """One server, one worker, two watchers of a folder that is filled later, one webhook."""
     folder = tmp_path_factory.mktemp("new")
     root, home = folder / "vessels", open_home(folder / "home")
-    for index in range(4):
-        image, mask = tube((24, 24 + 2 * index, 8), seed=index)
-        write_nifti(root / "images" / f"v{index}.nii.gz", image)
-        write_nifti(root / "labels" / f"v{index}.nii.gz", mask)
+    root.mkdir()
     surroundings = {
         "PREFECT_API_URL": served[1].api,
         "PREFECT_HOME": str(served[0].prefect),
@@ -85,6 +82,8 @@ def story(served: tuple[Home, Server], tmp_path_factory: pytest.TempPathFactory)
         stack.enter_context(
             running(home, "prefect", "worker", "start", "-p", POOL, "-t", "process")
         )
+        for _ in range(2):
+            stack.enter_context(running(home, "flows.cli", "watch", *SMOKE, f"data.root={root}"))
         assert cli.main(["notify", url]) == 0
         wait_for(lambda: any(pool.name == POOL for pool in client.read_work_pools()))
         python("prefect", "--no-prompt", "deploy", "--prefect-file", "deployments/prefect.yaml",
@@ -92,8 +91,10 @@ def story(served: tuple[Home, Server], tmp_path_factory: pytest.TempPathFactory)
         before = automations(client)
         client.resume_automation(client.read_automations_by_name(TRAINING_TRIGGER)[0].id)
 
-        for _ in range(2):
-            stack.enter_context(running(home, "flows.cli", "watch", *SMOKE, f"data.root={root}"))
+        for index in range(4):
+            image, mask = tube((24, 24 + 2 * index, 8), seed=index)
+            write_nifti(root / "images" / f"v{index}.nii.gz", image)
+            write_nifti(root / "labels" / f"v{index}.nii.gz", mask)
         webhook(root.with_name("nowhere"))
         wait_for(lambda: ended(client, "profile-data") == ["Completed", "Completed", "Failed"])
         wait_for(lambda: ended(client, "train") == ["Completed"])
@@ -293,4 +294,4 @@ def wait_for(reached: Callable[[], bool], limit_s: float = 300) -> None:
     end = time.monotonic() + limit_s
     while not reached():
         assert time.monotonic() < end
-        time.sleep(0.3)
+        time.sleep(0.7)
