@@ -85,6 +85,31 @@ sql *words: ready
 settle *words: ready
     @{{ minivess }} settle "$@"
 
+# What runs, until when, what is unfinished or out of date
+[group("upkeep")]
+status *words: ready
+    @{{ minivess }} status "$@"
+
+# Runs that lack what others rely on
+[group("upkeep")]
+audit *words: ready
+    @{{ minivess }} audit "$@"
+
+# Params that older runs prove themselves; --apply adds them
+[group("upkeep")]
+backfill *words: ready
+    @{{ minivess }} backfill "$@"
+
+# Remove deleted runs for good; --apply does it
+[group("upkeep")]
+purge *words: ready
+    @{{ minivess }} purge "$@"
+
+# Artifact addresses after a move; --apply rewrites them
+[group("upkeep")]
+rebase *words: ready
+    @{{ minivess }} rebase "$@"
+
 # Write the demo volumes into a folder
 [group("research")]
 demo-data *words: ready

@@ -211,11 +211,13 @@ def crown(session: Session, result: AnalysisResult) -> None:
 
 
 def refresh_workspace(session: Session) -> None:
-    """The DuckDB file over all runs, rebuilt beside the old one."""
+    """The DuckDB file over all runs, with what is new since it was last read."""
     from minivess.analysis import workspace
     from minivess.tracking.rows import rows
 
-    workspace.refresh(session.home.workspace, rows(session.store, None))
+    path = session.home.workspace
+    known = workspace.known(path)
+    workspace.refresh(path, rows(session.store, known), unchanged=known)
 
 
 def publish_to_prefect(session: Session, run: Run, result: AnalysisResult) -> None:

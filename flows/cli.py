@@ -31,7 +31,12 @@ VERBS = {
     "predict": "IN OUT: segment files or folders with the model in production",
     "lineage": "REF: from a run id or model name back to the data hash",
     "sql": "QUERY: ask DuckDB over all runs",
+    "status": "what runs, until when, what is unfinished or out of date; --follow",
     "settle": "mark runs that died as KILLED and write all pointers anew",
+    "audit": "[ID ...]: runs that lack what others rely on; exit code 1 if any does",
+    "backfill": "[ID ...]: params that older runs prove themselves; --apply",
+    "purge": "[ID ...]: remove deleted runs for good; --apply, --force",
+    "rebase": "[OLD NEW]: artifact addresses after a move; --apply",
     "demo-data": "DIR: write the demo volumes into a folder",
     "ui": "Prefect's page at :4200 and MLflow's at :5000, until Ctrl-C",
 }
@@ -67,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from flows import verbs
 
         outcome = verbs.run(options)
+        code: int = outcome.pop("exit_code", 0)
         if options.json:
             sys.stdout.write(json.dumps(outcome, default=str) + "\n")
     except MinivessError as error:
@@ -86,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "  Try: the same command with --debug shows where; please report it",
             1,
         )
-    return 0
+    return code
 
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:
@@ -161,6 +167,9 @@ def parser() -> argparse.ArgumentParser:
                       help="`review export`: the tool that the folder is for")  # fmt: skip
     made.add_argument("--all", action="store_true", help="`review list`: decided volumes as well")
     made.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    made.add_argument("--apply", action="store_true", help="do what upkeep verbs only show")
+    made.add_argument("--force", action="store_true", help="`purge` also what is still needed")
+    made.add_argument("--follow", action="store_true", help="`status` again and again")
     made.add_argument("--yes", action="store_true", help="start even if the forecast is long")
     made.add_argument("--debug", action="store_true", help="show tracebacks and all log lines")
     made.add_argument("--prefect-port", type=int, default=4200, help="port of `ui`, Prefect's page")

@@ -309,9 +309,20 @@ def finish(
     text = card.render(result, profile, analysis)
     run.text(text, "model_card.md")
     files.write_text(session.home.served / run.run_id / "model_card.md", text)
+    run.text(lineage_page(session, result), names.LINEAGE_ARTIFACT)
     run.json(result.model_dump(mode="json"), names.DEPLOYMENT_ARTIFACT)
     session.orchestra.markdown("model-card", text)
     session.orchestra.link("mlflow-run", session.page_of(run.run_id), "This deployment in MLflow")
+
+
+def lineage_page(session: Session, result: DeploymentResult) -> str:
+    """From the served model back to the data, as a page."""
+    from minivess.tracking import lineage
+
+    chain = lineage.walk(session.store, result.analysis_run_id)
+    links = {record.run_id: session.page_of(record.run_id) for record in chain}
+    served = f"{result.model_name}/{result.model_version}, service {result.bento_tag}"
+    return lineage.page(chain, links, served=served)
 
 
 def tell(session: Session, result: DeploymentResult) -> None:

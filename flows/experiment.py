@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flows import handoff
 from flows.analyse import analyse
 from flows.deploy import deploy
 from flows.profile_data import profile_data
@@ -38,8 +37,6 @@ def experiment(session: Session) -> dict[str, Any]:
         results["deploy"] = deploy(session, _ids(analysis))
     if profile is not None:
         results["profile"] = profile
-    if session.env.prefect_disabled:
-        handoff.rebuild(session)
     found = summary(session, results)
     if session.config.training.refit == "all":
         found["refit_run_id"] = refitted

@@ -149,7 +149,7 @@ def restore(session: Session, profile: DatasetProfile) -> dict[str, Case]:
         dataset=profile.dataset,
         dataset_hash=profile.dataset_hash,
         dvc_text=text,
-        remote=str(profile.remote),
+        remote=session.home.resident(str(profile.remote)),
     )
     return {case.case: case for case in versioning.cases_of(folder, profile)}
 

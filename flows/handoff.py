@@ -217,9 +217,9 @@ def _latest_profile(session: Session) -> RunRecord:
 
 def _latest(session: Session, kind: str, experiment: str, params: dict[str, str]) -> RunRecord:
     """The newest FINISHED run of a kind that carries these params."""
-    for record in session.store.search(experiment=experiment, kind=kind, status="FINISHED"):
-        if all(record.params.get(name) == value for name, value in params.items()):
-            return record
+    found = session.store.latest(experiment=experiment, kind=kind, params=params)
+    if found is not None:
+        return found
     wanted = ", ".join(f"{name}={value}" for name, value in params.items())
     raise StoreError(
         f"There is no finished {COMMANDS[kind]} run for {wanted}.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from flows.session import Session, open_session
 from minivess import config as configs
-from minivess import names
+from minivess import files, names
 from minivess.config import ExperimentConfig
 from minivess.errors import StoreError, UsageError
 from minivess.home import open_home
@@ -35,6 +36,11 @@ def run(options: argparse.Namespace) -> Outcome:
         "lineage": run_lineage,
         "sql": run_sql,
         "settle": run_settle,
+        "status": run_status,
+        "audit": run_audit,
+        "backfill": run_backfill,
+        "purge": run_purge,
+        "rebase": run_rebase,
         "demo-data": run_demo_data,
         "ui": run_ui,
     }[options.verb]
@@ -248,7 +254,13 @@ def run_lineage(options: argparse.Namespace, config: ExperimentConfig) -> Outcom
             opened.say(f"  {kind:<11} {record.run_id}  {record.status}  {record.name}")
         data_hash = chain[-1].params.get(names.DATASET_HASH)
         opened.say(f"  {'data':<11} {data_hash}")
+        links = {record.run_id: opened.page_of(record.run_id) for record in chain}
+        page = files.write_text(
+            opened.home.reports / chain[0].run_id / "lineage.html", lineage.page(chain, links)
+        )
+        opened.say(f"  {'page':<11} {page}")
         return {
+            "page": str(page),
             "chain": [
                 {"kind": r.tags.get(names.KIND), "run_id": r.run_id, "status": r.status}
                 for r in chain
@@ -283,6 +295,50 @@ def run_settle(options: argparse.Namespace, config: ExperimentConfig) -> Outcome
         pointers = handoff.rebuild(opened)
         opened.say(f"  {len(settled)} runs settled, {len(pointers)} pointers written")
         return {"settled": [record.run_id for record in settled], "pointers": pointers}
+
+
+def run_status(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+    """What runs, what is unfinished, what is out of date."""
+    from flows import upkeep
+
+    arguments(options)
+    with session(options, config, lock=False) as opened:
+        return upkeep.status(opened, follow=options.follow)
+
+
+def run_audit(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+    """Every run held against the contract."""
+    from flows import upkeep
+
+    with session(options, config, lock=False) as opened:
+        return upkeep.audit(opened, options.arguments)
+
+
+def run_backfill(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+    """Params that older runs lack."""
+    from flows import upkeep
+
+    with session(options, config, lock=options.apply) as opened:
+        return upkeep.backfill(opened, options.arguments, apply=options.apply)
+
+
+def run_purge(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+    """Deleted runs, removed for good."""
+    from flows import upkeep
+
+    with session(options, config, lock=options.apply) as opened:
+        return upkeep.purge(opened, options.arguments, apply=options.apply, force=options.force)
+
+
+def run_rebase(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+    """Artifact addresses after a move; the only verb that a moved home opens for."""
+    from flows import upkeep
+
+    lines, outcome = upkeep.rebase(
+        config, configs.environment(), options.arguments, apply=options.apply
+    )
+    (sys.stderr if options.json else sys.stdout).write("".join(f"{line}\n" for line in lines))
+    return outcome
 
 
 def run_demo_data(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:

@@ -36,6 +36,17 @@ def home(tmp_path: Path) -> Home:
     return open_home(tmp_path / "home")
 
 
+@pytest.fixture(scope="session")
+def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database to copy: making one takes seconds."""
+    from minivess.config import TrackingConfig
+    from minivess.tracking.store import open_store
+
+    home = open_home(tmp_path_factory.mktemp("blank"))
+    open_store(home, TrackingConfig())
+    return home.database
+
+
 def tube(shape: tuple[int, int, int], seed: int) -> tuple[np.ndarray, np.ndarray]:
     """A bright oblique tube in noise: (image uint16, mask uint8), both (X, Y, Z)."""
     rng = np.random.default_rng(seed)

@@ -107,6 +107,14 @@ def test_lineage_prints_the_same_chain(chain: Chain) -> None:
     assert names.FAMILY in kinds
     profile = chain.run(chain.result["data_profile_run_id"])
     assert found["dataset_hash"] == profile.data.params[names.DATASET_HASH]
+    page = Path(found["page"]).read_text()
+    assert all(step["run_id"] in page for step in found["chain"])
+    assert found["dataset_hash"] in page
+
+
+def test_every_run_of_every_flow_holds_what_others_rely_on(chain: Chain) -> None:
+    done = minivess("audit", "--json", home=chain.home)
+    assert (done.returncode, json.loads(done.stdout.splitlines()[-1])) == (0, {"gaps": []})
 
 
 def test_ten_questions_are_answered_from_mlflow_alone(chain: Chain) -> None:

@@ -109,9 +109,29 @@ class Home:
         """A path as contracts hold it."""
         return path.resolve().relative_to(self.root).as_posix()
 
+    @property
+    def recorded(self) -> Path:
+        """Where this folder lay when MLflow last wrote its addresses."""
+        return Path(files.read_json(self.root / MARKER)["root"])
 
-def open_home(root: Path) -> Home:
+    def arrived(self) -> None:
+        """This is its place from now on; the old ones are remembered."""
+        known = files.read_json(self.root / MARKER)
+        former = [*known.get("former", []), known["root"]]
+        files.write_json(self.root / MARKER, {**known, "root": str(self.root), "former": former})
+
+    def resident(self, address: str) -> str:
+        """An address that a run holds; one inside a former place of this folder is here now."""
+        for former in files.read_json(self.root / MARKER).get("former", []):
+            if address == former or address.startswith(f"{former}/"):
+                return f"{self.root}{address.removeprefix(former)}"
+        return address
+
+
+def open_home(root: Path, *, moved: bool = False) -> Home:
     """Make the home folder where it is missing, and check that it was not moved.
+
+    `moved` leaves that check out.
 
     Raises:
         OrchestrationError: the folder cannot be written, or it was moved (MLflow keeps
@@ -130,13 +150,11 @@ def open_home(root: Path) -> Home:
             f"The output folder {home.root} cannot be written: {error.strerror}.",
             remedy="choose another with MINIVESS_HOME=/path/to/folder, or mend its permissions",
         ) from error
-    recorded = files.read_json(marker)["root"]
-    if recorded != str(home.root):
+    if not moved and home.recorded != home.root:
         raise OrchestrationError(
-            f"The output folder was made at {recorded} and now lies at {home.root}; "
+            f"The output folder was made at {home.recorded} and now lies at {home.root}; "
             "MLflow's artifact addresses still point to the old place.",
-            remedy=f"move it back, link it (ln -s {home.root} {recorded} and "
-            f"MINIVESS_HOME={recorded}), or start afresh with MINIVESS_HOME=/new/folder",
+            remedy="minivess rebase --apply",
         )
     return home
 
@@ -169,9 +187,28 @@ def holder(what: str) -> dict[str, Any]:
     return {"what": what, "pid": os.getpid(), "host": socket.gethostname(), "started": started}
 
 
-def _taken(path: Path) -> OrchestrationError:
+def holds(path: Path) -> dict[str, Any] | None:
+    """Who holds a lock now, without waiting for it or taking it."""
+    try:
+        stream = path.open(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _said(path)
+    return None
+
+
+def _said(path: Path) -> dict[str, Any]:
     text = path.read_text(encoding="utf-8")
-    other = json.loads(text) if text else {"what": "another command", "pid": "?", "started": "?"}
+    other: dict[str, Any] = json.loads(text) if text else {}
+    return {"what": "another command", "pid": "?", "started": "?", **other}
+
+
+def _taken(path: Path) -> OrchestrationError:
+    other = _said(path)
     return OrchestrationError(
         f"`{other['what']}` is already running here "
         f"(pid {other['pid']}, since {other['started']}).",

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 
+import pyarrow as pa
 import pytest
 
 from minivess.analysis import workspace
@@ -90,17 +91,30 @@ def test_a_missing_workspace_says_what_makes_it(tmp_path):
     assert "just experiment" in caught.value.remedy
 
 
-def test_newest_is_the_start_of_the_newest_run_or_of_the_oldest_unfinished_one(path, tmp_path):
-    assert workspace.newest(tmp_path / "none.duckdb") is None
-    assert workspace.newest(path) == 2_000_000
+def test_ended_runs_are_known_with_their_end(path, tmp_path):
+    assert workspace.known(tmp_path / "none.duckdb") == {}
     workspace.refresh(path, {"runs": [{"run_id": "c", "start_time": 1_500_000}]})
-    assert workspace.newest(path) == 1_500_000
+    assert workspace.known(path) == {"a": 3_000_000, "b": 3_000_000}
+
+
+def test_unchanged_runs_keep_their_metrics_and_runs_that_are_gone_leave(path):
+    metrics = pa.table({"run_id": ["c"], "key": ["val_dice"], "value": [0.7], "step": [1],
+                        "time": [9]})  # fmt: skip
+    runs = [ROWS["runs"][0], {"run_id": "c", "end_time": 5}]
+    rows = {"runs": runs, "params": ROWS["params"][:1], "metrics": metrics, "volumes": []}
+    for _ in range(2):
+        workspace.refresh(path, rows, unchanged={"a", "b"})
+    assert {row["run_id"] for row in workspace.query(path, "FROM runs")} == {"a", "c"}
+    found = workspace.query(path, "SELECT run_id, value FROM metrics ORDER BY run_id")
+    assert [tuple(row.values()) for row in found] == [("a", 0.5), ("c", 0.7)]
+    assert len(workspace.query(path, "FROM params")) == 1
+    assert len(workspace.query(path, "FROM volumes")) == 3
 
 
 def test_a_file_of_another_release_is_built_anew(tmp_path):
     path = tmp_path / "workspace.duckdb"
     path.write_bytes(b"not a database")
-    assert workspace.newest(path) is None
+    assert workspace.known(path) == {}
     workspace.refresh(path, ROWS)
     assert len(workspace.query(path, "FROM runs")) == 2
 

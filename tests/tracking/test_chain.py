@@ -212,6 +212,16 @@ def test_what_is_neither_run_nor_model_is_said(store: Store) -> None:
         lineage.walk(store, "nobody")
 
 
+def test_the_page_of_a_chain_names_every_run_and_the_data(store: Store, chain: Chain) -> None:
+    found = lineage.walk(store, chain.deployment)
+    page = lineage.page(found, {chain.family: "http://there/run"}, served="chain/1 <x>")
+    assert all(record.run_id in page for record in found)
+    assert profile_of().dataset_hash in page
+    assert 'href="http://there/run"' in page
+    assert "chain/1 &lt;x&gt;" in page
+    assert "<x>" not in page
+
+
 def test_a_broken_link_is_named(store: Store, chain: Chain) -> None:
     with recorded(
         store, experiment="chain", name="lost", kind=names.DEPLOYMENT, key="k", note="n",
@@ -233,12 +243,12 @@ def test_a_chain_over_two_versions_of_the_data_is_refused(store: Store, chain: C
 
 
 def test_rows_hold_runs_params_whole_histories_and_volumes(store: Store, chain: Chain) -> None:
-    found = rows(store, None)
+    found = rows(store)
     cell = next(row for row in found["runs"] if row["run_id"] == chain.cells[1])
     assert (cell["kind"], cell["parent_run_id"]) == (names.CELL, chain.family)
     history = [
         (row["step"], row["value"])
-        for row in found["metrics"]
+        for row in found["metrics"].to_pylist()
         if row["run_id"] == chain.cells[1] and row["key"] == "val_dice"
     ]
     assert history == [(0, 0.5), (1, 0.6)]
@@ -246,8 +256,12 @@ def test_rows_hold_runs_params_whole_histories_and_volumes(store: Store, chain: 
     assert (volume["case"], volume["dice"], volume["hd95"]) == ("b", 0.6, None)
 
 
-def test_rows_since_a_moment_leave_older_runs_out(store: Store, chain: Chain) -> None:
-    moment = store.get(chain.deployment).start_time
-    ids = {row["run_id"] for row in rows(store, moment)["runs"]}
-    assert chain.deployment in ids
-    assert chain.profile not in ids
+def test_rows_of_runs_known_already_come_without_their_metrics_and_volumes(
+    store: Store, chain: Chain
+) -> None:
+    end = store.get(chain.cells[0]).end_time
+    found = rows(store, {chain.cells[0]: int(end or 0), chain.cells[1]: 1})
+    assert {chain.cells[0], chain.cells[1]} <= {row["run_id"] for row in found["runs"]}
+    for told in (found["metrics"].to_pylist(), found["volumes"]):
+        assert chain.cells[0] not in {row["run_id"] for row in told}
+        assert chain.cells[1] in {row["run_id"] for row in told}

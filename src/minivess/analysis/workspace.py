@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,8 @@ TABLES: dict[str, dict[str, str]] = {
         "value": "DOUBLE",
     },
 }
+# What is read from the store only for runs that are new or went on.
+HEAVY = ("metrics", "volumes")
 
 EXAMPLES = {
     "the last runs": """
@@ -82,20 +84,23 @@ EXAMPLES = {
         FROM runs WHERE end_time IS NOT NULL GROUP BY kind ORDER BY kind""",
 }
 
-Rows = Mapping[str, Sequence[Mapping[str, Any]]]
+Rows = Mapping[str, Any]
+"""Table -> rows as mappings, or an Arrow table with some of its columns."""
 
 
-def refresh(path: Path, rows: Rows) -> None:
+def refresh(path: Path, rows: Rows, *, unchanged: Collection[str] | None = None) -> None:
     """Merge rows into the workspace; runs that are given again replace what was known of them.
 
     `rows` maps a table's name to rows; absent columns are NULL, unknown ones are left out.
-    Rows of `volumes` may be long (metric, value) or wide (dice, cldice, ...).
+    Rows of `volumes` may be long (metric, value) or wide (dice, cldice, ...). With `unchanged`
+    the rows are of all runs that there are: others are forgotten, and these runs keep the metrics
+    and volumes that are known of them.
     """
 
     def build(temporary: Path) -> None:
         if path.exists() and _usable(path):
             shutil.copyfile(path, temporary)
-        _merge(temporary, rows)
+        _merge(temporary, rows, unchanged)
 
     files.write(path, build)
 
@@ -126,18 +131,12 @@ def query(path: Path, sql: str) -> list[dict[str, Any]]:
         ) from error
 
 
-def newest(path: Path) -> int | None:
-    """Start of the newest run in the workspace, milliseconds since 1970; None: fill it whole.
-
-    Runs that had not ended when they were read are still to be read again, so the oldest of
-    those counts where there is one.
-    """
+def known(path: Path) -> dict[str, int]:
+    """Ended runs in the workspace: id -> end time in milliseconds since 1970."""
     if not path.exists() or not _usable(path):
-        return None
-    sql = """SELECT epoch_ms(coalesce(min(start_time) FILTER (WHERE end_time IS NULL),
-             max(start_time))) AS moment FROM runs"""
-    moment: int | None = query(path, sql)[0]["moment"]
-    return moment
+        return {}
+    sql = "SELECT run_id, epoch_ms(end_time) AS moment FROM runs WHERE end_time IS NOT NULL"
+    return {row["run_id"]: row["moment"] for row in query(path, sql)}
 
 
 def _usable(path: Path) -> bool:
@@ -149,7 +148,7 @@ def _usable(path: Path) -> bool:
         return False
 
 
-def _merge(path: Path, rows: Rows) -> None:
+def _merge(path: Path, rows: Rows, unchanged: Collection[str] | None) -> None:
     import duckdb
 
     with duckdb.connect(str(path), config=OFFLINE) as connection:
@@ -157,28 +156,27 @@ def _merge(path: Path, rows: Rows) -> None:
             fields = ", ".join(f'"{name}" {kind}' for name, kind in columns.items())
             connection.execute(f"CREATE TABLE IF NOT EXISTS {table} ({fields})")
         connection.execute(f"CREATE OR REPLACE TABLE workspace AS SELECT {SCHEMA} AS version")
-        for table in TABLES:
-            _replace(connection, table, rows)
+        incoming = {table: _arrow(rows.get(table, ()), table) for table in TABLES}
+        given = {table: set(these["run_id"].to_pylist()) for table, these in incoming.items()}
+        kept = given["runs"] & set(unchanged or ()) - given["metrics"] - given["volumes"]
+        for table, these in incoming.items():
+            if unchanged is None:
+                _drop(connection, table, "IN", set().union(*given.values()))
+            else:
+                _drop(connection, table, "NOT IN", kept if table in HEAVY else ())
+            connection.register("incoming", these)
+            connection.execute(f"INSERT INTO {table} SELECT * FROM incoming")
+            connection.unregister("incoming")
         connection.execute("CHECKPOINT")
 
 
-def _replace(connection: Any, table: str, rows: Rows) -> None:
-    """Drop what the table knows of the runs given, then insert their rows by Arrow."""
-    known = {str(row["run_id"]) for one in TABLES for row in rows.get(one, ())}
+def _drop(connection: Any, table: str, which: str, run_ids: Collection[str]) -> None:
     connection.execute(
-        f"DELETE FROM {table} WHERE run_id IN (SELECT unnest(?::VARCHAR[]))",
-        [sorted(known)],
+        f"DELETE FROM {table} WHERE run_id {which} (SELECT unnest(?::VARCHAR[]))", [sorted(run_ids)]
     )
-    incoming = rows.get(table, ())
-    if table == "volumes":
-        incoming = list(_long(incoming))
-    if incoming:
-        connection.register("incoming", _arrow(incoming, table))
-        connection.execute(f"INSERT INTO {table} SELECT * FROM incoming")
-        connection.unregister("incoming")
 
 
-def _arrow(rows: Sequence[Mapping[str, Any]], table: str) -> Any:
+def _arrow(rows: Any, table: str) -> Any:
     import pyarrow as pa
 
     kinds = {
@@ -186,12 +184,12 @@ def _arrow(rows: Sequence[Mapping[str, Any]], table: str) -> Any:
         "BIGINT": pa.int64(),
         "TIMESTAMP_MS": pa.timestamp("ms"),
     }
-    columns = TABLES[table]
+    schema = {name: kinds.get(kind.split()[0], pa.string()) for name, kind in TABLES[table].items()}
+    if isinstance(rows, pa.Table):
+        return pa.table({name: rows[name].cast(kind) for name, kind in schema.items()})
+    listed = list(_long(rows)) if table == "volumes" else rows
     return pa.table(
-        {
-            name: pa.array([row.get(name) for row in rows], kinds.get(kind.split()[0], pa.string()))
-            for name, kind in columns.items()
-        }
+        {name: pa.array([row.get(name) for row in listed], kind) for name, kind in schema.items()}
     )
 
 

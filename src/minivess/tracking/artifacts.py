@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from minivess.errors import StoreError
 from minivess.tracking.connection import door, shown
@@ -14,11 +15,35 @@ from minivess.tracking.connection import door, shown
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from minivess.contracts import RunRecord
+    from minivess.tracking.store import Store
+
 
 def listing(client: MlflowClient, run_id: str, path: str | None = None) -> dict[str, int]:
     """Every artifact file of a run, or below one of its folders, with its size in bytes."""
     with door(f"list the artifacts of run {run_id}"):
         return dict(_walk(client, run_id, path))
+
+
+def held(store: Store, record: RunRecord, path: str = "") -> set[str]:
+    """Every artifact file of a run, or below one of its folders.
+
+    Without asking the store, where the artifacts lie on this machine's disk.
+    """
+    root = local(record.artifact_uri)
+    if root is None:
+        return set(store.artifacts(record.run_id, path or None))
+    return {
+        file.relative_to(root).as_posix() for file in (root / path).rglob("*") if file.is_file()
+    }
+
+
+def local(uri: str) -> Path | None:
+    """The folder behind an artifact address, where it is one of this machine."""
+    parts = urlsplit(uri)
+    if parts.scheme not in ("", "file"):
+        return None
+    return Path(unquote(parts.path) if parts.scheme else uri)
 
 
 def _walk(client: MlflowClient, run_id: str, path: str | None) -> list[tuple[str, int]]:

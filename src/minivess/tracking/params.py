@@ -112,11 +112,12 @@ def data_params(
         "label_map": profile.label_map,
         "n_quarantined": len(profile.quarantined),
     }
-    volumes = _split_params(split, fold) if split is not None else {}
-    return {f"data_{name}": value for name, value in (dataset | volumes).items()}
+    found = {f"data_{name}": value for name, value in dataset.items()}
+    return found | (split_params(split, fold) if split is not None else {})
 
 
-def _split_params(split: Split, fold: Fold | None) -> Params:
+def split_params(split: Split, fold: Fold | None) -> Params:
+    """Who trains and who validates: of one fold, or of all folds in their order."""
     if fold is not None:
         ids: Params = {"train_volume_ids": fold.train, "val_volume_ids": fold.val}
         sizes: Params = {"n_train_volumes": len(fold.train), "n_val_volumes": len(fold.val)}
@@ -129,13 +130,14 @@ def _split_params(split: Split, fold: Fold | None) -> Params:
             "n_train_volumes": [len(part.train) for part in split.folds],
             "n_val_volumes": [len(part.val) for part in split.folds],
         }
-    return {
+    found = {
         **sizes,
         **ids,
         "split_hash": keys.digest(split.model_dump(mode="json")),
         "split_grouped": split.grouped,
         **_test_params(split.test),
     }
+    return {f"data_{name}": value for name, value in found.items()}
 
 
 def _test_params(test: tuple[str, ...]) -> Params:

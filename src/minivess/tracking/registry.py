@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from minivess import names
@@ -12,6 +12,8 @@ from minivess.tracking.store import Store
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
+
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 class Registered(NamedTuple):
@@ -73,11 +75,7 @@ def by_alias(store: Store, name: str, alias: str) -> Registered:
     Raises:
         StoreError: there is no such model or alias.
     """
-    try:
-        with door(f"find model {name!r} by its alias {alias!r}"):
-            return _plain(store.client.get_model_version_by_alias(name, alias))
-    except StoreError as error:
-        raise _absent(error, f"{name}@{alias}") from error.__cause__
+    return _found(f"{name}@{alias}", lambda: store.client.get_model_version_by_alias(name, alias))
 
 
 def by_version(store: Store, name: str, version: str) -> Registered:
@@ -86,11 +84,20 @@ def by_version(store: Store, name: str, version: str) -> Registered:
     Raises:
         StoreError: there is no such model or version.
     """
+    return _found(f"{name}/{version}", lambda: store.client.get_model_version(name, version))
+
+
+def _found(reference: str, look: Callable[[], ModelVersion]) -> Registered:
     try:
-        with door(f"find version {version} of model {name!r}"):
-            return _plain(store.client.get_model_version(name, version))
+        with door(f"find the registered model {reference}"):
+            return _plain(look())
     except StoreError as error:
-        raise _absent(error, f"{name}/{version}") from error.__cause__
+        if getattr(error.__cause__, "error_code", "") not in ABSENT:
+            raise
+        raise StoreError(
+            f"There is no registered model {reference}.",
+            remedy="run `just experiment` (or `minivess analyse`) with the same settings first",
+        ) from error.__cause__
 
 
 def versions(store: Store, name: str, *, run_id: str | None = None) -> list[Registered]:
@@ -104,13 +111,3 @@ def versions(store: Store, name: str, *, run_id: str | None = None) -> list[Regi
 
 def _plain(version: ModelVersion) -> Registered:
     return Registered(version.name, str(version.version), version.run_id or "", dict(version.tags))
-
-
-def _absent(error: StoreError, reference: str) -> StoreError:
-    code = getattr(error.__cause__, "error_code", "")
-    if code not in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
-        return error
-    return StoreError(
-        f"There is no registered model {reference}.",
-        remedy="run `just experiment` (or `minivess analyse`) with the same settings first",
-    )

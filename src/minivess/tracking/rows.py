@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from minivess import names
 from minivess.contracts import RunRecord
-from minivess.tracking.connection import door
+from minivess.tracking import tables
+from minivess.tracking.artifacts import held
 from minivess.tracking.store import Store
 
 Row = dict[str, Any]
 
+NOTHING: Mapping[str, int] = MappingProxyType({})
+JUDGED = (names.CELL, names.ANALYSIS)
 
-def rows(store: Store, since: int | None) -> dict[str, list[Row]]:
-    """Rows of the tables runs, params, metrics and volumes.
 
-    `since`, in milliseconds since 1970, leaves out runs that started before; a child has its
-    parent's volumes once, in the child.
+def rows(store: Store, known: Mapping[str, int] = NOTHING) -> dict[str, Any]:
+    """Rows of the tables runs, params, metrics (an Arrow table) and volumes.
+
+    Runs and params are always whole. `known` names ended runs (id -> end time in milliseconds)
+    whose metrics and volumes the reader has: those are left out.
     """
-    records = [r for r in store.search() if since is None or r.start_time >= since]
+    records = tables.records(store)
+    fresh = [r for r in records if r.end_time is None or known.get(r.run_id) != r.end_time]
     return {
         "runs": [_run(record) for record in records],
         "params": [
@@ -26,8 +33,8 @@ def rows(store: Store, since: int | None) -> dict[str, list[Row]]:
             for record in records
             for key, value in sorted(record.params.items())
         ],
-        "metrics": [row for record in records for row in _metrics(store, record)],
-        "volumes": [row for record in records for row in _volumes(store, record)],
+        "metrics": tables.histories(store, {record.run_id for record in fresh}),
+        "volumes": [row for record in fresh for row in _volumes(store, record)],
     }
 
 
@@ -47,30 +54,11 @@ def _run(record: RunRecord) -> Row:
     }
 
 
-def _metrics(store: Store, record: RunRecord) -> list[Row]:
-    """Whole histories; of system metrics, which are many and long, the last value."""
-    found = []
-    for key, last in sorted(record.metrics.items()):
-        if key.startswith("system/"):
-            found.append({"run_id": record.run_id, "key": key, "value": last})
-            continue
-        with door(f"read metrics of run {record.run_id}"):
-            history = store.client.get_metric_history(record.run_id, key)
-        found += [
-            {"run_id": record.run_id, "key": key, "value": entry.value, "step": entry.step,
-             "time": entry.timestamp}
-            for entry in history
-        ]  # fmt: skip
-    return found
-
-
 def _volumes(store: Store, record: RunRecord) -> list[Row]:
-    if record.status != "FINISHED" or record.tags.get(names.KIND) not in (
-        names.CELL,
-        names.ANALYSIS,
-    ):
+    """One row for each judged volume; a child has its parent's volumes once, in the child."""
+    if record.status != "FINISHED" or record.tags.get(names.KIND) not in JUDGED:
         return []
-    if names.PER_VOLUME_ARTIFACT not in store.artifacts(record.run_id, "evaluation"):
+    if names.PER_VOLUME_ARTIFACT not in held(store, record, "evaluation"):
         return []
     table = store.read_json(record.run_id, names.PER_VOLUME_ARTIFACT)
     return [

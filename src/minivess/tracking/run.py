@@ -12,15 +12,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from minivess import keys, names
+from minivess import names
 from minivess.contracts import DatasetProfile
 from minivess.errors import StoreError
 from minivess.tracking.artifacts import require_sizes
 from minivess.tracking.connection import door
 from minivess.tracking.store import Store
-from minivess.tracking.values import metric, plain, text
+from minivess.tracking.values import metric, plain, shortened, text
 
-TEXT_LIMIT = 500
 BATCH = 100
 SIZE_LIMIT = 100 * 2**20
 LARGE = ("checkpoints", "model", "export", "service")
@@ -74,14 +73,8 @@ class Run:
         self._params |= fresh
 
     def _shortened(self, name: str, value: Any) -> str:
-        written = text(value)
-        if len(written) <= TEXT_LIMIT:
-            return written
-        counted = value if isinstance(value, list | tuple | dict | set | frozenset) else written
-        short = f"{len(counted)} {'values' if counted is value else 'characters'}, " + (
-            f"hash {keys.digest(written)}, in params/{name}.json"
-        )
-        if self._params.get(name) != short:
+        short = shortened(name, value)
+        if short != text(value) and self._params.get(name) != short:
             self.json(value, f"params/{name}.json")
         return short
 

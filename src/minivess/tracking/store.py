@@ -163,7 +163,7 @@ class Store:
                     order_by=["attributes.start_time DESC"],
                     page_token=token,
                 )
-                records += [self._record(run) for run in page]
+                records += [self.record(run) for run in page]
                 token = page.token
                 if limit is not None or not token:
                     break
@@ -196,9 +196,10 @@ class Store:
                 f"Run {run_id} was deleted from the MLflow store.",
                 remedy=f"`mlflow runs restore --run-id {run_id}`, or give another run",
             )
-        return self._record(run)
+        return self.record(run)
 
-    def _record(self, run: Run) -> RunRecord:
+    def record(self, run: Run) -> RunRecord:
+        """A run of MLflow's in plain values; a metric whose last value is undefined is left out."""
         info = run.info
         return RunRecord(
             run_id=info.run_id,

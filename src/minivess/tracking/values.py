@@ -12,6 +12,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from minivess import keys
+
+# MLflow cuts at 6,000 without a word; 500 keeps its page readable.
+TEXT_LIMIT = 500
 log = logging.getLogger(__name__)
 
 
@@ -19,6 +23,16 @@ def text(value: Any) -> str:
     """A param's text: words as they are, numbers and None as Python writes them, lists as JSON."""
     value = plain(value, undefined="nan")
     return json.dumps(value) if isinstance(value, list | dict) else str(value)
+
+
+def shortened(name: str, value: Any) -> str:
+    """A param's text; above 500 characters a count and a hash, the value being an artifact."""
+    written = text(value)
+    if len(written) <= TEXT_LIMIT:
+        return written
+    counted = value if isinstance(value, list | tuple | dict | set | frozenset) else written
+    what = "values" if counted is value else "characters"
+    return f"{len(counted)} {what}, hash {keys.digest(written)}, in params/{name}.json"
 
 
 def metric(name: str, value: Any) -> float | None:

@@ -1,0 +1,187 @@
+"""The verbs that look after what is kept: dry-run first, changed only with `--apply`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from flows.session import Session
+from minivess import home as homes
+from minivess import names
+from minivess.config import Environment, ExperimentConfig
+from minivess.errors import UsageError
+
+Outcome = dict[str, Any]
+
+SHOWN = 20
+FOLLOW_S = 5.0
+
+
+# --- status -------------------------------------------------------------------------------
+
+
+def status(session: Session, *, follow: bool) -> Outcome:
+    """What runs, what is unfinished, what is out of date; `follow` until Ctrl-C."""
+    from minivess.tracking import status as statuses
+    from minivess.tracking.store import open_store
+
+    # Not the session's store: looking settles nothing.
+    store = open_store(session.home, session.config.tracking)
+    while True:
+        begun = time.monotonic()
+        found = statuses.look(store)
+        for line in _status_lines(session, found):
+            session.say(line)
+        if not follow:
+            return {
+                "runs": found.runs,
+                "running": [
+                    {
+                        "run_id": one.record.run_id, "name": one.record.name, "where": one.where,
+                        "seconds": one.seconds, "epochs": one.epochs, "eta_s": one.eta_s,
+                    }
+                    for one in found.running
+                ],
+                "unfinished": [record.run_id for record in found.unfinished],
+                "stale": found.stale,
+            }  # fmt: skip
+        # A store that is slow to read is read less often.
+        time.sleep(max(FOLLOW_S, 5 * (time.monotonic() - begun)))
+        session.say("\x1b[2J\x1b[H" if sys.stdout.isatty() else "")
+
+
+def _status_lines(session: Session, found: Any) -> list[str]:
+    lines = [f"{found.runs} runs"]
+    holder = homes.holds(session.home.root / "lock")
+    if holder is not None:
+        lines.append(f"  `{holder['what']}` works here (pid {holder['pid']})")
+    for one in found.running:
+        epochs = f"  epoch {one.epochs[0]}/{one.epochs[1]}" if one.epochs else ""
+        eta = f"  about {duration(one.eta_s)} left" if one.eta_s is not None else ""
+        lines.append(
+            f"  runs       {one.record.name}  {duration(one.seconds)}  {one.where}{epochs}{eta}"
+        )
+    lines += [
+        f"  unfinished {r.name}  {r.status}  {r.tags.get(names.ERROR_TYPE, '')}  run {r.run_id}"
+        for r in found.unfinished[:SHOWN]
+    ]
+    return lines + more(found.unfinished) + [f"  stale      {what}" for what in found.stale]
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3.5 min, 2.1 h."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def more(items: Sequence[object]) -> list[str]:
+    """A line for what is not shown."""
+    rest = len(items) - SHOWN
+    return [f"  ... and {rest} more (--json lists all)"] if rest > 0 else []
+
+
+# --- audit and backfill -------------------------------------------------------------------
+
+
+def audit(session: Session, run_ids: Collection[str]) -> Outcome:
+    """Runs that lack what downstream flows and readers rely on; exit code 1 if there are any."""
+    from minivess.tracking import audit as audits
+
+    gaps = audits.audit(session.store, run_ids)
+    for gap in gaps[:SHOWN]:
+        session.say(f"  {gap.kind} {gap.name}, {gap.status}, run {gap.run_id}")
+        session.say(f"    lacks {', '.join(gap.missing[:SHOWN])}")
+        for line in more(gap.missing):
+            session.say(f"  {line}")
+    for line in more(gaps):
+        session.say(line)
+    told = f"{len(gaps)} runs lack what others rely on; older ones may get it: minivess backfill"
+    session.say(f"  {told if gaps else 'all runs are whole'}")
+    return {"gaps": [gap._asdict() for gap in gaps], "exit_code": 1 if gaps else 0}
+
+
+def backfill(session: Session, run_ids: Collection[str], *, apply: bool) -> Outcome:
+    """Params that older runs prove themselves."""
+    from minivess.tracking import backfill as backfills
+
+    additions = backfills.look(session.store, run_ids)
+    for one in additions[:SHOWN]:
+        session.say(f"  {one.name}, run {one.run_id}: {len(one.params)} params")
+        session.say(f"    {', '.join(sorted(one.params))}")
+        for line in one.differing:
+            session.say(f"    stays as it is: {line}")
+    for line in more(additions):
+        session.say(line)
+    if apply:
+        backfills.apply(session.store, additions)
+    total = sum(len(one.params) for one in additions)
+    conclude(session, f"{total} params of {len(additions)} runs", "added", apply=apply)
+    return {"runs": [one._asdict() for one in additions], "applied": apply}
+
+
+def conclude(session: Session, what: str, done: str, *, apply: bool) -> None:
+    """What was done, or what `--apply` would do."""
+    session.say(f"  {what} {done}" if apply else f"  {what} would be {done}; do it with --apply")
+
+
+# --- purge and rebase ---------------------------------------------------------------------
+
+
+def purge(session: Session, run_ids: Collection[str], *, apply: bool, force: bool) -> Outcome:
+    """Deleted runs, removed for good."""
+    from minivess.tracking import purge as purges
+
+    doomed = purges.look(session.store, run_ids)
+    for one in doomed[:SHOWN]:
+        session.say(f"  {one.record.name}, run {one.record.run_id}: {one.size / 1e6:.1f} MB")
+        if one.needed_by:
+            session.say(f"    {'forced' if force else 'stays'}: needed by {one.needed_by[0]}")
+    for line in more(doomed):
+        session.say(line)
+    gone = [one for one in doomed if force or not one.needed_by]
+    if apply:
+        purges.apply(session.store, gone, force=force)
+    freed = sum(one.size for one in gone)
+    conclude(session, f"{len(gone)} runs, {freed / 1e6:.1f} MB", "removed", apply=apply)
+    return {
+        "removed": [one.record.run_id for one in gone],
+        "bytes": freed,
+        "kept": {o.record.run_id: list(o.needed_by) for o in doomed if o not in gone},
+        "applied": apply,
+    }
+
+
+def rebase(
+    config: ExperimentConfig, env: Environment, words: Sequence[str], *, apply: bool
+) -> tuple[list[str], Outcome]:
+    """Artifact addresses after a move, of the whole home or from OLD to NEW; lines to say."""
+    from minivess.tracking import rebase as rebases
+    from minivess.tracking.store import open_store
+    from minivess.tracking.tables import is_database
+
+    if len(words) not in (0, 2):
+        raise UsageError(
+            f"`minivess rebase` takes OLD and NEW, or nothing, but got {list(words)}.",
+            remedy="minivess rebase, after a move of the output folder; or minivess rebase OLD NEW",
+        )
+    home = homes.open_home(env.home, moved=True)
+    with homes.lock(home.root / "lock", what="minivess rebase"):
+        old, new = words or (str(home.recorded), str(home.root))
+        if old == new:
+            return ["  nothing has moved"], {"moves": {}, "applied": False}
+        store = open_store(home, config.tracking)
+        step = rebases.apply if apply else rebases.look
+        # A server keeps its own addresses: there, a moved home only says where it is now.
+        moves = [] if not words and not is_database(store) else step(store, old, new)
+        if apply and not words:
+            home.workspace.unlink(missing_ok=True)
+            home.arrived()
+    lines = [f"  {move.addresses} in {move.column}" for move in moves]
+    total = sum(move.addresses for move in moves)
+    told = f"  {total} addresses from {old} to {new}"
+    lines.append(f"{told} rewritten" if apply else f"{told}: rewrite them with --apply")
+    return lines, {"moves": {m.column: m.addresses for m in moves}, "applied": apply}

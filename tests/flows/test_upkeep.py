@@ -1,0 +1,153 @@
+"""The upkeep verbs as typed: shown first, done with --apply, one JSON object, exit codes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import cli
+from minivess import home as homes
+from minivess import names
+from minivess.config import TrackingConfig
+from minivess.home import open_home
+from minivess.tracking import process
+from minivess.tracking.store import Store, open_store
+
+Verb = Callable[..., tuple[int, dict[str, Any]]]
+
+
+@pytest.fixture
+def store(tmp_path: Path, blank: Path) -> Store:
+    """The store of the home that the verbs use."""
+    home = open_home(tmp_path / "home")
+    shutil.copy(blank, home.database)
+    return open_store(home, TrackingConfig())
+
+
+@pytest.fixture
+def minivess(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Verb:
+    """Type a verb with --json; its exit code and what it printed."""
+    monkeypatch.setenv("PREFECT_DISABLED", "1")
+
+    def run(*words: str) -> tuple[int, dict[str, Any]]:
+        code = cli.main([*words, "--json"])
+        said = capsys.readouterr()
+        return code, json.loads(said.out.splitlines()[-1]) if said.out else {"error": said.err}
+
+    return run
+
+
+def make(store: Store, status: str = "FINISHED", **tags: str) -> str:
+    """A run with these tags."""
+    experiment = store.experiment_id("old", dataset="d", note="n")
+    run = store.client.create_run(experiment, tags=tags, run_name=tags.get("name", "run"))
+    if status != "RUNNING":
+        store.client.set_terminated(run.info.run_id, status)
+    return str(run.info.run_id)
+
+
+def test_audit_lists_what_is_missing_and_ends_with_1(store: Store, minivess: Verb) -> None:
+    assert minivess("audit") == (0, {"gaps": []})
+    run = make(store, **{names.KIND: names.FAMILY})
+    code, told = minivess("audit", run)
+    assert (code, told["gaps"][0]["run_id"]) == (1, run)
+    assert "param batch_size" in told["gaps"][0]["missing"]
+
+
+def test_backfill_writes_with_apply_only(store: Store, minivess: Verb) -> None:
+    run = make(store, loss_function="cbdice")
+    code, told = minivess("backfill")
+    assert (code, told["applied"], told["runs"][0]["run_id"]) == (0, False, run)
+    assert store.get(run).params == {}
+    minivess("backfill", "--apply")
+    assert store.get(run).params["loss_name"] == "cbdice"
+    assert minivess("backfill", "--apply")[1]["runs"] == []
+
+
+def test_purge_says_what_it_would_free(store: Store, minivess: Verb) -> None:
+    run = make(store)
+    store.client.log_text(run, "x" * 500, "a.txt")
+    store.client.delete_run(run)
+    code, told = minivess("purge")
+    assert (code, told) == (0, {"removed": [run], "bytes": 500, "kept": {}, "applied": False})
+    assert store.client.get_run(run).info.lifecycle_stage == "deleted"
+
+
+def test_a_moved_home_names_the_command_that_mends_it(
+    store: Store, minivess: Verb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make(store, loss_function="cbdice")
+    store.client.log_text(run, "x", "a.txt")
+    shutil.move(store.home.root, tmp_path / "new")
+    monkeypatch.setenv("MINIVESS_HOME", str(tmp_path / "new"))
+    code, told = minivess("status")
+    assert (code, "minivess rebase --apply" in told["error"]) == (1, True)
+    assert minivess("rebase")[1]["applied"] is False
+    assert minivess("status")[0] == 1
+    code, told = minivess("rebase", "--apply")
+    assert (code, told["moves"]["runs.artifact_uri"]) == (0, 1)
+    assert minivess("status")[1]["runs"] == 1
+    assert minivess("rebase", "--apply")[1] == {"moves": {}, "applied": False}
+    home = open_home(tmp_path / "new")
+    assert open_store(home, TrackingConfig()).read_text(run, "a.txt") == "x"
+    assert home.resident(f"{tmp_path}/home/dvc/remote") == f"{tmp_path}/new/dvc/remote"
+    assert home.resident("s3://bucket") == "s3://bucket"
+
+
+def test_status_tells_what_runs_until_when_and_what_is_left(store: Store, minivess: Verb) -> None:
+    running = make(store, "RUNNING", **process.identity(), **{names.KIND: names.CELL})
+    store.client.log_param(running, "max_epochs", "5")
+    begun = store.client.get_run(running).info.start_time
+    for step in range(3):
+        store.client.log_metric(running, "train_loss", 1.0, begun + 10_000 * step, step)
+    dead = make(store, "RUNNING", **{**process.identity(), process.STARTED: "1"})
+    killed = make(store, "KILLED", **{names.KEY: "k", names.ERROR_TYPE: "ProcessDied"})
+    make(store, "KILLED", **{names.KEY: "done"})
+    make(store, **{names.KEY: "done"})
+    code, told = minivess("status")
+    by_id = {one["run_id"]: one for one in told["running"]}
+    assert code == 0
+    assert by_id[running]["epochs"] == [3, 5]
+    assert 0 < by_id[running]["eta_s"] <= 40
+    assert by_id[dead]["where"].startswith("dead")
+    assert told["unfinished"] == [killed]
+    assert store.get(dead).status == "RUNNING"
+
+
+def test_status_names_results_that_something_newer_has_overtaken(
+    store: Store, minivess: Verb
+) -> None:
+    def finished(kind: str, **params: str) -> str:
+        run = make(store, "RUNNING", **{names.KIND: kind})
+        for name, value in params.items():
+            store.client.log_param(run, name, value)
+        store.client.set_terminated(run)
+        return run
+
+    data = {names.DATASET_NAME: "tubes"}
+    old = finished(names.ANALYSIS, **{names.UPSTREAM_EXPERIMENT: "old"})
+    finished(names.DEPLOYMENT, **{names.UPSTREAM_EXPERIMENT: "old", names.UPSTREAM_ANALYSIS: "x"})
+    assert minivess("status")[1]["stale"] == [
+        "deployment of old: older than its analysis (minivess deploy)"
+    ]
+    finished(names.FAMILY, **data, **{names.DATASET_HASH: "1"})
+    finished(names.PROFILE, **data, **{names.DATASET_HASH: "2"})
+    assert minivess("status")[1]["stale"] == [
+        "training old: the data have a newer version (minivess train)",
+        "analysis of old: older than its training (minivess analyse)",
+        "deployment of old: older than its analysis (minivess deploy)",
+    ]
+    assert store.get(old).status == "FINISHED"
+
+
+def test_a_lock_tells_who_holds_it_to_whoever_looks(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    assert homes.holds(path) is None
+    with homes.lock(path, what="minivess train"):
+        assert (homes.holds(path) or {})["what"] == "minivess train"
+    assert homes.holds(path) is None
