@@ -40,11 +40,6 @@ watch *words: ready
 data-changed *words: ready
     @{{ minivess }} data-changed "$@"
 
-# Let Prefect's server call an address when a deployed flow fails: just notify URL
-[group("research")]
-notify *words: ready
-    @{{ minivess }} notify "$@"
-
 # Train the grid of models x losses x folds x seeds
 [group("research")]
 train *words: ready
@@ -141,7 +136,7 @@ check: (ready "dev")
 # List the measuring scripts of bench/, or run one: just bench NAME
 [group("house")]
 bench name="" *words: ready
-    @if [ -n "$1" ]; then script=$1; shift; {{ clone }}{{ bin }}/python "bench/$script.py" "$@"; \
+    @if [ -n "$1" ]; then script=$1; shift; {{ clone }}{{ bin }}/python -P "bench/$script.py" "$@"; \
     else cd {{ quote(justfile_directory()) }} && grep -H -m 1 '^"""' bench/*.py 2>/dev/null || echo "bench/ is empty"; fi
 
 [private]

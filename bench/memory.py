@@ -49,7 +49,7 @@ def main() -> None:
 def fresh(asked: dict[str, Any]) -> dict[str, float]:
     """The last line that a fresh process prints."""
     ran = subprocess.run(
-        [sys.executable, __file__, "--one", json.dumps(asked)],
+        [sys.executable, "-P", __file__, "--one", json.dumps(asked)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if ran.returncode:

@@ -142,6 +142,7 @@ class Work:
                     session.config,
                     self.ground.cases,
                     folder=self.folder,
+                    labels=session.home.skeletons,
                     on_epoch=cells.reporter(session, family, cell, run),
                     on_figure=lambda path: run.file(path, cells.figure_place(path, self.folder)),
                 )

@@ -53,6 +53,7 @@ def publish(run: Run, folder: Path, spec: CellSpec, result: CellResult) -> None:
         "trainable_parameters": result.trainable_parameters,
     })  # fmt: skip
     run.metrics({f"untrained_{name}": value for name, value in result.untrained.items()}, step=0)
+    run.metrics({f"time_share_{part}": x for part, x in result.time_shares.items()}, step=0)
     run.metrics({"trainable_parameters": float(result.trainable_parameters)}, step=0)
     run.tags({f"best_{name}": f"{value:.6g}" for name, value in result.best.items()})
     for name in (*names.CHECKPOINTS, names.FINAL):

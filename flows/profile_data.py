@@ -96,9 +96,8 @@ def _profile(session: Session, survey: Survey) -> DatasetProfile:
         ingredients=survey.ingredients,
         launched_by=session.launched_by,
     ) as run:
-        io: Any = {"retries": 2, "limit_s": config.data.time_limit_s}
-        measured = orchestra.task("measure volumes", measure, session, survey, **io)
-        version = orchestra.task("version data", commit, session, survey, measured, **io)
+        measured = orchestra.task("measure volumes", measure, session, survey, retries=1)
+        version = orchestra.task("version data", commit, session, survey, measured, retries=1)
         profile = summary(session, survey, measured, version)
         run.params(data_params(profile))
         run.dataset(profile)

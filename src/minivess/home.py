@@ -71,6 +71,11 @@ class Home:
         return self.root / "cells"
 
     @property
+    def skeletons(self) -> Path:
+        """Skeletons and surfaces of labels, by content."""
+        return self.root / "skeletons"
+
+    @property
     def judged(self) -> Path:
         """Masks and metrics of judged volumes, by content key."""
         return self.root / "judged"

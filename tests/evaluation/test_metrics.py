@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.ndimage import binary_erosion
 from scipy.spatial.distance import cdist
+from skimage.morphology import skeletonize
 
 from minivess import names
 from minivess.config import EvaluationConfig
-from minivess.evaluation import metrics
+from minivess.evaluation import metrics, regions
 from tests.conftest import tube
 
 CONFIG = EvaluationConfig()
@@ -104,6 +105,18 @@ def test_a_prepared_truth_gives_the_same_values_for_many_predictions():
         assert judge(guess, prepared) == judge(guess, truth)
 
 
+def test_skeletons_and_surfaces_of_a_label_are_computed_once_for_its_content(tmp_path, monkeypatch):
+    truth, guess = (tube((24, 24, 8), seed)[1] for seed in (0, 1))
+    first = judge(guess, metrics.Truth(truth, (0, 1), kept=tmp_path))
+    assert len(list(tmp_path.glob("*.npy"))) == 2
+    asked = []
+    monkeypatch.setattr(regions, "skeletonize", lambda box: asked.append(box) or skeletonize(box))
+    assert judge(guess, metrics.Truth(truth.copy(), (0, 1), kept=tmp_path)) == first
+    assert len(asked) == 1  # the prediction's
+    judge(guess, metrics.Truth(guess, (0, 1), kept=tmp_path))
+    assert len(list(tmp_path.glob("*.npy"))) == 4
+
+
 def test_masks_of_different_shape_are_refused():
     with pytest.raises(ValueError, match="differ in shape"):
         judge(np.zeros((2, 2, 2), np.uint8), np.zeros(SHAPE, np.uint8))
@@ -127,6 +140,37 @@ def test_distances_agree_with_a_search_over_all_pairs_of_surface_voxels(guess, t
     assert values["hd95"] == pytest.approx(max(np.percentile(out, 95), np.percentile(back, 95)))
 
 
+@settings(max_examples=60, deadline=None)
+@given(masks, masks, st.sampled_from([0.5, 1.0, 1.5, 2.0]))
+def test_overlap_and_surface_agreement_are_those_of_their_slow_definitions(guess, truth, tolerance):
+    values = judge(guess, truth, config=EvaluationConfig(nsd_tolerance=tolerance))
+    a, b = ({tuple(voxel) for voxel in np.argwhere(mask)} for mask in (guess, truth))
+    if not a or not b:
+        return
+    assert values["dice"] == pytest.approx(2 * len(a & b) / (len(a) + len(b)))
+    precision, recall = len(a & b) / len(a), len(a & b) / len(b)
+    f1 = 2 * precision * recall / (precision + recall) if precision else 0
+    assert values["f1"] == pytest.approx(f1)
+    edges = [np.argwhere(m & ~binary_erosion(m)) for m in (guess > 0, truth > 0)]
+    pairs = cdist(*edges)
+    close = (pairs.min(axis=1) <= tolerance).sum() + (pairs.min(axis=0) <= tolerance).sum()
+    assert values["nsd"] == pytest.approx(close / sum(pairs.shape))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_cldice_is_the_harmonic_mean_of_the_shares_of_skeletons_inside(seed):
+    guess, truth = (tube((24, 24, 10), s)[1] > 0 for s in (seed, seed + 1))
+    inside = [
+        np.logical_and(skeletonize(a), b).sum() / skeletonize(a).sum()
+        for a, b in ((guess, truth), (truth, guess))
+    ]
+    expected = 2 / sum(1 / share for share in inside) if all(inside) else 0
+    values = judge(guess.astype(np.uint8), truth.astype(np.uint8))
+    assert values["cldice"] == pytest.approx(expected)
+    masd = min(values["masd"], CONFIG.masd_cap)
+    assert values[names.PRIMARY] == pytest.approx(0.5 * expected + 0.5 * (1 - masd / 50))
+
+
 @settings(max_examples=40, deadline=None)
 @given(masks, masks)
 def test_judging_is_symmetric_and_scores_lie_between_0_and_1(guess, truth):
@@ -138,7 +182,12 @@ def test_judging_is_symmetric_and_scores_lie_between_0_and_1(guess, truth):
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_monai_agrees_on_real_shapes():
-    from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
+    from monai.metrics import (
+        DiceHelper,
+        compute_average_surface_distance,
+        compute_hausdorff_distance,
+        compute_surface_dice,
+    )
     from torch import tensor
 
     guess, truth = (tube((24, 24, 10), seed)[1] for seed in (3, 4))
@@ -149,3 +198,7 @@ def test_monai_agrees_on_real_shapes():
     values = judge(guess, truth)
     assert values["masd"] == pytest.approx((there + back) / 2, abs=1e-6)
     assert values["hd95"] == pytest.approx(hd95, abs=1e-6)
+    nsd = float(compute_surface_dice(*pair, class_thresholds=[1.0], include_background=True))
+    assert values["nsd"] == pytest.approx(nsd, abs=1e-6)
+    dice = float(DiceHelper(include_background=True, softmax=False)(*pair)[0])
+    assert values["dice"] == pytest.approx(dice, abs=1e-6)

@@ -12,6 +12,7 @@ from minivess.contracts import CellResult, LossTerm
 from minivess.training import cell, checkpoint, trainer
 from tests.training import dying, scene
 
+TRAINING = "minivess.training"
 OPTIONS = {
     "config": scene.make_config(max_epochs=3, ema_decay=0.5, accumulation_steps=2),
     "spec": scene.make_spec(
@@ -20,18 +21,29 @@ OPTIONS = {
     ),
     "plan": {"num_workers": 2, "iterations_per_epoch": 2},
 }
-DEATHS = [
-    ("minivess.training.trainer.Validation.run", 1),  # while the untrained network is judged
-    ("minivess.training.epochs.Steps._update", 2),  # in the first epoch
-    ("minivess.training.checkpoint.save", 2),  # best weights are stored, the epoch is not
-    ("minivess.training.epochs.Steps._update", 4),  # in the second epoch
-    ("minivess.evaluation.metrics.judge", 2),  # in the validation of an epoch
-    (dying.TORN, 3),  # half of last.pth is written
-    ("pathlib.Path.replace", names.LAST),  # last.pth is set aside, its heir not yet named
-    ("minivess.training.cell.write_history", 1),  # the epoch is stored, the history not yet
-    ("minivess.training.trainer.networks.load", 1),  # all epochs done, nothing judged
-    ("minivess.training.cell.write_result", 1),  # everything but the result
-]
+DEATHS: dict[str, dying.Point] = {  # one after another; topology is judged after epochs 1 and 2
+    "the untrained network goes through its window": (
+        f"{TRAINING}.validation.Validation._logits",
+        1,
+    ),
+    "the untrained network's masks are judged beside epoch 0": (
+        "minivess.evaluation.metrics.judge",
+        1,
+    ),
+    "in the first epoch": (f"{TRAINING}.epochs.Steps._update", 2),
+    "best weights are stored, their epoch is not": (f"{TRAINING}.checkpoint.save", 2),
+    "in the second epoch": (f"{TRAINING}.epochs.Steps._update", 4),
+    "in the validation of an epoch": (f"{TRAINING}.validation.Validation._logits", 2),
+    "in the epoch after an unsettled one": (f"{TRAINING}.epochs.Steps._update", 3),
+    "an unsettled epoch is judged again": ("minivess.evaluation.regions._skeleton", 1),
+    "half of last.pth is written": (dying.TORN, names.LAST),
+    "last.pth is set aside, its heir not yet named": ("pathlib.Path.replace", names.LAST),
+    "an epoch is stored, the history not yet": (f"{TRAINING}.cell.write_history", 1),
+    "the last epoch is settled, not reported": (f"{TRAINING}.settlement._report", 1),
+    "all epochs are done, the best weights not judged": (f"{TRAINING}.trainer.networks.load", 1),
+    "everything but the result is written": (f"{TRAINING}.cell.write_result", 1),
+}
+FIRST_STORED = list(DEATHS).index("in the second epoch")
 
 
 @pytest.fixture(scope="module")
@@ -52,19 +64,20 @@ def same_weights(one: Path, other: Path) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_killed_ten_times_it_comes_to_the_same_bits_and_metrics(uninterrupted):
+def test_killed_at_every_point_it_comes_to_the_same_bits_and_metrics(uninterrupted):
     root, whole, expected, _ = uninterrupted
     folder = root / "killed"
-    for death in DEATHS:
-        assert dying.run(root, folder, death, **OPTIONS) == -9, death
-        assert trainer.complete(folder, "a-key") is None
-        assert (folder / names.LAST).exists() == (death in DEATHS[3:] and death[1] != names.LAST)
+    for place, (point, death) in enumerate(DEATHS.items()):
+        assert dying.run(root, folder, death, **OPTIONS) == -9, point
+        assert trainer.complete(folder, "a-key") is None, point
+        held = (folder / names.LAST).exists()
+        assert held == (place >= FIRST_STORED and death[0] != "pathlib.Path.replace"), point
     heard = scene.Heard()
     result = scene.train(folder, scene.make_cases(root), heard=heard, **OPTIONS)
     assert story(folder) == story(whole)
     assert heard.epochs == [0, 1, 2]
     assert all(same_weights(folder / name, whole / name) for name in names.CHECKPOINTS)
-    ignored = {"training_time_seconds": 0.0, "files": {}}
+    ignored = {"training_time_seconds": 0.0, "time_shares": {}, "files": {}}
     assert result.replace(**ignored) == expected.replace(**ignored)
     assert sorted(result.files) == sorted(expected.files)
     assert not [path for path in folder.rglob("*") if path.name.startswith(".")]

@@ -42,6 +42,10 @@ class CellResult(Versioned):
     epochs: int
     stopped_early: bool
     training_time_seconds: float
+    time_shares: dict[str, float] = Field(
+        description="share of the loop's wall time: steps, prediction, metrics, figures, "
+        "checkpoints, tracking; metrics_beside: processor time of threads, on top of it"
+    )
     trainable_parameters: int
     best: dict[str, float] = Field(description="best value of val_loss and of the primary metric")
     untrained: dict[str, float] = Field(description="validation metrics before the first step")

@@ -12,6 +12,7 @@ are kept because readers look for either. The compound metric takes its MASD in 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,13 +29,16 @@ Scores = dict[str, float | None]
 class Truth:
     """A label (X, Y, Z) of class indices, prepared once to judge many predictions.
 
-    `classes` are the label values behind the indices, background first.
+    `classes` are the label values behind the indices, background first. Skeletons and surfaces
+    are stored by content in the folder `kept`, so that no later training computes them again.
     """
 
-    def __init__(self, mask: ClassMask, classes: Sequence[int]) -> None:
+    def __init__(
+        self, mask: ClassMask, classes: Sequence[int], *, kept: Path | None = None
+    ) -> None:
         self.shape = mask.shape
         self.regions = {
-            value: Region(mask == index) for index, value in enumerate(classes) if index > 0
+            value: Region(mask == index, kept) for index, value in enumerate(classes) if index > 0
         }
 
 

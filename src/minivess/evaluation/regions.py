@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+import hashlib
+from collections.abc import Callable
+from functools import cache, cached_property
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from skimage.morphology import skeletonize
 
+from minivess import files
 from minivess.contracts import Spacing
+from minivess.keys import source_digest
 
 Mask = NDArray[np.bool_]
-Points = NDArray[np.int64]
+Points = NDArray[np.int32]
 VOXELS: Spacing = (1.0, 1.0, 1.0)
 
 
 class Region:
     """The voxels of one class in one volume (X, Y, Z)."""
 
-    def __init__(self, mask: Mask) -> None:
+    def __init__(self, mask: Mask, kept: Path | None = None) -> None:
         self.mask = mask
+        self.kept = kept
 
     @cached_property
     def size(self) -> int:
@@ -34,19 +41,32 @@ class Region:
         Thinning erases some small solid bodies, such as a cube of 2 voxels a side; a region that
         would vanish as a whole is its own skeleton.
         """
-        if not self.size:
-            return np.empty((0, 3), dtype=np.int64)
-        corner, box = self._box
-        points = np.argwhere(skeletonize(box))  # type: ignore[no-untyped-call]
-        return corner + (points if len(points) else np.argwhere(box))
+        return self._points("skeleton", _skeleton)
 
     @cached_property
     def surface(self) -> Points:
         """Voxel coordinates (N, 3) with a face neighbour outside, beyond the volume included."""
+        return self._points("surface", _surface)
+
+    def _points(self, name: str, find: Callable[[Mask], NDArray[np.int64]]) -> Points:
+        """What `find` finds in the region's box, computed or read from where it is kept."""
         if not self.size:
-            return np.empty((0, 3), dtype=np.int64)
+            return np.empty((0, 3), dtype=np.int32)
+        file = self.kept / f"{self._digest}-{name}.npy" if self.kept else None
+        if file is not None and file.is_file():
+            found: Points = np.load(file)
+            return found
         corner, box = self._box
-        return corner + np.argwhere(box & ~_interior(box))
+        points = (corner + find(box)).astype(np.int32)
+        if file is not None:
+            files.write(file, lambda temporary: np.save(temporary, points))
+        return points
+
+    @cached_property
+    def _digest(self) -> str:
+        """Of the mask and of the code that looks at it."""
+        content = f"{self.mask.shape} {_recipe()}".encode() + np.packbits(self.mask).tobytes()
+        return hashlib.blake2b(content, digest_size=16).hexdigest()
 
     def contains(self, points: Points) -> float:
         """Share of `points` that lie inside."""
@@ -64,7 +84,7 @@ class Region:
         return {}
 
     @cached_property
-    def _box(self) -> tuple[Points, Mask]:
+    def _box(self) -> tuple[NDArray[np.int64], Mask]:
         low, high = [], []
         for axis in range(3):
             others = tuple(other for other in range(3) if other != axis)
@@ -73,6 +93,20 @@ class Region:
             high.append(occupied[-1] + 1)
         slices = tuple(slice(start, stop) for start, stop in zip(low, high, strict=True))
         return np.array(low, dtype=np.int64), self.mask[slices]
+
+
+@cache
+def _recipe() -> str:
+    return f"{source_digest(Path(__file__))} {version('scikit-image')}"
+
+
+def _skeleton(box: Mask) -> NDArray[np.int64]:
+    points = np.argwhere(skeletonize(box))  # type: ignore[no-untyped-call]
+    return points if len(points) else np.argwhere(box)
+
+
+def _surface(box: Mask) -> NDArray[np.int64]:
+    return np.argwhere(box & ~_interior(box))
 
 
 def _interior(box: Mask) -> Mask:

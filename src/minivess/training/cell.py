@@ -20,7 +20,9 @@ PLAN = Path(names.PLAN_ARTIFACT).name
 CURVES = "training_curves.png"
 PREDICTIONS = "predictions"
 PREVIOUS = ".prev"
-History = list[dict[str, Any]]
+Entry = dict[str, Any]
+"""Of an epoch: `epoch`, `time` it ended, `seconds` it took, where they were `spent`, `metrics`."""
+History = list[Entry]
 
 
 def complete(folder: Path, key: str) -> CellResult | None:
@@ -80,7 +82,7 @@ def clear(folder: Path) -> None:
 
 
 def write_history(folder: Path, history: History) -> None:
-    """One entry for each epoch: its number, the time it ended, its seconds and metrics."""
+    """One entry for each epoch."""
     files.write_json(folder / names.HISTORY, history)
 
 

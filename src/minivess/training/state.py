@@ -29,6 +29,8 @@ class State:
     history: History = field(default_factory=list)
     best: dict[str, dict[str, Any]] = field(default_factory=dict)
     untrained: dict[str, float] = field(default_factory=dict)
+    unsettled: bool = False
+    """Whether the last entry of the history still lacks what threads work out."""
 
     @classmethod
     def start(cls, spec: CellSpec, plan: ComputePlan, training: TrainingConfig) -> State:
@@ -57,9 +59,12 @@ class State:
             return False
         return metric not in self.best or sign * value > sign * self.best[metric]["value"]
 
-    def weights(self, key: str) -> Stored:
-        """A checkpoint to judge and to serve."""
-        return {"key": key, "epoch": self.epoch, "weights": self.judged.state_dict()}
+    def weights(self, key: str, *, copied: bool = False) -> Stored:
+        """A checkpoint to judge and to serve; copied, no later step changes it."""
+        weights = self.judged.state_dict()
+        if copied:
+            weights = {name: value.detach().cpu().clone() for name, value in weights.items()}
+        return {"key": key, "epoch": self.epoch, "weights": weights}
 
     def stored(self, key: str) -> Stored:
         """A checkpoint to go on from, taken at the end of epoch `epoch`."""
@@ -73,10 +78,11 @@ class State:
             "history": self.history,
             "best": self.best,
             "untrained": self.untrained,
+            "unsettled": self.unsettled,
         }
 
     def restore(self, stored: Stored | None, key: str) -> bool:
-        """Take over a checkpoint of this cell; False where there is none."""
+        """Take over a checkpoint and the epoch that it ended; False where there is none."""
         if stored is None or stored["key"] != key:
             return False
         self.network.load_state_dict(stored["weights"])
@@ -85,5 +91,6 @@ class State:
         self.optimizer.load_state_dict(stored["optimizer"])
         self.scaler.load_state_dict(stored["scaler"])
         self.history, self.best = stored["history"], stored["best"]
-        self.untrained, self.epoch = stored["untrained"], stored["epoch"] + 1
+        self.untrained, self.unsettled = stored["untrained"], stored["unsettled"]
+        self.epoch = stored["epoch"]
         return True

@@ -6,34 +6,23 @@ cell repeats the epoch that was in flight and comes to the same bits. Epochs cou
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from monai.data.meta_obj import get_track_meta, set_track_meta
-
-from minivess import losses, names, networks
+from minivess import names, networks
 from minivess.compute import recovery
 from minivess.config import ExperimentConfig
 from minivess.contracts import Case, CellResult, CellSpec, ComputePlan
 from minivess.errors import OutOfMemory
-from minivess.training import cell, checkpoint, epochs, figures, guard, loaders
+from minivess.training import cell, checkpoint, figures, guard, sessions, settlement
 from minivess.training.cell import complete
+from minivess.training.clock import JUDGING, PREDICTING, STEPPING, shares
+from minivess.training.sessions import Callbacks, OnEpoch, OnFigure, Session
+from minivess.training.settlement import BEST, Settle
 from minivess.training.state import State
-from minivess.training.validation import SHOWN, Judgement, Validation
 
 __all__ = ["OutOfMemory", "complete", "train_cell"]
-
-log = logging.getLogger(__name__)
-OnEpoch = Callable[[int, dict[str, float]], None]
-OnFigure = Callable[[Path], None]
-# Metric -> checkpoint and direction; the first one that was ever defined is judged in the end.
-# Where nothing validates none is, and the final weights are kept.
-BEST = {f"val_{names.PRIMARY}": (names.BEST_PRIMARY, 1), "val_loss": (names.BEST_LOSS, -1)}
 
 
 def train_cell(
@@ -46,157 +35,88 @@ def train_cell(
     on_epoch: OnEpoch,
     on_figure: OnFigure,
     resume: bool = True,
+    labels: Path | None = None,
 ) -> CellResult:
     """Train one cell in its folder, or go on where a killed process left it.
 
     `on_epoch` gets the metrics of each epoch once they are safe on disk; a resumed or finished
     cell reports all its epochs again. `on_figure` gets each image drawn. A stored plan wins
-    over `plan`.
+    over `plan`. Skeletons and surfaces of labels are kept in `labels` for other cells.
 
     Raises:
         OutOfMemory: the plan takes more than there is.
         TrainingError: the loss is not finite; the volumes of the batch are named.
         DataError, PlanError: a volume or a batch that does not suit this fold or plan.
     """
+    tell = Callbacks(on_epoch, on_figure)
     finished = complete(folder, spec.key) if resume else None
     if finished is not None:
-        _report_again(cell.read_history(folder), folder, on_epoch, on_figure)
+        _tell_again(tell, cell.read_history(folder), folder)
         return finished
     plan = cell.open_cell(folder, spec, plan, resume=resume)
-    with _machine(plan), recovery.typed(spec.network, plan):
-        session = _session(spec, plan, config, cases, folder=folder)
+    with (
+        recovery.typed(spec.network, plan),
+        sessions.opened(
+            spec, plan, config, cases, folder=folder, labels=labels, tell=tell
+        ) as session,
+    ):
         guard.first_of_each(session.steps.batches, session.validation.volumes, spec, plan)
         state = State.start(spec, plan, config.training)
-        if not state.restore(checkpoint.load(folder / names.LAST), spec.key):
-            state.untrained = session.validation.run(state.judged, topology=True).means
-        _report_again(state.history, folder, on_epoch, on_figure)
+        settle = _begin(session, state)
         while not session.over(state):
-            on_epoch(state.epoch, _one_epoch(session, state, on_figure))
+            settle = _one_epoch(session, state, settle)
             state.epoch += 1
-        return _finish(session, state, on_figure)
+        settle()
+        return _finish(session, state)
 
 
-@dataclass(frozen=True)
-class Session:
-    """What stays the same while a cell trains."""
+def _begin(session: Session, state: State) -> Settle:
+    """Take over what was stored, else let the untrained network be judged beside epoch 0."""
+    if state.restore(checkpoint.load(session.folder / names.LAST), session.spec.key):
+        _tell_again(session.tell, state.history[: -1 if state.unsettled else None], session.folder)
+        if state.unsettled:
+            entry = state.history[-1]
+            settlement.settle(session, state, entry, settlement.judge(session, state, entry))
+        state.epoch += 1
+        return settlement.nothing
+    judging = session.validation.run(state.judged, topology=True)
 
-    spec: CellSpec
-    plan: ComputePlan
-    config: ExperimentConfig
-    folder: Path
-    steps: epochs.Steps
-    validation: Validation
+    def settle() -> None:
+        state.untrained = judging.wait().means
 
-    def over(self, state: State) -> bool:
-        """Whether no epoch is left, or too many have passed without a better loss."""
-        return state.epoch >= self.config.training.max_epochs or self.patience_is_over(state)
-
-    def patience_is_over(self, state: State) -> bool:
-        """Whether early stopping ends the training before epoch `state.epoch`."""
-        patience = self.config.training.early_stopping_patience
-        best = state.best.get("val_loss", {"epoch": -1})
-        return bool(patience) and state.epoch - 1 - best["epoch"] >= patience
+    return settle
 
 
-def _session(
-    spec: CellSpec,
-    plan: ComputePlan,
-    config: ExperimentConfig,
-    cases: Mapping[str, Case],
-    *,
-    folder: Path,
-) -> Session:
-    loss = losses.build(spec.loss, spec.network.out_channels).to(plan.device)
-    train = loaders.training_volumes(spec, plan, config, cases)
-    val = loaders.validation_volumes(spec, plan, config, cases)
-    batches = loaders.Batches(train, plan, config.training, spec.seed)
-    return Session(
-        spec=spec,
-        plan=plan,
-        config=config,
-        folder=folder,
-        steps=epochs.Steps(spec, plan, config.training, batches=batches, loss=loss),
-        validation=Validation(spec, plan, config.evaluation, volumes=val, loss=loss),
-    )
-
-
-@contextmanager
-def _machine(plan: ComputePlan) -> Iterator[None]:
-    """Threads and kernels as planned, and as they were afterwards.
-
-    Another number of threads adds up in another order and gives other bits.
-    """
-    threads, tracked = torch.get_num_threads(), get_track_meta()
-    cudnn = torch.backends.cudnn
-    kernels = cudnn.deterministic, cudnn.benchmark
-    torch.set_num_threads(plan.threads)
-    set_track_meta(False)  # plain tensors: patches need no affine, and collating metadata costs
-    cudnn.deterministic, cudnn.benchmark = True, False
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        set_track_meta(tracked)
-        cudnn.deterministic, cudnn.benchmark = kernels
-
-
-def _one_epoch(session: Session, state: State, on_figure: OnFigure) -> dict[str, float]:
-    """Train, validate, draw, keep; what is returned is safe on disk."""
-    started = time.perf_counter()
-    metrics = session.steps.run(state)
-    judgement = _validate(session, state)
-    metrics |= judgement.logged()
-    if judgement.panels:
-        title = f"after epoch {state.epoch}"
-        path = session.folder / cell.PREDICTIONS / f"epoch_{state.epoch:04d}.png"
-        _draw(lambda: figures.predictions(path, judgement.panels, title), on_figure)
-    seconds = time.perf_counter() - started
-    entry = {"epoch": state.epoch, "time": time.time(), "seconds": seconds, "metrics": metrics}
+def _one_epoch(session: Session, state: State, settle: Settle) -> Settle:
+    """Train, settle the epoch before, judge, keep; returns what settles this one."""
+    started, clock = time.perf_counter(), session.clock
+    with clock.on(STEPPING):
+        metrics = session.steps.run(state)
+    settle()
+    entry = {"epoch": state.epoch, "metrics": metrics}
     state.history.append(entry)
-    _keep(session, state, metrics)
-    return metrics
+    waiting = settlement.judge(session, state, entry)
+    entry["spent"] = session.lap({})
+    entry["time"], entry["seconds"] = time.time(), time.perf_counter() - started
+    return settlement.keep(session, state, entry, waiting)
 
 
-def _validate(session: Session, state: State) -> Judgement:
-    """Judge the epoch's weights; topology at intervals and at the last epoch, however it comes."""
-    number, training = state.epoch + 1, session.config.training
-    last = number == training.max_epochs
-    topology = last or number % session.config.evaluation.interval_epochs == 0
-    shown = SHOWN if last or number % training.figure_interval == 0 else 0
-    judgement = session.validation.run(state.judged, topology=topology, shown=shown)
-    if not topology and _stops_here(session, state, judgement.loss):
-        judgement = session.validation.run(state.judged, topology=True, shown=SHOWN)
-    return judgement
-
-
-def _stops_here(session: Session, state: State, loss: float) -> bool:
-    patience = session.config.training.early_stopping_patience
-    best = state.best.get("val_loss", {"epoch": -1, "value": float("inf")})
-    return bool(patience) and not loss < best["value"] and state.epoch - best["epoch"] >= patience
-
-
-def _keep(session: Session, state: State, metrics: Mapping[str, float]) -> None:
-    """Store better weights first, then the state that knows of them, then the readable history."""
-    folder, key = session.folder, session.spec.key
-    for metric, (name, sign) in BEST.items():
-        if state.improves(metric, metrics.get(metric), sign):
-            state.best[metric] = {"value": metrics[metric], "epoch": state.epoch}
-            checkpoint.save(folder / name, state.weights(key))
-    checkpoint.save(folder / names.LAST, state.stored(key), keep_previous=True)
-    cell.write_history(folder, state.history)
-
-
-def _finish(session: Session, state: State, on_figure: OnFigure) -> CellResult:
+def _finish(session: Session, state: State) -> CellResult:
     """Judge the best weights, as read back from their file, and write the result last."""
-    spec, folder = session.spec, session.folder
+    spec, folder, last = session.spec, session.folder, state.history[-1]
     metric = next((metric for metric in BEST if metric in state.best), None)
     name = BEST[metric][0] if metric else names.FINAL
     if metric is None:
         checkpoint.save(folder / name, state.weights(spec.key))
     network = networks.load(spec.network, folder / name).to(session.plan.device)
-    judgement = session.validation.run(network, topology=True)
+    with session.clock.on(PREDICTING):
+        judging = session.validation.run(network, topology=True)
+    with session.clock.on(JUDGING):
+        judgement = judging.wait()
+    drawn = session.judges.submit(figures.curves, folder / cell.CURVES, state.history)
+    settlement.shown(drawn, session.tell.figure)
+    last["spent"] = session.lap(last["spent"])
     cell.write_history(folder, state.history)
-    _draw(lambda: figures.curves(folder / cell.CURVES, state.history), on_figure)
     checkpoint.previous(folder / names.LAST).unlink(missing_ok=True)
     result = CellResult(
         key=spec.key,
@@ -204,6 +124,7 @@ def _finish(session: Session, state: State, on_figure: OnFigure) -> CellResult:
         epochs=len(state.history),
         stopped_early=len(state.history) < session.config.training.max_epochs,
         training_time_seconds=sum(entry["seconds"] for entry in state.history),
+        time_shares=shares(state.history),
         trainable_parameters=networks.parameters(network),
         best={metric: kept["value"] for metric, kept in state.best.items()},
         untrained=state.untrained,
@@ -215,17 +136,8 @@ def _finish(session: Session, state: State, on_figure: OnFigure) -> CellResult:
     return result
 
 
-def _report_again(
-    history: cell.History, folder: Path, on_epoch: OnEpoch, on_figure: OnFigure
-) -> None:
+def _tell_again(tell: Callbacks, history: cell.History, folder: Path) -> None:
     for entry in history:
-        on_epoch(entry["epoch"], entry["metrics"])
+        tell.epoch(entry["epoch"], entry["metrics"])
     for path in cell.figures(folder) if history else ():
-        on_figure(path)
-
-
-def _draw(draw: Callable[[], Path], on_figure: OnFigure) -> None:
-    try:
-        on_figure(draw())
-    except Exception as error:  # noqa: BLE001 (no image is worth a training)
-        log.warning("A figure could not be drawn, training goes on: %s", error)
+        tell.figure(path)

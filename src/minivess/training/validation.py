@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -28,11 +31,9 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class Judgement:
-    """What validation found: metrics of each volume, the mean loss, and volumes to look at."""
+    """The metrics of each volume."""
 
     volumes: tuple[VolumeMetrics, ...]
-    loss: float
-    panels: tuple[Panel, ...] = ()
 
     @property
     def means(self) -> dict[str, float]:
@@ -44,10 +45,30 @@ class Judgement:
         """The epoch's metrics by their names in MLflow; `val_masd_nan_count` counts undefined."""
         rows = [volume.values for volume in self.volumes]
         wanted = {name: x for name, x in self.means.items() if _stem(name) in _LOGGED}
-        found = {"val_loss": self.loss, **{_logged_name(n): x for n, x in wanted.items()}}
+        found = {_logged_name(name): x for name, x in wanted.items()}
         if any("masd" in row for row in rows):
             found["val_masd_nan_count"] = float(metrics.undefined(rows, "masd"))
         return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+class Judging:
+    """A judgement on its way: threads compare masks and labels while the caller goes on."""
+
+    def __init__(
+        self, loss: float, panels: Sequence[Panel], volumes: Sequence[Future[VolumeMetrics]]
+    ) -> None:
+        self.loss = loss
+        self.panels = tuple(panels)
+        self._volumes = volumes
+
+    @property
+    def logged_loss(self) -> dict[str, float]:
+        """The loss by its name in MLflow, if it is a number."""
+        return {"val_loss": self.loss} if math.isfinite(self.loss) else {}
+
+    def wait(self) -> Judgement:
+        """The judgement, once every volume is judged."""
+        return Judgement(tuple(volume.result() for volume in self._volumes))
 
 
 class Validation:
@@ -61,15 +82,20 @@ class Validation:
         *,
         volumes: Volumes,
         loss: nn.Module,
+        judges: Executor,
+        labels: Path | None = None,
     ) -> None:
         self.spec = spec
         self.plan = plan
         self.config = config
         self.volumes = volumes
         self.loss = loss
+        self.judges = judges
+        self.labels = labels
+        self._seconds: list[float] = []
         self._truths: dict[str, metrics.Truth] = {}
 
-    def run(self, network: nn.Module, *, topology: bool, shown: int = 0) -> Judgement:
+    def run(self, network: nn.Module, *, topology: bool, shown: int = 0) -> Judging:
         """Judge the network in eval mode; the first `shown` volumes come back as panels."""
         network.eval()
         found, losses, panels = [], [], []
@@ -78,12 +104,17 @@ class Validation:
             logits = self._logits(network, sample["image"])
             mask = inference.mask(logits)
             losses.append(self._loss(logits, sample["label"]))
-            found.append(self._judged(sample, mask, topology=topology))
+            found.append(self.judges.submit(self._judged, sample, mask, topology=topology))
             if position < shown:
                 image, label = sample["image"][0].numpy(), sample["label"][0].numpy()
                 panels.append(Panel(sample["case"], image, label, mask))
         loss = float(np.mean(losses)) if losses else math.nan
-        return Judgement(tuple(found), loss, tuple(panels))
+        return Judging(loss, panels, found)
+
+    def processor_seconds(self) -> float:
+        """What threads spent on judging since this was last asked."""
+        seconds, self._seconds = self._seconds, []
+        return sum(seconds)
 
     def _logits(self, network: nn.Module, image: torch.Tensor) -> NDArray[np.float32]:
         return inference.logits(
@@ -102,9 +133,10 @@ class Validation:
             return float(self.loss(guess, target)["loss"])
 
     def _judged(self, sample: Sample, mask: NDArray[np.uint8], *, topology: bool) -> VolumeMetrics:
-        case = sample["case"]
+        case, begun = sample["case"], time.thread_time()
         if case not in self._truths:
-            self._truths[case] = metrics.Truth(sample["label"][0].numpy(), self.spec.classes)
+            label = sample["label"][0].numpy()
+            self._truths[case] = metrics.Truth(label, self.spec.classes, kept=self.labels)
         values = metrics.judge(
             mask,
             self._truths[case],
@@ -113,6 +145,7 @@ class Validation:
             spacing=sample["spacing"],
             topology=topology,
         )
+        self._seconds.append(time.thread_time() - begun)
         return VolumeMetrics(case=case, group=sample["group"], values=values)
 
 

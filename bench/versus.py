@@ -1,0 +1,178 @@
+"""Dice and clDice against nnU-Net v2, trained for the same processor time on the same folds.
+
+Each side gets `--budget` processor seconds for the training of a fold, in one thread; processor
+time, because a shared clock is nobody's. nnU-Net's augmenting process is not counted. Ours trains
+a shipped experiment file, with as many epochs as fit. All masks are judged by our metrics.
+    just bench versus --data FOLDER --nnunet PYTHON [--words data.label_map.255=1 ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flows import grid, ground, orchestrator, planning
+from flows.session import Session
+from minivess import config as configs
+from minivess import home, names
+from minivess.contracts import CellResult, ComputePlan
+from minivess.data import volume
+from minivess.data.cases import pair
+from minivess.evaluation import metrics, statistics
+from minivess.training import trainer
+
+HERE = Path(__file__).parent
+SHOWN = ("dice", "cldice", "masd", "hd95", "nsd", names.PRIMARY)
+Rows = dict[str, dict[str, float | None]]
+
+
+def main() -> None:
+    """Train every fold on both sides, judge, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--nnunet", type=Path, help="python of an environment with nnunetv2")
+    parser.add_argument("--budget", type=float, default=600, help="processor seconds for a fold")
+    parser.add_argument("--file", type=Path, default=Path("configs/experiments/lite.yaml"))
+    parser.add_argument("--words", nargs="*", default=[])
+    parser.add_argument("--folds", type=int, nargs="+", help="which; none: all")
+    parser.add_argument("--json", type=Path, help="write all figures here too")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        side = Ours(options, Path(folder))
+        found: dict[str, Rows] = {"ours": {}, "nnU-Net": {}}
+        for cell in side.family.cells:
+            if options.folds and cell.fold.index not in options.folds:
+                continue
+            found["ours"] |= side.train(cell)
+            if options.nnunet:
+                found["nnU-Net"] |= theirs(options, side, cell)
+            else:
+                print("nnU-Net is left out: no --nnunet PYTHON")
+            report(side, found)
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1))
+
+
+class Ours:
+    """Profile, folds and plan as `minivess train` makes them, and the training itself."""
+
+    def __init__(self, options: Any, folder: Path) -> None:
+        self.budget, self.folder = options.budget, folder
+        env = configs.Environment(home=folder / "home", prefect_disabled=True)
+        asked = [f"data.root={options.data}", "training.threads=1", *options.words]
+        config = configs.load([options.file], asked, env)
+        with orchestrator.use(home.open_home(env.home), env) as orchestra:
+            self.session = Session(config, env, orchestra.home, orchestra)
+            profile = planning.unversioned_profile(self.session)
+            self.family = grid.families(config, profile)[-1]
+            hardware = ground.measure_hardware(self.session)
+            model = ground.planned(self.session, profile, hardware, self.family)
+        cases = {case.case: case for case in pair(options.data).cases}
+        self.ground = ground.Ground(profile, cases, hardware, {self.family.model.name: model})
+
+    @property
+    def plan(self) -> ComputePlan:
+        """What the product chose for this machine."""
+        return self.ground.models[self.family.model.name][1]
+
+    def train(self, cell: grid.Cell) -> Rows:
+        """Two epochs tell how many fit, then those are trained."""
+        _, short = self.cell(cell, 2, "short")
+        epochs = max(2, int(self.budget / (short / 2)))
+        result, seconds = self.cell(cell, epochs, "whole")
+        print(
+            f"ours, fold {cell.fold.index}: {self.family.name}, {epochs} epochs of "
+            f"{self.plan.iterations_per_epoch} iterations, {seconds:.0f} processor seconds, "
+            f"patch {self.plan.patch_size}, batch {self.plan.batch_size}, "
+            f"{self.plan.mixed_precision}, {result.trainable_parameters} parameters; "
+            f"shares {json.dumps({n: round(x, 4) for n, x in result.time_shares.items()})}",
+            flush=True,
+        )
+        return {row.case: row.values for row in result.volumes}
+
+    def cell(self, cell: grid.Cell, epochs: int, name: str) -> tuple[CellResult, float]:
+        """The cell trained for so many epochs, and the processor seconds that this took."""
+        training = self.session.config.training.model_copy(update={"max_epochs": epochs})
+        config = self.session.config.model_copy(update={"training": training})
+        begun = time.process_time()
+        result = trainer.train_cell(
+            self.ground.spec(self.session, self.family, cell), self.plan, config,
+            self.ground.cases, folder=self.folder / f"{name}{cell.fold.index}",
+            on_epoch=lambda *_: None, on_figure=lambda _: None,
+        )  # fmt: skip
+        return result, time.process_time() - begun
+
+
+def theirs(options: Any, side: Ours, cell: grid.Cell) -> Rows:
+    """nnU-Net with its own plans on the same fold, judged by our metrics."""
+    folder = side.folder / f"nnunet{cell.fold.index}"
+    asked = {
+        "cases": {
+            case: [str(side.ground.cases[case].image), str(side.ground.cases[case].label)]
+            for case in (*cell.fold.train, *cell.fold.val)
+        },
+        "split": {"train": list(cell.fold.train), "val": list(cell.fold.val)},
+        "folder": str(folder), "budget": side.budget, "threads": 1, "device": "cpu",
+    }  # fmt: skip
+    outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    ran = subprocess.run(
+        [options.nnunet, "-P", HERE / "nnunet_side.py", "fit", json.dumps(asked)],
+        capture_output=True, text=True, check=False, env=outside,
+    )  # fmt: skip
+    if ran.returncode:
+        raise SystemExit(ran.stdout[-2000:] + ran.stderr)
+    print(f"nnU-Net, fold {cell.fold.index}: {ran.stdout.splitlines()[-1]}", flush=True)
+    return {
+        case: judged(side, case, folder / "predicted" / f"{case}.nii.gz") for case in cell.fold.val
+    }
+
+
+def judged(side: Ours, case: str, mask: Path) -> dict[str, float | None]:
+    """nnU-Net's mask by the metrics of `train_cell`; its class numbers are those of the label."""
+    profile, config = side.ground.profile, side.session.config
+    _, label, read = volume.load(
+        side.ground.cases[case], label_map=profile.label_map, resampling=config.data.resampling
+    )
+    guess, truth = (
+        volume.class_indices(array, profile.classes, case)
+        for array in (volume.read(mask).array.astype("uint8"), label)
+    )
+    return metrics.judge(
+        guess, truth, classes=profile.classes, config=config.evaluation, spacing=read.spacing
+    )
+
+
+def report(side: Ours, found: dict[str, Rows]) -> None:
+    """Mean and interval of each side, and of their difference, groups resampled whole."""
+    config = side.session.config.evaluation
+    cases = sorted(found["ours"])
+    groups = [side.ground.cases[case].group or case for case in cases]
+    for metric in SHOWN:
+        columns = {who: [rows.get(c, {}).get(metric) for c in cases] for who, rows in found.items()}
+        shown = [
+            f"{who} {interval(statistics.interval(values, config=config, groups=groups))}"
+            for who, values in columns.items()
+        ]
+        gap = statistics.difference(*columns.values(), config=config, groups=groups)
+        print(f"  {metric:<22} {'   '.join(shown)}   difference {interval(gap)}", flush=True)
+
+
+def interval(found: Any) -> str:
+    """`0.812 [0.790, 0.834]`."""
+    if found.mean is None:
+        return "-"
+    ends = "" if found.lower is None else f" [{found.lower:.3f}, {found.upper:.3f}]"
+    return f"{found.mean:.3f}{ends}"
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

@@ -1,0 +1,132 @@
+"""What stays the same while one cell trains: its loaders, judges, callbacks and the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from monai.data.meta_obj import get_track_meta, set_track_meta
+
+from minivess import losses
+from minivess.config import ExperimentConfig
+from minivess.contracts import Case, CellSpec, ComputePlan
+from minivess.training import epochs, loaders
+from minivess.training.clock import BESIDE, Clock, Laps
+from minivess.training.state import State
+from minivess.training.validation import Validation
+
+OnEpoch = Callable[[int, dict[str, float]], None]
+OnFigure = Callable[[Path], None]
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Who is told: of the metrics of each epoch, and of each image."""
+
+    epoch: OnEpoch
+    figure: OnFigure
+
+
+@dataclass(frozen=True)
+class Session:
+    """One cell in training."""
+
+    spec: CellSpec
+    plan: ComputePlan
+    config: ExperimentConfig
+    folder: Path
+    steps: epochs.Steps
+    validation: Validation
+    judges: Executor
+    tell: Callbacks
+    clock: Clock = field(default_factory=Clock)
+
+    def over(self, state: State) -> bool:
+        """Whether no epoch is left, or too many have passed without a better loss."""
+        return state.epoch >= self.config.training.max_epochs or self.patience_is_over(state)
+
+    def patience_is_over(self, state: State) -> bool:
+        """Whether early stopping ends the training before epoch `state.epoch`."""
+        patience = self.config.training.early_stopping_patience
+        best = state.best.get("val_loss", {"epoch": -1})
+        return bool(patience) and state.epoch - 1 - best["epoch"] >= patience
+
+    def stops_here(self, state: State, loss: float) -> bool:
+        """Whether early stopping ends the training with epoch `state.epoch` and its loss."""
+        patience = self.config.training.early_stopping_patience
+        best = state.best.get("val_loss", {"epoch": -1, "value": float("inf")})
+        waited = state.epoch - best["epoch"]
+        return bool(patience) and not loss < best["value"] and waited >= patience
+
+    def lap(self, spent: Laps) -> Laps:
+        """The seconds of an epoch with those since the last lap."""
+        self.clock.add(BESIDE, self.validation.processor_seconds())
+        return self.clock.lap(spent)
+
+
+@contextmanager
+def opened(
+    spec: CellSpec,
+    plan: ComputePlan,
+    config: ExperimentConfig,
+    cases: Mapping[str, Case],
+    *,
+    folder: Path,
+    labels: Path | None,
+    tell: Callbacks,
+) -> Iterator[Session]:
+    """A session with its threads; threads and kernels of torch are as planned meanwhile."""
+    with ExitStack() as stack:
+        stack.enter_context(machine(plan))
+        judges = stack.enter_context(_threads(plan))
+        loss = losses.build(spec.loss, spec.network.out_channels).to(plan.device)
+        train = loaders.training_volumes(spec, plan, config, cases)
+        val = loaders.validation_volumes(spec, plan, config, cases)
+        batches = loaders.Batches(train, plan, config.training, spec.seed)
+        yield Session(
+            spec=spec,
+            plan=plan,
+            config=config,
+            folder=folder,
+            steps=epochs.Steps(spec, plan, config.training, batches=batches, loss=loss),
+            validation=Validation(
+                spec, plan, config.evaluation,
+                volumes=val, loss=loss, judges=judges, labels=labels,
+            ),
+            judges=judges,
+            tell=tell,
+        )  # fmt: skip
+
+
+@contextmanager
+def _threads(plan: ComputePlan) -> Iterator[Executor]:
+    """Threads for metrics and figures; what waits is dropped where the training fails."""
+    pool = ThreadPoolExecutor(max(1, plan.num_workers // 2), thread_name_prefix="judge")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def machine(plan: ComputePlan) -> Iterator[None]:
+    """Threads and kernels as planned, and as they were afterwards.
+
+    Another number of threads adds up in another order and gives other bits.
+    """
+    threads, tracked = torch.get_num_threads(), get_track_meta()
+    cudnn = torch.backends.cudnn
+    kernels = cudnn.deterministic, cudnn.benchmark
+    torch.set_num_threads(plan.threads)
+    set_track_meta(False)  # plain tensors: patches need no affine, and collating metadata costs
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        set_track_meta(tracked)
+        cudnn.deterministic, cudnn.benchmark = kernels
