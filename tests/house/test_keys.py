@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import grimp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,6 +86,15 @@ def test_the_code_of_cells_and_their_judges_exists():
     for parts in (keys.DATA_CODE, keys.CELL_CODE, keys.ANALYSIS_CODE, keys.DEPLOYMENT_CODE):
         found = keys.code(parts)
         assert all(any(name.startswith(part) for name in found) for part in parts)
+
+
+def test_cells_count_the_modules_of_data_that_training_imports_and_no_others():
+    graph = grimp.build_graph("minivess", cache_dir=None)
+    imported = graph.find_upstream_modules("minivess.training", as_package=True)
+    files = {name.removeprefix("minivess.").replace(".", "/") + ".py" for name in imported}
+    assert {name for name in files if name.startswith("data/")} == set(keys.READING_CODE)
+    counted = keys.code(keys.CELL_CODE)
+    assert {name for name in counted if name.startswith("data/")} == set(keys.READING_CODE)
 
 
 def test_a_module_of_the_researcher_counts_with_its_bytes(

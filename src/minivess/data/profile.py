@@ -37,9 +37,8 @@ from minivess.errors import DataError
 log = logging.getLogger(__name__)
 
 CODE = (
-    "data/measurement.py", "data/quality.py", "data/volume.py", "data/payload.py",
-    "data/intensities.py", "data/resemblance.py", "data/checks.py", "data/nifti.py",
-    "data/tiff.py", "data/nrrd.py", "data/metaimage.py",
+    *keys.READING_CODE, "data/measurement.py", "data/quality.py", "data/intensities.py",
+    "data/resemblance.py", "data/checks.py",
 )  # fmt: skip
 GIB = 2**30
 PARALLEL_BYTES = 200_000_000  # below this, starting processes costs more than it saves
