@@ -46,9 +46,13 @@ class Orchestrator:
         *args: Any,
         retries: int = 0,
         retry_delay_s: float = 2.0,
+        key: str | None = None,
         **kwargs: Any,
     ) -> T:
-        """Run one coarse step of a story, again if it fails and may be retried."""
+        """Run one coarse step of a story, again if it fails and may be retried.
+
+        Work with a `key` is a pure function of it; Prefect keeps its result and gives it again.
+        """
         for left in range(retries, -1, -1):
             try:
                 return work(*args, **kwargs)

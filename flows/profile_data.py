@@ -96,7 +96,9 @@ def _profile(session: Session, survey: Survey) -> DatasetProfile:
         ingredients=survey.ingredients,
         launched_by=session.launched_by,
     ) as run:
-        measured = orchestra.task("measure volumes", measure, session, survey, retries=1)
+        measured = orchestra.task(
+            "measure volumes", measure, session, survey, retries=1, key=survey.key
+        )
         version = orchestra.task("version data", commit, session, survey, measured, retries=1)
         profile = summary(session, survey, measured, version)
         run.params(data_params(profile))

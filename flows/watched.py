@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 from flows import connection, servers
 from flows.plain import Orchestrator, Pointer, refuse_unfit, worth_retrying
@@ -75,6 +75,7 @@ class PrefectOrchestrator(Orchestrator):
         *args: Any,
         retries: int = 0,
         retry_delay_s: float = 2.0,
+        key: str | None = None,
         **kwargs: Any,
     ) -> T:
         """Run a step as a Prefect task in this thread; outside of a flow, plainly."""
@@ -83,17 +84,19 @@ class PrefectOrchestrator(Orchestrator):
                 name, work, *args, retries=retries, retry_delay_s=retry_delay_s, **kwargs
             )
         from prefect import Task
-        from prefect.cache_policies import NO_CACHE
+        from prefect.cache_policies import NO_CACHE, CacheKeyFnPolicy
 
         told = Told(lambda: work(*args, **kwargs))
+        kept = key is not None
         made = Task(
-            told.run,
+            told.answer if kept else told.run,
             name=name,
             retries=retries,
             retry_delay_seconds=retry_delay_s,
             retry_condition_fn=lambda *_: _again(name, told),
-            cache_policy=NO_CACHE,
-            persist_result=False,
+            cache_policy=CacheKeyFnPolicy(cache_key_fn=lambda *_: key) if kept else NO_CACHE,
+            persist_result=kept,
+            result_serializer="pickle" if kept else None,
         )
         return told.through(made, name)
 
@@ -201,7 +204,10 @@ class PrefectOrchestrator(Orchestrator):
 
 
 class Told(Generic[T]):
-    """A story told to Prefect: whether it began, and how it ended, whatever Prefect makes of it."""
+    """A story told to Prefect: whether it began, and how it ended, whatever Prefect makes of it.
+
+    One that did not begin and did not fail was told before: Prefect gives the result that it kept.
+    """
 
     def __init__(self, story: Callable[[], T]) -> None:
         self.story = story
@@ -218,10 +224,16 @@ class Told(Generic[T]):
             self.error = error
             raise
 
+    def answer(self) -> T:
+        """The same, where Prefect is to keep the result."""
+        self.run()
+        return self.values[0]
+
     def through(self, engine: Callable[[], object], name: str) -> T:
         """Let Prefect run the story, then give its result or its very own exception."""
         try:
-            engine()
+            kept = engine()
+            return self.values[0] if self.began else cast(T, kept)
         except Exception as failure:
             if failure is self.error:
                 raise

@@ -110,6 +110,45 @@ def test_the_result_of_a_second_try_counts(orchestra: Orchestrator) -> None:
     assert orchestra.flow("train", story) == "here"
 
 
+def test_work_with_a_key_is_done_once_and_again_when_its_result_is_lost(
+    watched: Orchestrator, served: Served
+) -> None:
+    done = []
+
+    def work() -> tuple[str, int]:
+        done.append(1)
+        return "measured", len(done)
+
+    def story(key: str) -> tuple[str, int]:
+        return watched.task("step", work, key=key)
+
+    assert [watched.flow("train", story, key) for key in ("one", "one", "two", "one")] == [
+        ("measured", 1), ("measured", 1), ("measured", 2), ("measured", 1),
+    ]  # fmt: skip
+    storage = servers.folder_of(served[0], Environment()) / "storage"
+    for content in ("damaged", None):
+        (storage / "one").write_text(content) if content else (storage / "one").unlink()
+        assert watched.flow("train", story, "one") == ("measured", len(done))
+    assert len(done) == 4
+
+
+def test_work_with_a_key_that_fails_is_not_kept(watched: Orchestrator) -> None:
+    answers: list[Exception | str] = [DataError("bad", remedy="mend"), "here"]
+
+    def work() -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def story() -> str:
+        return watched.task("step", work, key="fails")
+
+    with pytest.raises(DataError):
+        watched.flow("train", story)
+    assert watched.flow("train", story) == "here"
+
+
 def test_a_pointer_reads_back_and_the_later_one_wins(orchestra: Orchestrator) -> None:
     assert orchestra.get("latest_never") is None
     for run_ids in (["a"], ["a", "b"]):
