@@ -100,6 +100,8 @@ def _profile(session: Session, survey: Survey) -> DatasetProfile:
             "measure volumes", measure, session, survey, retries=1, key=survey.key
         )
         version = orchestra.task("version data", commit, session, survey, measured, retries=1)
+        if config.data.analyzer == "monai":
+            measured = orchestra.task("MONAI DataAnalyzer", analyse, session, survey, measured, run)
         profile = summary(session, survey, measured, version)
         run.params(data_params(profile))
         run.dataset(profile)
@@ -200,6 +202,19 @@ def say_decided(session: Session, reviewed: Reviewed) -> None:
     for case, decided in reviewed.in_force.items():
         last = reviewed.history[case][-1]
         session.say(f"  review   {case}: {decided['verdict']} by {last['who']}, {last['why']}")
+
+
+def analyse(session: Session, survey: Survey, measured: Measured, run: Run) -> Measured:
+    """Keep the YAML of MONAI's DataAnalyzer in the run; what it left out becomes a finding."""
+    from minivess.data import analyzer
+
+    quarantined = set(measured.quarantined)
+    good = [case for case in survey.pairing.cases if case.case not in quarantined]
+    folder = session.home.reports / run.run_id
+    written, findings = analyzer.analyse(good, folder, config=session.config.data)
+    for path in written:
+        run.file(path, "dataset")
+    return replace(measured, findings=(*measured.findings, *findings))
 
 
 def commit(session: Session, survey: Survey, measured: Measured) -> Version:

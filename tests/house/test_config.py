@@ -38,6 +38,7 @@ OTHER = {
     "data.normalisation": ["data.normalisation=minmax"],
     "data.strict": ["data.strict=true"],
     "data.outlier_z": ["data.outlier_z=4"],
+    "data.analyzer": ["data.analyzer=monai"],
     "data.remote": ["data.remote=s3://bucket/volumes"],
     "data.git_commit": ["data.git_commit=true"],
     "data.watch_interval_s": ["data.watch_interval_s=60"],

@@ -44,6 +44,9 @@ class DataConfig(Part):
     )
     strict: bool = Field(default=False, description="stop at the first unusable volume")
     outlier_z: float = Field(default=6.0, gt=0, description="robust z-score that flags a volume")
+    analyzer: Literal["none", "monai"] = Field(
+        default="none", description="monai: the YAML of MONAI's DataAnalyzer beside our own profile"
+    )
     remote: str | None = uncounted(None, "DVC remote (folder or URL); none: inside outputs/dvc")
     git_commit: bool = uncounted(False, "commit each version's .dvc file to Git in outputs/dvc")
     watch_interval_s: float = uncounted(3600.0, "seconds between two looks of `watch`", ge=1)

@@ -107,6 +107,11 @@ CHECKS: dict[str, Check] = {
         "look at it in the gallery; remove it from data.root if it is foreign, or raise "
         "data.outlier_z",
     ),
+    "analyzer_skipped": Check(
+        WARNING,
+        "MONAI's DataAnalyzer (data.analyzer=monai) left the volume out of its figures.",
+        "tools that start from its YAML do not know this volume; ours holds it",
+    ),
     "missing_label": Check(
         WARNING,
         "An image has no label and is left out.",
