@@ -40,6 +40,11 @@ watch *words: ready
 data-changed *words: ready
     @{{ minivess }} data-changed "$@"
 
+# Let Prefect's server call an address when a deployed flow fails: just notify URL
+[group("research")]
+notify *words: ready
+    @{{ minivess }} notify "$@"
+
 # Train the grid of models x losses x folds x seeds
 [group("research")]
 train *words: ready

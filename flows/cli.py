@@ -23,6 +23,7 @@ VERBS = {
     "review": "list, accept, reject, fix, export, import: decide about flagged volumes",
     "watch": "look at the data every hour and announce what is new (data.watch_interval_s)",
     "data-changed": "announce new data once: for a Git hook, a CI step, a webhook",
+    "notify": "URL: let Prefect's server call this address when a deployed flow fails",
     "train": "flow 2: train every cell of the grid that is not trained yet",
     "analyse": "flow 3: judge out of fold, choose the champion, write the report",
     "deploy": "flow 4: export, prove and serve the champion",

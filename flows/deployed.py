@@ -1,4 +1,4 @@
-"""The four stories as Prefect flows that deployments/prefect.yaml registers.
+"""The stories as Prefect flows that deployments/prefect.yaml registers.
 
 The only module that decorates at import: a deployment needs Flow objects. Parameters are what the
 command line takes: `settings` are key=value words, `files` are YAML files, `upstream` are run ids.
@@ -32,6 +32,15 @@ def profile_data(settings: Words = (), files: Words = (), upstream: Words = ()) 
         return {"data_profile_run_id": profile.run_id, "dataset_hash": profile.dataset_hash}
 
 
+@flow(name="watch-data", persist_result=False)
+def watch_data(settings: Words = (), files: Words = ()) -> Ids:
+    """One look at the data, for a schedule: announce what nobody profiled yet."""
+    from flows import watching
+
+    with _session(settings, files, lock=False) as session:
+        return watching.data_changed(session)
+
+
 @flow(name="train", persist_result=False)
 def train(settings: Words = (), files: Words = (), upstream: Words = ()) -> Ids:
     """Train the grid on the latest profile, or on the profile run given."""
@@ -63,7 +72,9 @@ def deploy(settings: Words = (), files: Words = (), upstream: Words = ()) -> Ids
         return {"deployment_run_id": result.run_id, "model_version": version}
 
 
-def _session(settings: Words, files: Words) -> AbstractContextManager[Session]:
+def _session(
+    settings: Words, files: Words, *, lock: bool = True
+) -> AbstractContextManager[Session]:
     from flows.session import open_session
 
     env = config.environment()
@@ -71,5 +82,5 @@ def _session(settings: Words, files: Words) -> AbstractContextManager[Session]:
     # Nobody is there to confirm a long grid. Of two events at once, the second waits and finds
     # the work done.
     return open_session(
-        asked, env, what="deployment", launched_by="deployment", wait=True, yes=True
+        asked, env, what="deployment", launched_by="deployment", lock=lock, wait=True, yes=True
     )

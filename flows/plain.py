@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import re
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any, Literal, TypeVar
 
 from minivess import files
-from minivess.errors import MinivessError, OrchestrationError, StoreError
+from minivess.errors import MinivessError, OrchestrationError, RemoteError, StoreError
 from minivess.home import Home, lock
 
 log = logging.getLogger(__name__)
@@ -47,20 +51,24 @@ class Orchestrator:
         retries: int = 0,
         retry_delay_s: float = 2.0,
         key: str | None = None,
+        limit_s: float | None = None,
         **kwargs: Any,
     ) -> T:
         """Run one coarse step of a story, again if it fails and may be retried.
 
         Work with a `key` is a pure function of it; Prefect keeps its result and gives it again.
+        Each wait is twice as long as the one before. A step that takes longer than `limit_s`
+        fails and is not tried again.
         """
-        for left in range(retries, -1, -1):
+        for delay in [*delays(retries, retry_delay_s), None]:
             try:
-                return work(*args, **kwargs)
+                with within(limit_s, name):
+                    return work(*args, **kwargs)
             except Exception as error:
-                if not left or not worth_retrying(error):
+                if delay is None or not worth_retrying(error):
                     raise
-                log.warning("%s failed and is tried again: %s", name, error)
-                time.sleep(retry_delay_s)
+                log.warning("%s failed and is tried again in %g s: %s", name, delay, error)
+                time.sleep(delay)
         raise AssertionError
 
     def markdown(self, key: str, text: str) -> None:
@@ -107,10 +115,47 @@ class Orchestrator:
 
 
 def worth_retrying(error: BaseException) -> bool:
-    """Expected failures stay as they are, except a store that does not answer."""
+    """Expected failures stay as they are, except a store or a remote that does not answer."""
     return isinstance(error, Exception) and (
-        isinstance(error, StoreError) or not isinstance(error, MinivessError)
+        isinstance(error, StoreError | RemoteError) or not isinstance(error, MinivessError)
     )
+
+
+def delays(retries: int, first_s: float) -> list[float]:
+    """The waits before each new try, doubling."""
+    return [first_s * 2**attempt for attempt in range(retries)]
+
+
+class TimeUp(BaseException):
+    """Raised within a step whose time is over; libraries that catch Exception let it pass."""
+
+
+@contextmanager
+def within(limit_s: float | None, name: str) -> Iterator[None]:
+    """Interrupt the block after `limit_s`; only the main thread can be interrupted.
+
+    Raises:
+        OrchestrationError: the time is over.
+    """
+    if limit_s is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        raise TimeUp
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    try:
+        yield
+    except TimeUp:
+        raise OrchestrationError(
+            f"The step {name!r} took longer than {limit_s:g} s, so it was stopped.",
+            remedy=f"data.time_limit_s={2 * limit_s:g}, after a look at the disk and the remote",
+        ) from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def refuse_unfit(name: str, value: Pointer) -> None:

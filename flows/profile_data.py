@@ -96,10 +96,9 @@ def _profile(session: Session, survey: Survey) -> DatasetProfile:
         ingredients=survey.ingredients,
         launched_by=session.launched_by,
     ) as run:
-        measured = orchestra.task(
-            "measure volumes", measure, session, survey, retries=1, key=survey.key
-        )
-        version = orchestra.task("version data", commit, session, survey, measured, retries=1)
+        io: Any = {"retries": 2, "limit_s": config.data.time_limit_s}
+        measured = orchestra.task("measure volumes", measure, session, survey, key=survey.key, **io)
+        version = orchestra.task("version data", commit, session, survey, measured, **io)
         if config.data.analyzer == "monai":
             measured = orchestra.task("MONAI DataAnalyzer", analyse, session, survey, measured, run)
         profile = summary(session, survey, measured, version)

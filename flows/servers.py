@@ -99,6 +99,20 @@ def folder_of(home: Home, env: Environment) -> Path:
     return env.prefect_home.expanduser().resolve() if env.prefect_home else home.prefect
 
 
+def require(home: Home, env: Environment) -> None:
+    """Refuse where no server stays to hear of an event: a private one ends with its command.
+
+    Raises:
+        OrchestrationError: neither `minivess ui` nor a server at PREFECT_API_URL.
+    """
+    here = env.prefect_api_url or running(folder_of(home, env))
+    if env.prefect_disabled or not here:
+        raise OrchestrationError(
+            "No Prefect server runs that could hear about it.",
+            remedy="start `minivess ui`, or set PREFECT_API_URL=http://host:4200/api",
+        )
+
+
 def probe(api: str) -> None:
     """Ask a given Prefect API for its health.
 

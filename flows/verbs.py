@@ -27,6 +27,7 @@ def run(options: argparse.Namespace) -> Outcome:
         "review": run_review,
         "watch": run_watch,
         "data-changed": run_data_changed,
+        "notify": run_notify,
         "train": run_train,
         "analyse": run_analyse,
         "deploy": run_deploy,
@@ -128,6 +129,15 @@ def run_data_changed(options: argparse.Namespace, config: ExperimentConfig) -> O
     arguments(options)
     with session(options, config, lock=False) as opened:
         return data_changed(opened)
+
+
+def run_notify(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+    """Call a web address when a deployed flow fails."""
+    from flows.notifying import notify
+
+    (url,) = arguments(options, "URL")
+    with session(options, config, lock=False) as opened:
+        return notify(opened, url)
 
 
 def run_train(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 from flows import connection, servers
-from flows.plain import Orchestrator, Pointer, refuse_unfit, worth_retrying
+from flows.plain import Orchestrator, Pointer, delays, refuse_unfit, within, worth_retrying
 from flows.processes import HOST, answers
 from minivess.config import Environment
 from minivess.errors import OrchestrationError
@@ -76,23 +76,27 @@ class PrefectOrchestrator(Orchestrator):
         retries: int = 0,
         retry_delay_s: float = 2.0,
         key: str | None = None,
+        limit_s: float | None = None,
         **kwargs: Any,
     ) -> T:
         """Run a step as a Prefect task in this thread; outside of a flow, plainly."""
         if flow_run() is None:
-            return super().task(
-                name, work, *args, retries=retries, retry_delay_s=retry_delay_s, **kwargs
-            )
+            how: Any = {"retries": retries, "retry_delay_s": retry_delay_s, "limit_s": limit_s}
+            return super().task(name, work, *args, **how, **kwargs)
         from prefect import Task
         from prefect.cache_policies import NO_CACHE, CacheKeyFnPolicy
 
-        told = Told(lambda: work(*args, **kwargs))
+        def limited() -> T:
+            with within(limit_s, name):
+                return work(*args, **kwargs)
+
+        told = Told(limited)
         kept = key is not None
         made = Task(
             told.answer if kept else told.run,
             name=name,
             retries=retries,
-            retry_delay_seconds=retry_delay_s,
+            retry_delay_seconds=delays(retries, retry_delay_s),
             retry_condition_fn=lambda *_: _again(name, told),
             cache_policy=CacheKeyFnPolicy(cache_key_fn=lambda *_: key) if kept else NO_CACHE,
             persist_result=kept,

@@ -7,7 +7,6 @@ the flow looks its key up under the home's lock, so that one version of the data
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 from flows import orchestrator, servers
@@ -15,7 +14,8 @@ from flows.profile_data import look
 from flows.session import Session
 from minivess import config as configs
 from minivess import names
-from minivess.errors import MinivessError, OrchestrationError
+from minivess.contracts import RunRecord
+from minivess.errors import MinivessError
 
 SETTLE_S = 2.0  # files that are still being copied change within this time
 
@@ -27,7 +27,7 @@ def data_changed(session: Session) -> dict[str, Any]:
         OrchestrationError: no Prefect server listens.
     """
     key = look(session).key
-    record = session.store.find(key, experiment=names.PROFILE_EXPERIMENT)
+    record = profile_of(session, key)
     if record is not None:
         session.say(f"  nothing new: profile {record.run_id} is of exactly these files")
         return {"emitted": False, "data_profile_run_id": record.run_id}
@@ -35,45 +35,40 @@ def data_changed(session: Session) -> dict[str, Any]:
     return {"emitted": True, "event": names.DATA_CHANGED}
 
 
-def watch(
-    session: Session,
-    *,
-    rounds: int | None = None,
-    sleep: Callable[[float], object] = time.sleep,
-) -> dict[str, Any]:
-    """Look at the data every `data.watch_interval_s` and announce each new state once."""
+def watch(session: Session) -> dict[str, Any]:
+    """Look at the data every `data.watch_interval_s` until Ctrl-C; announce each state once."""
     every = session.config.data.watch_interval_s
     session.say(
         f"Watching  {session.config.data.root or 'the demo data'} every {every:g} s; Ctrl-C"
     )
-    announced: list[str] = []
-    done = 0
-    while rounds is None or done < rounds:
-        if done:
-            sleep(every)
-        done += 1
+    announced = None
+    while True:
         try:
-            key = settled(session, sleep)
-            known = session.store.find(key, experiment=names.PROFILE_EXPERIMENT)
-            if known is None and key not in announced[-1:]:
-                announce(session, key)
-                announced.append(key)
+            announced = news(session, announced)
         except MinivessError as error:
             # Folders come and go, servers restart: the next look may succeed.
             session.say(f"  {error}")
-    return {"announced": len(announced)}
+        time.sleep(every)
 
 
-def settled(session: Session, sleep: Callable[[float], object]) -> str:
-    """The key of the data once two looks agree; a known key is taken at once."""
+def news(session: Session, announced: str | None) -> str | None:
+    """One look: announce data that nobody profiled or announced; returns what was announced last.
+
+    Data that still change are left for the next look.
+    """
     key = look(session).key
-    while session.store.find(key, experiment=names.PROFILE_EXPERIMENT) is None:
-        sleep(SETTLE_S)
-        again = look(session).key
-        if again == key:
-            break
-        key = again
+    if key == announced or profile_of(session, key) is not None:
+        return announced
+    time.sleep(SETTLE_S)
+    if look(session).key != key:
+        return announced
+    announce(session, key)
     return key
+
+
+def profile_of(session: Session, key: str) -> RunRecord | None:
+    """The finished profile of exactly these files, decisions and settings."""
+    return session.store.find(key, experiment=names.PROFILE_EXPERIMENT)
 
 
 def announce(session: Session, key: str) -> None:
@@ -82,15 +77,9 @@ def announce(session: Session, key: str) -> None:
     Raises:
         OrchestrationError: no Prefect server listens.
     """
-    env, home = session.env, session.home
-    folder = servers.folder_of(home, env)
-    if env.prefect_disabled or (not env.prefect_api_url and servers.running(folder) is None):
-        raise OrchestrationError(
-            "No Prefect server runs that could hear about new data.",
-            remedy="start `minivess ui`, or set PREFECT_API_URL=http://host:4200/api",
-        )
+    servers.require(session.home, session.env)
     dataset = session.config.dataset
-    with orchestrator.use(home, env) as orchestra:
+    with orchestrator.use(session.home, session.env) as orchestra:
         orchestra.emit(
             names.DATA_CHANGED,
             f"minivess.dataset.{dataset}",

@@ -3,6 +3,7 @@
 MinivessError                exit 1
 ├── UsageError               exit 2: an unknown verb or key, a refused value, a contradiction
 ├── DataError                files that cannot be paired, read or used
+│   └── RemoteError          the remote of the data does not answer or refuses; worth a retry
 ├── PlanError                what was asked for does not fit the machine, the data or the network
 ├── TrainingError            a cell that cannot go on
 │   └── OutOfMemory          what is run takes more memory than there is
@@ -41,6 +42,10 @@ class UsageError(MinivessError):
 
 class DataError(MinivessError):
     """Files that cannot be paired, read or used."""
+
+
+class RemoteError(DataError):
+    """The remote of the data does not answer, or refuses."""
 
 
 class PlanError(MinivessError):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import os
+import pkgutil
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -75,6 +77,44 @@ def test_where_git_refuses_nothing_changes(make_dataset: MakeDataset, home: Home
     assert git(home, "status", "--porcelain") == ""
 
 
+@pytest.mark.parametrize(
+    ("step", "committed"),
+    [
+        ("dvc.repo.Repo.push", False),
+        ("minivess.data.versioning._describe", False),
+        ("minivess.data.together._commit", False),
+        ("minivess.data.together._done", True),
+    ],
+)
+def test_killed_before_any_step_file_decisions_and_commit_agree(
+    make_dataset: MakeDataset, home: Home, step: str, committed: bool
+) -> None:
+    root = make_dataset(2)
+    old = versioned(home, root, git=True, review={"vol00": ["old"]})
+    change(root)
+    killed = multiprocessing.get_context("fork").Process(target=die_at, args=(step, home, root))
+    killed.start()
+    killed.join(120)
+    assert killed.exitcode == -signal.SIGKILL
+
+    put_back(old.dvc_file)
+    assert old.dvc_file.read_text().strip() == git(home, "show", "HEAD:tubes.dvc")
+    said = yaml.safe_load(old.dvc_file.read_text())
+    assert said["meta"]["review"] == {"vol00": ["new" if committed else "old"]}
+    assert (said["outs"][0]["md5"] == old.dataset_hash) is not committed
+
+    again = versioned(home, root, git=True, review={"vol00": ["new"]})
+    assert len(git(home, "log", "--format=%s").splitlines()) == 2
+    assert git(home, "log", "-1", "--format=%s") == f"tubes: {again.dataset_hash}"
+
+
+def die_at(step: str, home: Home, root: Path) -> None:
+    """Make a version in this process, which is killed where `step` would begin."""
+    owner, name = step.rsplit(".", 1)
+    setattr(pkgutil.resolve_name(owner), name, lambda *_, **__: os.kill(os.getpid(), 9))
+    versioned(home, root, git=True, review={"vol00": ["new"]})
+
+
 def test_what_a_kill_left_is_put_back(tmp_path: Path) -> None:
     path = tmp_path / "tubes.dvc"
     path.write_text("old")
@@ -84,17 +124,6 @@ def test_what_a_kill_left_is_put_back(tmp_path: Path) -> None:
     put_back(path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_kill_after_the_commit_keeps_what_was_committed(tmp_path: Path) -> None:
-    path = tmp_path / "tubes.dvc"
-    with together(path, message="first"):
-        path.write_text("first")
-    journal = tmp_path / ".tubes.dvc.before"
-    journal.write_text(json.dumps({"text": None, "head": None}))
-    put_back(path)
-    assert path.read_text() == "first"
-    assert not journal.exists()
 
 
 def test_edits_by_hand_are_named_and_kept(

@@ -11,6 +11,7 @@ import pytest
 
 from flows import servers
 from flows.processes import Server
+from minivess.config import changed_environment
 from minivess.home import Home, open_home
 
 
@@ -18,7 +19,11 @@ from minivess.home import Home, open_home
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Home, Server]]:
     """A home whose Prefect server runs until all tests are done."""
     home = open_home(tmp_path_factory.mktemp("served"))
-    with servers.prefect_server(home) as server:
+    # A second run of one deployment is looked at again after 30 s unless told.
+    with (
+        changed_environment(PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS="1"),
+        servers.prefect_server(home) as server,
+    ):
         yield home, server
 
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -21,7 +22,7 @@ from flows import orchestrator, servers
 from flows.plain import Orchestrator
 from flows.processes import Server
 from minivess.config import Environment, child_environment
-from minivess.errors import DataError, OrchestrationError, StoreError
+from minivess.errors import DataError, OrchestrationError, RemoteError, StoreError
 from minivess.home import Home, open_home
 
 Served = tuple[Home, Server]
@@ -79,7 +80,7 @@ def test_an_interruption_passes_through_flow_and_task(
 
 @pytest.mark.parametrize(
     ("failure", "runs"), [(OSError("gone"), 3), (StoreError("gone", remedy=""), 3),
-                          (DataError("bad", remedy=""), 1)],
+                          (RemoteError("gone", remedy=""), 3), (DataError("bad", remedy=""), 1)],
 )  # fmt: skip
 def test_only_failures_that_may_pass_are_tried_again(
     orchestra: Orchestrator, failure: Exception, runs: int
@@ -147,6 +148,32 @@ def test_work_with_a_key_that_fails_is_not_kept(watched: Orchestrator) -> None:
     with pytest.raises(DataError):
         watched.flow("train", story)
     assert watched.flow("train", story) == "here"
+
+
+def test_each_wait_before_a_new_try_is_twice_as_long(orchestra: Orchestrator) -> None:
+    tried: list[float] = []
+
+    def work() -> None:
+        tried.append(time.monotonic())
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        orchestra.flow("train", lambda: orchestra.task("step", work, retries=2, retry_delay_s=0.2))
+    assert tried[1] - tried[0] >= 0.2
+    assert tried[2] - tried[1] >= 0.4
+
+
+def test_a_step_that_takes_too_long_is_stopped_and_not_tried_again(orchestra: Orchestrator) -> None:
+    tried: list[int] = []
+
+    def work() -> None:
+        tried.append(1)
+        with suppress(Exception):  # what a library may do
+            threading.Event().wait(60)
+
+    with pytest.raises(OrchestrationError, match="took longer"):
+        orchestra.flow("train", lambda: orchestra.task("step", work, retries=2, limit_s=0.2))
+    assert tried == [1]
 
 
 def test_a_pointer_reads_back_and_the_later_one_wins(orchestra: Orchestrator) -> None:

@@ -41,6 +41,7 @@ OTHER = {
     "data.analyzer": ["data.analyzer=monai"],
     "data.remote": ["data.remote=s3://bucket/volumes"],
     "data.git_commit": ["data.git_commit=true"],
+    "data.time_limit_s": ["data.time_limit_s=60"],
     "data.watch_interval_s": ["data.watch_interval_s=60"],
     "data.demo_volumes": ["data.demo_volumes=5"],
     "data.demo_seed": ["data.demo_seed=8"],

@@ -49,6 +49,9 @@ class DataConfig(Part):
     )
     remote: str | None = uncounted(None, "DVC remote (folder or URL); none: inside outputs/dvc")
     git_commit: bool = uncounted(False, "commit each version's .dvc file to Git in outputs/dvc")
+    time_limit_s: float = uncounted(
+        6 * 3600.0, "seconds that measuring, or versioning, may take before it fails", gt=0
+    )
     watch_interval_s: float = uncounted(3600.0, "seconds between two looks of `watch`", ge=1)
     demo_volumes: int = Field(default=12, ge=4, le=200, description="demo volumes to make")
     demo_seed: int = Field(default=7, ge=0, description="seed of the demo volumes")

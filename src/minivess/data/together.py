@@ -37,7 +37,7 @@ def together(path: Path, *, message: str | None) -> Iterator[None]:
     except BaseException:
         put_back(path)
         raise
-    journal.unlink()
+    _done(journal)
 
 
 def put_back(path: Path) -> None:
@@ -51,6 +51,10 @@ def put_back(path: Path) -> None:
             path.unlink(missing_ok=True)
         else:
             files.write_text(path, noted["text"])
+    journal.unlink()
+
+
+def _done(journal: Path) -> None:
     journal.unlink()
 
 

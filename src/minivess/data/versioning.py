@@ -29,7 +29,7 @@ from minivess.contracts import Case, DatasetProfile
 from minivess.data.filenames import curated_names
 from minivess.data.index import Index
 from minivess.data.together import together
-from minivess.errors import DataError, MinivessError
+from minivess.errors import DataError, MinivessError, RemoteError
 from minivess.home import Home, lock
 
 log = logging.getLogger(__name__)
@@ -347,7 +347,7 @@ def _repository(home: Home, remote: str | None) -> Iterator[Any]:
             raise
         except Exception as error:  # each remote's client (s3, ssh, ...) raises its own types
             cause = f" ({error.__cause__})" if error.__cause__ else ""
-            raise DataError(
+            raise RemoteError(
                 f"DVC could not store or fetch a version with {remote}: {error}{cause}",
                 remedy="data.remote=/path/to/a/folder, or mend the remote's address and rights",
             ) from error

@@ -1,4 +1,4 @@
-"""What a volume looks like: three slices and a projection, its label drawn over them."""
+"""What a volume looks like: three slices and a projection, its label in a layer of its own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,45 +16,56 @@ from minivess.contracts import Case, VolumeStats
 from minivess.data.volume import Array, Volume, read, relabel, whole
 from minivess.errors import DataError
 
-Pixels = npt.NDArray[np.uint8]
-
-VIEWS = ("axial", "coronal", "sagittal", "maximum")
-PANEL = 220  # pixels along the longer side of a panel
-TINT, EDGE = 0.2, 0.9  # shares of the class colour
+PANEL = 330  # pixels along the longer side of a view
+CLIPPED = (0.5, 99.5)  # percentiles shown as black and white
+TINT, EDGE = 64, 235  # opacity of the class colour, of 255
 COLOURS = np.array(
-    [(255, 90, 60), (60, 170, 255), (90, 220, 110), (240, 200, 40), (200, 110, 255)],
-    dtype=np.float64,
+    [(255, 90, 60), (60, 170, 255), (90, 220, 110), (240, 200, 40), (200, 110, 255)], dtype=np.uint8
 )
+
+
+class View(NamedTuple):
+    """One picture as data addresses: grey values, and what is drawn over them."""
+
+    image: str
+    label: str
 
 
 def readable_views(
     case: Case, volume: VolumeStats | None, label_map: dict[int, int]
-) -> dict[str, str]:
+) -> dict[str, View]:
     """The four views; of a volume that was left out the image alone, if it can be read."""
-    if volume is not None:
-        return dict(zip(VIEWS, _views(case, volume, label_map), strict=True))
     try:
         image = read(case.image)
     except DataError:
-        return {}
-    array = np.nan_to_num(image.array.astype(np.float64), posinf=0.0, neginf=0.0)
-    low, high = (float(value) for value in np.percentile(array, (0.5, 99.5)))
-    return dict(
-        zip(VIEWS, _planes(array, np.zeros(array.shape, np.uint8), image, (low, high)), strict=True)
-    )
+        if volume is None:
+            return {}
+        raise
+    label = np.zeros(image.shape, np.uint8)
+    if volume is not None:
+        path = cast(Path, case.label)
+        label = relabel(whole(read(path).array, path), label_map)
+    return {name: View(*layers) for name, layers in _views(image, label).items()}
 
 
 def projection(image: Path, label: Path) -> Image.Image | None:
-    """The maximum along z with the label's outline, for a picture file; None if unreadable."""
+    """The maximum along z under the label's outline, for a picture file; None if unreadable."""
     try:
         volume = read(image)
     except DataError:
         return None
-    array = np.nan_to_num(volume.array.astype(np.float64), posinf=0.0, neginf=0.0)
-    low, high = (float(value) for value in np.percentile(array, (0.5, 99.5)))
-    mask = _label_or_nothing(label, array.shape)
-    pixels = _panel((array.max(axis=2) - low) / max(high - low, 1e-9), mask.max(axis=2))
-    return Image.fromarray(pixels)
+    mask = _label_or_nothing(label, volume.shape).max(axis=2)
+    grey = _grey(volume.array.max(axis=2)).convert("RGBA")
+    return Image.alpha_composite(grey, _drawn(mask)).convert("RGB")
+
+
+def legend(classes: Sequence[int]) -> list[tuple[int, str]]:
+    """Each foreground class with its colour in the views."""
+    return [
+        (value, "#" + "".join(f"{int(part):02x}" for part in COLOURS[(value - 1) % len(COLOURS)]))
+        for value in classes
+        if value != 0
+    ]
 
 
 def _label_or_nothing(path: Path, shape: tuple[int, ...]) -> Array:
@@ -65,28 +76,23 @@ def _label_or_nothing(path: Path, shape: tuple[int, ...]) -> Array:
     return label if label.shape == shape else np.zeros(shape, np.uint8)
 
 
-def _views(case: Case, stats: VolumeStats, label_map: dict[int, int]) -> list[str]:
-    """Data addresses of four panels; slices go through the middle of the label."""
-    image, label_path = read(case.image), cast(Path, case.label)
-    label = relabel(whole(read(label_path).array, label_path), label_map)
-    window = stats.percentiles["0.5"], stats.percentiles["99.5"]
-    return _planes(image.array, label, image, window)
-
-
-def _planes(image: Array, label: Array, volume: Volume, window: tuple[float, float]) -> list[str]:
-    x, y, z = _middle(label)
+def _views(volume: Volume, label: Array) -> dict[str, tuple[str, str]]:
+    """Slices through the middle of the label, and the maximum along z."""
+    image, (x, y, z) = volume.array, _middle(label)
     dx, dy, dz = (max(step, 1e-9) for step in volume.spacing)
-    panels = (
-        (image[:, :, z], label[:, :, z], dy / dx),
-        (image[:, y, :], label[:, y, :], dz / dx),
-        (image[x, :, :], label[x, :, :], dz / dy),
-        (image.max(axis=2), label.max(axis=2), dy / dx),
-    )
-    low, high = window
-    return [
-        _address(_panel((plane.astype(np.float64) - low) / max(high - low, 1e-9), mask), aspect)
-        for plane, mask, aspect in panels
-    ]
+    planes = {
+        "axial": (image[:, :, z], label[:, :, z], dy / dx),
+        "maximum": (image.max(axis=2), label.max(axis=2), dy / dx),
+        "coronal": (image[:, y, :], label[:, y, :], dz / dx),
+        "sagittal": (image[x, :, :], label[x, :, :], dz / dy),
+    }
+    return {
+        name: (
+            _address(_scaled(_grey(plane), aspect), "JPEG"),
+            _address(_scaled(_drawn(mask), aspect).quantize(32), "PNG"),
+        )
+        for name, (plane, mask, aspect) in planes.items()
+    }
 
 
 def _middle(label: Array) -> tuple[int, int, int]:
@@ -100,16 +106,20 @@ def _middle(label: Array) -> tuple[int, int, int]:
     return x, y, z
 
 
-def _panel(image: Array, mask: Array) -> Pixels:
-    """Grey (A, B), 0 to 1, and classes (A, B) -> colours (B, A, 3): the first axis runs right.
+def _grey(plane: Array) -> Image.Image:
+    """Grey values (A, B) as a picture: the first axis runs right, the second down."""
+    values = np.nan_to_num(plane.astype(np.float64), posinf=0.0, neginf=0.0)
+    low, high = np.percentile(values, CLIPPED)
+    grey = 255 * np.clip((values - low) / max(high - low, 1e-9), 0, 1)
+    return Image.fromarray(grey.T.astype(np.uint8))
 
-    Foreground is tinted, its edge drawn.
-    """
-    pixels = np.repeat(np.clip(image, 0, 1)[..., np.newaxis], 3, axis=2) * 255
+
+def _drawn(mask: Array) -> Image.Image:
+    """Classes (A, B) as a layer: foreground tinted, its edge drawn, the rest clear."""
+    opacity = np.where(_edge(mask), EDGE, np.where(mask != 0, TINT, 0))
     colours = COLOURS[(mask.astype(np.int64) - 1) % len(COLOURS)]
-    weight = np.where(_edge(mask), EDGE, np.where(mask != 0, TINT, 0.0))[..., np.newaxis]
-    mixed = (1 - weight) * pixels + weight * colours
-    return np.asarray(mixed.transpose(1, 0, 2), dtype=np.uint8)
+    layer = np.concatenate([colours, opacity[..., np.newaxis]], axis=2).astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(layer.transpose(1, 0, 2)))
 
 
 def _edge(mask: Array) -> npt.NDArray[np.bool_]:
@@ -120,20 +130,15 @@ def _edge(mask: Array) -> npt.NDArray[np.bool_]:
     return np.asarray(differs & (mask != 0))
 
 
-def _address(pixels: Pixels, aspect: float) -> str:
-    """A JPEG data address, scaled so that both axes have the same physical scale."""
-    height, width = pixels.shape[0] * aspect, float(pixels.shape[1])
+def _scaled(picture: Image.Image, aspect: float) -> Image.Image:
+    """Scaled so that both axes have the same physical scale; averaged where it gets smaller."""
+    height, width = picture.height * aspect, float(picture.width)
     scale = PANEL / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return picture.resize(size, Image.Resampling.BOX)
+
+
+def _address(picture: Image.Image, form: str) -> str:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST).save(buffer, "JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def legend(classes: Sequence[int]) -> list[tuple[int, str]]:
-    """Each foreground class with its colour in the views."""
-    return [
-        (value, "#" + "".join(f"{int(part):02x}" for part in COLOURS[(value - 1) % len(COLOURS)]))
-        for value in classes
-        if value != 0
-    ]
+    picture.save(buffer, form, quality=85, optimize=True)
+    return f"data:image/{form.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
