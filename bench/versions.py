@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from minivess.data import versioning
+from minivess.data import curated, versioning
 from minivess.data.cases import pair
 from minivess.data.index import SETTLED_NS
 from minivess.home import open_home
@@ -42,25 +42,24 @@ def measure(folder: Path, cases: int, kib: int) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(os.urandom(kib * 1024))
     time.sleep(SETTLED_NS / 1e9)
-    index_of, paths = versioning.index_of(home), [*root.rglob("*.gz")]
+    index_of, paths = curated.index_of(home), [*root.rglob("*.gz")]
     timed("pair names", lambda: pair(root))
     timed("index, first", lambda: index_of.hashes(paths))
     timed("index, nothing changed", lambda: index_of.hashes(paths))
     found = pair(root).cases
-    curated = timed("copy to the curated folder", lambda: versioning.curate(home, "v", found))
-    timed("hash of the folder, first", lambda: versioning.folder_hash(curated, index_of))
-    timed("hash of the folder, nothing changed", lambda: versioning.folder_hash(curated, index_of))
-    whole: Callable[[], object] = lambda: versioning.commit(home, curated, remote=None)  # noqa: E731
-    timed("dvc add and push, first", whole)
-    timed("dvc add and push, nothing changed", whole)
+    ours = timed("copy to the curated folder", lambda: curated.curate(home, "v", found))
+    timed("hash of the folder, first", lambda: curated.folder_hash(ours, index_of))
+    timed("hash of the folder, nothing changed", lambda: curated.folder_hash(ours, index_of))
+    whole: Callable[[], object] = lambda: versioning.commit(home, "v", found, remote=None)  # noqa: E731
+    timed("copy, dvc add and push, first", whole)
+    timed("copy, dvc add and push, nothing changed", whole)
     with versioning._repository(home, None) as repo:
-        timed("dvc add alone, nothing changed", lambda: repo.add([str(curated)]))
+        timed("dvc add alone, nothing changed", lambda: repo.add([str(ours)]))
         timed("dvc status", lambda: repo.status())
         timed("dvc data status", lambda: repo.data_status(granular=True))
     paths[0].write_bytes(os.urandom(kib * 1024))
     timed("index, one changed", lambda: index_of.hashes(paths))
-    timed("copy, one changed", lambda: versioning.curate(home, "v", found))
-    timed("dvc add and push, one changed", whole)
+    timed("copy, dvc add and push, one changed", whole)
 
 
 def timed(what: str, work: Callable[[], Any]) -> Any:

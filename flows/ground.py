@@ -141,7 +141,7 @@ def measure_hardware(session: Session) -> Hardware:
 
 def restore(session: Session, profile: DatasetProfile) -> dict[str, Case]:
     """The curated volumes of exactly this version, from here or from the DVC remote."""
-    from minivess.data import versioning
+    from minivess.data import curated, versioning
 
     text = session.store.read_text(str(profile.run_id), names.DVC_ARTIFACT)
     folder = versioning.restore(
@@ -151,7 +151,7 @@ def restore(session: Session, profile: DatasetProfile) -> dict[str, Case]:
         dvc_text=text,
         remote=session.home.resident(str(profile.remote)),
     )
-    return {case.case: case for case in versioning.cases_of(folder, profile)}
+    return {case.case: case for case in curated.cases_of(folder, profile)}
 
 
 def probed(session: Session, ground: Ground, family: Family, *, n_cells: int) -> Forecast:

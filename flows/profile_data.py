@@ -15,8 +15,8 @@ from minivess.contracts import DatasetProfile, Pairing
 from minivess.errors import PlanError
 
 if TYPE_CHECKING:
-    from minivess.data.curation import Reviewed
     from minivess.data.profile import Measured
+    from minivess.data.reviewed import Reviewed
     from minivess.data.versioning import Version
     from minivess.tracking.run import Run
 
@@ -111,8 +111,9 @@ def _profile(session: Session, survey: Survey) -> DatasetProfile:
 
 def look(session: Session) -> Survey:
     """Find the pairs and the key of the profile that they make; opens no volume."""
-    from minivess.data import cases, curation
+    from minivess.data import cases
     from minivess.data.index import Index
+    from minivess.data.reviewed import after_review
 
     config = session.config
     root, fetch = found(session)
@@ -121,7 +122,7 @@ def look(session: Session) -> Survey:
     )
     fetch(_files(pairing))
     hashes = Index(session.home.profile_cache / "index.json").hashes(list(_files(pairing)))
-    reviewed = curation.apply(session.home, config.dataset, pairing, hashes)
+    reviewed = after_review(session.home, config.dataset, pairing, hashes)
     ingredients: keys.Ingredients = {
         "dataset": config.dataset,
         "files": {file.relative_to(root).as_posix(): value for file, value in hashes.items()},
@@ -162,7 +163,8 @@ def demo(session: Session) -> Path:
 
 def measure(session: Session, survey: Survey) -> Measured:
     """Check and measure every volume; unchanged ones come from the cache."""
-    from minivess.data import curation, profile
+    from minivess.data import profile
+    from minivess.data.reviewed import rejections
 
     with session.progress("volumes measured") as progress:
         measured = profile.profile(
@@ -175,7 +177,7 @@ def measure(session: Session, survey: Survey) -> Measured:
         )
     return replace(
         measured,
-        findings=(*measured.findings, *curation.rejections(survey.reviewed)),
+        findings=(*measured.findings, *rejections(survey.reviewed)),
         quarantined=(*measured.quarantined, *survey.reviewed.rejected),
     )
 
@@ -222,10 +224,10 @@ def commit(session: Session, survey: Survey, measured: Measured) -> Version:
 
     quarantined = set(measured.quarantined)
     good = [case for case in survey.pairing.cases if case.case not in quarantined]
-    folder = versioning.curate(session.home, session.config.dataset, good)
     return versioning.commit(
         session.home,
-        folder,
+        session.config.dataset,
+        good,
         remote=session.config.data.remote,
         review=survey.reviewed.history,
         git=session.config.data.git_commit,
@@ -261,10 +263,10 @@ def summary(
 
 def store_profile(session: Session, survey: Survey, run: Run, profile: DatasetProfile) -> None:
     """Everything a reader of the profile run finds there."""
-    from minivess.data import gallery, versioning
+    from minivess.data import curated, gallery
 
     folder = session.home.reports / run.run_id
-    cases = versioning.cases_of(session.home.root / profile.curated, profile)
+    cases = curated.cases_of(session.home.root / profile.curated, profile)
     out = [case for case in survey.originals.cases if case.case in set(profile.quarantined)]
     history = survey.reviewed.history
     page = gallery.render(profile, cases, folder / "gallery.html", left_out=out, history=history)

@@ -101,9 +101,11 @@ def decide(
             "--label and --image belong to `review fix` of one volume.",
             remedy="minivess review fix CASE --label FILE --why '...'",
         )
+    from minivess.data import deciding
+
     entries = [review.find(home, dataset, case) for case in cases]
     for entry in entries:
-        review.decide(
+        deciding.decide(
             home, entry, verdict, who=options.who, why=options.why or "", replacements=given
         )
         say(f"  {entry.case}: {verdict}")

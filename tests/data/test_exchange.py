@@ -14,7 +14,7 @@ from PIL import Image
 
 from minivess.data import exchange, review
 from minivess.data.cases import pair
-from minivess.data.versioning import index_of
+from minivess.data.curated import index_of
 from minivess.errors import DataError
 from minivess.home import Home
 from tests.conftest import write_nifti
@@ -55,7 +55,7 @@ def test_a_label_changed_in_slicer_becomes_a_fix(
     )
     mended = review.find(home, "tubes", "vol01")
     assert set(mended.replaced) == {"label"}
-    assert exchange.standing(home, mended)["label"].parent == review.files_of(home)
+    assert review.standing(home, mended)["label"].parent == review.files_of(home)
 
 
 def test_label_studio_gets_pictures_and_gives_verdicts(

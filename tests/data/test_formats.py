@@ -14,9 +14,9 @@ import tifffile
 
 from minivess.config import DataConfig, ResamplingConfig
 from minivess.data.cases import pair
+from minivess.data.curated import curate
 from minivess.data.filenames import SUFFIXES, stem, suffix
 from minivess.data.measurement import measure
-from minivess.data.versioning import curate
 from minivess.data.volume import DimensionsError, load, read, write_mask
 from minivess.errors import DataError
 from minivess.home import Home

@@ -12,12 +12,12 @@ import pytest
 
 from minivess.config import DataConfig
 from minivess.contracts import Pairing
-from minivess.data import curation, review
+from minivess.data import deciding, review
 from minivess.data import profile as profiles
 from minivess.data.cases import pair
-from minivess.data.curation import Reviewed
+from minivess.data.curated import index_of
 from minivess.data.profile import Measured
-from minivess.data.versioning import index_of
+from minivess.data.reviewed import Reviewed, after_review, rejections
 from minivess.errors import DataError
 from minivess.home import Home
 from tests.conftest import tube, write_nifti
@@ -33,7 +33,7 @@ class Bench:
     def profile(self) -> tuple[Reviewed, Measured]:
         pairing = pair(self.root)
         hashes = index_of(self.home).hashes(files_of(pairing))
-        reviewed = curation.apply(self.home, "tubes", pairing, hashes)
+        reviewed = after_review(self.home, "tubes", pairing, hashes)
         measured = profiles.profile(
             reviewed.pairing,
             reviewed.hashes,
@@ -48,7 +48,9 @@ class Bench:
 
     def decide(self, verdict: review.Verdict, case: str, **replacements: Path) -> None:
         entry = review.find(self.home, "tubes", case)
-        review.decide(self.home, entry, verdict, who="Ada", why="looked", replacements=replacements)
+        deciding.decide(
+            self.home, entry, verdict, who="Ada", why="looked", replacements=replacements
+        )
 
     def waiting(self) -> list[str]:
         return [entry.case for entry in review.entries(self.home, "tubes") if entry.is_open]
@@ -75,7 +77,7 @@ def test_flagged_volumes_wait_until_something_is_decided(bench: Bench) -> None:
     reviewed, measured = bench.profile()
     assert reviewed.rejected == ("vol02",)
     assert [volume.case for volume in measured.stats] == ["vol00", "vol03"]
-    assert "by Ada" in curation.rejections(reviewed)[0].message
+    assert "by Ada" in rejections(reviewed)[0].message
 
 
 def test_an_accepted_volume_goes_in_despite_its_error(bench: Bench) -> None:
@@ -152,7 +154,7 @@ def test_decisions_cannot_be_changed_or_removed(bench: Bench) -> None:
 def test_a_decision_needs_its_reason(bench: Bench) -> None:
     bench.profile()
     with pytest.raises(DataError, match="reason"):
-        review.decide(
+        deciding.decide(
             bench.home, review.find(bench.home, "tubes", "vol01"), "reject", who=None, why=" "
         )
 

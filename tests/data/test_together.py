@@ -16,8 +16,9 @@ import yaml
 
 from minivess.data import versioning
 from minivess.data.cases import pair
+from minivess.data.curated import curated_hash, folder_hash, index_of
 from minivess.data.together import put_back, together
-from minivess.data.versioning import Version, commit, curate, curated_hash, index_of, restore
+from minivess.data.versioning import Version, commit, restore
 from minivess.errors import DataError
 from minivess.home import Home, open_home
 from tests.conftest import write_nifti
@@ -26,7 +27,7 @@ MakeDataset = Callable[..., Path]
 
 
 def versioned(home: Home, root: Path, **how: object) -> Version:
-    return commit(home, curate(home, root.name, pair(root).cases), **{"remote": None, **how})
+    return commit(home, root.name, pair(root).cases, **{"remote": None, **how})
 
 
 def git(home: Home, *words: str) -> str:
@@ -158,7 +159,7 @@ def test_a_version_comes_back_from_s3_into_another_home(
         open_home(tmp_path / "other"), dataset="tubes", dataset_hash=version.dataset_hash,
         dvc_text=version.dvc_file.read_text(), remote=bucket,
     )  # fmt: skip
-    assert versioning.folder_hash(folder) == version.dataset_hash
+    assert folder_hash(folder) == version.dataset_hash
     with pytest.raises(DataError, match="nowhere"):
         versioned(home, make_dataset(3), remote="s3://nowhere/at-all")
     assert version.dvc_file.exists()

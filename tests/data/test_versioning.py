@@ -10,9 +10,9 @@ import pytest
 
 from minivess.config import DataConfig
 from minivess.data import profile as profiles
-from minivess.data import versioning
 from minivess.data.cases import pair
-from minivess.data.versioning import Version, commit, curate, folder_hash, restore
+from minivess.data.curated import curate, folder_hash, folder_of, index_of
+from minivess.data.versioning import Version, commit, restore
 from minivess.errors import DataError
 from minivess.home import Home, open_home
 from tests.conftest import write_nifti
@@ -35,7 +35,7 @@ def state(root: Path) -> dict[str, tuple[object, ...]]:
 
 
 def versioned(home: Home, root: Path, remote: str | None = None) -> Version:
-    return commit(home, curate(home, root.name, pair(root).cases), remote=remote)
+    return commit(home, root.name, pair(root).cases, remote=remote)
 
 
 def back(home: Home, version: Version, text: str) -> Path:
@@ -79,7 +79,7 @@ def test_the_hash_is_known_before_anything_is_copied(make_dataset: MakeDataset, 
     paths = [path for case in pairing.cases for path in (case.image, case.label)]
     measured = profiles.profile(
         pairing,
-        versioning.index_of(home).hashes(paths),
+        index_of(home).hashes(paths),
         config=DataConfig(),
         cache=home.profile_cache,
     )
@@ -171,8 +171,8 @@ def test_a_disk_that_is_too_small_is_noticed_before_copying(
 
 
 def test_names_that_dvc_needs_for_itself_are_set_aside(home: Home) -> None:
-    assert versioning.folder_of(home, "remote").name == "data-remote"
-    assert versioning.folder_of(home, ".dvc").name == "data-.dvc"
+    assert folder_of(home, "remote").name == "data-remote"
+    assert folder_of(home, ".dvc").name == "data-.dvc"
 
 
 def test_adding_is_silent(

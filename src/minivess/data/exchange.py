@@ -12,7 +12,7 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from minivess import files
-from minivess.data import review
+from minivess.data import deciding, review
 from minivess.data.filenames import suffix
 from minivess.data.review import Entry, Role
 from minivess.data.views import projection
@@ -46,7 +46,7 @@ def to_slicer(home: Home, entries: Sequence[Entry], folder: Path) -> Path:
     exported = {}
     for entry in entries:
         names = {}
-        for role, source in standing(home, entry).items():
+        for role, source in review.standing(home, entry).items():
             if source.exists():
                 names[role] = f"{role}s/{entry.case}{suffix(source)}"
                 files.copy(source, folder / names[role])
@@ -81,15 +81,9 @@ def from_slicer(
         if entry is None or [entry.image_md5, entry.label_md5] != exported["originals"]:
             stale.append(case)
             continue
-        review.decide(home, entry, "fix", who=who, why=why, replacements=changed)
+        deciding.decide(home, entry, "fix", who=who, why=why, replacements=changed)
         mended.append(case)
     return mended, stale
-
-
-def standing(home: Home, entry: Entry) -> dict[Role, Path]:
-    """The files of a volume as they count now: replacements, else the originals."""
-    given = {role: review.files_of(home) / str(d.file) for role, d in entry.replaced.items()}
-    return {"image": entry.image, "label": entry.label, **given}
 
 
 def _scene(exported: Mapping[str, Any]) -> str:
@@ -126,7 +120,7 @@ def to_label_studio(home: Home, entries: Sequence[Entry], folder: Path) -> Path:
     _refuse_filled(folder)
     tasks = []
     for entry in entries:
-        paths = standing(home, entry)
+        paths = review.standing(home, entry)
         name = f"projections/{entry.case}.png"
         pixels = projection(paths["image"], paths["label"])
         if pixels is None:
@@ -162,7 +156,7 @@ def from_label_studio(home: Home, path: Path) -> tuple[list[str], list[str]]:
         if verdict is None or verdict == "fix" or not current:
             left.append(entry.case)
             continue
-        review.decide(home, entry, verdict, who=who, why=why)
+        deciding.decide(home, entry, verdict, who=who, why=why)
         decided.append(entry.case)
     return decided, left
 

@@ -28,10 +28,11 @@ from minivess.contracts import (
     VolumeStats,
 )
 from minivess.data import quality
+from minivess.data.curated import curated_hash
 from minivess.data.measurement import Measurement, measure
 from minivess.data.profile_cache import key_of, recall, remember
 from minivess.data.resampling import shape_after
-from minivess.data.versioning import Version, curated_hash
+from minivess.data.versioning import Version
 from minivess.errors import DataError
 
 log = logging.getLogger(__name__)

@@ -31,7 +31,9 @@ class Reviewed:
         return tuple(c for c, decided in self.in_force.items() if decided["verdict"] == "reject")
 
 
-def apply(home: Home, dataset: str, pairing: Pairing, hashes: Mapping[Path, str]) -> Reviewed:
+def after_review(
+    home: Home, dataset: str, pairing: Pairing, hashes: Mapping[Path, str]
+) -> Reviewed:
     """Let the decisions about exactly these bytes count.
 
     Raises:
