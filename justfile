@@ -80,7 +80,12 @@ lineage *words: ready
 sql *words: ready
     @{{ minivess }} sql "$@"
 
-# Mark runs that died as KILLED and write all pointers anew
+# Mean, deviation and rank of each family, from the plain files alone
+[group("research")]
+summary *words: ready
+    @{{ minivess }} summary "$@"
+
+# Send what waits in the journal, mark runs that died as KILLED and write all pointers anew
 [group("research")]
 settle *words: ready
     @{{ minivess }} settle "$@"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows import ground, handoff
 from flows.profile_data import settings
 from flows.session import Session
+from flows.train import versions
 from minivess import keys, names
 from minivess.contracts import (
     AnalysisResult,
@@ -25,11 +26,12 @@ if TYPE_CHECKING:
 
 def analyse(session: Session, upstream: Sequence[str] = ()) -> AnalysisResult:
     """Judge every family out of fold and choose the champion, or find that this was done."""
+    session.need_store()
     training = handoff.receive_training(session, upstream)
     session.say(f"Analyse   {len(training.families)} families of {training.experiment}")
     ingredients = recipe(session, training)
     key = keys.digest(ingredients)
-    record = session.store.find(key, experiment=names.EVALUATION_EXPERIMENT)
+    record = session.find(key, experiment=names.EVALUATION_EXPERIMENT)
     if record is not None:
         session.reuse("analysis", record.run_id)
         found = handoff.read(session, record, names.ANALYSIS_ARTIFACT, AnalysisResult)
@@ -43,7 +45,7 @@ def analyse(session: Session, upstream: Sequence[str] = ()) -> AnalysisResult:
         names.ANALYSIS,
         result.experiment,
         handoff.analysis_pointer(result),
-        run_id=str(result.run_id),
+        run_ids=[str(result.run_id)],
         follow=lambda: crown(session, result),
     )
     return result
@@ -67,12 +69,14 @@ def _analyse(
         ingredients=ingredients,
         launched_by=session.launched_by,
     ) as run:
+        # Everything that is needed from MLflow comes first: an outage later stops nothing.
+        registered = versions(session, training)
         members = session.orchestra.task("fetch members", fetch, session, training)
         result = session.orchestra.task("judge", judge, session, (run, profile, members))
-        result = named(session, training, result)
+        result = named(training, registered, result)
         store_analysis(session, run, training, profile, result)
     result = result.replace(run_id=run.run_id)
-    refresh_workspace(session)
+    session.ask(lambda _: refresh_workspace(session))
     tell(session, result)
     return result
 
@@ -124,15 +128,12 @@ def judge(session: Session, axes: tuple[Run, DatasetProfile, Sequence[Member]]) 
     return analysis.result
 
 
-def named(session: Session, training: TrainingResult, result: AnalysisResult) -> AnalysisResult:
+def named(
+    training: TrainingResult, registered: Mapping[str, str], result: AnalysisResult
+) -> AnalysisResult:
     """The champion with its place in the registry."""
-    from minivess.tracking import registry
-
-    version = registry.by_alias(
-        session.store, training.experiment, handoff.slug(result.champion.family)
-    )
     champion = result.champion.replace(
-        model_name=training.experiment, model_version=str(version.version)
+        model_name=training.experiment, model_version=registered[result.champion.family]
     )
     return result.replace(champion=champion, experiment=training.experiment)
 

@@ -76,7 +76,9 @@ class Work:
         # A cell that goes on keeps the plan that it was started with, its patch included.
         fresh = self.ground.models[self.family.model.name][1]
         plan = open_cell(self.folder, self.spec(fresh), fresh, resume=resume)
-        dead = self.session.store.last(self.cell.key, experiment=self.session.config.experiment)
+        dead = self.session.ask(
+            lambda store: store.last(self.cell.key, experiment=self.session.config.experiment)
+        )
         if (
             dead is None
             or not resume

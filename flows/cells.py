@@ -55,7 +55,9 @@ def publish(run: Run, folder: Path, spec: CellSpec, result: CellResult) -> None:
     run.metrics({f"untrained_{name}": value for name, value in result.untrained.items()}, step=0)
     run.metrics({f"time_share_{part}": x for part, x in result.time_shares.items()}, step=0)
     run.metrics({"trainable_parameters": float(result.trainable_parameters)}, step=0)
-    run.tags({f"best_{name}": f"{value:.6g}" for name, value in result.best.items()})
+    best = {f"best_{name}": value for name, value in result.best.items()}
+    run.tags({name: f"{value:.6g}" for name, value in best.items()})
+    run.row = best | means(result)
     for name in (*names.CHECKPOINTS, names.FINAL):
         if name in result.files:
             run.file(folder / name, "checkpoints")
@@ -66,11 +68,21 @@ def publish(run: Run, folder: Path, spec: CellSpec, result: CellResult) -> None:
     run.json(result.model_dump(mode="json"), names.RESULT_ARTIFACT)
 
 
+def means(result: CellResult) -> dict[str, float]:
+    """The mean of each metric over the validation volumes in which it is defined."""
+    values: dict[str, list[float]] = {}
+    for volume in result.volumes:
+        for name, value in volume.values.items():
+            if value is not None:
+                values.setdefault(name, []).append(value)
+    return {name: sum(found) / len(found) for name, found in values.items()}
+
+
 def reusable(session: Session, cell: Cell) -> Trained | None:
     """The finished child run of this key, if it is whole and may serve."""
     if session.config.training.retrain == "always":
         return None
-    record = session.store.find(cell.key, experiment=session.config.experiment)
+    record = session.find(cell.key, experiment=session.config.experiment)
     if record is None:
         return None
     try:

@@ -45,11 +45,12 @@ class Served:
 
 def deploy(session: Session, upstream: Sequence[str] = ()) -> DeploymentResult:
     """Put the champion of an analysis into service, or find that it is."""
+    session.need_store()
     analysis = handoff.receive_analysis(session, upstream)
     session.say(f"Deploy    {analysis.champion.family}")
     ingredients = recipe(session, analysis)
     key = keys.digest(ingredients)
-    record = session.store.find(key, experiment=names.DEPLOYMENT_EXPERIMENT)
+    record = session.find(key, experiment=names.DEPLOYMENT_EXPERIMENT)
     if record is not None:
         session.reuse("deployment", record.run_id)
         found = handoff.read(session, record, names.DEPLOYMENT_ARTIFACT, DeploymentResult)
@@ -63,7 +64,7 @@ def deploy(session: Session, upstream: Sequence[str] = ()) -> DeploymentResult:
         names.DEPLOYMENT,
         analysis.experiment,
         handoff.deployment_pointer(result),
-        run_id=str(result.run_id),
+        run_ids=[str(result.run_id)],
         follow=lambda: promote(session, result),
     )
     return result

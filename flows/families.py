@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from flows.cells import Trained, volume_rows
 from flows.session import Session
-from minivess import names
+from minivess import files, names
 from minivess.config import EvaluationConfig
 from minivess.contracts import CellResult, CellSpec, FamilyRun, Interval, VolumeMetrics
 
@@ -76,8 +76,7 @@ def log_best_model(session: Session, parent: Run, results: Sequence[Trained]) ->
     from minivess.tracking import model
 
     fold = best_fold([result for _, result in results])
-    # The cell's own record: it may have been trained with another patch than is planned now.
-    spec = CellSpec.model_validate(session.store.read_json(results[fold][0], names.SPEC_ARTIFACT))
+    spec = spec_of(session, results[fold])
     model.log_model(
         parent,
         network=spec.network,
@@ -85,6 +84,15 @@ def log_best_model(session: Session, parent: Run, results: Sequence[Trained]) ->
         checkpoint=checkpoint(session, results[fold]),
     )
     parent.tags({"best_fold": str(fold)})
+
+
+def spec_of(session: Session, trained: Trained) -> CellSpec:
+    """The cell's own record: it may have been trained with another patch than is planned now."""
+    run_id, result = trained
+    local = session.home.cells / result.key / names.CELL_SPEC
+    if local.is_file():
+        return CellSpec.model_validate(files.read_json(local))
+    return CellSpec.model_validate(session.store.read_json(run_id, names.SPEC_ARTIFACT))
 
 
 def checkpoint(session: Session, trained: Trained) -> Path:

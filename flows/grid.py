@@ -106,7 +106,10 @@ def explain_change(session: Session, wanted: Family) -> str | None:
     from minivess.errors import StoreError
 
     experiment = session.config.experiment
-    for record in session.store.search(experiment=experiment, kind=names.FAMILY, status="FINISHED"):
+    finished = session.ask(
+        lambda store: store.search(experiment=experiment, kind=names.FAMILY, status="FINISHED")
+    )
+    for record in finished or ():
         if record.name == wanted.name:
             try:
                 before = session.store.read_json(record.run_id, names.INGREDIENTS_ARTIFACT)

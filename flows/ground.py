@@ -143,7 +143,11 @@ def restore(session: Session, profile: DatasetProfile) -> dict[str, Case]:
     """The curated volumes of exactly this version, from here or from the DVC remote."""
     from minivess.data import curated, versioning
 
-    text = session.store.read_text(str(profile.run_id), names.DVC_ARTIFACT)
+    here = session.home.root / profile.dvc_file
+    if here.is_file() and profile.dataset_hash in here.read_text(encoding="utf-8"):
+        text = here.read_text(encoding="utf-8")
+    else:
+        text = session.store.read_text(str(profile.run_id), names.DVC_ARTIFACT)
     folder = versioning.restore(
         session.home,
         dataset=profile.dataset,

@@ -22,6 +22,7 @@ from minivess.contracts import (
     Versioned,
 )
 from minivess.errors import StoreError
+from minivess.tracking.store import SETTLE_FIRST, Store
 
 Result = TypeVar("Result", bound=Versioned)
 
@@ -51,18 +52,28 @@ def complete(
     scope: str,
     pointer: dict[str, Any],
     *,
-    run_id: str,
+    run_ids: Sequence[str],
     follow: Callable[[], object] = lambda: None,
 ) -> None:
     """Carry out what follows a FINISHED run, once: aliases by `follow`, then the pointer.
 
-    The run is marked afterwards, so that a kill in between is made good by the next command.
+    The last run is marked afterwards, so that a kill in between is made good by the next command;
+    so is one that still waits in the journal.
     """
-    mark = keys.digest(pointer)
-    if session.store.get(run_id).tags.get(names.PUBLISHED) != mark:
+    records = session.ask(lambda store: [store.get(run_id) for run_id in run_ids])
+    if not records or any(record.status != "FINISHED" for record in records):
+        session.say(f"  {COMMANDS[kind]} is not published yet: MLflow does not hold all of it")
+        return
+    final = session.store.resolved(pointer)
+    mark = keys.digest(final)
+
+    def carry_out(store: Store) -> None:
         follow()
-        publish(session, kind, scope, pointer)
-        session.store.set_tags(run_id, {names.PUBLISHED: mark})
+        publish(session, kind, scope, final)
+        store.set_tags(records[-1].run_id, {names.PUBLISHED: mark})
+
+    if records[-1].tags.get(names.PUBLISHED) != mark:
+        session.ask(carry_out)
 
 
 def slug(text: str) -> str:
@@ -116,6 +127,8 @@ def receive_profile(session: Session, upstream: Sequence[str] = ()) -> DatasetPr
         StoreError: no such run, not FINISHED, not a profile, or of other data.
     """
     dataset = session.config.dataset
+    if len(upstream) == 1 and upstream[0] in session.profiles:
+        return session.profiles[upstream[0]]
     record = _given(session, upstream, names.PROFILE) or _latest_profile(session)
     profile = read(session, record, names.PROFILE_ARTIFACT, DatasetProfile)
     if profile.dataset != dataset:
@@ -129,6 +142,8 @@ def receive_profile(session: Session, upstream: Sequence[str] = ()) -> DatasetPr
 
 def profile_of(session: Session, run_id: str) -> DatasetProfile:
     """The profile that a run holds, whichever dataset it is of."""
+    if run_id in session.profiles:
+        return session.profiles[run_id]
     record = _checked(session, run_id, names.PROFILE)
     return read(session, record, names.PROFILE_ARTIFACT, DatasetProfile).replace(run_id=run_id)
 
@@ -196,6 +211,11 @@ def _checked(session: Session, run_id: str, kind: str) -> RunRecord:
         raise StoreError(
             f"Run {run_id} is of kind {found!r}, and a {kind!r} run is needed here.",
             remedy=f"give the id that `minivess {COMMANDS[kind]} --json` prints",
+        )
+    if record.status == "RUNNING" and session.store.waits(record):
+        raise StoreError(
+            f"Run {run_id} ({record.name}) is done, but MLflow has not taken all of it.",
+            remedy=f"{SETTLE_FIRST} (its log says what was refused)",
         )
     if record.status != "FINISHED":
         raise StoreError(

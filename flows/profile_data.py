@@ -53,7 +53,7 @@ def profile_data(session: Session) -> DatasetProfile:
     survey = look(session)
     show(session, survey.root, survey.originals)
     say_decided(session, survey.reviewed)
-    record = session.store.find(survey.key, experiment=names.PROFILE_EXPERIMENT)
+    record = session.find(survey.key, experiment=names.PROFILE_EXPERIMENT)
     if record is not None:
         session.reuse(f"profile of {session.config.dataset}", record.run_id)
         versioning.rescue(session.home, session.config.dataset)
@@ -63,13 +63,14 @@ def profile_data(session: Session) -> DatasetProfile:
             "profile-data", _profile, session, survey, parameters=settings(session)
         )
     queue(session, survey, profile)
+    session.profiles[str(profile.run_id)] = profile
     pointer = handoff.profile_pointer(profile)
     handoff.complete(
         session,
         names.PROFILE,
         profile.dataset,
         pointer,
-        run_id=str(profile.run_id),
+        run_ids=[str(profile.run_id)],
         follow=lambda: session.orchestra.emit(
             names.DATA_PROFILED,
             f"minivess.dataset.{profile.dataset}",

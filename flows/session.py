@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from flows import orchestrator
 from flows.plain import Orchestrator
 from minivess import home as homes
 from minivess.config import Environment, ExperimentConfig, silence_telemetry
+from minivess.contracts import DatasetProfile, RunRecord
+from minivess.errors import StoreAway
 from minivess.home import Home
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 MLFLOW_PAGE = "http://127.0.0.1:5000"
 
 log = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
 
 
 @dataclass
@@ -36,18 +39,30 @@ class Session:
     yes: bool = False
     json: bool = False
     reused: list[str] = field(default_factory=list)
+    settled: list[RunRecord] = field(default_factory=list)
+    """Dead runs that this command found and ended."""
+    profiles: dict[str, DatasetProfile] = field(default_factory=dict)
+    """Profiles that this command made or read, by run id."""
 
     @cached_property
     def store(self) -> Store:
-        """MLflow, opened when it is first needed; dead runs of this host are settled then."""
-        from minivess.tracking.lifecycle import settle
-        from minivess.tracking.store import open_store
+        """MLflow, asked when it is first needed; what earlier commands left is settled then.
 
-        store = open_store(self.home, self.config.tracking)
-        for record in settle(store):
-            self.say(
-                f"A run that died earlier is now marked KILLED: {record.name} ({record.run_id})"
-            )
+        While it does not answer, runs are kept in the journal.
+        """
+        from minivess.tracking.lifecycle import settle
+        from minivess.tracking.store import store_at
+
+        store = store_at(self.home, self.config.tracking)
+        try:
+            store.connect()
+            self.settled = settle(store)
+            for record in self.settled:
+                self.say(
+                    f"A run that died earlier is now marked KILLED: {record.name} ({record.run_id})"
+                )
+        except StoreAway as away:
+            self.say(f"{away.problem} Work goes on; runs are kept in {self.home.journal}.")
         return store
 
     def with_config(self, config: ExperimentConfig) -> Session:
@@ -56,10 +71,49 @@ class Session:
         other.__dict__["store"] = self.store
         return other
 
+    def ask(self, question: Callable[[Store], Answer]) -> Answer | None:
+        """What MLflow knows; none while it does not answer, and nothing is waited for then."""
+        if self.store.away:
+            return None
+        try:
+            return question(self.store)
+        except StoreAway as away:
+            log.warning("%s Work goes on without the answer.", away.problem)
+            return None
+
+    def find(self, key: str, *, experiment: str) -> RunRecord | None:
+        """The finished run of a content key, as far as MLflow can be asked."""
+        return self.ask(lambda store: store.find(key, experiment=experiment))
+
+    def need_store(self) -> None:
+        """Let MLflow take what this command has written, before a stage that reads it there.
+
+        Raises:
+            StoreAway: it does not answer.
+        """
+        from minivess.tracking.store import SETTLE_FIRST
+
+        try:
+            self.store.connect()
+        except StoreAway as away:
+            raise StoreAway(
+                f"{away.problem} The next stage builds on what lies there.", remedy=SETTLE_FIRST
+            ) from away
+        self.store.sender.flush_all()
+
+    def finish(self) -> None:
+        """Let what is left in the journal reach MLflow, or say that it waits."""
+        if "store" in vars(self) and (left := self.store.sender.flush_all()):
+            self.say(
+                f"{len(left)} runs wait in {self.home.journal} for MLflow; once it takes them, "
+                "`minivess settle` stores and publishes them."
+            )
+
     def page_of(self, run_id: str) -> str:
         """Address of a run in MLflow's page: its server's, or that of `minivess ui`."""
         uri = self.config.tracking.uri or ""
-        return self.store.url(run_id, uri if uri.startswith("http") else MLFLOW_PAGE)
+        page = uri if uri.startswith("http") else MLFLOW_PAGE
+        return self.ask(lambda store: store.url(run_id, page)) or page
 
     def say(self, text: str = "") -> None:
         """Tell the user; with --json, standard output belongs to the one JSON object."""
@@ -115,4 +169,6 @@ def open_session(
         if lock:
             stack.enter_context(homes.lock(home.root / "lock", what=what, wait=wait))
         orchestra = stack.enter_context(orchestrator.use(home, env))
-        yield Session(config, env, home, orchestra, launched_by=launched_by, yes=yes, json=json)
+        session = Session(config, env, home, orchestra, launched_by=launched_by, yes=yes, json=json)
+        yield session
+        session.finish()

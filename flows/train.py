@@ -50,7 +50,7 @@ def train(session: Session, upstream: Sequence[str] = ()) -> TrainingResult:
         names.FAMILY,
         result.experiment,
         handoff.training_pointer(result),
-        run_id=result.run_ids[-1],
+        run_ids=result.run_ids,
         follow=lambda: register(session, result),
     )
     return result
@@ -59,7 +59,8 @@ def train(session: Session, upstream: Sequence[str] = ()) -> TrainingResult:
 def _train(
     session: Session, profile: DatasetProfile, missing: Sequence[grid.Family]
 ) -> dict[str, FamilyRun | None]:
-    session.store.probe_write()
+    if not session.store.away:
+        session.store.probe_write()
     ground = grounds.prepare(session, profile, missing)
     forecast(session, ground, missing)
     trained = {family.key: train_family(session, ground, family) for family in missing}
@@ -120,7 +121,7 @@ def finish_family(
         run_id=parent.run_id,
         run_name=family.name,
         experiment_name=session.config.experiment,
-        artifact_uri=session.store.get(parent.run_id).artifact_uri,
+        artifact_uri=f"runs:/{parent.run_id}",
         model=family.model.name,
         loss=family.loss.name,
         seed=family.seed,
@@ -141,18 +142,28 @@ def register(session: Session, result: TrainingResult) -> None:
     from minivess.tracking import registry
 
     best = best_of_each_loss(result.families)
+    numbers = versions(session, result)
     for family in result.families:
-        version = registry.register(
+        aliases = [family.run_name] + [f"best_{family.loss}"] * (best[family.loss] is family)
+        for alias in aliases:
+            version = numbers[family.run_name]
+            registry.set_alias(session.store, result.experiment, handoff.slug(alias), version)
+
+
+def versions(session: Session, result: TrainingResult) -> dict[str, str]:
+    """The version of each family's model by its name, registered where that was not done yet."""
+    from minivess.tracking import registry
+
+    return {
+        family.run_name: registry.register(
             session.store,
             name=result.experiment,
             run_id=family.run_id,
             note=session.store.get(family.run_id).tags[names.NOTE],
             tags={"family": family.run_name, names.DATASET_HASH: result.dataset_hash},
         )
-        registry.set_alias(session.store, result.experiment, handoff.slug(family.run_name), version)
-        if best[family.loss] is family:
-            alias = handoff.slug(f"best_{family.loss}")
-            registry.set_alias(session.store, result.experiment, alias, version)
+        for family in result.families
+    }
 
 
 def best_of_each_loss(runs: Sequence[FamilyRun]) -> dict[str, FamilyRun]:
@@ -166,7 +177,7 @@ def reusable(session: Session, family: grid.Family, profile: DatasetProfile) -> 
     retrain, experiment = session.config.training.retrain, session.config.experiment
     if retrain == "always":
         return None
-    record = session.store.find(family.key, experiment=experiment)
+    record = session.find(family.key, experiment=experiment)
     if record is None and retrain == "never":
         record = newest_of_name(session, family, profile)
     if record is None:

@@ -35,6 +35,7 @@ def run(options: argparse.Namespace) -> Outcome:
         "predict": run_predict,
         "lineage": run_lineage,
         "sql": run_sql,
+        "summary": run_summary,
         "settle": run_settle,
         "status": run_status,
         "audit": run_audit,
@@ -142,12 +143,17 @@ def run_notify(options: argparse.Namespace, config: ExperimentConfig) -> Outcome
 
 def run_train(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
     """Flow 2."""
+    from flows.profile_data import profile_data
     from flows.refit import refit
     from flows.train import train
 
     arguments(options)
     with session(options, config) as opened:
-        result = train(opened, options.upstream)
+        upstream = options.upstream
+        if opened.store.away and not upstream:
+            # The latest profile cannot be asked for, and making it again takes seconds.
+            upstream = [profile_data(opened).run_id]
+        result = train(opened, upstream)
         again = {} if config.training.refit == "none" else {"refit_run_id": refit(opened)}
         return again | {
             "experiment": result.experiment,
@@ -283,18 +289,43 @@ def run_sql(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
         return {"rows": rows}
 
 
+def run_summary(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+    """The table of families, from the rows of their folds; MLflow is not asked."""
+    from minivess.tracking import sheets
+
+    arguments(options)
+    place = sheets.folder(open_home(configs.environment().home), config.experiment)
+    rows = sheets.summarise(place)
+    for row in rows:
+        std = "" if row["std"] is None else f" +- {row['std']:.4f}"
+        (sys.stderr if options.json else sys.stdout).write(
+            f"  {row['metric']:<34} {row['rank']}  {row['family']:<28} "
+            f"{row['mean']:.4f}{std} (n_folds={row['n_folds']})\n"
+        )
+    return {"file": str(place / "summary.csv"), "rows": rows}
+
+
 def run_settle(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
-    """Mark dead runs, and write every pointer anew from MLflow."""
+    """Replay journals, mark dead runs, write every pointer and missing model anew from MLflow."""
     from flows import handoff
-    from minivess.tracking.lifecycle import settle
-    from minivess.tracking.store import open_store
+    from flows.train import register
 
     arguments(options)
     with session(options, config) as opened:
-        settled = settle(open_store(opened.home, config.tracking))
+        opened.need_store()
         pointers = handoff.rebuild(opened)
-        opened.say(f"  {len(settled)} runs settled, {len(pointers)} pointers written")
-        return {"settled": [record.run_id for record in settled], "pointers": pointers}
+        if names.FAMILY in pointers:
+            register(opened, handoff.receive_training(opened))
+        waiting = [outbox.journal.uid for outbox in opened.store.sender.pending()]
+        opened.say(
+            f"  {len(opened.settled)} dead runs settled, {len(waiting)} journals wait, "
+            f"{len(pointers)} pointers written"
+        )
+        return {
+            "settled": [record.run_id for record in opened.settled],
+            "waiting": waiting,
+            "pointers": pointers,
+        }
 
 
 def run_status(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:

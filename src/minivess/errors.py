@@ -7,7 +7,8 @@ MinivessError                exit 1
 ├── PlanError                what was asked for does not fit the machine, the data or the network
 ├── TrainingError            a cell that cannot go on
 │   └── OutOfMemory          what is run takes more memory than there is
-├── StoreError               MLflow does not answer, or does not hold what was asked for
+├── StoreError               MLflow refuses, or does not hold what was asked for
+│   └── StoreAway            MLflow does not answer for now; what is written waits in the journal
 ├── OrchestrationError       Prefect, locks, ports
 └── ServingError             export, parity or smoke test failed
 """
@@ -61,7 +62,11 @@ class OutOfMemory(TrainingError):  # noqa: N818 (its name is the tag error_type 
 
 
 class StoreError(MinivessError):
-    """MLflow does not answer, or does not hold what was asked for."""
+    """MLflow refuses, or does not hold what was asked for."""
+
+
+class StoreAway(StoreError):  # noqa: N818 (it says where the store is, not that we erred)
+    """MLflow, its database or its artifact store does not answer for now."""
 
 
 class OrchestrationError(MinivessError):

@@ -81,6 +81,16 @@ class Home:
         return self.root / "judged"
 
     @property
+    def journal(self) -> Path:
+        """What is on its way into MLflow, one file for each run."""
+        return self.root / "journal"
+
+    @property
+    def tables(self) -> Path:
+        """Metrics as plain files, one folder for each experiment."""
+        return self.root / "tables"
+
+    @property
     def logs(self) -> Path:
         """Log files, one folder for each run."""
         return self.root / "logs"

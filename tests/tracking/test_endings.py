@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 
 import pytest
@@ -14,11 +15,10 @@ import pytest
 from minivess import names
 from minivess.contracts import RunRecord
 from minivess.errors import StoreError
-from minivess.tracking import process
-from minivess.tracking.life import outcome
+from minivess.tracking import process, sending
+from minivess.tracking.life import opening, outcome
 from minivess.tracking.lifecycle import settle
 from minivess.tracking.store import Store
-from tests.tracking.conftest import OpenRun
 
 PROGRAM = """
 import json, os, signal, sys, time
@@ -148,11 +148,12 @@ def dead_pid() -> int:
 
 
 @pytest.fixture
-def left_running(store: Store, open_run: OpenRun) -> Iterator[str]:
-    """A run that is RUNNING while the test works on its tags."""
-    with open_run() as run:
-        yield run.run_id
-        store.set_tags(run.run_id, process.identity())
+def left_running(store: Store, experiment: str) -> Iterator[str]:
+    """A run that is RUNNING in MLflow and has no journal here, as another home's would be."""
+    tags = {names.KIND: names.CELL, names.UID: uuid.uuid4().hex}
+    run_id = sending.run_of(store, opening(experiment, "tubes", "run", tags))
+    yield run_id
+    store.client.set_terminated(run_id)
 
 
 def test_a_living_process_keeps_its_run(store: Store, left_running: str) -> None:

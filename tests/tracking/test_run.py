@@ -101,6 +101,7 @@ def test_an_equal_param_may_be_written_again_and_a_different_one_is_refused_by_n
     with open_run() as run:
         run.params({"learning_rate": 0.001, "patch_size": (64, 64, 16)})
         run.params({"learning_rate": 0.001})
+        assert store.sender.flush_all() == []
         with pytest.raises(StoreError, match="learning_rate"):
             run.params({"learning_rate": 0.01, "other": 1})
         with pytest.raises(StoreError, match="learning_rate"):
@@ -223,46 +224,45 @@ def test_a_status_that_somebody_else_set_stays(store: Store, open_run: OpenRun) 
     assert store.get(run.run_id).status == "KILLED"
 
 
-def test_a_run_that_cannot_be_closed_does_not_hide_the_error_of_its_work(
-    store: Store, open_run: OpenRun
+def test_what_a_deleted_run_refuses_is_kept_aside_and_hides_no_error(
+    store: Store, open_run: OpenRun, caplog: pytest.LogCaptureFixture
 ) -> None:
+    uids = []
+
     def work() -> None:
         with open_run() as run:
+            uids.append(run.uid)
             store.client.delete_run(run.run_id)
+            run.metrics({"val_dice": 0.5}, step=0)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         work()
+    kept = store.home.journal / f"{uids[0]}.refused"
+    assert b'"val_dice":0.5' in kept.read_bytes()
+    assert "MLflow refuses val_dice" in caplog.text
 
 
-def test_a_full_artifact_store_does_not_leave_a_failed_run_open(
-    store: Store, open_run: OpenRun, experiment: str
+def test_what_the_artifact_store_does_not_take_waits_and_the_run_is_not_finished_until_then(
+    store: Store, open_run: OpenRun, experiment: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def work() -> None:
-        with open_run() as run:
-            place = Path(url2pathname(urlsplit(store.get(run.run_id).artifact_uri).path))
-            shutil.rmtree(place)
-            place.write_text("a file where the folder was")
-            raise DataError("vol3 is torn", remedy="copy it again")
-
-    with pytest.raises(DataError):
-        work()
-    (record,) = store.search(experiment=experiment)
-    assert (record.status, record.tags["error_type"]) == ("FAILED", "DataError")
-
-
-def test_a_run_whose_logs_cannot_be_stored_is_not_finished(
-    store: Store, open_run: OpenRun, experiment: str
-) -> None:
-    def work() -> None:
-        with open_run() as run:
-            place = Path(url2pathname(urlsplit(store.get(run.run_id).artifact_uri).path))
-            (place / "logs").write_text("a file where the folder should be")
-
-    with pytest.raises(StoreError, match="logs"):
-        work()
-    (record,) = store.search(experiment=experiment)
-    assert (record.status, record.tags["error_type"]) == ("FAILED", "StoreError")
+    with open_run() as run:
+        place = Path(url2pathname(urlsplit(store.get(run.run_id).artifact_uri).path))
+        assert store.sender.flush_all() == []
+        shutil.rmtree(place)
+        place.write_text("a file where the folder was")
+        run.metrics({"val_dice": 0.5}, step=0)
+        run.text("kept", "a/b.txt")
+    record = store.get(run.run_id)
+    assert (record.status, record.metrics) == ("RUNNING", {"val_dice": 0.5})
+    warnings = [entry.message for entry in caplog.records if entry.levelname == "WARNING"]
+    assert ["store a/b.txt" in warnings[0], "is not wholly in MLflow" in warnings[1]] == [True] * 2
+    assert len(warnings) == 2
+    place.unlink()
+    assert store.sender.flush_all() == []
+    assert store.get(run.run_id).status == "FINISHED"
+    assert store.read_text(run.run_id, "a/b.txt") == "kept"
+    assert "logs/train.log" in store.artifacts(run.run_id)
 
 
 def test_the_performance_log_has_minutes_folds_and_means(store: Store, open_run: OpenRun) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 from minivess import config, home
-from minivess.errors import StoreError
+from minivess.errors import StoreAway, StoreError
 from minivess.home import Home
 
 if TYPE_CHECKING:
@@ -31,13 +31,19 @@ DRIVERS = {
 CHATTY = (
     "alembic",
     "mlflow.pyfunc",
-    "mlflow.store.db.utils",
     "mlflow.tracking._tracking_service.client",
 )
 CHECK_ADDRESS = (
     "check the address in MLFLOW_TRACKING_URI (or tracking.uri) and that the server there runs; "
     "without either, runs are kept in a SQLite file in the output folder"
 )
+# What a store says of a request that it understood; everything else may pass.
+ANSWERS = (
+    "INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS",
+    "INVALID_STATE", "ENDPOINT_NOT_FOUND", "NOT_FOUND", "BAD_REQUEST", "NOT_IMPLEMENTED",
+    "PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED",
+)  # fmt: skip
+ADVISORY_LOCK = 7_305_811
 log = logging.getLogger(__name__)
 
 
@@ -53,16 +59,30 @@ def connect(place: Home, uri: str) -> MlflowClient:
         StoreError: no such kind of store, or it does not answer within five seconds.
     """
     refuse_folders(uri)
-    probe(uri)
     preload()
+    probe(uri)
     from mlflow import MlflowClient
 
-    with door(f"open the MLflow store at {shown(uri)}"):
-        if not uri.startswith("sqlite:"):
-            return _answering(MlflowClient(tracking_uri=uri, registry_uri=uri))
-        # Two processes that create one fresh SQLite store break each other's migration.
+    with door(f"open the MLflow store at {shown(uri)}"), _alone(place, uri):
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+        return client
+
+
+@contextmanager
+def _alone(place: Home, uri: str) -> Iterator[None]:
+    """Two processes that create one fresh database break each other's migration."""
+    if uri.startswith("sqlite:"):
         with home.lock(place.root / "mlflow.lock", what="opening MLflow's database", wait=True):
-            return _answering(MlflowClient(tracking_uri=uri, registry_uri=uri))
+            yield
+    elif uri.startswith("postgresql"):
+        import sqlalchemy as sa
+
+        with sa.create_engine(uri, poolclass=sa.NullPool).connect() as connection:
+            connection.execute(sa.text(f"select pg_advisory_lock({ADVISORY_LOCK})"))
+            yield
+    else:
+        yield
 
 
 def preload() -> None:
@@ -70,18 +90,17 @@ def preload() -> None:
     config.silence_telemetry()
     # MLflow's own seven retries keep a command hanging for minutes after a server has died.
     config.default_environment(
-        MLFLOW_HTTP_REQUEST_MAX_RETRIES="3", MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false"
+        MLFLOW_HTTP_REQUEST_MAX_RETRIES="3",
+        MLFLOW_HTTP_REQUEST_TIMEOUT="30",
+        MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false",
     )
     # MLflow configures its loggers when it is imported, so ours come after.
     import mlflow  # noqa: F401
 
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
-
-
-def _answering(client: MlflowClient) -> MlflowClient:
-    client.search_experiments(max_results=1)
-    return client
+    # A locked database is said in one line by us, in a page of traceback by MLflow.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def refuse_folders(uri: str) -> None:
@@ -116,7 +135,9 @@ def probe(uri: str) -> None:
             _ask_database(uri, {TIME_LIMITS[scheme]: int(PROBE_S)})
     except (OSError, ValueError, HTTPException, sqlite3.Error) as error:
         reason = getattr(error, "reason", None) or error
-        raise StoreError(
+        # A mistyped address and a file that is no database stay so; the rest may come back.
+        lasting = isinstance(error, ValueError) or type(error) is sqlite3.DatabaseError
+        raise (StoreError if lasting else StoreAway)(
             f"The MLflow store at {shown(uri)} does not answer ({reason}).", remedy=CHECK_ADDRESS
         ) from error
 
@@ -162,18 +183,19 @@ def door(what: str) -> Iterator[None]:
     """Say MLflow's errors in our words.
 
     Raises:
-        StoreError: MLflow, its database or its artifact store refused to do `what`.
+        StoreError: MLflow refused to do `what`.
+        StoreAway: it, its database or its artifact store could not.
     """
     from mlflow.exceptions import MlflowException
 
     try:
         yield
     except MlflowException as error:
-        raise StoreError(
+        raise (StoreError if error.error_code in ANSWERS else StoreAway)(
             f"Could not {what}: {_first_line(error)}", remedy=_remedy(error)
         ) from error
     except OSError as error:
-        raise StoreError(
+        raise StoreAway(
             f"Could not {what}: {error.strerror or error}.",
             remedy="check free disk space and the permissions of the artifact folder",
         ) from error

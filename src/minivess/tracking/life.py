@@ -5,12 +5,11 @@ from __future__ import annotations
 import getpass
 import json
 import logging
-import re
 import tempfile
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,10 +19,10 @@ import yaml
 
 from minivess import keys, names
 from minivess.config import ExperimentConfig
-from minivess.contracts import RunRecord
 from minivess.errors import StoreError
 from minivess.tracking import environment, logs, oom, process, system
-from minivess.tracking.connection import door
+from minivess.tracking.journal import Journal, Operation
+from minivess.tracking.recording import Recording
 from minivess.tracking.run import Run
 from minivess.tracking.store import Store
 from minivess.tracking.values import plain
@@ -42,7 +41,6 @@ EXPERIMENT_NOTES = {
     names.DEPLOYMENT: "Deployment: export, parity, service and smoke test of champions.",
 }
 log = logging.getLogger(__name__)
-performance = logging.getLogger(logs.PERFORMANCE_LOGGER)
 
 
 @contextmanager
@@ -78,13 +76,9 @@ def recorded(
         **(tags or {}),
     }
     with logs.opened(store.home.logs / uid, kind) as log_folder, ExitStack() as stack:
-        run = Run(
-            store,
-            begin(store, experiment, dataset, name, own),
-            uid=uid,
-            name=name,
-            kind=kind,
-        )
+        journal = Journal(store.home.journal, uid)
+        recording = Recording(store, journal, opening(experiment, dataset, name, own))
+        run = recording.run
         try:
             log.info("%s run %s (%s) starts.", kind, name, run.run_id)
             if config.tracking.log_system_metrics:
@@ -95,18 +89,19 @@ def recorded(
                 run.folder(folder)
             yield run
             stack.close()
-            store_logs(run, log_folder, after_return(run)[0])
         except BaseException as error:
             stack.close()
-            end_in_trouble(run, error, log_folder)
+            end_in_trouble(recording, error, log_folder)
             raise
-        end(run, *after_return(run))
+        status, trouble = after_return(run)
+        recording.store_logs(log_folder, status)
+        recording.close(status, trouble)
+        if parent is not None and run.row:
+            recording.add_fold(parent.name)
 
 
-def begin(store: Store, experiment: str, dataset: str, name: str, tags: Mapping[str, str]) -> str:
-    """Open a run in MLflow, tagged with the process that works on it; returns its id."""
-    note = EXPERIMENT_NOTES[tags[names.KIND]]
-    experiment_id = store.experiment_id(experiment, dataset=dataset, note=note)
+def opening(experiment: str, dataset: str, name: str, tags: Mapping[str, str]) -> Operation:
+    """What MLflow needs to make the run, tagged with the process that works on it."""
     started = time.time_ns() // 1_000_000
     commit = environment.collect().params["sys_git_commit"]
     everything = {
@@ -121,9 +116,15 @@ def begin(store: Store, experiment: str, dataset: str, name: str, tags: Mapping[
         "run_status": "RUNNING",
         **tags,
     }
-    with door(f"open the run {name!r}"):
-        made = store.client.create_run(experiment_id, started, everything, run_name=name)
-    return str(made.info.run_id)
+    return {
+        "op": "open",
+        "experiment": experiment,
+        "dataset": dataset,
+        "note": EXPERIMENT_NOTES[tags[names.KIND]],
+        "name": name,
+        "t": started,
+        "tags": everything,
+    }
 
 
 def _user() -> str:
@@ -177,55 +178,16 @@ def after_return(run: Run) -> tuple[str, dict[str, str]]:
     return "FAILED", {"error_type": run.failure[0], "error_message": run.failure[1]}
 
 
-def end_in_trouble(run: Run, error: BaseException, log_folder: Path) -> None:
-    """End a run whose block raised; trouble with the store must not hide that error.
-
-    Each step is tried though another failed: a full disk takes no artifact, but a status.
-    """
-    status = outcome(error)
-    if status == "FINISHED":
-        tags = {}
-    else:
+def end_in_trouble(recording: Recording, error: BaseException, log_folder: Path) -> None:
+    """End a run whose block raised; trouble with the disk must not hide that error."""
+    run, status = recording.run, outcome(error)
+    tags = {}
+    if status != "FINISHED":
         log.error("%s run %s ends %s: %s", run.kind, run.name, status, type(error).__name__)
         tags = {"error_type": type(error).__name__, "error_message": str(error)[:MESSAGE_LIMIT]}
-        story = "".join(traceback.format_exception(error))
-        _try(run, lambda: run.text(story, "traceback.txt"))
-    _try(run, lambda: store_logs(run, log_folder, status))
-    _try(run, lambda: end(run, status, tags))
-
-
-def _try(run: Run, step: Callable[[], None]) -> None:
+        run.text("".join(traceback.format_exception(error)), "traceback.txt")
+    recording.store_logs(log_folder, status)
     try:
-        step()
+        recording.close(status, tags)
     except StoreError as trouble:
         log.warning("Run %s is not closed as it should be: %s", run.run_id, trouble.problem)
-
-
-def store_logs(run: Run, folder: Path, status: str) -> None:
-    """Add the closing line to the logs, and store them."""
-    performance.info("%s", _summary(run.store.get(run.run_id), status))
-    run.folder(folder, "logs")
-
-
-def _summary(record: RunRecord, status: str) -> str:
-    """One line: minutes, number of folds, and the means over folds where there are any."""
-    minutes = (time.time() - record.start_time / 1000) / 60
-    means = {
-        name.removeprefix("eval_"): f"{value:.4f}"
-        for name, value in sorted(record.metrics.items())
-        if name.startswith("eval_") and not re.search(r"fold\d|_ci_|_n_undefined", name)
-    }
-    facts = {"minutes": f"{minutes:.2f}", "n_folds": record.tags.get("num_folds"), **means}
-    shown = " ".join(f"{name}={value}" for name, value in facts.items() if value is not None)
-    return f"{record.tags.get(names.KIND)} {record.name} {status} {shown}"
-
-
-def end(run: Run, status: str, tags: Mapping[str, str]) -> None:
-    """Set the final status, unless the run has one already."""
-    found = run.store.get(run.run_id)
-    if found.status not in ("RUNNING", "SCHEDULED"):
-        log.warning("Run %s is %s already; it stays so.", run.run_id, found.status)
-        return
-    run.tags({**tags, "run_status": status})
-    with door(f"end run {run.run_id}"):
-        run.store.client.set_terminated(run.run_id, status)

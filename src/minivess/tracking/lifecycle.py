@@ -4,31 +4,112 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from minivess import names
 from minivess.contracts import RunRecord
 from minivess.errors import StoreError
 from minivess.tracking import oom, process
 from minivess.tracking.connection import door
+from minivess.tracking.journal import Journal, Operation, parse
+from minivess.tracking.recording import Recording
 from minivess.tracking.run import attach
-from minivess.tracking.store import Store
+from minivess.tracking.store import REFERENCE, Store
 
+FRESH_S, WORKERS_LEAVE_S = 60.0, 10.0
 log = logging.getLogger(__name__)
 
 
 def settle(store: Store) -> list[RunRecord]:
-    """End runs of this host whose process is gone as KILLED; returns them as they now are.
+    """Send the journals of earlier commands; end runs of this host whose process is gone as KILLED.
 
-    `error_type` is OutOfMemoryKill where the kernel killed it for memory, else ProcessDied.
-
-    A run of another host, of a living process, or of a process that cannot be seen from here
-    stays as it is, and so does every run that has ended.
+    Returns the runs that it ended as they now are. `error_type` is OutOfMemoryKill where the
+    kernel killed the process for its memory, else ProcessDied. A run of another host, of a living
+    process, or of a process that cannot be seen from here stays, and so does every run that has
+    ended; one whose journal is not stored yet stays for the next time.
     """
-    return [
+    ended = replay(store)
+    return [store.get(run_id) for run_id in ended] + [
         _end(store, record)
         for record in store.search(status="RUNNING")
-        if names.UID in record.tags and process.is_gone(record.tags)
+        if names.UID in record.tags and not store.waits(record) and process.is_gone(record.tags)
     ]
+
+
+def replay(store: Store) -> list[str]:
+    """Send every journal that no living process holds; returns the runs that it ended as KILLED.
+
+    Parents go first. A store that fails is waited for a few seconds only.
+    """
+    journals = sorted(_left(store), key=lambda journal: int(journal.operations[0]["t"]))
+    outboxes, ended = [], []
+    for journal in journals:
+        if journal.operations[-1]["op"] != "close":
+            ended.append(_end_journal(store, journal))
+        else:
+            outboxes.append(store.sender.take(journal))
+    for outbox in outboxes:
+        if not store.away:
+            store.sender.flush(outbox)
+    return [run_id for run_id in ended if not REFERENCE.match(run_id)]
+
+
+def _left(store: Store) -> Iterator[Journal]:
+    """The journals of processes that are gone, locked, and closed ones that wait for the store."""
+    held = {outbox.journal.uid for outbox in store.sender.pending()}
+    for path in store.home.journal.glob("*.jsonl"):
+        if path.stem in held:
+            continue
+        journal = _locked(path)
+        if journal is None:
+            continue
+        if not journal.operations:
+            # Killed before its first line; a younger one is just being made.
+            if time.time() - path.stat().st_mtime > FRESH_S:
+                journal.remove()
+            else:
+                journal.release()
+        elif journal.operations[-1]["op"] == "close" or _is_gone(journal.operations):
+            yield journal
+        else:
+            journal.release()
+
+
+def _locked(path: Path) -> Journal | None:
+    """The journal, unless a process holds it; workers outlive a dead process by seconds."""
+    deadline = time.monotonic() + WORKERS_LEAVE_S
+    while True:
+        try:
+            return Journal(path.parent, path.stem)
+        except BlockingIOError:
+            operations, _ = parse(path.read_bytes())
+            if not (operations and _is_gone(operations)) or time.monotonic() > deadline:
+                return None
+        time.sleep(0.1)
+
+
+def _is_gone(operations: Sequence[Operation]) -> bool:
+    return process.is_gone(operations[0]["tags"])
+
+
+def _end_journal(store: Store, journal: Journal) -> str:
+    """Close the journal of a dead process as it was last heard of, its logs included."""
+    opening = journal.operations[0]
+    stamps = [one["t"] for one in journal.operations if _is_steady(one)]
+    recording = Recording(store, journal, opening)
+    folder = store.home.logs / journal.uid
+    if folder.is_dir():
+        recording.run.folder(folder, "logs")
+    cause = _cause(opening["tags"])
+    recording.close("KILLED", cause, max(stamps, default=None))
+    log.info("Run %s is KILLED: %s.", opening["name"], cause["error_message"])
+    return recording.run.run_id
+
+
+def _is_steady(operation: Operation) -> bool:
+    """Metrics of the work itself; samples of the machine may be younger."""
+    return any(not name.startswith("system/") for name in operation.get("metrics", {}))
 
 
 def _end(store: Store, record: RunRecord) -> RunRecord:
@@ -36,7 +117,7 @@ def _end(store: Store, record: RunRecord) -> RunRecord:
         return store.get(record.run_id)
     ended = _last_sign(store, record)
     _store_logs(store, record)
-    store.set_tags(record.run_id, _cause(record) | {"run_status": "KILLED"})
+    store.set_tags(record.run_id, _cause(record.tags) | {"run_status": "KILLED"})
     with door(f"end run {record.run_id}"):
         store.client.set_terminated(record.run_id, "KILLED", ended)
     settled = store.get(record.run_id)
@@ -46,10 +127,10 @@ def _end(store: Store, record: RunRecord) -> RunRecord:
     return settled
 
 
-def _cause(record: RunRecord) -> dict[str, str]:
+def _cause(tags: Mapping[str, str]) -> dict[str, str]:
     """Tags that say what ended the process, with the evidence."""
-    for_memory, evidence = oom.verdict(record.tags)
-    pid = record.tags.get(process.PID)
+    for_memory, evidence = oom.verdict(tags)
+    pid = tags.get(process.PID)
     if for_memory:
         kind, message = names.OUT_OF_MEMORY_KILL, f"the kernel killed process {pid} for its memory"
     else:

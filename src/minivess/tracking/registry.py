@@ -31,6 +31,7 @@ def register(store: Store, *, name: str, run_id: str, note: str, tags: Mapping[s
     Raises:
         StoreError: the run holds no model, or the registry refuses the name.
     """
+    run_id = store.resolve(run_id)
     known = versions(store, name, run_id=run_id)
     if known:
         return known[0].version

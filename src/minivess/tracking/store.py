@@ -8,39 +8,58 @@ import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from minivess import names
 from minivess.config import TrackingConfig
 from minivess.contracts import RunRecord
-from minivess.errors import StoreError
+from minivess.errors import StoreAway, StoreError
 from minivess.home import Home
 from minivess.tracking import artifacts
-from minivess.tracking.connection import address, connect, door, shown
+from minivess.tracking.connection import address, connect, door, probe, shown
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Run
 
+    from minivess.tracking.sender import Sender
+
 PAGE = 500
+REFERENCE = re.compile(r"uid-([0-9a-f]{32})")
+"""How a run is named until MLflow has given it an id."""
+SETTLE_FIRST = "once MLflow answers: `minivess settle`, then the same command"
+T = TypeVar("T")
 log = logging.getLogger(__name__)
+
+
+class NotThereYet(StoreAway):
+    """A run waits in the journal for the store."""
 
 
 def open_store(home: Home, tracking: TrackingConfig) -> Store:
     """Open the store that the settings name; the default is SQLite in the home folder.
 
     Raises:
-        StoreError: it does not answer within five seconds, or cannot be opened.
+        StoreAway: it does not answer within five seconds.
+        StoreError: it cannot be opened.
     """
+    store = store_at(home, tracking)
+    store.connect()
+    return store
+
+
+def store_at(home: Home, tracking: TrackingConfig) -> Store:
+    """The same store, asked for nothing yet."""
     uri = address(home, tracking)
     root = tracking.artifact_root
-    if root is None and uri.startswith("sqlite:"):
+    if root is None and not uri.startswith(("http:", "https:", "databricks")):
         root = home.artifacts.as_uri()
     elif root is not None and not urlsplit(root).scheme:
         root = Path(root).expanduser().resolve().as_uri()
-    return Store(uri=uri, client=connect(home, uri), home=home, artifact_root=root)
+    return Store(uri=uri, home=home, artifact_root=root)
 
 
 @dataclass
@@ -48,10 +67,90 @@ class Store:
     """One MLflow store, always addressed explicitly."""
 
     uri: str
-    client: MlflowClient
     home: Home
     artifact_root: str | None = None
+    away: bool = False
+    """Whether the last attempt to reach it failed; work goes on without it meanwhile."""
+    _client: MlflowClient | None = field(default=None, repr=False)
     _names: dict[str, str] = field(default_factory=dict, repr=False)
+    _ids: dict[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def client(self) -> MlflowClient:
+        """MLflow's client, connected at its first use."""
+        if self._client is None:
+            self._client = connect(self.home, self.uri)
+        return self._client
+
+    def connect(self) -> None:
+        """Ask the store whether it is there.
+
+        Raises:
+            StoreAway: it does not answer within five seconds.
+            StoreError: it cannot be opened.
+        """
+        try:
+            if self._client is None:
+                self._client = connect(self.home, self.uri)
+            else:
+                probe(self.uri)
+        except StoreAway:
+            self.away = True
+            raise
+        self.away = False
+
+    @cached_property
+    def sender(self) -> Sender:
+        """What brings this process's journals into the store."""
+        from minivess.tracking.sender import Sender
+
+        return Sender(self)
+
+    # --- runs that the store has no id for yet --------------------------------------------
+
+    def by_uid(self, uid: str, *, deleted: bool = True) -> list[str]:
+        """Ids of the runs with this uid, the one that holds most first."""
+        from mlflow.entities import ViewType
+
+        with door(f"search the runs at {shown(self.uri)}"):
+            runs = self.client.search_runs(
+                self._experiment_ids(None),
+                f"tags.`{names.UID}` = '{uid}'",
+                ViewType.ALL if deleted else ViewType.ACTIVE_ONLY,
+            )
+        runs.sort(key=lambda run: (-len(run.data.params) - len(run.data.metrics), run.info.run_id))
+        return [str(run.info.run_id) for run in runs]
+
+    def waits(self, record: RunRecord) -> bool:
+        """Whether this home's journal still holds something of a run."""
+        return (self.home.journal / f"{record.tags.get(names.UID)}.jsonl").exists()
+
+    def resolve(self, text: str) -> str:
+        """The text with every `uid-...` replaced by the id that MLflow gave to that run.
+
+        Raises:
+            NotThereYet: one of them has not been sent.
+        """
+        return REFERENCE.sub(lambda found: self._id(found[1]), text)
+
+    def resolved(self, value: T) -> T:
+        """The same for a plain value."""
+        text = json.dumps(value)
+        return cast("T", json.loads(self.resolve(text))) if REFERENCE.search(text) else value
+
+    def know(self, uid: str, run_id: str) -> None:
+        """Remember the id of a run."""
+        self._ids[uid] = run_id
+
+    def _id(self, uid: str) -> str:
+        if uid not in self._ids:
+            found = self.by_uid(uid)
+            if not found:
+                raise NotThereYet(
+                    f"The run uid-{uid} has not reached MLflow yet.", remedy=SETTLE_FIRST
+                )
+            self._ids[uid] = found[0]
+        return self._ids[uid]
 
     # --- experiments ----------------------------------------------------------------------
 
@@ -177,6 +276,7 @@ class Store:
         """
         from mlflow.exceptions import MlflowException
 
+        run_id = self.resolve(run_id)
         try:
             with door(f"read run {run_id}"):
                 run = self.client.get_run(run_id)
@@ -223,12 +323,14 @@ class Store:
         """Write or replace tags of a run, whatever its status."""
         from mlflow.entities import RunTag
 
+        run_id = self.resolve(run_id)
         batch = [RunTag(name, str(value)) for name, value in tags.items()]
         with door(f"write tags of run {run_id}"):
             self.client.log_batch(run_id, tags=batch, synchronous=True)
 
     def url(self, run_id: str, ui: str) -> str:
         """The page of a run below the address of MLflow's page."""
+        run_id = self.resolve(run_id)
         with door(f"read run {run_id}"):
             experiment = self.client.get_run(run_id).info.experiment_id
         return f"{ui.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
@@ -261,11 +363,11 @@ class Store:
         Raises:
             StoreError: it is absent, or does not arrive with the sizes that the store says.
         """
-        return artifacts.download(self.client, run_id, path, into)
+        return artifacts.download(self.client, self.resolve(run_id), path, into)
 
     def artifacts(self, run_id: str, path: str | None = None) -> dict[str, int]:
         """Every artifact file of a run (or below one of its folders) with its size in bytes."""
-        return artifacts.listing(self.client, run_id, path)
+        return artifacts.listing(self.client, self.resolve(run_id), path)
 
     def probe_write(self, experiment: str | None = None) -> None:
         """Write a small file where artifacts go, read it back and remove it.

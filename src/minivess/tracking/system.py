@@ -1,4 +1,4 @@
-"""System metrics: MLflow's own monitors, published by explicit run id."""
+"""System metrics: MLflow's own monitors, published through the run's journal."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _started(run: Run, interval_s: float) -> Callable[[], None]:
     base: Any = theirs.SystemMetricsMonitor
 
     class Monitor(base):  # type: ignore[misc]
-        """MLflow's monitors, sampled at once and then on each tick, sent through our door.
+        """MLflow's monitors, sampled at once and then on each tick.
 
         The original asks the store before each sample whether the run goes on, and a run
         shorter than one interval leaves nothing.
@@ -58,7 +58,7 @@ def _started(run: Run, interval_s: float) -> Callable[[], None]:
             if self._process is not None:
                 self._process.join(timeout=STOP_S)
 
-    started = Monitor(run.run_id, resume_logging=True, tracking_uri=run.store.uri)
+    started = Monitor(run.run_id)
     started.start()
     stop: Callable[[], None] = started.finish
     return stop

@@ -1,0 +1,233 @@
+"""A run's operations as lines of a file: what a call has written survives a kill of any process.
+
+A line is `crc32 seq json`. Operations: `open` (what MLflow needs to make the run), `log`
+(metrics, params, tags, dataset), `file` (a copy in the spool), `close` (how the run ended).
+Who holds the file's lock writes it and sends it on; only the last line can be torn, and it is
+dropped.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import threading
+import uuid
+import zlib
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from minivess import files
+
+Operation = dict[str, Any]
+
+TICK_S = 1.0
+TICKS_PER_SYNC = 5
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+log = logging.getLogger(__name__)
+
+
+def line(seq: int, operation: Operation) -> bytes:
+    """One operation as it lies in the file."""
+    body = f"{seq} {_encode(operation)}".encode()
+    return b"%08x %b\n" % (zlib.crc32(body), body)
+
+
+def parse(data: bytes, first: int = 0) -> tuple[list[Operation], int]:
+    """The whole lines at the beginning of `data`, numbered from `first`, and their bytes."""
+    found: list[Operation] = []
+    length = 0
+    for raw in data.splitlines(keepends=True):
+        operation = _operation(raw, first + len(found))
+        if operation is None:
+            break
+        found.append(operation)
+        length += len(raw)
+    return found, length
+
+
+def _operation(raw: bytes, seq: int) -> Operation | None:
+    code, _, body = raw[:-1].partition(b" ")
+    if not raw.endswith(b"\n") or code != b"%08x" % zlib.crc32(body):
+        return None
+    number, _, text = body.partition(b" ")
+    if number != b"%d" % seq:
+        return None
+    operation: Operation = json.loads(text)
+    return operation
+
+
+class Journal:
+    """The journal of one run, locked for its writer; opening an old one cuts off a torn line."""
+
+    def __init__(self, folder: Path, uid: str) -> None:
+        """Lock the file.
+
+        Raises:
+            BlockingIOError: another process holds it.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self.uid, self.path, self.spool = uid, folder / f"{uid}.jsonl", folder / uid
+        self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._file)
+            raise
+        self.operations, length = parse(self._bytes(0))
+        os.ftruncate(self._file, length)
+        self._seq = len(self.operations)
+        self._backlog = bytearray()
+        self._puts: deque[tuple[str, Callable[[Path], object]]] = deque()
+        self._unsynced: list[Path] = []
+        self._lock, self._copying = threading.Lock(), threading.Lock()
+        self._ended = threading.Event()
+        self._refusal: OSError | None = None
+
+    # --- writing --------------------------------------------------------------------------
+
+    def append(self, operation: Operation) -> None:
+        """Hand a line to the kernel; while the disk takes none, it is kept and tried again."""
+        with self._lock:
+            self._backlog += line(self._seq, operation)
+            self._seq += 1
+            self._write()
+
+    def _write(self) -> None:
+        try:
+            while self._backlog:
+                written = os.write(self._file, self._backlog)
+                del self._backlog[:written]
+        except OSError as error:
+            self._refused(error)
+        else:
+            if not self._puts:
+                self._refusal = None
+
+    def _refused(self, error: OSError) -> None:
+        if self._refusal is None:
+            self._refusal = error
+            log.warning(
+                "%s cannot be written (%s). The work goes on and everything is kept in memory "
+                "until there is room; free disk space before it ends.",
+                self.path,
+                error.strerror,
+            )
+
+    def put(self, to: str, fill: Callable[[Path], object]) -> None:
+        """Let `fill` write a file of the spool, then note it as the artifact `to`.
+
+        A file that the disk does not take is written later, and no other one before it.
+        """
+        with self._copying:
+            self._puts.append((to, fill))
+            self._spool()
+
+    def _spool(self) -> None:
+        while self._puts:
+            to, fill = self._puts[0]
+            place = self.spool / uuid.uuid4().hex[:12] / PurePosixPath(to).name
+            try:
+                place.parent.mkdir(parents=True)
+                fill(place)
+            except OSError as error:
+                self._refused(error)
+                shutil.rmtree(place.parent, ignore_errors=True)
+                return
+            with place.open("rb") as stream:
+                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+            self._unsynced.append(place)
+            path = place.relative_to(self.spool).as_posix()
+            self.append({"op": "file", "path": path, "sha256": sha256, "to": to})
+            self._puts.popleft()
+
+    def keep(self, each_tick: Callable[[], object] = lambda: None) -> None:
+        """Sync to disk every five seconds from now on, from a thread of its own."""
+
+        def work() -> None:
+            ticks = 0
+            while not self._ended.wait(TICK_S):
+                each_tick()
+                ticks += 1
+                # What the disk refused is offered again at each tick.
+                if ticks % TICKS_PER_SYNC == 0 or self.refusal:
+                    self.sync()
+
+        threading.Thread(target=work, daemon=True, name=f"journal {self.uid}").start()
+
+    def sync(self) -> None:
+        """Bring to disk what was written until now, copies before the lines that name them."""
+        with self._copying:
+            self._spool()
+            copies, self._unsynced = self._unsynced, []
+        with self._lock:
+            self._write()
+        try:
+            for copy in copies:
+                files.sync(copy)
+            os.fsync(self._file)
+        except OSError as error:
+            if self._file >= 0:
+                self._refused(error)
+
+    def close(self, operation: Operation) -> None:
+        """Write the last line and bring everything to disk."""
+        self.sync()
+        if not self._puts:
+            self.append(operation)
+        self._ended.set()
+        self.sync()
+
+    @property
+    def refusal(self) -> OSError | None:
+        """Why the disk lacks what was written; none where it has everything."""
+        return self._refusal if self._backlog or self._puts else None
+
+    # --- reading --------------------------------------------------------------------------
+
+    def read(self, offset: int, seq: int) -> tuple[list[Operation], int]:
+        """The operations from a place in the file on, also those that the disk did not take."""
+        with self._lock:
+            data = self._bytes(offset) + self._backlog
+        found, length = parse(data, seq)
+        return found, offset + length
+
+    @property
+    def size(self) -> int:
+        """Bytes written, those that the disk did not take included."""
+        with self._lock:
+            there = os.fstat(self._file).st_size if self._file >= 0 else 0
+            return there + len(self._backlog)
+
+    def _bytes(self, offset: int) -> bytes:
+        if self._file < 0:
+            return b""
+        size = os.fstat(self._file).st_size - offset
+        return os.pread(self._file, size, offset) if size > 0 else b""
+
+    # --- the end --------------------------------------------------------------------------
+
+    def remove(self) -> None:
+        """Forget everything: it is in the store."""
+        self.path.unlink(missing_ok=True)
+        shutil.rmtree(self.spool, ignore_errors=True)
+        self.release()
+
+    def set_aside(self) -> Path:
+        """Keep the file under a name that is not sent again."""
+        kept = self.path.rename(self.path.with_suffix(".refused"))
+        self.release()
+        return kept
+
+    def release(self) -> None:
+        """Give the lock back."""
+        self._ended.set()
+        with self._lock:
+            if self._file >= 0:
+                os.close(self._file)
+                self._file = -1
