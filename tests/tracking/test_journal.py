@@ -1,0 +1,245 @@
+"""What is written is kept through any kill and stored once, in order."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow.entities import ViewType
+
+from minivess import names
+from minivess.tracking import sending
+from minivess.tracking.journal import Journal, line, parse
+from minivess.tracking.life import opening
+from minivess.tracking.lifecycle import replay
+from minivess.tracking.run import Run
+from minivess.tracking.sender import Outbox
+from minivess.tracking.store import Store
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text()
+    | st.floats(allow_nan=False, allow_infinity=False),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+OPERATIONS = st.lists(st.dictionaries(st.text(), VALUES, max_size=4), max_size=8)
+
+
+@given(OPERATIONS, st.data())
+def test_any_beginning_of_a_journal_reads_as_the_beginning_of_its_operations(
+    operations: list[dict[str, Any]], data: st.DataObject
+) -> None:
+    lines = [line(seq, operation) for seq, operation in enumerate(operations)]
+    whole = b"".join(lines)
+    cut = data.draw(st.integers(0, len(whole)))
+    found, length = parse(whole[:cut])
+    assert found == operations[: len(found)]
+    assert length == sum(map(len, lines[: len(found)]))
+    # Nothing whole is dropped.
+    assert len(found) == len(operations) or length + len(lines[len(found)]) > cut
+
+
+@given(OPERATIONS.filter(bool), st.data())
+def test_a_changed_byte_ends_what_is_believed(
+    operations: list[dict[str, Any]], data: st.DataObject
+) -> None:
+    lines = [line(seq, operation) for seq, operation in enumerate(operations)]
+    whole = bytearray(b"".join(lines))
+    place = data.draw(st.integers(0, len(whole) - 1))
+    whole[place] ^= data.draw(st.integers(1, 255))
+    found, length = parse(bytes(whole))
+    assert length <= place
+    assert found == operations[: len(found)]
+
+
+def test_a_torn_last_line_is_cut_off_before_the_next(tmp_path: Path) -> None:
+    first = Journal(tmp_path, "u")
+    first.append({"op": "log", "step": 0})
+    first.release()
+    with first.path.open("ab") as stream:
+        stream.write(line(1, {"op": "log", "step": 1})[:-9])
+    second = Journal(tmp_path, "u")
+    second.append({"op": "log", "step": 2})
+    second.release()
+    found, _ = parse(second.path.read_bytes())
+    assert [operation["step"] for operation in found] == [0, 2]
+
+
+def test_one_journal_has_one_holder(tmp_path: Path) -> None:
+    held = Journal(tmp_path, "u")
+    with pytest.raises(BlockingIOError):
+        Journal(tmp_path, "u")
+    held.release()
+    Journal(tmp_path, "u").release()
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from minivess.tracking.journal import Journal
+from minivess.tracking.run import Run
+journal = Journal(Path(sys.argv[1]), sys.argv[2])
+journal.keep()
+run = Run(journal, "r", uid=sys.argv[2], name="r", kind="cell")
+step = 0
+while True:
+    run.metrics({"a": float(step)}, step=step)
+    if step % 50 == 0:
+        run.text(f"step {step}", f"figures/{step}.txt")
+    # What was said here has been written.
+    sys.stdout.write(f"{step}\\n")
+    sys.stdout.flush()
+    step += 1
+"""
+
+
+def test_a_writer_killed_at_any_moment_has_written_what_it_said(tmp_path: Path) -> None:
+    rng = random.Random(6)
+    for trial in range(5):
+        uid = f"trial{trial}"
+        words = [sys.executable, "-c", WRITER, str(tmp_path), uid]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            said = [next(process.stdout) for _ in range(rng.randrange(1, 400))]
+            process.kill()
+            said += process.stdout.readlines()
+        journal = Journal(tmp_path, uid)
+        steps = [one["step"] for one in journal.operations if "metrics" in one]
+        assert steps == list(range(len(steps)))
+        # The last line of the pipe may itself be torn.
+        assert len(steps) >= int(said[-2 if len(said) > 1 else 0]) + 1
+        for one in journal.operations:
+            if one["op"] == "file":
+                step = int(Path(one["to"]).stem)
+                assert (journal.spool / one["path"]).read_text() == f"step {step}"
+        journal.release()
+
+
+# --- replay -------------------------------------------------------------------------------
+
+
+def written(store: Store, experiment: str, *, steps: int = 30, parent: str | None = None) -> str:
+    """The journal of a run that nobody has sent yet; returns its uid."""
+    uid = os.urandom(16).hex()
+    above = {names.PARENT: f"uid-{parent}"} if parent else {}
+    tags = {names.UID: uid, names.KIND: names.CELL, **above}
+    journal = Journal(store.home.journal, uid)
+    journal.append(opening(experiment, "tubes", "r", tags))
+    run = Run(journal, f"uid-{uid}", uid=uid, name="r", kind=names.CELL)
+    for step in range(steps):
+        run.metrics({"a": step / 7, "b": float("nan")}, step=step)
+    run.params({"learning_rate": 0.1})
+    run.json({"me": run.run_id, "parent": parent and f"uid-{parent}"}, "a/b.json")
+    run.tags({"seen": "1"})
+    run.tags({"seen": "2"})
+    journal.close({"op": "close", "status": "FINISHED", "t": int(time.time() * 1000), "tags": {}})
+    journal.release()
+    return uid
+
+
+def require_whole(store: Store, uid: str, *, steps: int = 30) -> str:
+    """The run of this uid is there once, with every value once and in order; returns its id."""
+    ids = [experiment.experiment_id for experiment in store.client.search_experiments()]
+    (run,) = store.client.search_runs(ids, f"tags.`{names.UID}` = '{uid}'", ViewType.ACTIVE_ONLY)
+    run_id = str(run.info.run_id)
+    history = store.client.get_metric_history(run_id, "a")
+    assert [(one.step, one.value) for one in history] == [(s, s / 7) for s in range(steps)]
+    assert len(store.client.get_metric_history(run_id, "b")) == steps
+    assert (run.info.status, run.data.tags["seen"]) == ("FINISHED", "2")
+    assert run.data.params["learning_rate"] == "0.1"
+    assert store.read_json(run_id, "a/b.json")["me"] == run_id
+    return run_id
+
+
+class Death(BaseException):
+    """The sender's process ends here."""
+
+
+class Dying:
+    """A client of which some call is the last, before or after it is carried out."""
+
+    def __init__(self, client: Any, after: int, *, done: bool) -> None:
+        self.client, self.left, self.done = client, after, done
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.client, name)
+
+        def call(*words: Any, **named: Any) -> Any:
+            self.left -= 1
+            if self.left == 0 and not self.done:
+                raise Death
+            answer = method(*words, **named)
+            if self.left == 0:
+                raise Death
+            return answer
+
+        return call
+
+
+def test_a_sender_that_dies_before_or_after_any_call_doubles_nothing(
+    store: Store, experiment: str
+) -> None:
+    uid, deaths = written(store, experiment), 0
+    calls = 1
+    while (store.home.journal / f"{uid}.jsonl").exists():
+        done = bool(deaths % 2)
+        journal = Journal(store.home.journal, uid)
+        mortal = Store(store.uri, store.home, store.artifact_root)
+        mortal._client = Dying(store.client, calls, done=done)  # type: ignore[assignment]
+        try:
+            Outbox(mortal, journal).send()
+        except Death:
+            deaths += 1
+            journal.release()
+        calls += done
+    assert deaths >= 18
+    require_whole(store, uid)
+
+
+def test_a_run_made_twice_by_a_lost_answer_stays_once(store: Store, experiment: str) -> None:
+    uid = written(store, experiment)
+    (journal,) = [Journal(store.home.journal, uid)]
+    sending.run_of(store, journal.operations[0])
+    twin = dict(journal.operations[0])
+    store.client.create_run(
+        store.experiment_id(experiment, dataset="tubes", note="n"), twin["t"], twin["tags"]
+    )
+    Outbox(store, journal).send()
+    require_whole(store, uid)
+
+
+def test_parents_are_made_before_their_children_and_known_by_their_ids(
+    store: Store, experiment: str
+) -> None:
+    parent = written(store, experiment)
+    child = written(store, experiment, parent=parent)
+    assert replay(store) == []
+    above, below = require_whole(store, parent), require_whole(store, child)
+    assert store.get(below).tags[names.PARENT] == above
+    assert store.read_json(below, "a/b.json")["parent"] == above
+    assert not list(store.home.journal.glob("*.jsonl"))
+
+
+def test_a_spool_file_that_changed_is_refused_and_everything_else_is_stored(
+    store: Store, experiment: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    uid = written(store, experiment)
+    (copy,) = (store.home.journal / uid).glob("*/b.json")
+    copy.write_text("{}")
+    replay(store)
+    (run_id,) = store.by_uid(uid)
+    assert store.get(run_id).status == "FINISHED"
+    assert "a/b.json" not in store.artifacts(run_id)
+    assert "gone or torn" in caplog.text
+    assert (store.home.journal / f"{uid}.refused").exists()
