@@ -16,7 +16,7 @@ from minivess import names
 from minivess.contracts import RunRecord
 from minivess.errors import StoreError
 from minivess.tracking import process, sending
-from minivess.tracking.life import opening, outcome
+from minivess.tracking.life import EXPERIMENT_NOTES, opening, outcome
 from minivess.tracking.lifecycle import settle
 from minivess.tracking.store import Store
 
@@ -206,5 +206,4 @@ def test_only_finished_runs_hand_over_members(store: Store, left_running: str) -
 def test_names_of_kinds_have_a_log_file_each() -> None:
     from minivess.tracking import logs
 
-    kinds = {names.PROFILE, names.FAMILY, names.CELL, names.ANALYSIS, names.DEPLOYMENT}
-    assert set(logs.MAIN) == kinds
+    assert set(logs.MAIN) == set(EXPERIMENT_NOTES)
