@@ -107,6 +107,7 @@ def _profile(session: Session, survey: Survey) -> DatasetProfile:
         run.dataset(profile)
         orchestra.task("publish profile", store_profile, session, survey, run, profile)
     tell(session, profile)
+    session.say(f"  gallery  {gallery_of(session, run.run_id)}")
     return profile.replace(run_id=run.run_id)
 
 
@@ -270,7 +271,9 @@ def store_profile(session: Session, survey: Survey, run: Run, profile: DatasetPr
     cases = curated.cases_of(session.home.root / profile.curated, profile)
     out = [case for case in survey.originals.cases if case.case in set(profile.quarantined)]
     history = survey.reviewed.history
-    page = gallery.render(profile, cases, folder / "gallery.html", left_out=out, history=history)
+    page = gallery.render(
+        profile, cases, gallery_of(session, run.run_id), left_out=out, history=history
+    )
     run.file(page, "dataset")
     run.json(history, "dataset/review.json")
     for figure in gallery.plots(profile, folder):
@@ -323,6 +326,11 @@ def tell(session: Session, profile: DatasetProfile) -> None:
         if finding.severity != "info":
             where = f"{finding.case}: " if finding.case else ""
             session.say(f"  {finding.severity}: {where}{finding.message} ({finding.remedy})")
+
+
+def gallery_of(session: Session, run_id: str) -> Path:
+    """Where a profile run leaves its page."""
+    return session.home.reports / run_id / "gallery.html"
 
 
 def markdown(profile: DatasetProfile) -> str:

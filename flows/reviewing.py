@@ -135,9 +135,11 @@ def export(
         )
     write = exchange.to_label_studio if options.tool == "label-studio" else exchange.to_slicer
     written = write(home, entries, folder)
-    say(f"  {len(entries)} volumes: {written}")
+    say(f"  {len(written)} volumes: {folder}")
+    if left := [entry.case for entry in entries if entry.case not in written]:
+        say(f"  left out, their images cannot be read: {', '.join(left)}")
     say(f"  then: minivess review import {folder} --why '...'")
-    return {"dataset": dataset, "written": str(written), "cases": [e.case for e in entries]}
+    return {"dataset": dataset, "folder": str(folder), "cases": written}
 
 
 def take_back(options: argparse.Namespace, home: Home, words: list[str], say: Say) -> Outcome:

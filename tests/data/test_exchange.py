@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from minivess.contracts import Case, Pairing
 from minivess.data import exchange, review
 from minivess.data.cases import pair
+from minivess.data.checks import finding
 from minivess.data.curated import index_of
 from minivess.errors import DataError
 from minivess.home import Home
@@ -32,7 +34,8 @@ def entries(make_dataset: Callable[..., Path], home: Home) -> list[review.Entry]
 def test_a_scene_names_files_that_are_there(
     entries: list[review.Entry], home: Home, tmp_path: Path
 ) -> None:
-    scene = ElementTree.parse(exchange.to_slicer(home, entries, tmp_path / "out")).getroot()
+    assert exchange.to_slicer(home, entries, tmp_path / "out") == ["vol00", "vol01", "vol02"]
+    scene = ElementTree.parse(tmp_path / "out" / "scene.mrml").getroot()
     storages = {n.get("id"): str(n.get("fileName")) for n in scene.iter("VolumeArchetypeStorage")}
     labels = list(scene.iter("LabelMapVolume"))
     assert len(storages) == 6
@@ -61,8 +64,8 @@ def test_a_label_changed_in_slicer_becomes_a_fix(
 def test_label_studio_gets_pictures_and_gives_verdicts(
     entries: list[review.Entry], home: Home, tmp_path: Path
 ) -> None:
-    tasks = json.loads(exchange.to_label_studio(home, entries, tmp_path / "ls").read_text())
-    assert len(tasks) == 3
+    assert exchange.to_label_studio(home, entries, tmp_path / "ls") == ["vol00", "vol01", "vol02"]
+    tasks = json.loads((tmp_path / "ls" / "tasks.json").read_text())
     for task in tasks:
         _, _, place = task["data"]["image"].partition("?d=")
         with Image.open(tmp_path / place) as picture:
@@ -74,10 +77,29 @@ def test_label_studio_gets_pictures_and_gives_verdicts(
         ]
         task["annotations"] = [{"completed_by": {"email": "ada@lab"}, "result": result}]
     (tmp_path / "answers.json").write_text(json.dumps(tasks))
-    taken = exchange.read_back(home, tmp_path / "answers.json", who=None, why="")
-    assert taken == (["vol00", "vol01"], ["vol02"])
+    for _ in range(2):  # reading twice decides once
+        taken = exchange.read_back(home, tmp_path / "answers.json", who=None, why="")
+        assert taken == (["vol00", "vol01"], ["vol02"])
     (made,) = review.find(home, "tubes", "vol01").decisions
     assert (made.verdict, made.why, made.who) == ("reject", "seen", "ada@lab (Label Studio)")
+
+
+def test_a_volume_that_nobody_can_accept_is_left(
+    entries: list[review.Entry], home: Home, tmp_path: Path
+) -> None:
+    broken = finding("non_finite", "9 voxels are NaN.").replace(case="vol00")
+    paths = [entries[0].image, entries[0].label]
+    case = Case(case="vol00", image=paths[0], label=paths[1])
+    marks = dict(zip(paths, (entries[0].image_md5, entries[0].label_md5), strict=True))
+    review.enter(home, "tubes", Pairing(layout="", cases=(case,)), marks, [broken], in_force={})
+    exchange.to_label_studio(home, review.entries(home, "tubes"), tmp_path / "ls")
+    (task,) = json.loads((tmp_path / "ls" / "tasks.json").read_text())
+    said = {"from_name": "verdict", "value": {"choices": ["accept"]}}
+    task["annotations"] = [{"completed_by": 1, "result": [said]}]
+    (tmp_path / "answers.json").write_text(json.dumps([task]))
+    assert exchange.read_back(home, tmp_path / "answers.json", who=None, why="") == (
+        [], ["vol00 (vol00 cannot be used as it is: 9 voxels are NaN.)"],
+    )  # fmt: skip
 
 
 def test_something_else_is_refused(home: Home, tmp_path: Path) -> None:

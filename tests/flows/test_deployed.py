@@ -11,9 +11,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from mlflow.entities import Run
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas import FlowRun
 
-from flows import cli, connection
+from flows import cli, connection, deployed
 from flows.processes import Server
 from minivess import names
 from minivess.config import Environment, changed_environment, child_environment
@@ -56,7 +58,8 @@ class Story:
     variables: dict[str, Any]
     events: dict[str, list[dict[str, Any]]]
     notices: list[dict[str, str]]
-    asked_again: dict[str, Any]
+    asked_again: list[dict[str, Any]]
+    schedules: set[tuple[bool, timedelta]]
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +89,11 @@ def story(served: tuple[Home, Server], tmp_path_factory: pytest.TempPathFactory)
             stack.enter_context(running(home, "flows.cli", "watch", *SMOKE, f"data.root={root}"))
         assert cli.main(["notify", url]) == 0
         wait_for(lambda: any(pool.name == POOL for pool in client.read_work_pools()))
-        python("prefect", "--no-prompt", "deploy", "--prefect-file", "deployments/prefect.yaml",
-               "--all")  # fmt: skip
+        deploy = ("deploy", "--prefect-file", "deployments/prefect.yaml", "--all")
+        subprocess.run(
+            [sys.executable, "-m", "prefect", "--no-prompt", *deploy],
+            cwd=CLONE, env=child_environment(), capture_output=True, check=True,
+        )  # fmt: skip
         before = automations(client)
         client.resume_automation(client.read_automations_by_name(TRAINING_TRIGGER)[0].id)
 
@@ -99,7 +105,9 @@ def story(served: tuple[Home, Server], tmp_path_factory: pytest.TempPathFactory)
         wait_for(lambda: ended(client, "profile-data") == ["Completed", "Completed", "Failed"])
         wait_for(lambda: ended(client, "train") == ["Completed"])
         wait_for(lambda: bool(notices))
-        told = python("flows.cli", "data-changed", *SMOKE, f"data.root={root}", "--json")
+        words = (*SMOKE[1:], f"data.root={root}")
+        with redirect_stdout(StringIO()) as said:
+            assert cli.main(["data-changed", SMOKE[0], *words, "--json"]) == 0
 
         store = MlflowClient(f"sqlite:///{home.database}")
         profiles = runs(store, names.PROFILE_EXPERIMENT)
@@ -120,7 +128,14 @@ def story(served: tuple[Home, Server], tmp_path_factory: pytest.TempPathFactory)
                 name: events(client, name) for name in (names.DATA_CHANGED, names.DATA_PROFILED)
             },
             notices=notices,
-            asked_again=json.loads(told.splitlines()[-1]),
+            asked_again=[
+                json.loads(said.getvalue().splitlines()[-1]),
+                deployed.watch_data(settings=words, files=SMOKE[:1]),
+            ],
+            schedules={
+                (schedule.active, schedule.schedule.interval)
+                for schedule in client.read_deployment_by_name("watch-data/local").schedules
+            },
         )
 
 
@@ -141,9 +156,12 @@ def test_two_watchers_of_new_data_make_exactly_one_profile_run(story: Story) -> 
 
 
 def test_the_same_data_again_are_not_announced(story: Story) -> None:
-    assert story.asked_again == {
-        "emitted": False, "data_profile_run_id": story.profiles[0].info.run_id,
-    }  # fmt: skip
+    answer = {"emitted": False, "data_profile_run_id": story.profiles[0].info.run_id}
+    assert story.asked_again == [answer, answer]
+
+
+def test_a_worker_would_look_every_hour_once_it_is_told_to(story: Story) -> None:
+    assert story.schedules == {(False, timedelta(hours=1))}
 
 
 def test_the_new_profile_goes_on_to_training_once_with_the_same_settings(story: Story) -> None:
@@ -235,16 +253,6 @@ def files(store: MlflowClient, run_id: str, path: str | None = None) -> set[str]
 
 
 # --- acting -------------------------------------------------------------------------------
-
-
-def python(*words: str) -> str:
-    """A command to its end."""
-    done = subprocess.run(
-        [sys.executable, "-m", *words], cwd=CLONE, env=child_environment(),
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 @contextmanager

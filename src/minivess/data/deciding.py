@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from minivess import files
@@ -41,18 +41,27 @@ def decide(
         "image_md5": entry.image_md5, "label_md5": entry.label_md5,
         "verdict": verdict, "who": who or getpass.getuser(), "why": why.strip(),
     }  # fmt: skip
-    rows = [row]
+    rows: list[dict[str, str]] = [row]
     if verdict == "fix":
         _check_fit(home, entry, replacements or {})
         rows = [
             {**row, "role": role, **_keep(home, path)}
             for role, path in (replacements or {}).items()
         ]
+    if _said_already(entry, rows):
+        return
     with review_db.opened(home) as database:
         database.execute("begin immediate")
         for each in rows:
             review_db.insert(database, "decisions", each)
         database.commit()
+
+
+def _said_already(entry: review.Entry, rows: Sequence[Mapping[str, object]]) -> bool:
+    """Whether these are the last decisions, word for word: importing twice decides once."""
+    words = ("verdict", "who", "why", "role", "file_md5")
+    last = [[getattr(made, word) for word in words] for made in entry.decisions[-len(rows) :]]
+    return last == [[row.get(word) for word in words] for row in rows]
 
 
 def _refuse_unusable(entry: review.Entry) -> None:

@@ -36,8 +36,8 @@ FORM_TEXT = """<View>
 # --- 3D Slicer ----------------------------------------------------------------------------
 
 
-def to_slicer(home: Home, entries: Sequence[Entry], folder: Path) -> Path:
-    """Copy images and labels into `folder` with a scene that opens them all.
+def to_slicer(home: Home, entries: Sequence[Entry], folder: Path) -> list[str]:
+    """Copy images and labels into `folder` with a scene that opens them all; returns the cases.
 
     Raises:
         DataError: `folder` is not empty.
@@ -55,7 +55,8 @@ def to_slicer(home: Home, entries: Sequence[Entry], folder: Path) -> Path:
             "originals": [entry.image_md5, entry.label_md5],
         }
     files.write_json(folder / MANIFEST, {"dataset": entries[0].dataset, "volumes": exported})
-    return files.write_text(folder / SCENE, _scene(exported))
+    files.write_text(folder / SCENE, _scene(exported))
+    return list(exported)
 
 
 def from_slicer(
@@ -112,10 +113,11 @@ def _scene(exported: Mapping[str, Any]) -> str:
 # --- Label Studio -------------------------------------------------------------------------
 
 
-def to_label_studio(home: Home, entries: Sequence[Entry], folder: Path) -> Path:
+def to_label_studio(home: Home, entries: Sequence[Entry], folder: Path) -> list[str]:
     """Write projections, the tasks that show them and the form that asks for a verdict.
 
-    Tasks name pictures as Label Studio serves local files: relative to the folder above.
+    Returns the cases; an image that cannot be read has no picture to show. Tasks name pictures as
+    Label Studio serves local files: relative to the folder above.
     """
     _refuse_filled(folder)
     tasks = []
@@ -138,7 +140,8 @@ def to_label_studio(home: Home, entries: Sequence[Entry], folder: Path) -> Path:
             }
         )
     files.write_text(folder / FORM, FORM_TEXT)
-    return files.write_json(folder / TASKS, tasks)
+    files.write_json(folder / TASKS, tasks)
+    return [str(task["data"]["case"]) for task in tasks]
 
 
 def from_label_studio(home: Home, path: Path) -> tuple[list[str], list[str]]:
@@ -156,8 +159,11 @@ def from_label_studio(home: Home, path: Path) -> tuple[list[str], list[str]]:
         if verdict is None or verdict == "fix" or not current:
             left.append(entry.case)
             continue
-        deciding.decide(home, entry, verdict, who=who, why=why)
-        decided.append(entry.case)
+        try:
+            deciding.decide(home, entry, verdict, who=who, why=why)
+            decided.append(entry.case)
+        except DataError as error:  # accepted there, but no decision makes it usable
+            left.append(f"{entry.case} ({error.problem})")
     return decided, left
 
 
