@@ -34,16 +34,17 @@ class View(NamedTuple):
 def readable_views(
     case: Case, volume: VolumeStats | None, label_map: dict[int, int]
 ) -> dict[str, View]:
-    """The four views; of a volume that was left out the image alone, if it can be read."""
+    """The four views; of a volume that was left out as much as can be read."""
     try:
         image = read(case.image)
     except DataError:
         if volume is None:
             return {}
         raise
-    label = np.zeros(image.shape, np.uint8)
-    if volume is not None:
-        path = cast(Path, case.label)
+    path = cast(Path, case.label)
+    if volume is None:
+        label = _label_or_nothing(path, image.shape)
+    else:
         label = relabel(whole(read(path).array, path), label_map)
     return {name: View(*layers) for name, layers in _views(image, label).items()}
 
