@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import struct
 import zlib
@@ -286,6 +287,69 @@ KINDS: dict[str, tuple[Callable[[Pair], object], Expected]] = {
     "Ünïcödé 血管": (lambda p: None, FINE),
     "name with  spaces ": (lambda p: None, FINE),
     "name-'quoted' $HOME;": (lambda p: None, FINE),
+}  # fmt: skip
+
+
+def good(root: Path, n: int = 6) -> list[Pair]:
+    return [Pair(root, f"v{index}", 100 + index) for index in range(n)]
+
+
+def same_voxels(root: Path) -> None:
+    first, *_, last = good(root)
+    write(last.image, first.image_array.astype(np.int32))
+
+
+def cut_out(root: Path) -> None:
+    first, *_, last = good(root)
+    whole = np.random.default_rng(0).integers(0, 4000, (40, 30, 10)).astype(np.uint16)
+    for pair, part in ((first, whole), (last, whole[6:36, 4:28, 2:9])):
+        write(pair.image, part)
+        write(pair.label, (part > 3000).astype(np.uint8))
+
+
+def one_group(root: Path) -> None:
+    (root / "groups.json").write_text(json.dumps({f"v{index}": "a" for index in range(6)}))
+
+
+# What is about volumes beside each other: how the set is made, and the findings it must have.
+SETS: dict[str, tuple[Callable[[Path], object], Expected]] = {
+    "one volume twice": (same_voxels, (("duplicate", "warning"),)),
+    "one volume twice, in one group": (
+        lambda root: (same_voxels(root), one_group(root)),
+        (("duplicate", "info"),),
+    ),
+    "a crop of another": (cut_out, (("near_duplicate", "warning"), ("outlier", "warning"))),
+    "a crop of another, in one group": (
+        lambda root: (cut_out(root), one_group(root)),
+        (("near_duplicate", "info"), ("outlier", "warning")),
+    ),
+    "one voxel size far from the rest": (
+        lambda root: good(root)[3].header(pixdim=[1, 4.97, 4.97, 1, 0, 0, 0, 0], sform_code=0),
+        (("outlier", "warning"),),
+    ),
+    "voxels of a kilometre": (
+        lambda root: [
+            pair.header(pixdim=[1, 1e6, 1e6, 1e6, 0, 0, 0, 0], sform_code=0, xyzt_units=2)
+            for pair in good(root)
+        ],
+        (("implausible_spacing", "warning"),),
+    ),
+    "labels of 0 and 255": (
+        lambda root: [pair.save(label=pair.label_array * 255) for pair in good(root)],
+        (("label_values", "error"),),
+    ),
+    "no foreground at all": (
+        lambda root: [pair.save(label=pair.label_array * 0) for pair in good(root)],
+        (("empty_label", "error"), ("empty_label", "warning")),
+    ),
+    "an image without a label": (
+        lambda root: good(root)[2].label.unlink(),
+        (("missing_label", "warning"),),
+    ),
+    "a label without an image": (
+        lambda root: good(root)[2].image.unlink(),
+        (("extra_label", "warning"),),
+    ),
 }  # fmt: skip
 
 

@@ -17,8 +17,9 @@ from minivess.contracts import Case
 from minivess.data.cases import pair
 from minivess.data.checks import CHECKS, table
 from minivess.data.measurement import measure
+from minivess.data.quality import check_pairing, check_set
 from tests.conftest import tube, write_nifti
-from tests.data.corpus import KINDS, lay
+from tests.data.corpus import KINDS, SETS, lay
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "checks.md"
 MEMORY = 700_000_000  # beyond what libraries take; the files promise terabytes
@@ -69,6 +70,30 @@ def test_the_corpus_is_large_and_everything_found_belongs_to_it(profiled) -> Non
     strange = [f for f in profiled["findings"] if f["case"] not in KINDS]
     assert {(f["code"], f["severity"]) for f in strange} == {("leftover_file", "info")}
     assert len(strange) == 4
+
+
+@pytest.mark.parametrize("kind", SETS)
+def test_a_set_has_exactly_its_findings(tmp_path: Path, kind: str) -> None:
+    lay_set, expected = SETS[kind]
+    lay_set(tmp_path)
+    pairing = pair(tmp_path)
+    measured = [measure(case, config=DataConfig()) for case in pairing.cases]
+    stats = [result.stats for result in measured]
+    signatures = {result.stats.case: result.signature for result in measured}
+    findings = [
+        *check_pairing(pairing),
+        *(finding for result in measured for finding in result.findings),
+        *check_set(stats, signatures, outlier_z=6.0),
+    ]
+    assert {(f.code, f.severity) for f in findings} == set(expected)
+
+
+def test_every_code_and_severity_has_its_bad_file() -> None:
+    made = {pair for _, expected in (*KINDS.values(), *SETS.values()) for pair in expected}
+    made |= {("leftover_file", "info")}  # among the corpus, of no kind
+    elsewhere = {("rejected", "info"), ("analyzer_skipped", "warning")}  # a decision; a setting
+    every = {(code, severity) for code, check in CHECKS.items() for severity in check.severities}
+    assert made | elsewhere == every
 
 
 def test_every_check_stands_in_the_docs_as_in_the_code() -> None:

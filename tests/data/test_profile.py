@@ -37,7 +37,7 @@ def summarised(measured: profiles.Measured, **label_map: int) -> DatasetProfile:
     st.sampled_from(["uint8", "int8", "uint16", "int16", "int32", "float32"]).flatmap(
         lambda dtype: arrays(
             dtype,
-            (3, 4, 5),
+            (3, 5, 7),
             elements=st.floats(-1e6, 1e6, width=32) if dtype == "float32" else None,
         )
     )

@@ -202,3 +202,20 @@ def test_label_values_become_class_indices_and_strange_ones_are_refused():
     assert class_indices(label, (0, 3, 7), "a").ravel().tolist() == [0, 1, 2]
     with pytest.raises(DataError, match=r"holds 7.*\n.*data.label_map.7=1"):
         class_indices(label, (0, 3), "a")
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_a_header_says_what_nibabel_reads_in_it(tmp_path: Path, kind: type, ending: str) -> None:
+    affine = np.array([[0, -0.5, 0, 3], [0.6, 0, 0, 4], [0, 0, 2.0, 5], [0, 0, 0, 1.0]])
+    header = kind.header_class(endianness=">")
+    header.set_data_dtype(np.int16)
+    header.set_xyzt_units(xyz="micron")
+    image = kind(np.arange(105.0).reshape(5, 7, 3) / 4, affine, header)
+    image.header.set_slope_inter(0.25, 0)
+    nib.save(image, tmp_path / f"a{ending}")
+    mine, theirs = read(tmp_path / f"a{ending}"), nib.load(tmp_path / f"a{ending}")
+    np.testing.assert_allclose(mine.array, theirs.get_fdata())
+    np.testing.assert_array_equal(mine.affine, theirs.affine)
+    assert mine.spacing == pytest.approx(theirs.header.get_zooms())
+    assert (mine.unit, mine.spacing_known, mine.forms_agree) == ("micron", True, True)

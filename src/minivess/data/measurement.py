@@ -77,7 +77,8 @@ def foreground(classes: Array) -> dict[str, Any]:
     """What the label (X, Y, Z) holds: its values, its share of foreground, its pieces."""
     import cc3d
 
-    mask = classes != 0
+    # What has no negative values may be counted as it is.
+    mask = classes if classes.min() >= 0 else classes != 0
     _, components = cc3d.connected_components(
         mask, connectivity=26, return_N=True, binary_image=True
     )

@@ -10,40 +10,30 @@ import numpy as np
 
 from minivess import files
 from minivess.contracts import Spacing
-from minivess.data.payload import (
-    INFLATE_ERRORS,
-    Array,
-    Volume,
-    damaged,
-    dtype_of,
-    shape_of,
-    voxels,
-)
+from minivess.data.payload import Array, Volume, block, damaged, dtype_of, shape_of, voxels
 
-HEADER_ERRORS = (*INFLATE_ERRORS, ValueError, KeyError, OverflowError)
+FIRST, SECOND = 348, 540  # bytes of the headers of NIfTI-1 and NIfTI-2
+HEADER_ERRORS = (nib.spatialimages.HeaderDataError, ValueError, KeyError, OverflowError)
 
 
 def read(path: Path) -> Volume:
     """Read a `.nii` or `.nii.gz`."""
-    image = _open(path)
-    shape = shape_of(path, image.shape)
-    proxy = image.dataobj
     packing = "gzip" if path.name.endswith(".gz") else "raw"
-    array = voxels(
-        path, shape, dtype_of(path, proxy.dtype), skip=int(proxy.offset), packing=packing
-    )
-    slope, inter = float(proxy.slope), float(proxy.inter)
+    header, raw = _header(path, packing)
+    shape = shape_of(path, header.get_data_shape())
+    dtype = dtype_of(path, header.get_data_dtype())
+    array = voxels(path, shape, dtype, skip=int(header.get_data_offset()), packing=packing)
+    slope, inter = _scaling(path, header)
     if (slope, inter) != (1.0, 0.0):
         array = (array * slope + inter).astype(np.float32)
-    spacing = cast(Spacing, tuple(float(step) for step in image.header.get_zooms()[:3]))
-    affine = np.asarray(image.affine, dtype=np.float64)
+    spacing = cast(Spacing, tuple(float(step) for step in header.get_zooms()[:3]))
     return Volume(
         array,
         spacing,
-        _unit(image),
-        affine,
-        spacing_known=1.0 not in spacing or _states_spacing(path),
-        forms_agree=_forms_agree(image.header),
+        _unit(header),
+        np.asarray(header.get_best_affine(), dtype=np.float64),
+        spacing_known=1.0 not in spacing or _states_spacing(raw),
+        forms_agree=_forms_agree(header),
     )
 
 
@@ -55,21 +45,32 @@ def write(path: Path, mask: Array, like: Volume) -> Path:
     return files.write(path, lambda temporary: nib.save(image, temporary))
 
 
-def _open(path: Path) -> Any:
+def _header(path: Path, packing: str) -> tuple[Any, bytes]:
+    """The header, mended as nibabel does, and its bytes as they are."""
+    raw = block(path, FIRST, packing=packing).tobytes()
     try:
-        return nib.load(path)
-    # A damaged header fails in many ways: bad magic, bad codes, inflate errors, short reads.
-    except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as error:
-        raise damaged(path, "is no NIfTI volume") from error
-    except (FileNotFoundError, PermissionError):
-        raise
+        if nib.Nifti1Header.may_contain_header(raw):
+            return nib.Nifti1Header(raw), raw
+        if raw[4:8] == b"n+2\0":
+            raw = block(path, SECOND, packing=packing).tobytes()
+            return nib.Nifti2Header(raw), raw
+    # A damaged header fails in many ways: bad codes, sizes that overflow.
     except HEADER_ERRORS as error:
         raise damaged(path, f"cannot be read ({error})") from error
+    raise damaged(path, "is no NIfTI volume")
 
 
-def _unit(image: Any) -> str:
+def _scaling(path: Path, header: Any) -> tuple[float, float]:
     try:
-        return str(image.header.get_xyzt_units()[0])
+        slope, inter = header.get_slope_inter()
+    except nib.spatialimages.HeaderDataError as error:
+        raise damaged(path, f"cannot be read ({error})") from error
+    return 1.0 if slope is None else float(slope), 0.0 if inter is None else float(inter)
+
+
+def _unit(header: Any) -> str:
+    try:
+        return str(header.get_xyzt_units()[0])
     except KeyError:  # a code that the standard does not define
         return "unknown"
 
@@ -86,12 +87,7 @@ def _forms_agree(header: Any) -> bool:
     return bool(np.allclose(sform, qform, atol=1e-3 * max(float(step), 1e-12), rtol=1e-4))
 
 
-def _states_spacing(path: Path) -> bool:
+def _states_spacing(raw: bytes) -> bool:
     """Whether the voxel size in the file is not 0, which nibabel silently makes 1."""
-    with nib.openers.ImageOpener(str(path)) as stream:
-        raw = stream.read(348)
-    try:
-        pixdim = nib.Nifti1Header(raw, check=False)["pixdim"]
-    except nib.spatialimages.HeaderDataError:  # NIfTI-2 and Analyze are left as nibabel has them
-        return True
-    return bool(np.all(pixdim[1:4] != 0))
+    kind: Any = nib.Nifti1Header if len(raw) == FIRST else nib.Nifti2Header
+    return bool(np.all(kind(raw, check=False)["pixdim"][1:4] != 0))

@@ -162,9 +162,7 @@ def _measure_all(
     )
     waiting = list(cases)
     if size >= PARALLEL_BYTES and cores > 1 and len(cases) > 1:
-        # spawn: forking a process that holds threads (torch, gRPC) may deadlock.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(cores, len(cases)), mp_context=context) as pool:
+        with pool_of(min(cores, len(cases))) as pool:
             try:
                 for pair in measure_in(pool, cases, config, hashes):
                     waiting.pop(0)
@@ -173,6 +171,11 @@ def _measure_all(
                 log.warning("A measuring process was killed (memory?); going on one by one.")
     for case in waiting:
         yield case, measure(case, config=config, hashes=_of(case, hashes))
+
+
+def pool_of(n: int) -> ProcessPoolExecutor:
+    """Processes that measure volumes; forked ones may deadlock beside threads (torch, gRPC)."""
+    return ProcessPoolExecutor(n, mp_context=multiprocessing.get_context("spawn"))
 
 
 def measure_in(

@@ -133,23 +133,19 @@ def _sketch(flat: Array, shape: Shape) -> npt.NDArray[Any]:
 
 def _chosen(bits: Words) -> Words:
     """A bit for each run that the rule takes: all its sums of comparisons are odd."""
-    taken = bits
+    taken, fewer, later, carry = bits.copy(), *(np.zeros_like(bits) for _ in range(3))
     for chain in CHAINS:
-        summed = bits
-        for step in chain:
-            summed = summed ^ _shifted(summed, step)
-            fewer = taken & summed
-            if int(np.bitwise_count(fewer).sum()) < FEWEST:
+        summed = bits.copy()
+        for step in chain:  # each bit plus the one `step` places on
+            np.right_shift(summed, np.uint64(step), out=later)
+            np.left_shift(summed[1:], np.uint64(64 - step), out=carry[:-1])
+            later |= carry
+            summed ^= later
+            np.bitwise_and(taken, summed, out=fewer)
+            if np.count_nonzero(fewer) < FEWEST:
                 return taken
-            taken = fewer
+            taken, fewer = fewer, taken
     return taken
-
-
-def _shifted(bits: Words, step: int) -> Words:
-    """The stream of bits from its place `step` on."""
-    result = bits >> np.uint64(step)
-    result[:-1] |= bits[1:] << np.uint64(64 - step)
-    return result
 
 
 def _places(bits: Words) -> Ints:
