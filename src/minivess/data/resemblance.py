@@ -26,8 +26,8 @@ EQUAL = 0.985  # rank correlation of two grids; scans of different subjects stay
 RUN = 18  # comparisons in a run
 # Each sum adds the sum before to itself, some places on; all stay within a run and are independent.
 CHAINS = ((6, 4, 3, 1, 2), (1, 1, 1, 7, 3), (4, 4, 3, 4, 1))
-FEWEST, MOST = 384, 768  # runs in a sketch
-SHARED = 6  # runs on one shift; by chance two volumes share one or two
+FEWEST, MOST = 512, 1024  # runs in a sketch
+SHARED, AGREED = 6, 0.75  # runs on one shift, and their share of all; by chance two, and a third
 LARGEST = 1 << 32  # voxels whose places are counted in four bytes
 COMMON = 64  # a run in more volumes than these says nothing
 MIX = np.uint64(0x9E3779B97F4A7C15)
@@ -46,7 +46,7 @@ class Match(NamedTuple):
 
 
 def signature(image: Array) -> str:
-    """The signature of an image (X, Y, Z) as text, about 7 kB."""
+    """The signature of an image (X, Y, Z) as text, about 8 kB."""
     shape: Any = image.shape
     flat = image.ravel(order="F")[:LARGEST]
     parts = _ranks(image).tobytes() + _sketch(flat, shape).tobytes()
@@ -126,9 +126,12 @@ def _sketch(flat: Array, shape: Shape) -> npt.NDArray[Any]:
     for step in (0, shape[0], shape[0] * shape[1]):
         runs = (runs ^ _runs_at(padded, places + step)) * MIX
         runs ^= runs >> np.uint64(29)
-    sketch = np.empty(places.size, SKETCH)
-    sketch["run"], sketch["place"] = runs >> np.uint64(32), places
-    return np.sort(sketch, order="run")[:MOST]
+    # A run that comes twice says little about where it is from.
+    found, first, counts = np.unique(runs >> np.uint64(32), return_index=True, return_counts=True)
+    once = counts == 1
+    sketch = np.empty(int(once.sum()), SKETCH)
+    sketch["run"], sketch["place"] = found[once], places[first[once]]
+    return sketch[:MOST]
 
 
 def _chosen(bits: Words) -> Words:
@@ -180,7 +183,7 @@ def _same_runs(
                 shifts[owner[one], owner[other]][shift] += 1
     for (one, other), seen in shifts.items():
         shift, count = seen.most_common(1)[0]
-        if count >= SHARED:
+        if count >= max(SHARED, AGREED * seen.total()):
             yield Match(names[one], names[other], f"shares a part with {{}}, {shift} voxels apart")
 
 
