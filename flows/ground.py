@@ -107,7 +107,14 @@ def smaller(session: Session, ground: Ground, family: Family, plan: ComputePlan)
 
     loaded = as_loaded(session, ground.profile)
     network, _ = ground.models[family.model.name]
-    return recovery.smaller(plan, session.config, network, loaded, n_train=n_train(family))
+    return recovery.smaller(
+        plan,
+        session.config,
+        network,
+        loaded,
+        n_train=n_train(family),
+        cache=session.home.footprints,
+    )
 
 
 def network_for(model: ModelConfig, loaded: DatasetProfile) -> Network:
@@ -130,13 +137,14 @@ def as_loaded(session: Session, profile: DatasetProfile) -> DatasetProfile:
 
 
 def measure_hardware(session: Session) -> Hardware:
-    """The machine, within the limits that the user set."""
-    from minivess.compute import hardware
+    """The machine, within the limits that the user set, and how fast it computes bf16."""
+    from minivess.compute import hardware, speed
 
     compute = session.config.compute
-    return hardware.detect(
+    found = hardware.detect(
         ram_gb=compute.ram_gb, vram_gb=compute.vram_gb, env=session.env, disk=session.home.root
     )
+    return speed.measured(found, cache=session.home.footprints)
 
 
 def restore(session: Session, profile: DatasetProfile) -> dict[str, Case]:

@@ -9,15 +9,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from minivess import config, losses, networks
-from minivess.compute import memo, memory
+from minivess import config, networks
+from minivess.compute import memo
+from minivess.compute.memory import Footprint
 from minivess.contracts import Network
 
-PLAIN = {"precision": "none", "optimizer": "adamw", "checkpointing": False}
-NO_LOSS_SHAPES = ((32, 32, 8), (64, 64, 16), (96, 32, 16))
+SHAPES = ((32, 32, 8), (64, 64, 16), (96, 32, 16))
 
 STEP = """
 import resource, sys, torch
@@ -35,9 +36,17 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+def footprint(
+    network: Network, *words: str, precision: Any = "none", cache: Path | None = None
+) -> Footprint:
+    """On a CPU, with words as a user types them."""
+    training = config.load([], ["training.losses=[dice_ce]", *words]).training
+    return Footprint(training, network, precision, device="cpu", cache=cache)
+
+
 def test_a_real_step_takes_what_was_predicted(make_network: Callable[..., Network]) -> None:
     network = make_network((64, 64, 32), filters=[16, 32, 64])
-    predicted = memory.predict(network, patch=(64, 64, 32), batch=2, **PLAIN)
+    predicted = footprint(network).step_gb((64, 64, 32), 2)
     ran = subprocess.run(
         [sys.executable, "-c", STEP],
         input=network.model_dump_json(), capture_output=True, text=True, check=True,
@@ -50,82 +59,97 @@ def test_a_real_step_takes_what_was_predicted(make_network: Callable[..., Networ
 def test_memory_grows_in_a_straight_line_with_voxels_and_batch(
     make_network: Callable[..., Network],
 ) -> None:
-    network = make_network()
+    found = footprint(make_network())
     points = [
-        (math.prod(patch) * batch, memory.predict(network, patch=patch, batch=batch, **PLAIN))
-        for patch in NO_LOSS_SHAPES
-        for batch in (1, 4)
+        (math.prod(patch) * batch, found.step_gb(patch, batch))
+        for patch in SHAPES
+        for batch in (2, 8)
     ]
     slopes = {round((y - points[0][1]) / (x - points[0][0]) * 1e9, 6) for x, y in points[1:]}
     assert len(slopes) == 1
     assert slopes.pop() > 0
 
 
+def test_the_update_of_many_weights_outweighs_a_small_patch(
+    make_network: Callable[..., Network],
+) -> None:
+    wide = footprint(make_network(filters=[8, 64, 256]))
+    floor = wide.step_gb((16, 16, 8), 1)
+    assert wide.step_gb((16, 16, 16), 1) == pytest.approx(floor, rel=0.01)
+    assert wide.step_gb((128, 128, 64), 1) > 1.5 * floor
+
+
 def test_half_precision_and_checkpointing_take_less(make_network: Callable[..., Network]) -> None:
-    network, size = make_network(filters=[16, 32, 64]), {"patch": (64, 64, 16), "batch": 4}
-    plain = memory.predict(network, **size, **PLAIN)
-    assert memory.predict(network, **size, **{**PLAIN, "precision": "bf16"}) < plain
-    assert memory.predict(network, **size, **{**PLAIN, "checkpointing": True}) < plain
+    network, size = make_network(filters=[16, 32, 64]), ((64, 64, 16), 4)
+    plain = footprint(network).step_gb(*size)
+    assert footprint(network, precision="bf16").step_gb(*size) < plain
+    assert footprint(network, "training.gradient_checkpointing=true").step_gb(*size) < plain
+
+
+def test_averaged_weights_and_summed_gradients_take_more(
+    make_network: Callable[..., Network],
+) -> None:
+    network, size = make_network(filters=[8, 64, 256]), ((64, 64, 16), 4)
+    weights = networks.parameters(networks.initial(network, seed=0)) * 4 / 1024**3
+    plain = footprint(network).step_gb(*size)
+    for word in ("training.ema_decay=0.999", "training.accumulation_steps=2"):
+        assert footprint(network, word).step_gb(*size) - plain > 0.5 * weights
 
 
 def test_deep_supervision_is_counted(make_network: Callable[..., Network]) -> None:
-    size = {"patch": (64, 64, 16), "batch": 4}
-    deep = make_network(deep_supervision=True)
-    assert memory.predict(deep, **size, **PLAIN) > memory.predict(make_network(), **size, **PLAIN)
+    deep, plain = footprint(make_network(deep_supervision=True)), footprint(make_network())
+    assert deep.step_gb((64, 64, 16), 4) > plain.step_gb((64, 64, 16), 4)
 
 
-def test_a_hungrier_loss_takes_more(make_network: Callable[..., Network]) -> None:
-    network, size = make_network(), {"patch": (64, 64, 16), "batch": 2}
+def test_a_hungrier_loss_takes_more_in_a_step_and_over_a_volume(
+    make_network: Callable[..., Network],
+) -> None:
     plain, skeletons = (
-        memory.predict(network, **size, **PLAIN, losses=[losses.resolve(config.loss(name))])
-        for name in ("dice_ce", "dice_ce_cldice")
+        footprint(make_network(), f"training.losses=[{names}]")
+        for names in ("dice_ce", "dice_ce,dice_ce_cldice")
     )
-    assert memory.predict(network, **size, **PLAIN) <= plain < skeletons
+    assert plain.step_gb((64, 64, 16), 2) < skeletons.step_gb((64, 64, 16), 2)
+    volume = (512, 512, 100)
+    assert plain.window_gb((64, 64, 16), volume) < skeletons.window_gb((64, 64, 16), volume)
 
 
-def test_judging_a_volume_takes_room_for_its_logits(make_network: Callable[..., Network]) -> None:
-    small, large = (
-        memory.predict_window(
-            make_network(), patch=(64, 64, 16), volume=volume, device="cpu", precision="none",
-            optimizer="adamw",
-        )
-        for volume in ((64, 64, 16), (512, 512, 100))
-    )  # fmt: skip
-    assert large - small == pytest.approx((512 * 512 * 100 - 64 * 64 * 16) * 7 * 4 / 1024**3)
+def test_judging_a_volume_takes_room_for_its_maps(make_network: Callable[..., Network]) -> None:
+    found = footprint(make_network())
+    sides = (256, 512, 1024)
+    small, middle, large = (found.window_gb((64, 64, 16), (side, 512, 100)) for side in sides)
+    assert large - middle == pytest.approx(2 * (middle - small), rel=0.01)
+    assert middle - small > 256 * 512 * 100 * 7 * 4 / 1024**3 * 0.99
 
 
 def test_numbers_of_a_model_file_take_the_place_of_what_is_found(
     make_network: Callable[..., Network],
 ) -> None:
-    network = make_network(vram_base_mb=1024, vram_per_voxel_train_bytes=1024)
-    found = memory.predict(network, patch=(64, 64, 16), batch=16, **PLAIN)
-    assert found == pytest.approx(1 + 1)
-    based = make_network(vram_base_mb=10240)
-    assert memory.predict(based, patch=(16, 16, 16), batch=1, **PLAIN) == pytest.approx(10, rel=0.1)
+    given = footprint(make_network(vram_base_mb=1024, vram_per_voxel_train_bytes=1024))
+    assert given.step_gb((64, 64, 16), 16) == pytest.approx(1 + 1)
+    based = footprint(make_network(vram_base_mb=10240))
+    assert based.step_gb((16, 16, 16), 1) == pytest.approx(10, rel=0.1)
 
 
 def test_what_was_found_is_read_back_by_another_process(
     make_network: Callable[..., Network], tmp_path: Path
 ) -> None:
-    ask = {"patch": (64, 64, 16), "batch": 2, **PLAIN, "cache": tmp_path}
     memo.KNOWN.clear()
-    first = memory.predict(make_network(), **ask)
+    first = footprint(make_network(), cache=tmp_path).step_gb((64, 64, 16), 2)
     memo.KNOWN.clear()
     begun = time.process_time()
-    assert memory.predict(make_network(), **ask) == first
+    assert footprint(make_network(), cache=tmp_path).step_gb((64, 64, 16), 2) == first
     assert time.process_time() - begun < 0.1
-    memory.predict(make_network(filters=[4, 8, 8]), **ask)
-    assert len(list(tmp_path.glob("*.json"))) == 4  # divisor and line of two networks
+    footprint(make_network(filters=[4, 8, 8]), cache=tmp_path).step_gb((64, 64, 16), 2)
+    assert len(list(tmp_path.glob("*.json"))) == 5  # the loss, divisor and step of two networks
 
 
 def test_a_torn_record_is_found_again(make_network: Callable[..., Network], tmp_path: Path) -> None:
-    ask = {"patch": (64, 64, 16), "batch": 2, **PLAIN, "cache": tmp_path}
     memo.KNOWN.clear()
-    first = memory.predict(make_network(), **ask)
+    first = footprint(make_network(), cache=tmp_path).step_gb((64, 64, 16), 2)
     for file in tmp_path.glob("*.json"):
         file.write_text("[1,")
     memo.KNOWN.clear()
-    assert memory.predict(make_network(), **ask) == first
+    assert footprint(make_network(), cache=tmp_path).step_gb((64, 64, 16), 2) == first
 
 
 @pytest.mark.parametrize("name", ["unet", "segresnet", "swinunetr", "vista3d"])
@@ -133,9 +157,6 @@ def test_every_shipped_network_is_sized_with_its_sliding_window(name: str) -> No
     narrow = {"unet": [4, 8], "segresnet": [8, 16], "swinunetr": [12], "vista3d": [8, 16]}
     model = config.model(name, {"filters": narrow[name]})
     network = networks.resolve(model, in_channels=1, out_channels=2, min_shape=(64, 64, 32))
-    step = memory.predict(network, patch=(64, 64, 32), batch=2, **PLAIN)
-    window = memory.predict_window(
-        network, patch=(64, 64, 32), volume=(64, 64, 32), device="cpu", precision="none",
-        optimizer="adamw",
-    )  # fmt: skip
-    assert memory.PROCESS_GB < window < step
+    found = footprint(network)
+    step, window = found.step_gb((64, 64, 32), 2), found.window_gb((64, 64, 32), (64, 64, 32))
+    assert 0.7 < window < step < 6

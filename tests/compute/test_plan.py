@@ -175,7 +175,7 @@ def test_a_step_down_takes_the_largest_axis_then_halves_the_batch() -> None:
 def test_little_memory_and_no_swap_lower_cache_and_workers(
     make_plan: Callable[..., ComputePlan],
 ) -> None:
-    large: list[Shape] = [(512, 512, 100)] * 40
+    large: list[Shape] = [(256, 256, 100)] * 160
     rich = make_plan(shapes=large)
     poor = make_plan(shapes=large, ram_available_gb=4.0, swap_total_gb=0.0)
     assert poor.cache_rate < rich.cache_rate

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Literal, TypeVar
+from typing import Any, Literal
 
-from minivess.compute import hardware as machine
 from minivess.compute.patch import shapes_of
 from minivess.config import ExperimentConfig, TierConfig
-from minivess.contracts import DatasetProfile, Hardware, Network
+from minivess.contracts import Choice, DatasetProfile, Hardware, Network
 from minivess.errors import PlanError
 
 log = logging.getLogger(__name__)
@@ -18,13 +17,39 @@ GIB = 1024**3
 CACHE_SHARE = 0.6
 CACHE_WARNING = 0.7
 LITTLE_RAM_GB = 8.0
+UNCACHED_GB = (1 - CACHE_SHARE / 2) * LITTLE_RAM_GB
+"""Without swap this much stays uncached before more than half the share is used. A plain threshold
+would leave a step less memory on a machine that has more."""
+
 WORKER_SHARE, WORKER_GB = 0.1, 0.6
 """Share of the free memory for loader processes, and what one of them takes."""
 
-Value = TypeVar("Value")
-Reasoned = tuple[Value, str]
+WORTHWHILE = 1.1
+"""How many times as fast a step in bf16 must be."""
+
+USER, MEMORY = "your setting", "memory"
 Device = Literal["cpu", "cuda"]
-Precision = Literal["none", "bf16", "fp16"]
+
+
+def given(name: str, value: Any) -> Choice:
+    """A value that the user gave."""
+    shown = "[" + ",".join(map(str, value)) + "]" if isinstance(value, tuple) else value
+    return Choice(
+        value=value,
+        reason=f"given as training.{name}={shown}",
+        override=f"'training.{name}={shown}'"
+        if isinstance(value, tuple)
+        else f"training.{name}={shown}",
+        bound=USER,
+    )
+
+
+def found(name: str, value: Any, reason: str, *, bound: str, more: str) -> Choice:
+    """A value that was decided: the limit that it meets, and what one more step would need."""
+    return given(name, value).replace(reason=reason, bound=bound, more=more)
+
+
+# --- precision ----------------------------------------------------------------------------
 
 
 def precision(
@@ -33,44 +58,60 @@ def precision(
     start: TierConfig,
     hardware: Hardware,
     device: Device,
-) -> Reasoned[Precision]:
+) -> Choice:
     """Mixed precision of a step.
 
     Raises:
         PlanError: fp16 on a CPU, or a network whose file says supports_amp: false.
     """
-    asked = config.training.mixed_precision
-    if not network.limits.supports_amp:
-        if asked not in {"auto", "none"}:
-            raise PlanError(
-                f"training.mixed_precision={asked} is given, but "
-                f"configs/models/{network.name}.yaml says supports_amp: false.",
-                remedy="leave out one of the two",
-            )
-        return "none", f"configs/models/{network.name}.yaml says supports_amp: false"
-    if asked != "auto":
-        if asked == "fp16" and device == "cpu":
-            raise PlanError(
-                "training.mixed_precision=fp16 needs a GPU, and this machine trains on its CPU.",
-                remedy="use training.mixed_precision=bf16 or none",
-            )
-        return asked, f"given as training.mixed_precision={asked}"
-    if device == "cpu":
-        return _cpu_precision(hardware)
+    asked, file = config.training.mixed_precision, f"configs/models/{network.name}.yaml"
+    if asked == "auto" and not network.limits.supports_amp:
+        return _precision("none", f"{file} says supports_amp: false", file, "another line there")
+    if asked == "auto":
+        return _on_gpu(start, hardware) if device == "cuda" else _on_cpu(hardware)
+    if asked != "none" and not network.limits.supports_amp:
+        raise PlanError(
+            f"training.mixed_precision={asked} is given, but {file} says supports_amp: false.",
+            remedy="leave out one of the two",
+        )
+    if asked == "fp16" and device == "cpu":
+        raise PlanError(
+            "training.mixed_precision=fp16 needs a GPU, and this machine trains on its CPU.",
+            remedy="use training.mixed_precision=bf16 or none",
+        )
+    return given("mixed_precision", asked)
+
+
+def _precision(value: str, reason: str, bound: str, more: str) -> Choice:
+    return found("mixed_precision", value, reason, bound=bound, more=f"lower would need {more}")
+
+
+def _on_cpu(hardware: Hardware) -> Choice:
+    gain = hardware.bf16_gains.get("cpu")
+    fast = hardware.bf16_is_fast and not hardware.gpu_count if gain is None else gain > WORTHWHILE
+    why = (
+        f"this CPU has {'' if fast else 'no '}instructions for bf16"
+        if gain is None
+        else f"a small step in bf16 is {gain:.2g} times as fast as in float32, as timed here"
+    )
+    if fast:
+        return _precision("bf16", why, "the CPU", "a GPU: fp16 is no faster on a CPU")
+    return _precision("none", why, "the CPU", f"bf16 to be {WORTHWHILE} times as fast")
+
+
+def _on_gpu(start: TierConfig, hardware: Hardware) -> Choice:
+    tier, gain = f"tier {start.name}", hardware.bf16_gains.get("cuda")
     if not start.mixed_precision:
-        return "none", f"tier {start.name} computes in float32"
-    if hardware.bf16_is_fast:
-        return "bf16", "this GPU computes bf16 natively, which needs no loss scaling"
-    return "fp16", "this GPU has no bf16, but fp16"
+        return _precision("none", f"{tier} computes in float32", tier, "another tier")
+    fast = hardware.bf16_is_fast if gain is None else gain > WORTHWHILE
+    if fast:
+        timed = "" if gain is None else f", {gain:.2g} times as fast as float32, as timed here"
+        why = f"this GPU computes bf16 natively{timed}; it needs no loss scaling"
+        return _precision("bf16", why, "the GPU", "a GPU that trains in fp8")
+    return _precision("fp16", "this GPU has no fast bf16, but fp16", "the GPU", "a newer GPU")
 
 
-def _cpu_precision(hardware: Hardware) -> Reasoned[Precision]:
-    # Measured with avx512_bf16 and patches of 64x64x16: a step of DynUNet is 1.5 to 2.5 times as
-    # fast with filters 32-64-128-256 and with 8-16-32 alike. Without it torch emulates bf16.
-    native = machine.cpu_has_bf16() if hardware.gpu_count else hardware.bf16_is_fast
-    if native:
-        return "bf16", "this CPU computes bf16 natively: a step takes about half the time"
-    return "none", "this CPU does not compute bf16 natively, so float32 is faster"
+# --- memory and cores ---------------------------------------------------------------------
 
 
 def loaded_gb(config: ExperimentConfig, network: Network, profile: DatasetProfile) -> float:
@@ -81,23 +122,31 @@ def loaded_gb(config: ExperimentConfig, network: Network, profile: DatasetProfil
 
 def cache(
     config: ExperimentConfig, network: Network, profile: DatasetProfile, hardware: Hardware
-) -> Reasoned[float]:
-    """Share of the volumes kept in memory."""
-    size = loaded_gb(config, network, profile)
+) -> tuple[Choice, float]:
+    """Share of the volumes kept in memory, and the GiB set aside for them."""
+    size, free = loaded_gb(config, network, profile), hardware.ram_available_gb
     asked = config.training.cache_rate
     if asked != "auto":
-        if asked * size > CACHE_WARNING * hardware.ram_available_gb:
+        if asked * size > CACHE_WARNING * free:
             log.warning(
-                "training.cache_rate=%g keeps %.1f GB of %.1f GB free memory",
-                asked, asked * size, hardware.ram_available_gb,
+                "training.cache_rate=%g keeps %.1f GB of %.1f GB free memory, more than %.0f %%",
+                asked, asked * size, free, CACHE_WARNING * 100,
             )  # fmt: skip
-        return asked, f"given as training.cache_rate={asked}"
-    share = CACHE_SHARE / 2 if _scarce(hardware) else CACHE_SHARE
-    rate = min(1.0, share * hardware.ram_available_gb / size)
-    return math.floor(rate * 100) / 100, (
-        f"the volumes take {size:.2f} GB, and {share:.0%} of {hardware.ram_available_gb:.1f} GB "
-        "free memory may hold them"
+        return given("cache_rate", asked), asked * size
+    most = CACHE_SHARE * free
+    if not hardware.swap_total_gb:
+        most = min(most, max(most / 2, free - UNCACHED_GB))
+    held = min(size, most)
+    rate = math.floor(held / size * 100) / 100
+    choice = found(
+        "cache_rate",
+        rate,
+        f"the volumes take {size:.2f} GB, and {most / free:.0%} of {free:.1f} GB free memory may "
+        f"hold them{'' if most == CACHE_SHARE * free else ', as there is no swap'}",
+        bound=MEMORY if held < size else "all volumes are kept",
+        more=f"all of them would need {size / CACHE_SHARE:.1f} GB free" if held < size else "",
     )
+    return choice, held
 
 
 def _scarce(hardware: Hardware) -> bool:
@@ -106,40 +155,58 @@ def _scarce(hardware: Hardware) -> bool:
 
 def workers(
     config: ExperimentConfig, start: TierConfig, hardware: Hardware, device: Device
-) -> Reasoned[int]:
-    """Loader processes; on a CPU two cores are left to the step itself."""
+) -> Choice:
+    """Loader threads; on a CPU two cores are left to the step itself."""
     asked = config.training.num_workers
     if asked != "auto":
-        return asked, f"given as training.num_workers={asked}"
-    spare = hardware.cores - (2 if device == "cpu" else 1)
-    by_memory = int(WORKER_SHARE * hardware.ram_available_gb / WORKER_GB)
-    count = max(0, min(start.num_workers, spare, by_memory))
-    if _scarce(hardware):
-        count //= 2
-    if count == 0:
-        return 0, (
-            f"{hardware.cores} cores and {hardware.ram_available_gb:.1f} GB leave none to spare: "
-            "a step takes far longer than cutting its patches"
-        )
-    return count, f"up to {start.num_workers} of tier {start.name}, {hardware.cores} cores"
+        return given("num_workers", asked)
+    kept, halved = 2 if device == "cpu" else 1, 2 if _scarce(hardware) else 1
+    limits = {
+        f"tier {start.name}": start.num_workers,
+        "cores": max(0, hardware.cores - kept),
+        MEMORY: int(WORKER_SHARE * hardware.ram_available_gb / WORKER_GB),
+    }
+    bound = min(limits, key=lambda name: limits[name])
+    count = limits[bound] // halved
+    need = {
+        "cores": f"{halved * (count + 1) + kept} cores",
+        MEMORY: f"{halved * (count + 1) * WORKER_GB / WORKER_SHARE:.0f} GB free memory",
+    }.get(bound, "a higher tier")
+    reason = f"{start.num_workers} at most in tier {start.name}; {kept} of {hardware.cores} cores "
+    reason += "are left to the step" if kept > 1 else "is left to the step"
+    return found(
+        "num_workers",
+        count,
+        reason + ("; half of them, as memory is scarce and there is no swap" if halved > 1 else ""),
+        bound=bound,
+        more=f"{count + 1} would need {need}",
+    )
 
 
-def threads(config: ExperimentConfig, hardware: Hardware) -> Reasoned[int]:
+def threads(config: ExperimentConfig, hardware: Hardware) -> Choice:
     """Threads of torch on the CPU."""
     asked = config.training.threads
     if asked != "auto":
-        return asked, f"given as training.threads={asked}"
-    return hardware.cores, f"all {hardware.cores} usable cores"
+        return given("threads", asked)
+    count = hardware.cores
+    return found(
+        "threads", count, f"all {count} usable cores",
+        bound="cores", more=f"{count + 1} would need {count + 1} cores",
+    )  # fmt: skip
 
 
-def iterations(config: ExperimentConfig, n_train: int, batch: int) -> Reasoned[int]:
+def iterations(config: ExperimentConfig, n_train: int, batch: int) -> Choice:
     """Optimizer updates in an epoch: each patch sample once."""
     training = config.training
     if training.iterations_per_epoch != "auto":
-        given = training.iterations_per_epoch
-        return given, f"given as training.iterations_per_epoch={given}"
-    patches = n_train * training.samples_per_volume
+        return given("iterations_per_epoch", training.iterations_per_epoch)
     per_step = batch * training.accumulation_steps
-    return max(1, math.ceil(patches / per_step)), (
-        f"{n_train} volumes x {training.samples_per_volume} patches, {per_step} in each update"
+    count = max(1, math.ceil(n_train * training.samples_per_volume / per_step))
+    samples = count * per_step // n_train + 1
+    return found(
+        "iterations_per_epoch",
+        count,
+        f"{n_train} volumes x {training.samples_per_volume} patches, {per_step} in each update",
+        bound="each patch once",
+        more=f"{count + 1} would need training.samples_per_volume={samples}",
     )

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from minivess import losses, networks
@@ -19,95 +20,135 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Precision = Literal["none", "bf16", "fp16"]
-Optimizer = Literal["adamw", "adam", "sgd"]
+Line = tuple[float, float]
+"""Bytes at no voxel, and bytes for each voxel of each patch."""
+
 LOSS_SIDE = 32
 """Voxels along each axis of the volume on which a loss is measured: room for a thick vessel."""
 
-STEP, WINDOW = "step", "window"
+MOST_VOXELS = 2**28
 
 
-def peak(
-    network: Network,
-    patch: Shape,
-    precision: Precision,
-    optimizer: Optimizer,
-    *,
-    checkpointing: bool = False,
-    kind: Literal["step", "window"] = "step",
-    loss_bytes: float = 0.0,
-) -> int:
-    """Bytes alive at the worst moment of one training step, or of one window without gradients.
+@dataclass(frozen=True)
+class Settings:
+    """What a training process does that shows in its memory."""
 
-    `loss_bytes` for each voxel are alive between forward and backward.
+    precision: Precision
+    optimizer: Literal["adamw", "adam", "sgd"]
+    checkpointing: bool = False
+    average: bool = False
+    accumulating: bool = False
+    on_gpu: bool = False
+
+
+# --- networks -----------------------------------------------------------------------------
+
+
+def step_lines(network: Network, settings: Settings, patch: Shape, loss_bytes: float) -> list[Line]:
+    """Memory of one training step; the highest line at a number of voxels counts.
+
+    `loss_bytes` for each voxel of each patch are alive between forward and backward.
     """
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.distributed._tools.mem_tracker import MemTracker
-
-    module = networks.initial(network, seed=0).train()
-    if checkpointing:
-        networks.recompute(module)
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode, _same_random_state():
-        _replace_by_fakes(module, mode)
-        updater = _optimizer(optimizer, module)
-        volume, target = _fake_batch(network, patch)
-        ballast = round(loss_bytes * math.prod(patch))
-        # Tracking a second step of one tracker fails; the first one makes the optimizer's state.
-        _step(module, updater, (volume, target), precision, ballast)
-        tracker = MemTracker()
-        tracker.track_external(module, updater, volume, target)
-        with tracker:
-            if kind == STEP:
-                _step(module, updater, (volume, target), precision, ballast)
-            else:
-                _window(module, volume, precision)
-    return _worst(tracker)
+    world = _World(network, settings)
+    if settings.accumulating:
+        world.step(patch, loss_bytes, update=False)
+    return _envelope(lambda size: world.step(size, loss_bytes), patch)
 
 
-def loss_bytes(loss: Loss, out_channels: int) -> float:
-    """Bytes per voxel that a loss takes beside its logits, forward and backward."""
-    from torch.distributed._tools.mem_tracker import MemTracker
-
-    with _same_random_state():
-        logits, target = _thick_vessel(out_channels)
-        module = losses.build(loss, out_channels)
-        tracker = MemTracker()
-        tracker.track_external(module, logits, target)
-        tracemalloc.start()
-        try:
-            with tracker:
-                module(logits, target)["loss"].backward()
-            foreign = tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-    # tracemalloc sees what numpy takes, and Python's own objects, which are few.
-    return max(0.0, _worst(tracker) + foreign - logits.nbytes - target.nbytes) / LOSS_SIDE**3
+def window_lines(network: Network, settings: Settings, patch: Shape) -> list[Line]:
+    """Memory of one forward without gradients, while a training is under way."""
+    return _envelope(_World(network, settings).window, patch)
 
 
-def _thick_vessel(out_channels: int) -> tuple[Tensor, Tensor]:
-    """Logits and a ball of every class, so thick that skeletons take all their erosions."""
-    import torch
+def _envelope(watched: Callable[[Shape], list[int]], patch: Shape) -> list[Line]:
+    """The lines, through equal moments of a patch and one twice as long, that lead somewhere.
 
-    side = torch.linspace(-1, 1, LOSS_SIDE) ** 2
-    ball = side[:, None, None] + side[None, :, None] + side[None, None, :] < 0.9
-    target = (ball.long() * (out_channels - 1))[None, None]
-    logits = torch.stack([(target[0, 0] == index) * 4.0 for index in range(out_channels)])[None]
-    return logits.requires_grad_(True), target
-
-
-def _worst(tracker: Any) -> int:
-    snapshot = tracker.get_tracker_snapshot("peak")
-    return max(
-        int(sum(size for kind, size in parts.items() if str(kind) != "Total"))
-        for parts in snapshot.values()
-    )
+    Shifted windows take other operations in other patches; then the two peaks are compared.
+    """
+    x, y, z = patch
+    one, two = watched(patch), watched((2 * x, y, z))
+    if len(one) != len(two):
+        one, two = [max(one)], [max(two)]
+    voxels = math.prod(patch)
+    lines = {(2 * low - high, (high - low) / voxels) for low, high in zip(one, two, strict=True)}
+    sizes = (2**power for power in range(MOST_VOXELS.bit_length()))
+    return sorted({max(lines, key=lambda line: line[0] + line[1] * size) for size in sizes})
 
 
-@contextmanager
-def _same_random_state() -> Iterator[None]:
-    import torch
+class _World:
+    """A network in training, on fake tensors."""
 
-    with torch.random.fork_rng(devices=[]):
-        yield
+    def __init__(self, network: Network, settings: Settings) -> None:
+        from torch._subclasses.fake_tensor import FakeTensorMode
+
+        self.network = network
+        self.settings = settings
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self.module = networks.initial(network, seed=0).train()
+        if settings.checkpointing:
+            networks.recompute(self.module)
+        with self.mode:
+            _replace_by_fakes(self.module, self.mode)
+            self.updater = _optimizer(settings, self.module)
+            for weight in self.module.parameters():
+                weight.grad = weight.detach().clone()
+            self.updater.step()
+            self.updater.zero_grad(set_to_none=True)
+            weights = list(self.module.parameters()) if settings.average else []
+            self.average = [weight.detach().clone() for weight in weights]
+
+    def step(self, patch: Shape, loss_bytes: float, *, update: bool = True) -> list[int]:
+        """Bytes alive after each operation of forward, loss, backward and update."""
+        import torch
+
+        def work(volume: Tensor) -> None:
+            with _autocast(self.settings.precision):
+                logits = self.module.train()(volume)
+            heads = logits.shape[1] if logits.ndim > volume.ndim else 1
+            held = torch.empty(round(loss_bytes * heads * math.prod(patch)), dtype=torch.uint8)
+            loss = logits.float().sum()
+            del held
+            loss.backward()
+            if update:
+                self.updater.step()
+                self.updater.zero_grad(set_to_none=not self.settings.accumulating)
+
+        return self._watched(work, patch)
+
+    def window(self, patch: Shape) -> list[int]:
+        """Bytes alive after each operation of a forward without gradients."""
+        import torch
+
+        def work(volume: Tensor) -> None:
+            with torch.no_grad(), _autocast(self.settings.precision):
+                self.module.eval()(volume).float()
+
+        return self._watched(work, patch)
+
+    def _watched(self, work: Callable[[Tensor], None], patch: Shape) -> list[int]:
+        import torch
+
+        from minivess.compute.moments import Moments
+
+        with self.mode, _same_random_state():
+            volume = torch.empty((1, self.network.in_channels, *patch))
+            target = torch.empty((1, 1, *patch), dtype=torch.int64)
+            moments = Moments([volume, target, *self._state()])
+            with moments:
+                work(volume)
+        return moments.alive
+
+    def _state(self) -> Iterator[Tensor]:
+        import torch
+
+        yield from self.average
+        yield from self.module.buffers()
+        for weight in self.module.parameters():
+            yield weight
+            if weight.grad is not None:
+                yield weight.grad
+        for kept in self.updater.state.values():
+            yield from (value for value in kept.values() if isinstance(value, torch.Tensor))
 
 
 def _replace_by_fakes(module: nn.Module, mode: Any) -> None:
@@ -123,20 +164,15 @@ def _replace_by_fakes(module: nn.Module, mode: Any) -> None:
                 part._buffers[name] = mode.from_tensor(buffer)
 
 
-def _fake_batch(network: Network, patch: Shape) -> tuple[Tensor, Tensor]:
+def _optimizer(settings: Settings, module: nn.Module) -> torch.optim.Optimizer:
+    """On a GPU torch updates all weights at once, over temporaries as large as they are."""
     import torch
 
-    volume = torch.empty((1, network.in_channels, *patch))
-    return volume, torch.empty((1, network.out_channels, *patch))
-
-
-def _optimizer(name: Optimizer, module: nn.Module) -> torch.optim.Optimizer:
-    import torch
-
-    if name == "sgd":
-        return torch.optim.SGD(module.parameters(), lr=1e-3, momentum=0.9)
-    kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
-    return kind(module.parameters(), lr=1e-3)
+    weights, at_once = list(module.parameters()), settings.on_gpu
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(weights, lr=1e-3, momentum=0.9, foreach=at_once)
+    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    return kind(weights, lr=1e-3, foreach=at_once)
 
 
 def _autocast(precision: Precision) -> Any:
@@ -147,31 +183,51 @@ def _autocast(precision: Precision) -> Any:
     return torch.autocast("cpu", dtype=torch.float16 if precision == "fp16" else torch.bfloat16)
 
 
-def _step(
-    module: nn.Module,
-    updater: torch.optim.Optimizer,
-    batch: tuple[Tensor, Tensor],
-    precision: Precision,
-    ballast: int,
-) -> None:
-    """Forward, loss, backward, update, with a stand-in for the loss."""
+@contextmanager
+def _same_random_state() -> Iterator[None]:
     import torch
 
-    volume, target = batch
-    with _autocast(precision):
-        logits = module(volume)
-    heads = logits.unbind(1) if logits.ndim == target.ndim + 1 else (logits,)
-    shares = [head.float().softmax(dim=1) for head in heads]
-    loss = sum((share * target).mean() - share.log().mean() for share in shares)
-    held = torch.empty(ballast, dtype=torch.uint8)
-    del held
-    loss.backward()
-    updater.step()
-    updater.zero_grad(set_to_none=True)
+    with torch.random.fork_rng(devices=[]):
+        yield
 
 
-def _window(module: nn.Module, volume: Tensor, precision: Precision) -> None:
+# --- losses -------------------------------------------------------------------------------
+
+
+def loss_bytes(loss: Loss, out_channels: int, *, gradients: bool) -> float:
+    """Bytes per voxel that a loss takes beside its logits: in a step, or only to be known."""
     import torch
 
-    with torch.no_grad(), _autocast(precision):
-        module.eval()(volume).float()
+    from minivess.compute.moments import Moments
+
+    def work() -> None:
+        value = module(logits, target)["loss"]
+        if gradients:
+            value.backward()
+
+    with _same_random_state(), torch.set_grad_enabled(gradients):
+        logits, target = _thick_vessel(out_channels)
+        module = losses.build(loss, out_channels)
+        moments = Moments([])
+        with moments:
+            work()
+        logits.grad = None
+        # What numpy takes, once the first run has imported what it needs.
+        tracemalloc.start()
+        try:
+            work()
+            foreign = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    return (max(moments.alive) + foreign) / LOSS_SIDE**3
+
+
+def _thick_vessel(out_channels: int) -> tuple[Tensor, Tensor]:
+    """Logits and a ball of every class, so thick that skeletons take all their erosions."""
+    import torch
+
+    side = torch.linspace(-1, 1, LOSS_SIDE) ** 2
+    ball = side[:, None, None] + side[None, :, None] + side[None, None, :] < 0.9
+    target = (ball.long() * (out_channels - 1))[None, None]
+    logits = torch.stack([(target[0, 0] == index) * 4.0 for index in range(out_channels)])[None]
+    return logits.requires_grad_(torch.is_grad_enabled()), target

@@ -1,4 +1,4 @@
-"""How much memory a step takes, asked of the network itself, without running it.
+"""How much memory a training takes, asked of the network itself, without running it.
 
 Memory is affine in voxels x batch, so two fake steps size any patch. What was found is kept on
 disk by content. A model file may give its own numbers instead.
@@ -7,161 +7,134 @@ disk by content. A model file may give its own numbers instead.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-from minivess import inference, networks
+from minivess import config as configuration
+from minivess import inference, losses, networks
 from minivess.compute import fake_steps
-from minivess.compute.fake_steps import Optimizer, Precision
+from minivess.compute.fake_steps import Line, Precision, Settings
 from minivess.compute.memo import remembered
+from minivess.config import TrainingConfig
 from minivess.contracts import Loss, Network, Shape
 
-GIB, MIB = 1024**3, 1024**2
+GIB = 1024**3
 
-PROCESS_GB = 0.72
-"""Python, torch, MONAI on a CPU; context and kernels on a GPU."""
+PROCESS_GB = {"cpu": 0.72, "cuda": 0.6}
+"""Python, torch and MONAI in main memory; context and kernels on a GPU, where it is a guess."""
 
-UNSEEN = 1.2
-"""Convolution workspaces and fragments, which no tensor shows."""
+UNSEEN = 1.15
+"""Holes that allocators leave between tensors, and workspaces that no rule names."""
 
 SIDE = 48
-"""Voxels along each axis of the small fake patch: activations outweigh what does not grow."""
+"""Voxels along each axis of the smaller fake patch. Windows that shift waste more of a small one,
+so that their line is on the safe side."""
 
 BLENDING_MAPS = 3
 """Maps as large as a volume beside its logits: image, weights of the windows, their sum."""
 
-
-class Line(NamedTuple):
-    """GiB at no voxel, and bytes for each voxel of each patch."""
-
-    base_gb: float
-    per_voxel: float
-
-    def gb(self, voxels: int) -> float:
-        """GiB with so many voxels at once."""
-        return self.base_gb + self.per_voxel * voxels / GIB
+MASK_BYTES = 9
+"""For each voxel of a judged volume: its mask, and the class numbers that its loss takes."""
 
 
-def predict(
-    network: Network,
-    *,
-    patch: Shape,
-    batch: int,
-    precision: Precision,
-    optimizer: Optimizer,
-    checkpointing: bool,
-    losses: Sequence[Loss] = (),
-    cache: Path | None = None,
-) -> float:
-    """GiB that a training process takes at its peak, the cached volumes not counted.
+class Footprint:
+    """What one network takes under the settings of one experiment; `cache` keeps the answers."""
 
-    The hungriest of `losses` counts. `cache` is the folder where findings are kept.
-    """
-    limits = network.limits
-    given = limits.vram_base_mb, limits.vram_per_voxel_train_bytes
-    found = Line(0, 0)
-    if None in given:
-        found = training_line(
-            network, precision, optimizer, checkpointing=checkpointing, losses=losses, cache=cache
+    def __init__(
+        self,
+        training: TrainingConfig,
+        network: Network,
+        precision: Precision,
+        *,
+        device: str,
+        cache: Path | None = None,
+    ) -> None:
+        self.network = network
+        self.device = device
+        self.cache = cache
+        self.losses = [losses.resolve(configuration.loss(name)) for name in training.losses]
+        self.settings = Settings(
+            precision=precision,
+            optimizer=training.optimizer,
+            checkpointing=training.gradient_checkpointing,
+            average=training.ema_decay > 0,
+            accumulating=training.accumulation_steps > 1,
+            on_gpu=device == "cuda",
         )
-    line = Line(
-        given[0] * MIB / GIB if given[0] is not None else found.base_gb,
-        given[1] if given[1] is not None else found.per_voxel,
-    )
-    return line.gb(math.prod(patch) * batch)
 
+    @cached_property
+    def divisor(self) -> Shape:
+        """What each axis of a patch must be divisible by."""
+        x, y, z = self._remembered("divisor", lambda: networks.divisor(self.network))
+        return x, y, z
 
-def training_line(
-    network: Network,
-    precision: Precision,
-    optimizer: Optimizer,
-    *,
-    checkpointing: bool,
-    losses: Sequence[Loss] = (),
-    cache: Path | None = None,
-) -> Line:
-    """Memory of a training step, with its margins."""
+    def accepts(self, patch: Shape, batch: int) -> bool:
+        """Whether a training step takes this patch."""
+        record = {"accepts": patch, "batch": batch}
+        return bool(self._remembered(record, lambda: networks.accepts(self.network, patch, batch)))
 
-    def peak(patch: Shape) -> int:
-        return fake_steps.peak(
-            network, patch, precision, optimizer,
-            checkpointing=checkpointing, loss_bytes=for_losses,
-        )  # fmt: skip
+    def step_gb(self, patch: Shape, batch: int) -> float:
+        """GiB at the peak of a step with the hungriest loss; cached volumes come on top."""
+        limits, voxels = self.network.limits, math.prod(patch) * batch
+        base, slope = limits.vram_base_mb, limits.vram_per_voxel_train_bytes
+        if base is not None and slope is not None:
+            return base / 1024 + slope * voxels / GIB
+        return max(
+            (base / 1024 if base is not None else self._process_gb(fixed))
+            + (slope if slope is not None else UNSEEN * each) * voxels / GIB
+            for fixed, each in self._step_lines
+        )
 
-    for_losses = max((loss_bytes(loss, network, cache=cache) for loss in losses), default=0.0)
-    settings = [precision, optimizer, checkpointing, for_losses]
-    return _line(network, ["training", *settings], peak, cache)
+    def window_gb(self, patch: Shape, volume: Shape) -> float:
+        """GiB at the peak of the judgement of a volume: its windows, or its loss."""
+        at_once = inference.at_once(patch, self.device) * math.prod(patch)
+        windows = max(
+            self._process_gb(fixed) + UNSEEN * each * at_once / GIB
+            for fixed, each in self._window_lines
+        )
+        logits = 4 * self.network.out_channels
+        maps = 2 * logits + 4 * BLENDING_MAPS if self.device == "cpu" else 0
+        judged = logits + MASK_BYTES + self._loss_bytes(gradients=False)
+        at_rest = self._process_gb(min(fixed for fixed, _ in self._window_lines))
+        voxels = math.prod(volume)
+        return max(windows + maps * voxels / GIB, at_rest + judged * voxels / GIB)
 
+    def _process_gb(self, fixed: float) -> float:
+        return PROCESS_GB[self.device] + UNSEEN * fixed / GIB
 
-def predict_window(
-    network: Network,
-    *,
-    patch: Shape,
-    volume: Shape,
-    device: str,
-    precision: Precision,
-    optimizer: Optimizer,
-    cache: Path | None = None,
-) -> float:
-    """GiB that a training process takes while it judges a volume by its sliding window."""
+    @cached_property
+    def _step_lines(self) -> list[Line]:
+        loss = self._loss_bytes(gradients=True)
+        return self._lines(
+            {"step": loss},
+            lambda small: fake_steps.step_lines(self.network, self.settings, small, loss),
+        )
 
-    def peak(size: Shape) -> int:
-        return fake_steps.peak(network, size, precision, optimizer, kind="window")
+    @cached_property
+    def _window_lines(self) -> list[Line]:
+        return self._lines(
+            "window", lambda small: fake_steps.window_lines(self.network, self.settings, small)
+        )
 
-    line = _line(network, ["window", precision, optimizer], peak, cache)
-    maps = (2 * network.out_channels + BLENDING_MAPS) * 4 * math.prod(volume) / GIB
-    at_once = inference.at_once(patch, device) * math.prod(patch)
-    return line.gb(at_once) + (maps if device == "cpu" else 0.0)
+    def _lines(self, what: Any, find: Any) -> list[Line]:
+        x, y, z = (step * max(2, SIDE // step) for step in self.divisor)
+        record = {"lines": what, "settings": vars(self.settings)}
+        return [(fixed, each) for fixed, each in self._remembered(record, lambda: find((x, y, z)))]
 
+    def _loss_bytes(self, *, gradients: bool) -> float:
+        return max(self._loss_bytes_of(loss, gradients=gradients) for loss in self.losses)
 
-def loss_bytes(loss: Loss, network: Network, *, cache: Path | None = None) -> float:
-    """Bytes per voxel that a loss takes beside its logits."""
-    ingredients = {"loss": loss.model_dump(mode="json"), "out_channels": network.out_channels}
-    return float(
-        remembered(
-            cache,
-            ingredients,
-            lambda: fake_steps.loss_bytes(loss, network.out_channels),
+    def _loss_bytes_of(self, loss: Loss, *, gradients: bool) -> float:
+        channels = self.network.out_channels
+        found = remembered(
+            self.cache,
+            {"loss": loss.model_dump(mode="json"), "channels": channels, "gradients": gradients},
+            lambda: fake_steps.loss_bytes(loss, channels, gradients=gradients),
             own=[term.loss for term in loss.terms],
         )
-    )
+        return float(found)
 
-
-def _line(
-    network: Network, settings: list[object], peak: Callable[[Shape], int], cache: Path | None
-) -> Line:
-    """The straight line through two fake steps."""
-
-    def found() -> tuple[float, float]:
-        small = _small(network, cache)
-        large = (2 * small[0], small[1], small[2])
-        low, high = peak(small), peak(large)
-        per_voxel = (high - low) / math.prod(small)
-        return low - per_voxel * math.prod(small), per_voxel
-
-    record = {"network": network.model_dump(mode="json"), "settings": settings}
-    fixed, per_voxel = remembered(cache, record, found, own=[network.builder])
-    return Line(PROCESS_GB + UNSEEN * fixed / GIB, UNSEEN * per_voxel)
-
-
-def _small(network: Network, cache: Path | None) -> Shape:
-    sides = [step * max(2, SIDE // step) for step in divisor(network, cache=cache)]
-    return (sides[0], sides[1], sides[2])
-
-
-def divisor(network: Network, *, cache: Path | None = None) -> Shape:
-    """What each axis of a patch must be divisible by, kept on disk like the rest."""
-    record = {"divisor of": network.model_dump(mode="json")}
-    found = remembered(cache, record, lambda: networks.divisor(network), own=[network.builder])
-    return (found[0], found[1], found[2])
-
-
-def accepts(network: Network, patch: Shape, batch: int, *, cache: Path | None = None) -> bool:
-    """Whether a training step takes this patch, kept on disk like the rest."""
-    record = {"accepts": network.model_dump(mode="json"), "patch": patch, "batch": batch}
-    return bool(
-        remembered(
-            cache, record, lambda: networks.accepts(network, patch, batch), own=[network.builder]
-        )
-    )
+    def _remembered(self, what: Any, work: Any) -> Any:
+        record = {"network": self.network.model_dump(mode="json"), "what": what}
+        return remembered(self.cache, record, work, own=[self.network.builder])

@@ -9,14 +9,13 @@ from __future__ import annotations
 import logging
 import math
 from pathlib import Path
-from typing import Any
 
 from minivess import config as configuration
 from minivess import networks
 from minivess.compute import budget
 from minivess.compute import hardware as machine
-from minivess.compute.budget import Device
-from minivess.compute.footprint import Footprint
+from minivess.compute.budget import USER
+from minivess.compute.memory import Footprint
 from minivess.compute.patch import fitting, padding, shape_text, shapes_of
 from minivess.compute.sizes import Sizes
 from minivess.config import ComputeConfig, ExperimentConfig, TierConfig
@@ -45,40 +44,28 @@ def resolve(
     Raises:
         PlanError: a given value does not fit, or nothing fits the memory.
     """
-    start, tier_reason = tier(hardware, config.compute)
-    device, device_reason = _device(config, start, hardware)
-    precision, precision_reason = budget.precision(config, network, start, hardware, device)
-    cache_rate, cache_reason = budget.cache(config, network, profile, hardware)
-    cached_gb = cache_rate * budget.loaded_gb(config, network, profile)
-    free_gb = hardware.gpu_free_gb if device == "cuda" else hardware.ram_available_gb - cached_gb
+    start, chosen = tier(hardware, config.compute)
+    on = _device(config, start, hardware)
+    precision = budget.precision(config, network, start, hardware, on.value)
+    kept, kept_gb = budget.cache(config, network, profile, hardware)
+    free_gb = hardware.gpu_free_gb if on.value == "cuda" else hardware.ram_available_gb - kept_gb
     budget_gb = MEMORY_SHARE * max(free_gb or 0.0, 0.0)
-    found = Footprint(config, network, precision, device=device, cache=cache)
+    found = Footprint(config.training, network, precision.value, device=on.value, cache=cache)
     sizes = Sizes(config, found, profile, start)
     patch, batch = sizes.shrunk_to(budget_gb, n_train)
-    workers, workers_reason = budget.workers(config, start, hardware, device)
-    threads, threads_reason = budget.threads(config, hardware)
-    iterations, iterations_reason = budget.iterations(config, n_train, batch)
     choices = {
-        "tier": Choice(value=start.name, reason=tier_reason, override="compute.profile=cpu"),
-        "device": _choice("device", device, device_reason),
+        "tier": chosen,
+        "device": on,
         "patch_size": sizes.patch_choice(patch, batch),
         "batch_size": sizes.batch_choice(patch, batch),
-        "num_workers": _choice("num_workers", workers, workers_reason),
-        "cache_rate": _choice("cache_rate", cache_rate, cache_reason),
-        "mixed_precision": _choice("mixed_precision", precision, precision_reason),
-        "threads": _choice("threads", threads, threads_reason),
-        "iterations_per_epoch": _choice("iterations_per_epoch", iterations, iterations_reason),
+        "num_workers": budget.workers(config, start, hardware, on.value),
+        "cache_rate": kept,
+        "mixed_precision": precision,
+        "threads": budget.threads(config, hardware),
+        "iterations_per_epoch": budget.iterations(config, n_train, batch),
     }
     return ComputePlan(
-        tier=start.name,
-        device=device,
-        patch_size=patch,
-        batch_size=batch,
-        num_workers=workers,
-        cache_rate=cache_rate,
-        mixed_precision=precision,
-        threads=threads,
-        iterations_per_epoch=iterations,
+        **{name: choice.value for name, choice in choices.items()},
         divisor=found.divisor,
         predicted_memory_gb=round(found.step_gb(patch, batch), 3),
         predicted_window_gb=round(found.window_gb(patch, profile.max_shape), 3),
@@ -88,50 +75,64 @@ def resolve(
     )
 
 
-def _choice(field: str, value: Any, reason: str) -> Choice:
-    return Choice(value=value, reason=reason, override=f"training.{field}={value}")
-
-
 # --- tier and device ----------------------------------------------------------------------
 
 
-def tier(hardware: Hardware, compute: ComputeConfig) -> tuple[TierConfig, str]:
+def tier(hardware: Hardware, compute: ComputeConfig) -> tuple[TierConfig, Choice]:
     """The budget to start from, and why; GPU memory counts in whole GB."""
     if compute.profile != "auto":
-        return configuration.tier(compute.profile), f"given as compute.profile={compute.profile}"
+        start = configuration.tier(compute.profile)
+        return start, _tier(start, f"given as compute.profile={compute.profile}", bound=USER)
     if hardware.gpu_vram_gb is None:
-        return configuration.tier("cpu"), "no GPU was found"
+        return _by_name("cpu", "no GPU was found", "gpu_low would need a GPU of 6 GB")
     nominal = round(hardware.gpu_vram_gb)
-    name = next((name for least, name in SINGLE_TIERS if nominal >= least), "cpu")
-    if name == "cpu":
+    fits = [name for least, name in SINGLE_TIERS if nominal >= least]
+    above = [
+        f"{name} would need a GPU of {least} GB" for least, name in SINGLE_TIERS if nominal < least
+    ]
+    if not fits:
         log.warning(
             "%s has %d GB, too little to train on; using the CPU", hardware.gpu_model, nominal
         )
-        return configuration.tier("cpu"), f"{hardware.gpu_model} has {nominal} GB, less than 6"
-    single = configuration.tier(name)
+        return _by_name("cpu", f"{hardware.gpu_model} has {nominal} GB, less than 6", above[-1])
+    more = above[-1] if above else "cloud_multi would need a second GPU"
+    single, choice = _by_name(fits[0], f"{hardware.gpu_model} has {nominal} GB", more)
     if hardware.gpu_count == 1:
-        return single, f"{hardware.gpu_model} has {nominal} GB"
+        return single, choice
     several = configuration.tier("cloud_multi").model_copy(update={"batch_size": single.batch_size})
-    return several, f"{hardware.gpu_count} GPUs of {nominal} GB, one cell on each"
+    reason = f"{hardware.gpu_count} GPUs of {nominal} GB, one cell on each"
+    return several, _tier(several, reason, bound="the GPUs")
 
 
-def _device(config: ExperimentConfig, start: TierConfig, hardware: Hardware) -> tuple[Device, str]:
-    import torch
+def _by_name(name: str, reason: str, more: str) -> tuple[TierConfig, Choice]:
+    start = configuration.tier(name)
+    return start, _tier(start, reason, bound="no GPU" if name == "cpu" else "the GPU", more=more)
 
-    asked, usable = config.training.device, hardware.gpu_count > 0 and torch.cuda.is_available()
+
+def _tier(start: TierConfig, reason: str, **others: str) -> Choice:
+    return Choice(value=start.name, reason=reason, override="compute.profile=cpu", **others)
+
+
+def _device(config: ExperimentConfig, start: TierConfig, hardware: Hardware) -> Choice:
+    asked, usable = config.training.device, hardware.gpu_count > 0 and hardware.torch_uses_gpu
     if asked == "cuda" and not usable:
         raise PlanError(
             "training.device=cuda is asked for, but torch sees no GPU here.",
             remedy="leave out training.device, or install torch for CUDA and check nvidia-smi",
         )
     if asked != "auto":
-        return asked, f"given as training.device={asked}"
+        return budget.given("device", asked)
     if start.name == "cpu" or hardware.gpu_count == 0:
-        return "cpu", "the tier is cpu" if start.name == "cpu" else "no GPU was found"
+        reason = "the tier is cpu" if start.name == "cpu" else "no GPU was found"
+        more = "cuda would need a GPU of 6 GB"
+        return budget.found("device", "cpu", reason, bound=reason, more=more)
     if not usable:
-        log.warning("there is a GPU, but torch %s cannot use it", torch.__version__)
-        return "cpu", f"there is a GPU, but torch {torch.__version__} was built without CUDA"
-    return "cuda", f"{hardware.gpu_model}, {hardware.gpu_free_gb:.0f} GB of it free"
+        log.warning("there is a GPU, but this build of torch cannot use it")
+        reason = "there is a GPU, but this build of torch cannot use it"
+        more = "cuda would need a build of torch that fits the driver"
+        return budget.found("device", "cpu", reason, bound="torch", more=more)
+    reason = f"{hardware.gpu_model}, {hardware.gpu_free_gb:.0f} GB of it free"
+    return budget.found("device", "cuda", reason, bound="one cell on one GPU", more="")
 
 
 # --- what flows ask -----------------------------------------------------------------------

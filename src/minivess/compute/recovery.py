@@ -9,9 +9,10 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from minivess import networks
-from minivess.compute import budget, memory
+from minivess.compute import budget
+from minivess.compute.memory import Footprint
 from minivess.compute.patch import padding, shape_text, shapes_of, step_down
 from minivess.config import ExperimentConfig, TrainingConfig
 from minivess.contracts import Choice, ComputePlan, DatasetProfile, Network, Shape
@@ -88,10 +89,12 @@ def smaller(
     profile: DatasetProfile,
     *,
     n_train: int,
+    cache: Path | None = None,
 ) -> ComputePlan:
     """The plan one step below; a patch or batch that the user gave stays as it is.
 
-    `profile` has the shapes as they are loaded, `n_train` is the number that plans are made for.
+    `profile` has the shapes as they are loaded, `n_train` is the number that plans are made for,
+    `cache` the folder where memory of networks is kept.
 
     Raises:
         OutOfMemory: nothing is left to give; the message names the need in MB.
@@ -104,23 +107,17 @@ def smaller(
         keep_patch=training.patch_size != "auto",
         keep_batch=training.batch_size != "auto",
     )
-    if plan.number > RESTARTS or down is None or not networks.accepts(network, *down):
+    found = Footprint(training, network, plan.mixed_precision, device=plan.device, cache=cache)
+    if plan.number > RESTARTS or down is None or not found.accepts(*down):
         raise _stuck(plan, training, network)
     patch, batch = down
-    iterations, _ = budget.iterations(config, n_train, batch)
+    iterations = budget.iterations(config, n_train, batch).value
     changed: Sizes = {"patch_size": patch, "batch_size": batch, "iterations_per_epoch": iterations}
-    needed = memory.predict(
-        network,
-        patch=patch,
-        batch=batch,
-        precision=plan.mixed_precision,
-        optimizer=training.optimizer,
-        checkpointing=training.gradient_checkpointing,
-    )
     return plan.replace(
         number=plan.number + 1,
         after_run=None,
-        predicted_memory_gb=round(needed, 3),
+        predicted_memory_gb=round(found.step_gb(patch, batch), 3),
+        predicted_window_gb=round(found.window_gb(patch, profile.max_shape), 3),
         padded=padding(shapes_of(profile), patch),
         choices=_choices(plan, changed),
         **changed,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from minivess.compute.footprint import Footprint
+from typing import Any
+
+from minivess.compute.budget import MEMORY, found, given
+from minivess.compute.memory import Footprint
 from minivess.compute.patch import fitting, nearest, shape_text, shapes_of, step_down
 from minivess.config import ExperimentConfig, TierConfig
 from minivess.contracts import Choice, DatasetProfile, Shape
 from minivess.errors import PlanError
-
-USER, MEMORY = "your setting", "memory"
 
 
 class Sizes:
@@ -17,24 +18,25 @@ class Sizes:
     def __init__(
         self,
         config: ExperimentConfig,
-        found: Footprint,
+        footprint: Footprint,
         profile: DatasetProfile,
         start: TierConfig,
     ) -> None:
         self.training = config.training
         self.strategy = config.compute.patch_strategy
-        self.found = found
-        self.network = found.network
+        self.footprint = footprint
+        self.network = footprint.network
         self.start = start
-        self.divisor = found.divisor
+        self.divisor = footprint.divisor
         self.shapes = shapes_of(profile)
         self.largest = profile.max_shape
         self.budget_gb = 0.0
+        self.n_train = 0
         self.notes: list[str] = []
 
     def shrunk_to(self, budget_gb: float, n_train: int) -> tuple[Shape, int]:
         """(patch, batch): the start, stepped down until step and window fit the budget."""
-        self.budget_gb = budget_gb
+        self.budget_gb, self.n_train = budget_gb, n_train
         patch = self.first_patch()
         batch = self.first_batch(n_train)
         needed = self.needed(patch, batch)
@@ -51,13 +53,15 @@ class Sizes:
             patch, batch = down
             needed = self.needed(patch, batch)
             self.notes = [f"shrunk until it needs under 80 % of the free memory ({needed:.1f} GB)"]
-        if not self.found.accepts(patch, batch):
+        if not self.footprint.accepts(patch, batch):
             raise self._refused(patch)
         return patch, batch
 
     def needed(self, patch: Shape, batch: int) -> float:
         """GiB of a training process at its worst: a step, or the judgement of a volume."""
-        return max(self.found.step_gb(patch, batch), self.found.window_gb(patch, self.largest))
+        return max(
+            self.footprint.step_gb(patch, batch), self.footprint.window_gb(patch, self.largest)
+        )
 
     # --- where it starts ------------------------------------------------------------------
 
@@ -118,23 +122,37 @@ class Sizes:
 
     def patch_choice(self, patch: Shape, batch: int) -> Choice:
         """Why this patch."""
-        given = self.training.patch_size != "auto"
-        limit = "the median volume" if self.strategy == "median_pad" else "the smallest volume"
-        reasons = [
-            f"{shape_text(self.start.patch_size)} of tier {self.start.name}, "
-            f"within {limit}, in multiples of {shape_text(self.divisor)} "
-            f"(strides of {self.network.name})",
-            *self.notes,
-        ]
-        return Choice(
-            value=patch,
-            reason=f"given as training.patch_size={shape_text(patch)}"
-            if given
-            else "; ".join(reasons),
-            override=f"'training.patch_size=[{patch[0]},{patch[1]},{patch[2]}]'",
-            bound=USER if given else self._patch_bound(patch),
-            more=self._more(*self._next_patch(patch), batch),
+        axis = max(range(3), key=lambda axis: patch[axis])  # what a step down takes from
+        x, y, z = (side + self.divisor[i] * (i == axis) for i, side in enumerate(patch))
+        more = self._more(shape_text((x, y, z)), (x, y, z), batch)
+        if self.training.patch_size != "auto":
+            return given("patch_size", patch).replace(more=more)
+        limit = "median" if self.strategy == "median_pad" else "smallest"
+        reason = (
+            f"{shape_text(self.start.patch_size)} of tier {self.start.name}, within the {limit} "
+            f"volume, in multiples of {shape_text(self.divisor)} (strides of {self.network.name})"
         )
+        return self._sized("patch_size", patch, reason, bound=self._patch_bound(patch), more=more)
+
+    def batch_choice(self, patch: Shape, batch: int) -> Choice:
+        """Why this batch."""
+        more = self._more(str(batch + 1), patch, batch + 1)
+        if self.training.batch_size != "auto":
+            return given("batch_size", batch).replace(more=more)
+        tier = f"tier {self.start.name}"
+        bound = tier if batch == self.start.batch_size else "patches of an epoch"
+        if batch < self.first_batch(self.n_train):
+            bound = MEMORY
+        reason = f"{self.start.batch_size} of {tier}"
+        return self._sized("batch_size", batch, reason, bound=bound, more=more)
+
+    def _sized(self, name: str, value: Any, reason: str, *, bound: str, more: str) -> Choice:
+        shrunk = self.notes if bound == MEMORY else []
+        return found(name, value, "; ".join([reason, *shrunk]), bound=bound, more=more)
+
+    def _more(self, name: str, patch: Shape, batch: int) -> str:
+        needed = self.needed(patch, batch)
+        return f"{name} would need {needed:.2f} GB of {self.budget_gb:.2f} GB"
 
     def _patch_bound(self, patch: Shape) -> str:
         if self.notes and patch != self.first_patch():
@@ -144,41 +162,18 @@ class Sizes:
                     dict.fromkeys(names)}  # fmt: skip
         return ", ".join(f"{name} along {axes}" for name, axes in together.items())
 
-    def _next_patch(self, patch: Shape) -> tuple[str, Shape]:
-        """The largest axis with one divisor more: what a step down takes away."""
-        axis = max(range(3), key=lambda axis: patch[axis])
-        sides = [side + self.divisor[axis] * (i == axis) for i, side in enumerate(patch)]
-        larger = (sides[0], sides[1], sides[2])
-        return shape_text(larger), larger
-
-    def _more(self, name: str, patch: Shape, batch: int) -> str:
-        needed = self.needed(patch, batch)
-        return f"{name} would need {needed:.2f} GB of {self.budget_gb:.2f} GB"
-
-    def batch_choice(self, patch: Shape, batch: int) -> Choice:
-        """Why this batch."""
-        given = self.training.batch_size != "auto"
-        reasons = [f"{self.start.batch_size} of tier {self.start.name}", *self.notes]
-        bound = MEMORY if self.notes and batch < self.start.batch_size else self.start.name
-        return Choice(
-            value=batch,
-            reason=f"given as training.batch_size={batch}" if given else "; ".join(reasons),
-            override=f"training.batch_size={batch}",
-            bound=USER if given else bound if bound == MEMORY else f"tier {bound}",
-            more=self._more(str(batch + 1), patch, batch + 1),
-        )
-
     # --- refusals -------------------------------------------------------------------------
 
     def _too_large(self, patch: Shape, batch: int, needed: float) -> PlanError:
-        judging = needed > self.found.step_gb(patch, batch)
+        judging = needed > self.footprint.step_gb(patch, batch)
+        lighter = "losses that take less over a whole volume (training.losses=[dice_ce])"
         what = f"Judging a volume of {shape_text(self.largest)} by" if judging else "A step of"
         return PlanError(
             f"{what} {self.network.name} with patch {shape_text(patch)} and batch {batch} needs "
             f"{needed * 1024:.0f} MB, and {self.budget_gb * 1024:.0f} MB may be used.",
-            remedy="a smaller network (model.filters=[8,16,32]), "
-            "training.gradient_checkpointing=true, a lower training.cache_rate, "
-            "or close other programs",
+            remedy=f"{lighter if judging else 'a smaller network (model.filters=[8,16,32])'}, "
+            f"{'' if judging else 'training.gradient_checkpointing=true, '}"
+            "a lower training.cache_rate, or close other programs",
         )
 
     def _refused(self, patch: Shape) -> PlanError:

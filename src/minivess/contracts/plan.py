@@ -30,6 +30,10 @@ class Hardware(Contract):
         default=None, description="/dev/shm; loaders are threads and need none"
     )
     gpu_is_slice: bool = Field(default=False, description="a MIG slice of a larger GPU")
+    torch_uses_gpu: bool = Field(default=True, description="this torch can compute on the GPU")
+    bf16_gains: dict[str, float] = Field(
+        default={}, description="device -> time of a float32 step over that of a bf16 one, if timed"
+    )
 
 
 class Choice(Contract):
@@ -73,6 +77,7 @@ class Forecast(Contract):
     seconds_per_step: float
     seconds_per_epoch: float = Field(description="training steps and validation")
     total_hours: float
-    ram_gb: float
+    ram_gb: float = Field(description="main memory of the process, its cached volumes included")
+    vram_gb: float = Field(default=0.0, description="GPU memory; 0 where cells train on a CPU")
     disk_gb: float
     method: str = Field(description="how it was measured, a sentence")
