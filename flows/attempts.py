@@ -151,10 +151,9 @@ class Work:
             except OutOfMemory as error:
                 self.step_down(run, plan, error)
                 raise
-            if fresh:
-                run.metrics({"actual_memory_gb": usage.peak_gb(plan.device)}, step=0)
-            run.metrics(forecast.actual_metrics(result), step=0)
             cells.publish(run, self.folder, spec, result)
+            actual = forecast.actual_metrics(result, plan, self.folder, trained=fresh)
+            run.metrics(actual, step=0)
         return run.run_id, result
 
     def step_down(self, run: Run, plan: ComputePlan, error: OutOfMemory) -> None:

@@ -166,21 +166,21 @@ def restore(session: Session, profile: DatasetProfile) -> dict[str, Case]:
     return {case.case: case for case in curated.cases_of(folder, profile)}
 
 
-def probed(session: Session, ground: Ground, family: Family, *, n_cells: int) -> Forecast:
-    """The forecast of a family's model, whose plan gets smaller while its probe lacks memory.
+def probed(session: Session, ground: Ground, families: Sequence[Family]) -> Forecast:
+    """The forecast of one model's families; its plan gets smaller while the probe lacks memory.
 
     Raises:
         OutOfMemory: no smaller plan is left.
     """
     from minivess.compute import recovery
 
-    name = family.model.name
+    name = families[0].model.name
     while True:
         network, plan = ground.models[name]
         try:
-            return forecast(session, ground, network, plan, n_cells=n_cells)
+            return forecast(session, ground, families)
         except OutOfMemory as error:
-            following = smaller(session, ground, family, plan)
+            following = smaller(session, ground, families[0], plan)
             log.warning("%s", error.problem)
         session.say(
             f"  {name} ran out of memory when it was tried; now {recovery.described(following)}"
@@ -189,17 +189,26 @@ def probed(session: Session, ground: Ground, family: Family, *, n_cells: int) ->
         recovery.release()
 
 
-def forecast(
-    session: Session, ground: Ground, network: Network, plan: ComputePlan, *, n_cells: int
-) -> Forecast:
-    """Hours, memory and disk of some cells, from a short timed probe.
+def forecast(session: Session, ground: Ground, families: Sequence[Family]) -> Forecast:
+    """Hours, memory and disk of one model's families, from a probe on the first real batch.
 
     Raises:
         OutOfMemory: not even the probe's steps get the memory that the plan takes.
     """
     from minivess.compute import forecast as forecasts
     from minivess.compute import recovery
+    from minivess.training import probe
 
-    loaded = as_loaded(session, ground.profile)
+    network, plan = ground.models[families[0].model.name]
+    by_loss = {family.loss.name: family for family in families}
+    specs = [ground.spec(session, family, family.cells[0]) for family in by_loss.values()]
     with recovery.typed(network, plan):
-        return forecasts.forecast(session.config, network, plan, loaded, cells=n_cells)
+        times = probe.times(specs, plan, session.config, ground.cases)
+    return forecasts.forecast(
+        session.config,
+        network,
+        plan,
+        as_loaded(session, ground.profile),
+        times,
+        cells=sum(len(family.cells) for family in families),
+    )

@@ -4,32 +4,38 @@ from __future__ import annotations
 
 from typing import Any
 
-from flows import grid, ground
-from flows.profile_data import look, measure, show, tell
+from flows import grid
+from flows import ground as grounds
+from flows.ground import Ground
+from flows.profile_data import Survey, look, measure, show, tell
 from flows.session import Session
 from minivess.contracts import DatasetProfile
 
 
 def plan(session: Session) -> dict[str, Any]:
     """Check the data, resolve the plan of each model and forecast the grid; trains nothing."""
-    from minivess.compute import forecast, page
+    from minivess.compute import page
 
-    profile = unversioned_profile(session)
+    survey = look(session)
+    show(session, survey.root, survey.pairing)
+    profile = unversioned_profile(session, survey)
     tell(session, profile)
     families = grid.families(session.config, profile)
     for note in families[0].split.notes:
         session.say(f"  note: {note}")
-    hardware = ground.measure_hardware(session)
+    hardware = grounds.measure_hardware(session)
+    session.say()
+    session.say(page.machine_text(hardware))
+    cases = {case.case: case for case in survey.pairing.cases}
+    ground = Ground(profile, cases, hardware, models={})
     found: dict[str, Any] = {"hardware": hardware.model_dump(), "models": {}}
     for name in dict.fromkeys(family.model.name for family in families):
         mine = [family for family in families if family.model.name == name]
-        network, chosen = ground.planned(session, profile, hardware, mine[0])
-        n_cells = sum(len(family.cells) for family in mine)
-        loaded = ground.as_loaded(session, profile)
-        cost = forecast.forecast(session.config, network, chosen, loaded, cells=n_cells)
+        ground.models[name] = grounds.planned(session, profile, hardware, mine[0])
+        cost = grounds.probed(session, ground, mine)
+        network, chosen = ground.models[name]
         session.say()
-        session.say(f"{name}, {n_cells} cells")
-        session.say(page.text(chosen, cost, hardware))
+        session.say(page.text(name, chosen, cost))
         found["models"][name] = {
             "network": network.model_dump(mode="json"),
             "plan": chosen.model_dump(mode="json"),
@@ -38,12 +44,10 @@ def plan(session: Session) -> dict[str, Any]:
     return found
 
 
-def unversioned_profile(session: Session) -> DatasetProfile:
+def unversioned_profile(session: Session, survey: Survey) -> DatasetProfile:
     """The dataset in numbers, measured but neither copied nor recorded."""
     from minivess.data import profile
 
-    survey = look(session)
-    show(session, survey.root, survey.pairing)
     return profile.summarise(
         measure(session, survey),
         dataset=session.config.dataset,

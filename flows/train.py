@@ -218,7 +218,7 @@ def forecast(session: Session, ground: Ground, missing: Sequence[grid.Family]) -
     for name in ground.models:
         those = [family for family in missing if family.model.name == name]
         n_cells = sum(len(family.cells) for family in those)
-        cost = grounds.probed(session, ground, those[0], n_cells=n_cells)
+        cost = grounds.probed(session, ground, those)
         plan = ground.models[name][1]
         ground.costs[name] = cost
         session.orchestra.markdown(

@@ -149,6 +149,20 @@ def test_parents_open_before_their_folds_and_hold_their_aggregates(chain: Chain)
                 assert f"eval_fold{fold}_dice{end}" in parent.data.metrics
 
 
+def test_a_child_holds_its_plan_with_what_was_forecast_and_what_it_took(chain: Chain) -> None:
+    for parent in chain.result["training_run_ids"]:
+        for child in chain.children(parent):
+            metrics, names_of = child.data.metrics, ("seconds", "seconds_per_epoch", "ram_gb",
+                                                     "vram_gb", "disk_gb")  # fmt: skip
+            forecast = {name: metrics[f"forecast_{name}"] for name in names_of}
+            actual = {name: metrics[f"actual_{name}"] for name in names_of}
+            assert (forecast.pop("vram_gb") > 0) == (actual.pop("vram_gb") > 0)
+            assert min(*forecast.values(), *actual.values()) > 0
+            assert actual["disk_gb"] == pytest.approx(forecast["disk_gb"], rel=0.9)
+            page = chain.client.download_artifacts(child.info.run_id, names.PLAN_PAGE_ARTIFACT)
+            assert f"| batch_size | {child.data.params['batch_size']} |" in Path(page).read_text()
+
+
 def test_a_child_holds_the_metrics_of_each_epoch(chain: Chain) -> None:
     child = chain.children(chain.result["training_run_ids"][0])[0]
     history = chain.client.get_metric_history(child.info.run_id, "val_dice")

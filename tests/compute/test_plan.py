@@ -205,7 +205,7 @@ def test_a_large_cache_set_by_hand_warns(
     make_plan: Callable[..., ComputePlan], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        make_plan("training.cache_rate=1.0", shapes=[(512, 512, 100)] * 40, ram_available_gb=6.9)
+        make_plan("training.cache_rate=1.0", shapes=[(256, 256, 100)] * 160, ram_available_gb=6.9)
     assert "training.cache_rate=1" in caplog.text
 
 

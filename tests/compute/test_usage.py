@@ -28,6 +28,7 @@ def test_the_forecast_of_a_cell_is_its_share_of_the_grid() -> None:
     assert forecast.forecast_metrics(cost, epochs=10) == {
         "forecast_seconds_per_epoch": 2,
         "forecast_seconds": 20,
-        "forecast_memory_gb": 3,
+        "forecast_ram_gb": 3,
+        "forecast_vram_gb": 0,
         "forecast_disk_gb": 0.25,
     }

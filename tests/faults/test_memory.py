@@ -57,12 +57,12 @@ for name, more in (("auto", []), ("given", ["training.batch_size=256"])):
         ground, family = stand(session)
         network, plan = ground.models["dynunet"]
         if name == "auto":
-            grounds.probed(session, ground, family, n_cells=1)
+            grounds.probed(session, ground, [family])
         ground.models["dynunet"] = network, plan.replace(batch_size=256, iterations_per_epoch=1)
         limit(120)
         if name == "auto":
             tried = dataclasses.replace(ground, models=dict(ground.models))
-            grounds.probed(session, tried, family, n_cells=1)
+            grounds.probed(session, tried, [family])
             told["probed"] = tried.models["dynunet"][1].batch_size
         try:
             told[name] = train.train_family(session, ground, family).run_id

@@ -10,6 +10,7 @@ import pytest
 
 from flows import grid
 from flows.planning import unversioned_profile
+from flows.profile_data import look
 from flows.session import open_session
 from minivess import config as configs
 from tests.conftest import tube, write_nifti
@@ -46,7 +47,7 @@ def test_no_animal_trains_what_it_validates_and_a_shared_crop_is_told(
     words = [f"data.root={mice}", "training.test_fraction=0.2", *rule(mice)]
     config, env = configs.load(words=words), configs.Environment(prefect_disabled=True)
     with open_session(config, env.model_copy(update={"home": mice.parent / "home"})) as session:
-        profile = unversioned_profile(session)
+        profile = unversioned_profile(session, look(session))
     made = grid.split(config, profile, seed)
     for fold in made.folds:
         animals = [{case[:2] for case in side} for side in (fold.train, fold.val, made.test)]

@@ -17,7 +17,7 @@ from minivess.compute import fake_steps
 from minivess.compute.fake_steps import Line, Precision, Settings
 from minivess.compute.memo import remembered
 from minivess.config import TrainingConfig
-from minivess.contracts import Loss, Network, Shape
+from minivess.contracts import Limits, Loss, Network, Shape
 
 GIB = 1024**3
 
@@ -34,8 +34,14 @@ so that their line is on the safe side."""
 BLENDING_MAPS = 3
 """Maps as large as a volume beside its logits: image, weights of the windows, their sum."""
 
+DIVISOR = "divisor"
 MASK_BYTES = 9
 """For each voxel of a judged volume: its mask, and the class numbers that its loss takes."""
+
+
+def map_bytes(network: Network) -> int:
+    """Bytes in main memory for each voxel of a volume whose windows are put together."""
+    return 4 * (2 * network.out_channels + BLENDING_MAPS)
 
 
 class Footprint:
@@ -66,7 +72,7 @@ class Footprint:
     @cached_property
     def divisor(self) -> Shape:
         """What each axis of a patch must be divisible by."""
-        x, y, z = self._remembered("divisor", lambda: networks.divisor(self.network))
+        x, y, z = self._remembered(DIVISOR, lambda: networks.divisor(self.network))
         return x, y, z
 
     def accepts(self, patch: Shape, batch: int) -> bool:
@@ -93,9 +99,8 @@ class Footprint:
             self._process_gb(fixed) + UNSEEN * each * at_once / GIB
             for fixed, each in self._window_lines
         )
-        logits = 4 * self.network.out_channels
-        maps = 2 * logits + 4 * BLENDING_MAPS if self.device == "cpu" else 0
-        judged = logits + MASK_BYTES + self._loss_bytes(gradients=False)
+        maps = map_bytes(self.network) if self.device == "cpu" else 0
+        judged = 4 * self.network.out_channels + MASK_BYTES + self._loss_bytes(gradients=False)
         at_rest = self._process_gb(min(fixed for fixed, _ in self._window_lines))
         voxels = math.prod(volume)
         return max(windows + maps * voxels / GIB, at_rest + judged * voxels / GIB)
@@ -136,5 +141,6 @@ class Footprint:
         return float(found)
 
     def _remembered(self, what: Any, work: Any) -> Any:
-        record = {"network": self.network.model_dump(mode="json"), "what": what}
+        network = self.network.replace(limits=Limits()) if what != DIVISOR else self.network
+        record = {"network": network.model_dump(mode="json"), "what": what}
         return remembered(self.cache, record, work, own=[self.network.builder])

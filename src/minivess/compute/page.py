@@ -5,16 +5,25 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
+from minivess.compute.budget import USER
 from minivess.compute.patch import shape_text
 from minivess.contracts import Choice, ComputePlan, Forecast, Hardware
 
 WIDTH = 100
+HEAD = 10
 
 
-def text(plan: ComputePlan, forecast: Forecast, hardware: Hardware) -> str:
-    """For the terminal."""
-    lines = [*_wrapped("Machine", machine(hardware)), "", *_table(plan), "", *_cost(plan, forecast)]
+def text(name: str, plan: ComputePlan, forecast: Forecast) -> str:
+    """One model's plan for the terminal."""
+    lines = [f"{name}, {_cells(forecast)}", "", *_table(plan)]
+    for head, line in _cost(plan, forecast):
+        lines += _wrapped(head, line)
     return "\n".join(lines)
+
+
+def machine_text(hardware: Hardware) -> str:
+    """What was measured, for the terminal."""
+    return "\n".join(_wrapped("Machine", machine(hardware)))
 
 
 def markdown(plan: ComputePlan, forecast: Forecast, hardware: Hardware) -> str:
@@ -25,16 +34,15 @@ def markdown(plan: ComputePlan, forecast: Forecast, hardware: Hardware) -> str:
     ]
     return "\n".join(
         [
-            "# Compute plan",
+            f"# Compute plan for {_cells(forecast)}",
             "",
             f"Machine: {machine(hardware)}.",
             "",
-            "| what | value | bound by | why | one more step | to override |",
+            "| what | value | limited by | why | one step more | to override |",
             "|---|---|---|---|---|---|",
             *rows,
-            *(["", *_padded(plan)] if plan.padded else []),
             "",
-            *(f"{line}  " for line in _cost(plan, forecast)),
+            *(f"{head}: {line}.  " for head, line in _cost(plan, forecast)),
             "",
         ]
     )
@@ -42,11 +50,17 @@ def markdown(plan: ComputePlan, forecast: Forecast, hardware: Hardware) -> str:
 
 def machine(hardware: Hardware) -> str:
     """What was measured, in one sentence."""
+    gain = hardware.bf16_gains.get("cpu")
+    swap = (
+        f"swap {hardware.swap_total_gb:.1f} GB, never counted"
+        if hardware.swap_total_gb
+        else "no swap"
+    )
     parts = [
         f"{hardware.environment}; {hardware.cpu_model}, {hardware.cores} cores"
-        + (", fast bf16" if hardware.bf16_is_fast and not hardware.gpu_count else ""),
+        + ("" if gain is None else f", bf16 {gain:.1f} times as fast as float32"),
         f"{hardware.ram_available_gb:.1f} of {hardware.ram_total_gb:.1f} GB memory free",
-        f"swap {hardware.swap_total_gb:.1f} GB, never counted",
+        swap,
         _gpu(hardware),
         f"{hardware.disk_free_gb:.0f} GB disk free",
     ]
@@ -59,35 +73,34 @@ def _gpu(hardware: Hardware) -> str:
     if not hardware.gpu_count:
         return "no GPU" + (f" behind driver {hardware.gpu_driver}" if hardware.gpu_driver else "")
     total, free = hardware.gpu_vram_gb or 0.0, hardware.gpu_free_gb or 0.0
+    gain = hardware.bf16_gains.get("cuda")
     return (
         f"{hardware.gpu_count} x {hardware.gpu_model}, {total:.1f} GB of which {total - free:.1f} "
         f"are used by others, driver {hardware.gpu_driver}"
+        + ("" if gain is None else f", bf16 {gain:.1f} times as fast as float32")
     )
 
 
 def _table(plan: ComputePlan) -> list[str]:
+    """For each value why it is so, then its limit, what more would need, and the word for it."""
     names = max(len(name) for name in plan.choices)
     values = max(len(shown(choice.value)) for choice in plan.choices.values())
     lines = []
     for name, choice in plan.choices.items():
-        head = f"{name:<{names}}  {shown(choice.value):<{values}}  "
-        indent = " " * len(head)
-        reason = textwrap.wrap(choice.reason, WIDTH - len(head)) or [""]
-        lines += [head + reason[0], *(indent + line for line in reason[1:])]
-        notes = [f"bound by {choice.bound}" if choice.bound else "", choice.more]
-        for note in filter(None, notes):
-            lines += [indent + line for line in textwrap.wrap(note, WIDTH - len(head))]
-        if _override(choice):
-            lines.append(f"{indent}to override: {choice.override}")
-    return lines + _padded(plan)
-
-
-def _padded(plan: ComputePlan) -> list[str]:
-    return [f"padded: {case} by {shape_text(lacks)} voxels" for case, lacks in plan.padded.items()]
+        head = f"  {name:<{names}}  {shown(choice.value):<{values}}  "
+        given = choice.bound == USER
+        notes = [choice.more, *([] if given else [f"set with {choice.override}"])]
+        limit = "" if given else f"limited by {choice.bound}; "
+        told = [choice.reason, limit + "; ".join(filter(None, notes))]
+        for part in filter(None, told):
+            for line in textwrap.wrap(part, WIDTH - len(head), break_on_hyphens=False):
+                lines.append(head + line)
+                head = " " * len(head)
+    return [*lines, ""]
 
 
 def _override(choice: Choice) -> str:
-    return "" if "given as" in choice.reason else choice.override
+    return "" if choice.bound == USER else f"`{choice.override}`"
 
 
 def shown(value: Any) -> str:
@@ -98,18 +111,34 @@ def shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _cost(plan: ComputePlan, forecast: Forecast) -> list[str]:
+def _cells(forecast: Forecast) -> str:
+    return f"{forecast.cells} cell{'s' if forecast.cells > 1 else ''}"
+
+
+def _cost(plan: ComputePlan, forecast: Forecast) -> list[tuple[str, str]]:
     hours = forecast.total_hours
     total = f"{hours * 60:.1f} min" if hours < 1 else f"{hours:.1f} h"
-    return [
-        f"Memory: a step needs {plan.predicted_memory_gb:.2f} GB, judging the largest volume "
-        f"{plan.predicted_window_gb:.2f} GB, of {plan.memory_budget_gb:.2f} GB that may be used",
-        f"Forecast for {forecast.cells} cells: {total} ({forecast.seconds_per_step:.3f} s per "
-        f"step, {forecast.seconds_per_epoch:.1f} s per epoch), {forecast.ram_gb:.1f} GB memory, "
-        f"{forecast.disk_gb:.2f} GB disk",
-        *textwrap.wrap(f"How it was measured: {forecast.method}.", WIDTH),
+    vram = f", {forecast.vram_gb:.1f} GB on the GPU" if forecast.vram_gb else ""
+    padded = [f"{case} by {shape_text(lacks)}" for case, lacks in plan.padded.items()]
+    lines = [
+        (
+            "Needs",
+            f"{plan.predicted_memory_gb:.2f} GB for a step and {plan.predicted_window_gb:.2f} GB "
+            f"to judge the largest volume, of {plan.memory_budget_gb:.2f} GB that may be used",
+        ),
+        (
+            "Forecast",
+            f"{total} for {_cells(forecast)}: {forecast.seconds_per_step:.3f} s for a step, "
+            f"{forecast.seconds_per_epoch:.1f} s for an epoch; {forecast.ram_gb:.1f} GB memory"
+            f"{vram}, {forecast.disk_gb:.2f} GB disk",
+        ),
+        ("Timed", forecast.method),
     ]
+    return [*([("Padded", ", ".join(padded))] if padded else []), *lines]
 
 
 def _wrapped(head: str, sentence: str) -> list[str]:
-    return textwrap.wrap(f"{head}: {sentence}", WIDTH)
+    return textwrap.wrap(
+        sentence, WIDTH, initial_indent=f"{head:<{HEAD}}", subsequent_indent=" " * HEAD,
+        break_on_hyphens=False,
+    )  # fmt: skip

@@ -65,7 +65,8 @@ def bf16_gain(device: str) -> float:
     finally:
         torch.set_num_threads(threads)
     plain, half = (min(times) for times in zip(*rounds, strict=True))
-    return round(plain / half, 3)
+    gain: float = round(plain / half, 3)
+    return gain
 
 
 def _seconds(block: nn.Module, volume: Tensor, *, bf16: bool) -> float:
