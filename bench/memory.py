@@ -1,55 +1,81 @@
-"""Predicted against measured memory of a step, each model and patch in a fresh process."""
+"""Predicted against measured memory of a step and of judging a volume, each in a fresh process."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 MODELS = ("dynunet", "unet", "segresnet", "swinunetr", "vista3d")
 PATCHES = ((64, 64, 32), (96, 96, 32), (96, 96, 64))
+KINDS = ("step", "window")
 STEPS = 3
+FIRST_S, AGAIN_S = 10.0, 0.1
+"""The most that a prediction may take, the first time and from the cache."""
+
+Row = dict[str, Any]
 
 
 def main() -> None:
-    """Print the table; with --one, be the fresh process of one row."""
+    """Print the table; with --one, be the fresh process of one measurement."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--precision", nargs="+", default=["none", "bf16"])
+    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
     parser.add_argument("--losses", nargs="+", default=["dice_ce"])
-    parser.add_argument("--windows", action="store_true", help="the sliding window's step too")
-    parser.add_argument("--json", type=Path, help="write the rows here too")
-    parser.add_argument("--one", help="model, kind, precision, loss and patch as JSON")
+    parser.add_argument("--kept", type=Path, help="JSON lines; what is there is not measured again")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         print(json.dumps(one(**json.loads(options.one))))
         return
-    kinds = ["predict", "step", *(["window"] if options.windows else [])]
-    rows = []
-    for model in options.models:
-        for precision in options.precision:
-            for loss in options.losses:
-                for patch in PATCHES:
-                    asked = {"model": model, "precision": precision, "loss": loss, "patch": patch}
-                    found = [fresh({**asked, "kind": kind}) for kind in kinds]
-                    rows.append({**asked, **{k: v for part in found for k, v in part.items()}})
-                    print(line(rows[-1]), flush=True)
-    summary(rows)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
+    rows = list(measured(options))
+    settings = {(row["model"], row["precision"], row["loss"]) for row in rows}
+    predictions = {key: fresh(dict(zip(("model", "precision", "loss"), key, strict=True)),
+                              kind="predict") for key in sorted(settings)}  # fmt: skip
+    for row in rows:
+        found = predictions[row["model"], row["precision"], row["loss"]]
+        row["predicted"] = found[f"{row['kind']} {text(row['patch'])}"]
+    print(table(rows))
+    print(summary(rows, list(predictions.values())))
 
 
-def fresh(asked: dict[str, Any]) -> dict[str, float]:
+def measured(options: argparse.Namespace) -> Iterator[Row]:
+    """Each row, from the file where it is kept or from a fresh process."""
+    kept = options.kept.read_text().splitlines() if options.kept and options.kept.exists() else []
+    known = {name(row): row for row in map(json.loads, kept)}
+    for model, precision, loss, kind, patch in product(
+        options.models, options.precision, options.losses, options.kinds, PATCHES
+    ):
+        asked = {"model": model, "precision": precision, "loss": loss, "patch": list(patch)}
+        row = {**asked, "kind": kind}
+        if name(row) not in known:
+            known[name(row)] = row | fresh(asked, kind=kind)
+            print(known[name(row)], file=sys.stderr, flush=True)
+            if options.kept:
+                with options.kept.open("a") as lines:
+                    lines.write(json.dumps(known[name(row)]) + "\n")
+        yield known[name(row)]
+
+
+def name(row: Row) -> tuple[str, ...]:
+    """What tells one measurement from another."""
+    return (*(row[key] for key in ("model", "precision", "loss", "kind")), text(row["patch"]))
+
+
+def fresh(asked: Row, *, kind: str) -> dict[str, float]:
     """The last line that a fresh process prints."""
     ran = subprocess.run(
-        [sys.executable, "-P", __file__, "--one", json.dumps(asked)],
+        [sys.executable, __file__, "--one", json.dumps({**asked, "kind": kind})],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if ran.returncode:
@@ -58,94 +84,93 @@ def fresh(asked: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def one(model: str, kind: str, precision: Any, loss: str, patch: list[int]) -> dict[str, Any]:
+# --- in the fresh process -----------------------------------------------------------------
+
+
+def one(model: str, kind: str, precision: Any, loss: str, patch: Any = None) -> dict[str, float]:
     """What one fresh process finds."""
-    from minivess import config, losses, networks
+    from minivess import config, networks
 
     network = networks.resolve(
         config.model(model), in_channels=1, out_channels=2, min_shape=(128, 128, 64)
     )
-    size = (patch[0], patch[1], patch[2])
-    terms = losses.resolve(config.loss(loss))
     work = {"predict": predicted, "step": trained, "window": judged}[kind]
-    return work(network, terms, size, precision)
+    return work(network, loss, patch and tuple(patch), precision)
 
 
-def predicted(network: Any, loss: Any, patch: Any, precision: Any) -> dict[str, Any]:
-    """GiB as the plan sees them, the first time and from the cache."""
-    import tempfile
+def predicted(network: Any, loss: str, _: Any, precision: Any) -> dict[str, float]:
+    """GiB as the plan sees them for every patch, and seconds of the first and a later question."""
+    from minivess import config
+    from minivess.compute import memo
+    from minivess.compute.memory import Footprint
 
-    from minivess.compute import memo, memory
+    training = config.load([], [f"training.losses=[{loss}]"]).training
 
-    def ask(cache: Path) -> float:
-        return memory.predict(
-            network, patch=patch, batch=1, precision=precision, optimizer="adamw",
-            checkpointing=False, losses=[loss], cache=cache,
-        )  # fmt: skip
+    def ask(cache: Path) -> tuple[Footprint, float]:
+        begun = time.process_time()
+        found = Footprint(training, network, precision, device="cpu", cache=cache)
+        found.step_gb(PATCHES[0], 1)
+        found.window_gb(PATCHES[0], PATCHES[0])
+        return found, time.process_time() - begun
 
     with tempfile.TemporaryDirectory() as folder:
-        begun = time.perf_counter()
-        gb = ask(Path(folder))
-        first = time.perf_counter() - begun
-        window = memory.predict_window(
-            network, patch=patch, volume=patch, device="cpu", precision=precision,
-            optimizer="adamw", cache=Path(folder),
-        )  # fmt: skip
+        found, first = ask(Path(folder))
         memo.KNOWN.clear()
-        begun = time.perf_counter()
-        ask(Path(folder))
-        again = time.perf_counter() - begun
-    return {
-        "predicted": gb, "predicted_window": window, "first_s": first, "again_s": again,
-    }  # fmt: skip
+        _, again = ask(Path(folder))
+    rows = {f"step {text(patch)}": found.step_gb(patch, 1) for patch in PATCHES}
+    rows |= {f"window {text(patch)}": found.window_gb(patch, volume(patch)) for patch in PATCHES}
+    return {**rows, "first_s": first, "again_s": again}
 
 
-def trained(network: Any, loss: Any, patch: Any, precision: Any) -> dict[str, Any]:
+def volume(patch: Any) -> Any:
+    """A volume of several windows."""
+    return 2 * patch[0], 2 * patch[1], patch[2]
+
+
+def trained(network: Any, loss: str, patch: Any, precision: Any) -> dict[str, float]:
     """Peak resident memory of real steps."""
     import torch
 
-    from minivess.training import trainer  # noqa: F401 (a training process has it loaded)
-
+    module, criterion = built(network, loss)
     batch = torch.randn(1, 1, *patch), (torch.rand(1, 1, *patch) > 0.9).long()
-    module, base = networks_and_base(network)
     updater = torch.optim.AdamW(module.parameters())
-    from minivess import losses
-
-    criterion = losses.build(loss, network.out_channels)
     for _ in range(STEPS):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
             logits = module.train()(batch[0])
         criterion(logits, batch[1])["loss"].backward()
         updater.step()
         updater.zero_grad(set_to_none=True)
-    return {"measured": peak_gb(), "base": base}
+    return {"measured": peak_gb()}
 
 
-def judged(network: Any, loss: Any, patch: Any, precision: Any) -> dict[str, Any]:
-    """Peak resident memory of the sliding window over a volume of four patches."""
+def judged(network: Any, loss: str, patch: Any, precision: Any) -> dict[str, float]:
+    """Peak resident memory of a volume's windows, mask and loss, as validation runs them."""
     import torch
 
     from minivess import inference
     from minivess.contracts import Window
-    from minivess.training import trainer  # noqa: F401
 
-    module, _ = networks_and_base(network)
+    module, criterion = built(network, loss)
     # A training process holds Adam's two moments beside the weights.
     held = [torch.zeros_like(weight).add_(1) for weight in module.parameters() for _ in range(2)]
-    image = torch.randn(1, *patch).numpy()
+    image = torch.randn(1, *volume(patch)).numpy()
+    target = (torch.rand(1, 1, *volume(patch)) > 0.9).long()
     window = Window(patch_size=patch, overlap=0.25, normalisation="none")
-    for _ in range(2):
-        inference.logits(module.eval(), image, window, divisor=(1, 1, 1), precision=precision)
+    logits = inference.logits(module.eval(), image, window, divisor=(1, 1, 1), precision=precision)
+    inference.mask(logits)
+    with torch.no_grad():
+        criterion(torch.from_numpy(logits)[None], target)
     del held
-    return {"measured_window": peak_gb()}
+    return {"measured": peak_gb()}
 
 
-def networks_and_base(network: Any) -> tuple[Any, float]:
-    """The built network, and the memory before anything ran."""
-    from minivess import networks
+def built(network: Any, loss: str) -> tuple[Any, Any]:
+    """Network and loss, in a process that has loaded what a training process has."""
+    from minivess import config, losses, networks
+    from minivess.training import trainer  # noqa: F401
 
-    before = peak_gb()
-    return networks.initial(network, seed=0), before
+    criterion = losses.build(losses.resolve(config.loss(loss)), network.out_channels)
+    return networks.initial(network, seed=0), criterion
 
 
 def peak_gb() -> float:
@@ -154,30 +179,53 @@ def peak_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
-def line(row: dict[str, Any]) -> str:
-    """One row of the table."""
-    patch = "x".join(map(str, row["patch"]))
-    head = f"{row['model']:<10} {row['precision']:<5} {row['loss']:<10} {patch:<10}"
-    text = f"{head} {row['predicted']:6.2f} {row['measured']:6.2f} {over(row):+6.1%}"
-    if "measured_window" in row:
-        text += f"  window {row['predicted_window']:6.2f} {row['measured_window']:6.2f}"
-    return text + f"  {row['first_s']:5.1f} s, again {row['again_s'] * 1000:.0f} ms"
+# --- what is told -------------------------------------------------------------------------
 
 
-def over(row: dict[str, Any]) -> float:
+def text(patch: Any) -> str:
+    """For example `64x64x32`."""
+    return "x".join(map(str, patch))
+
+
+def over(row: Row) -> float:
     """Share by which the prediction lies above the measurement."""
     return float(row["predicted"] / row["measured"] - 1)
 
 
-def summary(rows: list[dict[str, Any]]) -> None:
-    """What decides: the median, and the worst on either side."""
-    shares = [over(row) for row in rows]
-    voxels = {math.prod(row["patch"]) for row in rows}
-    print(
-        f"{len(rows)} rows of {len(voxels)} patches: median {statistics.median(shares):+.1%}, "
-        f"least {min(shares):+.1%}, most {max(shares):+.1%}; "
-        f"first prediction at most {max(row['first_s'] for row in rows):.1f} s"
+def table(rows: list[Row]) -> str:
+    """Models and settings down, patches across."""
+    heads = [text(patch) for patch in PATCHES]
+    lines = [
+        "| model | precision | what | " + " | ".join(heads) + " |",
+        "|---|---|---|" + "---|" * len(heads),
+    ]
+    groups = dict.fromkeys(name(row)[:4] for row in rows)
+    for group in groups:
+        cells = [
+            f"{row['predicted']:.2f} / {row['measured']:.2f} ({over(row):+.0%})"
+            for row in rows
+            if name(row)[:4] == group
+        ]
+        model, precision, _, kind = group
+        lines.append(f"| {model} | {precision} | {kind} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def summary(rows: list[Row], predictions: list[dict[str, float]]) -> str:
+    """What decides: the median, the worst on either side, and the time against its limits."""
+    lines = []
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        shares = [over(row) for row in rows if row["kind"] == kind]
+        lines.append(
+            f"{kind}, {len(shares)} rows: median {statistics.median(shares):+.1%}, "
+            f"least {min(shares):+.1%}, most {max(shares):+.1%}"
+        )
+    first, again = (max(row[key] for row in predictions) for key in ("first_s", "again_s"))
+    lines.append(
+        f"prediction, processor time: first {first:.1f} s ({first / FIRST_S:.0%} of the limit), "
+        f"again {again * 1000:.0f} ms ({again / AGAIN_S:.0%} of the limit)"
     )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def precision(
     """
     asked, file = config.training.mixed_precision, f"configs/models/{network.name}.yaml"
     if asked == "auto" and not network.limits.supports_amp:
-        return _precision("none", f"{file} says supports_amp: false", file, "another line there")
+        return _precision("none", f"{file} says supports_amp: false", file)
     if asked == "auto":
         return _on_gpu(start, hardware) if device == "cuda" else _on_cpu(hardware)
     if asked != "none" and not network.limits.supports_amp:
@@ -82,8 +82,8 @@ def precision(
     return given("mixed_precision", asked)
 
 
-def _precision(value: str, reason: str, bound: str, more: str) -> Choice:
-    return found("mixed_precision", value, reason, bound=bound, more=f"lower would need {more}")
+def _precision(value: str, reason: str, bound: str, more: str = "") -> Choice:
+    return found("mixed_precision", value, reason, bound=bound, more=more)
 
 
 def _on_cpu(hardware: Hardware) -> Choice:
@@ -95,20 +95,22 @@ def _on_cpu(hardware: Hardware) -> Choice:
         else f"a small step in bf16 is {gain:.2g} times as fast as in float32, as timed here"
     )
     if fast:
-        return _precision("bf16", why, "the CPU", "a GPU: fp16 is no faster on a CPU")
-    return _precision("none", why, "the CPU", f"bf16 to be {WORTHWHILE} times as fast")
+        return _precision("bf16", why, "this CPU")
+    return _precision("none", why, "this CPU", f"bf16 would need to be {WORTHWHILE} times as fast")
 
 
 def _on_gpu(start: TierConfig, hardware: Hardware) -> Choice:
     tier, gain = f"tier {start.name}", hardware.bf16_gains.get("cuda")
     if not start.mixed_precision:
-        return _precision("none", f"{tier} computes in float32", tier, "another tier")
+        return _precision("none", f"{tier} computes in float32", tier)
     fast = hardware.bf16_is_fast if gain is None else gain > WORTHWHILE
     if fast:
         timed = "" if gain is None else f", {gain:.2g} times as fast as float32, as timed here"
         why = f"this GPU computes bf16 natively{timed}; it needs no loss scaling"
-        return _precision("bf16", why, "the GPU", "a GPU that trains in fp8")
-    return _precision("fp16", "this GPU has no fast bf16, but fp16", "the GPU", "a newer GPU")
+        return _precision("bf16", why, "this GPU")
+    return _precision(
+        "fp16", "this GPU has no fast bf16, but fp16", "this GPU", "bf16 would need a newer GPU"
+    )
 
 
 # --- memory and cores ---------------------------------------------------------------------
@@ -141,9 +143,9 @@ def cache(
     choice = found(
         "cache_rate",
         rate,
-        f"the volumes take {size:.2f} GB, and {most / free:.0%} of {free:.1f} GB free memory may "
+        f"the volumes take {size:.2g} GB, and {most / free:.0%} of {free:.1f} GB free memory may "
         f"hold them{'' if most == CACHE_SHARE * free else ', as there is no swap'}",
-        bound=MEMORY if held < size else "all volumes are kept",
+        bound=MEMORY if held < size else "the dataset",
         more=f"all of them would need {size / CACHE_SHARE:.1f} GB free" if held < size else "",
     )
     return choice, held

@@ -18,6 +18,8 @@ def text(name: str, plan: ComputePlan, forecast: Forecast) -> str:
     lines = [f"{name}, {_cells(forecast)}", "", *_table(plan)]
     for head, line in _cost(plan, forecast):
         lines += _wrapped(head, line)
+    words = [choice.override for choice in plan.choices.values() if choice.bound != USER]
+    lines += _wrapped("Override", " ".join(words))
     return "\n".join(lines)
 
 
@@ -65,7 +67,7 @@ def machine(hardware: Hardware) -> str:
         f"{hardware.disk_free_gb:.0f} GB disk free",
     ]
     if hardware.shm_gb is not None:
-        parts.append(f"{hardware.shm_gb:.2f} GB shared memory, not needed")
+        parts.append(f"{hardware.shm_gb:.3g} GB shared memory, not needed")
     return "; ".join(parts)
 
 
@@ -82,17 +84,14 @@ def _gpu(hardware: Hardware) -> str:
 
 
 def _table(plan: ComputePlan) -> list[str]:
-    """For each value why it is so, then its limit, what more would need, and the word for it."""
+    """For each value why it is so, then its limit and what one more step would need."""
     names = max(len(name) for name in plan.choices)
     values = max(len(shown(choice.value)) for choice in plan.choices.values())
     lines = []
     for name, choice in plan.choices.items():
         head = f"  {name:<{names}}  {shown(choice.value):<{values}}  "
-        given = choice.bound == USER
-        notes = [choice.more, *([] if given else [f"set with {choice.override}"])]
-        limit = "" if given else f"limited by {choice.bound}; "
-        told = [choice.reason, limit + "; ".join(filter(None, notes))]
-        for part in filter(None, told):
+        limit = "" if choice.bound == USER else f"limit: {choice.bound}"
+        for part in (choice.reason, "; ".join(filter(None, (limit, choice.more)))):
             for line in textwrap.wrap(part, WIDTH - len(head), break_on_hyphens=False):
                 lines.append(head + line)
                 head = " " * len(head)

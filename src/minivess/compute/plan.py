@@ -125,7 +125,7 @@ def _device(config: ExperimentConfig, start: TierConfig, hardware: Hardware) -> 
     if start.name == "cpu" or hardware.gpu_count == 0:
         reason = "the tier is cpu" if start.name == "cpu" else "no GPU was found"
         more = "cuda would need a GPU of 6 GB"
-        return budget.found("device", "cpu", reason, bound=reason, more=more)
+        return budget.found("device", "cpu", reason, bound=f"tier {start.name}", more=more)
     if not usable:
         log.warning("there is a GPU, but this build of torch cannot use it")
         reason = "there is a GPU, but this build of torch cannot use it"

@@ -79,9 +79,9 @@ class Sizes:
         for axis, (side, most) in enumerate(zip(self.start.patch_size, (xy, xy, z), strict=True)):
             extents = sorted((shape[axis], case) for case, shape in self.shapes.items())
             if self.strategy == "median_pad":
-                volume = (extents[len(extents) // 2][0], "median volume")
+                volume = (extents[len(extents) // 2][0], "the median volume")
             else:
-                volume = (extents[0][0], f"smallest volume ({extents[0][1]})")
+                volume = extents[0]
             model = [] if most is None else [(most, f"configs/models/{self.network.name}.yaml")]
             bounds.append([(side, f"tier {self.start.name}"), volume, *model])
         return bounds
