@@ -83,6 +83,12 @@ def test_images_of_nothing_are_not_alike(value: int) -> None:
     assert alike(a=empty, b=empty[:30]) == alike(a=empty, b=empty.copy()) == []
 
 
+def test_each_of_many_parts_of_one_image_is_found() -> None:
+    parts = {f"{n:03d}": WHOLE[n % 10 : n % 10 + 50, n // 10 :] for n in range(100)}
+    found = alike(whole=WHOLE, **parts)
+    assert {second for _, second, _ in found} == set(parts)
+
+
 @pytest.mark.parametrize("name", ["octa_vessels", "hippocampus", "spinal_cord_thin"])
 def test_real_sets_of_different_volumes_raise_no_alarm(name: str) -> None:
     volumes = {case.case: read(case.image).array for case in pair(shared(name)).cases}
@@ -127,6 +133,16 @@ def test_a_crop_in_the_same_group_is_an_information(tmp_path: Path, run: Run) ->
         '{"m0_day1": "a", "m1_day1": "b", "m2_day1": "c", "m3_day1": "d", "m9_copy": "c"}'
     )
     assert found(run(root)) == [("near_duplicate", "info", "m9_copy")]
+
+
+def test_of_two_that_are_alike_the_one_in_another_group_is_named(tmp_path: Path, run: Run) -> None:
+    root = tmp_path / "set"
+    for case in ("a_day1", "b_day1", "b_day2"):
+        save(root, case, *tube((24, 24, 6), seed=1))
+    measured = run(root, group=r"^(.)_")
+    assert found(measured) == [
+        ("duplicate", "warning", "b_day1"), ("duplicate", "warning", "b_day2"),
+    ]  # fmt: skip
 
 
 def test_the_same_bytes_within_a_group_are_an_information(tmp_path: Path, run: Run) -> None:

@@ -170,17 +170,22 @@ def _alike(stats: Sequence[VolumeStats], signatures: Mapping[str, str]) -> list[
     shown = {v.case: (v.shape, signatures[v.case]) for v in stats if v.case in signatures}
     near = {(match.first, match.second): match.how for match in matches(shown)}
     groups = {volume.case: volume.group for volume in stats}
-    for (first, second), how in {**near, **copies}.items():
-        code = "duplicate" if (first, second) in copies else "near_duplicate"
-        together = groups[first] is not None and groups[first] == groups[second]
-        leak = "both are of one group" if together else "one may train what the other validates"
+
+    def together(pair: tuple[str, str]) -> bool:
+        return groups[pair[0]] is not None and groups[pair[0]] == groups[pair[1]]
+
+    pairs = {**copies, **near, **copies}
+    for pair, how in sorted(pairs.items(), key=lambda item: together(item[0])):  # leaks first
+        leak = (
+            "both are of one group" if together(pair) else "one may train what the other validates"
+        )
         found.setdefault(
-            second,
+            pair[1],
             finding(
-                code,
-                f"It {how.format(first)}: {leak}.",
-                severity="info" if together else "warning",
-            ).replace(case=second),
+                "duplicate" if pair in copies else "near_duplicate",
+                f"It {how.format(pair[0])}: {leak}.",
+                severity="info" if together(pair) else "warning",
+            ).replace(case=pair[1]),
         )
     return list(found.values())
 

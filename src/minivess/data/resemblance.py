@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from itertools import combinations, product
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +29,6 @@ CHAINS = ((6, 4, 3, 1, 2), (1, 1, 1, 7, 3), (4, 4, 3, 4, 1))
 FEWEST, MOST = 512, 1024  # runs in a sketch
 SHARED, AGREED = 6, 0.75  # runs on one shift, and their share of all; by chance two, and a third
 LARGEST = 1 << 32  # voxels whose places are counted in four bytes
-COMMON = 64  # a run in more volumes than these says nothing
 MIX = np.uint64(0x9E3779B97F4A7C15)
 
 Words = npt.NDArray[np.uint64]
@@ -54,7 +53,10 @@ def signature(image: Array) -> str:
 
 
 def matches(volumes: Mapping[str, tuple[Shape, str]]) -> list[Match]:
-    """Pairs that show the same, from (shape, signature) of each volume; each pair once."""
+    """Pairs that show the same, from (shape, signature) of each volume.
+
+    Each pair comes once, and each volume that is like others in at least one of them.
+    """
     if len(volumes) < 2:
         return []
     raw = {name: base64.b64decode(text) for name, (_, text) in volumes.items()}
@@ -176,11 +178,12 @@ def _same_runs(
     order = np.argsort(runs, kind="stable")
     starts = np.flatnonzero(np.diff(runs[order].astype(np.int64), prepend=-1, append=-1))
     shifts: dict[tuple[int, int], Counter[tuple[int, ...]]] = defaultdict(Counter)
-    for index in np.flatnonzero((np.diff(starts) > 1) & (np.diff(starts) <= COMMON)):
-        for one, other in combinations(order[starts[index] : starts[index + 1]], 2):
-            if owner[one] != owner[other]:
-                shift = tuple(int(step) for step in place[one] - place[other])
-                shifts[owner[one], owner[other]][shift] += 1
+    for index in np.flatnonzero(np.diff(starts) > 1):
+        # Each is held against the first alone: what many show is many times like the first.
+        one, *others = order[starts[index] : starts[index + 1]]
+        for other in others:
+            shift = tuple(int(step) for step in place[one] - place[other])
+            shifts[owner[one], owner[other]][shift] += 1
     for (one, other), seen in shifts.items():
         shift, count = seen.most_common(1)[0]
         if count >= max(SHARED, AGREED * seen.total()):
