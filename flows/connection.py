@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from flows import servers
+from flows import output, servers
 from minivess.config import Environment, changed_environment, local_without_proxy
 from minivess.home import Home
 
@@ -43,6 +43,16 @@ def _variables(home: Home, env: Environment, api: str) -> dict[str, str]:
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     }
+
+
+def outlive_worker() -> None:
+    """Prefect's log lines to a worker that has died are dropped; by itself it would exit."""
+    from prefect.logging.handlers import PrefectConsoleHandler
+
+    loggers = [logging.getLogger(), *map(logging.getLogger, logging.root.manager.loggerDict)]
+    for handler in (handler for logger in loggers for handler in logger.handlers):
+        if isinstance(handler, PrefectConsoleHandler):
+            handler.console.on_broken_pipe = output.unheard  # type: ignore[method-assign]
 
 
 def _refresh_settings() -> None:

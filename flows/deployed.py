@@ -6,6 +6,8 @@ command line takes: `settings` are key=value words, `files` are YAML files, `ups
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +16,6 @@ from prefect import flow
 from minivess import config
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from flows.session import Session
 
 Words = tuple[str, ...]
@@ -72,15 +72,23 @@ def deploy(settings: Words = (), files: Words = (), upstream: Words = ()) -> Ids
         return {"deployment_run_id": result.run_id, "model_version": version}
 
 
-def _session(
-    settings: Words, files: Words, *, lock: bool = True
-) -> AbstractContextManager[Session]:
+@contextmanager
+def _session(settings: Words, files: Words, *, lock: bool = True) -> Iterator[Session]:
     from flows.session import open_session
+    from minivess.tracking.life import outcome
 
     env = config.environment()
     asked = config.load([Path(file) for file in files], settings, env)
-    # Nobody is there to confirm a long grid. Of two events at once, the second waits and finds
-    # the work done.
-    return open_session(
-        asked, env, what="deployment", launched_by="deployment", lock=lock, wait=True, yes=True
-    )
+    try:
+        # Nobody is there to confirm a long grid. Of two events at once, the second waits and
+        # finds the work done.
+        with open_session(
+            asked, env, what="deployment", launched_by="deployment", lock=lock, wait=True, yes=True
+        ) as session:
+            yield session
+    except SystemExit as leave:
+        # Prefect takes every exit for a crash; MLflow's runs say what it was.
+        if outcome(leave) == "FAILED":
+            raise RuntimeError(f"exit code {leave.code}") from leave
+        if outcome(leave) == "KILLED":
+            raise

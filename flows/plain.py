@@ -102,6 +102,10 @@ class Orchestrator:
         """Address of the current flow run's page: while it runs, or later with `minivess ui`."""
         return None
 
+    def settle(self) -> list[str]:
+        """End what dead processes left open; returns their ids."""
+        return []
+
     def _pointers(self) -> dict[str, Pointer]:
         try:
             found: dict[str, Pointer] = files.read_json(self.home.pointers)

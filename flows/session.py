@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
-from flows import orchestrator
+from flows import orchestrator, output
 from flows.plain import Orchestrator
 from minivess import home as homes
 from minivess.config import Environment, ExperimentConfig, silence_telemetry
@@ -117,9 +117,7 @@ class Session:
 
     def say(self, text: str = "") -> None:
         """Tell the user; with --json, standard output belongs to the one JSON object."""
-        stream = sys.stderr if self.json else sys.stdout
-        stream.write(f"{text}\n")
-        stream.flush()
+        output.tell(sys.stderr if self.json else sys.stdout, text)
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:

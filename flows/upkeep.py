@@ -12,6 +12,7 @@ from minivess import home as homes
 from minivess import names
 from minivess.config import Environment, ExperimentConfig
 from minivess.errors import UsageError
+from minivess.tracking import process
 
 Outcome = dict[str, Any]
 
@@ -82,6 +83,38 @@ def more(items: Sequence[object]) -> list[str]:
     """A line for what is not shown."""
     rest = len(items) - SHOWN
     return [f"  ... and {rest} more (--json lists all)"] if rest > 0 else []
+
+
+def settle(session: Session, run_ids: Collection[str]) -> Outcome:
+    """Replay journals, end dead runs in MLflow and Prefect, and those given.
+
+    Every pointer and every missing model is written anew.
+    """
+    from flows import handoff
+    from flows.train import register
+    from minivess.tracking import lifecycle
+
+    session.need_store()
+    store = session.store
+    settled = [*session.settled, *(lifecycle.end(store, run_id) for run_id in run_ids)]
+    for record in lifecycle.elsewhere(store):
+        host = record.tags.get(process.HOST, "another tool")
+        session.say(f"  {record.name} runs on {host}; if not: minivess settle {record.run_id}")
+    flows = session.orchestra.settle()
+    pointers = handoff.rebuild(session)
+    if names.FAMILY in pointers:
+        register(session, handoff.receive_training(session))
+    waiting = [outbox.journal.uid for outbox in store.sender.pending()]
+    session.say(
+        f"  {len(settled)} dead runs and {len(flows)} flow runs settled, {len(waiting)} journals "
+        f"wait, {len(pointers)} pointers written"
+    )
+    return {
+        "settled": [record.run_id for record in settled],
+        "flow_runs": flows,
+        "waiting": waiting,
+        "pointers": pointers,
+    }
 
 
 # --- audit and backfill -------------------------------------------------------------------

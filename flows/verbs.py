@@ -306,26 +306,11 @@ def run_summary(options: argparse.Namespace, config: ExperimentConfig) -> Outcom
 
 
 def run_settle(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
-    """Replay journals, mark dead runs, write every pointer and missing model anew from MLflow."""
-    from flows import handoff
-    from flows.train import register
+    """Replay journals, end dead runs, write every pointer and missing model anew from MLflow."""
+    from flows import upkeep
 
-    arguments(options)
     with session(options, config) as opened:
-        opened.need_store()
-        pointers = handoff.rebuild(opened)
-        if names.FAMILY in pointers:
-            register(opened, handoff.receive_training(opened))
-        waiting = [outbox.journal.uid for outbox in opened.store.sender.pending()]
-        opened.say(
-            f"  {len(opened.settled)} dead runs settled, {len(waiting)} journals wait, "
-            f"{len(pointers)} pointers written"
-        )
-        return {
-            "settled": [record.run_id for record in opened.settled],
-            "waiting": waiting,
-            "pointers": pointers,
-        }
+        return upkeep.settle(opened, options.arguments)
 
 
 def run_status(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:

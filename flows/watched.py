@@ -13,9 +13,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
-from flows import connection, servers
+from flows import connection, flow_runs, servers
 from flows.plain import Orchestrator, Pointer, delays, refuse_unfit, within, worth_retrying
 from flows.processes import HOST, answers
 from minivess.config import Environment
@@ -44,6 +45,7 @@ class PrefectOrchestrator(Orchestrator):
         self._stack = stack
         self._api: str | None = None
         self._silent_until = 0.0
+        self._settled: list[str] = []
 
     def flow(
         self,
@@ -56,17 +58,44 @@ class PrefectOrchestrator(Orchestrator):
         """Run a story as a Prefect flow; within a deployed flow of this name, as part of it."""
         current = flow_run()
         if current is not None and current.flow is not None and current.flow.name == name:
-            return story(*args, **kwargs)
+            return self._part(lambda: story(*args, **kwargs))
         self._connect()
         from prefect import Flow
 
         told = Told(lambda: story(*args, **kwargs))
 
-        def run(settings: dict[str, Any]) -> None:
-            told.run()
+        def run(settings: dict[str, Any]) -> Any:
+            told.record = self._record()
+            return flow_runs.carried_out(told.run, told.record, within_worker=False)
 
         made = Flow(run, name=name, validate_parameters=False, persist_result=False)
         return told.through(lambda: made(plain(parameters or {})), name)
+
+    def _settle(self) -> None:
+        folder = servers.folder_of(self.home, self._env)
+        self._settled += flow_runs.settle(folder, self._env.prefect_api_url)
+
+    def _part(self, story: Callable[[], T]) -> T:
+        """The story of a flow that a worker runs."""
+        connection.outlive_worker()
+        self._settle()
+        record = self._record()
+        result = flow_runs.carried_out(story, record, within_worker=True)
+        record.unlink()
+        return cast("T", result)
+
+    def _record(self) -> Path:
+        current = flow_run()
+        assert current is not None
+        assert current.flow_run is not None
+        folder = servers.folder_of(self.home, self._env)
+        return flow_runs.begin(folder, current.flow_run.id, self._env.prefect_api_url)
+
+    def settle(self) -> list[str]:
+        """End flow runs of this home whose process died; starts a server only if there are any."""
+        if flow_runs.left(servers.folder_of(self.home, self._env)):
+            self._connect()
+        return self._settled
 
     def task(
         self,
@@ -192,6 +221,7 @@ class PrefectOrchestrator(Orchestrator):
             log.warning("Prefect's server at %s is gone; another one takes over", self._api)
             self._stack.close()
         self._api = self._stack.enter_context(connection.client(self.home, self._env))
+        self._settle()
 
     def _show(self, function: str, *args: Any, **kwargs: Any) -> Any:
         """Call a function of prefect.artifacts; a page that cannot be written stops no work."""
@@ -218,6 +248,7 @@ class Told(Generic[T]):
         self.began = False
         self.values: list[T] = []
         self.error: BaseException | None = None
+        self.record: Path | None = None
 
     def run(self) -> None:
         """Called by Prefect, which sees neither arguments nor result."""
@@ -249,6 +280,11 @@ class Told(Generic[T]):
                     remedy="run the same command again, or without Prefect: PREFECT_DISABLED=1",
                 ) from failure
             log.warning("Prefect was not told that %r is done: %s", name, failure)
+        else:
+            if self.error is not None:
+                raise self.error
+            if self.record is not None:
+                self.record.unlink()
         return self.values[0]
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from minivess import config
-from minivess.tracking import environment
+from minivess.tracking import environment, schema
 
 
 def git(folder: Path, *words: str) -> str:
@@ -51,6 +53,57 @@ def test_a_changed_clone_is_dirty_and_keeps_its_difference(clone: Path) -> None:
     found = environment.collect()
     assert found.params["sys_git_dirty"] == "True"
     assert "+A = 2" in found.files["git.diff"]
+
+
+def test_the_difference_carries_new_files_and_makes_the_commit_what_lies_here(
+    clone: Path, tmp_path: Path
+) -> None:
+    (clone / "__init__.py").write_text("A = 2\n")
+    (clone / "deep").mkdir()
+    (clone / "deep" / "own loss.py").write_text("B = 3\n")
+    (clone / "large.bin").write_bytes(bytes(environment.NEW_FILE_LIMIT + 1))
+    staged = git(clone, "status", "--porcelain")
+    diff = environment.collect().files["git.diff"]
+    assert git(clone, "status", "--porcelain") == staged
+    assert diff.startswith(f"{environment.LEFT_OUT} large.bin\n")
+    git(tmp_path, "clone", "-q", str(clone), "again")
+    (tmp_path / "the.diff").write_text(diff)
+    git(tmp_path / "again", "apply", str(tmp_path / "the.diff"))
+    assert (tmp_path / "again" / "__init__.py").read_text() == "A = 2\n"
+    assert (tmp_path / "again" / "deep" / "own loss.py").read_text() == "B = 3\n"
+
+
+def test_the_params_are_exactly_those_of_the_contract_and_take_under_a_second() -> None:
+    took = []
+    for _ in range(3):
+        environment.collect.cache_clear()
+        begun = time.process_time() + children()
+        params = environment.collect().params
+        took.append(time.process_time() + children() - begun)
+    assert set(params) == {f"sys_{name}" for name in schema.SYS}
+    assert min(took) < 1
+
+
+def children() -> float:
+    """Processor seconds of processes that were waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+@pytest.mark.parametrize("kind", [OSError, ValueError, KeyError, subprocess.TimeoutExpired])
+def test_no_collector_can_abort_a_run(monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise kind("git", 5) if kind is subprocess.TimeoutExpired else kind("no")
+
+    for module, name in (
+        (subprocess, "run"), (environment.importlib.metadata, "distributions"),
+        (environment.platform, "platform"), (environment.socket, "gethostname"),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, broken)
+    found = environment.collect()
+    assert {f"sys_{name}" for name in schema.SYS} <= set(found.params)
+    assert found.params["sys_git_commit"] == found.params["sys_hostname"] == "unknown"
+    assert found.info == {}
 
 
 def test_a_detached_head_is_named_with_its_commit(clone: Path) -> None:

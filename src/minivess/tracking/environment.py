@@ -11,13 +11,16 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from minivess import config
+from minivess.tracking import schema
 
 NOT_INSTALLED, NONE, UNKNOWN = "not_installed", "none", "unknown"
 LIBRARIES = ("torch", "monai", "torchio", "torchmetrics", "mlflow", "prefect", "numpy")
@@ -28,6 +31,10 @@ MONAI_FRIENDS = (
 )  # fmt: skip
 GIT_SECONDS = 5
 DIFF_LIMIT = 5_000_000
+NEW_FILE_LIMIT = 1_000_000
+# Lines of git.diff that say that it is not the whole difference.
+LEFT_OUT, CUT = "# left out, too large:", "# cut here"
+NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 log = logging.getLogger(__name__)
 
 
@@ -45,8 +52,9 @@ def collect() -> Surroundings:
     """Measure once per process; the code that runs is the code that was imported."""
     repository = _git()
     params = (
-        _safe(_software, {"python_version": UNKNOWN})
-        | _safe(_machine, dict.fromkeys(("os", "os_kernel", "hostname", "cpu_model"), UNKNOWN))
+        dict.fromkeys(schema.SYS, UNKNOWN)
+        | _safe(_software, {})
+        | _safe(_machine, {})
         | _safe(_gpus, _no_gpu())
         | {name: value for name, value in repository.items() if name != "diff"}
     )
@@ -228,17 +236,45 @@ def _repository(nothing: dict[str, str]) -> dict[str, str]:
     short = _run(git, package, "rev-parse", "--short", "HEAD") or commit[:7]
     branch = _run(git, package, "symbolic-ref", "--quiet", "--short", "HEAD")
     status = _run(git, package, "status", "--porcelain", ":/")
-    diff = _run(git, package, "diff", "HEAD", "--no-color", "--no-ext-diff", strip=False) or ""
     return {
         "git_commit": commit,
         "git_commit_short": short,
         "git_branch": branch or f"HEAD (detached at {short})",
         "git_dirty": UNKNOWN if status is None else str(bool(status)),
-        "diff": diff if len(diff) <= DIFF_LIMIT else diff[:DIFF_LIMIT] + "\n(cut here)\n",
+        "diff": _difference(git, package) if status else "",
     }
 
 
-def _run(git: str, folder: Path, *words: str, strip: bool = True) -> str | None:
+def _difference(git: str, package: Path) -> str:
+    """What `git apply` makes of the commit what lies here: changed files, and new small ones.
+
+    New files are marked in a copy of the index, so that the user's own stays as it is.
+    """
+    root = Path(_run(git, package, "rev-parse", "--show-toplevel") or package)
+    listed = _run(git, root, "ls-files", "--others", "--exclude-standard", "-z", strip=False) or ""
+    new = [name for name in listed.split("\0") if name]
+    large = [name for name in new if (root / name).stat().st_size > NEW_FILE_LIMIT]
+    with tempfile.TemporaryDirectory(prefix="minivess-") as folder:
+        index = {"GIT_INDEX_FILE": f"{folder}/index"}
+        own = _run(git, root, "rev-parse", "--path-format=absolute", "--git-path", "index")
+        if own and Path(own).is_file():
+            shutil.copyfile(own, index["GIT_INDEX_FILE"])
+        small = [name for name in new if name not in large]
+        if small:
+            _run(git, root, "add", "--intent-to-add", "--", *small, variables=index)
+        words = ("diff", "HEAD", "--binary", "--no-color", "--no-ext-diff")
+        diff = _run(git, root, *words, strip=False, variables=index) or ""
+    left = "".join(f"{LEFT_OUT} {name}\n" for name in large)
+    return left + (diff if len(diff) <= DIFF_LIMIT else f"{diff[:DIFF_LIMIT]}\n{CUT}\n")
+
+
+def _run(
+    git: str,
+    folder: Path,
+    *words: str,
+    strip: bool = True,
+    variables: Mapping[str, str] = NO_VARIABLES,
+) -> str | None:
     """What git prints, or None if it fails; it takes no locks, so other gits are not disturbed."""
     done = subprocess.run(
         [git, "-C", str(folder), *words],
@@ -248,7 +284,7 @@ def _run(git: str, folder: Path, *words: str, strip: bool = True) -> str | None:
         timeout=GIT_SECONDS,
         check=False,
         stdin=subprocess.DEVNULL,
-        env=config.child_environment(GIT_OPTIONAL_LOCKS="0", GIT_TERMINAL_PROMPT="0"),
+        env=config.child_environment(GIT_OPTIONAL_LOCKS="0", GIT_TERMINAL_PROMPT="0", **variables),
     )
     if done.returncode != 0:
         return None

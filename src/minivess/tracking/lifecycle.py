@@ -37,6 +37,31 @@ def settle(store: Store) -> list[RunRecord]:
     ]
 
 
+def end(store: Store, run_id: str) -> RunRecord:
+    """End a run as KILLED by a person's word, because its host will not do it any more.
+
+    Raises:
+        StoreError: it has ended, or its process lives on this host.
+    """
+    record = store.get(run_id)
+    if record.status != "RUNNING":
+        raise StoreError(
+            f"Run {run_id} is {record.status}, and an ended run keeps its status.",
+            remedy="copy the id of a run that `minivess status` shows as running",
+        )
+    pid = record.tags.get(process.PID, "")
+    if process.is_here(record.tags) and not process.is_gone(record.tags):
+        raise StoreError(
+            f"Run {run_id} is not dead: process {pid} works on it.", remedy=f"kill {pid}"
+        )
+    return _end(store, record)
+
+
+def elsewhere(store: Store) -> list[RunRecord]:
+    """Runs that go on, or seem to, on hosts whose processes cannot be seen from here."""
+    return [r for r in store.search(status="RUNNING") if not process.is_here(r.tags)]
+
+
 def replay(store: Store) -> list[str]:
     """Send every journal that no living process holds; returns the runs that it ended as KILLED.
 
@@ -101,9 +126,9 @@ def _end_journal(store: Store, journal: Journal) -> str:
     folder = store.home.logs / journal.uid
     if folder.is_dir():
         recording.run.folder(folder, "logs")
-    cause = _cause(opening["tags"])
-    recording.close("KILLED", cause, max(stamps, default=None))
-    log.info("Run %s is KILLED: %s.", opening["name"], cause["error_message"])
+    found = cause(opening["tags"])
+    recording.close("KILLED", found, max(stamps, default=None))
+    log.info("Run %s is KILLED: %s.", opening["name"], found["error_message"])
     return recording.run.run_id
 
 
@@ -117,7 +142,7 @@ def _end(store: Store, record: RunRecord) -> RunRecord:
         return store.get(record.run_id)
     ended = _last_sign(store, record)
     _store_logs(store, record)
-    store.set_tags(record.run_id, _cause(record.tags) | {"run_status": "KILLED"})
+    store.set_tags(record.run_id, cause(record.tags) | {"run_status": "KILLED"})
     with door(f"end run {record.run_id}"):
         store.client.set_terminated(record.run_id, "KILLED", ended)
     settled = store.get(record.run_id)
@@ -127,8 +152,8 @@ def _end(store: Store, record: RunRecord) -> RunRecord:
     return settled
 
 
-def _cause(tags: Mapping[str, str]) -> dict[str, str]:
-    """Tags that say what ended the process, with the evidence."""
+def cause(tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags that say what ended the process that wrote `tags`, with the evidence."""
     for_memory, evidence = oom.verdict(tags)
     pid = tags.get(process.PID)
     if for_memory:

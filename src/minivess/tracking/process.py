@@ -30,12 +30,17 @@ def identity() -> dict[str, str]:
     }
 
 
+def is_here(tags: Mapping[str, str]) -> bool:
+    """Whether the process that wrote these tags ran on this host."""
+    return (tags.get(HOST), tags.get(MACHINE)) == (socket.gethostname(), machine())
+
+
 def is_gone(tags: Mapping[str, str]) -> bool:
     """Whether the process that wrote these tags ran on this host and lives no more.
 
     False in any doubt: another host, a container whose processes cannot be seen from here.
     """
-    if (tags.get(HOST), tags.get(MACHINE)) != (socket.gethostname(), machine()):
+    if not is_here(tags):
         return False
     if "unknown" not in (tags.get(BOOT, "unknown"), boot_id()) and tags[BOOT] != boot_id():
         return True
