@@ -12,7 +12,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from minivess import names
 from minivess.contracts import RunRecord
 from minivess.errors import StoreError
 from minivess.tracking import process, sending
@@ -204,6 +203,6 @@ def test_only_finished_runs_hand_over_members(store: Store, left_running: str) -
 
 
 def test_names_of_kinds_have_a_log_file_each() -> None:
-    from minivess.tracking import logs
+    from minivess.tracking import logs, schema
 
-    assert set(logs.MAIN) == set(EXPERIMENT_NOTES)
+    assert set(logs.MAIN) == set(EXPERIMENT_NOTES) == set(schema.KINDS)

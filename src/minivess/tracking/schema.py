@@ -66,25 +66,41 @@ COMMON = Contract(
     ),
 )  # fmt: skip
 DOWNSTREAM = Contract(params=(names.UPSTREAM_PROFILE,), artifacts=(names.UPSTREAM_ARTIFACT,))
-TRAINING = DOWNSTREAM + Contract(
+DESCRIBED = DOWNSTREAM + Contract(
     params=(
         *(field for field in TrainingConfig.model_fields if field not in GRID),
         *(f"eval_{field}" for field in EvaluationConfig.model_fields),
         *(f"arch_{field}" for field in Network.model_fields if field not in UNSHOWN),
         *(f"data_{name}" for name in SPLIT),
         "seed", "compute_profile", "model_family", "model_name", "in_channels", "out_channels",
-        "loss_name", "loss_config", "loss_weights", "fold_ids", "training_time_seconds",
-        "trainable_parameters",
+        "loss_name", "loss_config", "loss_weights", "fold_ids",
     ),
     tags=(
         "loss_function", "loss_type", "num_folds", "model_family", "model_name", "compute_profile",
     ),
-    metrics=("trainable_parameters",),
     artifacts=(
-        names.PLAN_ARTIFACT, names.PROFILE_ARTIFACT, names.PER_VOLUME_ARTIFACT, "logs/train.log",
-        "splits/*fold_seed*.json", "splits/fold_details.json",
+        names.PLAN_ARTIFACT, names.PROFILE_ARTIFACT, "logs/train.log", "splits/*fold_seed*.json",
+        "splits/fold_details.json",
     ),
 )  # fmt: skip
+TRAINING = DESCRIBED + Contract(
+    params=("training_time_seconds", "trainable_parameters"),
+    metrics=("trainable_parameters",),
+    artifacts=(names.PER_VOLUME_ARTIFACT,),
+)
+CELL = TRAINING + Contract(
+    tags=("fold_id", names.PARENT),
+    metrics=("train_loss", "learning_rate"),
+    artifacts=(
+        f"checkpoints/{names.LAST}", names.HISTORY_ARTIFACT, names.SPEC_ARTIFACT,
+        names.RESULT_ARTIFACT, "model_summary.txt",
+    ),
+)  # fmt: skip
+SCORED = Contract(
+    tags=("best_val_loss",),
+    metrics=("val_loss", "train_dice", "val_dice", "val_f1_foreground"),
+    artifacts=("checkpoints/best_*.pth",),
+)
 KINDS = {
     names.PROFILE: Contract(
         metrics=("n_volumes",),
@@ -97,16 +113,10 @@ KINDS = {
         metrics=("eval_fold0_dice", "eval_dice"),
         artifacts=(names.TRAINING_ARTIFACT, f"{names.MODEL_ARTIFACT}/MLmodel"),
     ),
-    names.CELL: TRAINING + Contract(
-        tags=("fold_id", names.PARENT, "best_val_loss"),
-        metrics=(
-            "train_loss", "val_loss", "train_dice", "val_dice", "val_f1_foreground",
-            "learning_rate",
-        ),
-        artifacts=(
-            f"checkpoints/{names.LAST}", "checkpoints/best_*.pth", names.HISTORY_ARTIFACT,
-            names.SPEC_ARTIFACT, names.RESULT_ARTIFACT, "model_summary.txt",
-        ),
+    names.CELL: CELL + SCORED,
+    names.REFIT: DESCRIBED + Contract(
+        params=(names.UPSTREAM_TRAINING, names.UPSTREAM_ANALYSIS),
+        artifacts=(f"{names.MODEL_ARTIFACT}/MLmodel",),
     ),
     names.ANALYSIS: DOWNSTREAM + Contract(
         params=(
@@ -136,7 +146,10 @@ def of(record: RunRecord) -> Contract:
     """What this run must hold; one that failed or was killed says why, and no more is asked."""
     if record.status != "FINISHED":
         return TROUBLED
-    return IDENTITY + COMMON + KINDS.get(record.tags.get(names.KIND, ""), Contract())
+    kind = record.tags.get(names.KIND, "")
+    # A cell trained on all volumes is never scored.
+    unscored = kind == names.CELL and record.params.get("data_n_val_volumes") == "0"
+    return IDENTITY + COMMON + (CELL if unscored else KINDS.get(kind, Contract()))
 
 
 def missing(record: RunRecord, artifacts: set[str]) -> list[str]:
