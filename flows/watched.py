@@ -268,7 +268,6 @@ class Told(Generic[T]):
         """Let Prefect run the story, then give its result or its very own exception."""
         try:
             kept = engine()
-            return self.values[0] if self.began else cast(T, kept)
         except Exception as failure:
             if failure is self.error:
                 raise
@@ -280,12 +279,12 @@ class Told(Generic[T]):
                     remedy="run the same command again, or without Prefect: PREFECT_DISABLED=1",
                 ) from failure
             log.warning("Prefect was not told that %r is done: %s", name, failure)
-        else:
-            if self.error is not None:
-                raise self.error
-            if self.record is not None:
-                self.record.unlink()
-        return self.values[0]
+            return self.values[0]
+        if self.error is not None:
+            raise self.error
+        if self.record is not None:
+            self.record.unlink()
+        return self.values[0] if self.began else cast(T, kept)
 
 
 def _again(name: str, told: Told[Any]) -> bool:
