@@ -115,6 +115,11 @@ purge *words: ready
 rebase *words: ready
     @{{ minivess }} rebase "$@"
 
+# Do a training again from MLflow and DVC alone and compare; --export makes a bundle
+[group("upkeep")]
+reproduce *words: ready
+    @{{ minivess }} reproduce "$@"
+
 # Write the demo volumes into a folder
 [group("research")]
 demo-data *words: ready

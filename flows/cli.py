@@ -38,6 +38,7 @@ VERBS = {
     "backfill": "[ID ...]: params that older runs prove themselves; --apply",
     "purge": "[ID ...]: remove deleted runs for good; --apply, --force",
     "rebase": "[OLD NEW]: artifact addresses after a move; --apply",
+    "reproduce": "RUN_ID or BUNDLE: do a training again and compare; --export makes a bundle",
     "demo-data": "DIR: write the demo volumes into a folder",
     "ui": "Prefect's page at :4200 and MLflow's at :5000, until Ctrl-C",
 }
@@ -170,6 +171,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     made.add_argument("--apply", action="store_true", help="do what upkeep verbs only show")
     made.add_argument("--force", action="store_true", help="`purge` also what is still needed")
+    made.add_argument(
+        "--export",
+        nargs="?",
+        const="",
+        metavar="FILE.zip",
+        help="`reproduce`: a portable bundle (a folder without .zip) instead",
+    )
     made.add_argument("--follow", action="store_true", help="`status` again and again")
     made.add_argument("--yes", action="store_true", help="start even if the forecast is long")
     made.add_argument("--debug", action="store_true", help="show tracebacks and all log lines")

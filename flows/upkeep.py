@@ -117,6 +117,25 @@ def settle(session: Session, run_ids: Collection[str]) -> Outcome:
     }
 
 
+def reproduce(session: Session, what: str) -> Outcome:
+    """A training run done again; exit code 1 if other values came out."""
+    from flows import reproduce as reproductions
+
+    found = reproductions.reproduce(session, what)
+    for line in (f"differs: {name}" for name in found["ingredients"]):
+        session.say(f"  {line}")
+    for one in found["differences"][:SHOWN]:
+        session.say(
+            f"  {one['metric']} at step {one['step']}: {one['before']} there, {one['after']} here"
+        )
+    for line in more(found["differences"]):
+        session.say(line)
+    if found["missing"]:
+        session.say(f"  only one of both has: {', '.join(found['missing'])}")
+    session.say(f"  verdict: {found['verdict']} ({found['compared']} values compared)")
+    return {**found, "exit_code": 0 if found["verdict"] == "identical" else 1}
+
+
 # --- audit and backfill -------------------------------------------------------------------
 
 

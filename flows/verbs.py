@@ -42,6 +42,7 @@ def run(options: argparse.Namespace) -> Outcome:
         "backfill": run_backfill,
         "purge": run_purge,
         "rebase": run_rebase,
+        "reproduce": run_reproduce,
         "demo-data": run_demo_data,
         "ui": run_ui,
     }[options.verb]
@@ -344,6 +345,18 @@ def run_purge(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
 
     with session(options, config, lock=options.apply) as opened:
         return upkeep.purge(opened, options.arguments, apply=options.apply, force=options.force)
+
+
+def run_reproduce(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+    """A training run done again and compared, or made into a bundle."""
+    from flows import reproduce, upkeep
+
+    (what,) = arguments(options, "RUN_ID")
+    with session(options, config) as opened:
+        if options.export is None:
+            return upkeep.reproduce(opened, what)
+        target = Path(options.export).expanduser().resolve() if options.export else None
+        return {"bundle": str(reproduce.export(opened, what, target))}
 
 
 def run_rebase(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
