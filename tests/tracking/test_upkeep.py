@@ -15,7 +15,7 @@ from minivess import config, names
 from minivess.config import TrackingConfig
 from minivess.errors import StoreError
 from minivess.home import open_home
-from minivess.tracking import audit, backfill, purge, rebase, registry, tables
+from minivess.tracking import audit, backfill, bundle, purge, rebase, registry, tables
 from minivess.tracking.params import data_params
 from minivess.tracking.store import Store, open_store
 from tests.tracking.conftest import SPLIT, OpenRun, profile_of
@@ -271,6 +271,29 @@ def test_rebase_of_a_bucket_changes_its_prefix_only(own: Store) -> None:
     rebase.apply(own, "s3://runs", "s3://kept/runs")
     place = own.client.get_experiment_by_name("bucket").artifact_location
     assert place == "s3://kept/runs/a"
+
+
+# --- from store to store ------------------------------------------------------------------
+
+
+def test_a_copied_run_is_the_same_in_a_store_of_its_own(
+    own: Store, blank: Path, tmp_path: Path
+) -> None:
+    home = open_home(tmp_path / "other")
+    shutil.copy(blank, home.database)
+    other = open_store(home, TrackingConfig())
+    run = old_run(own, status="KILLED")
+    for step in range(3):
+        own.client.log_metric(run, "val_dice", step / 3, timestamp=step, step=step)
+    own.client.log_text(run, "heavy", "checkpoints/last.pth")
+    bundle.copy(own, other, run, leave=("checkpoints",))
+    before, after = own.get(run), other.get(run)
+    assert after.replace(artifact_uri=before.artifact_uri) == before
+    assert tables.histories(other, [run]) == tables.histories(own, [run])
+    held = own.artifacts(run)
+    shutil.rmtree(own.home.artifacts)
+    bundle.copy(other, own, old_run(other))
+    assert other.artifacts(run) == {n: s for n, s in held.items() if "checkpoints" not in n}
 
 
 # --- many runs at once --------------------------------------------------------------------

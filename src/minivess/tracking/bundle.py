@@ -34,14 +34,23 @@ def copy(source: Store, target: Store, run_id: str, *, leave: Collection[str] = 
             for start in range(0, len(history), METRICS):
                 client.log_batch(run_id, metrics=history[start : start + METRICS], synchronous=True)
     with tempfile.TemporaryDirectory(prefix="minivess-") as folder:
+        _forget_places()
         for path in source.artifacts(run_id):
             if PurePosixPath(path).parts[0] not in leave:
                 into = Path(folder) / path
                 source.download(run_id, path, into.parent)
+        _forget_places()
         with door(f"copy the artifacts of run {run_id}"):
             client.log_artifacts(run_id, folder)
     with door(f"end run {run_id}"):
         client.set_terminated(run_id, record.status, record.end_time)
+
+
+def _forget_places() -> None:
+    """MLflow remembers where a run's artifacts are by its id alone, whichever store was asked."""
+    from mlflow.tracking._tracking_service import utils
+
+    utils._artifact_repos_cache.clear()
 
 
 def _make(source: Store, target: Store, run_id: str) -> None:
