@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from minivess import names
 from minivess.contracts import RunRecord
 from minivess.errors import StoreError
 from minivess.tracking import process, sending
