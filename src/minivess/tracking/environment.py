@@ -258,7 +258,8 @@ def _difference(git: str, package: Path) -> str:
         index = {"GIT_INDEX_FILE": f"{folder}/index"}
         own = _run(git, root, "rev-parse", "--path-format=absolute", "--git-path", "index")
         if own and Path(own).is_file():
-            shutil.copyfile(own, index["GIT_INDEX_FILE"])
+            # With its time, by which git knows files that were changed right after it was written.
+            shutil.copy2(own, index["GIT_INDEX_FILE"])
         small = [name for name in new if name not in large]
         if small:
             _run(git, root, "add", "--intent-to-add", "--", *small, variables=index)
