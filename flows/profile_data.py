@@ -47,8 +47,6 @@ class Survey:
 
 def profile_data(session: Session) -> DatasetProfile:
     """Profile and version the dataset, or find that this was done already."""
-    from minivess.data import versioning
-
     session.say(f"Profile   {session.config.dataset}")
     survey = look(session)
     show(session, survey.root, survey.originals)
@@ -56,8 +54,8 @@ def profile_data(session: Session) -> DatasetProfile:
     record = session.find(survey.key, experiment=names.PROFILE_EXPERIMENT)
     if record is not None:
         session.reuse(f"profile of {session.config.dataset}", record.run_id)
-        versioning.rescue(session.home, session.config.dataset)
         profile = handoff.profile_of(session, record.run_id)
+        check_out(session, survey, profile)
     else:
         profile = session.orchestra.flow(
             "profile-data", _profile, session, survey, parameters=settings(session)
@@ -131,6 +129,7 @@ def look(session: Session) -> Survey:
         "pairs": [[case.case, case.group] for case in pairing.cases],
         "review": reviewed.in_force,
         "settings": config.data.counted(),
+        "remote": config.data.remote,
         "code": keys.code(keys.DATA_CODE),
     }
     place = str(config.data.root or root)
@@ -220,11 +219,11 @@ def analyse(session: Session, survey: Survey, measured: Measured, run: Run) -> M
     return replace(measured, findings=(*measured.findings, *findings))
 
 
-def commit(session: Session, survey: Survey, measured: Measured) -> Version:
+def commit(session: Session, survey: Survey, done: Measured | DatasetProfile) -> Version:
     """Copy the volumes that passed into the curated set and make a DVC version of it."""
     from minivess.data import versioning
 
-    quarantined = set(measured.quarantined)
+    quarantined = set(done.quarantined)
     good = [case for case in survey.pairing.cases if case.case not in quarantined]
     return versioning.commit(
         session.home,
@@ -234,6 +233,16 @@ def commit(session: Session, survey: Survey, measured: Measured) -> Version:
         review=survey.reviewed.history,
         git=session.config.data.git_commit,
     )
+
+
+def check_out(session: Session, survey: Survey, profile: DatasetProfile) -> None:
+    """Make the curated set this version again where another one, or an edit, took its place."""
+    from minivess.data import versioning
+
+    git = session.config.data.git_commit
+    if not versioning.is_at(session.home, profile.dataset, profile.dataset_hash, git=git):
+        session.say(f"  version  {profile.dataset_hash} is put in place again")
+        commit(session, survey, profile)
 
 
 def summary(

@@ -135,7 +135,7 @@ def export(
         )
     write = exchange.to_label_studio if options.tool == "label-studio" else exchange.to_slicer
     written = write(home, entries, folder)
-    say(f"  {len(written)} volumes: {folder}")
+    say(f"  {folder}: {', '.join(written)}")
     if left := [entry.case for entry in entries if entry.case not in written]:
         say(f"  left out, their images cannot be read: {', '.join(left)}")
     say(f"  then: minivess review import {folder} --why '...'")

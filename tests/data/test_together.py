@@ -151,6 +151,25 @@ def test_edits_by_hand_are_named_and_kept(
     assert versioning.edits(home, "tubes") == {}
 
 
+def test_an_edit_in_place_reaches_no_remote(
+    make_dataset: MakeDataset, home: Home, tmp_path: Path
+) -> None:
+    root = make_dataset(2)
+    version = versioned(home, root)
+    assert versioning.is_at(home, "tubes", version.dataset_hash)
+    label = version.curated / "labels/vol01.nii.gz"
+    os.chmod(label, 0o644)
+    label.write_bytes(b"corrected by hand")
+    assert not versioning.is_at(home, "tubes", version.dataset_hash)
+    again = versioned(home, root, remote=str(tmp_path / "elsewhere"))
+    assert again.dataset_hash == version.dataset_hash
+    folder = restore(
+        open_home(tmp_path / "other"), dataset="tubes", dataset_hash=again.dataset_hash,
+        dvc_text=again.dvc_file.read_text(), remote=str(again.remote),
+    )  # fmt: skip
+    assert folder_hash(folder) == version.dataset_hash
+
+
 def test_a_version_comes_back_from_s3_into_another_home(
     bucket: str, make_dataset: MakeDataset, home: Home, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 
 from flows import cli
+from minivess.data.curated import folder_hash
+from minivess.home import Home
 from tests.conftest import write_nifti
 
 Run = Callable[..., dict[str, Any]]
@@ -64,7 +67,7 @@ def test_wrong_words_name_the_right_ones(run: Run, make_dataset: Callable[..., P
 
 
 def test_a_label_corrected_elsewhere_makes_a_new_version(
-    run: Run, make_dataset: Callable[..., Path], tmp_path: Path
+    run: Run, make_dataset: Callable[..., Path], home: Home, tmp_path: Path
 ) -> None:
     root = make_dataset(3)
     first = run("profile", f"data.root={root}")
@@ -72,4 +75,17 @@ def test_a_label_corrected_elsewhere_makes_a_new_version(
     run("review", "export", str(tmp_path / "out"), "vol00")
     write_nifti(tmp_path / "out/labels/vol00.nii.gz", np.ones((24, 24, 5), np.uint8))
     assert run("review", "import", str(tmp_path / "out"))["decided"] == ["vol00"]
-    assert run("profile", f"data.root={root}")["dataset_hash"] != first["dataset_hash"]
+    words = ("profile", f"data.root={root}", "data.git_commit=true")
+    second = run(*words)
+    assert second["dataset_hash"] != first["dataset_hash"]
+
+    # As it was before: the old run serves again, and its version is in place again.
+    run("review", "reopen", "vol00", "--why", "the old one was right")
+    assert run(*words)["data_profile_run_id"] == first["data_profile_run_id"]
+    dvc = home.dvc
+    assert f"md5: {first['dataset_hash']}" in (dvc / "tubes.dvc").read_text()
+    assert folder_hash(dvc / "tubes") == first["dataset_hash"]
+    log = subprocess.run(["git", "log", "--format=%s"], cwd=dvc, capture_output=True, text=True)
+    assert log.stdout.splitlines() == [
+        f"tubes: {version['dataset_hash']}" for version in (first, second)
+    ]

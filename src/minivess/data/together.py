@@ -54,6 +54,13 @@ def put_back(path: Path) -> None:
     journal.unlink()
 
 
+def is_committed(path: Path) -> bool:
+    """Whether the Git repository of its folder holds the file as it is."""
+    return _head(path.parent) is not None and not _git(
+        path.parent, "status", "--porcelain", "--", path.name
+    )
+
+
 def _done(journal: Path) -> None:
     journal.unlink()
 

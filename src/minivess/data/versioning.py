@@ -24,7 +24,7 @@ from minivess.data.curated import (
     note_state,
     state_file,
 )
-from minivess.data.together import together
+from minivess.data.together import is_committed, together
 from minivess.errors import DataError, MinivessError, RemoteError
 from minivess.home import Home, lock
 
@@ -84,6 +84,19 @@ def commit(
     return Version(ours, dvc_file, where, folder, home.root)
 
 
+def is_at(home: Home, dataset: str, dataset_hash: str, *, git: bool = False) -> bool:
+    """Whether curated folder and .dvc file (with `git`, its last commit) are this version."""
+    folder = folder_of(home, dataset)
+    dvc_file = home.dvc / f"{folder.name}.dvc"
+    return (
+        folder.is_dir()
+        and dvc_file.exists()
+        and f"md5: {dataset_hash}\n" in dvc_file.read_text(encoding="utf-8")
+        and folder_hash(folder, index_of(home)) == dataset_hash
+        and (not git or is_committed(dvc_file))
+    )
+
+
 def restore(home: Home, *, dataset: str, dataset_hash: str, dvc_text: str, remote: str) -> Path:
     """The curated folder at exactly this version: as it is, or from DVC's cache or remote.
 
@@ -97,8 +110,6 @@ def restore(home: Home, *, dataset: str, dataset_hash: str, dvc_text: str, remot
     dvc_file = home.dvc / f"{folder.name}.dvc"
     with _repository(home, _address(remote)) as repo, together(dvc_file, message=None):
         files.write_text(dvc_file, dvc_text)
-        # Files of ours that were changed in place took the cache's copy with them.
-        _drop_damaged(home)
         repo.pull(targets=[str(dvc_file)], remote=REMOTE, force=True)
     found = folder_hash(folder, index_of(home))
     note_state(home, folder, found)
@@ -147,6 +158,8 @@ def rescue(home: Home, dataset: str) -> None:
     kept = home.root / "review" / "edits" / time.strftime("%Y%m%dT%H%M%S") / folder.name
     for name in (*changed.get("modified", ()), *changed.get("added", ())):
         files.copy(folder / name, kept / name)
+    # What was changed in place took the cache's copy with it.
+    _drop_damaged(home)
     listed = "; ".join(f"{how}: {', '.join(names)}" for how, names in changed.items())
     log.warning(
         "%s was changed by hand (%s). Copies are in %s; to let a label count: "
@@ -210,6 +223,7 @@ def _configure(home: Home, remote: str) -> None:
     text = f"""[core]
     analytics = false
     no_scm = True
+    remote = {REMOTE}
     check_update = false
     site_cache_dir = "{home.dvc / "tmp" / "site"}"
 [cache]
