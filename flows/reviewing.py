@@ -155,7 +155,8 @@ def take_back(options: argparse.Namespace, home: Home, words: list[str], say: Sa
     taken, left = exchange.read_back(home, Path(words[0]).expanduser(), who=options.who, why=why)
     say(f"  {len(taken)} decided: {', '.join(taken) or 'none'}")
     if left:
-        say(f"  left as they are (no verdict, a fix without a file, changed): {', '.join(left)}")
+        why_left = "no verdict, a fix without a file, changed since, another name"
+        say(f"  left as they are ({why_left}): {', '.join(left)}")
     return {"decided": taken, "left": left}
 
 

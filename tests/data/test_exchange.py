@@ -52,10 +52,10 @@ def test_a_label_changed_in_slicer_becomes_a_fix(
 ) -> None:
     exchange.to_slicer(home, entries, tmp_path / "out")
     write_nifti(tmp_path / "out/labels/vol01.nii.gz", np.ones((24, 26, 6), np.uint8))
+    write_nifti(tmp_path / "out/labels/Segmentation.nii.gz", np.ones((24, 26, 6), np.uint8))
     assert exchange.read_back(home, tmp_path / "out", who="Ada", why="gap closed") == (
-        ["vol01"],
-        [],
-    )
+        ["vol01"], ["labels/Segmentation.nii.gz"],
+    )  # fmt: skip
     mended = review.find(home, "tubes", "vol01")
     assert set(mended.replaced) == {"label"}
     assert review.standing(home, mended)["label"].parent == review.files_of(home)

@@ -46,7 +46,10 @@ def test_data_in_s3_are_profiled_and_fetched_once(
     assert f"fetched  6 files of {bucket}" in first["said"]
     assert "fetched" not in again["said"]
     assert again["data_profile_run_id"] == first["data_profile_run_id"]
-    assert run("profile", f"data.root={root}")["dataset_hash"] == first["dataset_hash"]
+    pushed = run("profile", f"data.root={root}", "data.remote=s3://volumes/dvc")
+    assert pushed["dataset_hash"] == first["dataset_hash"]
+    kept = boto3.client("s3").list_objects_v2(Bucket="volumes", Prefix="dvc/files/md5/")["Contents"]
+    assert len(kept) == 6 + 1  # and the listing of the folder
 
 
 @pytest.mark.slow

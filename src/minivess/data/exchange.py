@@ -65,11 +65,12 @@ def from_slicer(
     """Take labels and images that were changed since the export as fixes.
 
     Returns:
-        The cases that were mended, and those whose originals changed since, which are left.
+        The cases that were mended; what is left: cases whose originals changed since, and files
+        of other names than those exported.
     """
     manifest = files.read_json(folder / MANIFEST)
     known = {entry.case: entry for entry in review.entries(home, manifest["dataset"])}
-    mended, stale = [], []
+    mended, left = [], _strangers(folder, manifest)
     for case, exported in manifest["volumes"].items():
         changed: dict[Role, Path] = {
             role: folder / file["name"]
@@ -80,11 +81,18 @@ def from_slicer(
             continue
         entry = known.get(case)
         if entry is None or [entry.image_md5, entry.label_md5] != exported["originals"]:
-            stale.append(case)
+            left.append(case)
             continue
         deciding.decide(home, entry, "fix", who=who, why=why, replacements=changed)
         mended.append(case)
-    return mended, stale
+    return mended, left
+
+
+def _strangers(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """Files saved beside those that were exported."""
+    exported = {f["name"] for v in manifest["volumes"].values() for f in v["files"].values()}
+    found = {path.relative_to(folder).as_posix() for path in folder.glob("*/*")}
+    return sorted(found - exported)
 
 
 def _scene(exported: Mapping[str, Any]) -> str:
