@@ -34,7 +34,12 @@ def train_cell(session: Session, ground: Ground, axes: tuple[Family, Cell, Run])
     folder = session.home.cells / cell.key
     work = Work(session, ground, family, cell, parent, folder)
     with home.lock(folder.with_suffix(".lock"), what=f"training {title}", wait=True):
-        return work.train()
+        # Whoever held the lock may have trained it.
+        done = cells.reusable(session, cell)
+        if done is not None:
+            return done
+        with grounds.own_gpu(session, ground, family.model.name):
+            return work.train()
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class Work:
             OutOfMemory: the smallest plan that may be used takes too much.
         """
         from minivess.compute import recovery
+        from minivess.training import distributed
         from minivess.training.cell import stored_plan
 
         plan = self.first_plan()
@@ -63,7 +69,8 @@ class Work:
                 return self.attempt(plan)
             except OutOfMemory:
                 following = stored_plan(self.folder, self.cell.key)
-                if following is None or following.number == plan.number:
+                if following is None or following.number == plan.number or distributed.size() > 1:
+                    # Other processes wait in the middle of a step; only a new start frees them.
                     raise
             plan = following
             recovery.release()

@@ -11,7 +11,7 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import NoReturn
 
@@ -64,11 +64,9 @@ examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; 0 done, 1 expected failure, 2 wrong usage, 130/143 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    signal.signal(signal.SIGTERM, _terminated)
-    # A job started with & inherits an ignored SIGINT; a user's `kill -INT` must still count.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     debug = "--debug" in words
-    try:
+
+    def work() -> int:
         options = read(words)
         show_logs(debug=debug)
         from flows import verbs
@@ -77,6 +75,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = outcome.pop("exit_code", 0)
         if options.json:
             sys.stdout.write(json.dumps(outcome, default=str) + "\n")
+        return code
+
+    return guarded(work, debug=debug)
+
+
+def guarded(work: Callable[[], int], *, debug: bool = False) -> int:
+    """Do the work of a process, which gives its exit code; failures become a paragraph and one."""
+    signal.signal(signal.SIGTERM, _terminated)
+    # A job started with & inherits an ignored SIGINT; a user's `kill -INT` must still count.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return work()
     except MinivessError as error:
         return fail(str(error), error.exit_code, debug=debug)
     except KeyboardInterrupt:
@@ -94,7 +104,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "  Try: the same command with --debug shows where; please report it",
             1,
         )
-    return code
 
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:

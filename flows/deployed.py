@@ -51,6 +51,15 @@ def train(settings: Words = (), files: Words = (), upstream: Words = ()) -> Ids:
         return {"experiment": result.experiment, "training_run_ids": list(result.run_ids)}
 
 
+@flow(name="train-cell", persist_result=False)
+def train_cell(order: Ids) -> None:
+    """Train one cell for a coordinator, which reads the result from MLflow."""
+    from flows import cell_process
+    from minivess.contracts import CellOrder
+
+    cell_process.run(CellOrder.model_validate(order))
+
+
 @flow(name="analyse", persist_result=False)
 def analyse(settings: Words = (), files: Words = (), upstream: Words = ()) -> Ids:
     """Judge the latest training runs, or those given, and choose the champion."""

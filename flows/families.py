@@ -1,13 +1,16 @@
-"""What a parent run says about its folds together: intervals, tables, and the best model."""
+"""Parent runs: opened before their folds, and what they say about them together in the end."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows import cells, grid
 from flows.cells import Trained, volume_rows
+from flows.ground import Ground
 from flows.session import Session
 from minivess import files, names
 from minivess.config import EvaluationConfig
@@ -15,6 +18,71 @@ from minivess.contracts import CellResult, CellSpec, FamilyRun, Interval, Volume
 
 if TYPE_CHECKING:
     from minivess.tracking.run import Run
+
+
+@contextmanager
+def opened(session: Session, ground: Ground, family: grid.Family) -> Iterator[Run]:
+    """The parent run, described before any of its cells trains."""
+    from minivess.tracking.life import recorded
+
+    changed = grid.explain_change(session, family)
+    if changed:
+        session.say(f"  {family.name} trains again, changed: {changed}")
+    with recorded(
+        session.store,
+        experiment=session.config.experiment,
+        name=family.name,
+        kind=names.FAMILY,
+        key=family.key,
+        note=note(session, family, ground),
+        dataset=ground.profile.dataset,
+        config=session.config,
+        ingredients=family.ingredients,
+        launched_by=session.launched_by,
+        tags=cells.tags(ground, family),
+    ) as parent:
+        cells.describe(session, ground, (family, parent), ground.models[family.model.name][1])
+        yield parent
+
+
+def note(session: Session, family: grid.Family, ground: Ground) -> str:
+    """A sentence that a human reads in MLflow's page."""
+    network, plan = ground.models[family.model.name]
+    filters = "-".join(map(str, network.filters))
+    return (
+        f"{family.model.family}, {family.loss.name} loss, {len(family.cells)} folds x "
+        f"{session.config.training.max_epochs} epochs, filters {filters}, "
+        f"patch {'x'.join(map(str, plan.patch_size))}, data {ground.profile.dataset}"
+    )
+
+
+def finish(
+    session: Session, family: grid.Family, parent: Run, results: Sequence[Trained]
+) -> FamilyRun:
+    """Aggregates, intervals and the model of the best fold, into the parent run."""
+    metrics = aggregate(session.config.evaluation, [result for _, result in results])
+    parent.metrics(metrics, step=0)
+    parent.params({
+        "training_time_seconds": round(sum(r.training_time_seconds for _, r in results), 3),
+        "trainable_parameters": results[0][1].trainable_parameters,
+    })  # fmt: skip
+    parent.table(rows(results), names.PER_VOLUME_ARTIFACT)
+    log_best_model(session, parent, results)
+    run = FamilyRun(
+        run_id=parent.run_id,
+        run_name=family.name,
+        experiment_name=session.config.experiment,
+        artifact_uri=f"runs:/{parent.run_id}",
+        model=family.model.name,
+        loss=family.loss.name,
+        seed=family.seed,
+        key=family.key,
+        cells=tuple(cell.key for cell in family.cells),
+        child_run_ids=tuple(run_id for run_id, _ in results),
+        metrics=metrics,
+    )
+    parent.json(run.model_dump(mode="json"), names.TRAINING_ARTIFACT)
+    return run
 
 
 def aggregate(config: EvaluationConfig, results: Sequence[CellResult]) -> dict[str, float]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from flows.grid import Cell, Family
@@ -36,6 +37,8 @@ class Ground:
     models: dict[str, tuple[Network, ComputePlan]]
     costs: dict[str, Forecast] = field(default_factory=dict)
     """Model -> forecast, once the probe has run."""
+    booked: bool = False
+    """Whether whoever started this process has booked its GPUs."""
 
     def window(self, session: Session, model: str) -> Window:
         """How this model is run over whole volumes."""
@@ -70,6 +73,20 @@ def prepare(session: Session, profile: DatasetProfile, families: Sequence[Family
         if family.model.name not in models:
             models[family.model.name] = planned(session, profile, hardware, family)
     return Ground(profile, restore(session, profile), hardware, models)
+
+
+@contextmanager
+def own_gpu(session: Session, ground: Ground, model: str) -> Iterator[None]:
+    """While a cell trains in this process: its GPU, booked unless that was done for us."""
+    from minivess.compute import booking
+
+    if ground.booked or ground.models[model][1].device != "cuda":
+        yield
+        return
+    # Torch uses the first one that it sees.
+    first = booking.gpus_for(session.config, ground.hardware, session.env)[:1]
+    with booking.booked(session.home.gpus, first, 1, what=session.config.experiment):
+        yield
 
 
 def planned(
@@ -137,14 +154,15 @@ def as_loaded(session: Session, profile: DatasetProfile) -> DatasetProfile:
 
 
 def measure_hardware(session: Session) -> Hardware:
-    """The machine, within the limits that the user set, and how fast it computes bf16."""
-    from minivess.compute import hardware, speed
+    """What one cell may use of the machine, within the limits that the user set."""
+    from minivess.compute import booking, hardware, speed
 
     compute = session.config.compute
     found = hardware.detect(
         ram_gb=compute.ram_gb, vram_gb=compute.vram_gb, env=session.env, disk=session.home.root
     )
-    return speed.measured(found, cache=session.home.footprints)
+    timed = speed.measured(found, cache=session.home.footprints)
+    return booking.share(timed, session.config.training)
 
 
 def restore(session: Session, profile: DatasetProfile) -> dict[str, Case]:

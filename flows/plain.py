@@ -84,6 +84,21 @@ class Orchestrator:
         """A function that shows how much is done, from 0 to 1."""
         return lambda fraction: None
 
+    def submit(self, deployment: str, parameters: Mapping[str, Any]) -> str:
+        """Start a run of a deployment on its work pool; returns its id."""
+        raise OrchestrationError(
+            f"training.deployment={deployment} needs Prefect, which PREFECT_DISABLED turns off.",
+            remedy="unset PREFECT_DISABLED, or leave out training.deployment",
+        )
+
+    def state(self, run_id: str) -> Literal["running", "completed", "failed"]:
+        """How a submitted run is doing."""
+        raise NotImplementedError
+
+    def cancel(self, run_id: str) -> None:
+        """End a submitted run."""
+        raise NotImplementedError
+
     def get(self, name: str) -> Pointer | None:
         """The pointer published under a name."""
         found: Pointer | None = self._pointers().get(name)

@@ -106,7 +106,7 @@ def started(launch: Launch) -> Iterator[Server]:
     with terminable():
         child = spawn(launch)
         try:
-            server = Server(launch.url, socket.gethostname(), _process(child.pid), _process())
+            server = Server(launch.url, socket.gethostname(), process_of(child.pid), process_of())
             files.write_json(launch.record, asdict(server))
             _release(child)
             _wait_until_ready(child, launch)
@@ -248,7 +248,8 @@ def get(address: str) -> str:
         return str(answer.read(200).decode("utf-8", "replace"))
 
 
-def _process(pid: int | None = None) -> Process:
+def process_of(pid: int | None = None) -> Process:
+    """A running process; without a number this one."""
     process = psutil.Process(pid)
     return Process(process.pid, process.create_time())
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from flows import attempts, cells, families, grid, handoff
+from flows import attempts, cells, families, grid, handoff, side_by_side
 from flows import ground as grounds
 from flows.ground import Ground
 from flows.profile_data import settings
@@ -13,9 +12,6 @@ from flows.session import Session
 from minivess import names
 from minivess.contracts import DatasetProfile, FamilyRun, RunRecord, TrainingResult
 from minivess.errors import PlanError, StoreError
-
-if TYPE_CHECKING:
-    from minivess.tracking.run import Run
 
 ASK_ABOVE_HOURS = 12.0
 
@@ -63,7 +59,10 @@ def _train(
         session.store.probe_write()
     ground = grounds.prepare(session, profile, missing)
     forecast(session, ground, missing)
-    trained = {family.key: train_family(session, ground, family) for family in missing}
+    if side_by_side.wanted(session, ground):
+        trained = side_by_side.train(session, ground, missing)
+    else:
+        trained = {family.key: train_family(session, ground, family) for family in missing}
     session.orchestra.table(
         "losses", families.comparison(trained.values()), "Families on their folds"
     )
@@ -75,26 +74,7 @@ def _train(
 
 def train_family(session: Session, ground: Ground, family: grid.Family) -> FamilyRun:
     """One parent run, opened before training, with a child run for each fold."""
-    from minivess.tracking.life import recorded
-
-    config, experiment = session.config, session.config.experiment
-    changed = grid.explain_change(session, family)
-    if changed:
-        session.say(f"  {family.name} trains again, changed: {changed}")
-    with recorded(
-        session.store,
-        experiment=experiment,
-        name=family.name,
-        kind=names.FAMILY,
-        key=family.key,
-        note=note(session, family, ground),
-        dataset=ground.profile.dataset,
-        config=config,
-        ingredients=family.ingredients,
-        launched_by=session.launched_by,
-        tags=cells.tags(ground, family),
-    ) as parent:
-        cells.describe(session, ground, (family, parent), ground.models[family.model.name][1])
+    with families.opened(session, ground, family) as parent:
         results = [
             session.orchestra.task(
                 f"{family.name} fold {cell.fold.index}",
@@ -102,36 +82,7 @@ def train_family(session: Session, ground: Ground, family: grid.Family) -> Famil
             )
             for cell in family.cells
         ]  # fmt: skip
-        return finish_family(session, family, parent, results)
-
-
-def finish_family(
-    session: Session, family: grid.Family, parent: Run, results: Sequence[cells.Trained]
-) -> FamilyRun:
-    """Aggregates, intervals and the model of the best fold, into the parent run."""
-    metrics = families.aggregate(session.config.evaluation, [result for _, result in results])
-    parent.metrics(metrics, step=0)
-    parent.params({
-        "training_time_seconds": round(sum(r.training_time_seconds for _, r in results), 3),
-        "trainable_parameters": results[0][1].trainable_parameters,
-    })  # fmt: skip
-    parent.table(families.rows(results), names.PER_VOLUME_ARTIFACT)
-    families.log_best_model(session, parent, results)
-    run = FamilyRun(
-        run_id=parent.run_id,
-        run_name=family.name,
-        experiment_name=session.config.experiment,
-        artifact_uri=f"runs:/{parent.run_id}",
-        model=family.model.name,
-        loss=family.loss.name,
-        seed=family.seed,
-        key=family.key,
-        cells=tuple(cell.key for cell in family.cells),
-        child_run_ids=tuple(run_id for run_id, _ in results),
-        metrics=metrics,
-    )
-    parent.json(run.model_dump(mode="json"), names.TRAINING_ARTIFACT)
-    return run
+        return families.finish(session, family, parent, results)
 
 
 def register(session: Session, result: TrainingResult) -> None:
@@ -243,14 +194,3 @@ def forecast(session: Session, ground: Ground, missing: Sequence[grid.Family]) -
 def duration(hours: float) -> str:
     """Hours as people say them."""
     return f"{hours * 60:.1f} min" if hours < 1 else f"{hours:.1f} h"
-
-
-def note(session: Session, family: grid.Family, ground: Ground) -> str:
-    """A sentence that a human reads in MLflow's page."""
-    network, plan = ground.models[family.model.name]
-    filters = "-".join(map(str, network.filters))
-    return (
-        f"{family.model.family}, {family.loss.name} loss, {len(family.cells)} folds x "
-        f"{session.config.training.max_epochs} epochs, filters {filters}, "
-        f"patch {'x'.join(map(str, plan.patch_size))}, data {ground.profile.dataset}"
-    )

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
+from uuid import UUID
 
 from flows import connection, flow_runs, servers
 from flows.plain import Orchestrator, Pointer, delays, refuse_unfit, within, worth_retrying
@@ -24,6 +25,7 @@ from minivess.errors import OrchestrationError
 from minivess.home import Home
 
 if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
     from prefect.context import FlowRunContext
 
 log = logging.getLogger(__name__)
@@ -160,6 +162,50 @@ class PrefectOrchestrator(Orchestrator):
             self._show("update_progress_artifact", made, 100.0 * min(max(fraction, 0.0), 1.0))
 
         return move
+
+    def submit(self, deployment: str, parameters: Mapping[str, Any]) -> str:
+        """Start a run of a deployment on its work pool; returns its id.
+
+        Raises:
+            OrchestrationError: no server that workers could know, or no such deployment.
+        """
+        if not self._env.prefect_api_url:
+            raise OrchestrationError(
+                f"training.deployment={deployment} needs the Prefect server that its worker asks.",
+                remedy="export PREFECT_API_URL=http://HOST:4200/api, as the worker has it",
+            )
+        self._connect()
+        from prefect.deployments import run_deployment
+        from prefect.exceptions import ObjectNotFound
+
+        try:
+            made = _asked(
+                lambda: run_deployment(deployment, parameters=plain(parameters), timeout=0)
+            )
+        except ObjectNotFound as error:
+            raise OrchestrationError(
+                f"Prefect knows no deployment {deployment!r}.",
+                remedy="prefect deploy --prefect-file deployments/prefect.yaml --all",
+            ) from error
+        return str(cast("FlowRun", made).id)
+
+    def state(self, run_id: str) -> Literal["running", "completed", "failed"]:
+        """How a submitted run is doing."""
+        from prefect.client.orchestration import get_client
+
+        with get_client(sync_client=True) as client:
+            found = _asked(lambda: client.read_flow_run(UUID(run_id))).state
+        if found is None or not found.is_final():
+            return "running"
+        return "completed" if found.is_completed() else "failed"
+
+    def cancel(self, run_id: str) -> None:
+        """Ask the worker to end a submitted run."""
+        from prefect.client.orchestration import get_client
+        from prefect.states import Cancelling
+
+        with get_client(sync_client=True) as client:
+            _asked(lambda: client.set_flow_run_state(UUID(run_id), Cancelling()))
 
     def get(self, name: str) -> Pointer | None:
         """The Prefect Variable of this name."""

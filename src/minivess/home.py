@@ -76,6 +76,11 @@ class Home:
         return self.root / "skeletons"
 
     @property
+    def gpus(self) -> Path:
+        """A lock file for each GPU that trains."""
+        return self.root / "gpus"
+
+    @property
     def judged(self) -> Path:
         """Masks and metrics of judged volumes, by content key."""
         return self.root / "judged"

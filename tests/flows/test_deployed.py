@@ -27,7 +27,9 @@ from prefect.client.schemas import FlowRun
 
 from flows import cli, connection, deployed
 from flows.processes import Server
-from minivess import names
+from flows.session import open_session
+from flows.train import train
+from minivess import config, names
 from minivess.config import Environment, changed_environment, child_environment
 from minivess.home import Home, open_home
 from tests.conftest import tube, write_nifti
@@ -48,6 +50,7 @@ class Story:
     """What everybody involved says after two watchers saw new data, and a webhook a bad folder."""
 
     root: Path
+    env: Environment
     deployments: set[str]
     automations: dict[str, bool]
     flows: dict[str, list[FlowRun]]
@@ -113,6 +116,7 @@ def story(served: tuple[Home, Server], tmp_path_factory: pytest.TempPathFactory)
         profiles = runs(store, names.PROFILE_EXPERIMENT)
         yield Story(
             root=root,
+            env=Environment(home=home.root, prefect_api_url=served[1].api),
             deployments=deployments(client),
             automations=before,
             flows={name: flow_runs(client, name) for name in ("profile-data", "train")},
@@ -140,7 +144,7 @@ def story(served: tuple[Home, Server], tmp_path_factory: pytest.TempPathFactory)
 
 
 def test_every_flow_is_deployed_and_only_training_waits_for_somebody(story: Story) -> None:
-    flows = ("profile-data", "watch-data", "train", "analyse", "deploy")
+    flows = ("profile-data", "watch-data", "train", "train-cell", "analyse", "deploy")
     assert story.deployments == {f"{name}/local" for name in flows}
     assert story.automations[PROFILE_TRIGGER]
     assert not story.automations[TRAINING_TRIGGER]
@@ -165,10 +169,10 @@ def test_a_worker_would_look_every_hour_once_it_is_told_to(story: Story) -> None
 
 
 def test_the_new_profile_goes_on_to_training_once_with_the_same_settings(story: Story) -> None:
-    (train,) = story.flows["train"]
+    (trained,) = story.flows["train"]
     profile = story.profiles[0].info.run_id
-    assert train.parameters["upstream"] == [profile]
-    assert f"data.root={story.root}" in train.parameters["settings"]
+    assert trained.parameters["upstream"] == [profile]
+    assert f"data.root={story.root}" in trained.parameters["settings"]
     (family,) = story.families
     assert family.info.status == "FINISHED"
     assert family.data.params[names.UPSTREAM_PROFILE] == profile
@@ -201,6 +205,19 @@ def test_a_flow_that_fails_is_told_to_the_address_given(story: Story) -> None:
     (notice,) = story.notices
     assert notice["text"].startswith("profile-data Failed")
     assert "nowhere" in notice["text"]
+
+
+def test_the_cells_of_a_grid_train_on_the_work_pool(story: Story) -> None:
+    words = [f"data.root={story.root}", "name=pool", "training.deployment=train-cell/local"]
+    asked = config.load([CLONE / SMOKE[0]], words, story.env)
+    with open_session(asked, story.env, yes=True) as session:
+        (family,) = train(session).families
+        found = [session.store.get(one) for one in (family.run_id, *family.child_run_ids)]
+        with get_client(sync_client=True) as client:
+            assert ended(client, "train-cell") == ["Completed"] * 2
+    assert [run.status for run in found] == ["FINISHED"] * 3
+    # The coordinator's process, and one for each cell.
+    assert len({run.tags["minivess.pid"] for run in found}) == 3
 
 
 # --- asking -------------------------------------------------------------------------------

@@ -81,8 +81,12 @@ class Footprint:
         return bool(self._remembered(record, lambda: networks.accepts(self.network, patch, batch)))
 
     def step_gb(self, patch: Shape, batch: int) -> float:
-        """GiB at the peak of a step with the hungriest loss; cached volumes come on top."""
-        limits, voxels = self.network.limits, math.prod(patch) * batch
+        """GiB at the peak of a step with the hungriest loss, in one process of the cell.
+
+        Cached volumes come on top.
+        """
+        share = max(1, batch // self.training.processes_per_cell)
+        limits, voxels = self.network.limits, math.prod(patch) * share
         base, slope = limits.vram_base_mb, limits.vram_per_voxel_train_bytes
         if base is not None and slope is not None:
             return base / 1024 + slope * voxels / GIB

@@ -44,7 +44,7 @@ def resolve(
     Raises:
         PlanError: a given value does not fit, or nothing fits the memory.
     """
-    start, chosen = tier(hardware, config.compute)
+    start, chosen = tier(hardware, config.compute, config.training.processes_per_cell)
     on = _device(config, start, hardware)
     precision = budget.precision(config, network, start, hardware, on.value)
     kept, kept_gb = budget.cache(config, network, profile, hardware)
@@ -78,7 +78,9 @@ def resolve(
 # --- tier and device ----------------------------------------------------------------------
 
 
-def tier(hardware: Hardware, compute: ComputeConfig) -> tuple[TierConfig, Choice]:
+def tier(
+    hardware: Hardware, compute: ComputeConfig, processes: int = 1
+) -> tuple[TierConfig, Choice]:
     """The budget to start from, and why; GPU memory counts in whole GB."""
     if compute.profile != "auto":
         start = configuration.tier(compute.profile)
@@ -99,6 +101,10 @@ def tier(hardware: Hardware, compute: ComputeConfig) -> tuple[TierConfig, Choice
     single, choice = _by_name(fits[0], f"{hardware.gpu_model} has {nominal} GB", more)
     if hardware.gpu_count == 1:
         return single, choice
+    if processes > 1:
+        whole = configuration.tier("cloud_multi")
+        reason = f"{processes} GPUs of {nominal} GB share each batch"
+        return whole, _tier(whole, reason, bound="the GPUs")
     several = configuration.tier("cloud_multi").model_copy(update={"batch_size": single.batch_size})
     reason = f"{hardware.gpu_count} GPUs of {nominal} GB, one cell on each"
     return several, _tier(several, reason, bound="the GPUs")

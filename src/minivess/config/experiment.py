@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path, PurePath
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from minivess.config.contradictions import CONTRADICTIONS
 from minivess.config.part import Auto, Part, uncounted
@@ -135,6 +135,15 @@ class TrainingConfig(Part):
     cache_rate: float | Auto = uncounted("auto", "share of volumes kept in memory, 0 to 1")
     num_workers: int | Auto = uncounted("auto", "loader processes or threads")
     threads: int | Auto = Field(default="auto", description="threads of torch on the CPU")
+    parallel_cells: PositiveInt | Auto = uncounted(
+        "auto", "cells trained side by side here, a process each; auto: one for each GPU"
+    )
+    processes_per_cell: int = uncounted(
+        1, "processes that share each batch of a cell, through torchrun; a GPU each", ge=1
+    )
+    deployment: str | None = uncounted(
+        None, "Prefect deployment that trains cells on its work pool: train-cell/local"
+    )
     device: Literal["auto", "cpu", "cuda"] = uncounted("auto", "where cells train")
     figure_interval: int = uncounted(10, "epochs between prediction images", ge=1)
     refit: Literal["none", "all"] = uncounted(

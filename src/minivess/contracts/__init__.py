@@ -12,6 +12,7 @@ from minivess.contracts.plan import Choice, ComputePlan, Forecast, Hardware
 from minivess.contracts.record import SCHEMA_VERSION, Contract, Severity, Shape, Spacing, Versioned
 from minivess.contracts.run import RunRecord
 from minivess.contracts.training import (
+    CellOrder,
     CellResult,
     CellSpec,
     FamilyRun,
@@ -24,6 +25,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "AnalysisResult",
     "Case",
+    "CellOrder",
     "CellResult",
     "CellSpec",
     "Champion",

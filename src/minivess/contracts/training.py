@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
 from minivess.contracts.data import Fold
 from minivess.contracts.network import Loss, Network, Window
+from minivess.contracts.plan import ComputePlan, Forecast
 from minivess.contracts.record import Contract, Versioned
 
 
@@ -95,3 +97,17 @@ class Member(Contract):
     checkpoint: Path
     trainable_parameters: int
     untrained: dict[str, float]
+
+
+class CellOrder(Versioned):
+    """One cell for another process to train; all that it needs to find in MLflow what we see."""
+
+    settings: dict[str, Any] = Field(description="differences from the defaults")
+    data_profile_run_id: str
+    parent_run_id: str
+    family: str = Field(description="run name of the parent: <model>_<loss>[_s<seed>]")
+    fold: int
+    launched_by: str = "cli"
+    json_output: bool = Field(default=False, description="keep standard output for the coordinator")
+    plan: ComputePlan | None = Field(default=None, description="none: plan on that machine")
+    cost: Forecast | None = None

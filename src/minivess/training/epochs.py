@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from minivess.config import TrainingConfig
 from minivess.contracts import CellSpec, ComputePlan
 from minivess.errors import TrainingError
-from minivess.training import guard, optimisation
+from minivess.training import distributed, guard, optimisation
 from minivess.training.loaders import Batch, Batches
 from minivess.training.state import State
 from minivess.training.transforms import seed_of
@@ -53,7 +53,8 @@ class Steps:
         tally = Tally(self.spec.network.out_channels, self.plan.device)
         for step, batch in enumerate(self.batches.epoch(state.epoch)):
             guard.shape(batch, self.spec, self.plan)
-            torch.manual_seed(seed_of("step", self.spec.seed, state.epoch, step))
+            seed = seed_of("step", self.spec.seed, state.epoch, step)
+            torch.manual_seed(seed + distributed.rank())
             self._accumulate(state, batch, tally)
             if (step + 1) % self.training.accumulation_steps == 0:
                 self._update(state)
@@ -68,12 +69,14 @@ class Steps:
         target = batch.label.to(device, non_blocking=True).long()
         with self._autocast():
             logits = state.network(image)
+        logits, target = distributed.gathered(logits), distributed.gathered(target)
         values = self.loss(logits, target)
         state.scaler.scale(values["loss"] / self.training.accumulation_steps).backward()
         head = logits[:, 0] if logits.ndim > target.ndim else logits
         tally.add(values, head, target, batch.cases)
 
     def _update(self, state: State) -> None:
+        distributed.add_gradients(state.network)
         if self.training.gradient_clip_val:
             state.scaler.unscale_(state.optimizer)
             nn.utils.clip_grad_norm_(state.network.parameters(), self.training.gradient_clip_val)

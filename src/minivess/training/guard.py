@@ -7,6 +7,7 @@ import torch
 from minivess import losses
 from minivess.contracts import CellSpec, ComputePlan
 from minivess.errors import DataError, PlanError
+from minivess.training import distributed
 from minivess.training.loaders import Batch, Batches, Volumes
 
 PLAN_AGAIN = "train again with training.retrain=always, which plans anew"
@@ -37,7 +38,7 @@ def shape(batch: Batch, spec: CellSpec, plan: ComputePlan) -> None:
     Raises:
         PlanError: it is not the plan's patch and batch size with the network's channels.
     """
-    size, patch = plan.batch_size, plan.patch_size
+    size, patch = plan.batch_size // distributed.size(), plan.patch_size
     expected = (size, spec.network.in_channels, *patch)
     found = (tuple(batch.image.shape), tuple(batch.label.shape))
     if found != (expected, (size, _label_channels(spec), *patch)):

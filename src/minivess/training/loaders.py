@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from minivess.config import ExperimentConfig, TrainingConfig
 from minivess.contracts import Case, CellSpec, ComputePlan
 from minivess.errors import DataError, MinivessError
-from minivess.training import transforms
+from minivess.training import distributed, transforms
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class Batches:
         return np.concatenate(rounds)[:places]
 
     def batch(self, epoch: int, step: int, order: NDArray[np.int64]) -> Batch:
-        """One batch; its transform is its own, because threads that share one race."""
+        """One batch, or this process's share; its transform is its own, as shared ones race."""
         transform = transforms.drawn(
             self.plan.patch_size,
             foreground_ratio=self.training.foreground_ratio,
@@ -161,7 +161,7 @@ class Batches:
                 self.volumes[int(order[place])],
                 transforms.seed_of("patch", self.seed, epoch, place),
             )
-            for place in range(step * size, (step + 1) * size)
+            for place in distributed.mine(range(step * size, (step + 1) * size))
         ]
         return Batch(
             cases=tuple(patch["case"] for patch in patches),

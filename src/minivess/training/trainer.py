@@ -15,7 +15,7 @@ from minivess.compute import recovery
 from minivess.config import ExperimentConfig
 from minivess.contracts import Case, CellResult, CellSpec, ComputePlan
 from minivess.errors import OutOfMemory
-from minivess.training import cell, checkpoint, figures, guard, sessions, settlement
+from minivess.training import cell, checkpoint, distributed, figures, guard, sessions, settlement
 from minivess.training.cell import complete
 from minivess.training.clock import JUDGING, PREDICTING, STEPPING, shares
 from minivess.training.sessions import Callbacks, OnEpoch, OnFigure, Session
@@ -63,11 +63,31 @@ def train_cell(
         guard.first_of_each(session.steps.batches, session.validation.volumes, spec, plan)
         state = State.start(spec, plan, config.training)
         settle = _begin(session, state)
+        distributed.refuse(state.network, plan.batch_size)
+        distributed.tell((spec, plan, config, cases, folder, state.epoch))
         while not session.over(state):
+            distributed.tell(state.epoch)
             settle = _one_epoch(session, state, settle)
             state.epoch += 1
+        distributed.tell(None)
         settle()
         return _finish(session, state)
+
+
+def assist() -> None:
+    """Take part in the steps of each cell that the first process trains, until it is done."""
+    nobody = Callbacks(lambda *_: None, lambda _: None)
+    while (job := distributed.heard()) is not None:
+        spec, plan, config, cases, folder, epoch = job
+        with sessions.opened(
+            spec, plan, config, cases, folder=folder, labels=None, tell=nobody
+        ) as session:
+            state = State.start(spec, plan, config.training)
+            if epoch:
+                state.restore(checkpoint.load(folder / names.LAST), spec.key)
+            while (epoch := distributed.heard()) is not None:
+                state.epoch = epoch
+                session.steps.run(state)
 
 
 def _begin(session: Session, state: State) -> Settle:
