@@ -50,6 +50,11 @@ notify *words: ready
 train *words: ready
     @{{ minivess }} train "$@"
 
+# Try settings with Optuna, as the part `search:` says, and write the best as an experiment file
+[group("research")]
+search *words: ready
+    @{{ minivess }} search "$@"
+
 # Judge every trained family out of fold and name the champion
 [group("research")]
 analyse *words: ready

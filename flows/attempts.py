@@ -152,7 +152,7 @@ class Work:
                     self.ground.cases,
                     folder=self.folder,
                     labels=session.home.skeletons,
-                    on_epoch=cells.reporter(session, family, cell, run),
+                    on_epoch=cells.reporter(session, family, cell, run, watch=self.ground.watch),
                     on_figure=lambda path: run.file(path, cells.figure_place(path, self.folder)),
                 )
             except OutOfMemory as error:

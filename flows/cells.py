@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from flows import handoff
 from flows.grid import Cell, Family
-from flows.ground import Ground
+from flows.ground import Ground, Watch
 from flows.session import Session
 from minivess import names
 from minivess.contracts import CellResult, CellSpec, ComputePlan
@@ -23,9 +23,9 @@ Trained = tuple[str, CellResult]
 
 
 def reporter(
-    session: Session, family: Family, cell: Cell, run: Run
+    session: Session, family: Family, cell: Cell, run: Run, *, watch: Watch
 ) -> Callable[[int, dict[str, float]], None]:
-    """What is done with the metrics of each epoch."""
+    """What is done with the metrics of each epoch; `watch` may raise to end the cell."""
     slug = handoff.slug(f"{family.name}-{cell.fold.index}").replace("_", "-")
     progress = session.orchestra.progress(f"training-{slug}", "epochs trained")
     total = session.config.training.max_epochs
@@ -35,6 +35,7 @@ def reporter(
         progress((epoch + 1) / total)
         shown = " ".join(f"{name} {metrics[name]:.3f}" for name in SHOWN if name in metrics)
         session.say(f"  {family.name} fold {cell.fold.index} epoch {epoch + 1}/{total}  {shown}")
+        watch(cell.fold.index, epoch, metrics)
 
     return report
 

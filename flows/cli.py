@@ -25,6 +25,7 @@ VERBS = {
     "data-changed": "announce new data once: for a Git hook, a CI step, a webhook",
     "notify": "URL: let Prefect's server call this address when a deployed flow fails",
     "train": "flow 2: train every cell of the grid that is not trained yet",
+    "search": "try the settings of the part `search:`, write the best as an experiment file",
     "analyse": "flow 3: judge out of fold, choose the champion, write the report",
     "deploy": "flow 4: export, prove and serve the champion",
     "plan": "check the data, show every automatic choice and what the grid will cost",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -24,7 +24,13 @@ from minivess.contracts import (
 from minivess.errors import OutOfMemory
 
 IN_CHANNELS = 1
+Watch = Callable[[int, int, dict[str, float]], None]
+"""Called with fold, epoch and the metrics of that epoch."""
 log = logging.getLogger(__name__)
+
+
+def _nobody(fold: int, epoch: int, metrics: dict[str, float]) -> None:
+    """Nobody looks on."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,8 @@ class Ground:
     models: dict[str, tuple[Network, ComputePlan]]
     costs: dict[str, Forecast] = field(default_factory=dict)
     """Model -> forecast, once the probe has run."""
+    watch: Watch = _nobody
+    """Who looks on, epoch by epoch, and may raise to end a cell."""
     booked: bool = False
     """Whether whoever started this process has booked its GPUs."""
 

@@ -29,6 +29,7 @@ def run(options: argparse.Namespace) -> Outcome:
         "data-changed": run_data_changed,
         "notify": run_notify,
         "train": run_train,
+        "search": run_search,
         "analyse": run_analyse,
         "deploy": run_deploy,
         "plan": run_plan,
@@ -163,6 +164,15 @@ def run_train(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
             "metrics": {family.run_name: family.metrics for family in result.families},
             "reused": opened.reused,
         }
+
+
+def run_search(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+    """Settings tried one after another."""
+    from flows.search import search
+
+    arguments(options)
+    with session(options, config) as opened:
+        return search(opened, options.upstream)
 
 
 def run_analyse(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:

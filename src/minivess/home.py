@@ -76,6 +76,11 @@ class Home:
         return self.root / "skeletons"
 
     @property
+    def searches(self) -> Path:
+        """The trials of searches, and their winners as experiment files."""
+        return self.root / "searches"
+
+    @property
     def gpus(self) -> Path:
         """A lock file for each GPU that trains."""
         return self.root / "gpus"

@@ -11,7 +11,7 @@ DEPLOYMENT_EXPERIMENT = "minivess_deployment"
 
 # Kinds of run, in the tag KIND.
 PROFILE, FAMILY, CELL, ANALYSIS, DEPLOYMENT = "profile", "family", "cell", "analysis", "deployment"
-REFIT = "refit"
+REFIT, SEARCH, TRIAL = "refit", "search", "trial"
 
 # Tags.
 UID = "minivess.uid"

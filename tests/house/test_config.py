@@ -85,6 +85,13 @@ OTHER = {
     "training.parallel_cells": ["training.parallel_cells=2"],
     "training.processes_per_cell": ["training.processes_per_cell=2"],
     "training.deployment": ["training.deployment=train-cell/local"],
+    "search.space": ["search.space={training.learning_rate: {low: 0.001, high: 0.1}}"],
+    "search.trials": ["search.trials=7"],
+    "search.metric": ["search.metric=dice"],
+    "search.sampler": ["search.sampler=random"],
+    "search.sampler_seed": ["search.sampler_seed=1"],
+    "search.pruner": ["search.pruner=none"],
+    "search.startup_trials": ["search.startup_trials=2"],
     "training.refit": ["training.refit=all"],
     "training.retrain": ["training.retrain=always"],
     "evaluation.interval_epochs": ["evaluation.interval_epochs=2"],
@@ -210,7 +217,7 @@ def test_a_setting_takes_the_value_it_is_given(key: str):
 
 @pytest.mark.parametrize("key", OTHER)
 def test_a_setting_refuses_a_part_below_it(key: str):
-    if key not in {"model", "data.label_map", "training.axes"}:
+    if key not in {"model", "data.label_map", "training.axes", "search.space"}:
         with pytest.raises(UsageError, match="no setting"):
             load([], [f"{key}.inside=1"], EMPTY)
 
@@ -329,3 +336,21 @@ def test_a_root_in_storage_stays_an_address_and_names_the_dataset():
     assert found.data.root == "s3://bucket/some/vessels"
     assert found.dataset == found.experiment == "vessels"
     assert load(words=config.words(found), env=EMPTY) == found
+
+
+def test_settings_are_changed_by_their_keys_and_the_others_stay():
+    settings = load([], [OWN_DATA, "training.max_epochs=7"], EMPTY)
+    other = config.changed(settings, {"training.learning_rate": 0.5, "model.filters": [4, 8]})
+    assert (other.training.learning_rate, other.training.max_epochs) == (0.5, 7)
+    assert other.model == {"filters": [4, 8]}
+    assert "folds" not in other.training.model_fields_set
+    with pytest.raises(UsageError, match="learning_rate"):
+        config.changed(settings, {"training.learning_rate": -1})
+
+
+@pytest.mark.parametrize(
+    "space", [{}, {"low": 2, "high": 1}, {"low": 0, "high": 1, "log": True}, {"low": 1}]
+)
+def test_a_dimension_that_says_nothing_is_refused(space: dict):
+    with pytest.raises(ValueError, match="low"):
+        config.Dimension(**space)

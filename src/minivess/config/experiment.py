@@ -154,6 +154,47 @@ class TrainingConfig(Part):
     )
 
 
+class Dimension(Part):
+    """The values that one setting may take in a search: a range, or choices."""
+
+    low: int | float | None = None
+    high: int | float | None = None
+    step: int | float | None = Field(default=None, gt=0)
+    log: bool = Field(default=False, description="as likely between 0.001 and 0.01 as up to 0.1")
+    choices: tuple[Any, ...] | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        ranged = self.low is not None and self.high is not None
+        if ranged == (self.choices is not None) or (ranged and not self.low < self.high):  # type: ignore[operator]
+            message = "give low and high, low below high, or choices"
+            raise ValueError(message)
+        if self.log and (self.step is not None or not ranged or self.low <= 0):  # type: ignore[operator]
+            message = "log needs low and high above 0, and no step"
+            raise ValueError(message)
+        return self
+
+
+class SearchConfig(Part):
+    """What `search` tries, one trial after another; each is one model, loss and seed."""
+
+    space: dict[str, Dimension] = Field(
+        default={}, description="setting -> values, training.learning_rate: {low: 1e-4, high: 0.1}"
+    )
+    trials: int = uncounted(20, "how many; more of them continue a search that is done", ge=1)
+    metric: Literal["compound_masd_cldice", "dice", "cldice"] = Field(
+        default="compound_masd_cldice", description="mean over all folds, to be as high as possible"
+    )
+    sampler: Literal["tpe", "random"] = "tpe"
+    sampler_seed: int = Field(default=42, ge=0)
+    pruner: Literal["median", "none"] = Field(
+        default="median", description="median: stop a trial that is worse than half of the others"
+    )
+    startup_trials: int = Field(
+        default=5, ge=1, description="trials before any is pruned and before tpe learns from them"
+    )
+
+
 class EvaluationConfig(Part):
     """How predictions are judged, in training and in analysis alike."""
 
@@ -209,6 +250,7 @@ class ExperimentConfig(Part):
     )
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    search: SearchConfig = SearchConfig()
     analysis: AnalysisConfig = AnalysisConfig()
     deployment: DeploymentConfig = DeploymentConfig()
     tracking: TrackingConfig = TrackingConfig()

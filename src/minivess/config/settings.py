@@ -59,6 +59,19 @@ def validated(kind: type[Any], values: Any) -> Any:
         ) from None
 
 
+def changed(config: ExperimentConfig, values: Mapping[str, Any]) -> ExperimentConfig:
+    """The settings with others at some dotted keys; what was never set stays at its default."""
+    tree = config.model_dump(mode="json", exclude_unset=True)
+    for key, value in values.items():
+        *parts, leaf = key.split(".")
+        part = tree
+        for name in parts:
+            part = part.setdefault(name, {})
+        part[leaf] = value
+    built: ExperimentConfig = validated(ExperimentConfig, tree)
+    return built
+
+
 def refuse_unknown(key: str, where: str) -> None:
     """Raise for a key that nothing reads, naming the nearest known one."""
     if known(key):

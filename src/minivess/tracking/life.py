@@ -29,14 +29,14 @@ from minivess.tracking.values import plain
 
 MESSAGE_LIMIT = 500
 INTERRUPTED = (130, 143)
-# Exceptions by which Prefect and asyncio say "stop", though they derive from Exception.
-CANCELLATIONS = ("CancelledRun", "CancelledError")
+# Exceptions by which Prefect, asyncio and Optuna say "stop", though they derive from Exception.
+CANCELLATIONS = ("CancelledRun", "CancelledError", "TrialPruned")
 TRAINING = "Training: a parent run per model, loss and seed, a child run per fold."
 EXPERIMENT_NOTES = {
     names.PROFILE: "Datasets: checked, measured, versioned.",
     names.FAMILY: TRAINING,
     names.CELL: TRAINING,
-    names.REFIT: TRAINING,
+    **dict.fromkeys((names.REFIT, names.SEARCH, names.TRIAL), TRAINING),
     names.ANALYSIS: "Evaluation: families and ensembles judged out of fold, and the champion.",
     names.DEPLOYMENT: "Deployment: export, parity, service and smoke test of champions.",
 }

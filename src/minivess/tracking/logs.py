@@ -14,7 +14,7 @@ MAIN = {
     names.PROFILE: "profile.log",
     names.FAMILY: "train.log",
     names.CELL: "train.log",
-    names.REFIT: "train.log",
+    **dict.fromkeys((names.REFIT, names.SEARCH, names.TRIAL), "train.log"),
     names.ANALYSIS: "analyse.log",
     names.DEPLOYMENT: "deploy.log",
 }

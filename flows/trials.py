@@ -1,0 +1,182 @@
+"""What a search has tried, kept by Optuna in a SQLite file: the only module that imports it.
+
+A suggestion is a function of the seed and of the results so far, so a search that was killed goes
+on as if it had not been: the trial in flight is suggested once more, with the same values.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from minivess.config import Dimension, SearchConfig
+from minivess.errors import UsageError
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.trial import FrozenTrial, Trial
+
+AGAIN_OF, RUN_ID = "again_of", "run_id"
+
+
+def optuna() -> ModuleType:
+    """The package, or what to do where it is absent.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise UsageError(
+            "A search needs Optuna, which is not installed.",
+            remedy="pip install 'minivess[search]' (in a clone: pip install -e '.[search]')",
+        ) from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """Settings to try."""
+
+    settings: dict[str, Any]
+    trial: Trial
+
+    def opened(self, run_id: str) -> None:
+        """Note the run in which they are tried."""
+        self.trial.set_user_attr(RUN_ID, run_id)
+
+    def report(self, value: float, step: int) -> None:
+        """Tell how it is going.
+
+        Raises:
+            optuna.TrialPruned: so badly that it is not worth going on.
+        """
+        self.trial.report(value, step)
+        if self.trial.should_prune():
+            message = f"pruned at step {step} with {value:.4f}, below the median of the others"
+            raise optuna().TrialPruned(message)
+
+
+class Trials:
+    """The trials of one search; `key` tells it from searches of other data, settings or code."""
+
+    def __init__(self, file: Path, key: str, search: SearchConfig) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self.search = search
+        self.study: Study = optuna().create_study(
+            study_name=key,
+            storage=f"sqlite:///{file}",
+            load_if_exists=True,
+            direction="maximize",
+            pruner=_pruner(search),
+        )
+
+    # --- what there is --------------------------------------------------------------------
+
+    @property
+    def ended(self) -> list[FrozenTrial]:
+        """Trials that are complete, pruned or failed, in their order; not attempts that died."""
+        every = self.study.get_trials(deepcopy=False)
+        dead = {trial.user_attrs.get(AGAIN_OF) for trial in every}
+        return [trial for trial in every if trial.state.is_finished() and trial.number not in dead]
+
+    @property
+    def best(self) -> tuple[int, float, dict[str, Any]] | None:
+        """Number, value and settings of the complete trial with the highest value."""
+        complete = [
+            (trial.value, -number, self.values(trial))
+            for number, trial in enumerate(self.ended)
+            if trial.state.name == "COMPLETE" and trial.value is not None
+        ]
+        if not complete:
+            return None
+        value, number, found = max(complete, key=lambda each: each[:2])
+        return -number, value, found
+
+    def values(self, trial: FrozenTrial) -> dict[str, Any]:
+        """The settings of a trial, by their keys."""
+        return {
+            key: json.loads(value) if self.search.space[key].choices is not None else value
+            for key, value in trial.params.items()
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for each trial."""
+        return [
+            {"trial": number, "state": trial.state.name.lower(), "value": trial.value,
+             RUN_ID: trial.user_attrs.get(RUN_ID), **self.values(trial)}
+            for number, trial in enumerate(self.ended)
+        ]  # fmt: skip
+
+    # --- what comes next ------------------------------------------------------------------
+
+    def ask(self) -> Suggestion:
+        """What to try next."""
+        self._take_up()
+        seed = self.search.sampler_seed + len(self.ended)
+        self.study.sampler = _sampler(self.search, seed)
+        trial = self.study.ask()
+        space = self.search.space.items()
+        return Suggestion({key: _suggest(trial, key, kind) for key, kind in space}, trial)
+
+    def _take_up(self) -> None:
+        """Queue what was in flight when its process died."""
+        states = optuna().trial.TrialState
+        every = self.study.get_trials(deepcopy=False)
+        queued = {trial.user_attrs.get(AGAIN_OF) for trial in every}
+        for trial in every:
+            if trial.state == states.RUNNING:
+                if trial.number not in queued:
+                    self.study.enqueue_trial(trial.params, user_attrs={AGAIN_OF: trial.number})
+                self.study.tell(trial.number, state=states.FAIL)
+
+    def tell(
+        self, suggestion: Suggestion, value: float | None = None, *, pruned: bool = False
+    ) -> None:
+        """Close a trial: with its value, pruned, or else failed."""
+        states = optuna().trial.TrialState
+        if value is not None:
+            self.study.tell(suggestion.trial, value)
+        else:
+            self.study.tell(suggestion.trial, state=states.PRUNED if pruned else states.FAIL)
+
+
+def _suggest(trial: Trial, key: str, dimension: Dimension) -> Any:
+    if dimension.choices is not None:
+        # Optuna keeps numbers and text only, and a choice may be a list.
+        texts = [json.dumps(choice) for choice in dimension.choices]
+        return json.loads(trial.suggest_categorical(key, texts))
+    low, high, step = dimension.low, dimension.high, dimension.step
+    assert low is not None
+    assert high is not None
+    if isinstance(low, int) and isinstance(high, int) and not isinstance(step, float):
+        return trial.suggest_int(key, low, high, step=step or 1, log=dimension.log)
+    return trial.suggest_float(key, low, high, step=step, log=dimension.log)
+
+
+def _sampler(search: SearchConfig, seed: int) -> Any:
+    samplers = optuna().samplers
+    if search.sampler == "random":
+        return samplers.RandomSampler(seed=seed)
+    return samplers.TPESampler(seed=seed, n_startup_trials=search.startup_trials)
+
+
+def _pruner(search: SearchConfig) -> Any:
+    pruners = optuna().pruners
+    if search.pruner == "none":
+        return pruners.NopPruner()
+    return pruners.MedianPruner(n_startup_trials=search.startup_trials)
+
+
+def shown(values: Mapping[str, Any]) -> str:
+    """Settings as a user would type them."""
+    return " ".join(
+        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={json.dumps(value)}"
+        for key, value in values.items()
+    )

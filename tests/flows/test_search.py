@@ -1,0 +1,161 @@
+"""A search goes on after a kill as if there had been none; the winner is an experiment file."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from optuna import TrialPruned
+
+from flows.profile_data import profile_data
+from flows.search import search
+from flows.session import open_session
+from flows.train import train
+from flows.trials import Trials
+from minivess import config, names
+from minivess.config import SearchConfig
+from minivess.errors import UsageError
+from minivess.home import Home
+
+SPACE: dict[str, Any] = {
+    "training.learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
+    "training.warmup_epochs": {"low": 0, "high": 3},
+    "training.losses": {"choices": [["dice_ce"], ["cbdice"]]},
+}
+# Good at first, then one that learns nothing.
+WORDS = (
+    "configs/experiments/smoke.yaml", "training.max_epochs=8", "training.samples_per_volume=4",
+    "training.threads=1", "name=tubes", "search.trials=2", "search.startup_trials=1",
+    "search.metric=dice", "search.sampler=random", "search.sampler_seed={seed}",
+    "search.space={{training.learning_rate: {{choices: [0.02, 0.0000001]}}}}",
+)  # fmt: skip
+
+
+def tried(file: Path, key: str, *, dying: tuple[int, ...] = ()) -> Trials:
+    """Eight trials of a smooth problem; some are in flight when their process dies."""
+    wanted = SearchConfig(space=SPACE, trials=8, startup_trials=3)
+    study = Trials(file, key, wanted)
+    for number in dying:
+        while len(study.ended) < number:
+            one(study)
+        study.ask()
+        study = Trials(file, key, wanted)
+    while len(study.ended) < wanted.trials:
+        one(study)
+    return study
+
+
+def one(study: Trials) -> None:
+    suggestion = study.ask()
+    settings = suggestion.settings
+    study.tell(suggestion, -settings["training.learning_rate"] - settings["training.warmup_epochs"])
+
+
+def test_a_search_that_died_twice_tries_the_same_as_one_that_did_not(tmp_path: Path) -> None:
+    whole = tried(tmp_path / "trials.db", "whole")
+    torn = tried(tmp_path / "trials.db", "torn", dying=(2, 6))
+    assert torn.rows() == whole.rows()
+    assert len(whole.rows()) == 8
+    assert len({row["training.learning_rate"] for row in whole.rows()}) == 8
+    assert {row["training.warmup_epochs"] for row in whole.rows()} <= {0, 1, 2, 3}
+    assert {row["training.losses"][0] for row in whole.rows()} == {"dice_ce", "cbdice"}
+
+
+def test_a_trial_below_the_median_is_pruned_and_counts(tmp_path: Path) -> None:
+    wanted = SearchConfig(space=SPACE, trials=3, startup_trials=1)
+    study = Trials(tmp_path / "trials.db", "key", wanted)
+    good, bad = study.ask(), None
+    good.report(0.8, 0)
+    study.tell(good, 0.8)
+    bad = study.ask()
+    with pytest.raises(TrialPruned, match="median"):
+        bad.report(0.2, 0)
+    study.tell(bad, pruned=True)
+    assert [row["state"] for row in study.rows()] == ["complete", "pruned"]
+    assert study.best is not None
+    assert study.best[:2] == (0, 0.8)
+
+
+@pytest.mark.parametrize(("words", "what"), [
+    ((), "search.space is empty"),
+    (("search.space={training.folds: {low: 2, high: 3}}",), "cannot be searched"),
+    (("search.space={training.seeds: {choices: [[1]]}}", "training.losses=[focal,dice]"), "losses"),
+    (("search.space={training.lerning_rate: {low: 0.1, high: 0.2}}",), "training.learning_rate"),
+])  # fmt: skip
+def test_what_cannot_be_searched_is_refused(
+    words: tuple[str, ...], what: str, home: Home, tmp_path: Path
+) -> None:
+    env = config.Environment(home=home.root, prefect_disabled=True)
+    base = () if any("losses" in word for word in words) else ("training.losses=[dice_ce]",)
+    asked = config.load([], [f"data.root={tmp_path}", *base, *words], env)
+    with open_session(asked, env) as session, pytest.raises(UsageError, match=what):
+        search(session)
+
+
+def seed_of_good_then_bad(folder: Path) -> int:
+    """A seed with which the first trial learns and the second does not."""
+    space = {"training.learning_rate": {"choices": [0.02, 0.0000001]}}
+    for seed in range(20):
+        wanted = SearchConfig(space=space, trials=2, sampler="random", sampler_seed=seed)
+        study = Trials(folder / "seeds.db", str(seed), wanted)
+        first = study.ask()
+        study.tell(first, 1.0)
+        if (first.settings, study.ask().settings) == (
+            {"training.learning_rate": 0.02}, {"training.learning_rate": 1e-7},
+        ):  # fmt: skip
+            return seed
+    raise AssertionError
+
+
+@pytest.mark.slow
+def test_a_killed_search_goes_on_prunes_and_hands_over_a_file_that_runs(
+    make_dataset: Callable[..., Path], home: Home, tmp_path: Path
+) -> None:
+    seed = seed_of_good_then_bad(tmp_path)
+    words = [f"data.root={make_dataset(4)}", *(word.format(seed=seed) for word in WORDS)]
+    env = config.Environment(home=home.root, prefect_disabled=True)
+    asked = config.load([Path(words[1])], [words[0], *words[2:]], env)
+    with open_session(asked, env, yes=True) as session:
+        profile_data(session)
+
+    variables = {**os.environ, "MINIVESS_HOME": str(home.root), "PREFECT_DISABLED": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", "search", *words],
+        env=variables, stdout=subprocess.PIPE, text=True,
+    ) as dying:  # fmt: skip
+        assert dying.stdout is not None
+        assert any("fold 0 epoch 3/" in line for line in dying.stdout)
+        dying.kill()
+
+    with open_session(asked, env, yes=True) as session:
+        found = search(session)
+        assert [row["state"] for row in found["trials"]] == ["complete", "pruned"]
+        assert found["best"]["settings"] == {"training.learning_rate": 0.02}
+        assert search(session)["reused"] == [found["search_run_id"]]
+
+    client = MlflowClient(f"sqlite:///{home.database}")
+    runs = {}
+    for run in client.search_runs(["1", "2", "3"]):
+        runs.setdefault(run.info.run_name, []).append(run)
+    parent = client.get_run(found["search_run_id"])
+    assert parent.data.params["search_sampler"] == "random"
+    assert parent.data.params["search_trials"] == "2"
+    statuses = {name: [run.info.status for run in runs[name]] for name in ("trial_0", "trial_1")}
+    assert statuses == {"trial_0": ["FINISHED", "KILLED"], "trial_1": ["KILLED"]}
+    assert runs["trial_1"][0].data.tags["error_type"] == "TrialPruned"
+    assert {run.data.params["learning_rate"] for run in runs["trial_0"]} == {"0.02"}
+    nested = [client.get_run(row["run_id"]) for row in found["trials"]]
+    assert {run.data.tags[names.PARENT] for run in nested} == {parent.info.run_id}
+
+    winner = config.load([Path(found["file"])], [], env)
+    assert winner.search == SearchConfig()
+    with open_session(winner, env, yes=True) as session:
+        (family,) = train(session).families
+        assert len(session.reused) == 2
+        assert family.run_name == "dynunet_dice_ce"
