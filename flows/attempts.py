@@ -126,7 +126,8 @@ class Work:
             session.store,
             experiment=session.config.experiment,
             name=f"{family.name}_fold{cell.fold.index}",
-            kind=names.CELL,
+            # A cell that nothing validates is no fold of a grid.
+            kind=names.CELL if cell.fold.val else names.REFIT,
             key=cell.key,
             note=f"{spec.model}, {spec.loss.formula}, fold {cell.fold.index}: "
             f"{len(cell.fold.train)} volumes train, {len(cell.fold.val)} validate",

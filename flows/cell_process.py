@@ -23,13 +23,15 @@ from flows.ground import Ground
 from flows.processes import Process, process_of
 from flows.session import Session, open_session
 from minivess import config as configs
-from minivess import files
+from minivess import files, names
 from minivess.config import ExperimentConfig
 from minivess.contracts import CellOrder
 from minivess.errors import TrainingError
 from minivess.home import Home
 
 END_LIMIT_S = 30.0
+ANSWER = "answer.json"
+"""In the folder of a cell: the run into which it was trained."""
 Child = subprocess.Popen[bytes]
 
 
@@ -37,19 +39,18 @@ Child = subprocess.Popen[bytes]
 
 
 @contextmanager
-def started(
-    order: CellOrder, home: Home, *, processes: int, gpus: list[str]
-) -> Iterator[subprocess.Popen[bytes]]:
+def started(order: CellOrder, home: Home, *, processes: int, gpus: list[str]) -> Iterator[Child]:
     """The running processes of a cell; on leaving they are ended in order."""
     name = f"{order.parent_run_id}-{order.fold}.order.json"
     file = files.write_text(home.cells / name, order.model_dump_json())
     several = ("torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m")
     words = [sys.executable, "-m", *(several if processes > 1 else ()), "flows.cell_process"]
-    devices = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
     # A session of its own: Ctrl-C in the terminal reaches us, and we end it in order.
     child = subprocess.Popen(
         [*words, str(file), str(os.getpid())],
-        env=configs.child_environment(MINIVESS_HOME=str(home.root), **devices),
+        env=configs.child_environment(
+            MINIVESS_HOME=str(home.root), CUDA_VISIBLE_DEVICES=",".join(gpus)
+        ),
         stdin=subprocess.DEVNULL,
         start_new_session=True,
     )
@@ -137,9 +138,12 @@ def end_with(starter: Process) -> None:
 
 
 def carry_out(order: CellOrder) -> None:
-    """Train one cell of a grid into a child of the run that the coordinator has opened."""
+    """Train one cell of a grid into a child of the run that the coordinator has opened.
+
+    MLflow may be away meanwhile, so the coordinator's run is not looked up there.
+    """
     from flows import attempts
-    from minivess.tracking.run import attach
+    from minivess.tracking.run import Run, Straight
 
     env = configs.environment().model_copy(update={"prefect_disabled": True})
     with open_session(
@@ -150,6 +154,8 @@ def carry_out(order: CellOrder) -> None:
         yes=True,
         json=order.json_output,
     ) as session:
+        if order.profile is not None:
+            session.profiles[order.data_profile_run_id] = order.profile
         profile = handoff.profile_of(session, order.data_profile_run_id)
         family = next(
             family
@@ -157,8 +163,13 @@ def carry_out(order: CellOrder) -> None:
             if family.name == order.family
         )
         ground = ground_of(session, order, family)
-        parent = attach(session.store, order.parent_run_id)
-        attempts.train_cell(session, ground, (family, family.cells[order.fold], parent))
+        parent = Run(
+            Straight(session.store, order.parent_run_id),
+            order.parent_run_id, uid="", name=order.family, kind=names.FAMILY,
+        )  # fmt: skip
+        cell = family.cells[order.fold]
+        run_id, _ = attempts.train_cell(session, ground, (family, cell, parent))
+        files.write_json(session.home.cells / cell.key / ANSWER, {"run_id": run_id})
 
 
 def ground_of(session: Session, order: CellOrder, family: grid.Family) -> Ground:

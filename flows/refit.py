@@ -25,6 +25,7 @@ def refit(session: Session, upstream: Sequence[str] = ()) -> str:
     Raises:
         StoreError: no analysis yet, or its champion was trained with other settings than these.
     """
+    session.need_store()
     analysis = handoff.receive_analysis(session, upstream)
     record = session.store.get(analysis.champion.run_id)
     profile = handoff.profile_of(session, record.params[names.UPSTREAM_PROFILE])
@@ -121,6 +122,7 @@ def _refit(
             names.UPSTREAM_ANALYSIS: str(analysis.run_id),
         })  # fmt: skip
         trained = attempts.train_cell(session, ground, (family, family.cells[0], run))
+        run.metrics({"trainable_parameters": float(trained[1].trainable_parameters)}, step=0)
         families.log_best_model(session, run, [trained])
         return run.run_id
 

@@ -33,6 +33,7 @@ def search(session: Session, upstream: Sequence[str] = ()) -> dict[str, Any]:
         TrainingError: no trial came to an end.
     """
     require_one_family(session.config)
+    session.need_store()
     profile = handoff.receive_profile(session, upstream)
     ingredients = recipe(session.config, profile)
     key = keys.digest(ingredients)
@@ -124,10 +125,12 @@ def _search(
             | {names.UPSTREAM_PROFILE: str(profile.run_id)}
         )
         run.dataset(profile)
+        run.json({names.UPSTREAM_PROFILE: profile.run_id}, names.UPSTREAM_ARTIFACT)
         for row in study.rows():
             # Trials of an attempt that was killed belong to the one that goes on.
             if row[trials.RUN_ID]:
-                session.store.set_tags(row[trials.RUN_ID], {names.PARENT: run.run_id})
+                earlier = session.store.resolve(row[trials.RUN_ID])
+                session.store.set_tags(earlier, {names.PARENT: run.run_id})
         progress = session.orchestra.progress("search", "trials ended")
         while len(study.ended) < wanted.trials:
             one_trial(session, study, profile, run)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Protocol
 from flows import cell_process, cells, families, grid
 from flows.ground import Ground
 from flows.session import Session
-from minivess import names
-from minivess.contracts import CellOrder, FamilyRun
+from minivess import files, names
+from minivess.contracts import CellOrder, FamilyRun, RunRecord
 from minivess.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -46,6 +46,9 @@ def train(session: Session, ground: Ground, missing: Sequence[grid.Family]) -> d
     Raises:
         TrainingError: cells failed; each is named, with what is known of it.
     """
+    from minivess.compute import recovery
+
+    recovery.release()  # what the probe took on the GPU is for the cells
     with ExitStack() as stack:
         work = Work(session, ground, stack)
         work.through(deque((family, cell) for family in missing for cell in family.cells))
@@ -151,7 +154,9 @@ class Work:
         # Here is the machine that the plan was made for.
         model = family.model.name
         planned = order.replace(
-            plan=self.ground.models[model][1], cost=self.ground.costs.get(model)
+            profile=self.ground.profile,
+            plan=self.ground.models[model][1],
+            cost=self.ground.costs.get(model),
         )
         return Here.start(self.session, self.ground, planned, self.stack)
 
@@ -169,7 +174,7 @@ class Work:
         A cell of one process starts again by itself.
         """
         family, cell = axes
-        last = self.session.store.last(cell.key, experiment=self.session.config.experiment)
+        last = self.last(cell)
         several = self.session.config.training.processes_per_cell > 1
         return (
             several
@@ -179,10 +184,25 @@ class Work:
             and names.NEXT_PLAN in last.tags
         )
 
+    def last(self, cell: grid.Cell) -> RunRecord | None:
+        """The newest run of a cell, as far as MLflow can be asked."""
+        experiment = self.session.config.experiment
+        return self.session.ask(lambda store: store.last(cell.key, experiment=experiment))
+
     def take(self, axes: Axes) -> None:
-        """Take what a cell left in MLflow."""
+        """Take what a cell left: here in its folder, else in MLflow."""
+        from minivess.training.cell import complete
+
         family, cell = axes
-        record = self.session.store.find(cell.key, experiment=self.session.config.experiment)
+        folder = self.session.home.cells / cell.key
+        here = None
+        if not self.session.config.training.deployment:
+            here = complete(folder, cell.key)
+        if here is not None and (folder / cell_process.ANSWER).is_file():
+            run_id = files.read_json(folder / cell_process.ANSWER)["run_id"]
+            self.account(family, cell, (run_id, here))
+            return
+        record = self.session.find(cell.key, experiment=self.session.config.experiment)
         if record is None:
             self.give_up(axes)
         else:
@@ -194,8 +214,8 @@ class Work:
         from minivess.tracking.lifecycle import settle
 
         family, cell = axes
-        settle(self.session.store)
-        last = self.session.store.last(cell.key, experiment=self.session.config.experiment)
+        self.session.ask(settle)
+        last = self.last(cell)
         tags = {} if last is None or last.status == "FINISHED" else last.tags
         kind = tags.get(names.ERROR_TYPE, names.PROCESS_DIED)
         why = tags.get("error_message", "its process ended before its run was opened")

@@ -58,7 +58,8 @@ def _train(
     if not session.store.away:
         session.store.probe_write()
     ground = grounds.prepare(session, profile, missing)
-    forecast(session, ground, missing)
+    if session.config.training.deployment is None:
+        forecast(session, ground, missing)
     if side_by_side.wanted(session, ground):
         trained = side_by_side.train(session, ground, missing)
     else:

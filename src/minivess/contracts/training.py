@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from minivess.contracts.data import Fold
+from minivess.contracts.data import DatasetProfile, Fold
 from minivess.contracts.network import Loss, Network, Window
 from minivess.contracts.plan import ComputePlan, Forecast
 from minivess.contracts.record import Contract, Versioned
@@ -109,5 +109,6 @@ class CellOrder(Versioned):
     fold: int
     launched_by: str = "cli"
     json_output: bool = Field(default=False, description="keep standard output for the coordinator")
+    profile: DatasetProfile | None = Field(default=None, description="none: read it in MLflow")
     plan: ComputePlan | None = Field(default=None, description="none: plan on that machine")
     cost: Forecast | None = None

@@ -118,6 +118,13 @@ KINDS = {
         params=(names.UPSTREAM_TRAINING, names.UPSTREAM_ANALYSIS),
         artifacts=(f"{names.MODEL_ARTIFACT}/MLmodel",),
     ),
+    names.REFIT: DOWNSTREAM + Contract(metrics=("trainable_parameters",)),
+    names.SEARCH: DOWNSTREAM + Contract(
+        params=("search_sampler", "search_trials", "search_space"),
+        tags=("best_trial",),
+        artifacts=("search/trials.json",),
+    ),
+    names.TRIAL: DOWNSTREAM + Contract(tags=(names.PARENT,)),
     names.ANALYSIS: DOWNSTREAM + Contract(
         params=(
             names.UPSTREAM_TRAINING, names.UPSTREAM_EXPERIMENT, names.UPSTREAM_COUNT,
