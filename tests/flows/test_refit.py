@@ -88,8 +88,8 @@ def test_the_epoch_to_stop_at_is_the_mean_of_the_best_ones() -> None:
     def fold(best_epoch: int) -> CellResult:
         return CellResult(
             key="k", best_epoch=best_epoch, epochs=9, stopped_early=False,
-            training_time_seconds=1, trainable_parameters=1, best={}, untrained={}, volumes=(), time_shares={},
-            checkpoint="last.pth", files={},
+            training_time_seconds=1, trainable_parameters=1, best={}, untrained={}, volumes=(),
+            time_shares={}, checkpoint="last.pth", files={},
         )  # fmt: skip
 
     assert stopping_epoch([fold(3), fold(6), fold(8)]) == 7

@@ -59,6 +59,7 @@ class Footprint:
         self.network = network
         self.device = device
         self.cache = cache
+        self.processes = training.processes_per_cell
         self.losses = [losses.resolve(configuration.loss(name)) for name in training.losses]
         self.settings = Settings(
             precision=precision,
@@ -85,7 +86,7 @@ class Footprint:
 
         Cached volumes come on top.
         """
-        share = max(1, batch // self.training.processes_per_cell)
+        share = max(1, batch // self.processes)
         limits, voxels = self.network.limits, math.prod(patch) * share
         base, slope = limits.vram_base_mb, limits.vram_per_voxel_train_bytes
         if base is not None and slope is not None:
