@@ -75,7 +75,7 @@ def name(row: Row) -> tuple[str, ...]:
 def fresh(asked: Row, *, kind: str) -> dict[str, float]:
     """The last line that a fresh process prints."""
     ran = subprocess.run(
-        [sys.executable, __file__, "--one", json.dumps({**asked, "kind": kind})],
+        [sys.executable, "-P", __file__, "--one", json.dumps({**asked, "kind": kind})],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if ran.returncode:

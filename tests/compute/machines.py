@@ -29,6 +29,7 @@ class Card(NamedTuple):
     capability: int
     slices: tuple[int, ...] = ()
     fails: str | None = None
+    number: int = 0
 
 
 class Machine(NamedTuple):
@@ -130,14 +131,14 @@ def nvml_of(machine: Machine) -> Any:
         return Card(f"MIG-{index}", card.slices[index], 12, card.capability)
 
     def uuid(card: Card) -> str:
-        return card.model if card.model.startswith("MIG-") else f"GPU-{card.model}"
+        return card.model if card.model.startswith("MIG-") else f"GPU-{card.number}{card.model}"
 
     answers: dict[str, Callable[..., Any]] = {
         "nvmlInit": start,
         "nvmlShutdown": lambda: None,
         "nvmlSystemGetDriverVersion": lambda: machine.driver,
         "nvmlDeviceGetCount": lambda: len(machine.cards),
-        "nvmlDeviceGetHandleByIndex": lambda index: machine.cards[index],
+        "nvmlDeviceGetHandleByIndex": lambda index: machine.cards[index]._replace(number=index),
         "nvmlDeviceGetMemoryInfo": memory,
         "nvmlDeviceGetUUID": uuid,
         "nvmlDeviceGetName": lambda card: card.model,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -80,6 +81,24 @@ def test_the_tiers_start_from_the_documented_budgets(name: str, budget: tuple[An
 def test_a_tier_may_be_asked_for(make_plan: Callable[..., ComputePlan]) -> None:
     chosen = make_plan("compute.profile=gpu_low")
     assert (chosen.tier, chosen.batch_size, chosen.device) == ("gpu_low", 2, "cpu")
+
+
+def test_a_tier_of_ones_own_is_a_file(
+    make_plan: Callable[..., ComputePlan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "configs/tiers").mkdir(parents=True)
+    (tmp_path / "configs/tiers/ours.yaml").write_text(
+        "batch_size: 3\npatch_size: [40, 40, 12]\nnum_workers: 1\nmixed_precision: false\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    chosen = make_plan("compute.profile=ours")
+    assert (chosen.tier, chosen.batch_size, chosen.patch_size) == ("ours", 3, (40, 40, 12))
+    assert chosen.choices["batch_size"].bound == "tier ours"
+
+
+def test_a_fixed_patch_is_kept_where_it_fits(make_plan: Callable[..., ComputePlan]) -> None:
+    chosen = make_plan("compute.patch_strategy=fixed", "training.patch_size=[32,16,8]")
+    assert (chosen.patch_size, chosen.padded) == ((32, 16, 8), {})
 
 
 def test_the_patch_lies_within_the_smallest_volume_and_divides(
@@ -180,6 +199,15 @@ def test_little_memory_and_no_swap_lower_cache_and_workers(
     poor = make_plan(shapes=large, ram_available_gb=4.0, swap_total_gb=0.0)
     assert poor.cache_rate < rich.cache_rate
     assert poor.num_workers < rich.num_workers
+
+
+def test_the_cache_gives_way_to_the_smallest_step(make_plan: Callable[..., ComputePlan]) -> None:
+    volumes: list[Shape] = [(512, 512, 60)] * 30
+    words = ("training.losses=[dice_ce]", "compute.profile=cpu")
+    least = make_plan(*words, shapes=volumes, ram_available_gb=2.2, swap_total_gb=0.0)
+    assert least.cache_rate < 0.3  # half of 60 % of 2.2 GB, for volumes that take as much
+    assert "are left to the step" in least.choices["cache_rate"].reason
+    assert least.predicted_window_gb <= least.memory_budget_gb
 
 
 def test_two_cores_both_train(make_plan: Callable[..., ComputePlan]) -> None:

@@ -123,9 +123,17 @@ def loaded_gb(config: ExperimentConfig, network: Network, profile: DatasetProfil
 
 
 def cache(
-    config: ExperimentConfig, network: Network, profile: DatasetProfile, hardware: Hardware
+    config: ExperimentConfig,
+    network: Network,
+    profile: DatasetProfile,
+    hardware: Hardware,
+    *,
+    step_gb: float,
 ) -> tuple[Choice, float]:
-    """Share of the volumes kept in memory, and the GiB set aside for them."""
+    """Share of the volumes kept in memory, and the GiB set aside for them.
+
+    `step_gb` of the free memory are not for volumes: without them the smallest step would not run.
+    """
     size, free = loaded_gb(config, network, profile), hardware.ram_available_gb
     asked = config.training.cache_rate
     if asked != "auto":
@@ -138,13 +146,14 @@ def cache(
     most = CACHE_SHARE * free
     if not hardware.swap_total_gb:
         most = min(most, max(most / 2, free - UNCACHED_GB))
-    held = min(size, most)
+    held = min(size, most, max(0.0, free - step_gb))
     rate = math.floor(held / size * 100) / 100
     choice = found(
         "cache_rate",
         rate,
         f"the volumes take {size:.2g} GB, and {most / free:.0%} of {free:.1f} GB free memory may "
-        f"hold them{'' if most == CACHE_SHARE * free else ', as there is no swap'}",
+        f"hold them{'' if most == CACHE_SHARE * free else ', as there is no swap'}"
+        + (f"; {step_gb:.1f} GB are left to the step" if held < min(size, most) else ""),
         bound=MEMORY if held < size else "the dataset",
         more=f"all of them would need {size / CACHE_SHARE:.1f} GB free" if held < size else "",
     )

@@ -47,11 +47,12 @@ def resolve(
     start, chosen = tier(hardware, config.compute, config.training.processes_per_cell)
     on = _device(config, start, hardware)
     precision = budget.precision(config, network, start, hardware, on.value)
-    kept, kept_gb = budget.cache(config, network, profile, hardware)
-    free_gb = hardware.gpu_free_gb if on.value == "cuda" else hardware.ram_available_gb - kept_gb
-    budget_gb = MEMORY_SHARE * max(free_gb or 0.0, 0.0)
     found = Footprint(config.training, network, precision.value, device=on.value, cache=cache)
     sizes = Sizes(config, found, profile, start)
+    step_gb = sizes.least_gb(n_train) / MEMORY_SHARE if on.value == "cpu" else 0.0
+    kept, kept_gb = budget.cache(config, network, profile, hardware, step_gb=step_gb)
+    free_gb = hardware.gpu_free_gb if on.value == "cuda" else hardware.ram_available_gb - kept_gb
+    budget_gb = MEMORY_SHARE * max(free_gb or 0.0, 0.0)
     patch, batch = sizes.shrunk_to(budget_gb, n_train)
     choices = {
         "tier": chosen,

@@ -12,6 +12,9 @@ from minivess.contracts import Choice, DatasetProfile, Shape
 from minivess.errors import PlanError
 
 
+ROUNDING_GB = 1e-6
+
+
 class Sizes:
     """Patch and batch within data and memory."""
 
@@ -40,14 +43,8 @@ class Sizes:
         patch = self.first_patch()
         batch = self.first_batch(n_train)
         needed = self.needed(patch, batch)
-        while needed > budget_gb:
-            down = step_down(
-                patch,
-                batch,
-                divisor=self.divisor,
-                keep_patch=self.training.patch_size != "auto",
-                keep_batch=self.training.batch_size != "auto",
-            )
+        while needed > budget_gb + ROUNDING_GB:
+            down = self._down(patch, batch)
             if down is None:
                 raise self._too_large(patch, batch, needed)
             patch, batch = down
@@ -56,6 +53,22 @@ class Sizes:
         if not self.footprint.accepts(patch, batch):
             raise self._refused(patch)
         return patch, batch
+
+    def least_gb(self, n_train: int) -> float:
+        """What the smallest plan needs that may be stepped down to."""
+        smallest = self.first_patch(), self.first_batch(n_train)
+        while (down := self._down(*smallest)) is not None:
+            smallest = down
+        return self.needed(*smallest)
+
+    def _down(self, patch: Shape, batch: int) -> tuple[Shape, int] | None:
+        return step_down(
+            patch,
+            batch,
+            divisor=self.divisor,
+            keep_patch=self.training.patch_size != "auto",
+            keep_batch=self.training.batch_size != "auto",
+        )
 
     def needed(self, patch: Shape, batch: int) -> float:
         """GiB of a training process at its worst: a step, or the judgement of a volume."""
