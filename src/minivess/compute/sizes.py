@@ -11,7 +11,6 @@ from minivess.config import ExperimentConfig, TierConfig
 from minivess.contracts import Choice, DatasetProfile, Shape
 from minivess.errors import PlanError
 
-
 ROUNDING_GB = 1e-6
 
 
