@@ -242,8 +242,10 @@ def flow_runs(client: SyncPrefectClient, flow: str) -> list[FlowRun]:
 
 
 def ended(client: SyncPrefectClient, flow: str) -> list[str | None]:
-    """Where the runs of a flow stand."""
-    return sorted(run.state_name or "" for run in flow_runs(client, flow))
+    """Where the runs of a flow stand; none may have crashed."""
+    runs = flow_runs(client, flow)
+    assert not [run.state.message for run in runs if run.state and run.state.is_crashed()]
+    return sorted(run.state_name or "" for run in runs)
 
 
 def events(client: SyncPrefectClient, name: str) -> list[dict[str, Any]]:
@@ -314,8 +316,8 @@ def webhook(root: Path) -> None:
     subprocess.run(["bash", "-c", command.replace("/data/vessels", str(root))], check=True)
 
 
-def wait_for(reached: Callable[[], bool], limit_s: float = 300) -> None:
-    """Wait until something is so."""
+def wait_for(reached: Callable[[], bool], limit_s: float = 900) -> None:
+    """Wait until something is so; a machine with eight times too much to do takes minutes."""
     end = time.monotonic() + limit_s
     while not reached():
         assert time.monotonic() < end
