@@ -1,8 +1,8 @@
-"""One SQLite store for all tests of this room; each test keeps to an experiment of its own."""
+"""One store of each kind for the tests of this room; each test keeps to its own experiment."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -11,25 +11,40 @@ import pytest
 from minivess import names
 from minivess.config import ExperimentConfig, TrackingConfig
 from minivess.contracts import DatasetProfile, Fold, Loss, LossTerm, Network, Split, VolumeStats
-from minivess.home import open_home
 from minivess.tracking.life import recorded
 from minivess.tracking.run import Run
-from minivess.tracking.store import Store, open_store
+from minivess.tracking.store import Store
+from tests.tracking import stores
 
 QUIET = ExperimentConfig(tracking=TrackingConfig(log_system_metrics=False))
 OpenRun = Callable[..., AbstractContextManager[Run]]
 
 
+EVERYWHERE = ("test_run", "test_store")
+"""What a store must do, whichever it is; the other tests are content with SQLite."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the suite of the door against every kind of store."""
+    if "store" in metafunc.fixturenames:
+        module = metafunc.module.__name__.rpartition(".")[2]
+        kinds = stores.KINDS if module in EVERYWHERE else ("sqlite",)
+        metafunc.parametrize("store", kinds, indirect=True, scope="session", ids=kinds)
+
+
 @pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A real store in a folder whose name has a space."""
-    return open_store(open_home(tmp_path_factory.mktemp("a home")), TrackingConfig())
+def store(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Store]:
+    """A real store."""
+    with stores.opened(request.param, tmp_path_factory.mktemp(request.param)) as found:
+        yield found
 
 
 @pytest.fixture
 def experiment(request: pytest.FixtureRequest) -> str:
     """An experiment that no other test writes to."""
-    return str(request.node.name)
+    return str(request.node.name).replace("[", " ").rstrip("]")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -10,19 +11,24 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.entities import ViewType
 
 from minivess import names
-from minivess.tracking import sending
+from minivess.config import TrackingConfig
+from minivess.errors import StoreAway
+from minivess.home import open_home
+from minivess.tracking import process, sending, sheets
 from minivess.tracking.journal import Journal, line, parse
-from minivess.tracking.life import opening
-from minivess.tracking.lifecycle import replay
+from minivess.tracking.life import opening, recorded
+from minivess.tracking.lifecycle import replay, settle
 from minivess.tracking.run import Run
 from minivess.tracking.sender import Outbox
-from minivess.tracking.store import Store
+from minivess.tracking.store import Store, open_store, store_at
+from tests.tracking.conftest import QUIET, OpenRun
 
 VALUES = st.recursive(
     st.none()
@@ -243,3 +249,149 @@ def test_a_spool_file_that_changed_is_refused_and_everything_else_is_stored(
     assert "a/b.json" not in store.artifacts(run_id)
     assert "gone or torn" in caplog.text
     assert (store.home.journal / f"{uid}.refused").exists()
+
+
+# --- disks and outages --------------------------------------------------------------------
+
+FULL = """
+import json, resource, sys
+from pathlib import Path
+from minivess.tracking.journal import Journal, parse
+from minivess.tracking.run import Run
+
+def room(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+journal = Journal(Path(sys.argv[1]), "u")
+run = Run(journal, "r", uid="u", name="r", kind="cell")
+room(5_000)
+for step in range(300):
+    run.metrics({"a": float(step)}, step=step)
+    if step == 200:
+        run.text("x" * 6_000, "notes/long.txt")
+        run.text("after", "notes/short.txt")
+full = journal.refusal is not None
+seen, _ = journal.read(0, 0)
+room(resource.RLIM_INFINITY)
+journal.close({"op": "close"})
+print(json.dumps([full, len(seen), journal.refusal is None]))
+"""
+
+
+def test_a_full_disk_is_said_once_and_everything_is_kept_until_there_is_room(
+    tmp_path: Path,
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) == [True, 300, True]
+    assert done.stderr.count("cannot be written") == 1
+    found, _ = parse((tmp_path / "u.jsonl").read_bytes())
+    assert [one["step"] for one in found if "metrics" in one] == list(range(300))
+    files = [one for one in found if one["op"] == "file"]
+    assert [one["to"] for one in files] == ["notes/long.txt", "notes/short.txt"]
+    assert (tmp_path / "u" / files[0]["path"]).stat().st_size == 6_000
+    assert found[-1] == {"op": "close"}
+
+
+def test_a_call_takes_microseconds_while_values_are_on_their_way(open_run: OpenRun) -> None:
+    took = []
+    with open_run() as run:
+        for step in range(3000):
+            begun = time.perf_counter()
+            run.metrics({f"m{k}": step + k / 7 for k in range(10)}, step=step)
+            took.append(time.perf_counter() - begun)
+    took.sort()
+    assert took[1500] < 50e-6
+    assert took[2970] < 1e-3
+
+
+@pytest.fixture
+def away(tmp_path: Path) -> Store:
+    """A store at an address where nobody answers."""
+    return store_at(open_home(tmp_path / "away"), TrackingConfig(uri="http://127.0.0.1:9"))
+
+
+def test_a_run_without_a_store_appears_complete_after_the_next_start(
+    away: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(StoreAway):
+        away.connect()
+    words: dict[str, Any] = {
+        "experiment": "e", "kind": names.CELL, "key": "k", "note": "n", "dataset": "d",
+        "config": QUIET, "ingredients": {},
+    }  # fmt: skip
+    begun = time.monotonic()
+    with (
+        recorded(away, name="above", **{**words, "kind": names.FAMILY}) as parent,
+        recorded(away, name="below", parent=parent, **words) as child,
+    ):
+        child.metrics({"a": 1.0}, step=0)
+        child.row = {"dice": 0.5}
+        parent.json({"children": [child.run_id]}, "evaluation/training_result.json")
+    assert time.monotonic() - begun < 30
+    assert child.run_id == f"uid-{child.uid}"
+    with pytest.raises(StoreAway, match="does not answer"):
+        away.get(child.run_id)
+    for outbox in away.sender.pending():
+        outbox.journal.release()
+    back = open_store(away.home, TrackingConfig())
+    assert settle(back) == []
+    found = back.get(child.run_id)
+    assert (found.status, found.metrics) == ("FINISHED", {"a": 1.0})
+    assert found.tags[names.PARENT] == back.get(parent.run_id).run_id
+    held = back.read_json(parent.run_id, "evaluation/training_result.json")
+    assert held == {"children": [found.run_id]}
+    assert "logs/train.log" in back.artifacts(found.run_id)
+    assert [r.message for r in caplog.records if r.levelname == "WARNING"] == []
+    (row,) = sheets.summarise(sheets.folder(away.home, "e"))[:1]
+    assert (row["metric"], row["family"], row["mean"]) == ("dice", "above", 0.5)
+
+
+def test_a_dead_process_leaves_a_journal_that_settling_ends_as_killed(
+    store: Store, experiment: str
+) -> None:
+    uid = os.urandom(16).hex()
+    opened = opening(experiment, "tubes", "r", {names.UID: uid, names.KIND: names.CELL})
+    opened["tags"][process.STARTED] = "1"
+    journal = Journal(store.home.journal, uid)
+    journal.append(opened)
+    run = Run(journal, uid, uid=uid, name="r", kind=names.CELL)
+    run.metrics({"a": 1.0}, step=0)
+    (heard,) = {one["t"] for one in journal.read(0, 0)[0] if "metrics" in one}
+    journal.release()
+    (ended,) = settle(store)
+    assert (ended.status, ended.tags["error_type"]) == ("KILLED", "ProcessDied")
+    assert (ended.metrics, ended.end_time) == ({"a": 1.0}, heard)
+    assert settle(store) == []
+
+
+def test_metrics_are_rows_of_a_file_while_the_run_goes_on_and_parquet_afterwards(
+    store: Store, open_run: OpenRun, experiment: str
+) -> None:
+    with open_run() as run:
+        run.metrics({"val_dice": 0.5}, step=3)
+        path = sheets.folder(store.home, experiment) / "history" / f"run-{run.uid[:8]}.csv"
+        deadline = time.monotonic() + 30
+        while not path.is_file() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        (row,) = sheets.read(path)
+        run.metrics({"val_dice": float("nan")}, step=4)
+    assert (row["step"], row["metric"], row["value"]) == ("3", "val_dice", "0.5")
+    assert [row["value"] for row in sheets.read(path)] == ["0.5", ""]
+    assert pq.read_table(path.with_suffix(".parquet")).column("step").to_pylist() == [3, 4]
+
+
+def test_the_newest_row_of_a_fold_counts_and_families_are_ranked(tmp_path: Path) -> None:
+    for family, fold, dice, masd in (
+        ("a", 0, 0.1, 9.0), ("a", 0, 0.5, 2.0), ("a", 1, 0.7, 4.0), ("b", 0, 0.9, 5.0),
+    ):  # fmt: skip
+        sheets.add_fold(tmp_path, {"family": family, "fold": fold, "dice": dice, "masd": masd})
+    rows = sheets.summarise(tmp_path)
+    first = {row["metric"]: row["family"] for row in rows if row["rank"] == 1}
+    assert first == {"dice": "b", "masd": "a"}
+    (a,) = [row for row in rows if (row["metric"], row["family"]) == ("dice", "a")]
+    assert a["mean"] == pytest.approx(0.6)
+    assert a["std"] == pytest.approx(0.1414, abs=1e-3)
+    assert a["n_folds"] == 2
+    assert len(sheets.read(tmp_path / "summary.csv")) == 4

@@ -93,6 +93,7 @@ def preload() -> None:
         MLFLOW_HTTP_REQUEST_MAX_RETRIES="3",
         MLFLOW_HTTP_REQUEST_TIMEOUT="30",
         MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false",
+        MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT="true",
     )
     # MLflow configures its loggers when it is imported, so ours come after.
     import mlflow  # noqa: F401

@@ -34,6 +34,7 @@ class Outbox:
         self.done = False
         self.progress = time.monotonic()
         self.trouble: Exception | None = None
+        self.failures = 0
         self._offset = self._read = 0
         self._opening: Operation | None = None
         self._closing: Operation | None = None
@@ -57,6 +58,11 @@ class Outbox:
         self._send_files()
         if self._closing is not None:
             self._end(self.run_id, self._closing)
+
+    def fail(self, trouble: Exception) -> None:
+        """Note why nothing more could be sent."""
+        self.trouble = trouble
+        self.failures += 1
 
     def stored(self, size: int) -> bool:
         """Whether the first `size` bytes of the journal are in the store."""
@@ -192,15 +198,15 @@ class Sender:
         One that says nothing is waited for as long as MLflow's own time limits let a call last,
         unless there is a `hurry`.
         """
-        begun, there = time.monotonic(), outbox.journal.size
+        begun, there, failures = time.monotonic(), outbox.journal.size, outbox.failures
 
         def over() -> bool:
             waited = time.monotonic() - begun
             quiet = time.monotonic() - outbox.progress
-            if self.store.away or outbox.trouble is not None:
-                # What has failed for long already is not waited for once more.
-                return outbox.stored(there) or (quiet > PATIENCE_S and waited > GLANCE_S)
-            return outbox.stored(there) or min(quiet, waited) > (PATIENCE_S if hurry else SILENCE_S)
+            # What has failed for long already is tried once more, and not waited for.
+            failed = outbox.failures > failures or (self.store.away and waited > GLANCE_S)
+            limit = PATIENCE_S if failed or hurry else SILENCE_S
+            return outbox.stored(there) or (quiet if failed else min(quiet, waited)) > limit
 
         self._wait(over)
         return outbox.stored(there)
@@ -239,10 +245,11 @@ class Sender:
                 outbox.send()
                 outbox.trouble = None
             except NotThereYet as waiting:
-                outbox.trouble = waiting
+                outbox.fail(waiting)
             # Whatever went wrong, the values are kept and the thread has to live to send them.
             except Exception as trouble:  # noqa: BLE001
-                outbox.trouble, well = trouble, False
+                outbox.fail(trouble)
+                well = False
                 if self._is_away(outbox, trouble):
                     break
             finally:

@@ -1,0 +1,88 @@
+"""The stores that one suite has to pass on, each started by the test that needs it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from bench.faults import Server, free_port
+from minivess.config import TrackingConfig
+from minivess.errors import StoreError
+from minivess.home import open_home
+from minivess.tracking.store import Store, open_store
+
+KINDS = ("sqlite", "server", "postgres")
+
+
+@contextmanager
+def opened(kind: str, folder: Path) -> Iterator[Store]:
+    """A fresh store of a kind, in a folder whose name has a space."""
+    home = open_home(folder / "a home")
+    if kind == "sqlite":
+        yield open_store(home, TrackingConfig())
+    elif kind == "server":
+        server = Server(folder)
+        server.start()
+        try:
+            yield open_store(home, TrackingConfig(uri=server.uri))
+        finally:
+            server.kill()
+    else:
+        with postgres() as uri:
+            yield open_store(home, TrackingConfig(uri=uri))
+
+
+@contextmanager
+def postgres() -> Iterator[str]:
+    """The address of an empty database of a PostgreSQL of our own, which refuses to run as root."""
+    pytest.importorskip("psycopg2", reason="pip install psycopg2-binary")
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    found = shutil.which("initdb")
+    if found is None and not installed:
+        pytest.skip("PostgreSQL is not installed (Debian: apt install postgresql)")
+    programs = Path(found).resolve().parent if found else installed[-1]
+    user = "nobody" if os.geteuid() == 0 else None
+    # pytest's own folders are closed to other users.
+    folder = Path(tempfile.mkdtemp(prefix="minivess-postgres-"))
+    if user is not None:
+        shutil.chown(folder, user)
+    data, port = folder / "data", free_port()
+    words = [programs / "initdb", "-D", data, "-U", "minivess", "-A", "trust", "-E", "UTF8", "-N"]
+    subprocess.run(words, check=True, capture_output=True, user=user, cwd=folder)
+    words = [programs / "postgres", "-D", data, "-p", str(port), "-k", folder, "-F"]
+    with (folder.with_suffix(".log")).open("wb") as log:
+        server = subprocess.Popen(
+            [*words, "-c", "listen_addresses=127.0.0.1"],
+            stdout=log, stderr=log, user=user, cwd=folder,
+        )  # fmt: skip
+    try:
+        uri = f"postgresql://minivess@127.0.0.1:{port}/postgres"
+        _wait(uri)
+        yield uri
+    finally:
+        # SIGINT is PostgreSQL's fast shutdown.
+        server.send_signal(2)
+        server.wait(60)
+        shutil.rmtree(folder)
+        folder.with_suffix(".log").unlink()
+
+
+def _wait(uri: str) -> None:
+    from minivess.tracking.connection import probe
+
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return probe(uri)
+        except StoreError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)
