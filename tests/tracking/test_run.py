@@ -243,7 +243,7 @@ def test_what_a_deleted_run_refuses_is_kept_aside_and_hides_no_error(
     assert "MLflow refuses val_dice" in caplog.text
 
 
-def test_what_the_artifact_store_does_not_take_waits_and_the_run_is_not_finished_until_then(
+def test_what_the_artifact_folder_refuses_waits_and_the_run_ends_with_it(
     store: Store,
     open_run: OpenRun,
     monkeypatch: pytest.MonkeyPatch,

@@ -32,7 +32,8 @@ class Outbox:
         self.store, self.journal = store, journal
         self.run_id: str | None = None
         self.done = False
-        self.progress = time.monotonic()
+        # Whoever begins without a store does not wait for it at the end either.
+        self.progress = 0.0 if store.away else time.monotonic()
         self.trouble: Exception | None = None
         self.failures = 0
         self._offset = self._read = 0
