@@ -105,7 +105,7 @@ class Server:
                 stdout=log, stderr=log, start_new_session=True,
                 env=config.child_environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"),
             )  # fmt: skip
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 300
         while not self.answers():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError((self.folder / "server.log").read_text()[-2000:])

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from minivess import config, names
+from bench.faults import Server
+from minivess import names
 from minivess.config import TrackingConfig
 from minivess.errors import StoreError
 from minivess.home import open_home
@@ -25,58 +18,16 @@ from minivess.tracking.store import Store, open_store
 from tests.tracking.conftest import QUIET, profile_of
 
 pytestmark = pytest.mark.slow
-START_S = 120
-
-
-@dataclass(frozen=True)
-class Server:
-    """A server process and its address."""
-
-    process: subprocess.Popen[bytes]
-    uri: str
-
-    def answers(self) -> bool:
-        """Whether it is ready."""
-        assert self.process.poll() is None, "the server ended"
-        try:
-            urllib.request.urlopen(f"{self.uri}/health", timeout=2).close()
-        except OSError:
-            return False
-        return True
-
-    def stop(self) -> None:
-        """End it with all its workers."""
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
 
 
 @pytest.fixture
-def server(store: Store, tmp_path: Path) -> Iterator[Server]:
-    """A server over the tests' database, on a free port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    words = ["--host", "127.0.0.1", "--port", port, "--workers", "1"]
-    words += ["--backend-store-uri", store.uri]
-    words += ["--artifacts-destination", str(tmp_path / "artifacts")]
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *words],
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            env=config.child_environment(),
-        )
-    started = Server(process, f"http://127.0.0.1:{port}")
-    try:
-        deadline = time.monotonic() + START_S
-        while not started.answers():
-            assert time.monotonic() < deadline, "the server did not start"
-            time.sleep(0.1)
-        yield started
-    finally:
-        started.stop()
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A server on a free port."""
+    started = Server(tmp_path)
+    started.start()
+    yield started
+    if started.process.poll() is None:
+        started.kill()
 
 
 def test_a_server_serves_as_the_file_does_and_its_death_ends_in_one_sentence(
@@ -98,7 +49,7 @@ def test_a_server_serves_as_the_file_does_and_its_death_ends_in_one_sentence(
     version = registry.register(store, name="served", run_id=run_id, note="n", tags={})
     registry.set_alias(store, "served", names.CHAMPION_ALIAS, version)
     assert registry.by_alias(store, "served", names.CHAMPION_ALIAS).run_id == run_id
-    server.stop()
+    server.kill()
     with pytest.raises(StoreError, match="Could not search the runs"):
         store.find("k", experiment="over http")
 
