@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from minivess.config import TrackingConfig
 from minivess.errors import StoreError
 from minivess.home import Home, open_home
 from minivess.tracking.store import Store, open_store
+from tests.tracking import stores
 from tests.tracking.conftest import OpenRun
 
 
@@ -193,21 +195,24 @@ def test_passwords_are_never_shown(home: Home) -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_a_fresh_store_may_be_opened_by_several_processes_at_once(tmp_path: Path) -> None:
-    place = tmp_path / "new"
-    open_home(place)
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_a_fresh_store_may_be_opened_by_several_processes_at_once(
+    kind: str, tmp_path: Path
+) -> None:
+    open_home(tmp_path / "new")
     program = (
         "import sys; from pathlib import Path; from minivess.home import open_home\n"
         "from minivess.config import TrackingConfig\n"
         "from minivess.tracking.store import open_store\n"
-        "store = open_store(open_home(Path(sys.argv[1])), TrackingConfig())\n"
+        "settings = TrackingConfig(uri=sys.argv[2] or None)\n"
+        "store = open_store(open_home(Path(sys.argv[1])), settings)\n"
         "print(store.experiment_id('shared', dataset='d', note='n'), 'torch' in sys.modules)"
     )
-    with ThreadPoolExecutor() as pool:
-        done = pool.map(
-            lambda _: subprocess.run(
-                [sys.executable, "-c", program, str(place)], capture_output=True, text=True
-            ),
-            range(2),
-        )
-    assert [process.stdout.split() for process in done] == [["1", "False"]] * 2
+
+    def start(_: int) -> list[str]:
+        words = [sys.executable, "-c", program, str(tmp_path / "new"), uri]
+        return subprocess.run(words, capture_output=True, text=True).stdout.split()
+
+    with stores.postgres() if kind == "postgres" else nullcontext("") as uri:
+        with ThreadPoolExecutor() as pool:
+            assert list(pool.map(start, range(2))) == [["1", "False"]] * 2
