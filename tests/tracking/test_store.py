@@ -213,6 +213,6 @@ def test_a_fresh_store_may_be_opened_by_several_processes_at_once(
         words = [sys.executable, "-c", program, str(tmp_path / "new"), uri]
         return subprocess.run(words, capture_output=True, text=True).stdout.split()
 
-    with stores.postgres() if kind == "postgres" else nullcontext("") as uri:
-        with ThreadPoolExecutor() as pool:
-            assert list(pool.map(start, range(2))) == [["1", "False"]] * 2
+    place = stores.postgres() if kind == "postgres" else nullcontext("")
+    with place as uri, ThreadPoolExecutor() as pool:
+        assert list(pool.map(start, range(2))) == [["1", "False"]] * 2
