@@ -195,8 +195,9 @@ def test_an_mlflow_address_that_does_not_answer_is_named_within_seconds(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     started = time.monotonic()
-    paragraph = refused("profile", f"data.root={make_dataset(2)}")
+    paragraph = refused("analyse", f"data.root={make_dataset(2)}")
     assert "127.0.0.1:9" in paragraph
+    assert "minivess settle" in paragraph
     assert time.monotonic() - started < 30
 
 
