@@ -226,7 +226,7 @@ def warmed(cores: int, case: Case, times: int = 4) -> ProcessPoolExecutor:
 
 def compare(cases: Sequence[Case], cores: int, options: argparse.Namespace, folder: Path) -> None:
     """Alternate all on the same files, and print medians and ratios."""
-    few = cases[:DIFFERENT]
+    few = cases[: options.compared]
     parts = [few[index::cores] for index in range(cores)]
     with warmed(cores, few[0]) as pool, warmed(cores, few[0]) as other:
         runs: dict[str, Callable[[], object]] = {
@@ -326,13 +326,14 @@ def main() -> None:
     words = argparse.ArgumentParser(description=__doc__)
     words.add_argument("--volumes", type=int, nargs="*", default=[12, 100, 300])
     words.add_argument("--rounds", type=int, default=5, help="0: no comparison")
+    words.add_argument("--compared", type=int, default=DIFFERENT, help="volumes in a round")
     words.add_argument("--without-monai", action="store_true")
     words.add_argument("--nnunet", metavar="PYTHON", help="the Python of an nnU-Net environment")
     options = words.parse_args()
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        cases = make(folder / "set", max([DIFFERENT, *options.volumes]))
+        cases = make(folder / "set", max([options.compared, *options.volumes]))
         load = os.getloadavg()[0]
         print(f"{cores} processes; load of the machine before: {load:.1f}")
         if options.rounds:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -253,6 +254,25 @@ def test_processes_give_what_one_process_gives(
     together = run(root)
     assert together.rescanned == 3
     assert together == alone
+
+
+POOL = """
+import os, sys, time
+from minivess.data.profile import pool_of
+if __name__ == "__main__":
+    with pool_of(2) as pool:
+        print(*{pool.submit(os.getpid).result() for _ in range(2)}, flush=True)
+        time.sleep(60)
+"""
+
+
+def test_measuring_processes_end_with_a_killed_parent(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(POOL)
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
+        children = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+        parent.kill()
+    assert psutil.wait_procs(children, timeout=30)[1] == []
 
 
 def test_hippocampus_has_three_classes(run) -> None:
