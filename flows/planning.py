@@ -7,8 +7,10 @@ from typing import Any
 from flows import grid
 from flows import ground as grounds
 from flows.ground import Ground
-from flows.profile_data import Survey, look, measure, show, tell
+from flows.profile_data import measure
 from flows.session import Session
+from flows.survey import Survey, look
+from flows.telling import show, tell
 from minivess.contracts import DatasetProfile
 
 

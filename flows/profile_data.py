@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows import ground, handoff
 from flows.session import Session
+from flows.survey import Survey, look
+from flows.telling import markdown, say_decided, show, tell
 from minivess import config as configs
-from minivess import keys, names
-from minivess.contracts import DatasetProfile, Pairing
+from minivess import names
+from minivess.contracts import DatasetProfile
 from minivess.errors import PlanError
 
 if TYPE_CHECKING:
     from minivess.data.profile import Measured
-    from minivess.data.reviewed import Reviewed
     from minivess.data.versioning import Version
     from minivess.tracking.run import Run
-
-SHOWN_PAIRS = 5
-
-
-@dataclass(frozen=True)
-class Survey:
-    """What can be known about a dataset without opening a volume."""
-
-    root: Path
-    place: str
-    originals: Pairing
-    reviewed: Reviewed
-    ingredients: keys.Ingredients
-    key: str
-
-    @property
-    def pairing(self) -> Pairing:
-        """The volumes to profile, after review."""
-        return self.reviewed.pairing
-
-    @property
-    def hashes(self) -> dict[Path, str]:
-        """MD5 of every file, those that review brought included."""
-        return self.reviewed.hashes
 
 
 def profile_data(session: Session) -> DatasetProfile:
@@ -109,59 +85,6 @@ def _profile(session: Session, survey: Survey) -> DatasetProfile:
     return profile.replace(run_id=run.run_id)
 
 
-def look(session: Session) -> Survey:
-    """Find the pairs and the key of the profile that they make; opens no volume."""
-    from minivess.data import cases
-    from minivess.data.index import Index
-    from minivess.data.reviewed import after_review
-
-    config = session.config
-    root, fetch = found(session)
-    pairing = cases.pair(
-        root, image=config.data.image, label=config.data.label, group=config.data.group
-    )
-    fetch(_files(pairing))
-    hashes = Index(session.home.profile_cache / "index.json").hashes(list(_files(pairing)))
-    reviewed = after_review(session.home, config.dataset, pairing, hashes)
-    ingredients: keys.Ingredients = {
-        "dataset": config.dataset,
-        "files": {file.relative_to(root).as_posix(): value for file, value in hashes.items()},
-        "pairs": [[case.case, case.group] for case in pairing.cases],
-        "review": reviewed.in_force,
-        "settings": config.data.counted(),
-        "remote": config.data.remote,
-        "code": keys.code(keys.DATA_CODE),
-    }
-    place = str(config.data.root or root)
-    return Survey(root, place, pairing, reviewed, ingredients, keys.digest(ingredients))
-
-
-def found(session: Session) -> tuple[Path, Callable[[Iterable[Path]], object]]:
-    """The folder of the data, and what makes some of its files readable."""
-    root = session.config.data.root
-    if not isinstance(root, str):
-        return root or demo(session), lambda paths: None
-    from minivess.data.sources import Mirror
-
-    mirror = Mirror(root, session.home.sources)
-
-    def fetch(paths: Iterable[Path]) -> None:
-        with session.progress("files fetched") as progress:
-            number = mirror.fetch(paths, progress)
-        if number:
-            session.say(f"  fetched  {number} files of {root}")
-
-    return mirror.listed(), fetch
-
-
-def demo(session: Session) -> Path:
-    """The demo volumes of this home, made on first use."""
-    from minivess.data import phantom
-
-    data = session.config.data
-    return phantom.generate(session.home.demo, n=data.demo_volumes, seed=data.demo_seed)
-
-
 def measure(session: Session, survey: Survey) -> Measured:
     """Check and measure every volume; unchanged ones come from the cache."""
     from minivess.data import profile
@@ -197,13 +120,6 @@ def queue(session: Session, survey: Survey, profile: DatasetProfile) -> None:
     )
     if waiting:
         session.say(f"  review   {len(waiting)} volumes wait for a decision: minivess review list")
-
-
-def say_decided(session: Session, reviewed: Reviewed) -> None:
-    """Which decisions count in this run."""
-    for case, decided in reviewed.in_force.items():
-        last = reviewed.history[case][-1]
-        session.say(f"  review   {case}: {decided['verdict']} by {last['who']}, {last['why']}")
 
 
 def analyse(session: Session, survey: Survey, measured: Measured, run: Run) -> Measured:
@@ -297,71 +213,9 @@ def store_profile(session: Session, survey: Survey, run: Run, profile: DatasetPr
     session.orchestra.link("mlflow-run", session.page_of(run.run_id), "This profile in MLflow")
 
 
-def show(session: Session, root: Path, pairing: Pairing) -> None:
-    """The first pairs as read, and what was left over."""
-
-    def place(path: Path) -> str:
-        return path.relative_to(root).as_posix()
-
-    session.say(f"  {len(pairing.cases)} pairs, read as {pairing.layout}:")
-    for case in pairing.cases[:SHOWN_PAIRS]:
-        label = place(case.label) if case.label else "no label"
-        group = f"   group {case.group}" if case.group else ""
-        session.say(f"    {case.case}: {place(case.image)} + {label}{group}")
-    if len(pairing.cases) > SHOWN_PAIRS:
-        session.say(f"    ... and {len(pairing.cases) - SHOWN_PAIRS} more")
-    for title, paths in (
-        ("images without a label", pairing.unpaired_images),
-        ("labels without an image", pairing.unpaired_labels),
-        ("other files left alone", pairing.left),
-    ):
-        if paths:
-            listed = ", ".join(place(path) for path in paths[:SHOWN_PAIRS])
-            more = f" and {len(paths) - SHOWN_PAIRS} more" if len(paths) > SHOWN_PAIRS else ""
-            session.say(f"  {title}: {listed}{more}")
-    for note in pairing.notes:
-        session.say(f"  note: {note}")
-
-
-def tell(session: Session, profile: DatasetProfile) -> None:
-    """What the profile found, in a few lines."""
-    session.say(
-        f"  {profile.n_volumes} volumes, {size(profile.min_shape)} to {size(profile.max_shape)}, "
-        f"{len(profile.classes)} classes, data {profile.dataset_hash[:20]}"
-    )
-    if profile.quarantined:
-        session.say(f"  quarantined: {', '.join(profile.quarantined)}")
-    for finding in profile.findings:
-        if finding.severity != "info":
-            where = f"{finding.case}: " if finding.case else ""
-            session.say(f"  {finding.severity}: {where}{finding.message} ({finding.remedy})")
-
-
 def gallery_of(session: Session, run_id: str) -> Path:
     """Where a profile run leaves its page."""
     return session.home.reports / run_id / "gallery.html"
-
-
-def markdown(profile: DatasetProfile) -> str:
-    """The profile for Prefect's page."""
-    lines = [
-        f"# {profile.dataset}",
-        f"{profile.n_volumes} volumes, {size(profile.min_shape)} to {size(profile.max_shape)}, "
-        f"classes {list(profile.classes)}, data hash `{profile.dataset_hash}`.",
-        "",
-        "| severity | code | volume | what | remedy |",
-        "|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {f.severity} | {f.code} | {f.case or 'set'} | {f.message} | {f.remedy} |"
-        for f in profile.findings
-    ]
-    return "\n".join(lines)
-
-
-def size(shape: tuple[int, ...]) -> str:
-    """A shape as people write it: 64x64x5."""
-    return "x".join(map(str, shape))
 
 
 def settings(session: Session) -> dict[str, Any]:
@@ -373,10 +227,3 @@ def settings(session: Session) -> dict[str, Any]:
         "data_root": str(config.data.root) if config.data.root else None,
         "home": str(session.home.root),
     }
-
-
-def _files(pairing: Pairing) -> Iterator[Path]:
-    for case in pairing.cases:
-        yield case.image
-        if case.label is not None:
-            yield case.label

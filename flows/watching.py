@@ -10,8 +10,8 @@ import time
 from typing import Any
 
 from flows import orchestrator, servers
-from flows.profile_data import look
 from flows.session import Session
+from flows.survey import look
 from minivess import config as configs
 from minivess import names
 from minivess.contracts import RunRecord

@@ -10,8 +10,8 @@ import pytest
 
 from flows import grid
 from flows.planning import unversioned_profile
-from flows.profile_data import look
 from flows.session import open_session
+from flows.survey import look
 from minivess import config as configs
 from tests.conftest import tube, write_nifti
 
