@@ -30,6 +30,7 @@ from minivess.contracts import Case, CellSpec, ComputePlan, Fold, Window
 from minivess.data import phantom, volume
 from minivess.data.cases import pair
 from minivess.training import epochs, loaders, sessions
+from minivess.training.pulse import Pulse
 from minivess.training.state import State
 
 HERE = Path(__file__).parent
@@ -204,11 +205,14 @@ def ours(case: Setting) -> Contender:
     )
     loss = losses.build(case.spec.loss, 2).to(case.plan.device)
     state = State.start(case.spec, case.plan, case.training)
+    pulse = Pulse(on_beat=lambda _: None, on_stall=lambda _: None, folder=Path())
 
     def run(iterations: int) -> Times:
         plan = case.plan.replace(iterations_per_epoch=iterations)
         batches = loaders.Batches(volumes, plan, case.training, case.spec.seed)
-        steps = epochs.Steps(case.spec, plan, case.training, batches=batches, loss=loss)
+        steps = epochs.Steps(
+            case.spec, plan, case.training, batches=batches, loss=loss, pulse=pulse
+        )
         state.epoch += 1
         with sessions.machine(plan):
             return timed(lambda: steps.run(state), iterations, plan.device)
@@ -306,7 +310,7 @@ def nnunet(
     network = case.spec.network
     asked = {
         "cases": {c.case: [str(c.image), str(c.label)] for c in case.cases.values()},
-        "folder": str(folder / "nnunet"),
+        "folder": str(folder / f"nnunet{augment}"),
         "patch": list(case.plan.patch_size), "batch": case.plan.batch_size,
         "filters": list(network.filters), "strides": network.strides,
         "kernels": network.kernel_size, "threads": options.threads, "device": options.device,

@@ -106,7 +106,7 @@ class Ours:
         result = trainer.train_cell(
             self.ground.spec(self.session, self.family, cell), self.plan, config,
             self.ground.cases, folder=self.folder / f"{name}{cell.fold.index}",
-            on_epoch=lambda *_: None, on_figure=lambda _: None,
+            tell=trainer.Callbacks(epoch=lambda *_: None, figure=lambda _: None),
         )  # fmt: skip
         return result, time.process_time() - begun
 

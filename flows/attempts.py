@@ -30,6 +30,7 @@ def train_cell(session: Session, ground: Ground, axes: tuple[Family, Cell, Run])
     found = cells.reusable(session, cell)
     if found is not None:
         session.reuse(title, found[0])
+        session.board.expect(-1)
         return found
     folder = session.home.cells / cell.key
     work = Work(session, ground, family, cell, parent, folder)
@@ -82,6 +83,7 @@ class Work:
         resume = self.session.config.training.retrain != "always"
         # A cell that goes on keeps the plan that it was started with, its patch included.
         fresh = self.ground.models[self.family.model.name][1]
+        self.extend(fresh, resume=resume)
         plan = open_cell(self.folder, self.spec(fresh), fresh, resume=resume)
         dead = self.session.ask(
             lambda store: store.last(self.cell.key, experiment=self.session.config.experiment)
@@ -95,6 +97,20 @@ class Work:
         ):
             return plan
         return self.after_kill(plan, dead)
+
+    def extend(self, plan: ComputePlan, *, resume: bool) -> None:
+        """Go on from a finished, shorter training where that is asked for and not done yet."""
+        from minivess.training import extension
+        from minivess.training.cell import stored_plan
+
+        epochs = self.session.config.training.extends
+        if epochs is None or (resume and stored_plan(self.folder, self.cell.key) is not None):
+            return
+        key = self.cell.shorter(epochs)
+        said = extension.adopt(
+            self.session.home.cells / key, key, self.folder, self.spec(plan), self.session.config
+        )
+        self.session.say(f"  {self.family.name} fold {self.cell.fold.index} {said}")
 
     def after_kill(self, plan: ComputePlan, dead: RunRecord) -> ComputePlan:
         """A smaller plan than the one that the kernel killed; without one the same again.
@@ -146,16 +162,18 @@ class Work:
             fresh = trainer.complete(self.folder, cell.key) is None
             usage.reset_peak(plan.device)
             try:
-                result = trainer.train_cell(
-                    spec,
-                    plan,
-                    session.config,
-                    self.ground.cases,
-                    folder=self.folder,
-                    labels=session.home.skeletons,
-                    on_epoch=cells.reporter(session, family, cell, run, watch=self.ground.watch),
-                    on_figure=lambda path: run.file(path, cells.figure_place(path, self.folder)),
-                )
+                with cells.told(
+                    session, (family, cell), run, self.folder, watch=self.ground.watch
+                ) as tell:
+                    result = trainer.train_cell(
+                        spec,
+                        plan,
+                        session.config,
+                        self.ground.cases,
+                        folder=self.folder,
+                        tell=tell,
+                        labels=session.home.skeletons,
+                    )
             except OutOfMemory as error:
                 self.step_down(run, plan, error)
                 raise

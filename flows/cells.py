@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows import handoff
+from flows.board import share
 from flows.grid import Cell, Family
 from flows.ground import Ground, Watch
 from flows.session import Session
@@ -16,28 +20,57 @@ from minivess.errors import StoreError
 
 if TYPE_CHECKING:
     from minivess.tracking.run import Run
+    from minivess.training.trainer import Callbacks
 
 SHOWN = ("train_loss", "val_loss", "val_dice", f"val_{names.PRIMARY}")
 Trained = tuple[str, CellResult]
 """The child run's id and what the cell left behind."""
 
 
-def reporter(
-    session: Session, family: Family, cell: Cell, run: Run, *, watch: Watch
-) -> Callable[[int, dict[str, float]], None]:
-    """What is done with the metrics of each epoch; `watch` may raise to end the cell."""
+@contextmanager
+def told(
+    session: Session, axes: tuple[Family, Cell], run: Run, folder: Path, *, watch: Watch
+) -> Iterator[Callbacks]:
+    """Who hears of a training: its run, the terminal, Prefect's page.
+
+    The training waits for one write per epoch and for `watch`, which may raise to end the cell;
+    pages are moved by a thread.
+    """
+    from minivess.training.pulse import HEARTBEAT_S, Beat, described
+    from minivess.training.trainer import Callbacks
+
+    family, cell = axes
+    title, total = f"{family.name} fold {cell.fold.index}", session.config.training.max_epochs
     slug = handoff.slug(f"{family.name}-{cell.fold.index}").replace("_", "-")
     progress = session.orchestra.progress(f"training-{slug}", "epochs trained")
-    total = session.config.training.max_epochs
+    beaten = 0.0
+    with session.board.cell(title) as row:
 
-    def report(epoch: int, metrics: dict[str, float]) -> None:
-        run.metrics(metrics, step=epoch)
-        progress((epoch + 1) / total)
-        shown = " ".join(f"{name} {metrics[name]:.3f}" for name in SHOWN if name in metrics)
-        session.say(f"  {family.name} fold {cell.fold.index} epoch {epoch + 1}/{total}  {shown}")
-        watch(cell.fold.index, epoch, metrics)
+        def epoch(number: int, metrics: dict[str, float], left_s: float | None) -> None:
+            run.metrics(metrics, step=number)
+            shown = " ".join(f"{name} {metrics[name]:.3f}" for name in SHOWN if name in metrics)
+            row.epoch(Beat(number, total, 1, 1, left_s), shown)
+            watch(cell.fold.index, number, metrics)
 
-    return report
+        def figure(path: Path) -> None:
+            run.file(path, figure_place(path, folder))
+
+        def beat(now: Beat) -> None:
+            nonlocal beaten
+            row.beat(now)
+            progress(share(now))
+            if time.monotonic() - beaten >= HEARTBEAT_S:
+                beaten = time.monotonic()
+                run.tags({names.HEARTBEAT: f"{datetime.now(UTC):%FT%TZ} {described(now)}"})
+
+        def stall(stack: Path | None) -> None:
+            what = "over since" if stack is None else "since"
+            run.tags({names.STALLED: f"{what} {datetime.now(UTC):%FT%TZ}"})
+            if stack is not None:
+                run.file(stack, "logs")
+
+        yield Callbacks(epoch, figure, beat, stall)
+    progress(1.0)
 
 
 def figure_place(path: Path, folder: Path) -> str:

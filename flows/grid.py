@@ -19,6 +19,11 @@ class Cell:
     ingredients: keys.Ingredients
     key: str
 
+    def shorter(self, epochs: int) -> str:
+        """The key of the same cell, trained from its start for so many epochs."""
+        training = {**self.ingredients["training"], "max_epochs": epochs, "extends": None}
+        return keys.digest({**self.ingredients, "training": training})
+
 
 @dataclass(frozen=True)
 class Family:

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
 from flows import orchestrator, output
+from flows.board import Board
 from flows.plain import Orchestrator
 from minivess import home as homes
 from minivess.config import Environment, ExperimentConfig, silence_telemetry
@@ -108,6 +109,11 @@ class Session:
                 f"{len(left)} runs wait in {self.home.journal} for MLflow; once it takes them, "
                 "`minivess settle` stores and publishes them."
             )
+
+    @cached_property
+    def board(self) -> Board:
+        """How far the grid is, shown on the terminal."""
+        return Board(self.say, live=sys.stdout.isatty() and not self.json)
 
     def page_of(self, run_id: str) -> str:
         """Address of a run in MLflow's page: its server's, or that of `minivess ui`."""

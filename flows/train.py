@@ -60,6 +60,7 @@ def _train(
     ground = grounds.prepare(session, profile, missing)
     if session.config.training.deployment is None:
         forecast(session, ground, missing)
+    session.board.expect(sum(len(family.cells) for family in missing))
     if side_by_side.wanted(session, ground):
         trained = side_by_side.train(session, ground, missing)
     else:

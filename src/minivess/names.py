@@ -23,6 +23,8 @@ PUBLISHED = "minivess.published"
 ERROR_TYPE = "error_type"
 RESTART_OF = "restart_of"
 NEXT_PLAN = "next_plan"
+HEARTBEAT = "heartbeat"
+STALLED = "stalled"
 
 # Values of ERROR_TYPE for a process that died without a word; its last file is in the kernel.
 PROCESS_DIED, OUT_OF_MEMORY_KILL = "ProcessDied", "OutOfMemoryKill"

@@ -59,6 +59,7 @@ OTHER = {
     "training.splits": ["training.splits=/data/splits.json"],
     "training.test_fraction": ["training.test_fraction=0.2"],
     "training.max_epochs": ["training.max_epochs=7"],
+    "training.extends": ["training.extends=2"],
     "training.iterations_per_epoch": ["training.iterations_per_epoch=9"],
     "training.samples_per_volume": ["training.samples_per_volume=2"],
     "training.foreground_ratio": ["training.foreground_ratio=0.5"],
@@ -135,6 +136,7 @@ CLASHES = {
         "training.splits=a.json",
         "training.test_fraction=0.2",
     ],
+    ("training.extends", "training.max_epochs"): ["training.extends=5", "training.max_epochs=5"],
     ("training.warmup_epochs", "training.max_epochs"): [
         "training.warmup_epochs=5",
         "training.max_epochs=5",

@@ -90,7 +90,7 @@ class Heard:
         self.metrics: list[dict[str, float]] = []
         self.figures: list[Path] = []
 
-    def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+    def epoch(self, epoch: int, metrics: dict[str, float], left_s: float | None) -> None:
         """Note one epoch."""
         self.epochs.append(epoch)
         self.metrics.append(dict(metrics))
@@ -114,7 +114,6 @@ def train(
         config or make_config(),
         cases,
         folder=folder,
-        on_epoch=heard.epoch,
-        on_figure=heard.figures.append,
+        tell=trainer.Callbacks(heard.epoch, heard.figures.append),
         resume=resume,
     )

@@ -92,8 +92,7 @@ def test_a_figure_that_fails_warns_and_never_stops_training(cases, tmp_path, cap
         scene.make_config(max_epochs=1),
         cases,
         folder=tmp_path,
-        on_epoch=lambda *_: None,
-        on_figure=lambda _: 1 / 0,
+        tell=scene.trainer.Callbacks(lambda *_: None, lambda _: 1 / 0),
     )
     assert len([r for r in caplog.records if "training goes on" in r.message]) == 2
 
@@ -119,7 +118,7 @@ ELSEWHERE = {  # tested in other files or below, or no business of a cell
     "models", "axes", "losses", "folds", "seeds", "splits", "stratify", "test_fraction", "retrain",
     "refit", "parallel_cells", "processes_per_cell", "deployment",
     "patch_size", "sliding_window_overlap", "gradient_checkpointing", "early_stopping_patience",
-    "threads", "device",
+    "threads", "device", "extends",
 }  # fmt: skip
 UNCOUNTED = [
     {"plan": {"num_workers": 2}},
@@ -195,8 +194,9 @@ def test_torch_gets_the_planned_threads_and_its_own_back(cases, tmp_path):
         scene.make_config(max_epochs=1),
         cases,
         folder=tmp_path,
-        on_epoch=lambda *_: seen.append(torch.get_num_threads()),
-        on_figure=lambda _: None,
+        tell=scene.trainer.Callbacks(
+            lambda *_: seen.append(torch.get_num_threads()), lambda _: None
+        ),
     )
     assert (seen, torch.get_num_threads()) == ([2], before)
 

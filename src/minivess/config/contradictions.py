@@ -37,6 +37,12 @@ CONTRADICTIONS = (
         lambda c: c.compute.patch_strategy == "fixed" and c.training.patch_size == "auto",
     ),
     Clash(
+        ("training.extends", "training.max_epochs"),
+        "training.extends goes on from a shorter training, so training.max_epochs must be larger.",
+        "Raise training.max_epochs, or leave out training.extends.",
+        lambda c: c.training.extends is not None and c.training.extends >= c.training.max_epochs,
+    ),
+    Clash(
         ("data.image", "data.label"),
         "data.image and data.label belong together, and only one of them is given.",
         "Give both, for example data.image=*_img.nii.gz data.label={case}_seg.nii.gz.",

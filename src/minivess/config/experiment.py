@@ -102,6 +102,11 @@ class TrainingConfig(Part):
         default=0.0, ge=0, lt=0.9, description="share of volumes held out of all folds"
     )
     max_epochs: int = Field(default=100, ge=1)
+    extends: int | None = Field(
+        default=None,
+        ge=1,
+        description="max_epochs of a finished training to go on from; none: from the start",
+    )
     iterations_per_epoch: int | Auto = Field(
         default="auto", description="optimizer steps in an epoch; auto: each patch sample once"
     )

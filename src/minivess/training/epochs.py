@@ -14,6 +14,7 @@ from minivess.contracts import CellSpec, ComputePlan
 from minivess.errors import TrainingError
 from minivess.training import distributed, guard, optimisation
 from minivess.training.loaders import Batch, Batches
+from minivess.training.pulse import Pulse
 from minivess.training.state import State
 from minivess.training.transforms import seed_of
 
@@ -32,12 +33,14 @@ class Steps:
         *,
         batches: Batches,
         loss: nn.Module,
+        pulse: Pulse,
     ) -> None:
         self.spec = spec
         self.plan = plan
         self.training = training
         self.batches = batches
         self.loss = loss
+        self.pulse = pulse
 
     def run(self, state: State) -> dict[str, float]:
         """Train through epoch `state.epoch`; returns its mean training metrics.
@@ -60,6 +63,7 @@ class Steps:
                 self._update(state)
             if (step + 1) % CHECKED_AT_ONCE == 0:
                 self._refuse_broken(tally, state.epoch)
+            self.pulse.step(step + 1)
         self._refuse_broken(tally, state.epoch)
         return tally.metrics() | {"learning_rate": rate}
 

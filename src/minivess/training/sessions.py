@@ -16,19 +16,30 @@ from minivess.config import ExperimentConfig
 from minivess.contracts import Case, CellSpec, ComputePlan
 from minivess.training import epochs, loaders
 from minivess.training.clock import BESIDE, Clock, Laps
+from minivess.training.pulse import Beat, OnBeat, OnStall, Pulse
 from minivess.training.state import State
 from minivess.training.validation import Validation
 
-OnEpoch = Callable[[int, dict[str, float]], None]
+OnEpoch = Callable[[int, dict[str, float], float | None], None]
 OnFigure = Callable[[Path], None]
+
+
+def _nobody(_: object) -> None:
+    """Nobody listens."""
 
 
 @dataclass(frozen=True)
 class Callbacks:
-    """Who is told: of the metrics of each epoch, and of each image."""
+    """Who is told what.
+
+    `epoch`: its number, its metrics, and the seconds left after it where known; `figure`: an image.
+    A thread calls `beat` each second, and `stall` with a file of stacks, or None once it goes on.
+    """
 
     epoch: OnEpoch
     figure: OnFigure
+    beat: OnBeat = _nobody
+    stall: OnStall = _nobody
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,7 @@ class Session:
     validation: Validation
     judges: Executor
     tell: Callbacks
+    pulse: Pulse
     clock: Clock = field(default_factory=Clock)
 
     def over(self, state: State) -> bool:
@@ -61,6 +73,18 @@ class Session:
         best = state.best.get("val_loss", {"epoch": -1, "value": float("inf")})
         waited = state.epoch - best["epoch"]
         return bool(patience) and not loss < best["value"] and waited >= patience
+
+    def begin(self, state: State) -> None:
+        """Let the pulse know which epoch begins."""
+        epochs = self.config.training.max_epochs
+        steps = self.steps.batches.per_epoch
+        self.pulse.beat = Beat(state.epoch, epochs, 0, steps, self.left_s(state))
+
+    def left_s(self, state: State) -> float | None:
+        """Seconds that all epochs left may take, at the pace of those done."""
+        done = [entry["seconds"] for entry in state.history]
+        left = self.config.training.max_epochs - len(done)
+        return left * sum(done) / len(done) if done else None
 
     def lap(self, spent: Laps) -> Laps:
         """The seconds of an epoch with those since the last lap."""
@@ -83,6 +107,7 @@ def opened(
     with ExitStack() as stack:
         stack.enter_context(machine(plan))
         judges = stack.enter_context(_threads(plan))
+        pulse = stack.enter_context(Pulse(on_beat=tell.beat, on_stall=tell.stall, folder=folder))
         loss = losses.build(spec.loss, spec.network.out_channels).to(plan.device)
         train = loaders.training_volumes(spec, plan, config, cases)
         val = loaders.validation_volumes(spec, plan, config, cases)
@@ -92,13 +117,16 @@ def opened(
             plan=plan,
             config=config,
             folder=folder,
-            steps=epochs.Steps(spec, plan, config.training, batches=batches, loss=loss),
+            steps=epochs.Steps(
+                spec, plan, config.training, batches=batches, loss=loss, pulse=pulse
+            ),
             validation=Validation(
                 spec, plan, config.evaluation,
-                volumes=val, loss=loss, judges=judges, labels=labels,
+                volumes=val, loss=loss, judges=judges, pulse=pulse, labels=labels,
             ),
             judges=judges,
             tell=tell,
+            pulse=pulse,
         )  # fmt: skip
 
 

@@ -62,12 +62,11 @@ def keep(session: Session, state: State, entry: cell.Entry, waiting: Waiting) ->
         _complete(session, entry, waiting)
     with session.clock.on(SAVING):
         keep_best(session, state, LOSS, entry, state.weights(session.spec.key))
-        stored = state.stored(session.spec.key)
-        checkpoint.save(session.folder / names.LAST, stored, keep_previous=True)
-        cell.write_history(session.folder, state.history)
+        store(session, state)
+    session.pulse.tick("save")
     if waiting.late:
         return partial(settle, session, state, entry, waiting)
-    _report(session, entry)
+    _report(session, state, entry)
     return nothing
 
 
@@ -81,7 +80,14 @@ def settle(session: Session, state: State, entry: cell.Entry, waiting: Waiting) 
     if waiting.figure is not None:
         with session.clock.on(DRAWING):
             shown(waiting.figure, session.tell.figure)
-    _report(session, entry)
+    _report(session, state, entry)
+
+
+def store(session: Session, state: State) -> None:
+    """Write the checkpoint to go on from, then the history that people read."""
+    stored = state.stored(session.spec.key)
+    checkpoint.save(session.folder / names.LAST, stored, keep_previous=True)
+    cell.write_history(session.folder, state.history)
 
 
 def nothing() -> None:
@@ -124,8 +130,10 @@ def _validate(session: Session, state: State) -> tuple[Judging, bool]:
 def _complete(session: Session, entry: cell.Entry, waiting: Waiting) -> None:
     with session.clock.on(JUDGING):
         entry["metrics"] |= waiting.judging.wait().logged()
+    session.pulse.tick("judging")
 
 
-def _report(session: Session, entry: cell.Entry) -> None:
+def _report(session: Session, state: State, entry: cell.Entry) -> None:
     with session.clock.on(REPORTING):
-        session.tell.epoch(entry["epoch"], entry["metrics"])
+        session.tell.epoch(entry["epoch"], entry["metrics"], session.left_s(state))
+    session.pulse.tick("report")

@@ -18,11 +18,11 @@ from minivess.errors import OutOfMemory
 from minivess.training import cell, checkpoint, distributed, figures, guard, sessions, settlement
 from minivess.training.cell import complete
 from minivess.training.clock import JUDGING, PREDICTING, STEPPING, shares
-from minivess.training.sessions import Callbacks, OnEpoch, OnFigure, Session
+from minivess.training.sessions import Callbacks, Session
 from minivess.training.settlement import BEST, Settle
 from minivess.training.state import State
 
-__all__ = ["OutOfMemory", "complete", "train_cell"]
+__all__ = ["Callbacks", "OutOfMemory", "complete", "train_cell"]
 
 
 def train_cell(
@@ -32,23 +32,21 @@ def train_cell(
     cases: Mapping[str, Case],
     *,
     folder: Path,
-    on_epoch: OnEpoch,
-    on_figure: OnFigure,
+    tell: Callbacks,
     resume: bool = True,
     labels: Path | None = None,
 ) -> CellResult:
     """Train one cell in its folder, or go on where a killed process left it.
 
-    `on_epoch` gets the metrics of each epoch once they are safe on disk; a resumed or finished
-    cell reports all its epochs again. `on_figure` gets each image drawn. A stored plan wins
-    over `plan`. Skeletons and surfaces of labels are kept in `labels` for other cells.
+    `tell.epoch` gets the metrics of each epoch once they are safe on disk, `tell.figure` each
+    image; a resumed or finished cell tells all of them again. A stored plan wins over `plan`.
+    Skeletons and surfaces of labels are kept in `labels` for other cells.
 
     Raises:
         OutOfMemory: the plan takes more than there is.
         TrainingError: the loss is not finite; the volumes of the batch are named.
         DataError, PlanError: a volume or a batch that does not suit this fold or plan.
     """
-    tell = Callbacks(on_epoch, on_figure)
     finished = complete(folder, spec.key) if resume else None
     if finished is not None:
         _tell_again(tell, cell.read_history(folder), folder)
@@ -110,6 +108,7 @@ def _begin(session: Session, state: State) -> Settle:
 def _one_epoch(session: Session, state: State, settle: Settle) -> Settle:
     """Train, settle the epoch before, judge, keep; returns what settles this one."""
     started, clock = time.perf_counter(), session.clock
+    session.begin(state)
     with clock.on(STEPPING):
         metrics = session.steps.run(state)
     settle()
@@ -136,11 +135,12 @@ def _finish(session: Session, state: State) -> CellResult:
     drawn = session.judges.submit(figures.curves, folder / cell.CURVES, state.history)
     settlement.shown(drawn, session.tell.figure)
     last["spent"] = session.lap(last["spent"])
-    cell.write_history(folder, state.history)
+    state.epoch = last["epoch"]
+    settlement.store(session, state)
     checkpoint.previous(folder / names.LAST).unlink(missing_ok=True)
     result = CellResult(
         key=spec.key,
-        best_epoch=state.best[metric]["epoch"] if metric else state.epoch - 1,
+        best_epoch=state.best[metric]["epoch"] if metric else state.epoch,
         epochs=len(state.history),
         stopped_early=len(state.history) < session.config.training.max_epochs,
         training_time_seconds=sum(entry["seconds"] for entry in state.history),
@@ -158,6 +158,6 @@ def _finish(session: Session, state: State) -> CellResult:
 
 def _tell_again(tell: Callbacks, history: cell.History, folder: Path) -> None:
     for entry in history:
-        tell.epoch(entry["epoch"], entry["metrics"])
+        tell.epoch(entry["epoch"], entry["metrics"], None)
     for path in cell.figures(folder) if history else ():
         tell.figure(path)

@@ -21,6 +21,7 @@ from minivess.evaluation import metrics
 from minivess.names import PRIMARY
 from minivess.training.figures import Panel
 from minivess.training.loaders import Volumes
+from minivess.training.pulse import Pulse
 from minivess.training.transforms import Sample
 
 EACH_EPOCH = ("dice", "f1")
@@ -83,6 +84,7 @@ class Validation:
         volumes: Volumes,
         loss: nn.Module,
         judges: Executor,
+        pulse: Pulse,
         labels: Path | None = None,
     ) -> None:
         self.spec = spec
@@ -91,6 +93,7 @@ class Validation:
         self.volumes = volumes
         self.loss = loss
         self.judges = judges
+        self.pulse = pulse
         self.labels = labels
         self._seconds: list[float] = []
         self._truths: dict[str, metrics.Truth] = {}
@@ -108,6 +111,7 @@ class Validation:
             if position < shown:
                 image, label = sample["image"][0].numpy(), sample["label"][0].numpy()
                 panels.append(Panel(sample["case"], image, label, mask))
+            self.pulse.tick("volume")
         loss = float(np.mean(losses)) if losses else math.nan
         return Judging(loss, panels, found)
 

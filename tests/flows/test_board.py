@@ -1,0 +1,40 @@
+"""What a user sees of a grid that trains."""
+
+from __future__ import annotations
+
+import re
+
+from flows.board import Board
+from minivess.training.pulse import Beat
+
+
+def test_without_a_terminal_each_epoch_is_one_plain_line_with_the_time_left() -> None:
+    lines: list[str] = []
+    board = Board(lines.append, live=False)
+    board.expect(3)
+    with board.cell("dynunet fold 0") as row:
+        row.beat(Beat(0, 10, 2, 4, None))
+        row.epoch(Beat(0, 10, 4, 4, 80.0), "val_dice 0.500")
+    assert len(lines) == 1
+    # Two more cells of 80 s follow, and nothing was waited for yet.
+    assert lines[0] == "  dynunet fold 0 epoch 1/10  val_dice 0.500  80 s left, 4 min for all cells"
+
+
+def test_cells_that_are_done_or_reused_are_not_waited_for() -> None:
+    board = Board(lambda _: None, live=False)
+    board.expect(3)
+    board.expect(-1)
+    with board.cell("first"):
+        assert board.left_s(10, 60) == 70
+    with board.cell("second"):
+        assert board.left_s(10, 60) == 10
+
+
+def test_on_a_terminal_bars_show_the_cell_and_the_grid(capsys) -> None:
+    board = Board(print, live=True)
+    board.expect(2)
+    with board.cell("dynunet fold 0") as row:
+        row.beat(Beat(4, 10, 2, 4, 300.0))
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().out)
+    assert "dynunet fold 0" in shown
+    assert "all cells" in shown
