@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -110,3 +111,50 @@ def test_a_failing_fold_fails_its_parent_too(
     assert {run.info.status for run in found} == {"FAILED"}
     parent = next(run for run in found if run.data.tags[names.KIND] == names.FAMILY)
     assert parent.data.tags["error_type"]
+
+
+DEATHS = {
+    "between cells": ("flows.attempts.train_cell", 2),
+    "in the report": ("minivess.analysis.report.render", 1),
+}
+
+
+def judged(home: Path) -> dict[str, float]:
+    """What the analysis of a home says, by metric, with a digest of the champion's weights."""
+    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
+    experiment = client.get_experiment_by_name(names.EVALUATION_EXPERIMENT)
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id], "attributes.status = 'FINISHED'")
+    return dict(run.data.metrics)
+
+
+def weights(home: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """The best weights of each cell of a home, by cell key."""
+    return {
+        path.parent.name: torch.load(path, weights_only=True)["weights"]
+        for path in (home / "cells").glob(f"*/{names.BEST_PRIMARY}")
+    }
+
+
+def test_killed_between_cells_and_in_the_report_a_chain_comes_to_the_same_bits(
+    make_dataset: Callable[..., Path], tmp_path: Path
+) -> None:
+    words = [
+        "experiment", "configs/experiments/smoke.yaml", f"data.root={make_dataset(4)}",
+        "flows=[profile,train,analyse]",
+    ]  # fmt: skip
+
+    def run(home: str, *before: str) -> int:
+        environment = {**os.environ, "PREFECT_DISABLED": "1", "MINIVESS_HOME": str(tmp_path / home)}
+        started = [sys.executable, "-m", *(before or ["flows.cli"]), *words]
+        return subprocess.run(started, env=environment, check=False, timeout=300).returncode
+
+    for point, (place, call) in DEATHS.items():
+        assert run("killed", "tests.faults.deaths", place, str(call)) == -signal.SIGKILL, point
+    assert run("killed") == run("whole") == 0
+    assert judged(tmp_path / "killed") == judged(tmp_path / "whole")
+    killed, whole = weights(tmp_path / "killed"), weights(tmp_path / "whole")
+    assert len(whole) == 2
+    assert killed.keys() == whole.keys()
+    for key, state in whole.items():
+        assert all(torch.equal(value, killed[key][name]) for name, value in state.items())
