@@ -205,7 +205,7 @@ def ours(case: Setting) -> Contender:
     )
     loss = losses.build(case.spec.loss, 2).to(case.plan.device)
     state = State.start(case.spec, case.plan, case.training)
-    pulse = Pulse(on_beat=lambda _: None, on_stall=lambda _: None, folder=Path())
+    pulse = Pulse.unheard()
 
     def run(iterations: int) -> Times:
         plan = case.plan.replace(iterations_per_epoch=iterations)

@@ -16,6 +16,7 @@ from minivess.contracts import Case, CellSpec, ComputePlan
 from minivess.evaluation import metrics
 from minivess.training import epochs, guard, loaders, sessions
 from minivess.training.loaders import Batch, Batches
+from minivess.training.pulse import Pulse
 from minivess.training.state import State
 
 PROBE_S = 3.0
@@ -77,7 +78,9 @@ def _steps(
 ) -> list[float]:
     loss = losses.build(spec.loss, spec.network.out_channels).to(plan.device)
     state = State.start(spec, plan, config.training)
-    epochs.Steps(spec, plan, config.training, batches=batches, loss=loss).run(state)
+    epochs.Steps(
+        spec, plan, config.training, batches=batches, loss=loss, pulse=Pulse.unheard()
+    ).run(state)
     return batches.seconds[1:]
 
 

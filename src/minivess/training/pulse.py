@@ -63,6 +63,11 @@ class Pulse:
         watch = contextvars.copy_context().run
         self._thread = threading.Thread(target=watch, args=(self._watch,), daemon=True)
 
+    @classmethod
+    def unheard(cls) -> Self:
+        """For steps outside a training: nobody listens, and no thread is started."""
+        return cls(on_beat=lambda _: None, on_stall=lambda _: None, folder=Path())
+
     def __enter__(self) -> Self:
         self._thread.start()
         return self
