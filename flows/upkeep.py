@@ -58,6 +58,9 @@ def _status_lines(session: Session, found: Any) -> list[str]:
     holder = homes.holds(session.home.root / "lock")
     if holder is not None:
         lines.append(f"  `{holder['what']}` works here (pid {holder['pid']})")
+    waiting = len(list(session.home.journal.glob("*.jsonl")))
+    if waiting:
+        lines.append(f"  {waiting} runs are open or wait in the journal for MLflow")
     for one in found.running:
         epochs = f"  epoch {one.epochs[0]}/{one.epochs[1]}" if one.epochs else ""
         eta = f"  about {duration(one.eta_s)} left" if one.eta_s is not None else ""

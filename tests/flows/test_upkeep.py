@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flows import cli
+from flows import cli, upkeep
+from flows.session import Session
 from minivess import home as homes
 from minivess import names
 from minivess.config import TrackingConfig
@@ -143,6 +145,41 @@ def test_status_names_results_that_something_newer_has_overtaken(
         "deployment of old: older than its analysis (minivess deploy)",
     ]
     assert store.get(old).status == "FINISHED"
+
+
+def test_status_follows_until_ctrl_c(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(store)
+    said: list[str] = []
+
+    def tell(session: Session, text: str = "") -> None:
+        said.append(text)
+        if said.count("1 runs") == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(upkeep, "FOLLOW_S", 0.01)
+    monkeypatch.setattr(Session, "say", tell)
+    assert cli.main(["status", "--follow"]) == 130
+    assert "Interrupted" in capsys.readouterr().err
+
+
+def test_a_run_of_another_host_is_ended_only_by_a_persons_word(
+    store: Store, minivess: Verb
+) -> None:
+    elsewhere = {**process.identity(), process.HOST: "elsewhere", names.UID: "u"}
+    run = make(store, "RUNNING", **elsewhere)
+    assert minivess("settle")[1]["settled"] == []
+    assert store.get(run).status == "RUNNING"
+    assert minivess("settle", run)[1]["settled"] == [run]
+    ended = store.get(run)
+    assert (ended.status, ended.tags[names.ERROR_TYPE]) == ("KILLED", names.PROCESS_DIED)
+    code, told = minivess("settle", run)
+    assert (code, "an ended run keeps its status" in told["error"]) == (1, True)
+    alive = make(store, "RUNNING", **process.identity(), **{names.UID: "v"})
+    code, told = minivess("settle", alive)
+    assert (code, "is not dead" in told["error"]) == (1, True)
+    assert store.get(alive).status == "RUNNING"
 
 
 def test_a_lock_tells_who_holds_it_to_whoever_looks(tmp_path: Path) -> None:
