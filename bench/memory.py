@@ -151,8 +151,12 @@ def judged(network: Any, loss: str, patch: Any, precision: Any) -> dict[str, flo
     from minivess.contracts import Window
 
     module, criterion = built(network, loss)
-    # A training process holds Adam's two moments beside the weights.
-    held = [torch.zeros_like(weight).add_(1) for weight in module.parameters() for _ in range(2)]
+    # A training process has loaded what an update needs, and holds Adam's two moments.
+    updater = torch.optim.AdamW(module.parameters())
+    for weight in module.parameters():
+        weight.grad = torch.zeros_like(weight)
+    updater.step()
+    updater.zero_grad(set_to_none=True)
     image = torch.randn(1, *volume(patch)).numpy()
     target = (torch.rand(1, 1, *volume(patch)) > 0.9).long()
     window = Window(patch_size=patch, overlap=0.25, normalisation="none")
@@ -160,7 +164,6 @@ def judged(network: Any, loss: str, patch: Any, precision: Any) -> dict[str, flo
     inference.mask(logits)
     with torch.no_grad():
         criterion(torch.from_numpy(logits)[None], target)
-    del held
     return {"measured": peak_gb()}
 
 
