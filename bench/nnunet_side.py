@@ -124,6 +124,7 @@ def steps(plans: Any) -> None:
     made = trainer(plans, Plain, "all")
     made.on_train_start()
     made.on_train_epoch_start()
+    tell({"parameters": sum(weight.numel() for weight in made.network.parameters())})
     for line in sys.stdin:
         begun, before = time.perf_counter(), spent()
         for _ in range(int(line)):
@@ -131,9 +132,7 @@ def steps(plans: Any) -> None:
         if ASKED["device"] == "cuda":
             torch.cuda.synchronize()
         found = {"wall": time.perf_counter() - begun, "cpu": spent() - before}
-        print(json.dumps({name: x / int(line) for name, x in found.items()}), flush=True)
-    parameters = sum(weight.numel() for weight in made.network.parameters())
-    print(f"nnU-Net's network has {parameters} parameters", file=sys.stderr)
+        tell({name: x / int(line) for name, x in found.items()})
     end(made)
 
 
@@ -166,11 +165,11 @@ def fit(plans: Any) -> None:
     seconds = spent(children=False) - begun
     predict(made, plans)
     configuration = plans["configurations"]["3d_fullres"]
-    print(json.dumps({
+    tell({
         "iterations": iterations, "seconds": seconds, "patch": configuration["patch_size"],
         "batch": configuration["batch_size"],
         "parameters": sum(weight.numel() for weight in made.network.parameters()),
-    }), flush=True)  # fmt: skip
+    })  # fmt: skip
     end(made)
 
 
@@ -192,6 +191,11 @@ def predict(made: nnUNetTrainer, plans: Any) -> None:
 
 
 # --- either -------------------------------------------------------------------------------
+
+
+def tell(found: dict[str, Any]) -> None:
+    """One line for whoever started this; nnU-Net prints many others."""
+    print(f"TOLD {json.dumps(found)}", flush=True)
 
 
 def spent(*, children: bool = True) -> float:

@@ -310,7 +310,7 @@ def nnunet(
     network = case.spec.network
     asked = {
         "cases": {c.case: [str(c.image), str(c.label)] for c in case.cases.values()},
-        "folder": str(folder / f"nnunet{augment}"),
+        "folder": str(folder / "nnunet"),
         "patch": list(case.plan.patch_size), "batch": case.plan.batch_size,
         "filters": list(network.filters), "strides": network.strides,
         "kernels": network.kernel_size, "threads": options.threads, "device": options.device,
@@ -321,18 +321,22 @@ def nnunet(
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
 
-        def run(iterations: int) -> Times:
-            assert process.stdin is not None
+        def told() -> dict[str, float]:
             assert process.stdout is not None
-            process.stdin.write(f"{iterations}\n")
-            process.stdin.flush()
             for line in process.stdout:
-                if line.startswith("{"):
-                    return Times(**json.loads(line))
+                if line.startswith("TOLD "):
+                    return dict(json.loads(line.removeprefix("TOLD ")))
             raise SystemExit("nnU-Net's process ended; its messages stand above")
 
+        def run(iterations: int) -> Times:
+            assert process.stdin is not None
+            process.stdin.write(f"{iterations}\n")
+            process.stdin.flush()
+            return Times(**told())
+
+        print(f"nnU-Net's network has {told()['parameters']} parameters", flush=True)
         yield run
-        process.stdin.close()
+        process.communicate()
 
 
 if __name__ == "__main__":

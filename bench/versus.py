@@ -129,7 +129,9 @@ def theirs(options: Any, side: Ours, cell: grid.Cell) -> Rows:
     )  # fmt: skip
     if ran.returncode:
         raise SystemExit(ran.stdout[-2000:] + ran.stderr)
-    print(f"nnU-Net, fold {cell.fold.index}: {ran.stdout.splitlines()[-1]}", flush=True)
+    print(
+        f"nnU-Net, fold {cell.fold.index}: {ran.stdout.rpartition('TOLD ')[2].strip()}", flush=True
+    )
     return {
         case: judged(side, case, folder / "predicted" / f"{case}.nii.gz") for case in cell.fold.val
     }

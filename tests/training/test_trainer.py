@@ -11,7 +11,7 @@ from minivess import names, networks
 from minivess.config import TrainingConfig
 from minivess.contracts import CellResult, LossTerm
 from minivess.errors import TrainingError
-from minivess.training import cell
+from minivess.training import cell, clock
 from tests.conftest import write_nifti
 from tests.training import scene
 
@@ -60,6 +60,14 @@ def test_the_result_holds_each_validation_volume_and_files_with_their_sizes(trai
     assert result.best_epoch == primary.index(max(primary))
     assert result.checkpoint == names.BEST_PRIMARY
     assert {*names.CHECKPOINTS, names.HISTORY, names.CELL_SPEC, cell.CURVES} <= set(result.files)
+
+
+def test_the_shares_of_the_wall_time_are_told_part_by_part(trained):
+    _, result, _ = trained
+    assert set(result.time_shares) == {*clock.PARTS, clock.BESIDE}
+    assert sum(result.time_shares[part] for part in clock.PARTS) == pytest.approx(1)
+    assert result.time_shares[clock.STEPPING] > 0
+    assert result.time_shares[clock.BESIDE] > 0
 
 
 def test_the_judged_metrics_are_those_of_the_epoch_that_was_best(trained):
