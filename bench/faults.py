@@ -320,8 +320,9 @@ def check(uri: str, report: Report) -> None:
 @contextmanager
 def haste() -> Iterator[None]:
     """Short patience, so that many faults fit into little time; nothing else differs."""
-    before = sender.LONGEST_PAUSE_S, sender.GLANCE_S, sender.PATIENCE_S
-    sender.LONGEST_PAUSE_S, sender.GLANCE_S, sender.PATIENCE_S = 0.5, 0.1, 0.2
+    limits = ("LONGEST_PAUSE_S", "GLANCE_S", "PATIENCE_S", "SILENCE_S", "OPENING_S")
+    before = {name: getattr(sender, name) for name in limits}
+    vars(sender).update(zip(limits, (0.5, 0.1, 0.2, 2.0, 1.0), strict=True))
     with config.changed_environment(
         MLFLOW_HTTP_REQUEST_TIMEOUT="2", MLFLOW_HTTP_REQUEST_MAX_RETRIES="1",
         MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR="0",
@@ -329,7 +330,7 @@ def haste() -> Iterator[None]:
         try:
             yield
         finally:
-            sender.LONGEST_PAUSE_S, sender.GLANCE_S, sender.PATIENCE_S = before
+            vars(sender).update(before)
 
 
 def storm(folder: Path, faults: list[str], seed: int, say: Callable[[str], object]) -> Report:

@@ -17,7 +17,9 @@ POLL_S = 0.3
 LONGEST_PAUSE_S = 30.0
 FILES_PER_CALL = 16
 # How long an end waits for a store that has just failed, and for one that says nothing.
-GLANCE_S, PATIENCE_S, SILENCE_S = 2.0, 10.0, 600.0
+GLANCE_S, PATIENCE_S, SILENCE_S = 2.0, 10.0, 150.0
+# A run that has no id by then goes on without one.
+OPENING_S = 10.0
 REFUSALS = (
     "INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS",
     "INVALID_STATE",
@@ -167,6 +169,7 @@ class Sender:
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition()
         self._wanted = False
+        self._current: Outbox | None = None
         # A store missing at the start has been said by whoever asked it.
         self._said = store.away
 
@@ -190,7 +193,14 @@ class Sender:
     def opened(self, outbox: Outbox) -> str | None:
         """The run's id as soon as the store has given one; none while it does not answer."""
         if not self.store.away:
-            self._wait(lambda: outbox.run_id is not None or outbox.trouble is not None)
+            until = time.monotonic() + OPENING_S
+            self._wait(
+                lambda: (
+                    outbox.run_id is not None
+                    or outbox.trouble is not None
+                    or time.monotonic() > until
+                )
+            )
         return outbox.run_id
 
     def flush(self, outbox: Outbox, *, hurry: bool = False) -> bool:
@@ -206,6 +216,9 @@ class Sender:
             quiet = time.monotonic() - outbox.progress
             # What has failed for long already is tried once more, and not waited for.
             failed = outbox.failures > failures or (self.store.away and waited > GLANCE_S)
+            if not (failed or hurry) and self._current is outbox:
+                # A large file may take long; a silent server ends in a failure by itself.
+                return outbox.stored(there)
             limit = PATIENCE_S if failed or hurry else SILENCE_S
             return outbox.stored(there) or (quiet if failed else min(quiet, waited)) > limit
 
@@ -241,8 +254,10 @@ class Sender:
     def _round(self) -> bool:
         """Send what there is; whether the store took all of it."""
         well = True
-        for outbox in self.pending():
+        # A run that begins is waited for, so it goes before what others have left.
+        for outbox in sorted(self.pending(), key=lambda outbox: outbox.run_id is not None):
             try:
+                self._current = outbox
                 outbox.send()
                 outbox.trouble = None
             except NotThereYet as waiting:
@@ -254,6 +269,7 @@ class Sender:
                 if self._is_away(outbox, trouble):
                     break
             finally:
+                self._current = None
                 with self._changed:
                     self._changed.notify_all()
         with self._changed:
