@@ -154,6 +154,8 @@ def carry_out(order: CellOrder) -> None:
         yes=True,
         json=order.json_output,
     ) as session:
+        # Bars of several processes would draw over each other.
+        session.board.live = False
         if order.profile is not None:
             session.profiles[order.data_profile_run_id] = order.profile
         profile = handoff.profile_of(session, order.data_profile_run_id)

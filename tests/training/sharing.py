@@ -13,7 +13,7 @@ from tests.training import scene
 class Dying(scene.Heard):
     """Ends the process without a word after the first epoch."""
 
-    def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+    def epoch(self, epoch: int, metrics: dict[str, float], left_s: float | None) -> None:
         """Die."""
         if epoch == 1:
             os._exit(9)

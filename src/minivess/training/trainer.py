@@ -10,14 +10,25 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from minivess import names, networks
+from minivess import losses, names, networks
 from minivess.compute import recovery
 from minivess.config import ExperimentConfig
 from minivess.contracts import Case, CellResult, CellSpec, ComputePlan
 from minivess.errors import OutOfMemory
-from minivess.training import cell, checkpoint, distributed, figures, guard, sessions, settlement
+from minivess.training import (
+    cell,
+    checkpoint,
+    distributed,
+    epochs,
+    figures,
+    guard,
+    loaders,
+    sessions,
+    settlement,
+)
 from minivess.training.cell import complete
 from minivess.training.clock import JUDGING, PREDICTING, STEPPING, shares
+from minivess.training.pulse import Pulse
 from minivess.training.sessions import Callbacks, Session
 from minivess.training.settlement import BEST, Settle
 from minivess.training.state import State
@@ -74,18 +85,27 @@ def train_cell(
 
 def assist() -> None:
     """Take part in the steps of each cell that the first process trains, until it is done."""
-    nobody = Callbacks(lambda *_: None, lambda _: None)
     while (job := distributed.heard()) is not None:
         spec, plan, config, cases, folder, epoch = job
-        with sessions.opened(
-            spec, plan, config, cases, folder=folder, labels=None, tell=nobody
-        ) as session:
+        with sessions.machine(plan):
+            # The first process watches over the training; the others wait while it judges.
+            steps = epochs.Steps(
+                spec,
+                plan,
+                config.training,
+                batches=loaders.Batches(
+                    loaders.training_volumes(spec, plan, config, cases),
+                    plan, config.training, spec.seed,
+                ),
+                loss=losses.build(spec.loss, spec.network.out_channels).to(plan.device),
+                pulse=Pulse.unheard(),
+            )  # fmt: skip
             state = State.start(spec, plan, config.training)
             if epoch:
                 state.restore(checkpoint.load(folder / names.LAST), spec.key)
             while (epoch := distributed.heard()) is not None:
                 state.epoch = epoch
-                session.steps.run(state)
+                steps.run(state)
 
 
 def _begin(session: Session, state: State) -> Settle:
