@@ -19,8 +19,9 @@ from minivess.contracts import (
 )
 
 Params = dict[str, Any]
-# A run is one point of the grid: its own model, loss and seed stand under other names.
-GRID = ("models", "losses", "seeds")
+# A run is one point of the grid: its own model, loss and seed stand under other names, and how
+# many points were trained side by side is no property of one.
+GRID = ("models", "losses", "seeds", "parallel_cells")
 RESOLVED = (
     "patch_size", "batch_size", "num_workers", "cache_rate", "mixed_precision", "threads",
     "device", "iterations_per_epoch",
@@ -30,7 +31,7 @@ RESOLVED = (
 def training_params(config: ExperimentConfig, plan: ComputePlan, *, seed: int) -> Params:
     """Every field of the training config, bare, with the values that the plan resolved.
 
-    The grid's lists are left out: `seed`, `model_name` and `loss_name` say which point this is.
+    What only the grid has is left out: `seed`, `model_name`, `loss_name` say which point this is.
     """
     asked = config.training.model_dump(mode="json", exclude=set(GRID))
     return {
