@@ -92,9 +92,9 @@ def trainer(plans: Any, kind: type[nnUNetTrainer], fold: int | str) -> nnUNetTra
 class Plain(nnUNetTrainer):
     """Without deep supervision, and without augmentation where that is asked."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def initialize(self) -> None:
         self.enable_deep_supervision = False
+        super().initialize()
 
     def get_dataloaders(self) -> Any:
         if not ASKED["augment"]:
