@@ -43,7 +43,7 @@ def opened(kind: str, folder: Path) -> Iterator[Store]:
 @contextmanager
 def postgres() -> Iterator[str]:
     """The address of an empty database of a PostgreSQL of our own, which refuses to run as root."""
-    pytest.importorskip("psycopg2", reason="pip install psycopg2-binary")
+    pytest.importorskip("psycopg", reason="pip install 'psycopg[binary]'")
     installed = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     found = shutil.which("initdb")
     if found is None and not installed:
@@ -64,7 +64,7 @@ def postgres() -> Iterator[str]:
             stdout=log, stderr=log, user=user, cwd=folder,
         )  # fmt: skip
     try:
-        uri = f"postgresql://minivess@127.0.0.1:{port}/postgres"
+        uri = f"postgresql+psycopg://minivess@127.0.0.1:{port}/postgres"
         _wait(uri)
         yield uri
     finally:
