@@ -230,8 +230,8 @@ def automations(client: SyncPrefectClient) -> dict[str, bool]:
 
 
 def deployments(client: SyncPrefectClient) -> set[str]:
-    """Flow and deployment names, as the server knows them."""
-    found = client.read_deployments()
+    """Flow and deployment names of our work pool, as the server knows them."""
+    found = [made for made in client.read_deployments() if made.work_pool_name == POOL]
     return {f"{client.read_flow(made.flow_id).name}/{made.name}" for made in found}
 
 

@@ -41,6 +41,26 @@ def test_a_key_finds_the_newest_finished_run(
     assert store.find("k1", experiment="nowhere") is None
 
 
+def test_an_experiment_may_have_a_name_longer_than_the_databases_hold_for_its_folder(
+    store: Store, open_run: OpenRun
+) -> None:
+    places = set()
+    for ending in ("a", "b"):
+        with open_run(experiment="vessels " + 200 * "x" + ending) as run:
+            run.text("kept", "note.txt")
+        assert store.read_text(run.run_id, "note.txt") == "kept"
+        places.add(str(store.get(run.run_id).artifact_uri).removesuffix(f"{run.run_id}/artifacts"))
+    assert len(places) == 2
+
+
+def test_a_folder_too_long_for_the_database_is_refused_with_the_key_to_set(tmp_path: Path) -> None:
+    with stores.postgres() as uri:
+        root = f"file:///{200 * 'x'}"
+        store = open_store(open_home(tmp_path), TrackingConfig(uri=uri, artifact_root=root))
+        with pytest.raises(StoreError, match=r"tracking\.artifact_root"):
+            store.experiment_id("vessels", dataset="tubes", note="n")
+
+
 def test_the_latest_of_a_kind_can_be_asked_for_by_param(
     store: Store, open_run: OpenRun, experiment: str
 ) -> None:

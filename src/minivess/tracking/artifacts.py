@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -17,6 +19,32 @@ if TYPE_CHECKING:
 
     from minivess.contracts import RunRecord
     from minivess.tracking.store import Store
+
+
+LONGEST_FOLDER = 200 - len(f"/{32 * 'x'}/artifacts")
+"""MLflow's databases hold 200 characters of the address of a run's files, which ends so."""
+
+
+def folder(root: str, experiment: str, *, bounded: bool) -> str:
+    """Where an experiment's runs keep their files: its name, shortened to what MLflow can hold.
+
+    `bounded`: the database insists on it, as all but SQLite do.
+
+    Raises:
+        StoreError: the root alone is too long for it.
+    """
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", experiment).strip("-.") or "experiment"
+    room = LONGEST_FOLDER - len(f"{root}/")
+    if len(slug) > room:
+        digest = sha256(experiment.encode()).hexdigest()[:8]
+        slug = f"{slug[: max(room - len(digest) - 1, 0)]}-{digest}".lstrip("-")
+    if bounded and len(slug) > room:
+        raise StoreError(
+            f"The artifact folder {root} is too long: MLflow's database holds {LONGEST_FOLDER} "
+            "characters, with the experiment's name.",
+            remedy="set tracking.artifact_root to a shorter folder",
+        )
+    return f"{root}/{slug}"
 
 
 def listing(client: MlflowClient, run_id: str, path: str | None = None) -> dict[str, int]:

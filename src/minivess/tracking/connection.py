@@ -204,7 +204,9 @@ def door(what: str) -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     text = re.sub(r"(://[^:/@\s]+):[^@\s]+@", r"\1:***@", str(error))
-    return text.strip().split("\n", 1)[0][:400]
+    lines = text.strip().split("\n")
+    # SQLAlchemy begins with a note on when a statement was sent; what went wrong comes after it.
+    return next((line for line in lines if not line.startswith("(raised as")), lines[0])[:400]
 
 
 def _remedy(error: Exception) -> str:

@@ -169,7 +169,10 @@ class Store:
     def _create(self, name: str) -> Experiment:
         from mlflow.exceptions import MlflowException
 
-        place = f"{self.artifact_root}/{_slug(name)}" if self.artifact_root else None
+        place = None
+        if self.artifact_root:
+            bounded = not self.uri.startswith("sqlite")
+            place = artifacts.folder(self.artifact_root, name, bounded=bounded)
         try:
             self.client.create_experiment(name, artifact_location=place)
         except MlflowException as error:
@@ -385,10 +388,6 @@ class Store:
         if found is not None:
             return str(found.artifact_location)
         return self.artifact_root or self.home.artifacts.as_uri()
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "experiment"
 
 
 def _quoted(value: str) -> str:
