@@ -56,8 +56,8 @@ def prepare() -> None:
         (raw / part).mkdir(parents=True)
     highest = 0
     for case, (image, label) in ASKED["cases"].items():
-        nib.save(nib.load(image), raw / "imagesTr" / f"{case}_0000.nii.gz")
-        mask = nib.load(label)
+        nib.save(nib.Nifti1Image.from_filename(image), raw / "imagesTr" / f"{case}_0000.nii.gz")
+        mask = nib.Nifti1Image.from_filename(label)
         highest = max(highest, int(mask.get_fdata().max()))
         nib.save(mask, raw / "labelsTr" / f"{case}.nii.gz")
     described = {

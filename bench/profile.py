@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -34,6 +35,7 @@ from minivess.data.cases import pair
 from minivess.data.index import Index
 from minivess.data.measurement import measure
 from minivess.data.payload import block
+from minivess.data.volume import read
 
 SHAPE = (256, 256, 64)
 VOXELS = int(np.prod(SHAPE))
@@ -93,7 +95,7 @@ def volume(seed: int, tiles: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
         for y in range(0, SHAPE[1], TILE):
             z = 0
             while z < SHAPE[2]:
-                grey, mask, _ = tiles[rng.integers(len(tiles))]
+                grey, mask, _ = tiles[int(rng.integers(len(tiles)))]
                 ends = (min(x + TILE, SHAPE[0]), min(y + TILE, SHAPE[1]), z + grey.shape[2])
                 here = np.s_[x : ends[0], y : ends[1], z : min(ends[2], SHAPE[2])]
                 size = image[here].shape
@@ -284,8 +286,9 @@ def grow(cases: Sequence[Case], counts: Sequence[int], cores: int, folder: Path)
     for n in counts:
         some = cases[:n]
         with warmed(cores, pair(tiny).cases[0], times=8) as pool:
-            memory = peak_mib(lambda some=some, pool=pool: profiled(pool, some, folder))
-            clock, processor = timed(lambda some=some, pool=pool: profiled(pool, some, folder))
+            run = partial(profiled, pool, some, folder)
+            memory = peak_mib(run)
+            clock, processor = timed(run)
         print(
             f"{n:4d} volumes: {clock:6.2f} s, processors {processor:6.2f} s, "
             f"peak {memory:4.0f} MiB (bound {bound:.0f})"
@@ -306,9 +309,7 @@ def again(root: Path, cache: Path) -> None:
         "first": lambda: None,
         "nothing changed": lambda: None,
         "one touched": image.touch,
-        "one changed": lambda: nib.save(
-            nib.Nifti1Image(np.asarray(nib.load(image).dataobj)[::-1], np.eye(4)), image
-        ),
+        "one changed": lambda: nib.save(nib.Nifti1Image(read(image).array[::-1], np.eye(4)), image),
     }
     time.sleep(2)  # the index trusts a file once it is two seconds old
     for name, change in changes.items():

@@ -183,7 +183,7 @@ def setting(options: Any, root: Path, precision: Any, *, augment: bool) -> Setti
 # --- contenders ---------------------------------------------------------------------------
 
 
-def timed(work: Callable[[], None], iterations: int, device: str) -> Times:
+def timed(work: Callable[[], object], iterations: int, device: str) -> Times:
     """Seconds of `work`, threads and ended child processes of this process included."""
     before, begun = spent(), time.perf_counter()
     work()
@@ -231,7 +231,7 @@ def step_of(case: Setting) -> Callable[[torch.Tensor, torch.Tensor], torch.Tenso
         updater.zero_grad(set_to_none=True)
         with torch.autocast(case.plan.device, dtype=torch.bfloat16, enabled=half):
             logits = network(image)
-        value = loss(logits, target)["loss"]
+        value: torch.Tensor = loss(logits, target)["loss"]
         value.backward()
         nn.utils.clip_grad_norm_(network.parameters(), case.training.gradient_clip_val)
         updater.step()

@@ -15,11 +15,13 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from flows import grid, ground, orchestrator, planning
+from flows import grid, ground, orchestrator, planning, survey
 from flows.session import Session
 from minivess import config as configs
 from minivess import home, names
@@ -71,7 +73,7 @@ class Ours:
         config = configs.load([options.file], asked, env)
         with orchestrator.use(home.open_home(env.home), env) as orchestra:
             self.session = Session(config, env, orchestra.home, orchestra)
-            profile = planning.unversioned_profile(self.session)
+            profile = planning.unversioned_profile(self.session, survey.look(self.session))
             self.family = grid.families(config, profile)[-1]
             hardware = ground.measure_hardware(self.session)
             model = ground.planned(self.session, profile, hardware, self.family)
@@ -145,7 +147,7 @@ def judged(side: Ours, case: str, mask: Path) -> dict[str, float | None]:
     )
     guess, truth = (
         volume.class_indices(array, profile.classes, case)
-        for array in (volume.read(mask).array.astype("uint8"), label)
+        for array in (volume.read(mask).array.astype(np.uint8), cast(npt.NDArray[np.uint8], label))
     )
     return metrics.judge(
         guess, truth, classes=profile.classes, config=config.evaluation, spacing=read.spacing

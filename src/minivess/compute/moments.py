@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_iter
 FEW_CHANNELS = 2
 
 
-class Moments(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Moments(TorchDispatchMode):
     """Watches every tensor made while it is entered, and those it is told of.
 
     `alive` has one number for each operation: the memory after it, or while it runs if that is

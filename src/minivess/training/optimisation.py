@@ -56,5 +56,5 @@ def average(network: nn.Module, decay: float) -> AveragedModel | None:
     """
     if not decay:
         return None
-    rule = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    rule = get_ema_multi_avg_fn(decay)
     return AveragedModel(network, multi_avg_fn=rule)
