@@ -91,13 +91,14 @@ def split(config: ExperimentConfig, profile: DatasetProfile, seed: int) -> Split
     from minivess.data import splits
 
     ids = [stats.case for stats in profile.volumes]
+    groups = {stats.case: stats.group for stats in profile.volumes}
     stratified = config.training.stratify == "foreground"
     foreground = {stats.case: stats.foreground_ratio for stats in profile.volumes}
     if config.training.splits is not None:
-        return splits.read(config.training.splits, ids)
+        return splits.read(config.training.splits, ids, groups)
     return splits.make(
         ids,
-        {stats.case: stats.group for stats in profile.volumes},
+        groups,
         folds=config.training.folds,
         seed=seed,
         test_fraction=config.training.test_fraction,

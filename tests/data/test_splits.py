@@ -93,12 +93,24 @@ def test_a_test_set_is_held_out_of_every_fold() -> None:
 def test_a_saved_split_is_read_back_as_it_was(tmp_path: Path) -> None:
     split = make(IDS, {}, folds=3, seed=5, test_fraction=0.2)
     (tmp_path / "split.json").write_text(split.model_dump_json())
-    assert read(tmp_path / "split.json", IDS) == split
+    assert read(tmp_path / "split.json", IDS, {}) == split
 
 
 def test_a_list_of_folds_made_elsewhere_is_read(tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text(json.dumps([{"train": ["v0", "v1"], "val": ["v2"]}]))
-    assert read(tmp_path / "s.json", IDS).folds[0].val == ("v2",)
+    assert read(tmp_path / "s.json", IDS, {}).folds[0].val == ("v2",)
+
+
+def test_a_given_split_is_used_as_it_is_and_says_which_groups_it_separates(tmp_path: Path) -> None:
+    folds = [{"train": ["v0", "v1"], "val": ["v2"]}, {"train": ["v1", "v2"], "val": ["v0"]}]
+    (tmp_path / "s.json").write_text(json.dumps(folds))
+    apart = read(tmp_path / "s.json", IDS, {"v0": "mouse 1", "v1": "mouse 1", "v2": "mouse 2"})
+    assert not apart.grouped
+    (note,) = apart.notes
+    assert note.startswith("Groups both trained and validated on in fold 1: mouse 1 (v1, v0);")
+    whole = read(tmp_path / "s.json", IDS, {"v0": "a", "v1": "b", "v2": "c"})
+    assert (whole.grouped, whole.notes) == (True, ())
+    assert whole.folds == apart.folds
 
 
 BAD = {
@@ -115,12 +127,12 @@ def test_a_bad_split_file_is_refused_by_name(tmp_path: Path, what: str) -> None:
     content, message = BAD[what]
     (tmp_path / "s.json").write_text(content)
     with pytest.raises(DataError, match=message):
-        read(tmp_path / "s.json", IDS)
+        read(tmp_path / "s.json", IDS, {})
 
 
 def test_a_missing_split_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone\.json"):
-        read(tmp_path / "gone.json", IDS)
+        read(tmp_path / "gone.json", IDS, {})
 
 
 # --- foreground ---------------------------------------------------------------------------

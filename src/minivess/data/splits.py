@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import combinations, pairwise
 from pathlib import Path
 
 from minivess import keys
@@ -55,8 +55,10 @@ def make(
     )
 
 
-def read(path: Path, ids: Iterable[str]) -> Split:
+def read(path: Path, ids: Iterable[str], groups: Mapping[str, str | None]) -> Split:
     """Read a split made elsewhere: our own JSON, or nnU-Net's list of {"train": [], "val": []}.
+
+    It is used as it is; a note says where a group stands on two sides of it.
 
     Raises:
         DataError: no such file, another form, a volume that is not there or stands on two sides.
@@ -74,8 +76,11 @@ def read(path: Path, ids: Iterable[str]) -> Split:
             f"The split file {path} has another form than expected: {error}.",
             remedy='write [{"train": ["case1"], "val": ["case2"]}, ...], one entry for each fold',
         ) from error
-    _check(path, split, set(ids))
-    return split
+    known = set(ids)
+    _check(path, split, known)
+    torn = tuple(_torn(split, groups))
+    grouped = not torn and any(groups.get(case) is not None for case in known)
+    return split.replace(grouped=grouped, notes=tuple(dict.fromkeys((*split.notes, *torn))))
 
 
 # --- making -------------------------------------------------------------------------------
@@ -233,6 +238,23 @@ def _check(path: Path, split: Split, ids: set[str]) -> None:
                 f"{len(fold.val)} volumes.",
                 remedy="give each fold at least one volume on both sides",
             )
+
+
+def _torn(split: Split, groups: Mapping[str, str | None]) -> Iterator[str]:
+    for fold in split.folds:
+        sides = {"trained": fold.train, "validated": fold.val, "tested": split.test}
+        held = {
+            what: {groups.get(case): case for case in sorted(cases, reverse=True)}
+            for what, cases in sides.items()
+        }
+        for one, other in combinations(held, 2):
+            both = sorted(held[one].keys() & held[other].keys() - {None}, key=str)
+            if both:
+                first, more = both[0], f" and {len(both) - 1} more" if len(both) > 1 else ""
+                yield (
+                    f"Groups both {one} and {other} on in fold {fold.index}: {first} "
+                    f"({held[one][first]}, {held[other][first]}){more}; scores may be too good."
+                )
 
 
 def split_hash(split: Split) -> str:
