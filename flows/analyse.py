@@ -170,6 +170,7 @@ def store_analysis(
     run.metrics(metrics(result), step=0)
     run.tags(champion_tags(result.champion))
     run.table(report.volume_rows(result), names.PER_VOLUME_ARTIFACT)
+    run.table(report.family_rows(result), names.FAMILIES_ARTIFACT)
     run.json(result.model_dump(mode="json"), names.ANALYSIS_ARTIFACT)
     publish_to_prefect(session, run, result)
 

@@ -18,6 +18,7 @@ from minivess.errors import OutOfMemory
 
 if TYPE_CHECKING:
     from minivess.tracking.run import Run
+    from minivess.training.extension import Shorter
 
 log = logging.getLogger(__name__)
 MEMORY = {"category": "memory"}
@@ -78,13 +79,15 @@ class Work:
 
     def first_plan(self) -> ComputePlan:
         """The plan that the cell goes on with, or one smaller where the kernel killed it."""
-        from minivess.training.cell import complete, open_cell
+        from minivess.training.cell import complete, stored_plan
 
         resume = self.session.config.training.retrain != "always"
         # A cell that goes on keeps the plan that it was started with, its patch included.
         fresh = self.ground.models[self.family.model.name][1]
-        self.extend(fresh, resume=resume)
-        plan = open_cell(self.folder, self.spec(fresh), fresh, resume=resume)
+        shorter = self.shorter()
+        if shorter is not None and not (resume and stored_plan(self.folder, self.cell.key)):
+            fresh = shorter.plan(fresh).replace(after_run=None)
+        plan = self.open(fresh, resume=resume)
         dead = self.session.ask(
             lambda store: store.last(self.cell.key, experiment=self.session.config.experiment)
         )
@@ -98,19 +101,27 @@ class Work:
             return plan
         return self.after_kill(plan, dead)
 
-    def extend(self, plan: ComputePlan, *, resume: bool) -> None:
-        """Go on from a finished, shorter training where that is asked for and not done yet."""
-        from minivess.training import extension
-        from minivess.training.cell import stored_plan
+    def shorter(self) -> Shorter | None:
+        """The finished training that this one goes on from, if that is asked for."""
+        from minivess.training.extension import Shorter
 
         epochs = self.session.config.training.extends
-        if epochs is None or (resume and stored_plan(self.folder, self.cell.key) is not None):
-            return
+        if epochs is None:
+            return None
         key = self.cell.shorter(epochs)
-        said = extension.adopt(
-            self.session.home.cells / key, key, self.folder, self.spec(plan), self.session.config
-        )
-        self.session.say(f"  {self.family.name} fold {self.cell.fold.index} {said}")
+        return Shorter(self.session.home.cells / key, key, epochs)
+
+    def open(self, plan: ComputePlan, *, resume: bool) -> ComputePlan:
+        """Open the cell, at epoch 0 or where a shorter training ended; the plan it goes by."""
+        from minivess.training.cell import open_cell
+        from minivess.training.extension import meaning
+
+        plan = open_cell(self.folder, self.spec(plan), plan, resume=resume)
+        shorter = self.shorter()
+        if shorter is not None and shorter.begin(self.folder, self.cell.key):
+            said = meaning(self.session.config.training)
+            self.session.say(f"  {self.family.name} fold {self.cell.fold.index} {said}")
+        return plan
 
     def after_kill(self, plan: ComputePlan, dead: RunRecord) -> ComputePlan:
         """A smaller plan than the one that the kernel killed; without one the same again.
@@ -196,13 +207,11 @@ class Work:
         run.json(following.model_dump(mode="json"), names.NEXT_PLAN_ARTIFACT)
 
     def smaller(self, plan: ComputePlan, after_run: str) -> ComputePlan:
-        """The plan one step below, stored with the emptied cell, which begins at epoch 0."""
-        from minivess.training.cell import open_cell
-
+        """The plan one step below, stored with the emptied cell, which begins anew."""
         following = grounds.smaller(self.session, self.ground, self.family, plan).replace(
             after_run=after_run
         )
-        return open_cell(self.folder, self.spec(following), following, resume=False)
+        return self.open(following, resume=False)
 
     def spec(self, plan: ComputePlan) -> CellSpec:
         """Everything that decides the weights, with the patch of this plan."""
@@ -211,9 +220,14 @@ class Work:
 
     def tags(self, plan: ComputePlan) -> dict[str, str]:
         """What MLflow's page filters child runs by; a restart names the run before it."""
-        again = {names.RESTART_OF: plan.after_run} if plan.after_run else {}
+        from minivess.training import extension
+
+        training = self.session.config.training
+        more = {names.RESTART_OF: plan.after_run} if plan.after_run else {}
+        if training.extends is not None:
+            more[names.EXTENSION] = extension.meaning(training)
         fold = {"fold_id": str(self.cell.fold.index)}
-        return cells.tags(self.ground, self.family) | fold | again
+        return cells.tags(self.ground, self.family) | fold | more
 
 
 def _described(plan: ComputePlan) -> str:

@@ -9,6 +9,7 @@ import argparse
 import difflib
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -70,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def work() -> int:
         options = read(words)
         show_logs(debug=debug)
+        # Networks and losses of one's own lie beside one's configs/; last, so they hide nothing.
+        sys.path.extend({os.getcwd()} - set(sys.path))
         from flows import verbs
 
         outcome = verbs.run(options)

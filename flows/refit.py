@@ -79,6 +79,7 @@ def shortened(config: ExperimentConfig, epochs: int) -> ExperimentConfig:
     training = config.training.model_copy(
         update={
             "max_epochs": epochs,
+            "extends": None,
             "warmup_epochs": min(config.training.warmup_epochs, epochs - 1),
             "early_stopping_patience": 0,
         }

@@ -200,12 +200,26 @@ class Indexed(nn.Module):
         return value
 
 
+class OfProbabilities(nn.Module):
+    """A loss that wants probabilities; it would clip logits, and clipped ones learn nothing."""
+
+    def __init__(self, loss: Any) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The value of the wrapped loss."""
+        value: Tensor = self.loss(logits.softmax(dim=1), target)
+        return value
+
+
 def adapted(kind: Any, arguments: Mapping[str, Any], out_channels: int) -> nn.Module:
     """Build a term, so that it takes logits and class indices whatever its own habit is.
 
     MONAI's losses get `to_onehot_y` and `softmax` where they have them and the file is silent:
     without them several run and learn nothing. So with what the data decide: number of classes,
-    dimensions, and equal distances between classes. A loss without `to_onehot_y` takes indices.
+    dimensions, and equal distances between classes. A loss without `to_onehot_y` takes indices;
+    one of MONAI's that has it and no activation of its own takes probabilities.
     """
     known = inspect.signature(kind).parameters
     if kind.__module__ == __name__:
@@ -219,9 +233,10 @@ def adapted(kind: Any, arguments: Mapping[str, Any], out_channels: int) -> nn.Mo
     loss = _module(
         kind(**{name: value for name, value in unsaid.items() if name in known} | dict(arguments))
     )
-    if "to_onehot_y" in known:
-        return loss
-    return Indexed(loss)
+    if "to_onehot_y" not in known:
+        return Indexed(loss)
+    bare = not {"softmax", "use_softmax"} & known.keys()
+    return OfProbabilities(loss) if bare and kind.__module__.startswith("monai.") else loss
 
 
 def _module(loss: Any) -> nn.Module:

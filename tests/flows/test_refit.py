@@ -13,7 +13,7 @@ import pytest
 from flows.analyse import analyse
 from flows.cells import require_whole
 from flows.profile_data import profile_data
-from flows.refit import refit, stopping_epoch
+from flows.refit import refit, shortened, stopping_epoch
 from flows.session import Session, open_session
 from flows.train import train
 from minivess import config, names
@@ -94,6 +94,12 @@ def test_the_epoch_to_stop_at_is_the_mean_of_the_best_ones() -> None:
 
     assert stopping_epoch([fold(3), fold(6), fold(8)]) == 7
     assert stopping_epoch([fold(0)]) == 1
+
+
+def test_a_champion_that_went_on_from_a_shorter_training_is_refit_from_the_start() -> None:
+    words = ["training.extends=100", "training.max_epochs=200", "training.warmup_epochs=5"]
+    found = shortened(config.load([], words), 3).training
+    assert (found.max_epochs, found.extends, found.warmup_epochs) == (3, None, 2)
 
 
 def test_the_best_family_of_each_loss_has_the_alias_of_that_loss() -> None:

@@ -60,7 +60,8 @@ def test_each_term_has_a_gradient_that_is_finite_and_not_zero(name: str, filled:
     torch.manual_seed(0)
     for term in losses.resolve(config.loss(name)).terms:
         loss = losses.build(Loss(name="one", terms=(term,)), 2)
-        logits = torch.randn(1, 2, 16, 16, 8, requires_grad=True)
+        # Far from 0: a loss that takes logits for probabilities would clip them, and learn nothing.
+        logits = (torch.randn(1, 2, 16, 16, 8) + 5).requires_grad_()
         value = loss(logits, target() if filled else torch.zeros_like(target()))["loss"]
         value.backward()
         assert math.isfinite(value.item())

@@ -262,12 +262,12 @@ def test_classes_are_indices_inside_and_label_values_in_the_metrics(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered")
-def test_a_loss_that_is_not_finite_names_the_volumes_and_the_remedy(cases, tmp_path):
-    broken = {**cases}
-    image = scene.tube(scene.SHAPE, seed=0)[0].astype("float32")
+def test_a_loss_that_is_not_finite_names_its_own_volumes_and_the_remedy(cases, tmp_path):
+    image = scene.tube(scene.SHAPE, seed=1)[0].astype("float32")
     image[4, 4, 4] = math.inf
-    for name in ("vol0", "vol1", "vol2"):
-        file = write_nifti(tmp_path / f"{name}.nii.gz", image)
-        broken[name] = broken[name].replace(image=file)
-    with pytest.raises(TrainingError, match=r"vol\d[\s\S]*training.learning_rate=0.0025"):
-        scene.train(tmp_path / "cell", broken)
+    file = write_nifti(tmp_path / "vol1.nii.gz", image)
+    broken = cases | {"vol1": cases["vol1"].replace(image=file)}
+    # What follows is not finite either: by then the weights are broken, whatever the volume.
+    found = r"on patches of vol1\.[\s\S]*training.learning_rate=0.0025"
+    with pytest.raises(TrainingError, match=found):
+        scene.train(tmp_path / "cell", broken, plan={"batch_size": 1, "iterations_per_epoch": 6})

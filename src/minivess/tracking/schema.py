@@ -133,8 +133,8 @@ KINDS = {
         tags=("champion_family", "champion_run_id", "champion_metric", "champion_value"),
         metrics=("champion_dice",),
         artifacts=(
-            names.ANALYSIS_ARTIFACT, names.PER_VOLUME_ARTIFACT, names.REPORT_ARTIFACT,
-            "logs/analyse.log",
+            names.ANALYSIS_ARTIFACT, names.PER_VOLUME_ARTIFACT, names.FAMILIES_ARTIFACT,
+            names.REPORT_ARTIFACT, "logs/analyse.log",
         ),
     ),
     names.DEPLOYMENT: DOWNSTREAM + Contract(

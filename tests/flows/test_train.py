@@ -1,0 +1,107 @@
+"""Training as typed: a network and a loss of one's own, and a training that goes on when asked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import cli
+from minivess import names
+from minivess.config import TrackingConfig
+from minivess.contracts import RunRecord
+from minivess.home import Home
+from minivess.tracking.store import open_store
+
+SMOKE = Path(__file__).resolve().parents[2] / "configs" / "experiments" / "smoke.yaml"
+CODE = """
+import torch
+
+
+def network(record):
+    return torch.nn.Conv3d(record.in_channels, record.out_channels, 3, padding=1)
+
+
+class Loss(torch.nn.Module):
+    def forward(self, logits, target):
+        return torch.nn.functional.cross_entropy(logits, target)
+"""
+WORDS = (
+    "name=mine", "training.models=[mine]", "training.losses=[mine]", "training.learning_rate=0.01",
+    "training.figure_interval=9",
+)  # fmt: skip
+Typed = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def minivess(
+    make_dataset: Callable[..., Path], home: Home, blank: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> Typed:  # fmt: skip
+    """Type a verb in a folder that holds configs/ and a module of one's own, nothing installed."""
+    folder = tmp_path / "work"
+    for kind, text in (
+        ("models", "family: mine\nbuilder: of_this_test:network\nfilters: [4]\nstrides: own\n"),
+        ("losses", "terms:\n  - loss: of_this_test:Loss\n"),
+    ):
+        (folder / "configs" / kind).mkdir(parents=True)
+        (folder / "configs" / kind / "mine.yaml").write_text(text)
+    (folder / "of_this_test.py").write_text(CODE)
+    shutil.copy(blank, home.database)
+    root = make_dataset(4)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("PREFECT_DISABLED", "1")
+
+    def run(verb: str, *words: str) -> dict[str, Any]:
+        code = cli.main([verb, str(SMOKE), f"data.root={root}", *WORDS, *words, "--json"])
+        said = capsys.readouterr()
+        assert code == 0, said.err
+        return {**json.loads(said.out.splitlines()[-1]), "said": said.err}
+
+    return run
+
+
+@pytest.mark.slow
+def test_a_finished_training_of_ones_own_network_goes_on_only_when_asked(
+    minivess: Typed, home: Home
+) -> None:
+    minivess("profile")
+    short = minivess("train", "training.max_epochs=2")
+    assert rates(home, short) == pytest.approx([0.01, 0.005])
+
+    anew = minivess("train", "training.max_epochs=3")
+    assert "mine_mine trains again, changed: training: max_epochs" in anew["said"]
+    assert rates(home, anew) == pytest.approx([0.01, 0.0075, 0.0025])
+
+    asked = ("training.max_epochs=3", "training.extends=2")
+    goes_on = "goes on after epoch 2 of a finished training"
+    for more in ("training.retrain=if_changed", "training.retrain=always"):
+        longer = minivess("train", *asked, more)
+        assert longer["said"].count(goes_on) == 2
+        assert rates(home, longer) == pytest.approx([0.01, 0.005, 0.0025])
+        for cell in cells(home, longer):
+            assert "had the learning rate at 0.005" in cell.tags[names.EXTENSION]
+            assert cell.params["extends"] == "2"
+            assert cell.params["arch_builder"] == "of_this_test:network"
+    again = minivess("train", *asked)
+    assert again["training_run_ids"] == longer["training_run_ids"] == again["reused"]
+
+
+def cells(home: Home, trained: dict[str, Any]) -> list[RunRecord]:
+    (parent,) = trained["training_run_ids"]
+    return open_store(home, TrackingConfig()).search(parent=parent)
+
+
+def rates(home: Home, trained: dict[str, Any]) -> list[float]:
+    """The learning rate of each epoch of fold 0."""
+    run = min(cells(home, trained), key=lambda cell: cell.name)
+    history = json.loads(
+        open_store(home, TrackingConfig()).read_text(run.run_id, names.HISTORY_ARTIFACT)
+    )
+    return [entry["metrics"]["learning_rate"] for entry in history]
