@@ -172,6 +172,18 @@ def checkpoint(session: Session, trained: Trained) -> Path:
     return session.store.download(run_id, f"checkpoints/{result.checkpoint}", local.parent)
 
 
+def told(run: FamilyRun) -> str:
+    """A line about a family: its means over the volumes of all folds, with intervals."""
+    parts = []
+    for name in ("dice", "cldice", names.PRIMARY):
+        found = [run.metrics.get(f"eval_{name}{end}") for end in ("", "_ci_lower", "_ci_upper")]
+        mean, lower, upper = found
+        if mean is not None:
+            bounds = "" if lower is None or upper is None else f" [{lower:.3f}, {upper:.3f}]"
+            parts.append(f"{name} {mean:.3f}{bounds}")
+    return f"  {run.run_name}: {', '.join(parts)} (run {run.run_id})"
+
+
 def comparison(runs: Iterable[FamilyRun]) -> list[dict[str, object]]:
     """One row per family for Prefect's page and MLflow's table."""
     return [

@@ -41,6 +41,8 @@ def train(session: Session, upstream: Sequence[str] = ()) -> TrainingResult:
         dataset_hash=profile.dataset_hash,
         families=tuple(run for family in wanted if (run := finished[family.key]) is not None),
     )
+    for run in result.families if missing else ():
+        session.say(families.told(run))
     handoff.complete(
         session,
         names.FAMILY,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -18,7 +19,6 @@ from minivess.contracts import RunRecord
 from minivess.home import Home
 from minivess.tracking.store import open_store
 
-SMOKE = Path(__file__).resolve().parents[2] / "configs" / "experiments" / "smoke.yaml"
 CODE = """
 import torch
 
@@ -33,7 +33,8 @@ class Loss(torch.nn.Module):
 """
 WORDS = (
     "name=mine", "training.models=[mine]", "training.losses=[mine]", "training.learning_rate=0.01",
-    "training.figure_interval=9",
+    "training.figure_interval=9", "training.splits=split.json", "training.samples_per_volume=1",
+    "evaluation.bootstrap_n=100", "tracking.log_system_metrics=false",
 )  # fmt: skip
 Typed = Callable[..., dict[str, Any]]
 
@@ -52,6 +53,8 @@ def minivess(
         (folder / "configs" / kind).mkdir(parents=True)
         (folder / "configs" / kind / "mine.yaml").write_text(text)
     (folder / "of_this_test.py").write_text(CODE)
+    fold = {"train": ["vol00", "vol01"], "val": ["vol02", "vol03"]}
+    (folder / "split.json").write_text(json.dumps([fold]))
     shutil.copy(blank, home.database)
     root = make_dataset(4)
     monkeypatch.chdir(folder)
@@ -59,7 +62,7 @@ def minivess(
     monkeypatch.setenv("PREFECT_DISABLED", "1")
 
     def run(verb: str, *words: str) -> dict[str, Any]:
-        code = cli.main([verb, str(SMOKE), f"data.root={root}", *WORDS, *words, "--json"])
+        code = cli.main([verb, f"data.root={root}", *WORDS, *words, "--json"])
         said = capsys.readouterr()
         assert code == 0, said.err
         return {**json.loads(said.out.splitlines()[-1]), "said": said.err}
@@ -74,6 +77,10 @@ def test_a_finished_training_of_ones_own_network_goes_on_only_when_asked(
     minivess("profile")
     short = minivess("train", "training.max_epochs=2")
     assert rates(home, short) == pytest.approx([0.01, 0.005])
+    summary = (
+        rf"  mine_mine: dice \d\.\d{{3}} \[.*\], cldice .* \(run {short['training_run_ids'][0]}\)"
+    )
+    assert re.search(summary, short["said"])
 
     anew = minivess("train", "training.max_epochs=3")
     assert "mine_mine trains again, changed: training: max_epochs" in anew["said"]
@@ -83,25 +90,24 @@ def test_a_finished_training_of_ones_own_network_goes_on_only_when_asked(
     goes_on = "goes on after epoch 2 of a finished training"
     for more in ("training.retrain=if_changed", "training.retrain=always"):
         longer = minivess("train", *asked, more)
-        assert longer["said"].count(goes_on) == 2
+        assert longer["said"].count(goes_on) == 1
         assert rates(home, longer) == pytest.approx([0.01, 0.005, 0.0025])
-        for cell in cells(home, longer):
-            assert "had the learning rate at 0.005" in cell.tags[names.EXTENSION]
-            assert cell.params["extends"] == "2"
-            assert cell.params["arch_builder"] == "of_this_test:network"
+        cell = only_cell(home, longer)
+        assert "had the learning rate at 0.005" in cell.tags[names.EXTENSION]
+        assert cell.params["extends"] == "2"
+        assert cell.params["arch_builder"] == "of_this_test:network"
     again = minivess("train", *asked)
     assert again["training_run_ids"] == longer["training_run_ids"] == again["reused"]
 
 
-def cells(home: Home, trained: dict[str, Any]) -> list[RunRecord]:
+def only_cell(home: Home, trained: dict[str, Any]) -> RunRecord:
     (parent,) = trained["training_run_ids"]
-    return open_store(home, TrackingConfig()).search(parent=parent)
+    (cell,) = open_store(home, TrackingConfig()).search(parent=parent)
+    return cell
 
 
 def rates(home: Home, trained: dict[str, Any]) -> list[float]:
-    """The learning rate of each epoch of fold 0."""
-    run = min(cells(home, trained), key=lambda cell: cell.name)
-    history = json.loads(
-        open_store(home, TrackingConfig()).read_text(run.run_id, names.HISTORY_ARTIFACT)
-    )
+    """The learning rate of each epoch."""
+    run_id = only_cell(home, trained).run_id
+    history = open_store(home, TrackingConfig()).read_json(run_id, names.HISTORY_ARTIFACT)
     return [entry["metrics"]["learning_rate"] for entry in history]

@@ -77,6 +77,20 @@ def test_patience_is_a_multiple_of_the_longest_usual_time(tmp_path, monkeypatch)
     assert watched.limit_s() == pulse.PATIENCE * 10
 
 
+def test_the_time_left_runs_down_within_an_epoch(tmp_path, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    watched = pulse.Pulse(on_beat=lambda _: None, on_stall=lambda _: None, folder=tmp_path)
+    watched.begin(pulse.Beat(1, 3, 0, 4, 60.0))
+    left = []
+    for _ in range(3):
+        now += 25
+        left.append(watched.now().left_s)
+    assert left == [35, 10, 0]
+    watched.begin(pulse.Beat(0, 3, 0, 4, None))
+    assert watched.now().left_s is None
+
+
 @pytest.mark.parametrize(("seconds", "words"), [(5, "5 s"), (600, "10 min"), (9000, "2.5 h")])
 def test_a_beat_in_words(seconds, words):
     beat = pulse.Beat(epoch=2, epochs=10, step=3, steps=8, left_s=seconds)

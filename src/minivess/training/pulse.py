@@ -56,7 +56,7 @@ class Pulse:
         self._stack = folder / STALL_FILE
         self._patience, self._shortest_s = patience, shortest_s
         self._usual: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=50))
-        self._moved, self._told = time.monotonic(), time.monotonic()
+        self._begun = self._moved = self._told = time.monotonic()
         self._stalled = False
         self._over = threading.Event()
         # In the caller's context: who listens may ask which flow run this is.
@@ -81,6 +81,20 @@ class Pulse:
         self._over.set()
         self._thread.join()
 
+    def begin(self, beat: Beat) -> None:
+        """An epoch begins."""
+        self.beat, self._begun = beat, time.monotonic()
+
+    def since_s(self) -> float:
+        """Seconds since the epoch began."""
+        return time.monotonic() - self._begun
+
+    def now(self) -> Beat:
+        """Where the training is; what was left when the epoch began is counted down."""
+        left_s = self.beat.left_s
+        passed = left_s and max(0.0, left_s - self.since_s())
+        return self.beat._replace(left_s=passed)
+
     def tick(self, what: str) -> None:
         """One step, one volume, one save is done."""
         now = time.monotonic()
@@ -100,10 +114,10 @@ class Pulse:
     def _watch(self) -> None:
         while not self._over.wait(min(BEAT_S, self._shortest_s / 4)):
             self._look()
-            self._on_beat(self.beat)
+            self._on_beat(self.now())
             if time.monotonic() - self._told >= HEARTBEAT_S:
                 self._told = time.monotonic()
-                log.info("Alive: %s", described(self.beat))
+                log.info("Alive: %s", described(self.now()))
 
     def _look(self) -> None:
         still, limit = time.monotonic() - self._moved, self.limit_s()

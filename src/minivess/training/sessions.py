@@ -78,10 +78,15 @@ class Session:
         """Let the pulse know which epoch begins."""
         epochs = self.config.training.max_epochs
         steps = self.steps.batches.per_epoch
-        self.pulse.beat = Beat(state.epoch, epochs, 0, steps, self.left_s(state))
+        self.pulse.begin(Beat(state.epoch, epochs, 0, steps, self._promised_s(state)))
 
     def left_s(self, state: State) -> float | None:
-        """Seconds that all epochs left may take, at the pace of those done."""
+        """Seconds that may be left, at the pace of the epochs done."""
+        promised = self._promised_s(state)
+        under_way = state.epoch >= len(state.history)
+        return promised and max(0.0, promised - (self.pulse.since_s() if under_way else 0.0))
+
+    def _promised_s(self, state: State) -> float | None:
         done = [entry["seconds"] for entry in state.history]
         left = self.config.training.max_epochs - len(done)
         return left * sum(done) / len(done) if done else None
