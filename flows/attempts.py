@@ -156,7 +156,8 @@ class Work:
             # A cell that nothing validates is no fold of a grid.
             kind=names.CELL if cell.fold.val else names.REFIT,
             key=cell.key,
-            note=f"{spec.model}, {spec.loss.formula}, fold {cell.fold.index}: "
+            # MLflow shows a note as Markdown, which would take the asterisks of a formula away.
+            note=f"{spec.model}, `{spec.loss.formula}`, fold {cell.fold.index}: "
             f"{len(cell.fold.train)} volumes train, {len(cell.fold.val)} validate",
             dataset=self.ground.profile.dataset,
             config=session.config,
