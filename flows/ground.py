@@ -222,7 +222,7 @@ def forecast(session: Session, ground: Ground, families: Sequence[Family]) -> Fo
         OutOfMemory: not even the probe's steps get the memory that the plan takes.
     """
     from minivess.compute import forecast as forecasts
-    from minivess.compute import recovery
+    from minivess.compute import recovery, usage
     from minivess.training import probe
 
     network, plan = ground.models[families[0].model.name]
@@ -237,4 +237,5 @@ def forecast(session: Session, ground: Ground, families: Sequence[Family]) -> Fo
         as_loaded(session, ground.profile),
         times,
         cells=sum(len(family.cells) for family in families),
+        held_gb=usage.held_gb(),
     )

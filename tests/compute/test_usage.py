@@ -18,6 +18,7 @@ def test_the_peak_is_that_of_the_work_since_it_was_reset() -> None:
     before = usage.peak_gb("cpu")
     torch.ones(32 * 1024**2).sum()
     assert usage.peak_gb("cpu") - before == pytest.approx(0.125, abs=0.03)
+    assert usage.held_gb() == pytest.approx(before, abs=0.03)
 
 
 def test_the_forecast_of_a_cell_is_its_share_of_the_grid() -> None:

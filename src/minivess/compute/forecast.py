@@ -27,6 +27,11 @@ CELL_GB = 0.01
 """Figures, logs, configuration and metrics of one cell."""
 
 
+BESIDE_GB = 0.05
+"""Pictures, metrics in threads and what is on its way to MLflow; 0.03 to 0.08 in cells of the demo
+volumes, beyond what their process held before."""
+
+
 class Times(NamedTuple):
     """Seconds of a step, of making its batch, of one window, and of judging one voxel."""
 
@@ -45,8 +50,12 @@ def forecast(
     times: Times,
     *,
     cells: int,
+    held_gb: float,
 ) -> Forecast:
-    """Hours, memory and disk of `cells` cells, from what a probe of a few seconds timed."""
+    """Hours, memory and disk of `cells` cells, from what a probe of a few seconds timed.
+
+    `held_gb`: main memory that the process which trains holds before it does.
+    """
     training = config.training
     ahead = times.load / plan.num_workers - times.step if plan.num_workers else times.load
     step = times.step + max(0.0, ahead)
@@ -55,12 +64,15 @@ def forecast(
     on_gpu = plan.device == "cuda"
     process = max(plan.predicted_memory_gb, plan.predicted_window_gb)
     maps = map_bytes(network) * math.prod(profile.max_shape) / GIB
+    training_gb = maps if on_gpu else process - PROCESS_GB["cpu"]
     return Forecast(
         cells=cells,
         seconds_per_step=times.step,
         seconds_per_epoch=epoch,
         total_hours=cells * training.max_epochs * epoch / 3600,
-        ram_gb=(PROCESS_GB["cpu"] + maps if on_gpu else process)
+        ram_gb=held_gb
+        + BESIDE_GB
+        + training_gb
         + plan.cache_rate * loaded_gb(config, network, profile),
         vram_gb=process if on_gpu else 0.0,
         disk_gb=cells * _cell_gb(config, network),

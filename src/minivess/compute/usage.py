@@ -7,6 +7,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 GIB = 1024**3
 
 
@@ -18,6 +20,11 @@ def reset_peak(device: str) -> None:
         torch.cuda.reset_peak_memory_stats()
     with suppress(OSError):  # not Linux, or a kernel that does not grant it
         Path("/proc/self/clear_refs").write_text("5")
+
+
+def held_gb() -> float:
+    """GiB of resident memory that this process holds now: libraries, mostly."""
+    return psutil.Process().memory_info().rss / GIB
 
 
 def peak_gb(device: str) -> float:
