@@ -86,6 +86,9 @@ def test_a_finished_training_of_ones_own_network_goes_on_only_when_asked(
     assert "mine_mine trains again, changed: training: max_epochs" in anew["said"]
     assert rates(home, anew) == pytest.approx([0.01, 0.0075, 0.0025])
 
+    aliases = open_store(home, TrackingConfig()).client.get_registered_model("mine").aliases
+    assert set(aliases) == {"mine_mine", "best_mine"}
+
     asked = ("training.max_epochs=3", "training.extends=2")
     goes_on = "goes on after epoch 2 of a finished training"
     for more in ("training.retrain=if_changed", "training.retrain=always"):

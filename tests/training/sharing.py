@@ -1,4 +1,7 @@
-"""Started by torchrun: the tiny cell, trained by several processes; DYING ends the first early."""
+"""Started by torchrun: the tiny cell, trained by several processes.
+
+The third word: `dying` ends the first early, the name of a volume breaks that volume.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import sys
 from pathlib import Path
 
 from minivess.training import distributed, trainer
+from tests.conftest import write_nifti
 from tests.training import scene
 
 
@@ -24,6 +28,11 @@ if __name__ == "__main__":
     with distributed.joined() as first:
         if first:
             heard = Dying() if sys.argv[3:] == ["dying"] else None
-            scene.train(folder, scene.make_cases(root), heard=heard)
+            cases = scene.make_cases(root)
+            for name in set(sys.argv[3:]) & set(cases):
+                image = scene.tube(scene.SHAPE, seed=0)[0].astype("float32")
+                image[4, 4, 4] = float("inf")
+                cases[name] = cases[name].replace(image=write_nifti(root / "broken.nii.gz", image))
+            scene.train(folder, cases, heard=heard)
         else:
             trainer.assist()

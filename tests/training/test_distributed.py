@@ -12,28 +12,28 @@ import torch
 from minivess import names
 from minivess.contracts import CellResult
 from minivess.errors import PlanError
-from minivess.training import cell, distributed
+from minivess.training import cell, distributed, loaders
 from tests.training import scene
 
 CLONE = Path(__file__).resolve().parents[2]
 
 
-def share(*words: object) -> int:
+def share(*words: object) -> subprocess.CompletedProcess[str]:
     """Run the cell in two processes."""
     run = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m")
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, *run, "tests.training.sharing", *map(str, words)],
-        cwd=CLONE, check=False, timeout=300,
+        cwd=CLONE, check=False, timeout=300, capture_output=True, text=True,
     )  # fmt: skip
-    return done.returncode
 
 
 @pytest.mark.slow
 def test_two_processes_train_a_cell_as_one_does_and_go_on_after_a_death(tmp_path: Path) -> None:
     alone = scene.train(tmp_path / "alone", scene.make_cases(tmp_path / "data"))
-    assert share(tmp_path / "data", tmp_path / "shared", "dying") != 0
+    assert share(tmp_path / "data", tmp_path / "shared", "dying").returncode != 0
     assert not (tmp_path / "shared" / names.CELL_RESULT).exists()
-    assert share(tmp_path / "data", tmp_path / "shared") == 0
+    done = share(tmp_path / "data", tmp_path / "shared")
+    assert done.returncode == 0, done.stderr
 
     together = cell.complete(tmp_path / "shared", "a-key")
     assert isinstance(together, CellResult)
@@ -51,6 +51,22 @@ def test_two_processes_train_a_cell_as_one_does_and_go_on_after_a_death(tmp_path
     assert together.volumes[0].values["dice"] == pytest.approx(
         alone.volumes[0].values["dice"], abs=0.01
     )
+
+
+@pytest.mark.slow
+def test_a_broken_volume_is_named_whichever_process_had_it(tmp_path: Path) -> None:
+    spec, config = scene.make_spec(), scene.make_config()
+    plan = scene.make_plan(spec)
+    volumes = loaders.training_volumes(spec, plan, config, scene.make_cases(tmp_path / "data"))
+    batches = loaders.Batches(volumes, plan, config.training, spec.seed)
+    seen: set[str] = set()
+    for step in range(batches.per_epoch):
+        pair = batches.batch(0, step, batches.order(0)).cases
+        if pair[1] not in {pair[0], *seen}:
+            break
+        seen |= {*pair}
+    done = share(tmp_path / "data", tmp_path / "shared", pair[1])
+    assert f"on patches of {', '.join(sorted(pair))}." in done.stderr
 
 
 def test_a_batch_that_does_not_split_and_batch_norm_are_refused(

@@ -71,6 +71,15 @@ def mine(items: Sequence[T]) -> Sequence[T]:
     return items[rank() * each : (rank() + 1) * each]
 
 
+def everybodys(items: Sequence[T]) -> list[T]:
+    """The items of all processes in their order."""
+    if size() == 1:
+        return list(items)
+    parts: list[Any] = [()] * size()
+    dist.all_gather_object(parts, items)
+    return [item for part in parts for item in part]
+
+
 def gathered(part: Tensor) -> Tensor:
     """The parts of all processes in their order; the gradient flows through one's own."""
     if size() == 1:

@@ -100,7 +100,8 @@ class Steps:
         found = tally.first_broken()
         if found is None:
             return
-        value, cases = found
+        value, share = found
+        cases = distributed.everybodys(share)  # all see this loss, so all come here
         raise TrainingError(
             f"The loss became {value} in epoch {epoch}, on patches of "
             f"{', '.join(sorted(set(cases)))}.",
