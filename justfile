@@ -142,7 +142,7 @@ setup: (ready "--repair")
 # Run the tests, a file at a time on each of up to four cores; words go to pytest
 [group("house")]
 test *words: (ready "dev")
-    @{{ clone }}env OMP_NUM_THREADS=1 {{ bin }}/python -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"
+    @{{ clone }}env OMP_NUM_THREADS=1 {{ bin }}/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
 
 # Linter, format, types, import contracts, spelling
 [group("house")]

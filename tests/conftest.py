@@ -2,17 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import settings
 
+from minivess.config import changed_environment
 from minivess.home import Home, open_home
 
+if TYPE_CHECKING:
+    from flows.processes import Server
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+ROOT = Path(__file__).resolve().parents[1]
+LONGEST = (
+    "tests/flows/test_deployed.py",
+    "tests/test_experiment.py",
+    "tests/faults/test_kills.py",
+    "tests/faults/test_memory.py",
+    "tests/training/test_trainer.py",
+    "tests/training/test_resume.py",
+    "tests/flows/test_lifecycle.py",
+    "tests/flows/test_reproduce.py",
+    "tests/flows/test_orchestrator.py",
+    "tests/flows/test_bad_input.py",
+    "tests/flows/test_servers.py",
+    "tests/flows/test_search.py",
+    "tests/flows/test_side_by_side.py",
+    "tests/test_real_data.py",
+    "tests/faults/test_store.py",
+    "tests/tracking/test_run.py",
+    "tests/tracking/test_store.py",
+    "tests/serving/test_service.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest: whichever file is begun last decides when all are done.
+
+    `just test` keeps xdist to this order; by itself it begins with the files of most tests.
+    """
+    place = {ROOT / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 # A laboratory's machine is busy: a slow example is no failure.
@@ -45,6 +85,51 @@ def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = open_home(tmp_path_factory.mktemp("blank"))
     open_store(home, TrackingConfig())
     return home.database
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Home, Server]]:
+    """A home whose Prefect server runs until all tests are done."""
+    from flows import servers
+
+    home = open_home(tmp_path_factory.mktemp("served"))
+    # A second run of one deployment is looked at again after 30 s unless told.
+    with (
+        changed_environment(PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS="1"),
+        servers.prefect_server(home) as server,
+    ):
+        yield home, server
+
+
+@pytest.fixture(scope="session")
+def warm_prefect(served: tuple[Home, Server]) -> Callable[[Home], None]:
+    """Give a home Prefect's database: a fresh one takes Prefect several seconds."""
+
+    def warm(home: Home) -> None:
+        home.prefect.mkdir()
+        source, copy = (sqlite3.connect(h.prefect / "prefect.db") for h in (served[0], home))
+        with closing(source), closing(copy):
+            source.backup(copy)
+
+    return warm
+
+
+@pytest.fixture(scope="session")
+def stock(blank: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Home], None]:
+    """Give a home what takes seconds to make: MLflow's database, and what is known of networks."""
+    known = tmp_path_factory.mktemp("footprints")
+
+    def fill(home: Home) -> None:
+        shutil.copy(blank, home.database)
+        home.footprints.symlink_to(known)
+
+    return fill
+
+
+@pytest.fixture
+def stocked(stock: Callable[[Home], None], home: Home) -> None:
+    """The home of this test is stocked."""
+    stock(home)
 
 
 def tube(shape: tuple[int, int, int], seed: int) -> tuple[np.ndarray, np.ndarray]:

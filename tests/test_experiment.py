@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from minivess import names
+from minivess.home import Home, open_home
+from tests.commands import Command
 from tests.conftest import tube, write_nifti
 
 pytestmark = pytest.mark.slow
@@ -47,30 +48,32 @@ class Chain:
         return list(self.client.search_runs([experiment], f"tags.`{names.PARENT}` = '{parent}'"))
 
 
-def minivess(*words: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def minivess(*words: str, home: Path, **environment: str) -> Command:
     """Run the command line as a user does."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT")}
-    return subprocess.run(
-        [sys.executable, "-m", "flows.cli", *words],
-        env={**clean, "MINIVESS_HOME": str(home), **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = Command(words, {**clean, "MINIVESS_HOME": str(home), **environment}, home / "command")
+    command.wait()
+    return command
 
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+def chain(
+    tmp_path_factory: pytest.TempPathFactory,
+    stock: Callable[[Home], None],
+    warm_prefect: Callable[[Home], None],
+) -> Chain:
     """The four flows with a real Prefect server and a real MLflow store, once for all tests."""
     root, home = tmp_path_factory.mktemp("data") / "tubes", tmp_path_factory.mktemp("home")
+    stock(open_home(home))
+    warm_prefect(open_home(home))
     for index in range(6):
         image, mask = tube((24, 24 + 2 * index, 5 + index), seed=index)
         write_nifti(root / "images" / f"v{index}.nii.gz", image)
         write_nifti(root / "labels" / f"v{index}.nii.gz", mask)
     done = minivess("experiment", *WORDS, f"data.root={root}", "--json", home=home)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
-    return Chain(home, root, done.stderr, result, MlflowClient(f"sqlite:///{home}/mlflow.db"))
+    assert done.wait() == 0, done.err
+    result = json.loads(done.out.splitlines()[-1])
+    return Chain(home, root, done.err, result, MlflowClient(f"sqlite:///{home}/mlflow.db"))
 
 
 def test_every_stage_says_which_run_holds_its_result(chain: Chain) -> None:
@@ -101,7 +104,7 @@ def test_the_chain_is_walked_from_the_served_model_to_the_data_hash(chain: Chain
 
 def test_lineage_prints_the_same_chain(chain: Chain) -> None:
     done = minivess("lineage", "tubes@production", "name=tubes", "--json", home=chain.home)
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(done.out.splitlines()[-1])
     kinds = [step["kind"] for step in found["chain"]]
     assert kinds[-1] == names.PROFILE
     assert names.FAMILY in kinds
@@ -114,7 +117,7 @@ def test_lineage_prints_the_same_chain(chain: Chain) -> None:
 
 def test_every_run_of_every_flow_holds_what_others_rely_on(chain: Chain) -> None:
     done = minivess("audit", "--json", home=chain.home)
-    assert (done.returncode, json.loads(done.stdout.splitlines()[-1])) == (0, {"gaps": []})
+    assert (done.wait(), json.loads(done.out.splitlines()[-1])) == (0, {"gaps": []})
 
 
 def test_ten_questions_are_answered_from_mlflow_alone(chain: Chain) -> None:
@@ -220,11 +223,12 @@ def test_the_registered_model_answers_any_size(chain: Chain) -> None:
 def test_nothing_changed_means_everything_is_reused_without_a_server(chain: Chain) -> None:
     started = time.monotonic()
     again = minivess("experiment", *WORDS, f"data.root={chain.root}", "--json", home=chain.home)
-    result = json.loads(again.stdout.splitlines()[-1])
+    result = json.loads(again.out.splitlines()[-1])
     same = ("data_profile_run_id", "training_run_ids", "analysis_run_id", "deployment_run_id")
     assert {key: result[key] for key in same} == {key: chain.result[key] for key in same}
     assert len(result["reused"]) == 5
-    assert "starting Prefect" not in again.stderr
+    assert "Starting Prefect" in chain.printed
+    assert "Starting Prefect" not in again.err
     assert time.monotonic() - started < 60
 
 
@@ -234,7 +238,7 @@ def test_another_loss_trains_only_its_own_cells(chain: Chain) -> None:
         "train", "configs/experiments/smoke.yaml", "training.losses=[dice_ce,cbdice]",
         "name=tubes", f"data.root={chain.root}", "--json", home=chain.home, PREFECT_DISABLED="1",
     )  # fmt: skip
-    result = json.loads(done.stdout.splitlines()[-1])
+    result = json.loads(done.out.splitlines()[-1])
     assert chain.result["training_run_ids"][0] in result["training_run_ids"]
     after = len(chain.client.search_runs(["1", "2", "3"]))
     assert after - before == 3
@@ -247,6 +251,6 @@ def test_prediction_writes_a_mask_with_the_geometry_of_the_image(
 
     source = chain.root / "images" / "v0.nii.gz"
     done = minivess("predict", str(source), str(tmp_path), "name=tubes", "--json", home=chain.home)
-    (written,) = json.loads(done.stdout.splitlines()[-1])["files"]
+    (written,) = json.loads(done.out.splitlines()[-1])["files"]
     assert nib.load(written).shape == nib.load(source).shape
     assert (nib.load(written).affine == nib.load(source).affine).all()

@@ -20,11 +20,15 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def machine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    blank: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> Callable[..., dict[str, object]]:
     """Run a verb as if on a machine of its own: another home, the shared store and remote."""
     shared = tmp_path / "shared"
     shared.mkdir()
+    shutil.copy(blank, shared / "mlflow.db")
     monkeypatch.setenv("PREFECT_DISABLED", "1")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shared}/mlflow.db")
 

@@ -16,7 +16,7 @@ from minivess.home import Home
 from minivess.tracking.store import open_store
 from tests.conftest import shared
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("stocked")]
 
 SMOKE = ("configs/experiments/smoke.yaml", "training.max_epochs=1")
 

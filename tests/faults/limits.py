@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
-import subprocess
-import sys
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from flows import cli
 from minivess.compute.hardware import control_groups
+from tests.commands import Command
 
 LIMITS = {"memory.max": "memory.current", "memory.limit_in_bytes": "memory.usage_in_bytes"}
-INSIDE = """
-import os, sys
-open(sys.argv[1], "w").write(str(os.getpid()))
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 @contextmanager
@@ -40,24 +37,21 @@ def memory_group() -> Iterator[Path]:
         group.rmdir()
 
 
-def start_in(group: Path, words: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
-    """Run Python inside a control group from its first line on."""
-    return subprocess.Popen(
-        [sys.executable, "-c", INSIDE, str(group / "cgroup.procs"), sys.executable, *words],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+def inside(group: Path, words: list[str]) -> int:
+    """Run the words in a control group from their first on."""
+    (group / "cgroup.procs").write_text(str(os.getpid()))
+    return cli.main(words)
 
 
-def starve(group: Path, process: subprocess.Popen[str]) -> None:
+def starve(group: Path, command: Command) -> None:
     """Leave a process what it has and no more, until the kernel kills it for the next page.
 
     It stands still meanwhile: a quick training would be over before it is starved.
     """
     limit, used = next((group / a, group / b) for a, b in LIMITS.items() if (group / a).exists())
-    while process.poll() is None:
-        process.send_signal(signal.SIGSTOP)
+    while command.alive:
+        command.send_signal(signal.SIGSTOP)
         with contextlib.suppress(OSError):  # version 1 refuses less than what is in use
             limit.write_text(used.read_text())
-        process.send_signal(signal.SIGCONT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.05)
+        command.send_signal(signal.SIGCONT)
+        time.sleep(0.05)

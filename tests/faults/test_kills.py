@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,40 +14,39 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from flows import cli
 from minivess import names
+from minivess.home import Home, open_home
+from tests.commands import Command, Main
+from tests.faults import deaths
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("stocked")]
 
-EPOCHS = 12
+ENDLESS = 1000
+"""Epochs of a training that is sure to be stopped before its last."""
 
 
-def start(root: Path, home: Path, *, prefect: bool) -> subprocess.Popen[str]:
+def start(
+    root: Path, home: Home, *words: str, prefect: bool = False, main: Main = cli.main
+) -> Command:
     """Train a small grid in a process of its own."""
     environment = {key: value for key, value in os.environ.items() if "PREFECT" not in key}
-    environment |= {"MINIVESS_HOME": str(home)} | ({} if prefect else {"PREFECT_DISABLED": "1"})
-    return subprocess.Popen(
-        [
-            sys.executable, "-m", "flows.cli", "experiment", "configs/experiments/smoke.yaml",
-            f"data.root={root}", "flows=[profile,train]", f"training.max_epochs={EPOCHS}",
-        ],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+    environment["MINIVESS_HOME"] = str(home.root)
+    if not prefect:
+        environment["PREFECT_DISABLED"] = "1"
+    words = ("configs/experiments/smoke.yaml", f"data.root={root}", "name=tubes", *words)
+    return Command(("experiment", *words), environment, home.root / "command", main=main)
 
 
-def wait_for_epoch(process: subprocess.Popen[str], epoch: int) -> str:
-    """Read what is printed until an epoch is done."""
-    assert process.stdout is not None
-    seen = ""
-    for line in process.stdout:
-        seen += line
-        if f"epoch {epoch}/" in line:
-            return seen
-    raise AssertionError(seen)
+def endless(root: Path, home: Home, *, prefect: bool = False) -> Command:
+    """A training that only a fault can end."""
+    words = ("flows=[profile,train]", f"training.max_epochs={ENDLESS}")
+    return start(root, home, *words, prefect=prefect)
 
 
-def runs(home: Path) -> list[Run]:
+def runs(home: Home) -> list[Run]:
     """Every training run, parents and children, oldest first."""
-    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
+    client = MlflowClient(f"sqlite:///{home.database}")
     experiment = client.get_experiment_by_name("tubes")
     assert experiment is not None
     return list(
@@ -63,51 +61,49 @@ def test_an_interrupted_chain_ends_its_runs_as_killed(
     code: int,
     prefect: bool,
     make_dataset: Callable[..., Path],
-    tmp_path: Path,
+    home: Home,
+    warm_prefect: Callable[[Home], None],
 ) -> None:
-    process = start(make_dataset(4), tmp_path / "home", prefect=prefect)
-    wait_for_epoch(process, 2)
-    process.send_signal(number)
-    printed, _ = process.communicate(timeout=120)
-    assert process.returncode == code, printed
-    assert [run.info.status for run in runs(tmp_path / "home")] == ["KILLED", "KILLED"]
-    assert not (tmp_path / "home" / "prefect" / "server.json").exists()
+    if prefect:
+        warm_prefect(home)
+    command = endless(make_dataset(4), home, prefect=prefect)
+    command.wait_for("epoch 2/")
+    assert (home.prefect / "server.json").exists() == prefect
+    command.send_signal(number)
+    assert command.wait() == code, command.err
+    assert [run.info.status for run in runs(home)] == ["KILLED", "KILLED"]
+    assert not (home.prefect / "server.json").exists()
 
 
 def test_after_kill_9_the_same_command_settles_the_dead_runs_and_finishes(
-    make_dataset: Callable[..., Path], tmp_path: Path
+    make_dataset: Callable[..., Path], home: Home
 ) -> None:
-    root, home = make_dataset(4), tmp_path / "home"
-    process = start(root, home, prefect=False)
-    wait_for_epoch(process, 3)
-    process.kill()
-    process.wait()
-    again = start(root, home, prefect=False)
-    printed, _ = again.communicate(timeout=300)
-    assert again.returncode == 0, printed
+    root, words = make_dataset(4), ("flows=[profile,train]", "training.max_epochs=3")
+    # At the end of the second of three epochs.
+    dying = partial(deaths.main, "minivess.training.cell.write_history", 2)
+    killed = start(root, home, *words, main=dying)
+    assert killed.wait() == -signal.SIGKILL, killed.err
+    assert len(list(home.cells.glob("*/last.pth"))) == 1
+    again = start(root, home, *words)
+    assert again.wait() == 0, again.err
     dead = [run for run in runs(home) if run.info.status == "KILLED"]
     assert len(dead) == 2
     assert {run.data.tags["error_type"] for run in dead} == {"ProcessDied"}
     finished = [run for run in runs(home) if run.info.status == "FINISHED"]
     assert len(finished) == 3
-    assert f"epoch {EPOCHS}/{EPOCHS}" in printed
+    assert "epoch 3/3" in again.out
 
 
-def test_a_failing_fold_fails_its_parent_too(
-    make_dataset: Callable[..., Path], tmp_path: Path
-) -> None:
-    process = start(make_dataset(4), tmp_path / "home", prefect=False)
-    wait_for_epoch(process, 1)
-    cells = tmp_path / "home" / "cells"
-    deadline = time.monotonic() + 60
-    while not list(cells.glob("*/last.pth")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    (folder,) = [path.parent for path in cells.glob("*/last.pth")]
+def test_a_failing_fold_fails_its_parent_too(make_dataset: Callable[..., Path], home: Home) -> None:
+    command = endless(make_dataset(4), home)
+    command.wait_for("epoch 1/")
+    while not (stored := list(home.cells.glob("*/last.pth"))):
+        time.sleep(0.01)
+    folder = stored[0].parent
     folder.rename(folder.with_name("elsewhere"))
     folder.write_text("a file where the trainer wants its folder")
-    printed, _ = process.communicate(timeout=120)
-    assert process.returncode == 1, printed
-    found = runs(tmp_path / "home")
+    assert command.wait() == 1, command.err
+    found = runs(home)
     assert {run.info.status for run in found} == {"FAILED"}
     parent = next(run for run in found if run.data.tags[names.KIND] == names.FAMILY)
     assert parent.data.tags["error_type"]
@@ -119,42 +115,38 @@ DEATHS = {
 }
 
 
-def judged(home: Path) -> dict[str, float]:
+def judged(home: Home) -> dict[str, float]:
     """What the analysis of a home says, by metric, with a digest of the champion's weights."""
-    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
+    client = MlflowClient(f"sqlite:///{home.database}")
     experiment = client.get_experiment_by_name(names.EVALUATION_EXPERIMENT)
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id], "attributes.status = 'FINISHED'")
     return dict(run.data.metrics)
 
 
-def weights(home: Path) -> dict[str, dict[str, torch.Tensor]]:
+def weights(home: Home) -> dict[str, dict[str, torch.Tensor]]:
     """The best weights of each cell of a home, by cell key."""
     return {
         path.parent.name: torch.load(path, weights_only=True)["weights"]
-        for path in (home / "cells").glob(f"*/{names.BEST_PRIMARY}")
+        for path in home.cells.glob(f"*/{names.BEST_PRIMARY}")
     }
 
 
 def test_killed_between_cells_and_in_the_report_a_chain_comes_to_the_same_bits(
-    make_dataset: Callable[..., Path], tmp_path: Path
+    make_dataset: Callable[..., Path], home: Home, tmp_path: Path, stock: Callable[[Home], None]
 ) -> None:
-    words = [
-        "experiment", "configs/experiments/smoke.yaml", f"data.root={make_dataset(4)}",
-        "flows=[profile,train,analyse]",
-    ]  # fmt: skip
+    root, whole = make_dataset(4), open_home(tmp_path / "whole")
+    stock(whole)
 
-    def run(home: str, *before: str) -> int:
-        environment = {**os.environ, "PREFECT_DISABLED": "1", "MINIVESS_HOME": str(tmp_path / home)}
-        started = [sys.executable, "-m", *(before or ["flows.cli"]), *words]
-        return subprocess.run(started, env=environment, check=False, timeout=300).returncode
+    def run(place: Home, main: Main = cli.main) -> int:
+        return start(root, place, "flows=[profile,train,analyse]", main=main).wait()
 
-    for point, (place, call) in DEATHS.items():
-        assert run("killed", "tests.faults.deaths", place, str(call)) == -signal.SIGKILL, point
-    assert run("killed") == run("whole") == 0
-    assert judged(tmp_path / "killed") == judged(tmp_path / "whole")
-    killed, whole = weights(tmp_path / "killed"), weights(tmp_path / "whole")
-    assert len(whole) == 2
-    assert killed.keys() == whole.keys()
-    for key, state in whole.items():
+    for point, (function, call) in DEATHS.items():
+        assert run(home, partial(deaths.main, function, call)) == -signal.SIGKILL, point
+    assert run(home) == run(whole) == 0
+    assert judged(home) == judged(whole)
+    killed, expected = weights(home), weights(whole)
+    assert len(expected) == 2
+    assert killed.keys() == expected.keys()
+    for key, state in expected.items():
         assert all(torch.equal(value, killed[key][name]) for name, value in state.items())

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from minivess import names
+from minivess.home import Home
+from tests.commands import Command
 from tests.faults import limits
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("stocked")]
 
 EPOCHS = 12
 WORDS = [
@@ -72,19 +75,19 @@ print(json.dumps(told))
 """
 
 
-def environment(home: Path) -> dict[str, str]:
+def environment(home: Home) -> dict[str, str]:
     """A user's, with this home, without Prefect, on one thread."""
     clean = {key: value for key, value in os.environ.items() if "PREFECT" not in key}
     return {
-        **clean, "MINIVESS_HOME": str(home), "PREFECT_DISABLED": "1", "OMP_NUM_THREADS": "1",
+        **clean, "MINIVESS_HOME": str(home.root), "PREFECT_DISABLED": "1", "OMP_NUM_THREADS": "1",
         # What is freed goes back to the kernel, whose limit counts what is mapped.
         "MALLOC_MMAP_THRESHOLD_": "131072",
     }  # fmt: skip
 
 
-def children(home: Path) -> list[Run]:
+def children(home: Home) -> list[Run]:
     """Every child run of fold 0, oldest first."""
-    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
+    client = MlflowClient(f"sqlite:///{home.database}")
     experiment = client.get_experiment_by_name("tubes")
     assert experiment is not None
     return list(
@@ -96,15 +99,14 @@ def children(home: Path) -> list[Run]:
     )
 
 
-def artifact(home: Path, run: Run, path: str) -> str:
-    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
+def artifact(home: Home, run: Run, path: str) -> str:
+    client = MlflowClient(f"sqlite:///{home.database}")
     return Path(client.download_artifacts(run.info.run_id, path)).read_text()
 
 
 def test_a_cell_out_of_memory_restarts_with_the_next_plan_and_both_are_recorded(
-    make_dataset: Callable[..., Path], tmp_path: Path
+    make_dataset: Callable[..., Path], home: Home
 ) -> None:
-    home = tmp_path / "home"
     done = subprocess.run(
         [sys.executable, "-c", TOO_LARGE, *WORDS, f"data.root={make_dataset(4)}"],
         env=environment(home), capture_output=True, text=True, check=False, timeout=600,
@@ -145,35 +147,22 @@ def test_a_cell_out_of_memory_restarts_with_the_next_plan_and_both_are_recorded(
     assert names.NEXT_PLAN not in refused.data.tags
 
 
-def wait_for(process: subprocess.Popen[str], words: str) -> None:
-    """Read what is printed until these words come."""
-    assert process.stdout is not None
-    seen = ""
-    for line in process.stdout:
-        seen += line
-        if words in line:
-            return
-    raise AssertionError(seen)
-
-
 def test_a_cell_that_the_kernel_killed_for_memory_starts_again_with_the_next_plan(
-    make_dataset: Callable[..., Path], tmp_path: Path
+    make_dataset: Callable[..., Path], home: Home
 ) -> None:
-    home = tmp_path / "home"
     words = [
-        "-m", "flows.cli", "experiment", *WORDS, "flows=[profile,train]", "training.folds=2",
+        "experiment", *WORDS, "flows=[profile,train]", "training.folds=2",
         f"data.root={make_dataset(4)}", f"training.max_epochs={EPOCHS}", "compute.profile=gpu_low",
     ]  # fmt: skip
     with limits.memory_group() as group:
-        process = limits.start_in(group, words, environment(home))
-        wait_for(process, "epoch 2/")
-        limits.starve(group, process)
-        assert process.returncode == -signal.SIGKILL
-        again = subprocess.run(
-            [sys.executable, *words],
-            env=environment(home), capture_output=True, text=True, check=False, timeout=600,
-        )  # fmt: skip
-    assert again.returncode == 0, again.stderr
+        starved = Command(
+            words, environment(home), home.root / "first", main=partial(limits.inside, group)
+        )
+        starved.wait_for("epoch 2/")
+        limits.starve(group, starved)
+        assert starved.wait() == -signal.SIGKILL
+        again = Command(words, environment(home), home.root / "again")
+        assert again.wait() == 0, again.err
     killed, finished = children(home)
     assert killed.info.status == "KILLED"
     assert killed.data.tags[names.ERROR_TYPE] == names.OUT_OF_MEMORY_KILL
@@ -182,5 +171,5 @@ def test_a_cell_that_the_kernel_killed_for_memory_starts_again_with_the_next_pla
     assert finished.data.tags[names.RESTART_OF] == killed.info.run_id
     assert finished.data.params["plan_number"] == "2"
     assert int(finished.data.params["batch_size"]) == int(killed.data.params["batch_size"]) // 2
-    assert "was killed for its memory" in again.stdout
-    assert f"epoch 1/{EPOCHS}" in again.stdout
+    assert "was killed for its memory" in again.out
+    assert f"epoch 1/{EPOCHS}" in again.out

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +10,8 @@ import pytest
 
 from bench import faults
 from minivess import config, files
+from minivess.home import Home
+from tests.commands import Command
 
 pytestmark = pytest.mark.slow
 
@@ -26,32 +26,28 @@ def test_a_storm_of_faults_loses_nothing_and_doubles_nothing(tmp_path: Path) -> 
     assert report.blocked < 0.005, report
 
 
-def command(
-    root: Path, home: Path, *words: str, **variables: str
-) -> subprocess.CompletedProcess[str]:
+def command(root: Path, home: Home, *words: str, **variables: str) -> Command:
     """A command in a process of its own."""
-    named = {"MINIVESS_HOME": str(home), "PREFECT_DISABLED": "1", **variables}
-    start = [sys.executable, "-m", "flows.cli", "experiment", "configs/experiments/smoke.yaml"]
-    return subprocess.run(
-        [*start, f"data.root={root}", *words],
-        env=config.child_environment(**named), capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+    named = {"MINIVESS_HOME": str(home.root), "PREFECT_DISABLED": "1", **variables}
+    words = ("experiment", "configs/experiments/smoke.yaml", f"data.root={root}", *words)
+    return Command(words, config.child_environment(**named), home.root / "command")
 
 
+@pytest.mark.usefixtures("stocked")
 def test_profile_and_train_need_no_mlflow_and_are_used_when_it_is_back(
-    make_dataset: Callable[..., Path], tmp_path: Path
+    make_dataset: Callable[..., Path], home: Home
 ) -> None:
-    root, home = make_dataset(4), tmp_path / "home"
+    root = make_dataset(4)
     away = command(root, home, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
-    assert away.returncode == 1, away.stdout + away.stderr
-    assert "`minivess settle`, then the same command" in away.stderr
-    assert (away.stdout + away.stderr).count("Work goes on") == 1
-    assert len(list((home / "journal").glob("*.jsonl"))) == 4
+    assert away.wait() == 1, away.out + away.err
+    assert "`minivess settle`, then the same command" in away.err
+    assert (away.out + away.err).count("Work goes on") == 1
+    assert len(list(home.journal.glob("*.jsonl"))) == 4
     back = command(root, home, "flows=[profile,train]", "--json")
-    assert back.returncode == 0, back.stdout + back.stderr
-    found = json.loads(back.stdout.splitlines()[-1])
+    assert back.wait() == 0, back.out + back.err
+    found = json.loads(back.out.splitlines()[-1])
     runs = {found["data_profile_run_id"], *found["training_run_ids"]}
     assert runs == set(found["reused"])
-    assert not list((home / "journal").glob("*.jsonl"))
-    pointers = files.read_json(home / "pointers.json")
+    assert not list(home.journal.glob("*.jsonl"))
+    pointers = files.read_json(home.pointers)
     assert pointers["latest_training"]["run_ids"] == found["training_run_ids"]

@@ -22,6 +22,8 @@ from minivess.home import Home
 from minivess.tracking.store import open_store
 from tests.conftest import write_nifti
 
+pytestmark = pytest.mark.usefixtures("stocked")
+
 MakeDataset = Callable[..., Path]
 
 

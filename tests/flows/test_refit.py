@@ -22,7 +22,7 @@ from minivess.errors import StoreError
 from minivess.home import Home
 from minivess.tracking import model, registry
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("stocked")]
 
 SMOKE = Path("configs/experiments/smoke.yaml")
 WORDS = ("name=tubes", "training.max_epochs=3", "training.warmup_epochs=1")

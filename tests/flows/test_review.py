@@ -16,6 +16,8 @@ from minivess.data.curated import folder_hash
 from minivess.home import Home
 from tests.conftest import write_nifti
 
+pytestmark = pytest.mark.usefixtures("stocked")
+
 Run = Callable[..., dict[str, Any]]
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from minivess import config, names
 from minivess.config import SearchConfig
 from minivess.errors import UsageError
 from minivess.home import Home
+from tests.commands import Command
+from tests.faults import deaths
 
 SPACE: dict[str, Any] = {
     "training.learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
@@ -114,6 +116,7 @@ def seed_of_good_then_bad(folder: Path) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("stocked")
 def test_a_killed_search_goes_on_prunes_and_hands_over_a_file_that_runs(
     make_dataset: Callable[..., Path], home: Home, tmp_path: Path
 ) -> None:
@@ -125,13 +128,10 @@ def test_a_killed_search_goes_on_prunes_and_hands_over_a_file_that_runs(
         profile_data(session)
 
     variables = {**os.environ, "MINIVESS_HOME": str(home.root), "PREFECT_DISABLED": "1"}
-    with subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", "search", *words],
-        env=variables, stdout=subprocess.PIPE, text=True,
-    ) as dying:  # fmt: skip
-        assert dying.stdout is not None
-        assert any("fold 0 epoch 3/" in line for line in dying.stdout)
-        dying.kill()
+    # In the first fold of the first trial.
+    dying = partial(deaths.main, "minivess.training.cell.write_history", 3)
+    killed = Command(("search", *words), variables, tmp_path / "search", main=dying)
+    assert killed.wait() == -signal.SIGKILL, killed.err
 
     with open_session(asked, env, yes=True) as session:
         found = search(session)

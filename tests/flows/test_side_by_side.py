@@ -24,7 +24,7 @@ from minivess.contracts import RunRecord
 from minivess.errors import OrchestrationError, TrainingError
 from minivess.home import Home
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("stocked")]
 
 SETTINGS = (
     "training.losses=[dice_ce]", "training.max_epochs=2", "training.samples_per_volume=1",

@@ -16,6 +16,8 @@ from tests.conftest import tube
 from tests.data.conftest import bucket as bucket
 from tests.data.test_formats import mha, nrrd_of, ome
 
+pytestmark = pytest.mark.usefixtures("stocked")
+
 Run = Callable[..., dict[str, Any]]
 
 

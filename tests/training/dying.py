@@ -1,12 +1,11 @@
 """Processes that train the tiny cell and are killed by SIGKILL at a chosen call.
 
-They are forked from a server that has torch loaded already, so each death is cheap.
+They are forked from a process that has imported everything, so each death is cheap.
 """
 
 from __future__ import annotations
 
 import importlib
-import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import torch
 
+from tests.commands import LIMIT_S, forks
 from tests.training import scene
 
 Point = tuple[str, int | str]
@@ -22,22 +22,20 @@ TORN = "torch.save"
 
 def run(root: Path, folder: Path, death: Point | None, **options: Any) -> int:
     """Train in a process of its own; returns its exit code (-9: killed)."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.training.scene", "monai.networks.nets.dynunet"])
-    process = context.Process(target=_train, args=(root, folder, death, options))
+    process = forks().Process(target=_train, args=(root, folder, death, options))
     process.start()
-    process.join(timeout=120)
+    process.join(LIMIT_S)
     return process.exitcode
 
 
 def _train(root: Path, folder: Path, death: Point | None, options: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     if death is not None:
-        _die_at(*death)
+        die_at(*death)
     scene.train(folder, scene.make_cases(root), **options)
 
 
-def _die_at(place: str, call: int | str) -> None:
+def die_at(place: str, call: int | str) -> None:
     """Let a function's n-th call, or the one whose last argument ends so, kill the process."""
     owner_path, _, name = place.rpartition(".")
     owner = _found(owner_path)
