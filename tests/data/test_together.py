@@ -95,7 +95,7 @@ def test_killed_before_any_step_file_decisions_and_commit_agree(
     change(root)
     killed = multiprocessing.get_context("fork").Process(target=die_at, args=(step, home, root))
     killed.start()
-    killed.join(120)
+    killed.join(600)
     assert killed.exitcode == -signal.SIGKILL
 
     put_back(old.dvc_file)

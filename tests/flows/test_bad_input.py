@@ -161,7 +161,7 @@ def test_a_second_command_in_the_same_folder_is_told_who_holds_it(
             "-c",
             "import sys, time; from pathlib import Path; from minivess.home import lock\n"
             "with lock(Path(sys.argv[1]), what='minivess experiment'):\n"
-            "    print('held', flush=True); time.sleep(60)",
+            "    print('held', flush=True); time.sleep(600)",
             str(home.root / "lock"),
         ],
         stdout=subprocess.PIPE,
@@ -200,7 +200,7 @@ def test_an_mlflow_address_that_does_not_answer_is_named_within_seconds(
     paragraph = refused("analyse", f"data.root={make_dataset(2)}")
     assert "127.0.0.1:9" in paragraph
     assert "minivess settle" in paragraph
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 120
 
 
 def test_a_prefect_address_that_does_not_answer_is_named_and_leaves_no_run(

@@ -335,7 +335,7 @@ def test_an_expected_failure_brings_no_lines_of_prefect(served: Served) -> None:
     process = command(
         "raise DataError('nothing paired', remedy='look')", PREFECT_API_URL=served[1].api
     )
-    assert process.communicate(timeout=60)[1].strip() == "nothing paired\n  Try: look"
+    assert process.communicate(timeout=300)[1].strip() == "nothing paired\n  Try: look"
 
 
 def test_sigterm_unwinds_the_story_and_ends_the_private_server(
@@ -343,14 +343,14 @@ def test_sigterm_unwinds_the_story_and_ends_the_private_server(
 ) -> None:
     home = warm_home()
     process = command(
-        "time.sleep(60)", MINIVESS_HOME=str(home.root), PREFECT_HOME=str(home.prefect)
+        "time.sleep(600)", MINIVESS_HOME=str(home.root), PREFECT_HOME=str(home.prefect)
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "running\n"
     server = servers.running(home.prefect)
     assert server is not None
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert process.returncode == 143
     assert not server.process.alive
 

@@ -95,11 +95,11 @@ def test_cells_in_processes_give_the_same_weights_and_a_failure_stays_with_its_f
 
 
 def test_a_cell_ends_with_the_coordinator_that_was_killed() -> None:
-    starter = subprocess.Popen(["sleep", "60"])
+    starter = subprocess.Popen(["sleep", "600"])
     code = (
         "import sys, time; from flows.cell_process import end_with; "
         "from flows.processes import process_of; "
-        "end_with(process_of(int(sys.argv[1]))); print('ready', flush=True); time.sleep(60)"
+        "end_with(process_of(int(sys.argv[1]))); print('ready', flush=True); time.sleep(600)"
     )
     words = [sys.executable, "-c", code, str(starter.pid)]
     with subprocess.Popen(words, stdout=subprocess.PIPE) as cell:
@@ -107,7 +107,7 @@ def test_a_cell_ends_with_the_coordinator_that_was_killed() -> None:
         cell.stdout.readline()
         starter.kill()
         starter.wait()
-        assert cell.wait(30) == -signal.SIGTERM
+        assert cell.wait(300) == -signal.SIGTERM
 
 
 def test_a_work_pool_needs_prefect(make_dataset: Callable[..., Path], home: Home) -> None:

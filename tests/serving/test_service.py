@@ -51,7 +51,7 @@ def address(tag: str, served_home: Home) -> Iterator[str]:
     """Where the bento is served; its log lists every import."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPROFILEIMPORTTIME", "1")
-        with smoke.serve(tag, served_home, timeout=120) as url:
+        with smoke.serve(tag, served_home, timeout=3000) as url:
             patch.undo()
             yield url
 
@@ -119,7 +119,7 @@ def test_json_describes_the_mask_and_holds_it(
 
 def ask_raw(address: str, content: bytes) -> httpx.Response:
     """Upload bytes as a volume."""
-    return httpx.post(f"{address}/predict", files={"image": ("v.nii.gz", content)}, timeout=60)
+    return httpx.post(f"{address}/predict", files={"image": ("v.nii.gz", content)}, timeout=300)
 
 
 @pytest.mark.parametrize("ending", [".tif", ".nrrd", ".mha"])
@@ -174,7 +174,7 @@ def test_a_bad_volume_is_refused_with_a_remedy(address: str, content: bytes, pro
 
 def test_text_in_place_of_a_file_is_not_fetched(address: str) -> None:
     text = {"image": "http://127.0.0.1:9/volume.nii.gz"}
-    answer = httpx.post(f"{address}/predict", data=text, files={"other": b"1"}, timeout=60)
+    answer = httpx.post(f"{address}/predict", data=text, files={"other": b"1"}, timeout=300)
     assert answer.status_code == 400
     assert "text came where a file belongs" in answer.json()["error"]
 
@@ -209,7 +209,7 @@ def test_a_busy_port_is_named(address: str, tag: str, served_home: Home) -> None
     port = int(address.rpartition(":")[2])
     with (
         pytest.raises(ServingError, match=f"Port {port} is taken"),
-        smoke.serve(tag, served_home, timeout=60, port=port),
+        smoke.serve(tag, served_home, timeout=300, port=port),
     ):
         pass
 
@@ -223,7 +223,7 @@ def test_a_service_that_dies_at_start_is_said_at_once_with_its_reason(
     try:
         with (
             pytest.raises(ServingError, match=r"died at its start.*model\.onnx"),
-            smoke.serve(tag, served_home, timeout=600),
+            smoke.serve(tag, served_home, timeout=3000),
         ):
             pass
     finally:
@@ -236,6 +236,6 @@ def test_a_service_that_dies_at_start_is_said_at_once_with_its_reason(
 def test_a_tag_that_was_not_built_is_no_service(served_home: Home) -> None:
     with (
         pytest.raises(ServingError, match="died at its start"),
-        smoke.serve("absent:1", served_home, timeout=600),
+        smoke.serve("absent:1", served_home, timeout=3000),
     ):
         pass

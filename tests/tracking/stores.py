@@ -70,7 +70,7 @@ def postgres() -> Iterator[str]:
     finally:
         # SIGINT is PostgreSQL's fast shutdown.
         server.send_signal(2)
-        server.wait(60)
+        server.wait(300)
         shutil.rmtree(folder)
         folder.with_suffix(".log").unlink()
 
@@ -78,7 +78,7 @@ def postgres() -> Iterator[str]:
 def _wait(uri: str) -> None:
     from minivess.tracking.connection import probe
 
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while True:
         try:
             return probe(uri)

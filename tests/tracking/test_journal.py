@@ -332,7 +332,7 @@ def test_a_run_without_a_store_appears_complete_after_the_next_start(
         child.metrics({"a": 1.0}, step=0)
         child.row = {"dice": 0.5}
         parent.json({"children": [child.run_id]}, "evaluation/training_result.json")
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 120
     assert child.run_id == f"uid-{child.uid}"
     with pytest.raises(StoreAway, match="does not answer"):
         away.get(child.run_id)
@@ -375,7 +375,7 @@ def test_metrics_are_rows_of_a_file_while_the_run_goes_on_and_parquet_afterwards
     with open_run() as run:
         run.metrics({"val_dice": 0.5}, step=3)
         path = sheets.folder(store.home, experiment) / "history" / f"run-{run.uid[:8]}.csv"
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 300
         while not path.is_file() and time.monotonic() < deadline:
             time.sleep(0.05)
         (row,) = sheets.read(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import resource
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from minivess import files
 from minivess.compute import recovery
 from minivess.errors import OutOfMemory
 from minivess.training import cell
+from tests.commands import LIMIT_S, forks
 from tests.training import scene
 
 HEADROOM_MB = 40
@@ -47,11 +47,9 @@ def memory_mb() -> int:
 
 
 def test_a_real_limit_ends_typed_and_the_process_goes_on_with_a_smaller_plan(tmp_path):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.training.scene", "monai.networks.nets.dynunet"])
-    process = context.Process(target=limited, args=(tmp_path,))
+    process = forks().Process(target=limited, args=(tmp_path,))
     process.start()
-    process.join(timeout=120)
+    process.join(LIMIT_S)
     assert process.exitcode == 0
     story = files.read_json(tmp_path / "story.json")
     assert story["problem"].startswith("dynunet ran out of memory with plan 1 (patch 16x16x8")

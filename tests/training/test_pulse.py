@@ -41,7 +41,7 @@ class Heard:
 
     @property
     def deadline(self) -> float:
-        self._deadline = getattr(self, "_deadline", time.monotonic() + 60)
+        self._deadline = getattr(self, "_deadline", time.monotonic() + 600)
         return self._deadline
 
 

@@ -198,7 +198,7 @@ def test_torch_gets_the_planned_threads_and_its_own_back(cases, tmp_path):
     spec = scene.make_spec()
     scene.trainer.train_cell(
         spec,
-        scene.make_plan(spec, threads=2),
+        scene.make_plan(spec, threads=2, iterations_per_epoch=1),
         scene.make_config(max_epochs=1),
         cases,
         folder=tmp_path,
