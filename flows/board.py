@@ -39,6 +39,13 @@ class Board:
         usual = sum(self._took) / len(self._took) if self._took else cell_s
         return cell_left_s + max(0, self.cells - self.done - 1) * usual
 
+    def ended(self, cells: int, of: int, seconds: float) -> None:
+        """Say how far cells are that train side by side, `seconds` after the first began."""
+        from minivess.training.pulse import duration
+
+        left = f", about {duration(seconds / cells * (of - cells))} left" if cells < of else ""
+        self.say(f"  {cells} of {of} cells have ended{left}")
+
     @contextmanager
     def _bars(self, row: Row) -> Iterator[None]:
         if not self.live:
@@ -86,6 +93,8 @@ class Row:
 
         if beat.left_s is None:
             return "", ""
+        if not self.board.cells:  # one of several processes, which knows of its own cell only
+            return f"{duration(beat.left_s)} left", ""
         everything = self.board.left_s(beat.left_s, self.seconds + beat.left_s)
         return f"{duration(beat.left_s)} left", f"{duration(everything)} for all cells"
 

@@ -103,10 +103,12 @@ class Work:
         training = self.session.config.training
         limit = booking.cells_at_once(self.ground.hardware, training)
         running: list[tuple[Axes, Running]] = []
+        begun, reused = time.monotonic(), 0
         while waiting or running:
             while waiting and (training.deployment or len(running) < limit):
                 if self.reused(waiting[0]):
                     waiting.popleft()
+                    reused += 1
                     continue
                 started = self.start(waiting[0])
                 if started is None:
@@ -119,8 +121,11 @@ class Work:
                     self.take(axes)
                 elif self.again(axes):
                     waiting.appendleft(axes)
+                    continue
                 else:
                     self.give_up(axes)
+                ended = total - reused - len(waiting) - len(running)
+                self.session.board.ended(ended, total - reused, time.monotonic() - begun)
             progress(1 - (len(waiting) + len(running)) / total)
             time.sleep(PATIENCE_S if training.deployment else PAUSE_S)
 

@@ -30,6 +30,22 @@ def test_cells_that_are_done_or_reused_are_not_waited_for() -> None:
         assert board.left_s(10, 60) == 10
 
 
+def test_a_process_that_trains_one_of_many_cells_speaks_of_its_own_only() -> None:
+    lines: list[str] = []
+    board = Board(lines.append, live=False)
+    with board.cell("dynunet fold 0") as row:
+        row.epoch(Beat(0, 10, 4, 4, 80.0), "val_dice 0.500")
+    assert lines == ["  dynunet fold 0 epoch 1/10  val_dice 0.500  80 s left"]
+
+
+def test_cells_side_by_side_are_counted_with_the_time_left_for_all() -> None:
+    lines: list[str] = []
+    board = Board(lines.append, live=False)
+    board.ended(2, 6, 300.0)
+    board.ended(6, 6, 900.0)
+    assert lines == ["  2 of 6 cells have ended, about 10 min left", "  6 of 6 cells have ended"]
+
+
 def test_on_a_terminal_bars_show_the_cell_and_the_grid(capsys) -> None:
     board = Board(print, live=True)
     board.expect(2)

@@ -61,17 +61,18 @@ def minivess(
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setenv("PREFECT_DISABLED", "1")
 
-    def run(verb: str, *words: str) -> dict[str, Any]:
+    def run(verb: str, *words: str, expected: int = 0) -> dict[str, Any]:
         code = cli.main([verb, f"data.root={root}", *WORDS, *words, "--json"])
         said = capsys.readouterr()
-        assert code == 0, said.err
-        return {**json.loads(said.out.splitlines()[-1]), "said": said.err}
+        assert code == expected, said.err
+        told = json.loads(said.out.splitlines()[-1]) if said.out else {}
+        return {**told, "said": said.err}
 
     return run
 
 
 @pytest.mark.slow
-def test_a_finished_training_of_ones_own_network_goes_on_only_when_asked(
+def test_a_training_of_ones_own_network_serves_again_trains_again_or_goes_on_as_asked(
     minivess: Typed, home: Home
 ) -> None:
     minivess("profile")
@@ -94,6 +95,7 @@ def test_a_finished_training_of_ones_own_network_goes_on_only_when_asked(
     for more in ("training.retrain=if_changed", "training.retrain=always"):
         longer = minivess("train", *asked, more)
         assert longer["said"].count(goes_on) == 1
+        assert longer["reused"] == []
         assert rates(home, longer) == pytest.approx([0.01, 0.005, 0.0025])
         cell = only_cell(home, longer)
         assert "had the learning rate at 0.005" in cell.tags[names.EXTENSION]
@@ -101,6 +103,11 @@ def test_a_finished_training_of_ones_own_network_goes_on_only_when_asked(
         assert cell.params["arch_builder"] == "of_this_test:network"
     again = minivess("train", *asked)
     assert again["training_run_ids"] == longer["training_run_ids"] == again["reused"]
+
+    never = ("training.learning_rate=0.5", "training.retrain=never")
+    assert minivess("train", *never)["reused"] == longer["training_run_ids"]
+    refused = minivess("train", "training.losses=[dice_ce]", *never, expected=1)
+    assert "mine_dice_ce has no finished run on this data" in refused["said"]
 
 
 def only_cell(home: Home, trained: dict[str, Any]) -> RunRecord:
