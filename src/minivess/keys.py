@@ -24,6 +24,8 @@ CELL_CODE = (
 ANALYSIS_CODE = ("analysis", "inference.py", "evaluation", "networks.py", "architectures.py")
 DEPLOYMENT_CODE = ("serving", "inference.py", "networks.py", "architectures.py")
 NUMERIC_PACKAGES = ("torch", "monai", "numpy")
+KNOWN_PACKAGES = ("minivess", "monai", "torch")
+"""Import paths into these name no code of the researcher's own."""
 
 
 def digest(value: Any) -> str:
@@ -78,7 +80,7 @@ def own_modules(paths: Iterable[str]) -> dict[str, str]:
     found = {}
     for path in sorted(set(paths)):
         module = path.partition(":")[0]
-        if module.split(".")[0] not in {"minivess", "monai", "torch"}:
+        if module.split(".")[0] not in KNOWN_PACKAGES:
             found[path] = _file_hash(module)
     return found
 

@@ -78,17 +78,19 @@ def test_a_training_of_ones_own_network_serves_again_trains_again_or_goes_on_as_
     minivess("profile")
     short = minivess("train", "training.max_epochs=2")
     assert rates(home, short) == pytest.approx([0.01, 0.005])
-    summary = (
-        rf"  mine_mine: dice \d\.\d{{3}} \[.*\], cldice .* \(run {short['training_run_ids'][0]}\)"
-    )
-    assert re.search(summary, short["said"])
+    (run_id,) = short["training_run_ids"]
+    assert re.search(rf"  mine_mine: dice 0\.\d+ \[.*\], cldice .* \(run {run_id}\)", short["said"])
 
     anew = minivess("train", "training.max_epochs=3")
     assert "mine_mine trains again, changed: training: max_epochs" in anew["said"]
     assert rates(home, anew) == pytest.approx([0.01, 0.0075, 0.0025])
 
-    aliases = open_store(home, TrackingConfig()).client.get_registered_model("mine").aliases
+    store = open_store(home, TrackingConfig())
+    aliases = store.client.get_registered_model("mine").aliases
     assert set(aliases) == {"mine_mine", "best_mine"}
+    assert {"model/input_example.json", "model/code/of_this_test.py"} <= set(
+        store.artifacts(run_id)
+    )
 
     asked = ("training.max_epochs=3", "training.extends=2")
     goes_on = "goes on after epoch 2 of a finished training"

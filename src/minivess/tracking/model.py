@@ -6,6 +6,7 @@ size and gives the probabilities (B, C_out, X, Y, Z) that the validation of its 
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import tempfile
@@ -21,7 +22,7 @@ from mlflow.types import Schema, TensorSpec
 from numpy.typing import NDArray
 
 import minivess
-from minivess import files, inference, names, networks
+from minivess import files, inference, keys, names, networks
 from minivess.contracts import Network, Shape, Window
 from minivess.errors import StoreError
 from minivess.tracking import registry
@@ -65,7 +66,7 @@ def save(
             folder,
             python_model=str(Path(__file__).with_name("model_code.py")),
             artifacts={"model_config": str(settings), "checkpoint": str(weights)},
-            code_paths=[_package(Path(temporary))],
+            code_paths=[_package(Path(temporary)), *_own_code(network.builder)],
             signature=_signature(network),
             input_example=np.zeros(shape, np.float32),
             pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
@@ -142,6 +143,16 @@ def _package(temporary: Path) -> str:
     ignored = shutil.ignore_patterns("__pycache__", "_configs", "_deployments")
     shutil.copytree(source, target, ignore=ignored)
     return str(target)
+
+
+def _own_code(builder: str) -> list[str]:
+    """The researcher's module or package that builds the network, if it is not ours."""
+    top = builder.partition(":")[0].partition(".")[0]
+    spec = None if top in keys.KNOWN_PACKAGES else importlib.util.find_spec(top)
+    if spec is None or spec.origin is None:
+        return []
+    file = Path(spec.origin)
+    return [str(file.parent if file.name == "__init__.py" else file)]
 
 
 class Segmenter(PythonModel):
