@@ -48,8 +48,9 @@ def told(
 
         def epoch(number: int, metrics: dict[str, float], left_s: float | None) -> None:
             run.metrics(metrics, step=number)
-            shown = " ".join(f"{name} {metrics[name]:.3f}" for name in SHOWN if name in metrics)
-            row.epoch(Beat(number, total, 1, 1, left_s), shown)
+            if left_s is not None:  # one that was trained just now, not told again
+                shown = " ".join(f"{name} {metrics[name]:.3f}" for name in SHOWN if name in metrics)
+                row.epoch(Beat(number, total, 1, 1, left_s), shown)
             watch(cell.fold.index, number, metrics)
 
         def figure(path: Path) -> None:
@@ -69,7 +70,10 @@ def told(
             if stack is not None:
                 run.file(stack, "logs")
 
-        yield Callbacks(epoch, figure, beat, stall)
+        def resumed(done: int) -> None:
+            session.say(f"  {title} goes on after epoch {done}")
+
+        yield Callbacks(epoch, figure, beat, stall, resumed)
     progress(1.0)
 
 

@@ -50,6 +50,8 @@ def test_beats_epochs_stalls_and_images_reach_whoever_looks(
             session, axes, run, tmp_path, watch=lambda *seen: watched.append(seen)
         ) as tell:
             tell.beat(Beat(0, 100, 1, 4, None))
+            tell.resumed(1)
+            tell.epoch(0, {"val_dice": 0.5, "learning_rate": 1e-3}, None)  # told again, not shown
             tell.epoch(0, {"val_dice": 0.5, "learning_rate": 1e-3}, 5940.0)
             tell.figure(image)
             tell.stall(stack)
@@ -63,11 +65,12 @@ def test_beats_epochs_stalls_and_images_reach_whoever_looks(
     assert re.fullmatch(f"since {moment}", stalled)
     assert re.fullmatch(f"over since {moment}", kept.tags[names.STALLED])
     assert kept.metrics["val_dice"] == 0.5
-    assert watched == [(1, 0, {"val_dice": 0.5, "learning_rate": 1e-3})]
+    assert watched == [(1, 0, {"val_dice": 0.5, "learning_rate": 1e-3})] * 2
     held = session.store.artifacts(run.run_id)
     assert {"logs/stall.txt", "figures/predictions/epoch_0000.png"} <= set(held)
     lines = [line for line in capsys.readouterr().out.splitlines() if "epoch" in line]
     assert lines == [
-        "  dynunet_dice_ce fold 1 epoch 1/100  val_dice 0.500  99 min left, 5.0 h for all cells"
+        "  dynunet_dice_ce fold 1 goes on after epoch 1",
+        "  dynunet_dice_ce fold 1 epoch 1/100  val_dice 0.500  99 min left, 5.0 h for all cells",
     ]
     assert (page.key, page.shown) == ("training-dynunet-dice-ce-1", [0.25 / 100, 1.0])

@@ -34,12 +34,14 @@ class Callbacks:
 
     `epoch`: its number, its metrics, and the seconds left after it where known; `figure`: an image.
     A thread calls `beat` each second, and `stall` with a file of stacks, or None once it goes on.
+    `resumed`: how many epochs were done before; these are told again without seconds left.
     """
 
     epoch: OnEpoch
     figure: OnFigure
     beat: OnBeat = _nobody
     stall: OnStall = _nobody
+    resumed: Callable[[int], None] = _nobody
 
 
 @dataclass(frozen=True)

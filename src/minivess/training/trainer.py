@@ -111,6 +111,7 @@ def assist() -> None:
 def _begin(session: Session, state: State) -> Settle:
     """Take over what was stored, else let the untrained network be judged beside epoch 0."""
     if state.restore(checkpoint.load(session.folder / names.LAST), session.spec.key):
+        session.tell.resumed(state.epoch + 1)
         _tell_again(session.tell, state.history[: -1 if state.unsettled else None], session.folder)
         if state.unsettled:
             entry = state.history[-1]
