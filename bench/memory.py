@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 MODELS = ("dynunet", "unet", "segresnet", "swinunetr", "vista3d")
-PATCHES = ((64, 64, 32), (96, 96, 32), (96, 96, 64))
+PATCHES = ("64x64x32", "96x96x32", "96x96x64")
 KINDS = ("step", "window")
 STEPS = 3
 FIRST_S, AGAIN_S = 10.0, 0.1
@@ -25,27 +24,33 @@ FIRST_S, AGAIN_S = 10.0, 0.1
 Row = dict[str, Any]
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Print the table; with --one, be the fresh process of one measurement."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--precision", nargs="+", default=["none", "bf16"])
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
     parser.add_argument("--losses", nargs="+", default=["dice_ce"])
+    parser.add_argument("--patches", nargs="+", default=PATCHES)
     parser.add_argument("--kept", type=Path, help="JSON lines; what is there is not measured again")
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     if options.one:
         print(json.dumps(one(**json.loads(options.one))))
         return
     rows = list(measured(options))
     settings = {(row["model"], row["precision"], row["loss"]) for row in rows}
-    predictions = {key: fresh(dict(zip(("model", "precision", "loss"), key, strict=True)),
-                              kind="predict") for key in sorted(settings)}  # fmt: skip
+    predictions = {
+        (model, precision, loss): fresh(
+            {"model": model, "precision": precision, "loss": loss, "patches": options.patches},
+            kind="predict",
+        )
+        for model, precision, loss in sorted(settings)
+    }
     for row in rows:
         found = predictions[row["model"], row["precision"], row["loss"]]
-        row["predicted"] = found[f"{row['kind']} {text(row['patch'])}"]
-    print(table(rows))
+        row["predicted"] = found[f"{row['kind']} {row['patch']}"]
+    print(table(rows, options.patches))
     print(summary(rows, list(predictions.values())))
 
 
@@ -54,9 +59,9 @@ def measured(options: argparse.Namespace) -> Iterator[Row]:
     kept = options.kept.read_text().splitlines() if options.kept and options.kept.exists() else []
     known = {name(row): row for row in map(json.loads, kept)}
     for model, precision, loss, kind, patch in product(
-        options.models, options.precision, options.losses, options.kinds, PATCHES
+        options.models, options.precision, options.losses, options.kinds, options.patches
     ):
-        asked = {"model": model, "precision": precision, "loss": loss, "patch": list(patch)}
+        asked = {"model": model, "precision": precision, "loss": loss, "patch": patch}
         row = {**asked, "kind": kind}
         if name(row) not in known:
             known[name(row)] = row | fresh(asked, kind=kind)
@@ -69,7 +74,7 @@ def measured(options: argparse.Namespace) -> Iterator[Row]:
 
 def name(row: Row) -> tuple[str, ...]:
     """What tells one measurement from another."""
-    return (*(row[key] for key in ("model", "precision", "loss", "kind")), text(row["patch"]))
+    return tuple(row[key] for key in ("model", "precision", "loss", "kind", "patch"))
 
 
 def fresh(asked: Row, *, kind: str) -> dict[str, float]:
@@ -87,18 +92,22 @@ def fresh(asked: Row, *, kind: str) -> dict[str, float]:
 # --- in the fresh process -----------------------------------------------------------------
 
 
-def one(model: str, kind: str, precision: Any, loss: str, patch: Any = None) -> dict[str, float]:
-    """What one fresh process finds."""
+def one(model: str, kind: str, precision: Any, loss: str, **sizes: Any) -> dict[str, float]:
+    """What one fresh process finds: of one `patch`, or as predicted of all `patches`."""
     from minivess import config, networks
+    from minivess.compute import usage
 
     network = networks.resolve(
         config.model(model), in_channels=1, out_channels=2, min_shape=(128, 128, 64)
     )
-    work = {"predict": predicted, "step": trained, "window": judged}[kind]
-    return work(network, loss, patch and tuple(patch), precision)
+    if kind == "predict":
+        return predicted(network, loss, [sides(patch) for patch in sizes["patches"]], precision)
+    work = {"step": trained, "window": judged}[kind]
+    work(network, loss, sides(sizes["patch"]), precision)
+    return {"measured": usage.peak_gb("cpu")}
 
 
-def predicted(network: Any, loss: str, _: Any, precision: Any) -> dict[str, float]:
+def predicted(network: Any, loss: str, patches: Any, precision: Any) -> dict[str, float]:
     """GiB as the plan sees them for every patch, and seconds of the first and a later question."""
     from minivess import config
     from minivess.compute import memo
@@ -109,16 +118,16 @@ def predicted(network: Any, loss: str, _: Any, precision: Any) -> dict[str, floa
     def ask(cache: Path) -> tuple[Footprint, float]:
         begun = time.process_time()
         found = Footprint(training, network, precision, device="cpu", cache=cache)
-        found.step_gb(PATCHES[0], 1)
-        found.window_gb(PATCHES[0], PATCHES[0])
+        found.step_gb(patches[0], 1)
+        found.window_gb(patches[0], patches[0])
         return found, time.process_time() - begun
 
     with tempfile.TemporaryDirectory() as folder:
         found, first = ask(Path(folder))
         memo.KNOWN.clear()
         _, again = ask(Path(folder))
-    rows = {f"step {text(patch)}": found.step_gb(patch, 1) for patch in PATCHES}
-    rows |= {f"window {text(patch)}": found.window_gb(patch, volume(patch)) for patch in PATCHES}
+    rows = {f"step {text(patch)}": found.step_gb(patch, 1) for patch in patches}
+    rows |= {f"window {text(patch)}": found.window_gb(patch, volume(patch)) for patch in patches}
     return {**rows, "first_s": first, "again_s": again}
 
 
@@ -127,8 +136,8 @@ def volume(patch: Any) -> Any:
     return 2 * patch[0], 2 * patch[1], patch[2]
 
 
-def trained(network: Any, loss: str, patch: Any, precision: Any) -> dict[str, float]:
-    """Peak resident memory of real steps."""
+def trained(network: Any, loss: str, patch: Any, precision: Any) -> None:
+    """Take real steps."""
     import torch
 
     module, criterion = built(network, loss)
@@ -140,14 +149,14 @@ def trained(network: Any, loss: str, patch: Any, precision: Any) -> dict[str, fl
         criterion(logits, batch[1])["loss"].backward()
         updater.step()
         updater.zero_grad(set_to_none=True)
-    return {"measured": peak_gb()}
 
 
-def judged(network: Any, loss: str, patch: Any, precision: Any) -> dict[str, float]:
-    """Peak resident memory of a volume's windows, mask and loss, as validation runs them."""
+def judged(network: Any, loss: str, patch: Any, precision: Any) -> None:
+    """A volume's windows, mask and loss, as validation runs them."""
     import torch
 
     from minivess import inference
+    from minivess.compute import usage
     from minivess.contracts import Window
 
     module, criterion = built(network, loss)
@@ -157,6 +166,7 @@ def judged(network: Any, loss: str, patch: Any, precision: Any) -> dict[str, flo
         weight.grad = torch.zeros_like(weight)
     updater.step()
     updater.zero_grad(set_to_none=True)
+    usage.reset_peak("cpu")
     image = torch.randn(1, *volume(patch)).numpy()
     target = (torch.rand(1, 1, *volume(patch)) > 0.9).long()
     window = Window(patch_size=patch, overlap=0.25, normalisation="none")
@@ -164,7 +174,6 @@ def judged(network: Any, loss: str, patch: Any, precision: Any) -> dict[str, flo
     inference.mask(logits)
     with torch.no_grad():
         criterion(torch.from_numpy(logits)[None], target)
-    return {"measured": peak_gb()}
 
 
 def built(network: Any, loss: str) -> tuple[Any, Any]:
@@ -176,13 +185,10 @@ def built(network: Any, loss: str) -> tuple[Any, Any]:
     return networks.initial(network, seed=0), criterion
 
 
-def peak_gb() -> float:
-    """Largest resident memory so far; KiB on Linux, bytes on macOS."""
-    unit = 1024**2 if sys.platform == "linux" else 1024**3
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-
-
-# --- what is told -------------------------------------------------------------------------
+def sides(patch: str) -> tuple[int, int, int]:
+    """Voxels along each axis, from for example `64x64x32`."""
+    x, y, z = (int(side) for side in patch.split("x"))
+    return x, y, z
 
 
 def text(patch: Any) -> str:
@@ -190,17 +196,19 @@ def text(patch: Any) -> str:
     return "x".join(map(str, patch))
 
 
+# --- what is told -------------------------------------------------------------------------
+
+
 def over(row: Row) -> float:
     """Share by which the prediction lies above the measurement."""
     return float(row["predicted"] / row["measured"] - 1)
 
 
-def table(rows: list[Row]) -> str:
+def table(rows: list[Row], patches: Sequence[str]) -> str:
     """Models and settings down, patches across."""
-    heads = [text(patch) for patch in PATCHES]
     lines = [
-        "| model | precision | what | " + " | ".join(heads) + " |",
-        "|---|---|---|" + "---|" * len(heads),
+        "| model | precision | what | " + " | ".join(patches) + " |",
+        "|---|---|---|" + "---|" * len(patches),
     ]
     groups = dict.fromkeys(name(row)[:4] for row in rows)
     for group in groups:

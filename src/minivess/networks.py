@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ SMALLEST_FEATURE_MAP = 4
 """An axis is halved only while this many voxels remain: fewer carry no shape."""
 
 LARGEST_DIVISOR = 64
+POWERS = (1, 2, 4, 8, 16, 32, 64)
+PRIMES = tuple(n for n in range(2, LARGEST_DIVISOR) if all(n % part for part in range(2, n)))
 
 
 # --- resolving ----------------------------------------------------------------------------
@@ -219,7 +222,7 @@ def divisor(network: Network) -> Shape:
 @lru_cache(maxsize=64)
 def _divisor(record: str) -> Shape:
     network = Network.model_validate_json(record)
-    module = _shapes_only(network).eval()
+    module = weightless(network).eval()
     given = network.limits.divisibility_factor
     if given is not None:
         return _proven(module, network, given)
@@ -241,15 +244,23 @@ def _proven(module: nn.Module, network: Network, given: Shape) -> Shape:
 
 def _axis_divisor(module: nn.Module, network: Network, axis: int) -> int:
     """The smallest number whose odd multiples pass; even ones could hide a factor of two."""
-    for candidate in range(1, LARGEST_DIVISOR + 1):
-        sizes = (3 * candidate, 5 * candidate)
-        if all(_passes(module, network, _with(axis, size)) for size in sizes):
-            return candidate
-    raise PlanError(
-        f"The network {network.name} takes no volume whose axis {'xyz'[axis]} is a multiple "
-        f"of a number up to {LARGEST_DIVISOR}.",
-        remedy=f"give {network.name} other strides in its file in configs/models",
-    )
+
+    def works(candidate: int) -> bool:
+        return all(_passes(module, network, _with(axis, odd * candidate)) for odd in (3, 5))
+
+    likely = math.prod(stride[axis] for stride in network.strides)
+    found = next(filter(works, (likely, *POWERS, *range(3, LARGEST_DIVISOR))), None)
+    if found is None:
+        raise PlanError(
+            f"The network {network.name} takes no volume whose axis {'xyz'[axis]} is a multiple "
+            f"of a number up to {LARGEST_DIVISOR}.",
+            remedy=f"give {network.name} other strides in its file in configs/models",
+        )
+    # What works is a multiple of the smallest number that does: prime parts are left out.
+    for prime in PRIMES:
+        while found % prime == 0 and works(found // prime):
+            found //= prime
+    return found
 
 
 def _with(axis: int, size: int) -> Shape:
@@ -260,12 +271,40 @@ def _with(axis: int, size: int) -> Shape:
 
 def accepts(network: Network, patch: Shape, batch: int = 1) -> bool:
     """Whether a training step takes this patch: its feature maps must not shrink to one voxel."""
-    return _passes(_shapes_only(network).train(), network, patch, batch)
+    return _passes(weightless(network).train(), network, patch, batch)
 
 
-def _shapes_only(network: Network) -> nn.Module:
-    """The network on the meta device: it computes shapes, at no cost in memory or time."""
-    return initial(network, seed=0).to("meta")
+def weightless(network: Network) -> nn.Module:
+    """The network on the meta device: it computes shapes, at no cost in memory or time.
+
+    It is built once and handed to all who ask: who would change its weights takes a copy.
+    """
+    return _weightless(network.model_dump_json())
+
+
+@lru_cache(maxsize=8)
+def _weightless(record: str) -> nn.Module:
+    with _unfilled():
+        return initial(Network.model_validate_json(record), seed=0).to("meta")
+
+
+@contextmanager
+def _unfilled() -> Iterator[None]:
+    """Leave out drawing random weights; memory that is never written to takes none."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    aten = torch.ops.aten
+    draws = (aten.uniform_.default, aten.normal_.default)
+
+    class Unfilled(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            return args[0] if func in draws else func(*args, **(kwargs or {}))
+
+    with Unfilled():  # type: ignore[no-untyped-call]
+        yield
 
 
 def _passes(module: nn.Module, network: Network, shape: Shape, batch: int = 1) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
-import subprocess
-import sys
+import re
+import runpy
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,23 +18,8 @@ from minivess.compute import memo
 from minivess.compute.memory import Footprint
 from minivess.contracts import Network
 
+BENCH = Path(__file__).resolve().parents[2] / "bench" / "memory.py"
 SHAPES = ((32, 32, 8), (64, 64, 16), (96, 32, 16))
-
-STEP = """
-import sys, torch
-from minivess import networks
-from minivess.compute import usage
-from minivess.contracts import Network
-torch.set_num_threads(1)
-network = Network.model_validate_json(sys.stdin.read())
-module = networks.build(network).train()
-optimizer = torch.optim.AdamW(module.parameters())
-for _ in range(2):
-    module(torch.randn(2, 1, 64, 64, 32)).softmax(1).square().mean().backward()
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-print(usage.peak_gb("cpu"))
-"""
 
 
 def footprint(
@@ -44,14 +30,20 @@ def footprint(
     return Footprint(training, network, precision, device="cpu", cache=cache)
 
 
-def test_a_real_step_takes_what_was_predicted(make_network: Callable[..., Network]) -> None:
-    network = make_network((64, 64, 32), filters=[16, 32, 64])
-    predicted = footprint(network).step_gb((64, 64, 32), 2)
-    ran = subprocess.run(
-        [sys.executable, "-c", STEP],
-        input=network.model_dump_json(), capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert predicted == pytest.approx(float(ran.stdout), rel=0.25)
+def test_a_real_step_takes_what_was_predicted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "rows.jsonl"
+    runpy.run_path(str(BENCH))["main"]([
+        "--models", "dynunet", "--precision", "none", "--kinds", "step", "--patches", "64x64x16",
+        "--kept", str(kept),
+    ])  # fmt: skip
+    (measured,) = map(json.loads, kept.read_text().splitlines())
+    row = re.search(r"^\| dynunet \| none \| step \| (\S+) / (\S+) \((.*)%\) \|$",
+                    capsys.readouterr().out, re.MULTILINE)  # fmt: skip
+    assert row is not None
+    assert float(row[2]) == pytest.approx(measured["measured"], abs=0.01)
+    assert -5 <= int(row[3]) <= 25
 
 
 def test_memory_grows_in_a_straight_line_with_voxels_and_batch(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from minivess import config
+from minivess import config, networks
 from minivess.compute import plan
 from minivess.compute.patch import step_down
 from minivess.contracts import ComputePlan, DatasetProfile, Hardware, Network, Shape
@@ -105,6 +105,19 @@ def test_the_patch_lies_within_the_smallest_volume_and_divides(
     make_plan: Callable[..., ComputePlan],
 ) -> None:
     assert make_plan(shapes=[(50, 66, 5), (64, 64, 40)]).patch_size == (48, 64, 5)
+
+
+def test_a_network_of_coarse_steps_starts_above_a_thin_tier(
+    make_profile: Callable[..., DatasetProfile], make_machine: Callable[..., Hardware]
+) -> None:
+    profile = make_profile([(64, 64, 40)] * 3)
+    network = networks.resolve(
+        config.model("swinunetr", {"filters": [12]}),
+        in_channels=1, out_channels=2, min_shape=profile.min_shape,
+    )  # fmt: skip
+    words = ["training.losses=[dice_ce]"]
+    chosen = plan.resolve(config.load([], words), network, profile, make_machine(), n_train=2)
+    assert (chosen.tier, chosen.patch_size) == ("cpu", (64, 64, 32))
 
 
 def test_a_small_volume_may_be_padded_instead(make_plan: Callable[..., ComputePlan]) -> None:

@@ -12,6 +12,8 @@ import torch
 from minivess import config, networks
 from minivess.contracts import Network, Shape
 from minivess.errors import PlanError, TrainingError, UsageError
+from minivess.tracking.params import arch_params
+from minivess.tracking.values import text
 
 
 def dynunet(min_shape: Shape = (32, 32, 16), **changes: object) -> Network:
@@ -39,6 +41,28 @@ def test_five_slices_train() -> None:
     logits = networks.build(network).train()(torch.randn(1, 1, 32, 32, 5))
     logits.square().mean().backward()
     assert logits.shape == (1, 2, 32, 32, 5)
+
+
+def test_what_was_chosen_for_five_slices_is_told_with_the_run() -> None:
+    network = dynunet((48, 48, 5))
+    told = arch_params(network, networks.divisor(network))
+    assert text(told["arch_strides"]) == "[[1, 1, 1], [2, 2, 1], [2, 2, 1]]"
+    assert text(told["arch_kernel_size"]) == "[[3, 3, 3], [3, 3, 3], [3, 3, 3]]"
+    assert text(told["arch_divisor"]) == "[4, 4, 1]"
+
+
+def test_a_network_of_odd_strides_is_known_by_running_it() -> None:
+    strides = ((1, 1, 1), (3, 3, 1), (2, 1, 1))
+    assert networks.divisor(dynunet(strides=strides)) == (6, 3, 1)
+    wrong = dynunet(builder="tests.networks.test_networks:thirds", strides=strides)
+    assert networks.divisor(wrong) == (3, 3, 3)
+
+
+def thirds(network: Network) -> torch.nn.Module:
+    """A network whose strides are not those of its record."""
+    return torch.nn.Sequential(
+        torch.nn.Conv3d(network.in_channels, 2, 3, stride=3), torch.nn.Upsample(scale_factor=3)
+    )
 
 
 def test_a_shape_off_the_divisor_is_refused_by_the_network_itself() -> None:

@@ -1,4 +1,4 @@
-"""Steps on fake tensors, which have shapes but no contents: their memory can be added up.
+"""Steps on hollow tensors, which have shapes but no contents: their memory can be added up.
 
 Losses look at contents, so a loss runs by itself on a small real volume.
 """
@@ -9,6 +9,7 @@ import math
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -44,22 +45,6 @@ class Settings:
 # --- networks -----------------------------------------------------------------------------
 
 
-def step_lines(network: Network, settings: Settings, patch: Shape, loss_bytes: float) -> list[Line]:
-    """Memory of one training step; the highest line at a number of voxels counts.
-
-    `loss_bytes` for each voxel of each patch are alive between forward and backward.
-    """
-    world = _World(network, settings)
-    if settings.accumulating:
-        world.step(patch, loss_bytes, update=False)
-    return _envelope(lambda size: world.step(size, loss_bytes), patch)
-
-
-def window_lines(network: Network, settings: Settings, patch: Shape) -> list[Line]:
-    """Memory of one forward without gradients, while a training is under way."""
-    return _envelope(_World(network, settings).window, patch)
-
-
 def _envelope(watched: Callable[[Shape], list[int]], patch: Shape) -> list[Line]:
     """The lines, through equal moments of a patch and one twice as long, that lead somewhere.
 
@@ -75,20 +60,20 @@ def _envelope(watched: Callable[[Shape], list[int]], patch: Shape) -> list[Line]
     return sorted({max(lines, key=lambda line: line[0] + line[1] * size) for size in sizes})
 
 
-class _World:
-    """A network in training, on fake tensors."""
+class FakeTraining:
+    """A network in training, on hollow tensors."""
 
     def __init__(self, network: Network, settings: Settings) -> None:
-        from torch._subclasses.fake_tensor import FakeTensorMode
+        from minivess.compute.hollow import Hollow
 
         self.network = network
         self.settings = settings
-        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
-        self.module = networks.initial(network, seed=0).train()
+        self.mode = Hollow()
+        self.module = deepcopy(networks.weightless(network))
         if settings.checkpointing:
             networks.recompute(self.module)
         with self.mode:
-            _replace_by_fakes(self.module, self.mode)
+            _replace_by_fakes(self.module)
             self.updater = _optimizer(settings, self.module)
             for weight in self.module.parameters():
                 weight.grad = weight.detach().clone()
@@ -97,7 +82,22 @@ class _World:
             weights = list(self.module.parameters()) if settings.average else []
             self.average = [weight.detach().clone() for weight in weights]
 
-    def step(self, patch: Shape, loss_bytes: float, *, update: bool = True) -> list[int]:
+    def step_lines(self, patch: Shape, loss_bytes: float) -> list[Line]:
+        """Memory of one training step; the highest line at a number of voxels counts.
+
+        `loss_bytes` for each voxel of each patch are alive between forward and backward.
+        """
+        if self.settings.accumulating:
+            self._step(patch, loss_bytes, update=False)
+        lines = _envelope(lambda size: self._step(size, loss_bytes), patch)
+        self.updater.zero_grad(set_to_none=True)
+        return lines
+
+    def window_lines(self, patch: Shape) -> list[Line]:
+        """Memory of one forward without gradients."""
+        return _envelope(self._window, patch)
+
+    def _step(self, patch: Shape, loss_bytes: float, *, update: bool = True) -> list[int]:
         """Bytes alive after each operation of forward, loss, backward and update."""
         import torch
 
@@ -115,7 +115,7 @@ class _World:
 
         return self._watched(work, patch)
 
-    def window(self, patch: Shape) -> list[int]:
+    def _window(self, patch: Shape) -> list[int]:
         """Bytes alive after each operation of a forward without gradients."""
         import torch
 
@@ -151,17 +151,17 @@ class _World:
             yield from (value for value in kept.values() if isinstance(value, torch.Tensor))
 
 
-def _replace_by_fakes(module: nn.Module, mode: Any) -> None:
+def _replace_by_fakes(module: nn.Module) -> None:
     import torch
 
     for part in module.modules():
         for name, weight in list(part._parameters.items()):
             if weight is not None:
-                fake = mode.from_tensor(weight.detach())
+                fake = torch.empty_like(weight, device="cpu", requires_grad=False)
                 part._parameters[name] = torch.nn.Parameter(fake, requires_grad=True)
         for name, buffer in list(part._buffers.items()):
             if buffer is not None:
-                part._buffers[name] = mode.from_tensor(buffer)
+                part._buffers[name] = torch.empty_like(buffer, device="cpu")
 
 
 def _optimizer(settings: Settings, module: nn.Module) -> torch.optim.Optimizer:

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 CODE = (
     "networks.py", "architectures.py", "losses.py", "loss_terms.py", "soft_skeleton.py",
-    "compute/fake_steps.py", "compute/moments.py", "compute/memory.py",
+    "compute/fake_steps.py", "compute/hollow.py", "compute/moments.py", "compute/memory.py",
 )  # fmt: skip
 KNOWN: dict[str, Any] = {}
 """What this process has found or read already."""

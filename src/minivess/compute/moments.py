@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from minivess.compute.hollow import HollowTensor
+
 FEW_CHANNELS = 2
 
 
@@ -31,7 +33,8 @@ class Moments(TorchDispatchMode):
             self._hold(tensor)
 
     def _hold(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
+        inner = tensor.inner if isinstance(tensor, HollowTensor) else tensor
+        storage = inner.untyped_storage()
         place, size = storage._cdata, storage.nbytes()
         if place in self._known:
             return

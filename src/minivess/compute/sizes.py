@@ -95,6 +95,8 @@ class Sizes:
             else:
                 volume = extents[0]
             model = [] if most is None else [(most, f"configs/models/{self.network.name}.yaml")]
+            # A tier says where to start, not that a network of coarse steps is out of question.
+            side = max(side, self.divisor[axis])
             bounds.append([(side, f"tier {self.start.name}"), volume, *model])
         return bounds
 
