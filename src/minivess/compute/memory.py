@@ -24,9 +24,9 @@ GIB = 1024**3
 PROCESS_GB = {"cpu": 0.72, "cuda": 0.6}
 """Python, torch and MONAI in main memory; context and kernels on a GPU, where it is a guess."""
 
-WINDOWS_PROCESS_GB = {"cpu": 0.65, "cuda": 0.6}
-"""The same where windows are at their peak: 0.58 GB were measured, and 0.03 to 0.08 more that
-networks of many small tensors leave in the heap."""
+JUDGING_PROCESS_GB = {"cpu": 0.65, "cuda": 0.6}
+"""The same while a volume is judged: 0.58 GB were measured, and 0.62 in networks of many small
+tensors, which leave more of the heap in holes."""
 
 UNSEEN = 1.15
 """Holes that allocators leave between tensors, and workspaces that no rule names."""
@@ -104,15 +104,13 @@ class Footprint:
     def window_gb(self, patch: Shape, volume: Shape) -> float:
         """GiB at the peak of the judgement of a volume: its windows, or its loss."""
         at_once = inference.at_once(patch, self.device) * math.prod(patch)
-        windows = max(
-            WINDOWS_PROCESS_GB[self.device] + UNSEEN * (fixed + each * at_once) / GIB
-            for fixed, each in self._window_lines
-        )
+        windows = max(UNSEEN * (fixed + each * at_once) / GIB for fixed, each in self._window_lines)
         maps = map_bytes(self.network) if self.device == "cpu" else 0
         judged = 4 * self.network.out_channels + MASK_BYTES + self._loss_bytes(gradients=False)
-        at_rest = self._process_gb(min(fixed for fixed, _ in self._window_lines))
+        at_rest = UNSEEN * min(fixed for fixed, _ in self._window_lines) / GIB
         voxels = math.prod(volume)
-        return max(windows + maps * voxels / GIB, at_rest + judged * voxels / GIB)
+        more = max(windows + maps * voxels / GIB, at_rest + judged * voxels / GIB)
+        return JUDGING_PROCESS_GB[self.device] + more
 
     def _process_gb(self, fixed: float) -> float:
         return PROCESS_GB[self.device] + UNSEEN * fixed / GIB
