@@ -249,7 +249,8 @@ def _axis_divisor(module: nn.Module, network: Network, axis: int) -> int:
         return all(_passes(module, network, _with(axis, odd * candidate)) for odd in (3, 5))
 
     likely = math.prod(stride[axis] for stride in network.strides)
-    found = next(filter(works, (likely, *POWERS, *range(3, LARGEST_DIVISOR))), None)
+    candidates = (likely, *POWERS, *range(3, LARGEST_DIVISOR))
+    found: int | None = next(filter(works, candidates), None)
     if found is None:
         raise PlanError(
             f"The network {network.name} takes no volume whose axis {'xyz'[axis]} is a multiple "
@@ -297,7 +298,7 @@ def _unfilled() -> Iterator[None]:
     aten = torch.ops.aten
     draws = (aten.uniform_.default, aten.normal_.default)
 
-    class Unfilled(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    class Unfilled(TorchDispatchMode):
         def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:

@@ -68,7 +68,7 @@ class FakeTraining:
 
         self.network = network
         self.settings = settings
-        self.mode = Hollow()
+        self.mode = Hollow()  # type: ignore[no-untyped-call]
         self.module = deepcopy(networks.weightless(network))
         if settings.checkpointing:
             networks.recompute(self.module)

@@ -13,34 +13,34 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map
 
-META = torch.device("meta")
+CPU, META = torch.device("cpu"), torch.device("meta")
 
 
 class HollowTensor(Tensor):
-    """Stands for `inner`, a tensor on the meta device."""
+    """Stands for `on_meta`, a tensor on the meta device."""
 
-    inner: Tensor
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    on_meta: Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
-    def __new__(cls, inner: Tensor) -> HollowTensor:
+    def __new__(cls, on_meta: Tensor) -> HollowTensor:
         """Of the same shape, strides and kind."""
-        made: HollowTensor = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, inner.size(), strides=inner.stride(), storage_offset=inner.storage_offset(),
-            dtype=inner.dtype, device="cpu",
+        made: HollowTensor = Tensor._make_wrapper_subclass(
+            cls, on_meta.size(), strides=on_meta.stride(),
+            storage_offset=on_meta.storage_offset(), dtype=on_meta.dtype, device=CPU,
         )  # fmt: skip
-        made.inner = inner
+        made.on_meta = on_meta
         return made
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Work out the shapes of what comes out."""
         return _hollow(func, args, kwargs or {})
 
 
-class Hollow(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Hollow(TorchDispatchMode):
     """While it is entered, new tensors are hollow; those made of given numbers are not."""
 
     def __torch_dispatch__(
@@ -60,8 +60,8 @@ def _hollow(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
     def entering(value: Any) -> Any:
         if isinstance(value, HollowTensor):
-            outer[id(value.inner)] = value
-            return value.inner
+            outer[id(value.on_meta)] = value
+            return value.on_meta
         if isinstance(value, Tensor):
             return value.to(META)
         return META if isinstance(value, torch.device) else value

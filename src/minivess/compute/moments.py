@@ -33,7 +33,7 @@ class Moments(TorchDispatchMode):
             self._hold(tensor)
 
     def _hold(self, tensor: Tensor) -> None:
-        inner = tensor.inner if isinstance(tensor, HollowTensor) else tensor
+        inner = tensor.on_meta if isinstance(tensor, HollowTensor) else tensor
         storage = inner.untyped_storage()
         place, size = storage._cdata, storage.nbytes()
         if place in self._known:
