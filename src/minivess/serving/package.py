@@ -127,7 +127,8 @@ def environment(folder: Path) -> dict[str, str]:
     """The environment of every BentoML process that we start: silent, and away from the user's."""
     home = bento_home(folder)
     home.mkdir(parents=True, exist_ok=True)
-    return config.child_environment(BENTOML_HOME=str(home))
+    # BentoML installs what it misses into the environment that runs; nothing may change there.
+    return config.child_environment(BENTOML_HOME=str(home), PIP_NO_INDEX="1")
 
 
 def _discard(folder: Path, model: served.ServedModel) -> None:
