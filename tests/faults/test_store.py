@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from tests.commands import Command
 pytestmark = pytest.mark.slow
 
 
-def test_a_storm_of_faults_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
+def test_a_storm_of_faults_loses_nothing_and_doubles_nothing(tmp_path: Path, blank: Path) -> None:
+    shutil.copy(blank, tmp_path / "server.db")
     given = faults.plan(24, seed=6, real=1)
     report = faults.storm(tmp_path, given, 6, print)
     assert sum(report.faults.values()) >= 22, report

@@ -24,6 +24,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas import FlowRun
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 
 from flows import cli, connection, deployed
 from flows.processes import Server
@@ -32,6 +33,7 @@ from flows.train import train
 from minivess import config, names
 from minivess.config import Environment, changed_environment, child_environment
 from minivess.home import Home, open_home
+from tests.commands import Command
 from tests.conftest import tube, write_nifti
 
 pytestmark = pytest.mark.slow
@@ -66,11 +68,16 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def story(served: tuple[Home, Server], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+def story(
+    served: tuple[Home, Server],
+    stock: Callable[[Home], None],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Story]:
     """One server, one worker, two watchers of a folder that is filled later, one webhook."""
     folder = tmp_path_factory.mktemp("new")
     root, home = folder / "vessels", open_home(folder / "home")
     root.mkdir()
+    stock(home)
     surroundings = {
         "PREFECT_API_URL": served[1].api,
         "PREFECT_HOME": str(served[0].prefect),
@@ -85,11 +92,11 @@ def story(served: tuple[Home, Server], tmp_path_factory: pytest.TempPathFactory)
         stack.enter_context(changed_environment(**surroundings))
         client = stack.enter_context(get_client(sync_client=True))
         url, notices = stack.enter_context(listener())
-        stack.enter_context(
-            running(home, "prefect", "worker", "start", "-p", POOL, "-t", "process")
-        )
-        for _ in range(2):
-            stack.enter_context(running(home, "flows.cli", "watch", *SMOKE, f"data.root={root}"))
+        stack.enter_context(working(home))
+        for number in range(2):
+            words = ("watch", *SMOKE, f"data.root={root}")
+            watcher = Command(words, child_environment(), home.root / f"watcher{number}")
+            stack.callback(watcher.send_signal, signal.SIGKILL)
         assert cli.main(["notify", url]) == 0
         wait_for(lambda: any(pool.name == POOL for pool in client.read_work_pools()))
         deploy = ("deploy", "--prefect-file", "deployments/prefect.yaml", "--all")
@@ -238,7 +245,10 @@ def deployments(client: SyncPrefectClient) -> set[str]:
 def flow_runs(client: SyncPrefectClient, flow: str) -> list[FlowRun]:
     """The runs of a flow that a deployment made."""
     made = client.read_deployment_by_name(f"{flow}/local").id
-    return [run for run in client.read_flow_runs() if run.deployment_id == made]
+    # Without a filter the server gives the first 200 of everybody's.
+    return client.read_flow_runs(
+        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[made]))
+    )
 
 
 def ended(client: SyncPrefectClient, flow: str) -> list[str | None]:
@@ -275,9 +285,10 @@ def files(store: MlflowClient, run_id: str, path: str | None = None) -> set[str]
 
 
 @contextmanager
-def running(home: Home, *words: str) -> Iterator[None]:
-    """A command that runs on; it and what it started are ended afterwards."""
-    with (home.root / f"{words[1]}.log").open("ab") as log:
+def working(home: Home) -> Iterator[None]:
+    """A worker; it and what it started are ended afterwards."""
+    words = ("prefect", "worker", "start", "-p", POOL, "-t", "process")
+    with (home.root / "worker.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", *words], cwd=CLONE, env=child_environment(),
             stdout=log, stderr=log, start_new_session=True,

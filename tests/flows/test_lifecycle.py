@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slow
 
 CLONE = Path(__file__).resolve().parents[2]
 PROGRAM = Path(__file__).with_name("lifecycle_program.py")
-LIMIT_S = 150
+LIMIT_S = 600
 PARENT = "parent dies, child lives"
 SIGNALS = {
     "Ctrl-C": signal.SIGINT,
@@ -159,9 +159,13 @@ def worker(scene: Scene) -> None:
     """Two flow runs of one worker: one is cancelled, then the worker is killed."""
     from prefect import flow
 
-    prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
-    pool = ["work-pool", "create", "endings", "--type", "process", "--overwrite"]
-    subprocess.run([*prefect, *pool], env=scene.env, check=True, capture_output=True)
+    words = ["prefect", "worker", "start", "--pool", "endings", "--type", "process"]
+    working = subprocess.Popen(
+        [sys.executable, "-m", *words], env=scene.env,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    pools = scene.client.read_work_pools
+    wait_until(lambda: any(p.name == "endings" and p.base_job_template for p in pools()))
     source = flow.from_source(str(CLONE), f"{PROGRAM.relative_to(CLONE)}:deployed")
     made = source.deploy(
         "endings", work_pool_name="endings", build=False, push=False, print_next_steps=False,
@@ -170,10 +174,6 @@ def worker(scene: Scene) -> None:
     )  # fmt: skip
     for way in WORKER:
         scene.client.create_flow_run_from_deployment(made, parameters={"way": way})
-    words = ["worker", "start", "--pool", "endings", "--type", "process"]
-    working = subprocess.Popen(
-        [*prefect, *words], env=scene.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
     cancelled, dies = WORKER
     for way in WORKER:
         scene.heard(way)

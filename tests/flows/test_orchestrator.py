@@ -16,6 +16,7 @@ from uuid import UUID
 import psutil
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
 
 from flows import orchestrator, servers
@@ -293,10 +294,10 @@ def flow_run(page: str | None) -> FlowRun:
 
 def artifacts(page: str | None) -> dict[str | None, object]:
     """What the server keeps for a flow run."""
+    run_id = UUID(str(page).rsplit("/", 1)[1])
+    wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
     with get_client(sync_client=True) as client:
-        found = client.read_artifacts()
-    run_id = str(page).rsplit("/", 1)[1]
-    return {made.key: made.data for made in found if str(made.flow_run_id) == run_id}
+        return {made.key: made.data for made in client.read_artifacts(artifact_filter=wanted)}
 
 
 # --- the command's own process -------------------------------------------------------------

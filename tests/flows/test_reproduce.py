@@ -56,10 +56,11 @@ def git(folder: Path, *words: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Elsewhere:
+def trained(tmp_path_factory: pytest.TempPathFactory, blank: Path) -> Elsewhere:
     """Trained in another clone with a loss that was never committed; clone, home, data are gone."""
     root = tmp_path_factory.mktemp("first machine")
     shared = tmp_path_factory.mktemp("shared")
+    shutil.copy(blank, shared / "mlflow.db")
     git(root, "clone", "--quiet", str(CLONE), "clone")
     clone, data = root / "clone", root / "tubes"
     (clone / "configs" / "losses" / "mine.yaml").write_text(LOSS)

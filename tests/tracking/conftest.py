@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,10 +35,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def store(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, blank: Path
 ) -> Iterator[Store]:
     """A real store."""
-    with stores.opened(request.param, tmp_path_factory.mktemp(request.param)) as found:
+    with stores.opened(request.param, tmp_path_factory.mktemp(request.param), blank) as found:
         yield found
 
 

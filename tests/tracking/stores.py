@@ -23,13 +23,15 @@ KINDS = ("sqlite", "server", "postgres")
 
 
 @contextmanager
-def opened(kind: str, folder: Path) -> Iterator[Store]:
-    """A fresh store of a kind, in a folder whose name has a space."""
+def opened(kind: str, folder: Path, blank: Path) -> Iterator[Store]:
+    """A fresh store of a kind, in a folder whose name has a space; `blank` is an empty SQLite."""
     home = open_home(folder / "a home")
     if kind == "sqlite":
+        shutil.copy(blank, home.database)
         yield open_store(home, TrackingConfig())
     elif kind == "server":
         server = Server(folder)
+        shutil.copy(blank, server.database)
         server.start()
         try:
             yield open_store(home, TrackingConfig(uri=server.uri))

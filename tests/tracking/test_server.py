@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,9 +22,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
+def server(tmp_path: Path, blank: Path) -> Iterator[Server]:
     """A server on a free port."""
     started = Server(tmp_path)
+    shutil.copy(blank, started.database)
     started.start()
     yield started
     if started.process.poll() is None:
