@@ -12,8 +12,7 @@ import matplotlib.pyplot  # noqa: F401
 import monai.inferers.utils
 import monai.networks.nets.dynunet  # noqa: F401
 import onnxruntime  # noqa: F401
-import torch._dynamo
-import torch.fx.experimental.symbolic_shapes  # noqa: F401
+import torch._dynamo  # noqa: F401
 from sqlalchemy.orm import configure_mappers
 
 from minivess.tracking import environment
