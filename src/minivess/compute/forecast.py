@@ -9,7 +9,7 @@ from typing import NamedTuple
 from minivess import inference, networks
 from minivess.compute import usage
 from minivess.compute.budget import loaded_gb
-from minivess.compute.memory import PROCESS_GB, map_bytes
+from minivess.compute.memory import JUDGING_PROCESS_GB, PROCESS_GB, map_bytes
 from minivess.compute.patch import shapes_of
 from minivess.config import ExperimentConfig
 from minivess.contracts import (
@@ -64,7 +64,8 @@ def forecast(
     on_gpu = plan.device == "cuda"
     process = max(plan.predicted_memory_gb, plan.predicted_window_gb)
     maps = map_bytes(network) * math.prod(profile.max_shape) / GIB
-    training_gb = maps if on_gpu else process - PROCESS_GB["cpu"]
+    step_gb = plan.predicted_memory_gb - PROCESS_GB["cpu"]
+    judging_gb = plan.predicted_window_gb - JUDGING_PROCESS_GB["cpu"]
     return Forecast(
         cells=cells,
         seconds_per_step=times.step,
@@ -72,7 +73,7 @@ def forecast(
         total_hours=cells * training.max_epochs * epoch / 3600,
         ram_gb=held_gb
         + BESIDE_GB
-        + training_gb
+        + (maps if on_gpu else max(step_gb, judging_gb))
         + plan.cache_rate * loaded_gb(config, network, profile),
         vram_gb=process if on_gpu else 0.0,
         disk_gb=cells * _cell_gb(config, network),
