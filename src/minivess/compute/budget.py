@@ -183,8 +183,10 @@ def workers(
         "cores": f"{halved * (count + 1) + kept} cores",
         MEMORY: f"{halved * (count + 1) * WORKER_GB / WORKER_SHARE:.0f} GB free memory",
     }.get(bound, "a higher tier")
-    reason = f"{start.num_workers} at most in tier {start.name}; {kept} of {hardware.cores} cores "
-    reason += "are left to the step" if kept > 1 else "is left to the step"
+    left = f"{kept} of {hardware.cores} cores {'are' if kept > 1 else 'is'} left to the step"
+    if hardware.cores <= kept:
+        left = "the step itself takes every core"
+    reason = f"{start.num_workers} at most in tier {start.name}; {left}"
     return found(
         "num_workers",
         count,
@@ -201,7 +203,7 @@ def threads(config: ExperimentConfig, hardware: Hardware) -> Choice:
         return given("threads", asked)
     count = hardware.cores
     return found(
-        "threads", count, f"all {count} usable cores",
+        "threads", count, "every core that may be used",
         bound="cores", more=f"{count + 1} would need {count + 1} cores",
     )  # fmt: skip
 

@@ -19,7 +19,8 @@ def text(name: str, plan: ComputePlan, forecast: Forecast) -> str:
     for head, line in _cost(plan, forecast):
         lines += _wrapped(head, line)
     words = [choice.override for choice in plan.choices.values() if choice.bound != USER]
-    lines += _wrapped("Override", " ".join(words))
+    lines += ["", "Override: each of these words keeps its value as it is; change what you like."]
+    lines += _wrapped("", " ".join(words))
     return "\n".join(lines)
 
 
@@ -59,7 +60,8 @@ def machine(hardware: Hardware) -> str:
         else "no swap"
     )
     parts = [
-        f"{hardware.environment}; {hardware.cpu_model}, {hardware.cores} cores"
+        f"{hardware.environment}; {hardware.cpu_model}, "
+        f"{hardware.cores} core{'s' if hardware.cores > 1 else ''}"
         + ("" if gain is None else f", bf16 {gain:.1f} times as fast as float32"),
         f"{hardware.ram_available_gb:.1f} of {hardware.ram_total_gb:.1f} GB memory free",
         swap,

@@ -143,8 +143,9 @@ class Sizes:
             return given("patch_size", patch).replace(more=more)
         limit = "median" if self.strategy == "median_pad" else "smallest"
         reason = (
-            f"{shape_text(self.start.patch_size)} of tier {self.start.name}, within the {limit} "
-            f"volume, in multiples of {shape_text(self.divisor)} (strides of {self.network.name})"
+            f"tier {self.start.name} starts with {shape_text(self.start.patch_size)}; within the "
+            f"{limit} volume, in multiples of {shape_text(self.divisor)} (strides of "
+            f"{self.network.name})"
         )
         return self._sized("patch_size", patch, reason, bound=self._patch_bound(patch), more=more)
 
@@ -157,7 +158,7 @@ class Sizes:
         bound = tier if batch == self.start.batch_size else "patches of an epoch"
         if batch < self.first_batch(self.n_train):
             bound = MEMORY
-        reason = f"{self.start.batch_size} of {tier}"
+        reason = f"{tier} starts with {self.start.batch_size}"
         return self._sized("batch_size", batch, reason, bound=bound, more=more)
 
     def _sized(self, name: str, value: Any, reason: str, *, bound: str, more: str) -> Choice:
