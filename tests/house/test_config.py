@@ -304,6 +304,19 @@ def test_an_absent_file_is_refused_naming_those_that_exist(tmp_path: Path):
         load([tmp_path / "none.yaml"], [], EMPTY)
 
 
+def test_the_files_that_exist_are_named_as_one_may_type_them_from_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    mine = tmp_path / "configs" / "experiments" / "mine.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.touch()
+    found = config.known_experiments()
+    assert Path("configs/experiments/mine.yaml") in found
+    assert "lite.yaml" in {file.name for file in found}
+    assert all(file.is_file() for file in found)
+
+
 def test_an_unknown_loss_is_refused_naming_the_nearest():
     with pytest.raises(UsageError, match="did you mean dice_ce"):
         config.loss("dice_cee")

@@ -59,11 +59,11 @@ def find(kind: str, name: str) -> Path:
 
 
 def known_experiments() -> list[Path]:
-    """The experiment files, as a user would type them."""
-    return sorted(
-        {
-            Path("configs/experiments") / file.name
-            for folder in folders()
-            for file in (folder / "experiments").glob("*.yaml")
-        }
-    )
+    """The experiment files, as a user may type them from here."""
+    here = Path.cwd()
+    found = {
+        file.name: file.relative_to(here) if file.is_relative_to(here) else file
+        for folder in reversed(folders())
+        for file in (folder / "experiments").glob("*.yaml")
+    }
+    return sorted(found.values())
