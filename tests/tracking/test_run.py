@@ -190,13 +190,17 @@ def test_the_dataset_is_the_runs_input(store: Store, open_run: OpenRun) -> None:
     assert mlflow.data.get_source(given).to_dict() == {"uri": "data/tubes"}
 
 
-def test_system_metrics_are_there_even_for_a_short_run(store: Store, open_run: OpenRun) -> None:
+def test_system_metrics_are_there_even_for_a_short_run_and_leave_nothing_in_the_current_folder(
+    store: Store, open_run: OpenRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     settings = TrackingConfig(log_system_metrics=True, system_metrics_interval_s=60)
     with open_run(config=ExperimentConfig(tracking=settings)) as run:
         run.metrics({"val_dice": 0.5}, step=0)
     metrics = store.get(run.run_id).metrics
     assert "system/cpu_utilization_percentage" in metrics
     assert "system/system_memory_usage_megabytes" in metrics
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failure_keeps_its_type_its_traceback_and_its_logs(

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from minivess.tracking.run import Run
 
 STOP_S = 30
+UNASKED = "http://127.0.0.1:0"
+"""The store of a logger that MLflow's monitor makes and we never use. Without an address it would
+make a database in the folder that the command was called from."""
 log = logging.getLogger(__name__)
 
 
@@ -58,7 +61,7 @@ def _started(run: Run, interval_s: float) -> Callable[[], None]:
             if self._process is not None:
                 self._process.join(timeout=STOP_S)
 
-    started = Monitor(run.run_id)
+    started = Monitor(run.run_id, tracking_uri=UNASKED)
     started.start()
     stop: Callable[[], None] = started.finish
     return stop
