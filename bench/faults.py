@@ -39,6 +39,7 @@ from minivess.tracking.store import Store, store_at
 RELAYED = ("500", "slow", "silent", "lost", "gone")
 REAL = ("killed", "frozen", "locked")
 STEPS, PAUSE_S = 40, 0.05
+CALM_S = 120.0
 QUIET = ExperimentConfig(tracking=TrackingConfig(log_system_metrics=False))
 
 
@@ -356,7 +357,10 @@ def storm(folder: Path, faults: list[str], seed: int, say: Callable[[str], objec
                 train(store, index, report, None)
                 index += 1
         say(f"calm, {len(store.sender.pending())} runs on their way")
-        left = store.sender.flush_all()
+        # In haste a wait gives up early on what only takes its time; a command would try again.
+        until = time.monotonic() + CALM_S
+        while (left := store.sender.flush_all()) and time.monotonic() < until:
+            say(f"{len(left)} runs left")
         say(f"{len(left)} runs left")
         report.unfinished += len(left)
         check(server.uri, report)
