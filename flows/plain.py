@@ -91,6 +91,8 @@ class Orchestrator:
             remedy="unset PREFECT_DISABLED, or leave out training.deployment",
         )
 
+    # Without Prefect `submit` refuses, so there is never a run to ask of the next two.
+
     def state(self, run_id: str) -> Literal["running", "completed", "failed"]:
         """How a submitted run is doing."""
         raise NotImplementedError

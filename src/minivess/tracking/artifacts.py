@@ -6,11 +6,11 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping
-from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from minivess import keys
 from minivess.errors import StoreError
 from minivess.tracking.connection import door, shown
 
@@ -36,7 +36,7 @@ def folder(root: str, experiment: str, *, bounded: bool) -> str:
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", experiment).strip("-.") or "experiment"
     room = LONGEST_FOLDER - len(f"{root}/")
     if len(slug) > room:
-        digest = sha256(experiment.encode()).hexdigest()[:8]
+        digest = keys.digest(experiment)[:8]
         slug = f"{slug[: max(room - len(digest) - 1, 0)]}-{digest}".lstrip("-")
     if bounded and len(slug) > room:
         raise StoreError(
