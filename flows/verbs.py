@@ -13,7 +13,7 @@ from flows.session import Session, open_session
 from minivess import config as configs
 from minivess import files, names
 from minivess.config import ExperimentConfig
-from minivess.errors import StoreError, UsageError
+from minivess.errors import UsageError
 from minivess.home import open_home
 
 Outcome = dict[str, Any]
@@ -221,42 +221,12 @@ def run_plan(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
 
 
 def run_predict(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
-    """Segment files with the model in production, else the champion."""
-    from flows import handoff
-    from minivess import networks
-    from minivess.serving import export, predict
-    from minivess.tracking import model, registry
+    """Segment files with a registered model."""
+    from flows.predicting import predict
 
     source, target = (Path(word).expanduser() for word in arguments(options, "IN", "OUT"))
     with session(options, config, lock=False) as opened:
-        try:
-            version = registry.by_alias(opened.store, config.experiment, names.PRODUCTION_ALIAS)
-        except StoreError:
-            version = registry.by_alias(opened.store, config.experiment, names.CHAMPION_ALIAS)
-        folder = opened.store.download(
-            version.run_id, names.MODEL_ARTIFACT, opened.home.served / "champions" / version.run_id
-        )
-        network, window, checkpoint = model.parts(folder)
-        onnx = folder / "model.onnx"
-        if not onnx.is_file():
-            export.to_onnx(network, checkpoint, onnx)
-        written = predict.predict(
-            source,
-            target,
-            forward=export.forward(onnx),
-            window=window,
-            divisor=networks.divisor(network),
-            in_channels=network.in_channels,
-            classes=handoff.profile_of(
-                opened, opened.store.get(version.run_id).params[names.UPSTREAM_PROFILE]
-            ).classes,
-        )
-        for path in written:
-            opened.say(f"  {path}")
-        return {
-            "model": f"{version.name}/{version.version}",
-            "files": [str(path) for path in written],
-        }
+        return predict(opened, source, target, upstream=options.upstream)
 
 
 def run_lineage(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
