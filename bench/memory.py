@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -32,6 +33,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
     parser.add_argument("--losses", nargs="+", default=["dice_ce"])
     parser.add_argument("--patches", nargs="+", default=PATCHES)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--kept", type=Path, help="JSON lines; what is there is not measured again")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args(words)
@@ -42,7 +44,13 @@ def main(words: Sequence[str] | None = None) -> None:
     settings = {(row["model"], row["precision"], row["loss"]) for row in rows}
     predictions = {
         (model, precision, loss): fresh(
-            {"model": model, "precision": precision, "loss": loss, "patches": options.patches},
+            {
+                "model": model,
+                "precision": precision,
+                "loss": loss,
+                "patches": options.patches,
+                "device": options.device,
+            },
             kind="predict",
         )
         for model, precision, loss in sorted(settings)
@@ -61,7 +69,13 @@ def measured(options: argparse.Namespace) -> Iterator[Row]:
     for model, precision, loss, kind, patch in product(
         options.models, options.precision, options.losses, options.kinds, options.patches
     ):
-        asked = {"model": model, "precision": precision, "loss": loss, "patch": patch}
+        asked = {
+            "model": model,
+            "precision": precision,
+            "loss": loss,
+            "patch": patch,
+            "device": options.device,
+        }
         row = {**asked, "kind": kind}
         if name(row) not in known:
             known[name(row)] = row | fresh(asked, kind=kind)
@@ -74,7 +88,7 @@ def measured(options: argparse.Namespace) -> Iterator[Row]:
 
 def name(row: Row) -> tuple[str, ...]:
     """What tells one measurement from another."""
-    return tuple(row[key] for key in ("model", "precision", "loss", "kind", "patch"))
+    return tuple(row[key] for key in ("model", "precision", "loss", "kind", "patch", "device"))
 
 
 def fresh(asked: Row, *, kind: str) -> dict[str, float]:
@@ -92,22 +106,42 @@ def fresh(asked: Row, *, kind: str) -> dict[str, float]:
 # --- in the fresh process -----------------------------------------------------------------
 
 
-def one(model: str, kind: str, precision: Any, loss: str, **sizes: Any) -> dict[str, float]:
+def one(
+    model: str, kind: str, precision: Any, loss: str, device: str, **sizes: Any
+) -> dict[str, float]:
     """What one fresh process finds: of one `patch`, or as predicted of all `patches`."""
     from minivess import config, networks
-    from minivess.compute import usage
 
     network = networks.resolve(
         config.model(model), in_channels=1, out_channels=2, min_shape=(128, 128, 64)
     )
     if kind == "predict":
-        return predicted(network, loss, [sides(patch) for patch in sizes["patches"]], precision)
+        patches = [sides(patch) for patch in sizes["patches"]]
+        return predicted(network, loss, patches, precision, device)
     work = {"step": trained, "window": judged}[kind]
-    work(network, loss, sides(sizes["patch"]), precision)
-    return {"measured": usage.peak_gb("cpu")}
+    work(network, loss, sides(sizes["patch"]), precision, device)
+    return {"measured": peak_gb(device)}
 
 
-def predicted(network: Any, loss: str, patches: Any, precision: Any) -> dict[str, float]:
+def peak_gb(device: str) -> float:
+    """GiB at the peak; on a GPU the driver's context and torch's kernels are in it."""
+    from minivess.compute import usage
+
+    peak = usage.peak_gb(device)
+    if device == "cpu":
+        return peak
+    import pynvml
+    import torch
+
+    pynvml.nvmlInit()
+    gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
+    held = {p.pid: p.usedGpuMemory for p in pynvml.nvmlDeviceGetComputeRunningProcesses(gpu)}
+    return peak + (held[os.getpid()] - torch.cuda.memory_reserved()) / usage.GIB
+
+
+def predicted(
+    network: Any, loss: str, patches: Any, precision: Any, device: str
+) -> dict[str, float]:
     """GiB as the plan sees them for every patch, and seconds of the first and a later question."""
     from minivess import config
     from minivess.compute import memo
@@ -117,7 +151,7 @@ def predicted(network: Any, loss: str, patches: Any, precision: Any) -> dict[str
 
     def ask(cache: Path) -> tuple[Footprint, float]:
         begun = time.process_time()
-        found = Footprint(training, network, precision, device="cpu", cache=cache)
+        found = Footprint(training, network, precision, device=device, cache=cache)
         found.step_gb(patches[0], 1)
         found.window_gb(patches[0], patches[0])
         return found, time.process_time() - begun
@@ -136,22 +170,23 @@ def volume(patch: Any) -> Any:
     return 2 * patch[0], 2 * patch[1], patch[2]
 
 
-def trained(network: Any, loss: str, patch: Any, precision: Any) -> None:
+def trained(network: Any, loss: str, patch: Any, precision: Any, device: str) -> None:
     """Take real steps."""
     import torch
 
-    module, criterion = built(network, loss)
-    batch = torch.randn(1, 1, *patch), (torch.rand(1, 1, *patch) > 0.9).long()
+    module, criterion = built(network, loss, device)
+    image = torch.randn(1, 1, *patch).to(device)
+    batch = image, (torch.rand(1, 1, *patch) > 0.9).long().to(device)
     updater = torch.optim.AdamW(module.parameters())
     for _ in range(STEPS):
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
             logits = module.train()(batch[0])
         criterion(logits, batch[1])["loss"].backward()
         updater.step()
         updater.zero_grad(set_to_none=True)
 
 
-def judged(network: Any, loss: str, patch: Any, precision: Any) -> None:
+def judged(network: Any, loss: str, patch: Any, precision: Any, device: str) -> None:
     """A volume's windows, mask and loss, as validation runs them."""
     import torch
 
@@ -159,30 +194,32 @@ def judged(network: Any, loss: str, patch: Any, precision: Any) -> None:
     from minivess.compute import usage
     from minivess.contracts import Window
 
-    module, criterion = built(network, loss)
+    module, criterion = built(network, loss, device)
     # A training process has loaded what an update needs, and holds Adam's two moments.
     updater = torch.optim.AdamW(module.parameters())
     for weight in module.parameters():
         weight.grad = torch.zeros_like(weight)
     updater.step()
     updater.zero_grad(set_to_none=True)
-    usage.reset_peak("cpu")
+    usage.reset_peak(device)
     image = torch.randn(1, *volume(patch)).numpy()
     target = (torch.rand(1, 1, *volume(patch)) > 0.9).long()
     window = Window(patch_size=patch, overlap=0.25, normalisation="none")
-    logits = inference.logits(module.eval(), image, window, divisor=(1, 1, 1), precision=precision)
+    logits = inference.logits(
+        module.eval(), image, window, divisor=(1, 1, 1), device=device, precision=precision
+    )
     inference.mask(logits)
     with torch.no_grad():
-        criterion(torch.from_numpy(logits)[None], target)
+        criterion(torch.from_numpy(logits)[None].to(device), target.to(device))
 
 
-def built(network: Any, loss: str) -> tuple[Any, Any]:
+def built(network: Any, loss: str, device: str) -> tuple[Any, Any]:
     """Network and loss, in a process that has loaded what a training process has."""
     from minivess import config, losses, networks
     from minivess.training import trainer  # noqa: F401
 
     criterion = losses.build(losses.resolve(config.loss(loss)), network.out_channels)
-    return networks.initial(network, seed=0), criterion
+    return networks.initial(network, seed=0).to(device), criterion.to(device)
 
 
 def sides(patch: str) -> tuple[int, int, int]:
