@@ -136,7 +136,8 @@ def peak_gb(device: str) -> float:
     pynvml.nvmlInit()
     gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
     held = {p.pid: p.usedGpuMemory for p in pynvml.nvmlDeviceGetComputeRunningProcesses(gpu)}
-    return peak + (held[os.getpid()] - torch.cuda.memory_reserved()) / usage.GIB
+    context = int(held[os.getpid()]) - int(torch.cuda.memory_reserved())
+    return peak + context / usage.GIB
 
 
 def predicted(
