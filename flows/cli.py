@@ -13,9 +13,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from types import FrameType
 from typing import NoReturn
 
+from flows import signals
 from minivess.errors import MinivessError, UsageError
 
 VERBS = {
@@ -86,20 +86,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def guarded(work: Callable[[], int], *, debug: bool = False) -> int:
     """Do the work of a process, which gives its exit code; failures become a paragraph and one."""
-    signal.signal(signal.SIGTERM, _terminated)
     # A job started with & inherits an ignored SIGINT; a user's `kill -INT` must still count.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return work()
+        with signals.terminable():
+            return work()
     except MinivessError as error:
         return fail(str(error), error.exit_code, debug=debug)
+    except signals.Terminated as leave:
+        code = int(str(leave.code))
+        return fail("Terminated. What was finished is kept; the same command goes on.", code)
     except KeyboardInterrupt:
         return fail("Interrupted. What was finished is kept; the same command goes on.", 130)
     except SystemExit as leave:
-        code = leave.code if isinstance(leave.code, int) else 1
-        if code == 128 + signal.SIGTERM:
-            return fail("Terminated. What was finished is kept; the same command goes on.", code)
-        return code
+        return leave.code if isinstance(leave.code, int) else 1
     except Exception as error:
         if debug:
             raise
@@ -108,10 +108,6 @@ def guarded(work: Callable[[], int], *, debug: bool = False) -> int:
             "  Try: the same command with --debug shows where; please report it",
             1,
         )
-
-
-def _terminated(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
 
 
 def fail(message: str, code: int, *, debug: bool = False) -> int:

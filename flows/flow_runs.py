@@ -18,6 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
+from flows.signals import Terminated
 from minivess import files
 from minivess.tracking import lifecycle, oom, process
 from minivess.tracking.life import outcome
@@ -35,7 +36,7 @@ STATES = {"FINISHED": "COMPLETED", "FAILED": "FAILED", "KILLED": "CRASHED"}
 log = logging.getLogger(__name__)
 
 
-class Cancelled(SystemExit):
+class Cancelled(Terminated):
     """Somebody cancelled this flow on Prefect's page."""
 
     def __init__(self) -> None:

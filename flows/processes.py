@@ -14,7 +14,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -24,6 +23,7 @@ from pathlib import Path
 
 import psutil
 
+from flows.signals import terminable
 from minivess import files
 from minivess.config import child_environment, local_without_proxy
 from minivess.errors import OrchestrationError
@@ -142,29 +142,6 @@ def end_leftover(record: Path) -> None:
         log.info("Ending a server that a killed command left at %s", server.url)
         _end_group(server.process.pid)
     record.unlink(missing_ok=True)
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Let SIGTERM unwind as SystemExit(143), so that servers are ended and runs are closed.
-
-    A handler that is there already stays.
-    """
-    ours = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    )
-    if ours:
-        signal.signal(signal.SIGTERM, _leave)
-    try:
-        yield
-    finally:
-        if ours:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _leave(number: int, _frame: object) -> None:
-    raise SystemExit(128 + number)
 
 
 def free_port() -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
-from flows import orchestrator, output
+from flows import orchestrator, output, signals
 from flows.board import Board
 from flows.plain import Orchestrator
 from minivess import home as homes
@@ -170,6 +170,7 @@ def open_session(
     silence_telemetry()
     home = homes.open_home(env.home)
     with ExitStack() as stack:
+        stack.enter_context(signals.terminable())
         if lock:
             stack.enter_context(homes.lock(home.root / "lock", what=what, wait=wait))
         orchestra = stack.enter_context(orchestrator.use(home, env))

@@ -75,6 +75,18 @@ def test_an_interrupted_chain_ends_its_runs_as_killed(
     assert not (home.prefect / "server.json").exists()
 
 
+def test_a_chain_whose_terminal_is_gone_ends_its_runs_and_its_server(
+    make_dataset: Callable[..., Path], home: Home, warm_prefect: Callable[[Home], None]
+) -> None:
+    warm_prefect(home)
+    words = ("flows=[profile,train]", f"training.max_epochs={ENDLESS}")
+    command = start(make_dataset(4), home, *words, prefect=True, main=deaths.lose_terminal)
+    assert command.wait() == 128 + signal.SIGHUP, command.err
+    assert [run.info.status for run in runs(home)] == ["KILLED", "KILLED"]
+    assert {run.data.tags["error_message"] for run in runs(home)} == {"ended by SIGHUP"}
+    assert not (home.prefect / "server.json").exists()
+
+
 def test_after_kill_9_the_same_command_settles_the_dead_runs_and_finishes(
     make_dataset: Callable[..., Path], home: Home
 ) -> None:

@@ -15,8 +15,7 @@ from pathlib import Path
 from prefect import flow
 from sqlalchemy.orm import configure_mappers
 
-from flows import flow_runs, watched
-from flows.cli import _terminated
+from flows import flow_runs, signals, watched
 from flows.session import Session, open_session
 from minivess import config, names
 from minivess.tracking import environment, life
@@ -88,14 +87,13 @@ def living_child() -> None:
 
 def command(way: str, group: str) -> None:
     """What the command line does around a story."""
-    signal.signal(signal.SIGTERM, _terminated)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if way == PARENT and not os.fork():
         living_child()
         os._exit(0)
     if way == "out of memory":
         (Path(group) / "cgroup.procs").write_text(str(os.getpid()))
-    with open_session(QUIET, config.environment(), lock=False) as session:
+    with signals.terminable(), open_session(QUIET, config.environment(), lock=False) as session:
         session.orchestra.flow("command", story, session, way)
 
 

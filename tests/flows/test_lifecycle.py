@@ -39,6 +39,7 @@ PARENT = "parent dies, child lives"
 SIGNALS = {
     "Ctrl-C": signal.SIGINT,
     "SIGTERM": signal.SIGTERM,
+    "SIGHUP": signal.SIGHUP,
     "kill -9": signal.SIGKILL,
     PARENT: signal.SIGKILL,
 }
@@ -50,6 +51,7 @@ ENDS = {
     "exit 1": ("FAILED", "SystemExit", "FAILED"),
     "Ctrl-C": ("KILLED", "KeyboardInterrupt", "CRASHED"),
     "SIGTERM": ("KILLED", "TerminationSignal", "CRASHED"),
+    "SIGHUP": ("KILLED", "Terminated", "CRASHED"),
     "cancelled on Prefect's page": ("KILLED", "Cancelled", "CANCELLED"),
     "kill -9": ("KILLED", "ProcessDied", "CRASHED"),
     "out of memory": ("KILLED", "OutOfMemoryKill", "CRASHED"),

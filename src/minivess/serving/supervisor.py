@@ -24,7 +24,8 @@ GRACE_S = 5.0
 
 def main(command: list[str]) -> int:
     """Run the command until it ends or nobody wants it; returns its exit status."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):  # our parent's, which closes our input
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
     _adopt_orphans()
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL)

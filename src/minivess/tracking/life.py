@@ -28,7 +28,7 @@ from minivess.tracking.store import Store
 from minivess.tracking.values import plain
 
 MESSAGE_LIMIT = 500
-INTERRUPTED = (130, 143)
+INTERRUPTED = (129, 130, 143)
 # Exceptions by which Prefect, asyncio and Optuna say "stop", though they derive from Exception.
 CANCELLATIONS = ("CancelledRun", "CancelledError", "TrialPruned")
 TRAINING = "Training: a parent run per model, loss and seed, a child run per fold."
