@@ -14,7 +14,7 @@ from minivess.compute import plan
 from minivess.compute.patch import step_down
 from minivess.contracts import ComputePlan, DatasetProfile, Hardware, Network, Shape
 from minivess.data.profile import as_loaded
-from minivess.errors import PlanError
+from minivess.errors import PlanError, UsageError
 
 SHAPES: list[Shape] = [(48, 52, 16), (64, 72, 24), (60, 60, 20)]
 
@@ -66,7 +66,7 @@ def test_a_cell_on_one_of_several_gpus_takes_the_batch_of_its_own_tier(
 
 
 @pytest.mark.parametrize(("name", "budget"), [
-    ("cpu", (1, (64, 64, 16), 2, False)),
+    ("cpu", (1, (64, 64, 16), 2, True)),
     ("gpu_low", (2, (96, 96, 24), 4, True)),
     ("gpu_high", (4, (128, 128, 32), 8, True)),
     ("dgx_spark", (8, (128, 128, 48), 12, True)),
@@ -94,6 +94,20 @@ def test_a_tier_of_ones_own_is_a_file(
     chosen = make_plan("compute.profile=ours")
     assert (chosen.tier, chosen.batch_size, chosen.patch_size) == ("ours", 3, (40, 40, 12))
     assert chosen.choices["batch_size"].bound == "tier ours"
+    fast = make_plan("compute.profile=ours", bf16_is_fast=True)
+    assert fast.mixed_precision == "none"
+    assert fast.choices["mixed_precision"].reason == "tier ours says mixed_precision: false"
+
+
+def test_the_threads_of_the_environment_count_unless_a_word_says_otherwise(
+    make_plan: Callable[..., ComputePlan],
+) -> None:
+    stated = make_plan(omp_threads=3)
+    assert (stated.threads, stated.choices["threads"].reason) == (3, "OMP_NUM_THREADS=3")
+    assert make_plan("training.threads=2", omp_threads=3).threads == 2
+    assert config.environment({"OMP_NUM_THREADS": "3,1"}).omp_num_threads == 3
+    with pytest.raises(UsageError, match="OMP_NUM_THREADS=many"):
+        config.environment({"OMP_NUM_THREADS": "many"})
 
 
 def test_a_fixed_patch_is_kept_where_it_fits(make_plan: Callable[..., ComputePlan]) -> None:
@@ -172,6 +186,13 @@ def test_a_patch_that_does_not_fit_is_refused_naming_the_nearest_that_does(
 ) -> None:
     with pytest.raises(PlanError, match=nearest):
         make_plan(word)
+
+
+def test_a_patch_above_the_limit_of_a_model_file_is_refused(
+    make_limited: Callable[..., ComputePlan],
+) -> None:
+    with pytest.raises(PlanError, match=r"(?s)dynunet\.yaml allows.*\[16,16,8\]"):
+        make_limited("training.patch_size=[32,32,8]", max_patch_xy=16)
 
 
 def test_a_gpu_that_is_not_there_is_refused(make_plan: Callable[..., ComputePlan]) -> None:

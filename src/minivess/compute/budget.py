@@ -68,7 +68,10 @@ def precision(
     if asked == "auto" and not network.limits.supports_amp:
         return _precision("none", f"{file} says supports_amp: false", file)
     if asked == "auto":
-        return _on_gpu(start, hardware) if device == "cuda" else _on_cpu(hardware)
+        if not start.mixed_precision:
+            tier = f"tier {start.name}"
+            return _precision("none", f"{tier} says mixed_precision: false", tier)
+        return _on_gpu(hardware) if device == "cuda" else _on_cpu(hardware)
     if asked != "none" and not network.limits.supports_amp:
         raise PlanError(
             f"training.mixed_precision={asked} is given, but {file} says supports_amp: false.",
@@ -99,10 +102,8 @@ def _on_cpu(hardware: Hardware) -> Choice:
     return _precision("none", why, "this CPU", f"bf16 would need to be {WORTHWHILE} times as fast")
 
 
-def _on_gpu(start: TierConfig, hardware: Hardware) -> Choice:
-    tier, gain = f"tier {start.name}", hardware.bf16_gains.get("cuda")
-    if not start.mixed_precision:
-        return _precision("none", f"{tier} computes in float32", tier)
+def _on_gpu(hardware: Hardware) -> Choice:
+    gain = hardware.bf16_gains.get("cuda")
     fast = hardware.bf16_is_fast if gain is None else gain > WORTHWHILE
     if fast:
         timed = "" if gain is None else f", {gain:.2g} times as fast as float32, as timed here"
@@ -201,6 +202,9 @@ def threads(config: ExperimentConfig, hardware: Hardware) -> Choice:
     asked = config.training.threads
     if asked != "auto":
         return given("threads", asked)
+    if hardware.omp_threads is not None:
+        stated = f"OMP_NUM_THREADS={hardware.omp_threads}"
+        return given("threads", hardware.omp_threads).replace(reason=stated)
     count = hardware.cores
     return found(
         "threads", count, "every core that may be used",

@@ -73,6 +73,7 @@ def detect(
         environment=place(env, readings.root),
         cpu_model=cpu_model(readings.root),
         cores=cores(readings),
+        omp_threads=env.omp_num_threads,
         ram_total_gb=min(total, ram_gb or total),
         ram_available_gb=min(available, ram_gb or available),
         swap_total_gb=readings.swap_total / GIB,

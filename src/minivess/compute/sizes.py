@@ -107,6 +107,9 @@ class Sizes:
             PlanError: naming the nearest patch that does.
         """
         smallest = min(self.shapes, key=lambda case: min(self._slack(case, patch)))
+        limits = self.network.limits
+        most = (limits.max_patch_xy, limits.max_patch_xy, limits.max_patch_z)
+        x, y, z = (min(side, m or side) for side, m in zip(patch, most, strict=True))
         if any(side % step for side, step in zip(patch, self.divisor, strict=True)):
             problem = (
                 f"is not divisible by {shape_text(self.divisor)}, which {self.network.name} needs"
@@ -115,9 +118,11 @@ class Sizes:
             problem = (
                 f"does not fit {smallest}, which has {shape_text(self.shapes[smallest])} voxels"
             )
+        elif patch != (x, y, z):
+            problem = f"is larger than configs/models/{self.network.name}.yaml allows"
         else:
             return patch
-        near = nearest(patch, self.divisor, self.shapes)
+        near = nearest((x, y, z), self.divisor, self.shapes)
         raise PlanError(
             f"training.patch_size={shape_text(patch)} {problem}.",
             remedy=f"'training.patch_size=[{near[0]},{near[1]},{near[2]}]', or leave it out",

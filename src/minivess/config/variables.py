@@ -7,7 +7,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from pydantic import Field
+
 from minivess.config.part import Part
+from minivess.errors import UsageError
 
 
 class Environment(Part):
@@ -21,6 +24,8 @@ class Environment(Part):
     ci: bool = False
     kubernetes: bool = False
     cuda_visible_devices: str | None = None
+    omp_num_threads: int | None = None
+    caller: str = Field(default="minivess", description="the program that was typed: or just")
     launched_by: str = "cli"
 
 
@@ -41,8 +46,27 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
         kubernetes="KUBERNETES_SERVICE_HOST" in given,
         # Empty means "no GPU", so it counts although it is empty.
         cuda_visible_devices=(variables or os.environ).get("CUDA_VISIBLE_DEVICES"),
+        omp_num_threads=_threads(given.get("OMP_NUM_THREADS")),
+        caller=given.get("MINIVESS_CALLER", "minivess"),
         launched_by=given.get("MINIVESS_LAUNCHED_BY", "cli"),
     )
+
+
+def _threads(stated: str | None) -> int | None:
+    """The outermost level of OMP_NUM_THREADS, which may be a list.
+
+    Raises:
+        UsageError: it is no number of threads.
+    """
+    if stated is None:
+        return None
+    number = stated.split(",")[0].strip()
+    if not number.isdecimal() or int(number) == 0:
+        raise UsageError(
+            f"OMP_NUM_THREADS={stated} is no number of threads.",
+            remedy="unset OMP_NUM_THREADS, or set it to a whole number such as 4",
+        )
+    return int(number)
 
 
 QUIET = {

@@ -15,6 +15,7 @@ class Hardware(Contract):
     environment: Literal["local", "docker", "kubernetes", "cloud", "ci"]
     cpu_model: str
     cores: int = Field(description="usable, container limits respected")
+    omp_threads: int | None = Field(default=None, description="OMP_NUM_THREADS, where it is set")
     ram_total_gb: float
     ram_available_gb: float
     swap_total_gb: float
