@@ -11,6 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+POINTERS = {  # small texts that stand for a file until somebody fetches it
+    b"version https://git-lfs": "is a Git LFS pointer; `git lfs pull` fetches its content",
+    b"/annex/objects/": "is a git-annex pointer; `git annex get` fetches its content",
+}
 LARGE = 2**30  # below it, reading a file of holes takes a second
 
 
@@ -61,6 +65,11 @@ def md5(path: Path) -> str:
 def emptiness(path: Path) -> str | None:
     """Why the bytes of a file are not worth reading: hardly any are there, or too many for us."""
     status = path.stat()
+    if 0 < status.st_size <= 1024:
+        start = path.read_bytes()
+        for mark, problem in POINTERS.items():
+            if start.startswith(mark):
+                return problem
     stored = status.st_blocks * 512
     if status.st_size > LARGE and stored < status.st_size / 16:
         return f"says {status.st_size} bytes, of which {stored} are on the disk"

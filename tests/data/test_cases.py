@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from minivess.data.cases import pair
+from minivess.data.filenames import is_volume, stem, suffix
+from minivess.data.volume import read
 from minivess.errors import DataError
-from tests.conftest import shared
+from tests.conftest import shared, tube, write_nifti
 
 
 def lay(root: Path, *names: str) -> Path:
@@ -151,6 +154,29 @@ def test_linked_folders_are_read_and_a_link_upwards_is_harmless(tmp_path: Path) 
     (root / "labels").symlink_to(store / "labels")
     (root / "self").symlink_to(root)
     assert pairs(root) == {"a": ("images/a.nii.gz", "labels/a.nii.gz")}
+
+
+@pytest.mark.parametrize("ending", [".NII.GZ", ".nii.GZ"])
+def test_letters_of_either_case_end_a_name(tmp_path: Path, ending: str) -> None:
+    array, _ = tube((12, 10, 8), seed=1)
+    path = write_nifti(tmp_path / "v.nii.gz", array).rename(tmp_path / f"v{ending}")
+    assert (is_volume(path), stem(path), suffix(path)) == (True, "v", ".nii.gz")
+    assert np.array_equal(read(path).array, array)
+
+
+@pytest.mark.parametrize(
+    ("text", "command"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n", "git lfs pull"),
+        ("/annex/objects/MD5E-s9--1.nii.gz\n", "git annex get"),
+    ],
+)
+def test_a_pointer_is_named_with_the_command_that_fetches_it(
+    tmp_path: Path, text: str, command: str
+) -> None:
+    (tmp_path / "v.nii.gz").write_text(text)
+    with pytest.raises(DataError, match=command):
+        read(tmp_path / "v.nii.gz")
 
 
 # --- groups -------------------------------------------------------------------------------

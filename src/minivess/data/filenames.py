@@ -1,7 +1,9 @@
-"""Names of volume files. Imports nothing heavy."""
+"""Names of volume files, and what other files are called. Imports nothing heavy."""
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
 
 from minivess.contracts import Case
@@ -9,18 +11,54 @@ from minivess.contracts import Case
 NIFTI = (".nii.gz", ".nii")
 SUFFIXES = (*NIFTI, ".ome.tiff", ".ome.tif", ".tiff", ".tif", ".nrrd", ".mha")
 
+_EXPORT = "export OME-TIFF, for example in Fiji, or with `bfconvert IN OUT.ome.tif`"
+_ARRAY = "write each array with its voxel size, as .nii.gz (nibabel) or as OME-TIFF (tifffile)"
+_DICOM = "convert each series: `dcm2niix -z y -o OUT FOLDER`"
+_STACK = "stack the slices of each volume into one TIFF, NRRD or NIfTI file"
+_UNPACK = "unpack it"
+_ONE_FILE = "save header and voxels in one file, .mha or .nrrd, for example with SimpleITK"
+_MICROSCOPES = ".czi .lsm .lif .nd2 .ims .vsi .oib .oif .oir .svs .ndpi .scn .mvd2 .stk .dv .mrc"
+# Ending -> what such a file is, and how it becomes one that is read.
+UNREAD: Mapping[str, tuple[str, str]] = {
+    **dict.fromkeys(_MICROSCOPES.split(), ("a microscope's own format", _EXPORT)),
+    **dict.fromkeys((".zarr", ".n5"), ("a chunked array (OME-Zarr, N5)", _EXPORT)),
+    **dict.fromkeys((".h5", ".hdf5", ".he5"), ("HDF5", _ARRAY)),
+    **dict.fromkeys((".npy", ".npz", ".mat", ".pt", ".raw"), ("an array without header", _ARRAY)),
+    **dict.fromkeys((".dcm", ".ima", ".dicom"), ("DICOM", _DICOM)),
+    **dict.fromkeys((".mgz", ".mgh"), ("FreeSurfer's format", "`mri_convert IN OUT.nii.gz`")),
+    ".mnc": ("MINC", "`mnc2nii IN OUT.nii`"),
+    **dict.fromkeys((".mhd", ".nhdr"), ("a header with its voxels in another file", _ONE_FILE)),
+    **dict.fromkeys((".hdr", ".img"), ("Analyze, or NIfTI in two files", "save it as .nii.gz")),
+    **dict.fromkeys((".vtk", ".vti"), ("VTK", _ONE_FILE)),
+    **dict.fromkeys((".png", ".jpg", ".jpeg", ".bmp"), ("a two-dimensional picture", _STACK)),
+    **dict.fromkeys((".zip", ".tar", ".tgz", ".gz", ".7z", ".rar"), ("packed", _UNPACK)),
+}
+
+
+def is_volume(path: Path) -> bool:
+    """Whether a name ends as those of volumes do, in letters of either case."""
+    return suffix(path) in SUFFIXES and not path.name.startswith(("~$", "."))
+
 
 def stem(path: Path) -> str:
-    """The file's name without the suffix of its format."""
-    for suffix in SUFFIXES:
-        if path.name.endswith(suffix):
-            return path.name.removesuffix(suffix)
-    return path.stem
+    """The file's name without the suffix of its format; one spelling for accented letters."""
+    name = unicodedata.normalize("NFC", path.name)
+    ending = next((end for end in SUFFIXES if name.lower().endswith(end)), Path(name).suffix)
+    return name[: len(name) - len(ending)]
 
 
 def suffix(path: Path) -> str:
-    """The suffix of its format: `.nii.gz`, `.ome.tif`."""
-    return path.name[len(stem(path)) :]
+    """The suffix of its format in small letters: `.nii.gz`, `.ome.tif`."""
+    return unicodedata.normalize("NFC", path.name)[len(stem(path)) :].lower()
+
+
+def unread(path: Path) -> tuple[str, str] | None:
+    """What a file is that no reader takes, and how it becomes one; None for what says nothing."""
+    known = UNREAD.get(path.suffix.lower())
+    if known is None and path.is_file():
+        with path.open("rb") as stream:
+            known = UNREAD[".dcm"] if stream.read(132)[128:] == b"DICM" else None
+    return known
 
 
 def curated_names(case: Case) -> tuple[str, str]:

@@ -18,7 +18,7 @@ HEADER_ERRORS = (nib.spatialimages.HeaderDataError, ValueError, KeyError, Overfl
 
 def read(path: Path) -> Volume:
     """Read a `.nii` or `.nii.gz`."""
-    packing = "gzip" if path.name.endswith(".gz") else "raw"
+    packing = "gzip" if path.name.lower().endswith(".gz") else "raw"
     header, raw = _header(path, packing)
     shape = shape_of(path, header.get_data_shape())
     dtype = dtype_of(path, header.get_data_dtype())

@@ -16,7 +16,7 @@ from minivess import files
 from minivess.config import ResamplingConfig
 from minivess.contracts import Case, Spacing
 from minivess.data import metaimage, nifti, nrrd, tiff
-from minivess.data.filenames import NIFTI, SUFFIXES
+from minivess.data.filenames import NIFTI, SUFFIXES, suffix
 from minivess.data.payload import Array as Array
 from minivess.data.payload import DimensionsError as DimensionsError
 from minivess.data.payload import LabelError as LabelError
@@ -44,7 +44,7 @@ def read(path: Path) -> Volume:
     Raises:
         DataError: missing, unreadable, truncated, not 3-D, or not numbers; the file is named.
     """
-    reader = next((READERS[end] for end in READERS if path.name.endswith(end)), None)
+    reader = READERS.get(suffix(path))
     if reader is None:
         raise damaged(path, f"has none of the suffixes {' '.join(SUFFIXES)}")
     try:

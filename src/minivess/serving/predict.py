@@ -13,7 +13,7 @@ import numpy.typing as npt
 from minivess import inference
 from minivess.contracts import Shape, Window
 from minivess.data import volume
-from minivess.data.filenames import NIFTI, SUFFIXES, stem
+from minivess.data.filenames import NIFTI, is_volume, stem
 from minivess.errors import DataError, ServingError, UsageError
 
 if TYPE_CHECKING:
@@ -102,9 +102,7 @@ def plan(inputs: Path, out: Path) -> list[tuple[Path, Path]]:
         named = out.name.endswith(NIFTI)
         return [(inputs, out if named else out / _mask_name(inputs))]
     sources = sorted(
-        path
-        for path in (inputs.iterdir() if inputs.is_dir() else ())
-        if path.name.endswith(SUFFIXES) and not path.name.startswith(".")
+        path for path in (inputs.iterdir() if inputs.is_dir() else ()) if is_volume(path)
     )
     if not sources:
         raise DataError(
