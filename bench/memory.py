@@ -206,9 +206,7 @@ def judged(network: Any, loss: str, patch: Any, precision: Any, device: str) -> 
     image = torch.randn(1, *volume(patch)).numpy()
     target = (torch.rand(1, 1, *volume(patch)) > 0.9).long()
     window = Window(patch_size=patch, overlap=0.25, normalisation="none")
-    logits = inference.logits(
-        module.eval(), image, window, divisor=(1, 1, 1), device=device, precision=precision
-    )
+    logits = inference.logits(module.eval(), image, window, divisor=(1, 1, 1), device=device)
     inference.mask(logits)
     with torch.no_grad():
         criterion(torch.from_numpy(logits)[None].to(device), target.to(device))

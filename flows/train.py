@@ -181,10 +181,12 @@ def forecast(session: Session, ground: Ground, missing: Sequence[grid.Family]) -
             page.markdown(plan, cost, ground.hardware),
         )
         hours += cost.total_hours
+        judged = "" if plan.mixed_precision == "none" else ", reported figures in float32"
         session.say(
             f"  {name}: patch {'x'.join(map(str, plan.patch_size))}, batch {plan.batch_size}, "
-            f"{plan.device}, {plan.mixed_precision} precision; forecast for {n_cells} cells: "
-            f"{cost.seconds_per_epoch:.1f} s per epoch, {duration(cost.total_hours)}"
+            f"{plan.device}, {plan.mixed_precision} precision{judged}; forecast for "
+            f"{n_cells} cells: {cost.seconds_per_epoch:.1f} s per epoch, "
+            f"{duration(cost.total_hours)}"
         )
     on_cpu = any(plan.device == "cpu" for _, plan in ground.models.values())
     if on_cpu and hours > ASK_ABOVE_HOURS and not session.yes:

@@ -120,8 +120,8 @@ class FakeTraining:
         import torch
 
         def work(volume: Tensor) -> None:
-            # In inference mode, where windows really run, autocast keeps no weights.
-            with torch.no_grad(), _autocast(self.settings.precision, kept=False):
+            # What is reported is judged in float32, whatever training computes in.
+            with torch.no_grad():
                 self.module.eval()(volume).float()
 
         return self._watched(work, patch)
@@ -176,13 +176,13 @@ def _optimizer(settings: Settings, module: nn.Module) -> torch.optim.Optimizer:
     return kind(weights, lr=1e-3, foreach=at_once)
 
 
-def _autocast(precision: Precision, *, kept: bool = True) -> Any:
+def _autocast(precision: Precision) -> Any:
     import torch
 
     if precision == "none":
         return nullcontext()
     kind = torch.float16 if precision == "fp16" else torch.bfloat16
-    return torch.autocast("cpu", dtype=kind, cache_enabled=kept)
+    return torch.autocast("cpu", dtype=kind)
 
 
 @contextmanager

@@ -129,7 +129,7 @@ class Footprint:
 
     @cached_property
     def _window_lines(self) -> list[Line]:
-        return self._lines("window", lambda small: self._training.window_lines(small))
+        return self._lines("window in float32", lambda small: self._training.window_lines(small))
 
     def _lines(self, what: Any, find: Any) -> list[Line]:
         x, y, z = (step * max(2, SIDE // step) for step in self.divisor)

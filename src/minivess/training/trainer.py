@@ -118,7 +118,7 @@ def _begin(session: Session, state: State) -> Settle:
             settlement.settle(session, state, entry, settlement.judge(session, state, entry))
         state.epoch += 1
         return settlement.nothing
-    judging = session.validation.run(state.judged, topology=True)
+    judging = session.validation.run(state.judged, topology=True, reported=True)
 
     def settle() -> None:
         state.untrained = judging.wait().means
@@ -150,7 +150,7 @@ def _finish(session: Session, state: State) -> CellResult:
         checkpoint.save(folder / name, state.weights(spec.key))
     network = networks.load(spec.network, folder / name).to(session.plan.device)
     with session.clock.on(PREDICTING):
-        judging = session.validation.run(network, topology=True)
+        judging = session.validation.run(network, topology=True, reported=True)
     with session.clock.on(JUDGING):
         judgement = judging.wait()
     drawn = session.judges.submit(figures.curves, folder / cell.CURVES, state.history)

@@ -98,13 +98,19 @@ class Validation:
         self._seconds: list[float] = []
         self._truths: dict[str, metrics.Truth] = {}
 
-    def run(self, network: nn.Module, *, topology: bool, shown: int = 0) -> Judging:
-        """Judge the network in eval mode; the first `shown` volumes come back as panels."""
+    def run(
+        self, network: nn.Module, *, topology: bool, shown: int = 0, reported: bool = False
+    ) -> Judging:
+        """Judge the network in eval mode; the first `shown` volumes come back as panels.
+
+        `reported` figures are computed as analysis and service do, others as training does.
+        """
+        precision = inference.REPORTED if reported else self.plan.mixed_precision
         network.eval()
         found, losses, panels = [], [], []
         for position in range(len(self.volumes)):
             sample = self.volumes[position]
-            logits = self._logits(network, sample["image"])
+            logits = self._logits(network, sample["image"], precision)
             mask = inference.mask(logits)
             losses.append(self._loss(logits, sample["label"]))
             found.append(self.judges.submit(self._judged, sample, mask, topology=topology))
@@ -120,14 +126,16 @@ class Validation:
         seconds, self._seconds = self._seconds, []
         return sum(seconds)
 
-    def _logits(self, network: nn.Module, image: torch.Tensor) -> NDArray[np.float32]:
+    def _logits(
+        self, network: nn.Module, image: torch.Tensor, precision: inference.Precision
+    ) -> NDArray[np.float32]:
         return inference.logits(
             network,
             image.numpy(),
             self.spec.window,
             divisor=self.plan.divisor,
             device=self.plan.device,
-            precision=self.plan.mixed_precision,
+            precision=precision,
         )
 
     def _loss(self, logits: NDArray[np.float32], label: torch.Tensor) -> float:
