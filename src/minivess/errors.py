@@ -42,7 +42,13 @@ class UsageError(MinivessError):
 
 
 class DataError(MinivessError):
-    """Files that cannot be paired, read or used."""
+    """Files that cannot be paired, read or used; `code` is that of the check (docs/checks.md)."""
+
+    code = "unreadable"
+
+    def __init__(self, problem: str, *, remedy: str, code: str | None = None) -> None:
+        super().__init__(problem, remedy=remedy)
+        self.code = code or self.code
 
 
 class RemoteError(DataError):

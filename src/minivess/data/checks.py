@@ -37,12 +37,12 @@ CHECKS: dict[str, Check] = {
     ),
     "non_finite": Check(
         ERROR,
-        "Voxels of the image are NaN or infinite.",
+        "Voxels of the image are NaN or infinite, or would be as float32.",
         "replace them by numbers in the file",
     ),
     "constant": Check(
         ERROR,
-        "Every voxel of the image has one value.",
+        "Every voxel of the image has one value, or nearly as float32.",
         "export the image again from its source",
     ),
     "label_values": Check(
@@ -61,8 +61,9 @@ CHECKS: dict[str, Check] = {
         "copy the image's affine into the label if voxels correspond; they are used as if",
     ),
     "implausible_spacing": Check(
-        WARNING,
-        "A voxel is below a nanometre, above ten centimetres, or its size is no number.",
+        ("warning", "error"),
+        "A voxel is below a nanometre or above ten centimetres; an error where its size is no "
+        "number above 0.",
         "correct pixdim and xyzt_units in the header; physical distances rest on them",
     ),
     "unknown_spacing": Check(

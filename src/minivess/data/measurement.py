@@ -16,10 +16,8 @@ from minivess.data.checks import finding
 from minivess.data.filenames import curated_names
 from minivess.data.intensities import present, spread
 from minivess.data.resemblance import signature
-from minivess.data.volume import Array, DimensionsError, LabelError, read, relabel, whole
+from minivess.data.volume import Array, read, relabel, whole
 from minivess.errors import DataError
-
-CODES = {DimensionsError: "wrong_dimensions", LabelError: "label_values"}
 
 
 class Measurement(NamedTuple):
@@ -69,8 +67,7 @@ def measure(case: Case, *, config: DataConfig, hashes: Sequence[str] | None = No
 
 
 def _error(case: Case, error: DataError) -> Finding:
-    code = CODES.get(type(error), "unreadable")
-    return finding(code, error.problem, remedy=error.remedy).replace(case=case.case)
+    return finding(error.code, error.problem, remedy=error.remedy).replace(case=case.case)
 
 
 def foreground(classes: Array) -> dict[str, Any]:

@@ -31,9 +31,13 @@ MOST = {"raw": 1, "gzip": 1032, "zlib": 1032, "bzip2": 20_000}
 class DimensionsError(DataError):
     """A file that is no 3-D volume."""
 
+    code = "wrong_dimensions"
+
 
 class LabelError(DataError):
     """A label whose values are no class numbers."""
+
+    code = "label_values"
 
 
 @dataclass(frozen=True)

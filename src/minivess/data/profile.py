@@ -39,8 +39,8 @@ from minivess.errors import DataError
 log = logging.getLogger(__name__)
 
 CODE = (
-    *keys.READING_CODE, "data/measurement.py", "data/quality.py", "data/intensities.py",
-    "data/resemblance.py", "data/checks.py",
+    *keys.READING_CODE, "data/measurement.py", "data/quality.py", "data/admission.py",
+    "data/intensities.py", "data/resemblance.py", "data/checks.py",
 )  # fmt: skip
 GIB = 2**30
 PARALLEL_BYTES = 200_000_000  # below this, starting processes costs more than it saves

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from minivess.contracts import Finding, Pairing, VolumeStats
+from minivess.contracts import Finding, Pairing, Severity, VolumeStats
+from minivess.data.admission import check_array
 from minivess.data.checks import finding
 from minivess.data.filenames import stem
 from minivess.data.intensities import Spread
@@ -24,7 +25,6 @@ from minivess.data.resemblance import matches
 BEYOND_ACCEPTING = frozenset(
     {"unreadable", "shape_mismatch", "non_finite", "label_values", "wrong_dimensions"}
 )
-FEW_SLICES = 5
 FEW_FOR_OUTLIERS = 5  # below this a median absolute deviation says nothing
 LARGE_VALUE, MANY_CLASSES = 64, 64
 IN_MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
@@ -39,13 +39,16 @@ def check(
 ) -> list[Finding]:
     """Check one volume; `classes` is the label (X, Y, Z) after the label map."""
     found = [
-        *_image(volume, values),
-        *_geometry(volume),
+        *check_image(volume, (values.low, values.high)),
         *_pair(volume, label),
         *_label(classes),
-        *_slices(volume),
     ]
     return [finding.replace(case=case) for finding in found]
+
+
+def check_image(volume: Volume, span: tuple[float, float] | None = None) -> list[Finding]:
+    """Check an image alone, as profile, predict and service do alike."""
+    return [*check_array(volume.array, span), *_geometry(volume)]
 
 
 def check_set(
@@ -79,18 +82,6 @@ def _each(code: str, paths: Iterable[Path], text: str) -> list[Finding]:
 # --- one volume ---------------------------------------------------------------------------
 
 
-def _image(volume: Volume, values: Spread) -> list[Finding]:
-    if not (math.isfinite(values.low) and math.isfinite(values.high)):
-        count = int(volume.array.size - np.isfinite(volume.array).sum())
-        return [finding("non_finite", f"{count} voxels are NaN or infinite.")]
-    if values.low == values.high:
-        return [finding("constant", f"Every voxel has the value {values.low:g}.")]
-    if volume.array.dtype.itemsize > 4:
-        problem = f"The image holds {volume.array.dtype} values; networks see float32."
-        return [finding("wide_dtype", problem)]
-    return []
-
-
 def _geometry(volume: Volume) -> list[Finding]:
     found = []
     spacing = " x ".join(f"{step:g}" for step in volume.spacing)
@@ -99,7 +90,8 @@ def _geometry(volume: Volume) -> list[Finding]:
         found.append(finding("unknown_spacing", problem))
     if not _plausible(volume):
         problem = f"The header gives a voxel size of {spacing} {volume.unit}."
-        found.append(finding("implausible_spacing", problem))
+        severity: Severity = "warning" if _is_grid(volume) else "error"
+        found.append(finding("implausible_spacing", problem, severity=severity))
     if not volume.forms_agree:
         problem = "sform and qform of the header place the volume differently; sform is used."
         found.append(finding("forms_disagree", problem))
@@ -133,7 +125,13 @@ def _plausible(volume: Volume) -> bool:
     scale = IN_MM.get(volume.unit)
     low, high = (SMALLEST_MM, LARGEST_MM) if scale else (0.0, math.inf)
     sizes = [step * (scale or 1.0) for step in volume.spacing]
-    return all(math.isfinite(size) and low < size < high for size in sizes)
+    return _is_grid(volume) and all(low < size < high for size in sizes)
+
+
+def _is_grid(volume: Volume) -> bool:
+    """Whether voxels have a size, and an affine that can be followed back."""
+    numbers = np.isfinite(volume.affine).all() and np.isfinite(volume.spacing).all()
+    return bool(numbers and min(volume.spacing) > 0 and np.linalg.det(volume.affine[:3, :3]))
 
 
 def _same_place(volume: Volume, label: Volume) -> bool:
@@ -147,17 +145,6 @@ def _same_place(volume: Volume, label: Volume) -> bool:
 
 def _label(classes: Array) -> list[Finding]:
     return [] if classes.any() else [finding("empty_label", "The label holds no foreground.")]
-
-
-def _slices(volume: Volume) -> list[Finding]:
-    thinnest = min(volume.shape)
-    if thinnest == 1:
-        problem = f"The volume has a single slice, shape {volume.shape}."
-        return [finding("wrong_dimensions", problem)]
-    if thinnest < FEW_SLICES:
-        problem = f"An axis has {thinnest} slices only, shape {volume.shape}."
-        return [finding("few_slices", problem)]
-    return []
 
 
 # --- the set ------------------------------------------------------------------------------

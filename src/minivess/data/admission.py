@@ -1,0 +1,80 @@
+"""May these voxels be used? What an array alone shows, for profile, predict, service and pyfunc.
+
+Imports no reader, so that a model can be loaded where minivess is not installed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from minivess.contracts import Finding
+from minivess.data.checks import finding
+from minivess.errors import DataError
+
+FEW_SLICES = 5
+LEVELS = 256  # grey values that float32 has to tell apart
+Array = npt.NDArray[Any]
+
+
+def check_array(array: Array, span: tuple[float, float] | None = None) -> list[Finding]:
+    """Check voxels (X, Y, Z); `span` is their smallest and largest value, NaN where one is NaN."""
+    if array.ndim != 3 or not array.size:
+        problem = f"The image has shape {array.shape}; volumes have three axes, none empty."
+        return [finding("wrong_dimensions", problem)]
+    low, high = span or (float(array.min()), float(array.max()))
+    return [*_values(array, low, high), *_slices(array.shape)]
+
+
+def check_reach(shape: Sequence[int], divisor: Sequence[int]) -> list[Finding]:
+    """A volume of one voxel on the network's coarsest level has no contrast there."""
+    if any(extent > step for extent, step in zip(shape, divisor, strict=True)):
+        return []
+    problem = f"The volume has shape {tuple(shape)}; the network needs more than {tuple(divisor)}."
+    return [finding("wrong_dimensions", problem, remedy="take a larger volume")]
+
+
+def admit(findings: Sequence[Finding]) -> list[Finding]:
+    """Warnings, of which the user is told.
+
+    Raises:
+        DataError: an error is among the findings; it carries the code of the first.
+    """
+    for found in findings:
+        if found.severity == "error":
+            raise DataError(found.message, remedy=found.remedy, code=found.code)
+    return [found for found in findings if found.severity == "warning"]
+
+
+def _values(array: Array, low: float, high: float) -> list[Finding]:
+    if not (math.isfinite(low) and math.isfinite(high)):
+        count = int(array.size - np.isfinite(array).sum())
+        return [finding("non_finite", f"{count} voxels are NaN or infinite.")]
+    if low == high:
+        return [finding("constant", f"Every voxel has the value {low:g}.")]
+    largest = max(abs(low), abs(high))
+    if max(largest, high - low) > np.finfo(np.float32).max:
+        problem = f"Values reach {largest:g}; float32, which networks see, would be infinite."
+        return [finding("non_finite", problem, remedy="divide the values, and store float32")]
+    if np.can_cast(array.dtype, np.float32):
+        return []
+    if high - low < LEVELS * float(np.spacing(np.float32(largest))):
+        problem = f"Values lie between {low!r} and {high!r}, where float32 hardly differs."
+        return [finding("constant", problem, remedy="subtract the smallest value from all")]
+    if array.dtype.itemsize > 4:
+        problem = f"The image holds {array.dtype} values; networks see float32."
+        return [finding("wide_dtype", problem)]
+    return []
+
+
+def _slices(shape: tuple[int, ...]) -> list[Finding]:
+    thinnest = min(shape)
+    if thinnest == 1:
+        return [finding("wrong_dimensions", f"The volume has a single slice, shape {shape}.")]
+    if thinnest < FEW_SLICES:
+        return [finding("few_slices", f"An axis has {thinnest} slices only, shape {shape}.")]
+    return []
