@@ -15,6 +15,9 @@ MinivessError                exit 1
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class MinivessError(Exception):
     """An expected failure: what happened, with which value, and what to do about it."""
@@ -81,3 +84,8 @@ class OrchestrationError(MinivessError):
 
 class ServingError(MinivessError):
     """An exported model failed its parity or smoke test, or the service did not start."""
+
+
+def nearest(typed: str, known: Iterable[str]) -> str | None:
+    """The name that was probably meant; none where no name is near."""
+    return next(iter(difflib.get_close_matches(typed, list(known), n=1)), None)

@@ -5,12 +5,11 @@ Resolving imports no torch, so that deciding what to reuse stays quick.
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING
 
 from minivess.config import LossConfig, imported
 from minivess.contracts import Loss, LossTerm
-from minivess.errors import UsageError
+from minivess.errors import UsageError, nearest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,10 +33,10 @@ def resolve(config: LossConfig) -> Loss:
     """
     for term in config.terms:
         if term.loss not in BUILT_IN and ":" not in term.loss:
-            near = difflib.get_close_matches(term.loss, list(BUILT_IN), n=1, cutoff=0.0)[0]
+            near = nearest(term.loss, BUILT_IN)
             raise UsageError(
                 f"configs/losses/{config.name}.yaml names {term.loss!r}, which is no loss.",
-                remedy=f"did you mean {near}? Known: {', '.join(BUILT_IN)}, "
+                remedy=f"{f'did you mean {near}? ' if near else ''}Known: {', '.join(BUILT_IN)}, "
                 "or an import path such as monai.losses:TverskyLoss",
             )
     return Loss(name=config.name, terms=config.terms)

@@ -151,6 +151,12 @@ CLASHES = {
 OWN_DATA = "data.root=/data/vessels"
 
 
+def rooted(*words: str) -> list[str]:
+    """These words, with data of the user's own unless they say which."""
+    own = not any(word.startswith("data.root=") for word in words)
+    return [OWN_DATA, *words] if own else list(words)
+
+
 def value(settings: ExperimentConfig, key: str) -> Any:
     """The value behind a dotted key."""
     found: Any = settings
@@ -212,9 +218,8 @@ def test_the_table_of_this_file_knows_every_setting():
 
 @pytest.mark.parametrize("key", OTHER)
 def test_a_setting_takes_the_value_it_is_given(key: str):
-    words = OTHER[key] if key == "data.root" else [OWN_DATA, *OTHER[key]]
     default = load([], [] if key == "data.root" else [OWN_DATA], EMPTY)
-    assert value(load([], words, EMPTY), key) != value(default, key)
+    assert value(load([], rooted(*OTHER[key]), EMPTY), key) != value(default, key)
 
 
 @pytest.mark.parametrize("key", OTHER)
@@ -246,6 +251,82 @@ def test_a_refused_value_is_named_with_its_key():
         load([], ["training.max_epochs=many"], EMPTY)
 
 
+@pytest.mark.parametrize(("word", "said"), [
+    ("training.patch_size=[1,2]", "[x,y,z], each of it a whole number above 0, or auto"),
+    ("training.batch_size=0", "a whole number above 0, or auto"),
+    ("training.cache_rate=5", "at most 1"),
+    ("training.learning_rate=.inf", "a number above 0"),
+    ("training.folds=true", "no numbers"),
+    ("training.optimizer=sdg", "one of adamw, adam, sgd"),
+    ("training.seeds=1", "Try: 'training.seeds=[1]'"),
+    ("data.label_map.a=1", "its name must be a whole number"),
+    ("search.space={training.ema_decay: {lo: 1}}", "did you mean low?"),
+])  # fmt: skip
+def test_a_refused_value_is_told_what_its_key_takes(word: str, said: str):
+    with pytest.raises(UsageError) as refusal:
+        load([], [OWN_DATA, word], EMPTY)
+    assert said in str(refusal.value)
+    assert "tuple[" not in str(refusal.value)
+    assert word.partition("=")[0] in str(refusal.value)
+
+
+def test_a_refused_value_of_a_file_names_the_file(tmp_path: Path, monkeypatch: Any):
+    with pytest.raises(UsageError, match=r"mine\.yaml: training\.max_epochs='many'"):
+        load([yaml_file(tmp_path, "training: {max_epochs: many}")], [OWN_DATA], EMPTY)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs/tiers").mkdir(parents=True)
+    yaml_file(tmp_path / "configs/tiers", "batch_size: 0\npatch_size: [8,8,8]\nnum_workers: 0")
+    with pytest.raises(UsageError, match=r"tiers/mine\.yaml: batch_size=0"):
+        config.tier("mine")
+    with pytest.raises(UsageError, match=r"model\.filters='big'"):
+        config.model("dynunet", {"filters": "big"})
+
+
+def test_one_name_is_a_list_of_one(tmp_path: Path):
+    file = yaml_file(tmp_path, "training: {models: unet}\nflows: profile")
+    settings = load([file], [OWN_DATA, "training.losses=dice_ce,cbdice"], EMPTY)
+    assert (settings.training.models, settings.flows) == (("unet",), ("profile",))
+    assert settings.training.losses == ("dice_ce", "cbdice")
+
+
+def test_a_name_that_is_near_nothing_gets_no_guess():
+    for word in ("xyzzy=3", "training.xyzzy=3"):
+        with pytest.raises(UsageError) as refusal:
+            load([], [word], EMPTY)
+        assert "did you mean" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("words", [
+    ["training.folds=2", "training.folds=3"],
+    ["data.label_map.255=1", "data.label_map={7: 1}"],
+])  # fmt: skip
+def test_two_words_for_one_key_are_refused(words: list[str]):
+    with pytest.raises(UsageError, match="contradict each other"):
+        load([], [OWN_DATA, *words], EMPTY)
+
+
+def test_a_key_that_stands_twice_in_a_file_is_refused(tmp_path: Path):
+    file = yaml_file(tmp_path, "training: {folds: 2}\ntraining: {max_epochs: 3}\n")
+    with pytest.raises(UsageError, match=r"mine\.yaml .*'training' stands there twice"):
+        load([file], [], EMPTY)
+
+
+def test_what_a_shipped_file_says_gives_way_to_what_the_user_stated(tmp_path: Path):
+    lite = next(file for file in config.known_experiments() if file.name == "lite.yaml")
+    training = load([lite], [OWN_DATA, "training.splits=a.json"], EMPTY).training
+    assert (training.folds, training.learning_rate) == (3, 0.005)
+    assert "folds" not in training.model_fields_set
+    assert load([lite], [OWN_DATA, "training.max_epochs=1"], EMPTY).training.warmup_epochs == 0
+    mine = yaml_file(tmp_path, "training: {folds: 2}", "lite.yaml")
+    with pytest.raises(UsageError, match=r"training\.folds"):
+        load([mine], [OWN_DATA, "training.splits=a.json"], EMPTY)
+
+
+def test_every_shipped_experiment_is_known_as_one():
+    clone = Path(__file__).resolve().parents[2] / "configs" / "experiments"
+    assert {file.stem for file in clone.glob("*.yaml")} == set(config.files.SHIPPED)
+
+
 def test_every_contradiction_has_an_example_here():
     assert {clash.keys for clash in CONTRADICTIONS} == set(CLASHES)
 
@@ -253,7 +334,7 @@ def test_every_contradiction_has_an_example_here():
 @pytest.mark.parametrize("clash", CONTRADICTIONS, ids=lambda clash: " and ".join(clash.keys))
 def test_a_contradiction_is_refused_naming_both_settings(clash: config.Clash):
     with pytest.raises(UsageError) as refusal:
-        load([], [OWN_DATA, *CLASHES[clash.keys]], EMPTY)
+        load([], rooted(*CLASHES[clash.keys]), EMPTY)
     assert all(key in str(refusal.value) for key in clash.keys)
 
 
@@ -340,7 +421,7 @@ def test_a_configuration_cannot_be_changed():
 
 @pytest.mark.parametrize("key", OTHER)
 def test_words_of_a_configuration_make_it_again(key: str) -> None:
-    asked = load(words=["data.root=/data/other", *OTHER[key]], env=EMPTY)
+    asked = load(words=rooted(*OTHER[key]), env=EMPTY)
     again = load(words=config.words(asked), env=EMPTY)
     assert again.model_copy(update={"tracking": asked.tracking}) == asked
     assert not any(word.startswith("tracking") for word in config.words(asked))

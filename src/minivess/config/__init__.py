@@ -3,6 +3,7 @@
 Later files win over earlier ones, standard environment variables over files, words over all.
 """
 
+from minivess.config.complaints import taken, validated
 from minivess.config.contradictions import CONTRADICTIONS, Clash
 from minivess.config.experiment import (
     DEMO,
@@ -31,7 +32,6 @@ from minivess.config.settings import (
     leaves,
     parse,
     refuse_unknown,
-    validated,
 )
 from minivess.config.shelves import (
     LossConfig,
@@ -101,6 +101,7 @@ __all__ = [
     "refuse_unknown",
     "set_environment",
     "silence_telemetry",
+    "taken",
     "tier",
     "uncounted",
     "validated",

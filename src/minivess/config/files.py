@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from minivess.errors import UsageError
+from minivess.errors import UsageError, nearest
+
+SHIPPED = ("demo", "dynunet_losses", "lite", "minivess", "search", "smoke")
+"""The experiment files of the product; what they say is a default, not the user's word."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that stands twice is refused: which of both counts would be a guess."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping, each key once."""
+        names = [key.value for key, _ in node.value]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {name!r} stands there twice", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
     """A YAML file as a mapping."""
     try:
-        value = yaml.safe_load(file.read_text(encoding="utf-8"))
+        value = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
         raise UsageError(
             f"There is no file {file}.",
@@ -22,7 +38,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"{file} is not YAML: {error}", remedy="mend the file at the line named above"
+            f"{file} cannot be read: {error}", remedy="correct the file at the line named above"
         ) from error
     if value is None:
         return {}
@@ -36,9 +52,18 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
 def folders() -> tuple[Path, ...]:
     """Where configs/ may lie: here, in the clone, in the installed package."""
+    return tuple(place for place in (Path.cwd() / "configs", *_ours()) if place.is_dir())
+
+
+def _ours() -> tuple[Path, Path]:
     package = Path(__file__).resolve().parents[1]
-    places = (Path.cwd() / "configs", package.parents[1] / "configs", package / "_configs")
-    return tuple(place for place in places if place.is_dir())
+    return package.parents[1] / "configs", package / "_configs"
+
+
+def is_shipped(file: Path) -> bool:
+    """Whether an experiment file came with the product."""
+    folders = [place / "experiments" for place in _ours()]
+    return file.stem in SHIPPED and file.resolve().parent in folders
 
 
 def find(kind: str, name: str) -> Path:
@@ -51,10 +76,10 @@ def find(kind: str, name: str) -> Path:
         if (folder / kind / f"{name}.yaml").is_file():
             return folder / kind / f"{name}.yaml"
     names = sorted({file.stem for folder in folders() for file in (folder / kind).glob("*.yaml")})
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
+    near = nearest(name, names)
     raise UsageError(
         f"There is no configs/{kind}/{name}.yaml.",
-        remedy=f"did you mean {near[0] if near else '?'}? Known: {', '.join(names)}",
+        remedy=f"{f'did you mean {near}? ' if near else ''}Known: {', '.join(names)}",
     )
 
 

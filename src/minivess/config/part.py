@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
 Auto = Literal["auto"]
@@ -20,7 +20,21 @@ def uncounted(default: Any, description: str, **limits: Any) -> Any:
 class Part(BaseModel):
     """One level of the configuration: closed and fixed."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _one_is_a_list_of_one(cls, value: object, info: ValidationInfo) -> object:
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and {int, float} & {annotation, *get_args(annotation)}:
+            message = "true and false are no numbers"
+            raise ValueError(message)
+        listed = get_origin(annotation) is tuple and get_args(annotation)[-1] is Ellipsis
+        if listed and isinstance(value, str):
+            return [part.strip() for part in value.split(",")]
+        return value
 
     def counted(self) -> dict[str, Any]:
         """The fields that decide results, as JSON values, for content keys."""

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from minivess.config.complaints import validated
+from minivess.config.contradictions import CONTRADICTIONS
 from minivess.config.experiment import DEMO, ExperimentConfig
-from minivess.config.files import find, read_yaml
-from minivess.config.settings import dotted, leaves, parse, refuse_unknown, validated
+from minivess.config.files import find, is_shipped, read_yaml
+from minivess.config.settings import dotted, leaves, parse, refuse_unknown
 from minivess.config.variables import Environment, environment
+from minivess.errors import UsageError
 
 
 def load(
@@ -32,14 +35,36 @@ def load(
     env = env or environment()
     merged = merge(files, words, env)
     if OmegaConf.select(merged, "data.root") is None:
-        merged = merge([find("experiments", DEMO), *files], words, env)
+        files = [find("experiments", DEMO), *files]
+        merged = merge(files, words, env)
+    origins = {key: file for file in files for key in dotted(read_yaml(file))}
+    origins |= {word.partition("=")[0]: None for word in words}
+
+    def where(key: str) -> str:
+        places = [origins[set_] for set_ in origins if f"{key}.".startswith(f"{set_}.")]
+        return f"{places[-1]}: " if places and places[-1] else ""
+
     values = OmegaConf.to_container(merged, resolve=False)
-    config: ExperimentConfig = validated(ExperimentConfig, values)
+    stated = [key for key, file in origins.items() if file is None or not is_shipped(file)]
+    _give_way(values, stated, validated(ExperimentConfig, values, where, loose=True))
+    config: ExperimentConfig = validated(ExperimentConfig, values, where)
     if isinstance(config.data.root, Path):
         root = ((folder or Path.cwd()) / config.data.root.expanduser()).resolve()
         data = config.data.model_copy(update={"root": root})
         config = config.model_copy(update={"data": data})
     return config
+
+
+def _give_way(values: Any, stated: Sequence[str], loose: ExperimentConfig) -> None:
+    """Take out what only a shipped file sets where it contradicts what the user stated."""
+    for clash in CONTRADICTIONS:
+        mine = {key for key in clash.keys if any(f"{s}.".startswith(f"{key}.") for s in stated)}
+        for key in set(clash.keys) - mine if mine and clash.holds(loose) else ():
+            *parts, leaf = key.split(".")
+            part = values
+            for name in parts:
+                part = part.get(name, {})
+            part.pop(leaf, None)
 
 
 def words(config: ExperimentConfig) -> list[str]:
@@ -71,7 +96,14 @@ def merge(files: Sequence[Path], words: Sequence[str], env: Environment) -> Any:
         tree = OmegaConf.merge(tree, OmegaConf.create(read_yaml(file)))
     if env.mlflow_tracking_uri:
         OmegaConf.update(tree, "tracking.uri", env.mlflow_tracking_uri)
+    given: dict[str, str] = {}
     for word in words:
         key, value = parse(word)
+        for earlier, other in given.items():
+            if f"{earlier}.".startswith(f"{key}.") and other != word:
+                raise UsageError(
+                    f"{other} and {word} contradict each other.", remedy="leave out one of the two"
+                )
+        given[key] = word
         OmegaConf.update(tree, key, value, merge=False, force_add=True)
     return tree

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from minivess.config.complaints import validated
 from minivess.config.experiment import ExperimentConfig
 from minivess.config.part import Auto, Part
-from minivess.errors import UsageError
+from minivess.errors import UsageError, nearest
 
 
 def parse(word: str) -> tuple[str, Any]:
@@ -37,28 +37,6 @@ def parse(word: str) -> tuple[str, Any]:
         ) from error
 
 
-def validated(kind: type[Any], values: Any) -> Any:
-    """Build a part; pydantic's complaint becomes one paragraph."""
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(step) for step in first["loc"] if not str(step).startswith("function"))
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, kind.model_fields, n=1, cutoff=0)
-            raise UsageError(
-                f"There is no setting {key!r} in {kind.__name__}.",
-                remedy=f"did you mean {near[0]}?",
-            ) from None
-        if not key:
-            raise UsageError(message, remedy="change one of the two settings named") from None
-        raise UsageError(
-            f"{key}={first['input']!r} is refused: {message}.",
-            remedy=f"give a value such as {key}={example(key)}",
-        ) from None
-
-
 def changed(config: ExperimentConfig, values: Mapping[str, Any]) -> ExperimentConfig:
     """The settings with others at some dotted keys; what was never set stays at its default."""
     tree = config.model_dump(mode="json", exclude_unset=True)
@@ -76,10 +54,14 @@ def refuse_unknown(key: str, where: str) -> None:
     """Raise for a key that nothing reads, naming the nearest known one."""
     if known(key):
         return
-    near = difflib.get_close_matches(key, list(leaves()), n=1, cutoff=0.0)
-    raise UsageError(
-        f"{where} sets {key!r}, which is no setting.", remedy=f"did you mean {near[0]}?"
-    )
+    first, _, rest = key.partition(".")
+    # Inside a part that exists its own names are meant; else the last name decides.
+    names = {full.removeprefix(f"{first}."): full for full in leaves(first) if rest}
+    typed = rest if names else key.rpartition(".")[2]
+    names = names or {full.rpartition(".")[2]: full for full in leaves()}
+    near = nearest(typed, names)
+    remedy = f"did you mean {names[near]}?" if near else "minivess help VERB, which lists them"
+    raise UsageError(f"{where} sets {key!r}, which is no setting.", remedy=remedy)
 
 
 def known(key: str) -> bool:
@@ -98,11 +80,15 @@ def known(key: str) -> bool:
     return True
 
 
-def leaves(kind: type[BaseModel] = ExperimentConfig, prefix: str = "") -> Iterator[str]:
-    """Every dotted key that a user may type."""
+def leaves(part: str = "") -> Iterator[str]:
+    """Every dotted key that a user may type, or those below a part."""
+    yield from (key for key in _below(ExperimentConfig) if not part or key.startswith(f"{part}."))
+
+
+def _below(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in kind.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Part):
-            yield from leaves(field.annotation, f"{prefix}{name}.")
+            yield from _below(field.annotation, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}"
 

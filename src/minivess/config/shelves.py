@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import Field
 
+from minivess.config.complaints import validated
 from minivess.config.files import find, read_yaml
 from minivess.config.part import Auto, Part
-from minivess.config.settings import validated
 from minivess.contracts import LossTerm, Shape
 from minivess.errors import UsageError
 
@@ -66,21 +67,36 @@ def model(
     name: str, changes: Mapping[str, Any] | None = None, *, file: str | None = None
 ) -> ModelConfig:
     """Read configs/models/<file or name>.yaml, with the experiment's changes over it."""
-    values = {"name": name, **read_yaml(find("models", file or name)), **(changes or {})}
-    built: ModelConfig = validated(ModelConfig, values)
+    built: ModelConfig = _read(ModelConfig, "models", name, changes or {}, file=file)
     return built
 
 
 def loss(name: str) -> LossConfig:
     """Read configs/losses/<name>.yaml."""
-    built: LossConfig = validated(LossConfig, {"name": name, **read_yaml(find("losses", name))})
+    built: LossConfig = _read(LossConfig, "losses", name)
     return built
 
 
 def tier(name: str) -> TierConfig:
     """Read configs/tiers/<name>.yaml."""
-    built: TierConfig = validated(TierConfig, {"name": name, **read_yaml(find("tiers", name))})
+    built: TierConfig = _read(TierConfig, "tiers", name)
     return built
+
+
+def _read(
+    kind: type[Part],
+    shelf: str,
+    name: str,
+    changes: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    file: str | None = None,
+) -> Any:
+    path = find(shelf, file or name)
+    return validated(
+        kind,
+        {"name": name, **read_yaml(path), **changes},
+        lambda key: "model." if key.partition(".")[0] in changes else f"{path}: ",
+    )
 
 
 def imported(path: str) -> Any:
