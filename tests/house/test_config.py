@@ -278,7 +278,7 @@ def test_a_refused_value_of_a_file_names_the_file(tmp_path: Path, monkeypatch: A
     yaml_file(tmp_path / "configs/tiers", "batch_size: 0\npatch_size: [8,8,8]\nnum_workers: 0")
     with pytest.raises(UsageError, match=r"tiers/mine\.yaml: batch_size=0"):
         config.tier("mine")
-    with pytest.raises(UsageError, match=r"model\.filters='big'"):
+    with pytest.raises(UsageError, match=r"dynunet, as set here: filters='big'"):
         config.model("dynunet", {"filters": "big"})
 
 

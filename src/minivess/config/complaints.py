@@ -56,8 +56,8 @@ def _refusal(kind: type[Any], values: Any, first: Any, where: Callable[[str], st
         return UsageError(said, remedy="change one of the two settings named")
     if first["type"] == "extra_forbidden":
         near = nearest(steps[-1], annotation.model_fields)
-        listed = f"did you mean {near}?" if near else f"one of {', '.join(annotation.model_fields)}"
-        return UsageError(f"{where(key)}{key} is no setting.", remedy=listed)
+        meant = f"did you mean {near}?" if near else f"one of {', '.join(annotation.model_fields)}"
+        return UsageError(f"{where(key)}{key!r} is no setting.", remedy=meant)
     if first["type"] == "missing" and len(steps) == 1:
         return UsageError(f"{where(key)}{key} is missing.", remedy=f"add the line `{key}: ...`")
     value = values

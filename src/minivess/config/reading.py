@@ -37,7 +37,9 @@ def load(
     if OmegaConf.select(merged, "data.root") is None:
         files = [find("experiments", DEMO), *files]
         merged = merge(files, words, env)
-    origins = {key: file for file in files for key in dotted(read_yaml(file))}
+    origins: dict[str, Path | None] = {
+        key: file for file in files for key in dotted(read_yaml(file))
+    }
     origins |= {word.partition("=")[0]: None for word in words}
 
     def where(key: str) -> str:

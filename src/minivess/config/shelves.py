@@ -95,7 +95,7 @@ def _read(
     return validated(
         kind,
         {"name": name, **read_yaml(path), **changes},
-        lambda key: "model." if key.partition(".")[0] in changes else f"{path}: ",
+        lambda key: f"{name}, as set here: " if key.partition(".")[0] in changes else f"{path}: ",
     )
 
 
