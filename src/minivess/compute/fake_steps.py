@@ -102,7 +102,7 @@ class FakeTraining:
         import torch
 
         def work(volume: Tensor) -> None:
-            with _autocast(self.settings.precision):
+            with _autocast(self.settings):
                 logits = self.module.train()(volume)
             heads = logits.shape[1] if logits.ndim > volume.ndim else 1
             held = torch.empty(round(loss_bytes * heads * math.prod(patch)), dtype=torch.uint8)
@@ -176,13 +176,31 @@ def _optimizer(settings: Settings, module: nn.Module) -> torch.optim.Optimizer:
     return kind(weights, lr=1e-3, foreach=at_once)
 
 
-def _autocast(precision: Precision) -> Any:
+@contextmanager
+def _autocast(settings: Settings) -> Iterator[None]:
+    """Autocast of the CPU, with those norms in float32 that CUDA's autocast keeps there."""
     import torch
+    from torch.nn import functional
+    from torch.overrides import TorchFunctionMode
+    from torch.utils._pytree import tree_map
 
-    if precision == "none":
-        return nullcontext()
-    kind = torch.float16 if precision == "fp16" else torch.bfloat16
-    return torch.autocast("cpu", dtype=kind)
+    class NormsInFloat32(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+        ) -> Any:
+            def widened(value: Any) -> Any:
+                return value.float() if isinstance(value, torch.Tensor) else value
+
+            if func in {functional.group_norm, functional.layer_norm}:
+                args, kwargs = tree_map(widened, (args, kwargs))
+            return func(*args, **(kwargs or {}))
+
+    if settings.precision == "none":
+        yield
+        return
+    kind = torch.float16 if settings.precision == "fp16" else torch.bfloat16
+    with torch.autocast("cpu", dtype=kind), NormsInFloat32() if settings.on_gpu else nullcontext():
+        yield
 
 
 @contextmanager
