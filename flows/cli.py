@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from flows import signals
+from minivess import files
 from minivess.errors import MinivessError, UsageError
 
 VERBS = {
@@ -103,6 +104,8 @@ def guarded(work: Callable[[], int], *, debug: bool = False) -> int:
     except Exception as error:
         if debug:
             raise
+        if files.says_full(error):
+            return fail(str(files.disk_full("what this command writes")), 1)
         return fail(
             f"Unexpected {type(error).__name__}: {error}\n"
             "  Try: the same command with --debug shows where; please report it",

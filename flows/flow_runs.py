@@ -20,6 +20,7 @@ from uuid import UUID
 
 from flows.signals import Terminated
 from minivess import files
+from minivess.errors import DiskFull
 from minivess.tracking import lifecycle, oom, process
 from minivess.tracking.life import outcome
 
@@ -79,7 +80,10 @@ def ending(error: BaseException) -> tuple[str, str]:
 
 
 def _note(record: Path, kind: str, message: str) -> None:
-    files.write_json(record, {**files.read_json(record), "ended": [kind, message]})
+    try:
+        files.write_json(record, {**files.read_json(record), "ended": [kind, message]})
+    except DiskFull as error:
+        log.warning("%s Prefect is told by the next command.", error.problem)
 
 
 @contextmanager

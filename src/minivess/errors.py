@@ -9,6 +9,7 @@ MinivessError                exit 1
 │   └── OutOfMemory          what is run takes more memory than there is
 ├── StoreError               MLflow refuses, or does not hold what was asked for
 │   └── StoreAway            MLflow does not answer for now; what is written waits in the journal
+├── DiskFull                 a disk or quota has no room left
 ├── OrchestrationError       Prefect, locks, ports
 └── ServingError             export, parity or smoke test failed
 """
@@ -16,6 +17,8 @@ MinivessError                exit 1
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
 
 
@@ -76,6 +79,13 @@ class StoreError(MinivessError):
 
 class StoreAway(StoreError):  # noqa: N818 (it says where the store is, not that we erred)
     """MLflow, its database or its artifact store does not answer for now."""
+
+
+class DiskFull(MinivessError, OSError):  # noqa: N818 (MLflow shows this name as `error_type`)
+    """A disk or quota has no room left; to whoever writes a file, an OSError like others."""
+
+    errno = errno.ENOSPC
+    strerror = os.strerror(errno)
 
 
 class OrchestrationError(MinivessError):

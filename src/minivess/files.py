@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -11,6 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from minivess.errors import DiskFull
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+LEAST_FREE = 2**16
 POINTERS = {  # small texts that stand for a file until somebody fetches it
     b"version https://git-lfs": "is a Git LFS pointer; `git lfs pull` fetches its content",
     b"/annex/objects/": "is a git-annex pointer; `git annex get` fetches its content",
@@ -23,17 +28,46 @@ def write(path: Path, fill: Callable[[Path], object]) -> Path:
 
     A kill at any moment leaves the old file or the new one, never a torn one.
     The temporary name keeps the suffix, because several writers choose their format by it.
+
+    Raises:
+        DiskFull: there is no room for it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         fill(temporary)
         sync(temporary)
         temporary.replace(path)
+    except Exception as error:
+        # Writers in C++ have words of their own for it.
+        lacking = path.parent.is_dir() and shutil.disk_usage(path.parent).free < LEAST_FREE
+        if lacking or says_full(error):
+            raise disk_full(str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
     return path
+
+
+def says_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that led to it, says that there was no room."""
+    while error is not None:
+        words = str(error)
+        said = any(os.strerror(code) in words for code in FULL) or "disk is full" in words
+        if said or (isinstance(error, OSError) and error.errno in FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def disk_full(what: str) -> DiskFull:
+    """The error that says so."""
+    return DiskFull(
+        f"The disk has no room left for {what}.",
+        remedy="free some space, then the same command goes on with what is finished; or choose "
+        "another output folder: MINIVESS_HOME=/path/to/folder",
+    )
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -1,10 +1,11 @@
-"""Real limits of memory: of one process, and of a control group in which the kernel kills."""
+"""Real limits: a disk of some megabytes, and a control group in which the kernel kills."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
+import subprocess
 import time
 import uuid
 from collections.abc import Iterator
@@ -35,6 +36,27 @@ def memory_group() -> Iterator[Path]:
         yield group
     finally:
         group.rmdir()
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
+    """A disk of this size, or a skip where it may not be made."""
+    folder.mkdir()
+    words = ("-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder))
+    if os.geteuid() or subprocess.run(["mount", *words], check=False).returncode:
+        pytest.skip("only root may make a small disk here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """A file that takes all that is left."""
+    with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(4096))
+    return disk / "filler"
 
 
 def inside(group: Path, words: list[str]) -> int:

@@ -11,8 +11,12 @@ import pytest
 
 from bench import faults
 from minivess import config, files
-from minivess.home import Home
+from minivess.config import TrackingConfig
+from minivess.home import Home, open_home
+from minivess.tracking.lifecycle import settle
+from minivess.tracking.store import open_store
 from tests.commands import Command
+from tests.faults.limits import fill, small_disk
 
 pytestmark = pytest.mark.slow
 
@@ -26,6 +30,29 @@ def test_a_storm_of_faults_loses_nothing_and_doubles_nothing(tmp_path: Path, bla
     assert (report.runs_doubled, report.unfinished) == (0, 0), report
     assert report.values == report.runs * faults.STEPS * 10
     assert report.blocked < 0.005, report
+
+
+def test_a_disk_that_fills_up_ends_a_training_in_one_paragraph_and_is_its_runs_cause(
+    make_dataset: Callable[..., Path], tmp_path: Path, stock: Callable[[Home], None]
+) -> None:
+    with small_disk(tmp_path / "disk", 60) as disk:
+        home = open_home(disk / "home")
+        stock(home)
+        words = ("flows=[profile,train]", "training.max_epochs=2000", "name=tubes")
+        training = command(make_dataset(4), home, *words)
+        training.wait_for("epoch 2/")
+        filler = fill(disk)
+        assert training.wait() == 1
+        told = training.err.splitlines()
+        assert "Traceback" not in training.err
+        assert len(told) < 10, told
+        assert told[-2].startswith(f"The disk has no room left for {home.cells}")
+        filler.unlink()
+        store = open_store(home, TrackingConfig())
+        settle(store)
+        ends = {run.name: (run.status, run.tags.get("error_type")) for run in store.search()}
+        assert ends.pop("tubes") == ("FINISHED", None)
+        assert set(ends.values()) == {("FAILED", "DiskFull")}, ends
 
 
 def command(root: Path, home: Home, *words: str, **variables: str) -> Command:

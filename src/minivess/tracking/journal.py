@@ -20,7 +20,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 from minivess import files
 
@@ -28,6 +28,8 @@ Operation = dict[str, Any]
 
 TICK_S = 1.0
 TICKS_PER_SYNC = 5
+RESERVE, RESERVED = "reserve", 2**20
+"""Room for the ends of runs on a disk that is full."""
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 log = logging.getLogger(__name__)
 
@@ -65,6 +67,8 @@ def _operation(raw: bytes, seq: int) -> Operation | None:
 class Journal:
     """The journal of one run, locked for its writer; opening an old one cuts off a torn line."""
 
+    _said: ClassVar[set[Path]] = set()
+
     def __init__(self, folder: Path, uid: str) -> None:
         """Lock the file.
 
@@ -73,6 +77,7 @@ class Journal:
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.uid, self.path, self.spool = uid, folder / f"{uid}.jsonl", folder / uid
+        self._reserve = folder / RESERVE
         self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -88,6 +93,14 @@ class Journal:
         self._lock, self._copying = threading.Lock(), threading.Lock()
         self._ended = threading.Event()
         self._refusal: OSError | None = None
+        self._keep_room()
+
+    def _keep_room(self) -> None:
+        if not self._reserve.exists():
+            try:
+                self._reserve.write_bytes(os.urandom(RESERVED))  # nothing compresses it
+            except OSError:
+                self._reserve.unlink(missing_ok=True)
 
     # --- writing --------------------------------------------------------------------------
 
@@ -108,14 +121,19 @@ class Journal:
         else:
             if not self._puts:
                 self._refusal = None
+                self._said.discard(self.path.parent)
 
     def _refused(self, error: OSError) -> None:
         if self._refusal is None:
             self._refusal = error
-            log.warning(
+            # Said by the first of several journals.
+            level = logging.INFO if self.path.parent in self._said else logging.WARNING
+            self._said.add(self.path.parent)
+            log.log(
+                level,
                 "%s cannot be written (%s). The work goes on and everything is kept in memory "
                 "until there is room; free disk space before it ends.",
-                self.path,
+                self.path.parent,
                 error.strerror,
             )
 
@@ -174,6 +192,15 @@ class Journal:
         except OSError as error:
             if self._file >= 0:
                 self._refused(error)
+
+    def give_up(self) -> list[str]:
+        """The files that the disk does not take, which are given up, so that the end is written."""
+        with self._copying:
+            lost = [to for to, _ in self._puts]
+            self._puts.clear()
+        self._reserve.unlink(missing_ok=True)
+        self.sync()
+        return lost
 
     def close(self, operation: Operation) -> None:
         """Write the last line and bring everything to disk."""

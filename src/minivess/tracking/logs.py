@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from minivess import names
@@ -37,6 +38,20 @@ class _Category(logging.Filter):
         if not hasattr(record, "category"):
             record.category = category(record.name)
         return True
+
+
+class _File(logging.FileHandler):
+    """A log file; lines that its disk does not take are left out, without a word for each."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Called within the exception."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        """Close it with what it took."""
+        with suppress(OSError):
+            super().close()
 
 
 def category(logger: str) -> str:
@@ -80,7 +95,7 @@ def _handlers(folder: Path, kind: str) -> list[tuple[tuple[str, ...], logging.Ha
 
 
 def _file(path: Path, level: int, layout: str) -> logging.Handler:
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _File(path, encoding="utf-8")
     handler.setLevel(level)
     handler.setFormatter(logging.Formatter(layout))
     return handler

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from minivess import names
+from minivess import files, names
 from minivess.errors import StoreError
 from minivess.tracking import logs, sheets
 from minivess.tracking.journal import Journal, Operation
@@ -60,12 +60,24 @@ class Recording:
         """Write the end; wait for the store while it takes what is there, and else leave it.
 
         Raises:
+            DiskFull: files of a finished run found no room, so that it is FAILED.
             StoreError: neither the disk nor the store took everything.
         """
         stamp = ended or time.time_ns() // 1_000_000
         self.history.finish()
+        self.journal.sync()
+        failure = None
+        if self.journal.refusal and (lost := self.journal.give_up()):
+            tags = {**tags, "files_lost": ", ".join(lost)[:500]}
+            if status == "FINISHED":
+                failure = files.disk_full(f"{len(lost)} files of run {self.run.name}")
+                cause = {names.ERROR_TYPE: type(failure).__name__, "error_message": failure.problem}
+                status, tags = "FAILED", tags | cause
         self.journal.close({"op": "close", "status": status, "t": stamp, "tags": dict(tags)})
-        if self.store.sender.flush(self.outbox, hurry=status == "KILLED"):
+        stored = self.store.sender.flush(self.outbox, hurry=status == "KILLED")
+        if failure is not None:
+            raise failure
+        if stored:
             return
         refusal = self.journal.refusal
         if refusal is not None:
