@@ -2,51 +2,221 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flows import handoff
 from flows.session import Session
 from minivess import names
-from minivess.errors import StoreError
+from minivess.contracts import Finding, RunRecord
+from minivess.errors import ServingError, StoreError, UsageError
+
+if TYPE_CHECKING:
+    from minivess.serving.predict import Outcome
+    from minivess.tracking.registry import Registered
+
+SHOWN = 10
+
+log = logging.getLogger(__name__)
+
+
+class Chosen(NamedTuple):
+    """The model that segments, the training run behind it, and why it was taken."""
+
+    version: Registered
+    training: RunRecord
+    why: str
 
 
 def predict(
     session: Session, source: Path, target: Path, *, upstream: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Segment files with the model in production, else the champion."""
-    from minivess import networks
-    from minivess.serving import export, predict
-    from minivess.tracking import model, registry
+    """Segment files; a file that is refused does not keep others from it, but exits with 1."""
+    from minivess.serving import predict as masks
 
-    try:
-        version = registry.by_alias(
-            session.store, session.config.experiment, names.PRODUCTION_ALIAS
+    plan = masks.plan(source, target)
+    chosen = choose(session, upstream)
+    session.say(f"Predict   {described(chosen)}")
+    for path, reason in plan.left.items():
+        session.say(f"  left out  {path}: {reason}")
+    outcomes = []
+    for outcome in masks.each(plan.pairs, **ready(session, chosen)):
+        tell(session, outcome)
+        outcomes.append(outcome)
+    refused = [outcome for outcome in outcomes if outcome.mask is None]
+    if refused:
+        session.say(
+            f"  {len(refused)} of {len(outcomes)} volumes could not be segmented: "
+            + ", ".join(f"{one.source.name} ({one.findings[0].code})" for one in refused)
         )
-    except StoreError:
-        version = registry.by_alias(session.store, session.config.experiment, names.CHAMPION_ALIAS)
+    return {
+        "model": facts(chosen),
+        "files": [str(outcome.mask) for outcome in outcomes if outcome.mask],
+        "refused": [_told(one) for one in refused],
+        "warnings": [_told(one) for one in outcomes if one.mask and one.findings],
+        "left_out": {str(path): reason for path, reason in plan.left.items()},
+        "exit_code": 1 if refused else 0,
+    }
+
+
+def tell(session: Session, outcome: Outcome) -> None:
+    """One file's mask, or what refused it and what to do."""
+    if outcome.mask:
+        session.say(f"  {outcome.mask}")
+    for found in outcome.findings:
+        word = "refused" if found.severity == "error" else "warning"
+        log.warning("%s  %s: %s: %s", word, outcome.source, found.code, found.message)
+        log.warning("  Try: %s", found.remedy)
+
+
+def _told(outcome: Outcome) -> dict[str, Any]:
+    findings: Iterable[Finding] = outcome.findings
+    fields = {"code", "message", "remedy"}
+    return {
+        "file": str(outcome.source),
+        "findings": [found.model_dump(include=fields) for found in findings],
+    }
+
+
+# --- the model ----------------------------------------------------------------------------
+
+
+def choose(session: Session, upstream: Sequence[str]) -> Chosen:
+    """The model of the run or alias that is given, else of the experiment that is named.
+
+    Raises:
+        UsageError: several are given, or none is and the home has several.
+        StoreError: there is no such model.
+        ServingError: it was trained on resampled volumes.
+    """
+    if len(upstream) > 1:
+        raise UsageError(
+            f"{len(upstream)} upstream ids were given, and one model segments.",
+            remedy="give one: --upstream ID",
+        )
+    version, why = _given(session, upstream[0]) if upstream else _named(session)
+    training = session.store.get(version.run_id)
+    if training.params["data_resampling_enabled"] != "False":
+        raise ServingError(
+            f"{version.name} version {version.version} was trained on resampled volumes, and "
+            "`predict` segments files at their own resolution.",
+            remedy="train at native resolution (leave out data.resampling)",
+        )
+    return Chosen(version, training, why)
+
+
+def _named(session: Session) -> tuple[Registered, str]:
+    """The model of the experiment in the settings, or the only one of the home."""
+    from minivess.tracking import registry
+
+    models = registry.models(session.store)
+    name = session.config.experiment
+    if session.config.name is None and session.config.data.root is None:
+        if len(models) > 1:
+            raise UsageError(
+                f"This home holds models of {len(models)} experiments, and none is named: "
+                f"{_listed(models)}.",
+                remedy="add the word that decides, for example name="
+                f"{next(iter(models))}, data.root=FOLDER, or --upstream RUN_ID",
+            )
+        name = next(iter(models), name)
+    if name not in models:
+        raise StoreError(
+            f"There is no model of an experiment {name!r} here"
+            + (f"; there are {_listed(models)}." if models else ", nor of any other."),
+            remedy=f"name={next(iter(models))}" if models else "run `minivess experiment` first",
+        )
+    for alias in (names.PRODUCTION_ALIAS, names.CHAMPION_ALIAS):
+        if alias in models[name]:
+            return registry.by_version(session.store, name, models[name][alias]), alias
+    raise StoreError(
+        f"No version of {name} is in production or champion.",
+        remedy=f"run `minivess analyse name={name}` first, or name a training: --upstream RUN_ID",
+    )
+
+
+def _listed(models: Sequence[str] | dict[str, dict[str, str]]) -> str:
+    shown = ", ".join(list(models)[:SHOWN])
+    return shown + (f" and {len(models) - SHOWN} more" if len(models) > SHOWN else "")
+
+
+def _given(session: Session, ref: str) -> tuple[Registered, str]:
+    """The model that a run id, NAME@alias or NAME/version means."""
+    from minivess.contracts import AnalysisResult, DeploymentResult
+    from minivess.tracking import registry
+
+    store = session.store
+    name, at, alias = ref.removeprefix("models:/").partition("@")
+    if at:
+        return registry.by_alias(store, name, alias), f"given as {ref}"
+    name, slash, number = name.rpartition("/")
+    if slash and number.isdigit():
+        return registry.by_version(store, name, number), f"given as {ref}"
+    record = store.get(ref)
+    kind, why = record.tags.get(names.KIND), f"given as {ref}"
+    if kind == names.DEPLOYMENT:
+        deployed = handoff.read(session, record, names.DEPLOYMENT_ARTIFACT, DeploymentResult)
+        return registry.by_version(store, deployed.model_name, deployed.model_version), why
+    if kind == names.ANALYSIS:
+        analysis = handoff.read(session, record, names.ANALYSIS_ARTIFACT, AnalysisResult)
+        return registry.of_run(store, analysis.champion.run_id), why
+    if kind in (names.FAMILY, names.REFIT):
+        return registry.of_run(store, record.run_id), why
+    raise StoreError(
+        f"Run {ref} is of kind {kind!r} and holds no model.",
+        remedy="give the run of a training, analysis or deployment, or NAME@production",
+    )
+
+
+def ready(session: Session, chosen: Chosen) -> dict[str, Any]:
+    """How the chosen network is run: exported once, then kept."""
+    from minivess import networks
+    from minivess.serving import export
+    from minivess.tracking import model
+
+    run_id = chosen.version.run_id
     folder = session.store.download(
-        version.run_id, names.MODEL_ARTIFACT, session.home.served / "champions" / version.run_id
+        run_id, names.MODEL_ARTIFACT, session.home.served / "champions" / run_id
     )
     network, window, checkpoint = model.parts(folder)
     onnx = folder / "model.onnx"
     if not onnx.is_file():
         export.to_onnx(network, checkpoint, onnx)
-    written = predict.predict(
-        source,
-        target,
-        forward=export.forward(onnx),
-        window=window,
-        divisor=networks.divisor(network),
-        in_channels=network.in_channels,
-        classes=handoff.profile_of(
-            session, session.store.get(version.run_id).params[names.UPSTREAM_PROFILE]
-        ).classes,
-    )
-    for path in written:
-        session.say(f"  {path}")
+    profile = handoff.profile_of(session, chosen.training.params[names.UPSTREAM_PROFILE])
     return {
-        "model": f"{version.name}/{version.version}",
-        "files": [str(path) for path in written],
+        "forward": export.forward(onnx),
+        "window": window,
+        "divisor": networks.divisor(network),
+        "in_channels": network.in_channels,
+        "classes": profile.classes,
     }
+
+
+def facts(chosen: Chosen) -> dict[str, Any]:
+    """Which model it is, what it was trained on, and how good it was on volumes it never saw."""
+    version, params = chosen.version, chosen.training.params
+    return {
+        "name": version.name,
+        "version": version.version,
+        "chosen": chosen.why,
+        "training_run_id": version.run_id,
+        "family": chosen.training.name,
+        "dataset": params[names.DATASET_NAME],
+        "dataset_path": params["data_dataset_path"],
+        "dataset_hash": params[names.DATASET_HASH],
+        "n_volumes": int(params["data_n_volumes"]),
+        "out_of_fold_dice": chosen.training.metrics.get("eval_dice"),
+    }
+
+
+def described(chosen: Chosen) -> str:
+    """The same for people."""
+    said = facts(chosen)
+    dice = said["out_of_fold_dice"]
+    judged = "never scored" if dice is None else f"out-of-fold Dice {dice:.3f}"
+    return (
+        "{name} version {version} ({chosen}): {family}, {judged}\n"
+        "  trained on {n_volumes} volumes of {dataset_path}, data {dataset_hash}"
+    ).format(**said, judged=judged)

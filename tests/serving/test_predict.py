@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
+import nrrd
 import numpy as np
 import pytest
 import tifffile
@@ -12,6 +13,7 @@ import tifffile
 from minivess import networks
 from minivess.contracts import Network, Window
 from minivess.data import volume
+from minivess.data.checks import CHECKS
 from minivess.errors import DataError, ServingError, UsageError
 from minivess.serving import export, predict
 from tests.conftest import shared, tube, write_nifti
@@ -26,6 +28,11 @@ def how(onnx: Path, network: Network, window: Window) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def masks(inputs: Path, out: Path, how: dict[str, Any]) -> list[Path | None]:
+    """Where the masks are; none for what was refused."""
+    return [outcome.mask for outcome in predict.each(predict.plan(inputs, out).pairs, **how)]
+
+
 @pytest.fixture
 def inputs(tmp_path: Path) -> Path:
     """A folder of two volumes, one packed and one not, and a text."""
@@ -38,79 +45,206 @@ def inputs(tmp_path: Path) -> Path:
 def test_a_folder_gives_one_mask_for_each_volume(
     inputs: Path, tmp_path: Path, how: dict[str, Any]
 ) -> None:
-    written = predict.predict(inputs, tmp_path / "out", **how)
-    assert [path.name for path in written] == ["a_mask.nii.gz", "b_mask.nii.gz"]
+    written = masks(inputs, tmp_path / "out", how)
+    assert [path and path.name for path in written] == ["a_mask.nii.gz", "b_mask.nii.gz"]
     assert sorted(os.listdir(tmp_path / "out")) == ["a_mask.nii.gz", "b_mask.nii.gz"]
 
 
-def test_a_mask_lies_on_the_grid_of_its_volume(
-    inputs: Path, tmp_path: Path, how: dict[str, Any]
+@pytest.mark.parametrize("ending", [".nii.gz", ".ome.tif", ".nrrd", ".mha"])
+def test_a_mask_lies_on_the_grid_of_its_volume_in_its_unit(
+    ending: str, tmp_path: Path, how: dict[str, Any]
 ) -> None:
-    (path, _) = predict.predict(inputs, tmp_path / "out", **how)
-    mask, image = nib.load(path), nib.load(inputs / "a.nii.gz")
-    assert mask.shape == image.shape
-    assert np.array_equal(mask.affine, image.affine)
-    assert mask.header.get_zooms() == image.header.get_zooms()
-    assert mask.get_data_dtype() == np.uint8
+    source = written_as(tmp_path / f"a{ending}", tube((20, 17, 5), 1)[0])
+    (path,) = masks(source, tmp_path / "out", how)
+    assert path is not None
+    image, mask = volume.read(source), volume.read(path)
+    assert (mask.shape, mask.unit, mask.array.dtype) == (image.shape, image.unit, np.uint8)
+    assert mask.spacing == pytest.approx(image.spacing)
+    assert np.allclose(mask.affine, image.affine, atol=1e-5)
 
 
-def test_a_stack_gives_a_nifti_mask(tmp_path: Path, how: dict[str, Any]) -> None:
-    image, _ = tube((20, 17, 5), 1)
-    (tmp_path / "in").mkdir()
-    tifffile.imwrite(tmp_path / "in" / "a.ome.tif", image.T)
-    (path,) = predict.predict(tmp_path / "in", tmp_path / "out", **how)
-    assert path.name == "a_mask.nii.gz"
-    assert nib.load(path).shape == image.shape
+def written_as(path: Path, image: np.ndarray) -> Path:
+    """A volume of 0.5 x 0.5 x 2 in any format, turned where the format can say so."""
+    if path.name.endswith(".nii.gz"):
+        affine = np.array([[0, -0.5, 0, 3], [0.5, 0, 0, 4], [0, 0, 2, 5], [0, 0, 0, 1]])
+        nifti = nib.Nifti1Image(image, affine)
+        nifti.header.set_xyzt_units("micron")
+        nib.save(nifti, path)
+    elif path.suffix == ".tif":
+        size = {
+            f"PhysicalSize{axis}": step for axis, step in zip("XYZ", (0.5, 0.5, 2.0), strict=True)
+        }
+        tifffile.imwrite(path, image.T, metadata={"axes": "ZYX", **size})
+    elif path.suffix == ".nrrd":
+        nrrd.write(str(path), image, {
+            "space": "left-posterior-superior", "space units": ["um"] * 3,
+            "space directions": [[0, 0.5, 0], [-0.5, 0, 0], [0, 0, 2]], "space origin": [3, 4, 5],
+        })  # fmt: skip
+    else:
+        size = " ".join(map(str, image.shape))
+        path.write_bytes(
+            f"ObjectType = Image\nNDims = 3\nDimSize = {size}\nElementType = MET_USHORT\n"
+            "ElementSpacing = 0.5 0.5 2\nTransformMatrix = 0 1 0 -1 0 0 0 0 1\nOffset = 3 4 5\n"
+            "ElementDataFile = LOCAL\n".encode()
+            + image.tobytes(order="F")
+        )
+    return path
 
 
 def test_a_file_may_name_its_mask(inputs: Path, tmp_path: Path, how: dict[str, Any]) -> None:
-    assert predict.predict(inputs / "b.nii", tmp_path / "my.nii.gz", **how) == [
-        tmp_path / "my.nii.gz"
-    ]
-    assert predict.predict(inputs / "b.nii", tmp_path / "out", **how) == [
-        tmp_path / "out" / "b_mask.nii.gz"
-    ]
+    assert masks(inputs / "b.nii", tmp_path / "my.nii.gz", how) == [tmp_path / "my.nii.gz"]
+    assert masks(inputs / "b.nii", tmp_path / "out", how) == [tmp_path / "out" / "b_mask.nii.gz"]
 
 
 def test_masks_hold_the_label_values_of_the_data(
     inputs: Path, tmp_path: Path, how: dict[str, Any]
 ) -> None:
-    channels = volume.read(predict.predict(inputs / "a.nii.gz", tmp_path / "a", **how)[0]).array
-    (path,) = predict.predict(inputs / "a.nii.gz", tmp_path / "b", classes=(0, 2, 5), **how)
-    assert np.array_equal(volume.read(path).array, np.array([0, 2, 5])[channels])
+    channels, values = (
+        volume.read(masks(inputs / "a.nii.gz", tmp_path / name, how | more)[0]).array
+        for name, more in (("a", {}), ("b", {"classes": (0, 2, 5)}))
+    )
+    assert np.array_equal(values, np.array([0, 2, 5])[channels])
 
 
-def test_a_bad_file_is_named_and_the_others_are_segmented(
-    inputs: Path, tmp_path: Path, how: dict[str, Any]
+IMAGE = tube((20, 17, 6), 1)[0].astype(np.float64)
+UNUSABLE = {
+    "nan": (np.where(IMAGE.max() == IMAGE, np.nan, IMAGE), "non_finite"),
+    "infinite": (np.where(IMAGE.max() == IMAGE, np.inf, IMAGE), "non_finite"),
+    "beyond float32": (IMAGE * 1e38, "non_finite"),
+    "all one value": (np.full_like(IMAGE, 7), "constant"),
+    "one value in float32": (IMAGE % 8 + 2.0**40, "constant"),
+    "one voxel": (IMAGE[:1, :1, :1], "wrong_dimensions"),
+    "one slice": (IMAGE[:, :, :1], "wrong_dimensions"),
+    "two times": (np.stack([IMAGE, IMAGE], -1), "wrong_dimensions"),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_what_profile_would_quarantine_is_refused_by_code_and_the_others_are_segmented(
+    name: str, inputs: Path, tmp_path: Path, how: dict[str, Any]
 ) -> None:
-    (inputs / "bad.nii.gz").write_text("no volume")
-    with pytest.raises(DataError, match=r"1 of 3 volumes.*bad\.nii\.gz"):
-        predict.predict(inputs, tmp_path / "out", **how)
+    array, code = UNUSABLE[name]
+    write_nifti(inputs / "bad.nii.gz", array)
+    pairs = predict.plan(inputs, tmp_path / "out").pairs
+    good, other, bad = predict.each(pairs, **how)
+    assert good.mask
+    assert other.mask
+    assert (bad.mask, bad.findings[0].code, bad.findings[0].severity) == (None, code, "error")
+    assert bad.findings[0].remedy
+    assert code in CHECKS
     assert len(os.listdir(tmp_path / "out")) == 2
 
 
-@pytest.mark.parametrize("name", ["absent", "empty", "in/notes.txt"])
-def test_nothing_to_segment_is_said(
-    name: str, inputs: Path, tmp_path: Path, how: dict[str, Any]
+@pytest.mark.parametrize("step", [0.0, -2.0, float("nan"), float("inf")])
+def test_a_voxel_size_that_is_no_number_above_zero_is_refused(step: float) -> None:
+    image = volume.Volume(IMAGE, (0.5, 0.5, step), "mm", np.diag([0.5, 0.5, step, 1]))
+    with pytest.raises(DataError, match="voxel size") as refused:
+        predict.admit(image, (4, 4, 2))
+    assert refused.value.code == "implausible_spacing"
+
+
+def test_a_volume_that_shrinks_to_one_voxel_inside_the_network_is_refused() -> None:
+    image = volume.Volume(IMAGE[:4, :4, :2], (1, 1, 1), "mm", np.eye(4))
+    assert [found.code for found in predict.admit(image, (4, 4, 1))] == ["few_slices"]
+    with pytest.raises(DataError, match=r"needs more than \(4, 4, 2\)"):
+        predict.admit(image, (4, 4, 2))
+
+
+def test_warnings_are_told_and_not_refused(tmp_path: Path, how: dict[str, Any]) -> None:
+    write_nifti(tmp_path / "in" / "thin.nii.gz", IMAGE[:, :, :4].astype(np.float32))
+    (outcome,) = predict.each(predict.plan(tmp_path / "in", tmp_path / "out").pairs, **how)
+    assert outcome.mask
+    assert [found.code for found in outcome.findings] == ["few_slices"]
+
+
+def test_a_file_that_breaks_a_library_is_named_and_the_others_are_segmented(
+    inputs: Path, tmp_path: Path, how: dict[str, Any]
 ) -> None:
+    (inputs / "bad.nii.gz").write_text("no volume")
+    outcomes = predict.each(predict.plan(inputs, tmp_path / "out").pairs, **how)
+    assert [one.source.name for one in outcomes if one.mask is None] == ["bad.nii.gz"]
+
+
+@pytest.mark.parametrize("name", ["absent", "empty", "in/notes.txt"])
+def test_nothing_to_segment_is_said(name: str, inputs: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError):
-        predict.predict(tmp_path / name, tmp_path / "out", **how)
+        predict.plan(tmp_path / name, tmp_path / "out")
 
 
-def test_masks_do_not_land_among_the_volumes(inputs: Path, how: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="among the volumes"):
-        predict.predict(inputs, inputs, **how)
+def test_labels_and_earlier_masks_are_left_out_with_the_reason(
+    inputs: Path, tmp_path: Path, how: dict[str, Any]
+) -> None:
+    image = inputs / "a.nii.gz"
+    for name in ("a_seg.nii.gz", "b_mask.nii", "labels/a.nii.gz", "deep/labelsTr/a.nii.gz"):
+        (inputs / name).parent.mkdir(parents=True, exist_ok=True)
+        write_nifti(inputs / name, tube((16, 20, 9), 2)[1])
+    masks(image, inputs / "earlier.nii.gz", how)
+    masks(image, inputs / "masks" / "x" / "new.nii.gz", how)
+    plan = predict.plan(inputs, inputs / "masks")
+    assert [source.name for source, _ in plan.pairs] == ["a.nii.gz", "b.nii"]
+    assert {path.name: why for path, why in plan.left.items()}[
+        "earlier.nii.gz"
+    ] == "predict wrote it"
+    assert len(plan.left) == 6
+
+
+def test_folders_below_are_mirrored_and_endings_of_either_case_read(tmp_path: Path) -> None:
+    for name in ("V1.NII.GZ", "m1/v.nii.gz", "m2/v.nii.gz", ".hidden/v.nii.gz"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).touch()
+    pairs = predict.plan(tmp_path / "in", tmp_path / "out").pairs
+    found = {target.relative_to(tmp_path / "out").as_posix() for _, target in pairs}
+    assert found == {"V1_mask.nii.gz", "m1/v_mask.nii.gz", "m2/v_mask.nii.gz"}
+
+
+def test_two_files_of_one_name_stop_before_any_is_segmented(tmp_path: Path) -> None:
+    for ending in (".nii", ".nii.gz", ".tif"):
+        (tmp_path / f"v1{ending}").touch()
+    with pytest.raises(DataError, match=r"v1\.nii and .*v1\.nii\.gz and .*v1\.tif would"):
+        predict.plan(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "out", ["in", "in/a.nii.gz", "in/notes.txt", "in/notes.txt/out", "m.tif", "m.png", "m.nii.gz"]
+)
+def test_a_folder_takes_a_folder_for_its_masks(out: str, inputs: Path) -> None:
+    with pytest.raises(UsageError):
+        predict.plan(inputs, inputs.parent / out)
+
+
+@pytest.mark.parametrize("out", ["in/a.nii.gz", "in/b.nii", "in/notes.txt", "m.tif", "m.NII"])
+def test_a_file_that_is_no_mask_of_ours_is_never_replaced(out: str, inputs: Path) -> None:
+    with pytest.raises(UsageError):
+        predict.plan(inputs / "a.nii.gz", inputs.parent / out)
+
+
+def test_an_earlier_mask_is_made_again_and_another_file_is_kept(
+    inputs: Path, tmp_path: Path, how: dict[str, Any]
+) -> None:
+    assert masks(inputs, tmp_path / "out", how) == masks(inputs, tmp_path / "out", how)
+    write_nifti(tmp_path / "out" / "a_mask.nii.gz", IMAGE)
+    with pytest.raises(UsageError, match=r"a_mask\.nii\.gz is there already"):
+        predict.plan(inputs, tmp_path / "out")
+
+
+def test_an_answer_that_is_no_number_is_no_empty_mask(
+    inputs: Path, tmp_path: Path, how: dict[str, Any]
+) -> None:
+    broken = how | {"forward": lambda part: how["forward"](part) * float("nan")}
+    outcomes = [*predict.each(predict.plan(inputs, tmp_path / "out").pairs, **broken)]
+    assert {one.findings[0].code for one in outcomes if one.mask is None} == {"non_finite"}
+    assert len(outcomes) == 2
 
 
 def test_a_volume_is_refused_by_a_network_of_several_channels(
     inputs: Path, tmp_path: Path, how: dict[str, Any]
 ) -> None:
     with pytest.raises(ServingError, match="2 channels"):
-        predict.predict(inputs, tmp_path / "out", **{**how, "in_channels": 2})
+        masks(inputs, tmp_path / "out", how | {"in_channels": 2})
 
 
 def test_real_volumes_of_five_slices_are_segmented(tmp_path: Path, how: dict[str, Any]) -> None:
     source = sorted((shared("spinal_cord_thin")).rglob("*.nii*"), key=lambda p: p.stat().st_size)[0]
-    (path,) = predict.predict(source, tmp_path, **how)
+    (path,) = masks(source, tmp_path, how)
     assert nib.load(path).shape == nib.load(source).shape

@@ -20,6 +20,7 @@ from minivess.data import volume
 from minivess.errors import ServingError
 from minivess.home import Home, open_home
 from minivess.serving import export, package, predict, served, smoke
+from tests.conftest import tube, write_nifti
 from tests.serving.conftest import LINEAGE, make_case
 
 CLASSES = (0, 2, 5)
@@ -170,6 +171,32 @@ def test_a_bad_volume_is_refused_with_a_remedy(address: str, content: bytes, pro
     assert "/tmp" not in answer.text
     assert answer.json()["remedy"]
     assert answer.headers["X-Minivess-Dataset-Hash"] == "e5f6.dir"
+
+
+ARRAY = tube((24, 20, 5), 3)[0].astype(np.float64)
+UNUSABLE = {
+    "non_finite": np.where(ARRAY.mean() < ARRAY, ARRAY, np.nan),
+    "constant": np.full_like(ARRAY, 7),
+    "wrong_dimensions": ARRAY[:1, :1, :1],
+}
+
+
+@pytest.mark.parametrize("code", UNUSABLE)
+def test_what_profile_would_quarantine_is_refused_with_its_code(
+    address: str, code: str, tmp_path: Path
+) -> None:
+    path = write_nifti(tmp_path / "v.nii.gz", UNUSABLE[code])
+    answer = ask_raw(address, path.read_bytes())
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["code"] == code
+    assert answer.json()["remedy"]
+
+
+def test_warnings_come_with_the_mask(address: str, tmp_path: Path) -> None:
+    thin = write_nifti(tmp_path / "v.nii.gz", ARRAY[:, :, :4].astype(np.float32))
+    assert ask_raw(address, thin.read_bytes()).headers["Minivess-Warnings"] == "few_slices"
+    (warning,) = smoke.post(address, thin, "json").json()["warnings"]
+    assert warning["code"] == "few_slices"
 
 
 def test_text_in_place_of_a_file_is_not_fetched(address: str) -> None:

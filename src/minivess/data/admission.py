@@ -27,7 +27,7 @@ def check_array(array: Array, span: tuple[float, float] | None = None) -> list[F
         problem = f"The image has shape {array.shape}; volumes have three axes, none empty."
         return [finding("wrong_dimensions", problem)]
     low, high = span or (float(array.min()), float(array.max()))
-    return [*_values(array, low, high), *_slices(array.shape)]
+    return [*_slices(array.shape), *_values(array, low, high)]
 
 
 def check_reach(shape: Sequence[int], divisor: Sequence[int]) -> list[Finding]:
@@ -50,6 +50,21 @@ def admit(findings: Sequence[Finding]) -> list[Finding]:
     return [found for found in findings if found.severity == "warning"]
 
 
+def answered(logits: Array) -> Array:
+    """What a network says.
+
+    Raises:
+        DataError: it says NaN somewhere, which would become background in the mask.
+    """
+    if np.isfinite(logits).all():
+        return logits
+    raise DataError(
+        "The network's answer is NaN or infinite somewhere.",
+        remedy="look at the intensities of the volume; train with data.normalisation=zscore",
+        code="non_finite",
+    )
+
+
 def _values(array: Array, low: float, high: float) -> list[Finding]:
     if not (math.isfinite(low) and math.isfinite(high)):
         count = int(array.size - np.isfinite(array).sum())
@@ -57,7 +72,7 @@ def _values(array: Array, low: float, high: float) -> list[Finding]:
     if low == high:
         return [finding("constant", f"Every voxel has the value {low:g}.")]
     largest = max(abs(low), abs(high))
-    if max(largest, high - low) > np.finfo(np.float32).max:
+    if max(largest, high - low) > float(np.finfo(np.float32).max):
         problem = f"Values reach {largest:g}; float32, which networks see, would be infinite."
         return [finding("non_finite", problem, remedy="divide the values, and store float32")]
     if np.can_cast(array.dtype, np.float32):

@@ -64,7 +64,7 @@ def _volumes(root: Path) -> tuple[list[Path], list[Path]]:
             f"The data folder {root} {what}.",
             remedy="data.root=/path/to/a/folder that holds images and labels",
         )
-    everything = sorted(_files(root))
+    everything = sorted(walk(root))
     found = [
         path
         for path in everything
@@ -81,7 +81,7 @@ def _volumes(root: Path) -> tuple[list[Path], list[Path]]:
     return found, others
 
 
-def _files(root: Path) -> Iterator[Path]:
+def walk(root: Path) -> Iterator[Path]:
     """Files that are not hidden, broken links too; linked folders included, each once."""
     seen = set()
     for folder, folders, names in os.walk(root, followlinks=True):

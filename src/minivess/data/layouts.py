@@ -152,7 +152,7 @@ def _flat(path: Path, folder: Path) -> str:
 def _side_by_side(root: Path, found: list[Path]) -> Reading:
     """Pairs side by side, told apart by a word: vol1(_img) and vol1_seg, p1/image and p1/seg."""
     reading = Reading("suffix", {}, {})
-    labels = [path for path in found if _role(stem(path)) in LABEL_WORDS]
+    labels = [path for path in found if role(stem(path)) in LABEL_WORDS]
     images = [path for path in found if path not in set(labels)]
 
     def name(path: Path) -> str:
@@ -161,19 +161,20 @@ def _side_by_side(root: Path, found: list[Path]) -> Reading:
         )
 
     # A file with a role word is the better image of two that would share a case.
-    images.sort(key=lambda path: _role(stem(path)) not in IMAGE_WORDS)
+    images.sort(key=lambda path: role(stem(path)) not in IMAGE_WORDS)
     collect(reading.images, images, name, reading.notes)
     collect(reading.labels, labels, name, reading.notes)
     return reading
 
 
-def _role(name: str) -> str:
+def role(name: str) -> str:
+    """The last word of a name, which may say what the file is for: vol1_seg -> seg."""
     return re.split(r"[_\-. ]", name.lower())[-1]
 
 
 def _role_off(name: str) -> str:
     """vol1_seg -> vol1; a name that is only a role word becomes empty."""
-    if _role(name) not in IMAGE_WORDS | LABEL_WORDS:
+    if role(name) not in IMAGE_WORDS | LABEL_WORDS:
         return name
     return re.sub(r"[_\-. ]?[^_\-. ]+$", "", name)
 

@@ -11,6 +11,7 @@ import numpy as np
 from minivess import files
 from minivess.contracts import Spacing
 from minivess.data.payload import Array, Volume, block, damaged, dtype_of, shape_of, voxels
+from minivess.errors import DataError
 
 FIRST, SECOND = 348, 540  # bytes of the headers of NIfTI-1 and NIfTI-2
 HEADER_ERRORS = (nib.spatialimages.HeaderDataError, ValueError, KeyError, OverflowError)
@@ -37,12 +38,22 @@ def read(path: Path) -> Volume:
     )
 
 
-def write(path: Path, mask: Array, like: Volume) -> Path:
+def write(path: Path, mask: Array, like: Volume, *, about: bytes) -> Path:
     """Write a mask (X, Y, Z) as uint8 with the geometry of `like`."""
     image = nib.Nifti1Image(np.asarray(mask, dtype=np.uint8), like.affine)
     image.header.set_zooms(like.spacing)
     image.header.set_xyzt_units(xyz=like.unit)
+    image.header["descrip"] = about
     return files.write(path, lambda temporary: nib.save(image, temporary))
+
+
+def about(path: Path) -> bytes:
+    """What the header says that the file is; empty where it cannot be read."""
+    try:
+        header, _ = _header(path, "gzip" if path.name.lower().endswith(".gz") else "raw")
+    except (DataError, OSError):
+        return b""
+    return bytes(header["descrip"].item())
 
 
 def _header(path: Path, packing: str) -> tuple[Any, bytes]:

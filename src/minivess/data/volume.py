@@ -25,6 +25,7 @@ from minivess.data.payload import damaged
 from minivess.data.resampling import resample
 from minivess.errors import DataError
 
+OWN_MASK = b"mask by minivess"
 UNKNOWN = 255  # no class index: classes are counted from 0 and are fewer
 READERS: dict[str, Callable[[Path], Volume]] = {
     ".nii.gz": nifti.read,
@@ -172,7 +173,12 @@ def write_mask(path: Path, mask: Array, like: Volume) -> Path:
             f"{like.shape}.",
             remedy="give a mask of the volume's shape and a file name ending in .nii.gz",
         )
-    return nifti.write(path, mask, like)
+    return nifti.write(path, mask, like, about=OWN_MASK)
+
+
+def is_own_mask(path: Path) -> bool:
+    """Whether `write_mask` wrote this file."""
+    return suffix(path) in NIFTI and nifti.about(path) == OWN_MASK
 
 
 def _regridded(volume: Volume, image: Array) -> Volume:

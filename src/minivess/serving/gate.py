@@ -178,13 +178,14 @@ def error(status: HTTPStatus, problem: str, remedy: str) -> JSONResponse:
 
 
 def explained(status: int, body: bytes, model: served.ServedModel) -> bytes:
-    """The JSON body of an error: error, remedy, model and lineage, whoever wrote it first."""
+    """The JSON body of an error: error, remedy, code of a check, model and lineage."""
     said = _parsed(body)
     own = "remedy" in said
     remedy = USAGE if status < 500 else "read the service's log; the input was not the cause"
     answer = {
         "error": said["error"] if own else _problem(status, said),
         "remedy": said["remedy"] if own else remedy,
+        **({"code": said["code"]} if own and "code" in said else {}),
         "model": model.label,
         "lineage": model.lineage,
     }

@@ -2,27 +2,60 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from minivess import inference
-from minivess.contracts import Shape, Window
-from minivess.data import volume
-from minivess.data.filenames import NIFTI, is_volume, stem
-from minivess.errors import DataError, ServingError, UsageError
+from minivess.contracts import Finding, Shape, Window
+from minivess.data import admission, quality, volume
+from minivess.data.cases import walk
+from minivess.data.checks import finding
+from minivess.data.filenames import NIFTI, SUFFIXES, is_volume, stem, suffix, unread
+from minivess.data.layouts import LABEL_FOLDERS, LABEL_WORDS, role
+from minivess.errors import DataError, MinivessError, ServingError, UsageError
 
 if TYPE_CHECKING:
     import torch
 
 Forward = Callable[["torch.Tensor"], "torch.Tensor"]
+Pairs = Sequence[tuple[Path, Path]]
 ENDING = "_mask.nii.gz"
+FURTHER_CHANNEL = re.compile(r"_(?!0000)\d{4}$")
 
-logger = logging.getLogger(__name__)
+
+class Plan(NamedTuple):
+    """Which files are read and where their masks go; which files are left out, and why."""
+
+    pairs: Pairs
+    left: dict[Path, str]
+
+
+class Outcome(NamedTuple):
+    """What became of one file: its mask and what is odd about it, or what refused it."""
+
+    source: Path
+    mask: Path | None
+    findings: Sequence[Finding]
+
+
+# --- one volume ---------------------------------------------------------------------------
+
+
+def admit(image: volume.Volume, divisor: Shape) -> list[Finding]:
+    """Apply the checks of `profile` to an image; returns the warnings.
+
+    Raises:
+        DataError: it would be quarantined there; the error carries the code.
+    """
+    reach = admission.check_reach(image.shape, divisor)
+    return admission.admit([*quality.check_image(image), *reach])
 
 
 def segment(
@@ -40,6 +73,7 @@ def segment(
 
     Raises:
         ServingError: the network wants several channels, and a volume holds one.
+        DataError: the answer is no number somewhere.
     """
     if in_channels != 1:
         raise ServingError(
@@ -48,74 +82,151 @@ def segment(
         )
     raw = np.asarray(image.array, dtype=np.float32)[np.newaxis]
     normalised = inference.normalise(raw, window.normalisation)
-    indices = inference.mask(inference.logits(forward, normalised, window, divisor=divisor))
+    logits = inference.logits(forward, normalised, window, divisor=divisor)
+    indices = inference.mask(admission.answered(logits))
     return indices if classes is None else np.asarray(classes, dtype=np.uint8)[indices]
 
 
-def predict(
-    inputs: Path,
-    out: Path,
-    *,
-    forward: Forward,
-    window: Window,
-    divisor: Shape,
-    in_channels: int,
-    classes: Sequence[int] | None = None,
-) -> list[Path]:
-    """Segment a file, or every volume of a folder; returns the masks written.
+def each(pairs: Pairs, **how: Any) -> Iterator[Outcome]:
+    """Segment file after file as `segment` is told; a bad one does not keep others from it."""
+    for source, target in pairs:
+        yield _outcome(source, target, **how)
 
-    A folder gives `<case>_mask.nii.gz` for each volume. A bad file does not keep the others
-    from being segmented.
+
+def _outcome(source: Path, target: Path, **how: Any) -> Outcome:
+    try:
+        image = volume.read(source)
+        odd = admit(image, how["divisor"])
+        mask = segment(image, **how)
+        return Outcome(source, volume.write_mask(target, mask, image), odd)
+    except DataError as error:
+        refused = finding(error.code, error.problem, severity="error", remedy=error.remedy)
+    except MinivessError:
+        raise
+    except Exception as error:  # noqa: BLE001 (whatever a library says of one file)
+        problem = f"{type(error).__name__}: {error or 'memory is too small for it'}"
+        refused = finding("unreadable", problem)
+    return Outcome(source, None, [refused])
+
+
+# --- files and folders --------------------------------------------------------------------
+
+
+def plan(inputs: Path, out: Path) -> Plan:
+    """Which files are read and where their masks go; folders below a folder are mirrored.
 
     Raises:
-        DataError: nothing to read, or some files could not be segmented (each is named).
-        UsageError: the masks would land among the inputs.
+        DataError: nothing to read, or two files whose masks would have one name.
+        UsageError: a place where no mask can be, or that holds what is no mask of ours.
     """
-    written, failed = [], []
-    for source, target in plan(inputs, out):
-        try:
-            image = volume.read(source)
-            mask = segment(
-                image,
-                forward=forward,
-                window=window,
-                divisor=divisor,
-                in_channels=in_channels,
-                classes=classes,
-            )
-            written.append(volume.write_mask(target, mask, image))
-        except DataError as error:
-            logger.warning("%s", error.problem)
-            failed.append(error)
-    if failed:
-        raise DataError(
-            f"{len(failed)} of {len(failed) + len(written)} volumes could not be segmented: "
-            + " ".join(error.problem for error in failed),
-            remedy=failed[0].remedy,
-        )
-    return written
+    if not inputs.is_dir():
+        left: dict[Path, str] = {}
+        pairs = [(inputs, _file(inputs, out))]
+    else:
+        sources, left = _volumes(inputs, out)
+        pairs = [(path, _folder(out) / _mirrored(path, inputs)) for path in sources]
+    _refuse_shared(pairs)
+    for source, target in pairs:
+        _refuse_occupied(source, target)
+    return Plan(pairs, left)
 
 
-def plan(inputs: Path, out: Path) -> list[tuple[Path, Path]]:
-    """Which file is read and where its mask goes."""
-    if inputs.is_file():
-        named = out.name.endswith(NIFTI)
-        return [(inputs, out if named else out / _mask_name(inputs))]
-    sources = sorted(
-        path for path in (inputs.iterdir() if inputs.is_dir() else ()) if is_volume(path)
-    )
-    if not sources:
+def _file(source: Path, out: Path) -> Path:
+    """A file may name its mask, or the folder for it."""
+    if not source.is_file():
         raise DataError(
-            f"There is no volume to segment at {inputs}.",
+            f"There is no volume to segment at {source}.",
             remedy="name a volume (.nii.gz, .tif, .nrrd, .mha), or a folder that holds some",
         )
-    if out.resolve() == inputs.resolve():
+    if not is_volume(source):
+        kind, remedy = unread(source) or ("no volume", "name a .nii.gz, .tif, .nrrd or .mha")
+        raise DataError(f"{source} is {kind}, which is not read.", remedy=remedy)
+    return out if out.name.endswith(NIFTI) and not out.is_dir() else _folder(out) / _mask(source)
+
+
+def _folder(out: Path) -> Path:
+    """A folder that is there or can be made."""
+    lowest = next(path for path in (out, *out.absolute().parents) if path.exists())
+    named = not out.exists() and (suffix(out) in SUFFIXES or unread(out))
+    if named or not lowest.is_dir():
+        what = "is a name for a file that masks do not have" if named else "lies below a file"
         raise UsageError(
-            f"The masks would land among the volumes in {inputs}.",
-            remedy=f"minivess predict {inputs} {inputs.with_name(inputs.name + '_masks')}",
+            f"{out} {what if lowest != out else 'is a file'}.",
+            remedy="name a folder for the masks; of one volume, a file ending in .nii.gz as well",
         )
-    return [(source, out / _mask_name(source)) for source in sources]
+    if not os.access(lowest, os.W_OK):
+        raise UsageError(
+            f"Nothing may be written to {lowest}.", remedy="name another folder for the masks"
+        )
+    return out
 
 
-def _mask_name(source: Path) -> str:
+def _volumes(folder: Path, out: Path) -> tuple[list[Path], dict[Path, str]]:
+    """What is segmented of a folder; what is not, and why."""
+    if out.resolve() == folder.resolve():
+        raise UsageError(
+            f"The masks would land among the volumes in {folder}.",
+            remedy=f"minivess predict {folder} {folder.with_name(folder.name + '_masks')}",
+        )
+    everything = sorted(walk(folder))
+    reasons = {path: _left_out(path, folder, out) for path in everything}
+    left = {path: reason for path, reason in reasons.items() if reason}
+    sources = [path for path in everything if is_volume(path) and path not in left]
+    if not sources:
+        shown = "; ".join(f"{path.name}: {why}" for path, why in list(left.items())[:3])
+        raise DataError(
+            f"There is no volume to segment in {folder}{shown and f' ({shown})'}.",
+            remedy="name a folder that holds volumes (.nii.gz, .tif, .nrrd, .mha), or one by its "
+            "full name, which is segmented whatever it is called",
+        )
+    return sources, left
+
+
+def _left_out(path: Path, folder: Path, out: Path) -> str:
+    """Why a file of a folder is not segmented; empty where it is, or where nobody expects it."""
+    if not is_volume(path):
+        return "{}; {}".format(*other) if (other := unread(path)) else ""
+    if out.resolve() in path.resolve().parents:
+        return "it lies in the folder for the masks"
+    above = {part.lower() for part in path.relative_to(folder).parts[:-1]}
+    if above & {*LABEL_FOLDERS, "labelstr", "labelsts"}:
+        return "it lies in a folder of labels"
+    if volume.is_own_mask(path):
+        return "predict wrote it"
+    if role(stem(path)) in LABEL_WORDS:
+        return "it is called like a label"
+    first = path.with_name(FURTHER_CHANNEL.sub("_0000", stem(path)) + path.name[len(stem(path)) :])
+    return "it is a further channel" if first != path and first.exists() else ""
+
+
+def _mirrored(source: Path, folder: Path) -> Path:
+    return source.relative_to(folder).with_name(_mask(source))
+
+
+def _mask(source: Path) -> str:
     return stem(source) + ENDING
+
+
+def _refuse_shared(pairs: Pairs) -> None:
+    """Two files of one name in several formats: which one is meant is not ours to say."""
+    sources = defaultdict(list)
+    for source, target in pairs:
+        sources[target].append(source)
+    shared = {target: those for target, those in sources.items() if len(those) > 1}
+    for target, those in shared.items():
+        more = f" ({len(shared) - 1} more like these)" if len(shared) > 1 else ""
+        raise DataError(
+            f"The masks of {' and '.join(map(str, those))} would both be {target}{more}.",
+            remedy=f"move one of them away, or segment each by itself: minivess predict {those[0]} "
+            f"{target.parent / those[0].name}{ENDING}",
+        )
+
+
+def _refuse_occupied(source: Path, target: Path) -> None:
+    """Only a mask that `predict` wrote is replaced."""
+    if target.exists() and not volume.is_own_mask(target):
+        raise UsageError(
+            f"{target} is there already, and no mask that `predict` wrote; the mask of {source} "
+            "would replace it.",
+            remedy="move that file away, or name another place for the masks",
+        )

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MASK = "mask.nii.gz"
+WARNINGS = "Minivess-Warnings"
 MAGIC = {
     b"\x1f\x8b": ".nii.gz", b"II*\0": ".tif", b"MM\0*": ".tif", b"II+\0": ".tif", b"MM\0+": ".tif",
     b"NRRD": ".nrrd", b"ObjectType": ".mha", b"NDims": ".mha",
@@ -68,18 +69,23 @@ class Segmentation:
             return self._answer(image, answer)  # type: ignore[return-value]
         except DataError as error:
             problem = error.problem.replace(str(image.parent), "").replace("/upload", "upload")
-            return refusal(422, problem, error.remedy)  # type: ignore[return-value]
+            return refusal(422, problem, error.remedy, code=error.code)  # type: ignore[return-value]
 
     def _answer(self, upload: Path, answer: str) -> FileResponse | JSONResponse:
+        from minivess.serving import predict
+
         image = self._read(upload)
+        odd = predict.admit(image, self.model.divisor)
         started = time.perf_counter()
         mask = self._segment(image)
         seconds = time.perf_counter() - started
         self.seconds.observe(seconds)
         path = volume.write_mask(upload.with_name(MASK), mask, image)
         if answer == "nifti":
-            return FileResponse(path, media_type="application/gzip", filename=MASK)
-        return JSONResponse(self._describe(image, mask, path, seconds))
+            codes = {WARNINGS: ", ".join(found.code for found in odd)} if odd else None
+            return FileResponse(path, media_type="application/gzip", filename=MASK, headers=codes)
+        warnings = {"warnings": [found.model_dump() for found in odd]}
+        return JSONResponse(self._describe(image, mask, path, seconds) | warnings)
 
     def _read(self, upload: Path) -> volume.Volume:
         path = upload.with_name(f"upload{ending(upload)}")
@@ -145,9 +151,9 @@ async def uploaded(part: str | UploadFile) -> UploadFile:
     raise InvalidArgument(message)
 
 
-def refusal(status: int, problem: str, remedy: str) -> JSONResponse:
-    """A 4xx answer that says what to do."""
-    return JSONResponse({"error": problem, "remedy": remedy}, status_code=status)
+def refusal(status: int, problem: str, remedy: str, *, code: str) -> JSONResponse:
+    """A 4xx answer that says what to do; docs/checks.md lists the codes."""
+    return JSONResponse({"error": problem, "code": code, "remedy": remedy}, status_code=status)
 
 
 def ending(path: Path) -> str:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,8 @@ from numpy.typing import NDArray
 import minivess
 from minivess import files, inference, keys, names, networks
 from minivess.contracts import Network, Shape, Window
-from minivess.errors import StoreError
+from minivess.data import admission
+from minivess.errors import DataError, StoreError
 from minivess.tracking import registry
 from minivess.tracking.environment import version
 from minivess.tracking.run import Run
@@ -68,7 +71,7 @@ def save(
             artifacts={"model_config": str(settings), "checkpoint": str(weights)},
             code_paths=[_package(Path(temporary)), *_own_code(network.builder)],
             signature=_signature(network),
-            input_example=np.zeros(shape, np.float32),
+            input_example=np.arange(math.prod(shape), dtype=np.float32).reshape(shape),
             pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
         )
     return folder
@@ -170,13 +173,38 @@ class Segmenter(PythonModel):
 
     # MLflow takes other type hints than a bare array for a schema, and warns of a missing one.
     def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> Array:
-        """(B, C_in, X, Y, Z) raw intensities -> (B, C_out, X, Y, Z) probabilities."""
+        """(B, C_in, X, Y, Z) raw intensities -> (B, C_out, X, Y, Z) probabilities.
+
+        Raises:
+            DataError: a volume that `profile` would quarantine; its place, code and remedy.
+        """
         volumes = model_input["input"] if isinstance(model_input, dict) else model_input
+        for place, volume in enumerate(volumes):
+            self._admit(np.asarray(volume), place)
         return np.stack([self._probabilities(volume) for volume in volumes])
+
+    def _admit(self, volume: Array, place: int) -> None:
+        """Refuse what cannot be segmented; warn of what is odd."""
+        if volume.ndim != 4 or len(volume) != self.network.in_channels:
+            raise DataError(
+                f"wrong_dimensions: volume {place} has shape {volume.shape}, not "
+                f"({self.network.in_channels}, X, Y, Z).",
+                remedy="give an array (B, C, X, Y, Z) of raw intensities",
+                code="wrong_dimensions",
+            )
+        reach = admission.check_reach(volume.shape[1:], self.divisor)
+        for channel in volume:
+            try:
+                odd = admission.admit([*admission.check_array(channel), *reach])
+            except DataError as error:
+                problem = f"{error.code}: volume {place} of the batch: {error.problem}"
+                raise DataError(problem, remedy=error.remedy, code=error.code) from error
+            for found in odd:
+                warnings.warn(f"{found.code}: volume {place}: {found.message}", stacklevel=2)
 
     def _probabilities(self, volume: Array) -> Array:
         image = inference.normalise(volume, self.window.normalisation)
         found = inference.logits(
             self.module, image, self.window, divisor=self.divisor, device=self.device
         )
-        return inference.probabilities(found)
+        return inference.probabilities(admission.answered(found))

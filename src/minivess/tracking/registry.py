@@ -110,5 +110,31 @@ def versions(store: Store, name: str, *, run_id: str | None = None) -> list[Regi
     return sorted((_plain(one) for one in found), key=lambda one: -int(one.version))
 
 
+def models(store: Store) -> dict[str, dict[str, str]]:
+    """Our registered models, each with its aliases and the versions that they point at."""
+    with door("list the registered models"):
+        found = store.client.search_registered_models(f"tags.project = '{names.PROJECT}'")
+    return {
+        model.name: {alias: str(version) for alias, version in model.aliases.items()}
+        for model in found
+    }
+
+
+def of_run(store: Store, run_id: str) -> Registered:
+    """The version that was made from a run.
+
+    Raises:
+        StoreError: its model is not registered.
+    """
+    with door(f"find the model of run {run_id}"):
+        found = store.client.search_model_versions(f"run_id='{run_id}'")
+    if not found:
+        raise StoreError(
+            f"The model of run {run_id} is not registered.",
+            remedy="run `minivess train` with its settings; what is trained is registered again",
+        )
+    return _plain(found[0])
+
+
 def _plain(version: ModelVersion) -> Registered:
     return Registered(version.name, str(version.version), version.run_id or "", dict(version.tags))
