@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows import grid
 from flows import ground as grounds
@@ -13,6 +13,9 @@ from flows.survey import Survey, look
 from flows.telling import show, tell
 from minivess.contracts import DatasetProfile
 
+if TYPE_CHECKING:
+    from minivess.data.profile import Measured
+
 
 def plan(session: Session) -> dict[str, Any]:
     """Check the data, resolve the plan of each model and forecast the grid; trains nothing."""
@@ -20,7 +23,8 @@ def plan(session: Session) -> dict[str, Any]:
 
     survey = look(session)
     show(session, survey.root, survey.pairing)
-    profile = unversioned_profile(session, survey)
+    measured = measure(session, survey)
+    profile = unversioned_profile(session, survey, measured)
     tell(session, profile)
     families = grid.families(session.config, profile)
     for note in families[0].split.notes:
@@ -28,7 +32,7 @@ def plan(session: Session) -> dict[str, Any]:
     hardware = grounds.measure_hardware(session)
     session.say()
     session.say(page.machine_text(hardware))
-    cases = {case.case: case for case in survey.pairing.cases}
+    cases = {case.case: case for case in measured.cases}
     ground = Ground(profile, cases, hardware, models={})
     found: dict[str, Any] = {"hardware": hardware.model_dump(), "models": {}}
     for name in dict.fromkeys(family.model.name for family in families):
@@ -46,12 +50,14 @@ def plan(session: Session) -> dict[str, Any]:
     return found
 
 
-def unversioned_profile(session: Session, survey: Survey) -> DatasetProfile:
+def unversioned_profile(
+    session: Session, survey: Survey, measured: Measured | None = None
+) -> DatasetProfile:
     """The dataset in numbers, measured but neither copied nor recorded."""
     from minivess.data import profile
 
     return profile.summarise(
-        measure(session, survey),
+        measured or measure(session, survey),
         dataset=session.config.dataset,
         dataset_path=survey.place,
         version=None,

@@ -126,25 +126,21 @@ def analyse(session: Session, survey: Survey, measured: Measured, run: Run) -> M
     """Keep the YAML of MONAI's DataAnalyzer in the run; what it left out becomes a finding."""
     from minivess.data import analyzer
 
-    quarantined = set(measured.quarantined)
-    good = [case for case in survey.pairing.cases if case.case not in quarantined]
     folder = session.home.reports / run.run_id
-    written, findings = analyzer.analyse(good, folder, config=session.config.data)
+    written, findings = analyzer.analyse(measured.cases, folder, config=session.config.data)
     for path in written:
         run.file(path, "dataset")
     return replace(measured, findings=(*measured.findings, *findings))
 
 
-def commit(session: Session, survey: Survey, done: Measured | DatasetProfile) -> Version:
+def commit(session: Session, survey: Survey, measured: Measured) -> Version:
     """Copy the volumes that passed into the curated set and make a DVC version of it."""
     from minivess.data import versioning
 
-    quarantined = set(done.quarantined)
-    good = [case for case in survey.pairing.cases if case.case not in quarantined]
     return versioning.commit(
         session.home,
         session.config.dataset,
-        good,
+        measured.cases,
         remote=session.config.data.remote,
         review=survey.reviewed.history,
         git=session.config.data.git_commit,
@@ -158,7 +154,7 @@ def check_out(session: Session, survey: Survey, profile: DatasetProfile) -> None
     git = session.config.data.git_commit
     if not versioning.is_at(session.home, profile.dataset, profile.dataset_hash, git=git):
         session.say(f"  version  {profile.dataset_hash} is put in place again")
-        commit(session, survey, profile)
+        commit(session, survey, measure(session, survey))
 
 
 def summary(

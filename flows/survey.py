@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 from flows.session import Session
 from minivess import keys
 from minivess.contracts import Pairing
+from minivess.data.filenames import parts
 
 if TYPE_CHECKING:
+    from minivess.data.index import Index
     from minivess.data.reviewed import Reviewed
 
 
@@ -49,7 +51,7 @@ def look(session: Session) -> Survey:
         root, image=config.data.image, label=config.data.label, group=config.data.group
     )
     fetch(_files(pairing))
-    hashes = Index(session.home.profile_cache / "index.json").hashes(list(_files(pairing)))
+    hashes = _hashes(Index(session.home.profile_cache / "index.json"), pairing)
     reviewed = after_review(session.home, config.dataset, pairing, hashes)
     ingredients: keys.Ingredients = {
         "dataset": config.dataset,
@@ -90,8 +92,18 @@ def demo(session: Session) -> Path:
     return phantom.generate(session.home.demo, n=data.demo_volumes, seed=data.demo_seed)
 
 
+def _hashes(index: Index, pairing: Pairing) -> dict[Path, str]:
+    """A hash of each volume: of its file, or of all the files that make it."""
+    found = index.hashes(list(_files(pairing)))
+    volumes = (path for case in pairing.cases for path in (case.image, case.label) if path)
+    return {
+        path: keys.digest([found[part] for part in beside]) if len(beside) > 1 else found[path]
+        for path in volumes
+        for beside in [parts(path)]
+    }
+
+
 def _files(pairing: Pairing) -> Iterator[Path]:
     for case in pairing.cases:
-        yield case.image
-        if case.label is not None:
-            yield case.label
+        for path in (case.image, case.label):
+            yield from parts(path) if path else ()

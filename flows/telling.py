@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.session import Session
+from minivess import units
 from minivess.contracts import DatasetProfile, Pairing
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def tell(session: Session, profile: DatasetProfile) -> None:
     """What the profile found, in a few lines."""
     session.say(
         f"  {profile.n_volumes} volumes, {size(profile.min_shape)} to {size(profile.max_shape)}, "
-        f"{len(profile.classes)} classes, data {profile.dataset_hash[:20]}"
+        f"{voxel_size(profile)}, {len(profile.classes)} classes, data {profile.dataset_hash[:20]}"
     )
     if profile.quarantined:
         session.say(f"  quarantined: {', '.join(profile.quarantined)}")
@@ -66,6 +67,7 @@ def markdown(profile: DatasetProfile) -> str:
     lines = [
         f"# {profile.dataset}",
         f"{profile.n_volumes} volumes, {size(profile.min_shape)} to {size(profile.max_shape)}, "
+        f"{voxel_size(profile)}, "
         f"classes {list(profile.classes)}, data hash `{profile.dataset_hash}`.",
         "",
         "| severity | code | volume | what | remedy |",
@@ -76,6 +78,17 @@ def markdown(profile: DatasetProfile) -> str:
         for f in profile.findings
     ]
     return "\n".join(lines)
+
+
+def voxel_size(profile: DatasetProfile) -> str:
+    """Voxel size and unit, 0.5 x 0.5 x 2 micron, or a range for each unit that occurs."""
+    found = []
+    for unit in sorted({volume.unit for volume in profile.volumes}):
+        sizes = [volume.voxel_spacing for volume in profile.volumes if volume.unit == unit]
+        low, high = (tuple(map(edge, zip(*sizes, strict=True))) for edge in (min, max))
+        ends = dict.fromkeys((units.written(low, unit), units.written(high, unit)))
+        found.append(" to ".join(ends))
+    return "; ".join(found)
 
 
 def size(shape: tuple[int, ...]) -> str:

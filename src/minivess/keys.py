@@ -12,10 +12,10 @@ from typing import Any
 
 Ingredients = dict[str, Any]
 
-DATA_CODE = ("data",)
+DATA_CODE = ("data", "units.py")
 READING_CODE = (  # of data, what makes arrays of files; the rest tells of them
     "data/volume.py", "data/payload.py", "data/nifti.py", "data/tiff.py", "data/nrrd.py",
-    "data/metaimage.py", "data/filenames.py", "data/resampling.py",
+    "data/metaimage.py", "data/filenames.py", "data/resampling.py", "units.py",
 )  # fmt: skip
 CELL_CODE = (
     *READING_CODE, "networks.py", "architectures.py", "losses.py", "loss_terms.py",

@@ -134,6 +134,18 @@ def moved(pair: Pair) -> None:
     write(pair.label, pair.label_array, affine)
 
 
+def flipped(pair: Pair) -> None:
+    affine = np.diag([1, -1, 1, 1.0])
+    affine[1, 3] = SHAPE[1] - 1
+    write(pair.label, pair.label_array[:, ::-1], affine)
+
+
+def thumbnail(pair: Pair) -> None:
+    with tifffile.TiffWriter(pair.rename(".tif")) as writer:
+        writer.write(pair.image_array.T[0, ::2, ::2])
+        writer.write(pair.image_array.T)
+
+
 def tif(pair: Pair, array: Array, **options: object) -> None:
     tifffile.imwrite(pair.rename(".tif"), array, **options)
 
@@ -256,6 +268,15 @@ KINDS: dict[str, tuple[Callable[[Pair], object], Expected]] = {
         (("forms_disagree", "warning"),),
     ),
     "label elsewhere": (moved, (("affine_mismatch", "warning"),)),
+    "label with flipped axes": (flipped, (("reoriented", "info"),)),
+    "size that is no number": (
+        lambda p: p.header(pixdim=[1, 1, np.nan, 1, 0, 0, 0, 0], sform_code=0),
+        (("implausible_spacing", "error"),),
+    ),
+    "sform of another size than pixdim": (
+        lambda p: p.header(pixdim=[1, 2, 2, 2, 0, 0, 0, 0], qform_code=0),
+        (("forms_disagree", "warning"),),
+    ),
     # labels
     "empty label": (label(np.zeros_like), (("empty_label", "warning"),)),
     "label of fractions": (label(lambda a: a.astype("f4") * 0.3), LABEL),
@@ -269,7 +290,7 @@ KINDS: dict[str, tuple[Callable[[Pair], object], Expected]] = {
     ),
     "tif of colour": (
         lambda p: tif(p, np.zeros((6, 18, 16, 3), "u1"), photometric="rgb"),
-        UNREADABLE,
+        DIMENSIONS,
     ),
     "tif of one page": (lambda p: tif(p, p.image_array.T[0]), DIMENSIONS),
     "tif cut": (
@@ -283,6 +304,10 @@ KINDS: dict[str, tuple[Callable[[Pair], object], Expected]] = {
         UNREADABLE,
     ),
     "mha of text": (lambda p: p.rename(".mha").write_text("none"), UNREADABLE),
+    "tif of a thumbnail and a volume": (
+        thumbnail,
+        (("read_as", "warning"), ("unknown_spacing", "warning")),
+    ),
     # names
     "Ünïcödé 血管": (lambda p: None, FINE),
     "name with  spaces ": (lambda p: None, FINE),

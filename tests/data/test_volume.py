@@ -218,4 +218,4 @@ def test_a_header_says_what_nibabel_reads_in_it(tmp_path: Path, kind: type, endi
     np.testing.assert_allclose(mine.array, theirs.get_fdata())
     np.testing.assert_array_equal(mine.affine, theirs.affine)
     assert mine.spacing == pytest.approx(theirs.header.get_zooms())
-    assert (mine.unit, mine.spacing_known, mine.forms_agree) == ("micron", True, True)
+    assert (mine.unit, mine.spacing_known, mine.remarks) == ("micron", True, ())

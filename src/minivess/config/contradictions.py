@@ -55,6 +55,12 @@ CONTRADICTIONS = (
         lambda c: c.data.image is not None and c.data.root is None,
     ),
     Clash(
+        ("data.spacing", "data.unit"),
+        "data.spacing and data.unit belong together, and only one of them is given.",
+        "Give both, for example data.spacing=[0.5,0.5,2] data.unit=micron.",
+        lambda c: (c.data.spacing is None) != (c.data.unit is None),
+    ),
+    Clash(
         ("data.resampling.enabled", "data.resampling.method"),
         "data.resampling.enabled and data.resampling.method disagree.",
         "Set both data.resampling.enabled=true and data.resampling.method=spacing, or neither.",

@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from minivess import units
 from minivess.config.contradictions import CONTRADICTIONS
 from minivess.config.part import Auto, Part, uncounted
 
@@ -42,6 +43,10 @@ class DataConfig(Part):
     group: str | None = Field(
         default=None, description="regex whose first group names the group, or a JSON file"
     )
+    spacing: Spacing | None = Field(
+        default=None, description="voxel size (x, y, z) of every file; none: as the files state"
+    )
+    unit: str | None = Field(default=None, description="unit of data.spacing: micron, mm, nm, ...")
     label_map: dict[int, int] = Field(
         default={}, description="label value in the files -> class, 255: 1"
     )
@@ -62,6 +67,22 @@ class DataConfig(Part):
     watch_interval_s: float = uncounted(3600.0, "seconds between two looks of `watch`", ge=1)
     demo_volumes: int = Field(default=12, ge=4, le=200, description="demo volumes to make")
     demo_seed: int = Field(default=7, ge=0, description="seed of the demo volumes")
+
+    @field_validator("spacing")
+    @classmethod
+    def _sizes(cls, spacing: Spacing | None) -> Spacing | None:
+        if spacing is not None and not units.positive(spacing)[1]:
+            message = "give three sizes above 0, data.spacing=[0.5,0.5,2]"
+            raise ValueError(message)
+        return spacing
+
+    @field_validator("unit")
+    @classmethod
+    def _length(cls, unit: str | None) -> str | None:
+        if unit is not None and units.in_micron(unit) is None:
+            message = "no unit of length; give micron, mm, nm, cm, meter or inch"
+            raise ValueError(message)
+        return unit
 
     @field_validator("root", mode="before")
     @classmethod

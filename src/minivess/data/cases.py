@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from minivess.contracts import Case, Pairing
-from minivess.data.filenames import SUFFIXES
+from minivess.data.filenames import SUFFIXES, parts
 from minivess.data.groups import groups_of
 from minivess.data.layouts import Reading, recognised
 from minivess.data.patterns import by_pattern
@@ -37,7 +37,8 @@ def pair(
     if not reading.paired:
         raise _nothing_paired(root, reading, found)
     groups, notes = groups_of(root, reading.paired, group)
-    used = {*reading.images.values(), *reading.labels.values()}
+    chosen = (*reading.images.values(), *reading.labels.values())
+    used = {part for path in chosen for part in parts(path)}
     return Pairing(
         layout=reading.layout,
         cases=tuple(

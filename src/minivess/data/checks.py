@@ -57,19 +57,39 @@ CHECKS: dict[str, Check] = {
     ),
     "affine_mismatch": Check(
         WARNING,
-        "Image and label have one shape, but their headers place them differently.",
-        "copy the image's affine into the label if voxels correspond; they are used as if",
+        "Image and label have one shape, but their headers place them differently, by more than "
+        "flipped or exchanged axes; voxels are used as if they corresponded.",
+        "look at it in the gallery: where voxels correspond, copy the image's affine into the "
+        "label; where not, resample the label onto the image's grid (nearest neighbour)",
+    ),
+    "reoriented": Check(
+        INFO,
+        "The label is stored with flipped or exchanged axes in the same world space; the curated "
+        "copy lies on the image's grid.",
+        "nothing to do; no voxel was interpolated",
+    ),
+    "read_as": Check(
+        WARNING,
+        "A TIFF holds more than one volume, or marks it in a way that can be read otherwise; the "
+        "message says how it was read.",
+        "look at it in the gallery; store one stack of slices (x, y, z) in a file if it is wrong",
     ),
     "implausible_spacing": Check(
         ("warning", "error"),
         "A voxel is below a nanometre or above ten centimetres; an error where its size is no "
         "number above 0.",
-        "correct pixdim and xyzt_units in the header; physical distances rest on them",
+        "correct the header, or data.spacing=[0.5,0.5,2] data.unit=micron with the true size",
     ),
     "unknown_spacing": Check(
         WARNING,
-        "The file does not state its voxel size along every axis.",
-        "store the voxel size: as OME-TIFF, or as NIfTI; physical distances rest on it",
+        "The file does not state its voxel size along every axis, in a unit of length.",
+        "data.spacing=[0.5,0.5,2] data.unit=micron, with the true size; physical distances rest "
+        "on it",
+    ),
+    "spacing_overridden": Check(
+        WARNING,
+        "data.spacing is used, and the file states another voxel size.",
+        "leave out data.spacing and data.unit if the files are right",
     ),
     "sheared_affine": Check(
         WARNING,
@@ -78,8 +98,9 @@ CHECKS: dict[str, Check] = {
     ),
     "forms_disagree": Check(
         WARNING,
-        "The NIfTI header holds two geometries (sform, qform) that differ; sform is used.",
-        "copy the right one over the other, for example with nibabel's set_qform",
+        "The file states two voxel sizes or places that differ (sform, qform, pixdim; JSON beside "
+        "a TIFF); the message says which one is used for everything.",
+        "correct the file, or data.spacing=[0.5,0.5,2] data.unit=micron with the true size",
     ),
     "few_slices": Check(
         WARNING,

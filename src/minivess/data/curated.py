@@ -25,6 +25,7 @@ from minivess.errors import DataError
 from minivess.home import Home, lock
 
 RESERVED = frozenset({"remote", "tmp"})
+WRITTEN = "converted"  # the folder, in the cache of profiles, of what we wrote
 COPIES = 2  # ours and the remote's; DVC's cache shares ours
 FICLONE = 0x40049409  # ioctl of Linux that shares blocks between files
 
@@ -77,6 +78,16 @@ def tree_hash(md5s: Mapping[str, str]) -> str:
     entries = [{"md5": md5s[name], "relpath": name} for name in sorted(md5s)]
     listing = json.dumps(entries, sort_keys=True).encode()
     return hashlib.md5(listing, usedforsecurity=False).hexdigest() + ".dir"
+
+
+def standing(store: Path, role: str) -> Path:
+    """Where what we write in place of a case's image or label waits to be curated."""
+    return store / f"{role}.nii.gz"
+
+
+def as_curated(case: Case, converted: Iterable[str], store: Path) -> Case:
+    """The case with the files that are curated: its own, but for those that we wrote."""
+    return case.replace(**{role: standing(store, role) for role in converted})
 
 
 def cases_of(folder: Path, profile: DatasetProfile) -> list[Case]:
@@ -141,7 +152,10 @@ def _swap(folder: Path, sources: Mapping[str, Path], kept: set[str]) -> None:
         for name, source in sources.items():
             target = building / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            if name not in kept or not _link(folder / name, target):
+            ours = folder / name if name in kept else source
+            # What we wrote ourselves may have a second name, an original may not.
+            may_link = name in kept or WRITTEN in source.parts
+            if not (may_link and _link(ours, target)):
                 _copy(source, target)
         if folder.exists():
             folder.replace(old)

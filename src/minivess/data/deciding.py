@@ -9,8 +9,9 @@ from pathlib import Path
 from minivess import files
 from minivess.data import review, review_db
 from minivess.data.filenames import suffix
+from minivess.data.grids import aligned
 from minivess.data.quality import BEYOND_ACCEPTING
-from minivess.data.volume import read
+from minivess.data.volume import Volume, read
 from minivess.errors import DataError
 from minivess.home import Home
 
@@ -84,17 +85,18 @@ def _check_fit(home: Home, entry: review.Entry, given: Mapping[review.Role, Path
     stands = review.standing(home, entry)
     for role, path in given.items():
         other: review.Role = "label" if role == "image" else "image"
-        new, beside = read(path.expanduser()).shape, _shape(stands[other])
-        if len(given) == 1 and beside is not None and new != beside:
+        new, beside = read(path.expanduser()), _volume(stands[other])
+        if len(given) == 1 and beside is not None and aligned(new, beside).shape != beside.shape:
             raise DataError(
-                f"The new {role} of {entry.case} has shape {new}, its {other} {beside}.",
+                f"The new {role} of {entry.case} has shape {new.shape}, its {other} "
+                f"{beside.shape}.",
                 remedy=f"save the {role} on the grid of its {other}, or give both files",
             )
 
 
-def _shape(path: Path) -> tuple[int, ...] | None:
+def _volume(path: Path) -> Volume | None:
     try:
-        return read(path).shape
+        return read(path)
     except DataError:
         return None  # the original is what is wrong; profiling looks at the pair again
 

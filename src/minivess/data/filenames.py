@@ -9,7 +9,7 @@ from pathlib import Path
 from minivess.contracts import Case
 
 NIFTI = (".nii.gz", ".nii")
-SUFFIXES = (*NIFTI, ".ome.tiff", ".ome.tif", ".tiff", ".tif", ".nrrd", ".mha")
+SUFFIXES = (*NIFTI, ".ome.tiff", ".ome.tif", ".tiff", ".tif", ".nrrd", ".mha", ".hdr")
 
 _EXPORT = "export OME-TIFF, for example in Fiji, or with `bfconvert IN OUT.ome.tif`"
 _ARRAY = "write each array with its voxel size, as .nii.gz (nibabel) or as OME-TIFF (tifffile)"
@@ -28,7 +28,7 @@ UNREAD: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys((".mgz", ".mgh"), ("FreeSurfer's format", "`mri_convert IN OUT.nii.gz`")),
     ".mnc": ("MINC", "`mnc2nii IN OUT.nii`"),
     **dict.fromkeys((".mhd", ".nhdr"), ("a header with its voxels in another file", _ONE_FILE)),
-    **dict.fromkeys((".hdr", ".img"), ("Analyze, or NIfTI in two files", "save it as .nii.gz")),
+    ".img": ("the voxels of a header .hdr that is not beside it", "bring the .hdr file back"),
     **dict.fromkeys((".vtk", ".vti"), ("VTK", _ONE_FILE)),
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".bmp"), ("a two-dimensional picture", _STACK)),
     **dict.fromkeys((".zip", ".tar", ".tgz", ".gz", ".7z", ".rar"), ("packed", _UNPACK)),
@@ -65,3 +65,18 @@ def curated_names(case: Case) -> tuple[str, str]:
     """Image and label of a case, relative to a curated folder."""
     label = case.label or case.image
     return f"images/{case.case}{suffix(case.image)}", f"labels/{case.case}{suffix(label)}"
+
+
+def parts(path: Path) -> tuple[Path, ...]:
+    """The files that make a volume, itself first: a pair of `.hdr` and `.img`, and the JSON file
+    beside a TIFF in which nnU-Net wants the voxel size.
+    """
+    ending, plain = path.suffix.lower(), path.with_suffix("")
+    beside: list[Path] = []
+    if ending in (".hdr", ".img"):
+        other = ".img" if ending == ".hdr" else ".hdr"
+        beside = [plain.with_name(plain.name + each) for each in (other, other.upper())]
+    elif ending in (".tif", ".tiff"):
+        names = dict.fromkeys((stem(path), stem(path).removesuffix("_0000")))
+        beside = [path.with_name(f"{name}.json") for name in names]
+    return path, *[each for each in beside if each.is_file()][:1]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
@@ -13,11 +15,13 @@ from minivess.config import DataConfig
 from minivess.contracts import Case, Finding, VolumeStats
 from minivess.data import quality
 from minivess.data.checks import finding
+from minivess.data.curated import as_curated, standing
 from minivess.data.filenames import curated_names
+from minivess.data.grids import aligned, restated
 from minivess.data.intensities import present, spread
 from minivess.data.resemblance import signature
-from minivess.data.volume import Array, read, relabel, whole
-from minivess.errors import DataError
+from minivess.data.volume import Array, Volume, read, relabel, whole, write_volume
+from minivess.errors import DataError, MinivessError
 
 
 class Measurement(NamedTuple):
@@ -31,28 +35,61 @@ class Measurement(NamedTuple):
     signature: str = ""
 
 
-def measure(case: Case, *, config: DataConfig, hashes: Sequence[str] | None = None) -> Measurement:
+def measure(
+    case: Case,
+    *,
+    config: DataConfig,
+    hashes: Sequence[str] | None = None,
+    store: Path | None = None,
+) -> Measurement:
     """Measure one volume at native resolution.
 
-    `hashes` are the md5 of image and label, where they are known already.
+    `hashes` are the md5 of image and label, where they are known already; what cannot be curated
+    as it lies in the folder is written below `store`.
     """
-    path = cast(Path, case.label)
     try:
-        # The label comes first: what counting its pieces takes is free again before the image.
-        label = read(path)
-        classes = relabel(whole(label.array, path), config.label_map)
-        pieces = foreground(classes)
-        image = read(case.image)
+        with _named(case):
+            return _measure(case, config, hashes, store)
     except DataError as error:
         return Measurement(None, [_error(case, error)])
+
+
+@contextmanager
+def _named(case: Case) -> Iterator[None]:
+    """What a library raises about one volume keeps out this volume alone."""
+    try:
+        yield
+    except MinivessError:
+        raise
+    except Exception as error:  # libraries raise what they like about odd voxels
+        raise DataError(
+            f"{case.image} and {case.label} cannot be measured ({type(error).__name__}: {error}).",
+            remedy="replace the files or remove them",
+        ) from error
+
+
+def _measure(
+    case: Case, config: DataConfig, hashes: Sequence[str] | None, store: Path | None
+) -> Measurement:
+    path = cast(Path, case.label)
+    # The label comes first: what counting its pieces takes is free again before the image.
+    label = read(path)
+    classes = relabel(whole(label.array, path), config.label_map)
+    pieces = foreground(classes)
+    image, overridden = restated(read(case.image), config)
     values = spread(image.array)
     findings = quality.check(case.case, image, label, classes, values)
-    if any(finding.code in quality.BEYOND_ACCEPTING for finding in findings):
+    if overridden:
+        said = f"data.spacing is used; {case.image.name} states another voxel size."
+        findings.append(finding("spacing_overridden", said).replace(case=case.case))
+    if any(f.severity == "error" and f.code in quality.BEYOND_ACCEPTING for f in findings):
         return Measurement(None, findings)
+    converted = _convert(case, image, label, store)
+    named = curated_names(as_curated(case, converted, store or Path()))
     stats = VolumeStats(
         case=case.case,
-        filename=curated_names(case)[0],
-        label_filename=curated_names(case)[1],
+        filename=named[0],
+        label_filename=named[1],
         group=case.group,
         shape=image.shape,
         voxel_spacing=image.spacing,
@@ -60,10 +97,30 @@ def measure(case: Case, *, config: DataConfig, hashes: Sequence[str] | None = No
         dtype=str(image.array.dtype),
         size_bytes=case.image.stat().st_size + path.stat().st_size,
         content_hash=keys.digest(list(hashes or (files.md5(case.image), files.md5(path)))),
+        converted=converted,
         **values.numbers(),
         **pieces,
     )
     return Measurement(stats, findings, signature(image.array))
+
+
+def _convert(
+    case: Case, image: Volume, label: Volume, store: Path | None
+) -> tuple[Literal["image", "label"], ...]:
+    """Write what is not right as it lies: a turned label, a stated voxel size, a volume of parts.
+
+    The curated set then holds the volume as it was measured, whoever reads it.
+    """
+    turned = aligned(label, image)
+    wanted: dict[Literal["image", "label"], Volume] = {}
+    if not image.alone:
+        wanted["image"] = image
+    if turned is not label or not label.alone:
+        wanted["label"] = replace(image, array=turned.array)
+    if store is not None:
+        for role, volume in wanted.items():
+            write_volume(standing(store, role), volume)
+    return tuple(wanted)
 
 
 def _error(case: Case, error: DataError) -> Finding:

@@ -7,6 +7,7 @@ from typing import cast
 
 import numpy as np
 
+from minivess import units
 from minivess.contracts import Spacing
 from minivess.data.payload import DimensionsError, Volume, damaged, shape_of, voxels
 
@@ -16,20 +17,23 @@ TYPES = {
     "MET_UINT": "u4", "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4",
     "MET_DOUBLE": "f8",
 }  # fmt: skip
+TURNS = ("transformmatrix", "rotation", "orientation")
+OFFSETS = ("offset", "position", "origin")
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def read(path: Path) -> Volume:
-    """Read a `.mha`; lengths are millimetres, as the format's habit is."""
+    """Read a `.mha`; lengths are millimetres unless `DistanceUnits` says another unit."""
     header, start = _header(path)
     try:
         shape = shape_of(path, tuple(int(size) for size in header["dimsize"].split()))
         channels = int(header.get("elementnumberofchannels", "1"))
         dtype = np.dtype(TYPES[header["elementtype"].upper()])
         spacing = _numbers(header.get("elementspacing", header.get("elementsize", "1 1 1")), 3)
-        turn = _numbers(header.get("transformmatrix", "1 0 0 0 1 0 0 0 1"), 9).reshape(3, 3)
-        offset = _numbers(header.get("offset", header.get("position", "0 0 0")), 3)
-    except (KeyError, ValueError) as error:
+        turn = _numbers(_first(header, TURNS, "1 0 0 0 1 0 0 0 1"), 9).reshape(3, 3)
+        offset = _numbers(_first(header, OFFSETS, "0 0 0"), 3)
+        np.linalg.inv(turn)
+    except (KeyError, ValueError, np.linalg.LinAlgError) as error:
         raise damaged(path, f"has a damaged header ({error})") from error
     if channels != 1:
         raise DimensionsError(
@@ -40,12 +44,19 @@ def read(path: Path) -> Volume:
     dtype = dtype.newbyteorder(">" if big == "true" else "<")
     packing = "zlib" if header.get("compresseddata", "").lower() == "true" else "raw"
     array = voxels(path, shape, dtype, start=start, packing=packing)
+    (factor, *_), unit = units.common([header.get("distanceunits") or "mm"] * 3)
+    steps = cast(Spacing, tuple(float(step * factor) for step in spacing))
     affine = np.eye(4)
-    affine[:3, :3] = turn.T * spacing  # each row of the matrix is the direction of an axis
-    affine[:3, 3] = offset
-    known = "elementspacing" in header or "elementsize" in header
-    steps = cast(Spacing, tuple(float(step) for step in spacing))
-    return Volume(array, steps, "mm" if known else "unknown", LPS_TO_RAS @ affine, known)
+    affine[:3, :3] = turn.T * steps  # each row of the matrix is an axis' direction
+    affine[:3, 3] = offset * factor
+    known = unit != units.UNKNOWN and bool({"elementspacing", "elementsize"} & header.keys())
+    unit = unit if known else units.UNKNOWN
+    return Volume(array, steps, unit, LPS_TO_RAS @ affine, spacing_known=known)
+
+
+def _first(header: dict[str, str], keys: tuple[str, ...], default: str) -> str:
+    """The value under the first of several names that the format has for one thing."""
+    return next((header[key] for key in keys if key in header), default)
 
 
 def _header(path: Path) -> tuple[dict[str, str], int]:

@@ -1,50 +1,80 @@
-"""NIfTI: in its own dtype, float32 where the header scales it."""
+"""NIfTI, in one file or as a pair with Analyze: in its own dtype, float32 where it is scaled."""
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
+import numpy.typing as npt
 
-from minivess import files
+from minivess import files, units
 from minivess.contracts import Spacing
-from minivess.data.payload import Array, Volume, block, damaged, dtype_of, shape_of, voxels
+from minivess.data.filenames import parts
+from minivess.data.payload import (
+    Array,
+    Remarks,
+    Volume,
+    block,
+    damaged,
+    dtype_of,
+    shape_of,
+    voxels,
+)
 from minivess.errors import DataError
 
 FIRST, SECOND = 348, 540  # bytes of the headers of NIfTI-1 and NIfTI-2
 HEADER_ERRORS = (nib.spatialimages.HeaderDataError, ValueError, KeyError, OverflowError)
+TOLERANCE = 1e-3  # of a voxel; headers jitter in the last digits of float32
+Affine = npt.NDArray[np.float64]
 
 
 def read(path: Path) -> Volume:
-    """Read a `.nii` or `.nii.gz`."""
+    """Read a `.nii`, a `.nii.gz`, or the two files `.hdr` and `.img` of a volume."""
     packing = "gzip" if path.name.lower().endswith(".gz") else "raw"
-    header, raw = _header(path, packing)
+    head, body = _files(path)
+    header, raw = _header(head, packing)
     shape = shape_of(path, header.get_data_shape())
     dtype = dtype_of(path, header.get_data_dtype())
-    array = voxels(path, shape, dtype, skip=int(header.get_data_offset()), packing=packing)
+    array = voxels(body, shape, dtype, skip=int(header.get_data_offset()), packing=packing)
     slope, inter = _scaling(path, header)
     if (slope, inter) != (1.0, 0.0):
         array = (array * slope + inter).astype(np.float32)
-    spacing = cast(Spacing, tuple(float(step) for step in header.get_zooms()[:3]))
+    unit = _unit(header)
+    affine, placed, sized, remarks = _geometry(header, raw)
     return Volume(
         array,
-        spacing,
-        _unit(header),
-        np.asarray(header.get_best_affine(), dtype=np.float64),
-        spacing_known=1.0 not in spacing or _states_spacing(raw),
-        forms_agree=_forms_agree(header),
+        cast(Spacing, tuple(float(step) for step in np.linalg.norm(affine[:3, :3], axis=0))),
+        unit or units.UNKNOWN,
+        affine,
+        spacing_known=sized and unit is not None,
+        placed=placed,
+        alone=head == body,
+        remarks=remarks,
     )
 
 
-def write(path: Path, mask: Array, like: Volume, *, about: bytes) -> Path:
-    """Write a mask (X, Y, Z) as uint8 with the geometry of `like`."""
-    image = nib.Nifti1Image(np.asarray(mask, dtype=np.uint8), like.affine)
+def write(path: Path, array: Array, like: Volume, *, about: bytes = b"") -> Path:
+    """Write an array (X, Y, Z) with the geometry of `like`; equal arrays give equal bytes."""
+    image = nib.Nifti1Image(array, like.affine, dtype=array.dtype)
     image.header.set_zooms(like.spacing)
     image.header.set_xyzt_units(xyz=like.unit)
     image.header["descrip"] = about
-    return files.write(path, lambda temporary: nib.save(image, temporary))
+    content = image.to_bytes()
+    packed = gzip.compress(content, 1, mtime=0) if path.name.endswith(".gz") else content
+    return files.write(path, lambda temporary: temporary.write_bytes(packed))
+
+
+def _files(path: Path) -> tuple[Path, Path]:
+    """Where the header is, and where the voxels are."""
+    if path.suffix.lower() not in (".hdr", ".img"):
+        return path, path
+    both = parts(path)
+    if len(both) < 2:
+        raise damaged(path, "is one half of a pair .hdr and .img whose other half is not there")
+    return (both[0], both[1]) if path.suffix.lower() == ".hdr" else (both[1], both[0])
 
 
 def about(path: Path) -> bytes:
@@ -57,9 +87,12 @@ def about(path: Path) -> bytes:
 
 
 def _header(path: Path, packing: str) -> tuple[Any, bytes]:
-    """The header, mended as nibabel does, and its bytes as they are."""
+    """The header, corrected as nibabel does, and its bytes as they are."""
     raw = block(path, FIRST, packing=packing).tobytes()
     try:
+        if path.suffix.lower() == ".hdr":
+            is_nifti = raw[344:347] == b"ni1"
+            return (nib.nifti1.Nifti1PairHeader if is_nifti else nib.Spm2AnalyzeHeader)(raw), raw
         if nib.Nifti1Header.may_contain_header(raw):
             return nib.Nifti1Header(raw), raw
         if raw[4:8] == b"n+2\0":
@@ -79,26 +112,74 @@ def _scaling(path: Path, header: Any) -> tuple[float, float]:
     return 1.0 if slope is None else float(slope), 0.0 if inter is None else float(inter)
 
 
-def _unit(header: Any) -> str:
+def _unit(header: Any) -> str | None:
+    """As coded; None for a code that the standard does not define. Analyze is in millimetres."""
     try:
         return str(header.get_xyzt_units()[0])
-    except KeyError:  # a code that the standard does not define
-        return "unknown"
+    except AttributeError:
+        return "mm"
+    except KeyError:
+        return None
 
 
-def _forms_agree(header: Any) -> bool:
-    """Whether sform and qform, where both are set, are one within a thousandth of a voxel."""
+def _geometry(header: Any, raw: bytes) -> tuple[Affine, bool, bool, Remarks]:
+    """The affine that everything follows: sform, else qform, else the sizes of pixdim alone.
+
+    Also whether it places the volume, whether it states sizes, and what the others say.
+    """
+    forms = {"sform": _form(header, "get_sform"), "qform": _form(header, "get_qform")}
+    stated = {name: form for name, form in forms.items() if form is not None}
+    usable = {name: form for name, form in stated.items() if _is_usable(form)}
+    sizes = np.asarray(header.get_zooms()[:3], dtype=np.float64)
+    if not usable:
+        broken = [f"{name} holds no place" for name in stated]
+        base = np.asarray(header.get_base_affine(), dtype=np.float64)
+        return base, False, _states_sizes(header, raw), _disagree(broken, "pixdim")
+    used, affine = next(iter(usable.items()))
+    steps = np.linalg.norm(affine[:3, :3], axis=0)
+    odd = [
+        f"{name} is no usable matrix" if name not in usable else f"{name} {_size(form)}"
+        for name, form in stated.items()
+        if name not in usable or not _is_same(form, affine)
+    ]
+    if not np.allclose(sizes, steps, rtol=TOLERANCE) and "qform" not in usable:
+        odd.append(f"pixdim {units.written(sizes, '')}")
+    return affine, True, True, _disagree(odd, f"{used} ({_size(affine)})")
+
+
+def _disagree(others: list[str], used: str) -> Remarks:
+    if not others:
+        return ()
+    return (("forms_disagree", f"The header holds several geometries: {used} is used for voxel "
+             f"size and place, against {' and '.join(others)}."),)  # fmt: skip
+
+
+def _form(header: Any, name: str) -> Affine | None:
+    """A form where it is coded; a rotation that is none becomes one without numbers."""
     try:
-        sform, qform = header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]
-    except (ValueError, nib.spatialimages.HeaderDataError):  # a rotation that is none
-        return False
-    if sform is None or qform is None:
-        return True
-    step = np.abs(sform[:3, :3]).max()
-    return bool(np.allclose(sform, qform, atol=1e-3 * max(float(step), 1e-12), rtol=1e-4))
+        form = getattr(header, name)(coded=True)[0]
+    except AttributeError:  # Analyze has none
+        return None
+    except (ValueError, nib.spatialimages.HeaderDataError):
+        return np.full((4, 4), np.nan)
+    return None if form is None else np.asarray(form, dtype=np.float64)
 
 
-def _states_spacing(raw: bytes) -> bool:
-    """Whether the voxel size in the file is not 0, which nibabel silently makes 1."""
-    kind: Any = nib.Nifti1Header if len(raw) == FIRST else nib.Nifti2Header
-    return bool(np.all(kind(raw, check=False)["pixdim"][1:4] != 0))
+def _is_usable(form: Affine) -> bool:
+    return bool(np.isfinite(form).all() and abs(np.linalg.det(form[:3, :3])) > 0)
+
+
+def _is_same(form: Affine, used: Affine) -> bool:
+    """Whether two forms are one within a thousandth of a voxel."""
+    step = max(float(np.abs(used[:3, :3]).max()), 1e-12)
+    return bool(np.allclose(form, used, atol=TOLERANCE * step, rtol=1e-4))
+
+
+def _size(form: Affine) -> str:
+    return units.written(np.linalg.norm(form[:3, :3], axis=0), "")
+
+
+def _states_sizes(header: Any, raw: bytes) -> bool:
+    """Whether the sizes in the file are not 0, which nibabel silently makes 1."""
+    steps = type(header)(raw, check=False)["pixdim"][1:4]
+    return bool(np.isfinite(steps).all() and np.all(steps != 0))

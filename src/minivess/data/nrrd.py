@@ -8,12 +8,11 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from minivess import units
 from minivess.contracts import Spacing
-from minivess.data.payload import Volume, damaged, dtype_of, shape_of, voxels
+from minivess.data.payload import DimensionsError, Volume, damaged, dtype_of, shape_of, voxels
 
 PACKINGS = {"raw": "raw", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
-UNITS = {"mm": "mm", "um": "micron", "µm": "micron", "micron": "micron", "microns": "micron",
-         "m": "meter"}  # fmt: skip
 TYPES = {
     "i1": ("signed char", "int8", "int8_t"), "u1": ("uchar", "unsigned char", "uint8", "uint8_t"),
     "i2": ("short", "short int", "signed short", "signed short int", "int16", "int16_t"),
@@ -25,6 +24,7 @@ TYPES = {
     "u8": ("ulonglong", "unsigned long long", "unsigned long long int", "uint64", "uint64_t"),
     "f4": ("float",), "f8": ("double",),
 }  # fmt: skip
+GRID = ("domain", "space", "none", "???")  # kinds of axes along which voxels lie
 # Spaces by their first two axes; the affine leads to right-anterior-superior.
 TO_RAS = {
     "left-posterior-superior": (-1, -1, 1), "lps": (-1, -1, 1),
@@ -36,6 +36,12 @@ def read(path: Path) -> Volume:
     """Read a `.nrrd`; a detached header is refused, its voxels would be left behind."""
     header, start = _header(path)
     shape = shape_of(path, tuple(header.get("sizes", ())))
+    odd = [kind for kind in header.get("kinds", ()) if str(kind).lower() not in GRID]
+    if odd:
+        raise DimensionsError(
+            f"The file {path} has an axis of kind {odd[0]}; the axes of a volume are x, y and z.",
+            remedy="store one 3-D volume with one value for each voxel in a file",
+        )
     dtype = dtype_of(path, _dtype(path, header))
     if "data file" in header or "datafile" in header:
         raise damaged(path, "is a header whose voxels lie in another file; store both in one")
@@ -46,10 +52,8 @@ def read(path: Path) -> Volume:
     if skip < 0:  # raw voxels at the end of the file
         start = path.stat().st_size - int(np.prod(shape, dtype=object)) * dtype.itemsize
     array = voxels(path, shape, dtype, start=max(start, 0), skip=max(skip, 0), packing=packing)
-    spacing, affine = _geometry(header)
-    known = affine is not None
-    affine = np.diag([*spacing, 1.0]) if affine is None else affine
-    return Volume(array, spacing, _unit(header, known), affine, spacing_known=known)
+    spacing, unit, known, affine = _geometry(header)
+    return Volume(array, spacing, unit, affine, spacing_known=known, placed="space" in header)
 
 
 def _header(path: Path) -> tuple[Any, int]:
@@ -72,28 +76,27 @@ def _dtype(path: Path, header: Any) -> np.dtype[Any]:
     return np.dtype(("<" if header.get("endian", "little") == "little" else ">") + code)
 
 
-def _geometry(header: Any) -> tuple[Spacing, npt.NDArray[np.float64] | None]:
-    """Spacing, and the affine where the header states one."""
+def _geometry(header: Any) -> tuple[Spacing, str, bool, npt.NDArray[np.float64]]:
+    """Spacing, its unit, whether the header states both, and the affine.
+
+    A space without units is in millimetres, by the habit of medical tools.
+    """
+    words = list(header.get("space units") or header.get("units") or ())
+    named = [word for word in words if str(word).strip()] if len(words) == 3 else []
+    habit = "mm" if "space" in header and not named else ""
+    factors, unit = units.common(words if named else [habit] * 3)
     directions = np.asarray(header.get("space directions", ()), dtype=np.float64)
+    affine = np.eye(4)
     if directions.shape == (3, 3) and np.isfinite(directions).all():
-        affine = np.eye(4)
+        flip = TO_RAS.get(str(header.get("space", "")).lower(), (1, 1, 1))
         affine[:3, :3] = directions.T
         affine[:3, 3] = np.nan_to_num(header.get("space origin", np.zeros(3)))
-        flip = TO_RAS.get(str(header.get("space", "")).lower(), (1, 1, 1))
-        steps = np.linalg.norm(directions, axis=1)
-        return _spacing(steps), np.diag([*flip, 1.0]) @ affine
-    steps = np.asarray(header.get("spacings", ()), dtype=np.float64)
-    if steps.shape == (3,) and np.isfinite(steps).all():
-        return _spacing(steps), np.diag([*steps, 1.0])
-    return (1.0, 1.0, 1.0), None
-
-
-def _spacing(steps: npt.NDArray[np.float64]) -> Spacing:
-    return cast(Spacing, tuple(float(step) for step in steps))
-
-
-def _unit(header: Any, known: bool) -> str:
-    """As stated; a space without units is in millimetres, by the habit of medical tools."""
-    units: list[str] = list(header.get("space units") or header.get("units") or ())
-    named = str(units[0]).strip().lower() if units else ""
-    return UNITS.get(named, "mm" if known and "space" in header and not named else "unknown")
+        affine[:3] *= (np.array(factors) * flip)[:, None]  # units are those of the space's axes
+        steps, known = np.linalg.norm(affine[:3, :3], axis=0), True
+    else:
+        steps = np.asarray(header.get("spacings", ()), dtype=np.float64)
+        known = steps.shape == (3,) and bool(np.isfinite(steps).all())
+        steps = np.abs(steps) * factors if known else np.ones(3)
+        affine[:3, :3] = np.diag(steps)
+    spacing = cast(Spacing, tuple(float(step) for step in steps))
+    return spacing, unit, known and (unit != units.UNKNOWN or not named), affine

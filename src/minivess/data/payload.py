@@ -21,6 +21,7 @@ from minivess.errors import DataError
 
 Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
+Remarks = tuple[tuple[str, str], ...]  # code of a check, and what the reader noticed
 PACKED, UNPACKED = 1 << 18, 1 << 20  # bytes that are inflated at once
 GZIP, ZLIB = 31, 15  # window bits, as zlib counts them
 INFLATE_ERRORS = (OSError, EOFError, zlib.error, cast(type[Exception], isal_zlib.error))
@@ -42,14 +43,20 @@ class LabelError(DataError):
 
 @dataclass(frozen=True)
 class Volume:
-    """Voxels (X, Y, Z) with their geometry; the affine leads to RAS, as NIfTI has it."""
+    """Voxels (X, Y, Z) with their geometry; the affine leads to RAS, as NIfTI has it.
+
+    `placed` says whether the file states where its grid lies, `alone` whether it holds all that
+    is known of the volume.
+    """
 
     array: Array
     spacing: Spacing
     unit: str
     affine: npt.NDArray[np.float64]
     spacing_known: bool = True
-    forms_agree: bool = True
+    placed: bool = True
+    alone: bool = True
+    remarks: Remarks = ()
 
     @property
     def shape(self) -> Shape:
@@ -73,12 +80,12 @@ def shape_of(path: Path, shape: tuple[int, ...]) -> Shape:
         trimmed = trimmed[:-1]
     if len(trimmed) != 3:
         raise DimensionsError(
-            f"The file {path} is {len(trimmed)}-D {tuple(shape)}; volumes are 3-D.",
+            f"The file {path} is {len(trimmed)}-D {trimmed}; volumes are 3-D.",
             remedy="store one 3-D volume (x, y, z) in a file; stack 2-D slices, split time points "
             "and channels",
         )
     if min(trimmed) < 1:
-        raise damaged(path, f"has an empty axis, shape {tuple(shape)}")
+        raise damaged(path, f"has an empty axis, shape {trimmed}")
     return trimmed
 
 

@@ -17,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from minivess import keys
+from minivess import files, keys
 from minivess.config import DataConfig, ResamplingConfig
 from minivess.contracts import (
     Case,
@@ -29,9 +29,9 @@ from minivess.contracts import (
     VolumeStats,
 )
 from minivess.data import quality
-from minivess.data.curated import curated_hash
+from minivess.data.curated import as_curated, curated_hash
 from minivess.data.measurement import Measurement, measure
-from minivess.data.profile_cache import key_of, recall, remember
+from minivess.data.profile_cache import key_of, recall, remember, store_of
 from minivess.data.resampling import shape_after
 from minivess.data.versioning import Version
 from minivess.errors import DataError
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 CODE = (
     *keys.READING_CODE, "data/measurement.py", "data/quality.py", "data/admission.py",
-    "data/intensities.py", "data/resemblance.py", "data/checks.py",
+    "data/intensities.py", "data/resemblance.py", "data/checks.py", "data/grids.py",
 )  # fmt: skip
 GIB = 2**30
 PARALLEL_BYTES = 200_000_000  # below this, starting processes costs more than it saves
@@ -50,10 +50,12 @@ PARALLEL_BYTES = 200_000_000  # below this, starting processes costs more than i
 class Measured:
     """All volumes of a set: the usable ones in numbers, and what was found.
 
-    `dataset_hash` is the one that DVC will give the usable volumes, once they are curated.
+    `cases` are the usable ones as they are curated, `dataset_hash` is the one that DVC will then
+    give them.
     """
 
     stats: tuple[VolumeStats, ...]
+    cases: tuple[Case, ...]
     findings: tuple[Finding, ...]
     quarantined: tuple[str, ...]
     rescanned: int
@@ -77,7 +79,10 @@ def profile(
     Raises:
         DataError: nothing usable is left, label values need a map, or (strict) any error.
     """
-    rule = {"code": keys.code(CODE), "label_map": config.counted()["label_map"]}
+    counted = config.counted()
+    settings = {name: counted[name] for name in ("label_map", "spacing", "unit")}
+    rule = {"code": keys.code(CODE), **settings}
+    stores = {case.case: store_of(cache, key_of(case, hashes, rule)) for case in pairing.cases}
     results: dict[str, Measurement] = {}
     fresh: list[Case] = []
     for case in pairing.cases:
@@ -86,12 +91,12 @@ def profile(
             fresh.append(case)
         else:
             results[case.case] = known
-    for done, (case, result) in enumerate(_measure_all(fresh, config, hashes), start=1):
+    for done, (case, result) in enumerate(_measure_all(fresh, config, hashes, stores), start=1):
         results[case.case] = remember(cache, key_of(case, hashes, rule), result)
         if on_volume is not None:
             on_volume(len(pairing.cases) - len(fresh) + done, len(pairing.cases))
     judged = {case: _judged(result, case in accepted) for case, result in results.items()}
-    measured = _gather(pairing, judged, hashes, config)
+    measured = _gather(pairing, judged, hashes, config, stores)
     measured = replace(measured, rescanned=len(fresh))
     _refuse(measured, strict=config.strict)
     return measured
@@ -155,7 +160,10 @@ def as_loaded(profile: DatasetProfile, resampling: ResamplingConfig) -> DatasetP
 
 
 def _measure_all(
-    cases: Sequence[Case], config: DataConfig, hashes: Mapping[Path, str]
+    cases: Sequence[Case],
+    config: DataConfig,
+    hashes: Mapping[Path, str],
+    stores: Mapping[str, Path],
 ) -> Iterator[tuple[Case, Measurement]]:
     size = sum(path.stat().st_size for case in cases for path in (case.image, case.label) if path)
     cores = (
@@ -165,13 +173,13 @@ def _measure_all(
     if size >= PARALLEL_BYTES and cores > 1 and len(cases) > 1:
         with pool_of(min(cores, len(cases))) as pool:
             try:
-                for pair in measure_in(pool, cases, config, hashes):
+                for pair in measure_in(pool, cases, config, hashes, stores):
                     waiting.pop(0)
                     yield pair
             except BrokenProcessPool:
                 log.warning("A measuring process was killed (memory?); going on one by one.")
     for case in waiting:
-        yield case, measure(case, config=config, hashes=_of(case, hashes))
+        yield case, measure(case, config=config, hashes=_of(case, hashes), store=stores[case.case])
 
 
 def pool_of(n: int) -> ProcessPoolExecutor:
@@ -193,11 +201,22 @@ def _end_with_parent() -> None:
 
 
 def measure_in(
-    pool: Executor, cases: Sequence[Case], config: DataConfig, hashes: Mapping[Path, str]
+    pool: Executor,
+    cases: Sequence[Case],
+    config: DataConfig,
+    hashes: Mapping[Path, str],
+    stores: Mapping[str, Path] | None = None,
 ) -> Iterator[tuple[Case, Measurement]]:
     """Measure in the processes of a pool, a volume at a time in each; results in order."""
     futures = [
-        pool.submit(measure, case, config=config, hashes=_of(case, hashes)) for case in cases
+        pool.submit(
+            measure,
+            case,
+            config=config,
+            hashes=_of(case, hashes),
+            store=(stores or {}).get(case.case),
+        )
+        for case in cases
     ]
     for case, future in zip(cases, futures, strict=True):
         yield case, future.result()
@@ -224,6 +243,7 @@ def _gather(
     results: Mapping[str, Measurement],
     hashes: Mapping[Path, str],
     config: DataConfig,
+    stores: Mapping[str, Path],
 ) -> Measured:
     ordered = [results[case.case] for case in pairing.cases]
     stats = tuple(result.stats for result in ordered if result.stats is not None)
@@ -233,13 +253,25 @@ def _gather(
         *(finding for result in ordered for finding in result.findings),
         *quality.check_set(stats, signatures, outlier_z=config.outlier_z),
     ]
-    good = {volume.case for volume in stats}
+    good = {volume.case: volume.converted for volume in stats}
+    cases = tuple(
+        as_curated(case, good[case.case], stores[case.case])
+        for case in pairing.cases
+        if case.case in good
+    )
+    written = {
+        path: files.md5(path)
+        for case in cases
+        for path in (case.image, cast(Path, case.label))
+        if path not in hashes
+    }
     return Measured(
         stats=stats,
+        cases=cases,
         findings=tuple(findings),
         quarantined=tuple(case.case for case in pairing.cases if case.case not in good),
         rescanned=0,
-        dataset_hash=curated_hash((c for c in pairing.cases if c.case in good), hashes),
+        dataset_hash=curated_hash(cases, {**hashes, **written}),
     )
 
 

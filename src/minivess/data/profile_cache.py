@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from minivess import files, keys
 from minivess.contracts import Case, Finding, VolumeStats
+from minivess.data.curated import WRITTEN, as_curated
 from minivess.data.filenames import curated_names
 from minivess.data.measurement import Measurement
 
@@ -15,6 +16,11 @@ from minivess.data.measurement import Measurement
 def key_of(case: Case, hashes: Mapping[Path, str], rule: dict[str, Any]) -> str:
     """The key of a volume: bytes of both files, and the rule they are measured by."""
     return keys.digest([hashes[case.image], hashes[cast(Path, case.label)], rule])
+
+
+def store_of(cache: Path, key: str) -> Path:
+    """Where what a volume is curated as lies, if not as in its folder."""
+    return cache / WRITTEN / key
 
 
 def recall(cache: Path, key: str, case: Case) -> Measurement | None:
@@ -26,11 +32,12 @@ def recall(cache: Path, key: str, case: Case) -> Measurement | None:
         signature = str(content["signature"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):  # lost or damaged: measure again
         return None
+    kept = as_curated(case, stats.converted, store_of(cache, key))
+    if not all(path is not None and path.is_file() for path in (kept.image, kept.label)):
+        return None
+    filename, label_filename = curated_names(kept)
     named = stats.replace(
-        case=case.case,
-        group=case.group,
-        filename=curated_names(case)[0],
-        label_filename=curated_names(case)[1],
+        case=case.case, group=case.group, filename=filename, label_filename=label_filename
     )
     about = [finding.replace(case=case.case) for finding in findings]
     return Measurement(named, about, signature)

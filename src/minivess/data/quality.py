@@ -8,30 +8,38 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from minivess import units
 from minivess.contracts import Finding, Pairing, Severity, VolumeStats
 from minivess.data.admission import check_array
 from minivess.data.checks import finding
 from minivess.data.filenames import stem
+from minivess.data.grids import aligned, difference, same_place
 from minivess.data.intensities import Spread
 from minivess.data.payload import Array, Volume
 from minivess.data.resemblance import matches
 
 # No decision of a reviewer makes these usable; another file does.
 BEYOND_ACCEPTING = frozenset(
-    {"unreadable", "shape_mismatch", "non_finite", "label_values", "wrong_dimensions"}
+    {
+        "unreadable",
+        "shape_mismatch",
+        "non_finite",
+        "label_values",
+        "wrong_dimensions",
+        "implausible_spacing",
+    }
 )
 FEW_FOR_OUTLIERS = 5  # below this a median absolute deviation says nothing
 LARGE_VALUE, MANY_CLASSES = 64, 64
-IN_MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
-SMALLEST_MM, LARGEST_MM = 1e-6, 100.0
+SMALLEST, LARGEST = 1e-3, 1e5  # micron
 LARGEST_TILT = 1.0  # degree; headers of straight grids jitter far below
 LEFTOVER = re.compile(r"(\.(lock|lck|tmp|temp|part|partial|crdownload|swp)|~)$|^~\$")
-AFFINE_TOLERANCE = 1e-3  # of a voxel; headers jitter in the last digits of float32
 
 
 def check(
@@ -40,7 +48,7 @@ def check(
     """Check one volume; `classes` is the label (X, Y, Z) after the label map."""
     found = [
         *check_image(volume, (values.low, values.high)),
-        *_pair(volume, label),
+        *_pair(volume, aligned(label, volume), label),
         *_label(classes),
     ]
     return [finding.replace(case=case) for finding in found]
@@ -84,17 +92,15 @@ def _each(code: str, paths: Iterable[Path], text: str) -> list[Finding]:
 
 def _geometry(volume: Volume) -> list[Finding]:
     found = []
-    spacing = " x ".join(f"{step:g}" for step in volume.spacing)
-    if not volume.spacing_known:
-        problem = f"The file does not state its voxel size along every axis; {spacing} is used."
-        found.append(finding("unknown_spacing", problem))
+    spacing = units.written(volume.spacing, volume.unit)
+    if not volume.spacing_known and _is_grid(volume):
+        problem = "The file does not state a voxel size in a unit of length along every axis; "
+        found.append(finding("unknown_spacing", f"{problem}{spacing} is used."))
     if not _plausible(volume):
-        problem = f"The header gives a voxel size of {spacing} {volume.unit}."
+        problem = f"The header gives a voxel size of {spacing}."
         severity: Severity = "warning" if _is_grid(volume) else "error"
         found.append(finding("implausible_spacing", problem, severity=severity))
-    if not volume.forms_agree:
-        problem = "sform and qform of the header place the volume differently; sform is used."
-        found.append(finding("forms_disagree", problem))
+    found += [finding(code, message) for code, message in volume.remarks]
     if (tilt := _tilt(volume)) > LARGEST_TILT:
         problem = f"Axes of the grid are {tilt:.1f} degrees from right angles."
         found.append(finding("sheared_affine", problem))
@@ -111,36 +117,35 @@ def _tilt(volume: Volume) -> float:
     return float(np.degrees(np.arcsin(min(cosines.max(), 1.0))))
 
 
-def _pair(volume: Volume, label: Volume) -> list[Finding]:
+def _pair(volume: Volume, label: Volume, stored: Volume) -> list[Finding]:
+    """The label as used, against its image; `stored` is the label as its file has it."""
     if volume.shape != label.shape:
         problem = f"The image has shape {volume.shape}, its label {label.shape}."
         return [finding("shape_mismatch", problem)]
-    if not _same_place(volume, label):
-        problem = "Image and label have equal shapes, but their headers place them differently."
+    if label is not stored:
+        problem = "The label is stored with flipped or exchanged axes, and its header says so."
+        return [finding("reoriented", f"{problem} It was brought onto the image's grid.")]
+    if not (label.placed and volume.placed):  # one of them has sizes only
+        label, volume = (
+            replace(each, affine=np.diag([*each.spacing, 1.0])) for each in (label, volume)
+        )
+    comparable = (label.placed and volume.placed) or (label.spacing_known and volume.spacing_known)
+    if comparable and not same_place(label, volume):
+        problem = f"Image and label have one shape, but {difference(label, volume)}."
         return [finding("affine_mismatch", problem)]
     return []
 
 
 def _plausible(volume: Volume) -> bool:
-    scale = IN_MM.get(volume.unit)
-    low, high = (SMALLEST_MM, LARGEST_MM) if scale else (0.0, math.inf)
-    sizes = [step * (scale or 1.0) for step in volume.spacing]
-    return _is_grid(volume) and all(low < size < high for size in sizes)
+    scale = units.in_micron(volume.unit)
+    low, high = (SMALLEST, LARGEST) if scale else (0.0, math.inf)
+    return _is_grid(volume) and all(low < step * (scale or 1.0) < high for step in volume.spacing)
 
 
 def _is_grid(volume: Volume) -> bool:
     """Whether voxels have a size, and an affine that can be followed back."""
     numbers = np.isfinite(volume.affine).all() and np.isfinite(volume.spacing).all()
     return bool(numbers and min(volume.spacing) > 0 and np.linalg.det(volume.affine[:3, :3]))
-
-
-def _same_place(volume: Volume, label: Volume) -> bool:
-    """Whether the corners of both grids fall together, within a small part of a voxel."""
-    size = np.array(volume.shape)
-    corners = np.array([[0, 0, 0, 1], [*size, 1]], dtype=float)
-    apart = np.abs(corners @ (volume.affine - label.affine).T).max()
-    voxel = min((step for step in volume.spacing if step > 0), default=1.0)
-    return bool(apart <= AFFINE_TOLERANCE * voxel * max(size))
 
 
 def _label(classes: Array) -> list[Finding]:
@@ -217,7 +222,7 @@ def _properties(
 ) -> Iterable[tuple[str, npt.NDArray[np.float64], float]]:
     """Name, one value for each volume, smallest spread that counts."""
     for axis, letter in enumerate("xyz"):
-        spacing = [v.voxel_spacing[axis] * IN_MM.get(v.unit, 1.0) for v in stats]
+        spacing = [v.voxel_spacing[axis] * (units.in_micron(v.unit) or 1.0) for v in stats]
         yield f"spacing along {letter}", np.log(np.maximum(spacing, 1e-12)), 0.05
         yield f"size along {letter}", np.log([v.shape[axis] for v in stats]), 0.1
     mean = np.array([v.intensity_mean for v in stats])

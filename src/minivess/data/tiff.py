@@ -2,50 +2,69 @@
 
 from __future__ import annotations
 
+import json
 import math
-import struct
-from collections.abc import Iterator
+import re
+import shlex
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+import psutil
 
+from minivess import units
 from minivess.contracts import Spacing
-from minivess.data.payload import Array, Volume, damaged, dtype_of, shape_of
+from minivess.data.filenames import parts, stem
+from minivess.data.payload import (
+    Array,
+    DimensionsError,
+    Remarks,
+    Volume,
+    damaged,
+    dtype_of,
+    shape_of,
+)
 from minivess.errors import DataError
 
-LZW, RAW = 5, 1
-MOST_PACKED = 1500  # LZW packs 1400 bytes into one at best, deflate 1032
-DAMAGES = (ValueError, KeyError, IndexError, OSError, EOFError, TypeError, RuntimeError)
-UNITS = {
-    "µm": "micron", "um": "micron", "μm": "micron", "micron": "micron", "microns": "micron",
-    "\\u00b5m": "micron", "micrometer": "micron", "mm": "mm", "m": "meter",
-}  # fmt: skip
-IN_MICRON = {"nm": 1e-3, "cm": 1e4, "inch": 25_400.0, "pixel": 1.0}
+# What one byte can become at most: LZW about 1400 and deflate 1032, newer codecs far more.
+MOST_PACKED, OLD_CODECS, RAW = 1500, (5, 8, 32946), 1
 # What an axis letter of tifffile means when it is not one of X, Y, Z: pages of a plain stack.
 PAGES = "QI"
+# Dots per inch that screens, printers and scanners have: they say nothing about a voxel.
+DPI = (72, 75, 96, 100, 120, 144, 150, 180, 200, 220, 240, 300, 360, 400, 600, 1200, 2400, 4800)
+WHITE_IS_ZERO = 0
 
 Geometry = tuple[Spacing, str, bool]
 
 
 def read(path: Path) -> Volume:
-    """Read the first series of a stack; voxel size from OME, ImageJ, or resolution tags."""
+    """Read the one volume of a file; voxel size from OME, ImageJ, tags, or JSON beside it."""
     with _opened(path) as tiff:
-        if not tiff.series:
-            raise damaged(path, "holds no image")
-        series = tiff.series[0]
-        order, shape = _axes(path, series)
+        _refuse_sets(path, tiff)
+        series, remarks = _series(path, tiff)
+        order, shape, said = _axes(path, series)
         dtype_of(path, series.dtype)
         _check_size(path, series)
-        pages = _voxels(path, series)
-        array = pages.reshape(shape).transpose(order)
-        spacing, unit, known = _geometry(tiff, series)
+        array = series.asarray(maxworkers=1).reshape(shape).transpose(order)
+        if _is_inverted(tiff, series):
+            array = _inverted(array)
+            said += (("read_as", "The file calls 0 white: its values are read inverted."),)
+        geometry = _geometry(tiff, series)
+    (spacing, unit, known), alone, more = _beside(path, geometry)
     shape_of(path, array.shape)
-    affine = np.diag([*spacing, 1.0])
-    native = array.astype(array.dtype.newbyteorder("="), copy=False)
-    return Volume(native, spacing, unit, affine, spacing_known=known)
+    return Volume(
+        array.astype(array.dtype.newbyteorder("="), copy=False),
+        spacing,
+        unit,
+        np.diag([*spacing, 1.0]),
+        spacing_known=known,
+        placed=False,
+        alone=alone,
+        remarks=(*remarks, *said, *more),
+    )
 
 
 @contextmanager
@@ -57,17 +76,48 @@ def _opened(path: Path) -> Iterator[Any]:
             yield tiff
     except (DataError, FileNotFoundError, PermissionError):
         raise
-    except (*DAMAGES, tifffile.TiffFileError, struct.error, ElementTree.ParseError) as error:
+    except Exception as error:  # damaged tags, XML and voxels fail in many ways
+        if "imagecodecs" in str(error):
+            raise DataError(
+                f"The file {path} needs a decoder that is not installed ({error}).",
+                remedy="pip install imagecodecs",
+            ) from error
         raise damaged(path, f"cannot be read ({error})") from error
 
 
-def _axes(path: Path, series: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """How axes become (x, y, z), and the shape without other axes of length one."""
-    if "S" in series.axes:
+def _refuse_sets(path: Path, tiff: Any) -> None:
+    """A volume in several files would be copied in part; planes of a lost file would be zeros."""
+    named = set(re.findall(r'FileName="([^"]+)"', tiff.ome_metadata or "")) if tiff.is_ome else ()
+    if len(named) > 1:
         raise DataError(
-            f"The file {path} holds colour ({series.shape}, axes {series.axes}).",
-            remedy="convert colour to one grey value per voxel",
+            f"The file {path} is one of {len(named)} files of an OME-TIFF set "
+            f"({', '.join(sorted(named)[:3])}{', ...' if len(named) > 3 else ''}).",
+            remedy="store the set in one file, for example with Bio-Formats: "
+            f"bfconvert {shlex.quote(str(path))} {shlex.quote(stem(path))}_whole.ome.tif",
         )
+
+
+def _series(path: Path, tiff: Any) -> tuple[Any, Remarks]:
+    """The one volume among the images of a file; thumbnails and labels of slides are set aside."""
+    if not tiff.series:
+        raise damaged(path, "holds no image")
+    stacks = [one for one in tiff.series if sum(size != 1 for size in one.shape) > 2]
+    if len(stacks) > 1:
+        raise DimensionsError(
+            f"The file {path} holds {len(stacks)} volumes (positions or series, shapes "
+            f"{', '.join(str(one.shape) for one in stacks[:3])}); one file is one volume.",
+            remedy="store each in a file of its own, with a label each",
+        )
+    chosen = stacks[0] if stacks else tiff.series[0]
+    others = [str(one.shape) for one in tiff.series if one is not chosen]
+    if not others:
+        return chosen, ()
+    problem = f"Beside its volume {chosen.shape} the file holds images of {', '.join(others[:3])}"
+    return chosen, (("read_as", f"{problem}, which are not read."),)
+
+
+def _axes(path: Path, series: Any) -> tuple[tuple[int, ...], tuple[int, ...], Remarks]:
+    """How axes become (x, y, z), and the shape without other axes of length one."""
     kept = [
         (letter, size)
         for letter, size in zip(series.axes, series.shape, strict=True)
@@ -75,76 +125,91 @@ def _axes(path: Path, series: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     ]
     letters = "".join(letter for letter, _ in kept)
     shape = tuple(size for _, size in kept)
-    for stand_in in (*PAGES, "T", "C"):  # a plain stack, and one whose slices are called frames
-        if "Z" not in letters and len(letters) == 3:
+    if {"S", "C"} & set(letters):
+        raise DimensionsError(
+            f"The file {path} holds colours or channels (shape {series.shape}, axes "
+            f"{series.axes}); a volume has one grey value for each voxel.",
+            remedy="store one channel in a file, as x, y and z",
+        )
+    said: Remarks = ()
+    for stand_in in (*PAGES, "T"):
+        if "Z" not in letters and len(letters) == 3 and stand_in in letters:
             letters = letters.replace(stand_in, "Z")
+            if stand_in == "T":
+                said = (("read_as", "The file calls its slices time points; they are read as z."),)
     shape_of(path, shape)
     if sorted(letters) != ["X", "Y", "Z"]:
         raise damaged(path, f"has axes {series.axes}, which are no x, y, z")
-    return tuple(letters.index(letter) for letter in "XYZ"), shape
+    return tuple(letters.index(letter) for letter in "XYZ"), shape, said
 
 
 def _check_size(path: Path, series: Any) -> None:
-    size = math.prod(series.shape) * series.dtype.itemsize
-    packed = any(page.compression != RAW for page in series.pages[:1])
-    if size > path.stat().st_size * (MOST_PACKED if packed else 1):
+    """All voxels are there, and fit into memory; tifffile makes zeros of planes that are lost."""
+    first = series.keyframe
+    size = math.prod(series.shape) * first.bitspersample // 8
+    most = 1 if first.compression == RAW else MOST_PACKED
+    if first.compression not in (RAW, *OLD_CODECS):
+        most *= 100
+    if size > path.stat().st_size * most:
         raise damaged(path, f"is truncated: its header promises {size} bytes of voxels")
+    if series.dtype.itemsize * math.prod(series.shape) > psutil.virtual_memory().available:
+        raise damaged(path, f"needs {size} bytes of memory, more than are free")
+    if series.dataoffset is None:
+        lost = sum(page is None or not all(page.databytecounts) for page in series.pages)
+        if lost:
+            raise damaged(path, f"lacks {lost} of its {len(series.pages)} planes")
 
 
-def _voxels(path: Path, series: Any) -> Array:
-    if series.pages[0].compression == LZW and not _has_imagecodecs():
-        return _by_pillow(path, len(series.pages))
-    return cast(Array, series.asarray(maxworkers=1))
+def _is_inverted(tiff: Any, series: Any) -> bool:
+    """By the standard 0 may be white; to ImageJ that is a way to display, and voxels count."""
+    return series.keyframe.photometric == WHITE_IS_ZERO and not tiff.is_imagej
 
 
-def _has_imagecodecs() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("imagecodecs") is not None
-
-
-def _by_pillow(path: Path, n: int) -> Array:
-    """LZW without imagecodecs: through libtiff, page by page."""
-    from PIL import Image, ImageSequence
-
-    with Image.open(path) as image:
-        pages = [np.array(page) for page in ImageSequence.Iterator(image)]
-    return np.stack(pages[:n])
+def _inverted(array: Array) -> Array:
+    return ~array if array.dtype.kind in "iub" else -array
 
 
 # --- voxel size ---------------------------------------------------------------------------
 
 
 def _geometry(tiff: Any, series: Any) -> Geometry:
-    if tiff.is_ome and (found := _ome(str(tiff.ome_metadata))) is not None:
-        return found
-    page = series.pages[0]
-    across = _resolution(page)
-    if tiff.is_imagej:
-        meta = tiff.imagej_metadata or {}
-        unit = UNITS.get(str(meta.get("unit", "")).lower(), "unknown")
-        depth = meta.get("spacing")
-        x, y = across or (1.0, 1.0)
-        known = across is not None and depth is not None
-        return (x, y, float(depth or 1.0)), unit, known
-    step = {2: "inch", 3: "cm"}.get(_value(page, "ResolutionUnit"))
-    if across is None or step is None:
-        return (1.0, 1.0, 1.0), "unknown", False
-    x, y = (value * IN_MICRON[step] for value in across)
-    return (x, y, 1.0), "micron", False  # the tags say nothing about z
+    """What the file states: as OME, as ImageJ or tifffile write it, or in resolution tags."""
+    shaped: Mapping[str, Any] = (tiff.shaped_metadata or ({},))[0] if tiff.is_shaped else {}
+    pixels = _pixels(tiff.ome_metadata) if tiff.is_ome else shaped
+    if any(pixels.get(f"PhysicalSize{axis}") for axis in "XYZ"):
+        sizes = [pixels.get(f"PhysicalSize{axis}") for axis in "XYZ"]
+        return _stated(sizes, [pixels.get(f"PhysicalSize{axis}Unit", "µm") for axis in "XYZ"])
+    meta = (tiff.imagej_metadata or {}) if tiff.is_imagej else shaped
+    across = _resolution(series.keyframe)
+    tag = {2: "inch", 3: "cm"}.get(_value(series.keyframe, "ResolutionUnit"), "")
+    word = meta.get("unit") or (tag if across else "")
+    if across and any(_is_print(step, word) for step in across):
+        across, word = None, meta.get("unit") if meta.get("spacing") else ""
+    spacing, unit, known = _stated(
+        [*(across or (1.0, 1.0)), abs(_number(meta.get("spacing")))],
+        [word, meta.get("yunit") or word, meta.get("zunit") or word],
+    )
+    return spacing, unit, known and across is not None
 
 
-def _ome(xml: str) -> Geometry | None:
+def _pixels(xml: str) -> Mapping[str, str]:
     root = ElementTree.fromstring(xml)
-    pixels = next((node for node in root.iter() if node.tag.endswith("}Pixels")), None)
-    sizes = [pixels.get(f"PhysicalSize{axis}") for axis in "XYZ"] if pixels is not None else []
-    if pixels is None or not any(sizes):
-        return None
-    name = pixels.get("PhysicalSizeXUnit", "µm")
-    unit = UNITS.get(name, "unknown" if name not in IN_MICRON else "micron")
-    scale = IN_MICRON.get(name, 1.0)
-    spacing = tuple(float(size) * scale if size else 1.0 for size in sizes)
-    return cast(Spacing, spacing), unit, all(sizes)
+    return next((node.attrib for node in root.iter() if node.tag.endswith("}Pixels")), {})
+
+
+def _stated(sizes: list[Any], words: list[Any]) -> Geometry:
+    """Each axis in its own unit, brought into one; what is no size or no length is unknown."""
+    factors, unit = units.common(words)
+    steps = [_number(size) * factor for size, factor in zip(sizes, factors, strict=True)]
+    spacing, known = units.positive(steps)
+    return spacing, unit, known and unit != units.UNKNOWN
+
+
+def _number(text: Any) -> float:
+    try:
+        return float(text or 0)
+    except ValueError:
+        return 0.0
 
 
 def _resolution(page: Any) -> tuple[float, float] | None:
@@ -158,6 +223,38 @@ def _resolution(page: Any) -> tuple[float, float] | None:
     return steps[0], steps[1]
 
 
+def _is_print(step: float, word: object) -> bool:
+    size = units.in_micron(word)
+    if size not in (units.IN_MICRON["inch"], units.IN_MICRON["cm"]):
+        return False
+    dots = units.IN_MICRON["inch"] / (step * size)
+    return any(abs(dots - known) < 0.01 * known for known in DPI)
+
+
 def _value(page: Any, name: str) -> Any:
     tag = page.tags.get(name)
     return None if tag is None else tag.value
+
+
+def _beside(path: Path, own: Geometry) -> tuple[Geometry, bool, Remarks]:
+    """The voxel size of a JSON file as nnU-Net wants it, (z, y, x); what the file says goes first.
+
+    Also whether the file holds all that is known of it, and what to say.
+    """
+    for place in parts(path)[1:]:
+        try:
+            content = json.loads(place.read_text(encoding="utf-8"))
+            steps = [float(step) for step in reversed(content["spacing"])]
+            factors, unit = units.common([content.get("unit")] * 3)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue  # another JSON file of the same name
+        sizes = [step * factor for step, factor in zip(steps, factors, strict=False)]
+        spacing, known = units.positive(sizes)
+        if len(steps) != 3 or not known:
+            raise damaged(place, f"states the spacing {content['spacing']}, not three sizes")
+        if not own[2]:
+            return (spacing, unit, True), False, ()
+        if not np.allclose(spacing, own[0], rtol=1e-3):
+            said = f"{place.name} states {units.written(spacing, unit)}, the file "
+            return own, True, (("forms_disagree", f"{said}{units.written(*own[:2])}, as used."),)
+    return own, True, ()

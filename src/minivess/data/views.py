@@ -13,6 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from minivess.contracts import Case, VolumeStats
+from minivess.data.grids import aligned
 from minivess.data.volume import Array, Volume, read, relabel, whole
 from minivess.errors import DataError
 
@@ -43,7 +44,7 @@ def readable_views(
         raise
     path = cast(Path, case.label)
     if volume is None:
-        label = _label_or_nothing(path, image.shape)
+        label = _label_or_nothing(path, image)
     else:
         label = relabel(whole(read(path).array, path), label_map)
     return {name: View(*layers) for name, layers in _views(image, label).items()}
@@ -55,7 +56,7 @@ def projection(image: Path, label: Path) -> Image.Image | None:
         volume = read(image)
     except DataError:
         return None
-    mask = _label_or_nothing(label, volume.shape).max(axis=2)
+    mask = _label_or_nothing(label, volume).max(axis=2)
     grey = _grey(volume.array.max(axis=2)).convert("RGBA")
     return Image.alpha_composite(grey, _drawn(mask)).convert("RGB")
 
@@ -69,12 +70,12 @@ def legend(classes: Sequence[int]) -> list[tuple[int, str]]:
     ]
 
 
-def _label_or_nothing(path: Path, shape: tuple[int, ...]) -> Array:
+def _label_or_nothing(path: Path, image: Volume) -> Array:
     try:
-        label = whole(read(path).array, path)
+        label = whole(aligned(read(path), image).array, path)
     except DataError:
-        return np.zeros(shape, np.uint8)
-    return label if label.shape == shape else np.zeros(shape, np.uint8)
+        return np.zeros(image.shape, np.uint8)
+    return label if label.shape == image.shape else np.zeros(image.shape, np.uint8)
 
 
 def _views(volume: Volume, label: Array) -> dict[str, tuple[str, str]]:

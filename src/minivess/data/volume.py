@@ -23,13 +23,14 @@ from minivess.data.payload import LabelError as LabelError
 from minivess.data.payload import Volume as Volume
 from minivess.data.payload import damaged
 from minivess.data.resampling import resample
-from minivess.errors import DataError
+from minivess.errors import DataError, MinivessError
 
 OWN_MASK = b"mask by minivess"
 UNKNOWN = 255  # no class index: classes are counted from 0 and are fewer
 READERS: dict[str, Callable[[Path], Volume]] = {
     ".nii.gz": nifti.read,
     ".nii": nifti.read,
+    ".hdr": nifti.read,
     ".ome.tiff": tiff.read,
     ".ome.tif": tiff.read,
     ".tiff": tiff.read,
@@ -60,6 +61,10 @@ def read(path: Path) -> Volume:
         raise DataError(f"The file {path} may not be read.", remedy=f"chmod u+r {path}") from error
     except (MemoryError, OSError) as error:
         raise damaged(path, f"cannot be read ({error or 'memory is too small for it'})") from error
+    except MinivessError:
+        raise
+    except Exception as error:  # a library that meets what it does not expect: this file alone
+        raise damaged(path, f"cannot be read ({type(error).__name__}: {error})") from error
 
 
 def load(
@@ -173,7 +178,14 @@ def write_mask(path: Path, mask: Array, like: Volume) -> Path:
             f"{like.shape}.",
             remedy="give a mask of the volume's shape and a file name ending in .nii.gz",
         )
-    return nifti.write(path, mask, like, about=OWN_MASK)
+    return nifti.write(path, np.asarray(mask, dtype=np.uint8), like, about=OWN_MASK)
+
+
+def write_volume(path: Path, volume: Volume) -> Path:
+    """Write a volume as NIfTI, in its own dtype where NIfTI has it."""
+    kinds = {"bool": np.uint8, "float16": np.float32}
+    dtype = kinds.get(str(volume.array.dtype), volume.array.dtype)
+    return nifti.write(path, volume.array.astype(dtype, copy=False), volume)
 
 
 def is_own_mask(path: Path) -> bool:

@@ -1,0 +1,124 @@
+"""Grids of image and label in one world space, and voxel sizes that somebody states."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from minivess import units
+from minivess.config import DataConfig
+from minivess.contracts import Spacing
+from minivess.data.payload import Volume
+
+TOLERANCE = 1e-3  # of a voxel; headers jitter in the last digits of float32
+TURNED = 1e-2  # how far directions may be from those of flipped or exchanged axes
+
+Affine = npt.NDArray[np.float64]
+
+
+def aligned(label: Volume, image: Volume) -> Volume:
+    """The label on its image's grid where flips and an exchange of axes lead there, else itself.
+
+    Nothing is interpolated; both headers have to name the same place for every voxel.
+    """
+    if not (label.placed and image.placed and np.isfinite(image.affine).all()):
+        return label
+    for factor in _factors(label, image):
+        turn = _turn(label.affine[:3, :3] * factor, image.affine[:3, :3])
+        if turn is None:
+            continue
+        order = np.abs(turn).argmax(axis=1)
+        flipped = [axis for axis in range(3) if turn[axis, order[axis]] < 0]
+        step = np.zeros((4, 4))
+        step[3, 3] = 1
+        for axis in range(3):
+            step[order[axis], axis] = -1 if axis in flipped else 1
+            step[order[axis], 3] = label.shape[order[axis]] - 1 if axis in flipped else 0
+        turned = replace(
+            label,
+            array=np.flip(label.array.transpose(order), tuple(flipped)),
+            affine=label.affine @ step,
+            spacing=cast(Spacing, tuple(label.spacing[axis] for axis in order)),
+        )
+        if turned.shape == image.shape and same_place(turned, image):
+            return turned
+    return label
+
+
+def same_place(label: Volume, image: Volume) -> bool:
+    """Whether the corners of both grids fall together, within a small part of a voxel."""
+    corners = np.array([[0, 0, 0, 1], [*image.shape, 1]], dtype=float)
+    voxel = min((step for step in image.spacing if step > 0), default=1.0)
+    allowed = TOLERANCE * voxel * max(image.shape)
+    scales = (np.array([factor] * 3 + [1.0])[:, None] for factor in _factors(label, image))
+    return any(
+        np.abs(corners @ (image.affine - label.affine * scale).T).max() <= allowed
+        for scale in scales
+    )
+
+
+def difference(label: Volume, image: Volume) -> str:
+    """How the place of a label differs from that of its image."""
+    factor = _factors(label, image)[0]
+    if not np.allclose(np.array(label.spacing) * factor, image.spacing, rtol=1e-3):
+        sizes = (units.written(each.spacing, each.unit) for each in (label, image))
+        return "the label's voxels are {}, the image's {}".format(*sizes)
+    first, second = (each.affine[:3, :3] / np.array(each.spacing) for each in (label, image))
+    if np.linalg.det(first) * np.linalg.det(second) < 0:
+        return "the label's axes are those of a mirror image"
+    angle = np.degrees(np.arccos(np.clip((np.trace(second.T @ first) - 1) / 2, -1, 1)))
+    if angle > 0.1:
+        return f"the label is turned by {angle:.1f} degrees"
+    shift = label.affine[:3, 3] * factor - image.affine[:3, 3]
+    return f"the label is shifted by {units.written(shift, image.unit)}"
+
+
+def restated(volume: Volume, config: DataConfig) -> tuple[Volume, bool]:
+    """The volume with the voxel size that `data.spacing` states; whether its own was another."""
+    if config.spacing is None:
+        return volume, False
+    factors, unit = units.common([config.unit] * 3)
+    spacing = cast(
+        Spacing, tuple(step * factor for step, factor in zip(config.spacing, factors, strict=True))
+    )
+    other = not np.allclose(spacing, volume.spacing, rtol=1e-4) or unit != volume.unit
+    if not other:
+        return replace(volume, spacing_known=True), False
+    affine = np.diag([*spacing, 1.0])
+    if np.isfinite(volume.affine).all() and abs(np.linalg.det(volume.affine[:3, :3])) > 0:
+        affine = volume.affine.copy()
+        affine[:3, :3] *= np.array(spacing) / volume.spacing
+    new = replace(
+        volume, spacing=spacing, unit=unit, affine=affine, spacing_known=True, alone=False
+    )
+    return new, volume.spacing_known and not _is_equal(volume, new)
+
+
+def _is_equal(one: Volume, other: Volume) -> bool:
+    return bool(
+        np.allclose(np.array(one.spacing) * _factors(one, other)[0], other.spacing, rtol=1e-3)
+    )
+
+
+def _factors(label: Volume, image: Volume) -> tuple[float, ...]:
+    """What brings lengths of the label into the image's unit; as numbers alone, where those agree.
+
+    Many tools write mm whatever the unit was.
+    """
+    both = units.in_micron(label.unit), units.in_micron(image.unit)
+    return (both[0] / both[1], 1.0) if both[0] and both[1] else (1.0,)
+
+
+def _turn(label: Affine, image: Affine) -> Affine | None:
+    """How the label's axes run along the image's, -1, 0 or 1; None if they do not, or are alike."""
+    if not abs(np.linalg.det(image)) > 0 or not np.isfinite(label).all():
+        return None
+    found = np.linalg.solve(image, label)
+    turn = np.rint(found)
+    is_exchange = (np.abs(turn).sum(axis=0) == 1).all() and (np.abs(turn).sum(axis=1) == 1).all()
+    if not is_exchange or np.abs(found - turn).max() > TURNED or (turn == np.eye(3)).all():
+        return None
+    return np.asarray(turn, dtype=np.float64)
