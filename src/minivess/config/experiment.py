@@ -43,7 +43,7 @@ class DataConfig(Part):
     group: str | None = Field(
         default=None, description="regex whose first group names the group, or a JSON file"
     )
-    spacing: Spacing | None = Field(
+    spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = Field(
         default=None, description="voxel size (x, y, z) of every file; none: as the files state"
     )
     unit: str | None = Field(default=None, description="unit of data.spacing: micron, mm, nm, ...")
@@ -67,14 +67,6 @@ class DataConfig(Part):
     watch_interval_s: float = uncounted(3600.0, "seconds between two looks of `watch`", ge=1)
     demo_volumes: int = Field(default=12, ge=4, le=200, description="demo volumes to make")
     demo_seed: int = Field(default=7, ge=0, description="seed of the demo volumes")
-
-    @field_validator("spacing")
-    @classmethod
-    def _sizes(cls, spacing: Spacing | None) -> Spacing | None:
-        if spacing is not None and not units.positive(spacing)[1]:
-            message = "give three sizes above 0, data.spacing=[0.5,0.5,2]"
-            raise ValueError(message)
-        return spacing
 
     @field_validator("unit")
     @classmethod
