@@ -79,11 +79,13 @@ class Work:
 
     def first_plan(self) -> ComputePlan:
         """The plan that the cell goes on with, or one smaller where the kernel killed it."""
+        from minivess.compute import budget
         from minivess.training.cell import complete, stored_plan
 
         resume = self.session.config.training.retrain != "always"
         # A cell that goes on keeps the plan that it was started with, its patch included.
-        fresh = self.ground.models[self.family.model.name][1]
+        shared = self.ground.models[self.family.model.name][1]
+        fresh = budget.for_fold(shared, self.session.config, len(self.cell.fold.train))
         shorter = self.shorter()
         if shorter is not None and not (resume and stored_plan(self.folder, self.cell.key)):
             fresh = shorter.plan(fresh).replace(after_run=None)
@@ -209,10 +211,10 @@ class Work:
 
     def smaller(self, plan: ComputePlan, after_run: str) -> ComputePlan:
         """The plan one step below, stored with the emptied cell, which begins anew."""
-        following = grounds.smaller(self.session, self.ground, self.family, plan).replace(
-            after_run=after_run
+        following = grounds.smaller(
+            self.session, self.ground, self.family, plan, n_train=len(self.cell.fold.train)
         )
-        return self.open(following, resume=False)
+        return self.open(following.replace(after_run=after_run), resume=False)
 
     def spec(self, plan: ComputePlan) -> CellSpec:
         """Everything that decides the weights, with the patch of this plan."""

@@ -95,15 +95,18 @@ def split(config: ExperimentConfig, profile: DatasetProfile, seed: int) -> Split
     stratified = config.training.stratify == "foreground"
     foreground = {stats.case: stats.foreground_ratio for stats in profile.volumes}
     if config.training.splits is not None:
-        return splits.read(config.training.splits, ids, groups)
-    return splits.make(
-        ids,
-        groups,
-        folds=config.training.folds,
-        seed=seed,
-        test_fraction=config.training.test_fraction,
-        foreground=foreground if stratified else None,
-    )
+        made = splits.read(config.training.splits, ids, groups)
+    else:
+        made = splits.make(
+            ids,
+            groups,
+            folds=config.training.folds,
+            seed=seed,
+            test_fraction=config.training.test_fraction,
+            foreground=foreground if stratified else None,
+        )
+    unlearnt = splits.unlearnt(made, {stats.case: stats.label_values for stats in profile.volumes})
+    return made.replace(notes=(*made.notes, *unlearnt))
 
 
 def explain_change(session: Session, wanted: Family) -> str | None:

@@ -114,7 +114,19 @@ def planned(
         cache=session.home.footprints,
     )
     plan.guard(chosen, loaded, hardware=hardware)
-    return network, chosen
+    return network, _with_reason(chosen, session, family)
+
+
+def _with_reason(plan: ComputePlan, session: Session, family: Family) -> ComputePlan:
+    """The plan says where folds of other sizes take other numbers of updates."""
+    sizes = sorted({len(fold.train) for fold in family.split.folds})
+    choice = plan.choices["iterations_per_epoch"]
+    if len(sizes) == 1 or session.config.training.iterations_per_epoch != "auto":
+        return plan
+    reason = f"{choice.reason}; a fold of {sizes[-1]} volumes takes more, as many from each volume"
+    return plan.replace(
+        choices=plan.choices | {"iterations_per_epoch": choice.replace(reason=reason)}
+    )
 
 
 def n_train(family: Family) -> int:
@@ -122,8 +134,10 @@ def n_train(family: Family) -> int:
     return min(len(fold.train) for fold in family.split.folds)
 
 
-def smaller(session: Session, ground: Ground, family: Family, plan: ComputePlan) -> ComputePlan:
-    """The plan one step below one that ran out of memory.
+def smaller(
+    session: Session, ground: Ground, family: Family, plan: ComputePlan, *, n_train: int
+) -> ComputePlan:
+    """The plan one step below one that ran out of memory, for `n_train` volumes that train.
 
     Raises:
         OutOfMemory: nothing that may be changed is left.
@@ -137,7 +151,7 @@ def smaller(session: Session, ground: Ground, family: Family, plan: ComputePlan)
         session.config,
         network,
         loaded,
-        n_train=n_train(family),
+        n_train=n_train,
         cache=session.home.footprints,
     )
 
@@ -206,7 +220,7 @@ def probed(session: Session, ground: Ground, families: Sequence[Family]) -> Fore
         try:
             return forecast(session, ground, families)
         except OutOfMemory as error:
-            following = smaller(session, ground, families[0], plan)
+            following = smaller(session, ground, families[0], plan, n_train=n_train(families[0]))
             log.warning("%s", error.problem)
         session.say(
             f"  {name} ran out of memory when it was tried; now {recovery.described(following)}"

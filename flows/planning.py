@@ -27,7 +27,7 @@ def plan(session: Session) -> dict[str, Any]:
     profile = unversioned_profile(session, survey, measured)
     tell(session, profile)
     families = grid.families(session.config, profile)
-    for note in families[0].split.notes:
+    for note in dict.fromkeys(note for family in families for note in family.split.notes):
         session.say(f"  note: {note}")
     hardware = grounds.measure_hardware(session)
     session.say()
@@ -61,5 +61,5 @@ def unversioned_profile(
         dataset=session.config.dataset,
         dataset_path=survey.place,
         version=None,
-        label_map=session.config.data.label_map,
+        label_map=session.config.data.labels,
     )

@@ -171,7 +171,7 @@ def summary(
         dataset=config.dataset,
         dataset_path=survey.place,
         version=version,
-        label_map=config.data.label_map,
+        label_map=config.data.labels,
     )
     loaded, safe = ground.as_loaded(session, numbers), {}
     for model in grid.models(config):

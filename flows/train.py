@@ -22,7 +22,7 @@ def train(session: Session, upstream: Sequence[str] = ()) -> TrainingResult:
     wanted = grid.families(session.config, profile)
     n_cells = sum(len(family.cells) for family in wanted)
     session.say(f"Train     {len(wanted)} families, {n_cells} cells")
-    for note in wanted[0].split.notes:
+    for note in dict.fromkeys(note for family in wanted for note in family.split.notes):
         session.say(f"  note: {note}")
     finished = {family.key: reusable(session, family, profile) for family in wanted}
     missing = [family for family in wanted if finished[family.key] is None]

@@ -15,18 +15,31 @@ import torch
 from torch import Tensor, nn
 
 from minivess import soft_skeleton
+from minivess.contracts import IGNORED
 
 MAX_RADIUS = 10
 """Erosions at most; fewer where the thickest vessel of the target is thinner, in voxels."""
+CERTAIN = 100.0
+"""A logit so far above the others, 0, that float32 knows no doubt and no gradient is left."""
 
 
 class WeightedSum(nn.Module):
-    """Terms times weights; heads of deep supervision count 1, 1/2, 1/4, ..."""
+    """Terms times weights; heads of deep supervision count 1, 1/2, 1/4, ...
+
+    With `ignores`, voxels that nobody annotated are background of target and prediction alike;
+    what is cut at their border is cut in both. Means of cross-entropy leave them out.
+    """
 
     def __init__(
-        self, *, names: Sequence[str], weights: Sequence[float], terms: Sequence[Any]
+        self,
+        *,
+        names: Sequence[str],
+        weights: Sequence[float],
+        terms: Sequence[Any],
+        ignores: bool = False,
     ) -> None:
         super().__init__()
+        self.ignores = ignores
         self.names = tuple(names)
         self.weights = tuple(weights)
         self.terms = nn.ModuleList(terms)
@@ -34,11 +47,15 @@ class WeightedSum(nn.Module):
     def forward(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """`loss`, and each term where there are several."""
         heads = logits.unbind(1) if logits.ndim == target.ndim + 1 else (logits,)
+        ignored = target[:, :1] == IGNORED if self.ignores else None
+        if ignored is not None:
+            heads = tuple(_background(head.float(), ignored) for head in heads)
+            target = target.masked_fill(ignored, 0)
         shares = [0.5**level for level in range(len(heads))]
         with torch.autocast(logits.device.type, enabled=False):
             values = [
                 sum(
-                    share * term(head.float(), _shown(term, target))
+                    share * _value(term, head.float(), target, ignored)
                     for share, head in zip(shares, heads, strict=True)
                 )
                 / sum(shares)
@@ -51,9 +68,18 @@ class WeightedSum(nn.Module):
         return {"loss": total, **parts}
 
 
-def _shown(term: nn.Module, target: Tensor) -> Tensor:
-    """The labels, and the skeleton beside them for the one term that takes it."""
-    return target if isinstance(term, SkeletonRecall) else target[:, :1]
+def _value(term: Any, logits: Tensor, target: Tensor, ignored: Tensor | None) -> Any:
+    """A term with what it takes: one looks at the skeleton beside the labels, some take means."""
+    shown = target if isinstance(term, SkeletonRecall) else target[:, :1]
+    takes_means = isinstance(term, DiceCE | DiceCECenterlineDice | Indexed)
+    return term(logits, shown, ignored) if takes_means else term(logits, shown)
+
+
+def _background(logits: Tensor, ignored: Tensor) -> Tensor:
+    """Logits without any doubt that ignored voxels are background."""
+    certain = torch.zeros_like(logits)
+    certain[:, 0] = CERTAIN
+    return torch.where(ignored, certain, logits)
 
 
 class DiceCE(nn.Module):
@@ -66,9 +92,14 @@ class DiceCE(nn.Module):
         ours = {"to_onehot_y": True, "softmax": True, "include_background": False, "batch": True}
         self.loss = DiceCELoss(**{**ours, **arguments})
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, target: Tensor, ignored: Tensor | None = None) -> Tensor:
         """From 0 up."""
-        value: Tensor = self.loss(logits, target)
+        loss = self.loss
+        if ignored is None:
+            value: Tensor = loss(logits, target)
+        else:
+            entropy = _mean(loss.cross_entropy, logits, target, ignored)
+            value = loss.lambda_dice * loss.dice(logits, target) + loss.lambda_ce * entropy
         return value
 
 
@@ -104,9 +135,10 @@ class DiceCECenterlineDice(nn.Module):
         self.overlap = DiceCE()
         self.centerline = CenterlineDice(iterations)
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, target: Tensor, ignored: Tensor | None = None) -> Tensor:
         """From 0 up."""
-        both: Tensor = 0.5 * self.overlap(logits, target) + 0.5 * self.centerline(logits, target)
+        overlap = self.overlap(logits, target, ignored)
+        both: Tensor = 0.5 * overlap + 0.5 * self.centerline(logits, target)
         return both
 
 
@@ -179,6 +211,14 @@ def _harmonic_mean(a: Tensor, b: Tensor) -> Tensor:
     return 2 * a * b / (a + b)
 
 
+def _mean(loss: Any, logits: Tensor, target: Tensor, ignored: Tensor) -> Tensor:
+    """A loss of torch that averages over voxels, over those that are annotated; 0 without any."""
+    if bool(ignored.all()):
+        return logits.sum() * 0
+    value: Tensor = loss(logits, target.masked_fill(ignored, loss.ignore_index)[:, 0].long())
+    return value
+
+
 def _one_hot(target: Tensor, classes: int) -> Tensor:
     """(B, 1, X, Y, Z) indices -> (B, classes, X, Y, Z) float."""
     return torch.cat([target == index for index in range(classes)], dim=1).float()
@@ -194,8 +234,10 @@ class Indexed(nn.Module):
         super().__init__()
         self.loss = loss
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, target: Tensor, ignored: Tensor | None = None) -> Tensor:
         """The value of the wrapped loss."""
+        if ignored is not None and hasattr(self.loss, "ignore_index"):
+            return _mean(self.loss, logits, target, ignored)
         value: Tensor = self.loss(logits, target[:, 0].long())
         return value
 

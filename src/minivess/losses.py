@@ -42,13 +42,13 @@ def resolve(config: LossConfig) -> Loss:
     return Loss(name=config.name, terms=config.terms)
 
 
-def build(loss: Loss, out_channels: int) -> WeightedSum:
+def build(loss: Loss, out_channels: int, *, ignores: bool = False) -> WeightedSum:
     """A module: (logits (B, C, X, Y, Z), target (B, 1, X, Y, Z) of class indices) -> values.
 
     A second channel of the target may hold the tubed skeleton, for the terms that look at it.
     The values are `loss`, to be minimised, and beside it, where there are several terms, each
     term unweighted and detached. Logits of deep supervision, (B, heads, C, X, Y, Z), are taken
-    too. All terms compute in float32.
+    too. All terms compute in float32. With `ignores`, voxels whose target is IGNORED do not count.
 
     Raises:
         UsageError: a term that cannot be imported, or that refuses its arguments.
@@ -59,6 +59,7 @@ def build(loss: Loss, out_channels: int) -> WeightedSum:
         names=names(loss),
         weights=[term.weight for term in loss.terms],
         terms=[_term(term, loss.name, out_channels) for term in loss.terms],
+        ignores=ignores,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from minivess import config, networks
-from minivess.compute import plan
+from minivess.compute import budget, plan
 from minivess.compute.patch import step_down
 from minivess.contracts import ComputePlan, DatasetProfile, Hardware, Network, Shape
 from minivess.data.profile import as_loaded
@@ -380,3 +380,13 @@ def test_the_limit_that_a_patch_meets_is_named_with_what_one_more_step_would_nee
     assert "48x68x5 would need" in patch.more
     short = make_plan("compute.profile=gpu_high", shapes=[(128, 128, 32)] * 3, ram_available_gb=1.2)
     assert short.choices["patch_size"].bound == "memory"
+
+
+@pytest.mark.parametrize(("n_train", "updates"), [(21, 42), (22, 44)])
+def test_folds_of_unequal_size_draw_as_many_patches_from_each_volume(
+    make_plan: Callable[..., ComputePlan], n_train: int, updates: int
+) -> None:
+    words = ["training.batch_size=2", "training.samples_per_volume=4"]
+    mine = budget.for_fold(make_plan(*words), config.load([], words), n_train)
+    assert mine.iterations_per_epoch == updates
+    assert mine.choices["iterations_per_epoch"].reason.startswith(f"{n_train} volumes x 4 patches")

@@ -283,6 +283,14 @@ KINDS: dict[str, tuple[Callable[[Pair], object], Expected]] = {
     "label with NaN": (label(lambda a: np.where(a, np.nan, 0).astype("f4")), LABEL),
     "label as float": (label(lambda a: a.astype("f4")), FINE),
     "label as bool": (label(lambda a: a.astype(np.int8)), FINE),
+    "label of almost whole numbers": (
+        label(lambda a: a * np.float32(0.9996)),
+        (("label_rounded", "warning"),),
+    ),
+    "label that is the image": (
+        lambda p: p.save(label=p.image_array),
+        (("label_is_image", "error"),),
+    ),
     # other formats
     "tif without voxel size": (
         lambda p: tif(p, p.image_array.T),
@@ -332,6 +340,11 @@ def cut_out(root: Path) -> None:
         write(pair.label, (part > 3000).astype(np.uint8))
 
 
+def tube_of_two(label: Array) -> Array:
+    """The upper half of a label as another class."""
+    return label * np.where(np.arange(SHAPE[2]) < 3, 1, 2).astype(np.uint8)
+
+
 def one_group(root: Path) -> None:
     (root / "groups.json").write_text(json.dumps({f"v{index}": "a" for index in range(6)}))
 
@@ -362,6 +375,18 @@ SETS: dict[str, tuple[Callable[[Path], object], Expected]] = {
     "labels of 0 and 255": (
         lambda root: [pair.save(label=pair.label_array * 255) for pair in good(root)],
         (("label_values", "error"),),
+    ),
+    "foreground and background swapped": (
+        lambda root: [pair.save(label=1 - pair.label_array) for pair in good(root)],
+        (("much_foreground", "warning"),),
+    ),
+    "another class in each label": (
+        lambda root: [p.save(label=p.label_array * (1 + i % 2)) for i, p in enumerate(good(root))],
+        (("label_meaning", "warning"),),
+    ),
+    "a class of one volume": (
+        lambda root: good(root)[2].save(label=tube_of_two(good(root)[2].label_array)),
+        (("rare_class", "warning"),),
     ),
     "no foreground at all": (
         lambda root: [pair.save(label=pair.label_array * 0) for pair in good(root)],

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minivess.data.splits import make, read
+from minivess.data.splits import make, read, unlearnt
 from minivess.errors import DataError
 
 IDS = [f"v{index}" for index in range(12)]
@@ -173,3 +173,13 @@ def test_seeds_make_other_stratified_folds_and_the_same_seed_the_same():
     )
     assert first == again
     assert first.folds != other.folds
+
+
+def test_a_class_that_a_fold_does_not_train_on_is_said() -> None:
+    ids = [f"v{index}" for index in range(6)]
+    split = make(ids, {}, folds=3, seed=0)
+    classes = {case: (0, 1, 3) if case == "v0" else (0, 1) for case in ids}
+    (note,) = unlearnt(split, classes)
+    (fold,) = (fold for fold in split.folds if "v0" in fold.val)
+    assert f"fold {fold.index} holds class 3" in note
+    assert unlearnt(split, dict.fromkeys(ids, (0, 1))) == ()

@@ -13,6 +13,7 @@ from skimage.morphology import skeletonize
 
 from minivess import names
 from minivess.config import EvaluationConfig
+from minivess.contracts import IGNORED
 from minivess.evaluation import metrics, regions
 from tests.conftest import tube
 
@@ -51,6 +52,25 @@ def test_one_empty_mask_scores_nothing_and_has_no_distance():
     for values in (judge(empty, full), judge(full, empty)):
         assert [values[name] for name in ("dice", "cldice", "nsd", "f1", names.PRIMARY)] == [0] * 5
         assert (values["masd"], values["hd95"]) == (None, None)
+
+
+@given(masks, masks, masks, masks)
+@settings(max_examples=30, deadline=None)
+def test_predictions_of_voxels_that_nobody_annotated_change_no_metric(
+    first, second, label, annotated
+):
+    truth = np.where(annotated, label, np.uint8(IGNORED))
+    other = np.where(annotated, first, second)
+    assert judge(first, truth) == judge(other, truth)
+
+
+def test_a_mask_ends_where_annotation_ends_as_it_ends_with_the_volume():
+    truth, guess = tube((24, 24, 8), seed=0)[1], tube((24, 24, 8), seed=1)[1]
+    partly = truth.copy()
+    partly[:, 11:] = IGNORED
+    assert judge(guess, partly) == judge(guess[:, :11], truth[:, :11])
+    assert judge(truth, partly)["hd95"] == 0
+    assert judge(truth, partly)["dice"] == 1
 
 
 def test_distances_are_in_the_unit_of_the_spacing_and_the_compound_metric_in_voxels():

@@ -25,6 +25,7 @@ OTHER = {
     "data.label": ["data.label={case}_seg.nii.gz", "data.image=*_img.nii.gz"],
     "data.group": [r"data.group=^(mouse\d+)_"],
     "data.label_map": ["data.label_map.255=1"],
+    "data.ignore_label": ["data.ignore_label=255"],
     "data.resampling.enabled": [
         "data.resampling.enabled=true",
         "data.resampling.method=spacing",
@@ -114,6 +115,7 @@ OTHER = {
 ONE_CHOICE = {"deployment.target"}
 
 CLASHES = {
+    ("data.ignore_label", "data.label_map"): ["data.ignore_label=255", "data.label_map.255=1"],
     ("data.image", "data.root"): ["data.root=null", "data.image=*", "data.label=*"],
     ("training.patch_size", "compute.patch_strategy"): [
         "training.patch_size=[32,32,4]",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from minivess import config, losses
 from minivess.config import LossConfig
-from minivess.contracts import Loss, LossTerm
+from minivess.contracts import IGNORED, Loss, LossTerm
 from minivess.errors import UsageError
 from tests.conftest import tube
 
@@ -157,6 +157,55 @@ def test_three_classes_train_too(name: str) -> None:
     logits = torch.randn(1, 3, 16, 16, 8, requires_grad=True)
     loss(logits, torch.randint(0, 3, (1, 1, 16, 16, 8)))["loss"].backward()
     assert torch.isfinite(logits.grad).all()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_voxels_that_nobody_annotated_have_no_part_in_any_loss(name: str) -> None:
+    torch.manual_seed(0)
+    loss = losses.build(losses.resolve(config.loss(name)), 2, ignores=True)
+    ignored = torch.rand(1, 1, 16, 16, 8) < 0.3
+    mask = target().masked_fill(ignored, IGNORED)
+    heads = torch.randn(1, 2, 2, 16, 16, 8)  # of deep supervision
+    other = torch.where(ignored[:, None], 30 * torch.randn_like(heads), heads)
+    values, gradients = [], []
+    for logits in (heads.requires_grad_(), other.requires_grad_()):
+        found = loss(logits, mask)
+        found["loss"].backward()
+        values.append({part: value.item() for part, value in found.items()})
+        gradients.append(logits.grad)
+    assert values[0] == values[1]
+    assert math.isfinite(values[0]["loss"])
+    assert torch.equal(*gradients)
+    assert not gradients[0][ignored[:, None].expand_as(heads)].any()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_where_all_is_annotated_ignoring_changes_no_bit_of_a_loss(name: str) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(1, 2, 16, 16, 8)
+    values = [
+        losses.build(losses.resolve(config.loss(name)), 2, ignores=ignores)(logits, target())
+        for ignores in (False, True)
+    ]
+    assert values[0]["loss"].item() == values[1]["loss"].item()
+
+
+def test_dice_with_cross_entropy_of_an_annotated_half_is_that_of_the_half_alone() -> None:
+    torch.manual_seed(0)
+    logits, mask = torch.randn(1, 2, 16, 16, 8), target()
+    mask[:, :, 8:] = IGNORED
+    loss = losses.build(losses.resolve(config.loss("dice_ce")), 2, ignores=True)
+    alone = one("dice_ce")(logits[:, :, :8], mask[:, :, :8])["loss"].item()
+    assert loss(logits, mask)["loss"].item() == pytest.approx(alone)
+
+
+def test_a_patch_without_an_annotated_voxel_teaches_nothing() -> None:
+    loss = losses.build(losses.resolve(config.loss("dice_ce_cldice")), 2, ignores=True)
+    logits = torch.randn(1, 2, 16, 16, 8, requires_grad=True)
+    value = loss(logits, torch.full_like(target(), IGNORED))["loss"]
+    value.backward()
+    assert math.isfinite(value.item())
+    assert not logits.grad.any()
 
 
 def test_skeleton_recall_asks_for_the_line_and_not_for_the_width() -> None:

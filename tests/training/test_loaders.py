@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from minivess.contracts import Case
+from minivess.contracts import IGNORED, Case
 from minivess.errors import DataError, PlanError
 from minivess.training import loaders, transforms
 from tests.conftest import tube, write_nifti
@@ -75,6 +75,18 @@ def test_the_foreground_ratio_decides_what_patches_are_centred_on():
     assert hits(1.0) == 1
     assert hits(0.5) == pytest.approx(0.5 + 0.5 * hits(0.0), abs=0.08)
     assert hits(0.0) < 0.1
+
+
+def test_patches_hold_annotated_voxels_and_ignored_ones_are_no_foreground():
+    label = torch.full((1, 40, 40, 8), IGNORED, dtype=torch.uint8)
+    label[0, 30:, 30:] = 0
+    label[0, 35, 35, 4] = 1
+    data = {"case": "a", "image": torch.zeros(1, 40, 40, 8), "label": label}
+    sample = transforms.FindForeground()(data)
+    assert [at.size for at in sample["foreground"]] == [1]
+    drawn = transforms.drawn((8, 8, 4), foreground_ratio=0.0, augment=False)
+    for seed in range(30):
+        assert (transforms.draw(drawn, sample, seed)["label"] != IGNORED).any()
 
 
 def test_augmentation_changes_patches_and_leaves_the_cached_volume_alone(cases):

@@ -20,6 +20,7 @@ from minivess.analysis import (
 from minivess.config import ExperimentConfig
 from minivess.contracts import AnalysisResult, Case, DatasetProfile, Judged, Member
 from minivess.data import volume
+from minivess.evaluation import metrics
 
 log = logging.getLogger(__name__)
 
@@ -131,10 +132,10 @@ def draw(
             )
             if label is None:
                 continue
+            truth = volume.class_indices(label, spec.classes, case)
             strips[case] = panels.draw(
                 image[0],
-                volume.class_indices(label, spec.classes, case),
-                predictions.read_mask(masks[case]),
+                *metrics.judged(truth, predictions.read_mask(masks[case])),
                 spacing=geometry.spacing,
                 unit=geometry.unit,
                 path=folder / "predictions" / f"{case}.png",

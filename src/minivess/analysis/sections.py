@@ -200,7 +200,7 @@ def data(profile: DatasetProfile, unit: str) -> list[tuple[str, str]]:
         ("Voxels", f"{between}{wording.spacing(high, unit)}, {uneven}"),
         ("Foreground", _foreground(foreground)),
         ("Classes", ", ".join(map(str, profile.classes))),
-        ("Label map", ", ".join(f"{old} → {new}" for old, new in profile.label_map.items())),
+        ("Label map", profile.mapped if profile.label_map else ""),
         ("Size", f"{_size(profile.total_size_gb)} as float32"),
         ("Quarantined", ", ".join(profile.quarantined)),
         ("Outliers", ", ".join(profile.outliers)),

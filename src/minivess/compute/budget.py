@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from minivess.compute.patch import shapes_of
 from minivess.config import ExperimentConfig, TierConfig
-from minivess.contracts import Choice, DatasetProfile, Hardware, Network
+from minivess.contracts import Choice, ComputePlan, DatasetProfile, Hardware, Network
 from minivess.errors import PlanError
 
 log = logging.getLogger(__name__)
@@ -212,8 +212,17 @@ def threads(config: ExperimentConfig, hardware: Hardware) -> Choice:
     )  # fmt: skip
 
 
+def for_fold(plan: ComputePlan, config: ExperimentConfig, n_train: int) -> ComputePlan:
+    """The plan with the updates of a fold that trains on so many volumes."""
+    choice = iterations(config, n_train, plan.batch_size)
+    return plan.replace(
+        iterations_per_epoch=choice.value,
+        choices=plan.choices | {"iterations_per_epoch": choice},
+    )
+
+
 def iterations(config: ExperimentConfig, n_train: int, batch: int) -> Choice:
-    """Optimizer updates in an epoch: each patch sample once."""
+    """Optimizer updates in an epoch of a fold that trains on `n_train`: each patch sample once."""
     training = config.training
     if training.iterations_per_epoch != "auto":
         return given("iterations_per_epoch", training.iterations_per_epoch)

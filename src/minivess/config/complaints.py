@@ -64,7 +64,7 @@ def _refusal(kind: type[Any], values: Any, first: Any, where: Callable[[str], st
     for name in key.split("."):
         value = value.get(name, first["input"]) if isinstance(value, dict) else first["input"]
     if first["type"] != "value_error":
-        subject = "its name" if steps[-1] == "[key]" else "it"
+        subject = "its name" if "[key]" in steps else "it"
         said = f"{subject} must be {taken(annotation, limits)}"
     listed = get_origin(annotation) is tuple and not isinstance(value, list | str)
     full = f"{where(key)}{key}"
@@ -91,7 +91,7 @@ def _place(kind: type[Any], steps: Sequence[Any]) -> tuple[str, Any, Sequence[An
             field = annotation.model_fields[step]
             annotation, limits = field.annotation, field.metadata
         elif get_origin(annotation) is dict:
-            as_key = steps[-1] == "[key]"
+            as_key = "[key]" in steps
             names.append(str(step))
             annotation, limits = get_args(annotation)[0 if as_key else 1], ()
         else:

@@ -37,6 +37,12 @@ CONTRADICTIONS = (
         lambda c: c.compute.patch_strategy == "fixed" and c.training.patch_size == "auto",
     ),
     Clash(
+        ("data.ignore_label", "data.label_map"),
+        "data.ignore_label names a value that data.label_map makes a class.",
+        "Leave out one of data.ignore_label and data.label_map for this value.",
+        lambda c: c.data.ignore_label in c.data.label_map,
+    ),
+    Clash(
         ("training.extends", "training.max_epochs"),
         "training.extends goes on from a shorter training, so training.max_epochs must be larger.",
         "Raise training.max_epochs, or leave out training.extends.",

@@ -18,6 +18,7 @@ from pydantic import (
 from minivess import units
 from minivess.config.contradictions import CONTRADICTIONS
 from minivess.config.part import Auto, Part, uncounted
+from minivess.contracts import IGNORED, LabelMap
 
 
 class ResamplingConfig(Part):
@@ -47,8 +48,12 @@ class DataConfig(Part):
         default=None, description="voxel size (x, y, z) of every file; none: as the files state"
     )
     unit: str | None = Field(default=None, description="unit of data.spacing: micron, mm, nm, ...")
-    label_map: dict[int, int] = Field(
-        default={}, description="label value in the files -> class, 255: 1"
+    label_map: LabelMap = Field(
+        default={},
+        description="label value in the files -> class, 255: 1; or binary: all but 0 is 1",
+    )
+    ignore_label: int | None = Field(
+        default=None, description="label value of voxels that nobody annotated; they never count"
     )
     resampling: ResamplingConfig = ResamplingConfig()
     normalisation: Literal["zscore", "minmax", "none"] = Field(
@@ -75,6 +80,24 @@ class DataConfig(Part):
             message = "no unit of length; give micron, mm, nm, cm, meter or inch"
             raise ValueError(message)
         return unit
+
+    @property
+    def labels(self) -> LabelMap:
+        """What becomes of label values, the ignored one among them."""
+        return self.label_map | ({} if self.ignore_label is None else {self.ignore_label: IGNORED})
+
+    @field_validator("label_map", mode="before")
+    @classmethod
+    def _binary(cls, mapping: object) -> object:
+        return {"*": 1} if mapping == "binary" else mapping
+
+    @field_validator("label_map")
+    @classmethod
+    def _classes(cls, mapping: LabelMap) -> LabelMap:
+        if bad := [new for new in mapping.values() if not 0 <= new < IGNORED]:
+            message = f"{bad[0]} is no class, classes lie between 0 and {IGNORED - 1}"
+            raise ValueError(message)
+        return mapping
 
     @field_validator("root", mode="before")
     @classmethod

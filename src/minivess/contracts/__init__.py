@@ -5,7 +5,17 @@ home folder, except in `Case` and `Member`, which never leave the process that m
 """
 
 from minivess.contracts.analysis import AnalysisResult, Champion, Interval, Judged
-from minivess.contracts.data import Case, DatasetProfile, Finding, Fold, Pairing, Split, VolumeStats
+from minivess.contracts.data import (
+    IGNORED,
+    Case,
+    DatasetProfile,
+    Finding,
+    Fold,
+    LabelMap,
+    Pairing,
+    Split,
+    VolumeStats,
+)
 from minivess.contracts.deployment import DeploymentResult, Engine, Parity, Smoke
 from minivess.contracts.network import Limits, Loss, LossTerm, Network, Window
 from minivess.contracts.plan import Choice, ComputePlan, Forecast, Hardware
@@ -22,6 +32,7 @@ from minivess.contracts.training import (
 )
 
 __all__ = [
+    "IGNORED",
     "SCHEMA_VERSION",
     "AnalysisResult",
     "Case",
@@ -42,6 +53,7 @@ __all__ = [
     "Hardware",
     "Interval",
     "Judged",
+    "LabelMap",
     "Limits",
     "Loss",
     "LossTerm",

@@ -9,6 +9,11 @@ from pydantic import Field
 
 from minivess.contracts.record import Contract, Severity, Shape, Spacing, Versioned
 
+IGNORED = 255
+"""Stands in labels, and in class indices, for voxels that nobody annotated; no class has it."""
+LabelMap = dict[int | Literal["*"], int]
+"""Label value in the files -> class, or IGNORED; `*` is every other value but 0."""
+
 
 class Case(Contract):
     """One image with its label, as files that can be opened now."""
@@ -60,6 +65,10 @@ class VolumeStats(Contract):
     percentiles: dict[str, float] = Field(description="keys: 0.5 5 25 50 75 95 99.5")
     foreground_ratio: float
     label_values: tuple[int, ...]
+    commonest: int = Field(
+        default=0, description="most frequent value where foreground is more than half, else 0"
+    )
+    mapped: tuple[int | str, ...] = Field(default=(), description="keys of the label map it holds")
     components: int = Field(description="26-connected components of the foreground")
     size_bytes: int = Field(description="image and label files together")
     content_hash: str = Field(description="hash of the image's and the label's bytes")
@@ -92,7 +101,7 @@ class DatasetProfile(Versioned):
     classes: tuple[int, ...] = Field(
         description="label values after the label map, with background 0"
     )
-    label_map: dict[int, int]
+    label_map: LabelMap
     volumes: tuple[VolumeStats, ...]
     findings: tuple[Finding, ...]
     quarantined: tuple[str, ...] = ()
@@ -101,6 +110,15 @@ class DatasetProfile(Versioned):
     def out_channels(self) -> int:
         """Classes, background included."""
         return len(self.classes)
+
+    @property
+    def mapped(self) -> str:
+        """The label map in words."""
+        words = {
+            "every other" if old == "*" else str(old): "ignored" if new == IGNORED else f"to {new}"
+            for old, new in self.label_map.items()
+        }
+        return ", ".join(f"{old} {new}" for old, new in words.items()) or "none"
 
 
 class Fold(Contract):

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from minivess.contracts.data import DatasetProfile, Fold
+from minivess.contracts.data import IGNORED, DatasetProfile, Fold, LabelMap
 from minivess.contracts.network import Loss, Network, Window
 from minivess.contracts.plan import ComputePlan, Forecast
 from minivess.contracts.record import Contract, Versioned
@@ -23,9 +23,14 @@ class CellSpec(Versioned):
     fold: Fold
     network: Network
     window: Window
-    label_map: dict[int, int]
+    label_map: LabelMap
     classes: tuple[int, ...]
     test: tuple[str, ...] = ()
+
+    @property
+    def ignores(self) -> bool:
+        """Whether labels may hold voxels that nobody annotated."""
+        return IGNORED in self.label_map.values()
 
 
 class VolumeMetrics(Contract):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from minivess.config import DataConfig, ResamplingConfig
-from minivess.contracts import Case, Finding
+from minivess.contracts import IGNORED, Case, Finding
 from minivess.data import volume
 from minivess.data.checks import finding
 
@@ -42,8 +42,10 @@ def analyse(
     def read(entry: dict[str, str]) -> dict[str, Any]:
         case = by_name[entry["image"]]
         image, label, like = volume.load(
-            case, label_map=config.label_map, resampling=ResamplingConfig()
+            case, label_map=config.labels, resampling=ResamplingConfig()
         )
+        if label is not None:
+            label[label == IGNORED] = 0
         return {
             "image": tensor(image, case, like),
             "label": tensor(label[None] if label is not None else None, case, like),

@@ -47,8 +47,39 @@ CHECKS: dict[str, Check] = {
     ),
     "label_values": Check(
         ERROR,
-        "A label holds fractions; or (set) values that are no class numbers, such as 0 and 255.",
-        "data.label_map.255=1, with the values that are named",
+        "A label holds fractions, or nothing but ignored voxels; or (set) values that are no class "
+        "numbers: 0 and 255, or numbers of objects.",
+        "data.label_map.255=1, data.ignore_label=255 or data.label_map=binary, as is named",
+    ),
+    "label_is_image": Check(
+        ERROR,
+        "A label holds the very voxels of its image.",
+        "data.label='<pattern of the label files>'; minivess review accept CASE where it is meant",
+    ),
+    "label_rounded": Check(
+        WARNING,
+        "Values of a label are whole numbers only within 0.001; they are rounded.",
+        "store whole numbers in label files",
+    ),
+    "label_meaning": Check(
+        WARNING,
+        "Values of labels may be class numbers, or one class, or numbers of objects.",
+        "data.label_map=binary if they number objects",
+    ),
+    "label_map_unused": Check(
+        WARNING,
+        "data.label_map or data.ignore_label names a value that no label holds.",
+        "correct the value, or leave it out",
+    ),
+    "rare_class": Check(
+        WARNING,
+        "A class occurs in one volume only, so no network can both learn it and be judged on it.",
+        "annotate it in more volumes, or give it to another class with data.label_map",
+    ),
+    "much_foreground": Check(
+        WARNING,
+        "More than half of a label is foreground, as where it is swapped with background.",
+        "data.label_map.0=1 data.label_map.1=0 if it is; data.ignore_label if nobody annotated it",
     ),
     "empty_label": Check(
         ("warning", "error"),

@@ -12,7 +12,7 @@ import numpy as np
 
 from minivess import files, keys
 from minivess.config import DataConfig
-from minivess.contracts import Case, Finding, VolumeStats
+from minivess.contracts import IGNORED, Case, Finding, LabelMap, VolumeStats
 from minivess.data import quality
 from minivess.data.checks import finding
 from minivess.data.curated import as_curated, standing
@@ -20,7 +20,7 @@ from minivess.data.filenames import curated_names
 from minivess.data.grids import aligned, restated
 from minivess.data.intensities import present, spread
 from minivess.data.resemblance import signature
-from minivess.data.volume import Array, Volume, read, relabel, whole, write_volume
+from minivess.data.volume import Array, Volume, classes_of, read, whole, write_volume
 from minivess.errors import DataError, MinivessError
 
 
@@ -71,14 +71,14 @@ def _named(case: Case) -> Iterator[None]:
 def _measure(
     case: Case, config: DataConfig, hashes: Sequence[str] | None, store: Path | None
 ) -> Measurement:
-    path = cast(Path, case.label)
+    path, ignores = cast(Path, case.label), IGNORED in config.labels.values()
     # The label comes first: what counting its pieces takes is free again before the image.
     label = read(path)
-    classes = relabel(whole(label.array, path), config.label_map)
-    pieces = foreground(classes)
+    classes = classes_of(label.array, path, config.labels)
+    pieces = foreground(classes, ignores=ignores)
     image, overridden = restated(read(case.image), config)
     values = spread(image.array)
-    findings = quality.check(case.case, image, label, classes, values)
+    findings = quality.check(case.case, image, label, classes, values, ignores=ignores)
     if overridden:
         said = f"data.spacing is used; {case.image.name} states another voxel size."
         findings.append(finding("spacing_overridden", said).replace(case=case.case))
@@ -98,6 +98,7 @@ def _measure(
         size_bytes=case.image.stat().st_size + path.stat().st_size,
         content_hash=keys.digest(list(hashes or (files.md5(case.image), files.md5(path)))),
         converted=converted,
+        mapped=_mapped(whole(label.array, path), config.labels),
         **values.numbers(),
         **pieces,
     )
@@ -127,17 +128,35 @@ def _error(case: Case, error: DataError) -> Finding:
     return finding(error.code, error.problem, remedy=error.remedy).replace(case=case.case)
 
 
-def foreground(classes: Array) -> dict[str, Any]:
+def _mapped(values: Array, label_map: LabelMap) -> tuple[int | str, ...]:
+    """Which keys of the label map a label holds; a map that names nothing is a slip."""
+    return tuple(old for old in label_map if old == "*" or (values == old).any())
+
+
+def foreground(classes: Array, *, ignores: bool = False) -> dict[str, Any]:
     """What the label (X, Y, Z) holds: its values, its share of foreground, its pieces."""
     import cc3d
 
+    values, judged = present(classes), classes.size
+    if ignores:
+        values = tuple(value for value in values if value != IGNORED)
+        judged = max(int(np.count_nonzero(classes != IGNORED)), 1)
+        classes = np.where(classes == IGNORED, 0, classes)
     # What has no negative values may be counted as it is.
     mask = classes if classes.min() >= 0 else classes != 0
     _, components = cc3d.connected_components(
         mask, connectivity=26, return_N=True, binary_image=True
     )
+    share = float(np.count_nonzero(mask) / judged)
     return {
-        "label_values": present(classes),
-        "foreground_ratio": float(np.count_nonzero(mask) / mask.size),
+        "label_values": values,
+        "foreground_ratio": share,
+        "commonest": _commonest(classes) if 2 * share > 1 else 0,
         "components": int(components),
     }
+
+
+def _commonest(classes: Array) -> int:
+    """The value that most voxels hold."""
+    found, counts = np.unique(classes, return_counts=True)
+    return int(found[counts.argmax()])

@@ -23,6 +23,7 @@ from minivess.contracts import (
     Case,
     DatasetProfile,
     Finding,
+    LabelMap,
     Pairing,
     Shape,
     Spacing,
@@ -41,6 +42,7 @@ log = logging.getLogger(__name__)
 CODE = (
     *keys.READING_CODE, "data/measurement.py", "data/quality.py", "data/admission.py",
     "data/intensities.py", "data/resemblance.py", "data/checks.py", "data/grids.py",
+    "data/labels.py",
 )  # fmt: skip
 GIB = 2**30
 PARALLEL_BYTES = 200_000_000  # below this, starting processes costs more than it saves
@@ -80,7 +82,7 @@ def profile(
         DataError: nothing usable is left, label values need a map, or (strict) any error.
     """
     counted = config.counted()
-    settings = {name: counted[name] for name in ("label_map", "spacing", "unit")}
+    settings = {name: counted[name] for name in ("label_map", "ignore_label", "spacing", "unit")}
     rule = {"code": keys.code(CODE), **settings}
     stores = {case.case: store_of(cache, key_of(case, hashes, rule)) for case in pairing.cases}
     results: dict[str, Measurement] = {}
@@ -108,7 +110,7 @@ def summarise(
     dataset: str,
     dataset_path: str,
     version: Version | None,
-    label_map: dict[int, int],
+    label_map: LabelMap,
 ) -> DatasetProfile:
     """Sum up the usable volumes; without a version nothing was copied, and no file is named.
 
@@ -251,7 +253,7 @@ def _gather(
     findings = [
         *quality.check_pairing(pairing),
         *(finding for result in ordered for finding in result.findings),
-        *quality.check_set(stats, signatures, outlier_z=config.outlier_z),
+        *quality.check_set(stats, signatures, outlier_z=config.outlier_z, label_map=config.labels),
     ]
     good = {volume.case: volume.converted for volume in stats}
     cases = tuple(

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from minivess import units
-from minivess.contracts import Finding, Pairing, Severity, VolumeStats
+from minivess.contracts import Finding, LabelMap, Pairing, Severity, VolumeStats
+from minivess.data import labels
 from minivess.data.admission import check_array
 from minivess.data.checks import finding
 from minivess.data.filenames import stem
@@ -36,20 +37,25 @@ BEYOND_ACCEPTING = frozenset(
     }
 )
 FEW_FOR_OUTLIERS = 5  # below this a median absolute deviation says nothing
-LARGE_VALUE, MANY_CLASSES = 64, 64
 SMALLEST, LARGEST = 1e-3, 1e5  # micron
 LARGEST_TILT = 1.0  # degree; headers of straight grids jitter far below
 LEFTOVER = re.compile(r"(\.(lock|lck|tmp|temp|part|partial|crdownload|swp)|~)$|^~\$")
 
 
 def check(
-    case: str, volume: Volume, label: Volume, classes: Array, values: Spread
+    case: str,
+    volume: Volume,
+    label: Volume,
+    classes: Array,
+    values: Spread,
+    *,
+    ignores: bool = False,
 ) -> list[Finding]:
-    """Check one volume; `classes` is the label (X, Y, Z) after the label map."""
+    """Check one volume; `classes` is the label (X, Y, Z) after the label map, which may ignore."""
     found = [
         *check_image(volume, (values.low, values.high)),
         *_pair(volume, aligned(label, volume), label),
-        *_label(classes),
+        *labels.of_volume(volume, label, classes, ignores=ignores),
     ]
     return [finding.replace(case=case) for finding in found]
 
@@ -60,14 +66,17 @@ def check_image(volume: Volume, span: tuple[float, float] | None = None) -> list
 
 
 def check_set(
-    stats: Sequence[VolumeStats], signatures: Mapping[str, str], *, outlier_z: float
+    stats: Sequence[VolumeStats],
+    signatures: Mapping[str, str],
+    *,
+    outlier_z: float,
+    label_map: LabelMap | None = None,
 ) -> list[Finding]:
     """Check volumes against each other: duplicates, outliers, label values."""
     return [
         *_alike(stats, signatures),
         *_outliers(stats, outlier_z),
-        *_label_values(stats),
-        *_no_foreground(stats),
+        *labels.of_set(stats, label_map or {}),
     ]
 
 
@@ -146,10 +155,6 @@ def _is_grid(volume: Volume) -> bool:
     """Whether voxels have a size, and an affine that can be followed back."""
     numbers = np.isfinite(volume.affine).all() and np.isfinite(volume.spacing).all()
     return bool(numbers and min(volume.spacing) > 0 and np.linalg.det(volume.affine[:3, :3]))
-
-
-def _label(classes: Array) -> list[Finding]:
-    return [] if classes.any() else [finding("empty_label", "The label holds no foreground.")]
 
 
 # --- the set ------------------------------------------------------------------------------
@@ -235,51 +240,3 @@ def robust_z(values: npt.NDArray[np.float64], floor: float) -> npt.NDArray[np.fl
     centre = np.median(values)
     spread = max(float(np.median(np.abs(values - centre))), floor)
     return np.asarray(0.6745 * (values - centre) / spread, dtype=np.float64)
-
-
-def _label_values(stats: Sequence[VolumeStats]) -> list[Finding]:
-    """Masks stored as grey values (0/255) instead of class numbers; the user says what is what."""
-    values = sorted({value for volume in stats for value in volume.label_values})
-    mapping = proposed_map(values)
-    if not mapping:
-        return []
-    shown = ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
-    if len(values) > MANY_CLASSES:
-        problem = f"Labels hold {len(values)} different values ({shown}), like an image."
-        remedy = "data.label='<pattern of the label files>', or threshold the masks first"
-    else:
-        problem = f"Labels hold the values {shown}, which are no class numbers 0, 1, 2, ..."
-        remedy = " ".join(f"data.label_map.{old}={new}" for old, new in mapping.items())
-    return [finding("label_values", problem, remedy=remedy)]
-
-
-def _no_foreground(stats: Sequence[VolumeStats]) -> list[Finding]:
-    if not stats or any(value for volume in stats for value in volume.label_values):
-        return []
-    problem = f"None of {len(stats)} labels holds any foreground, so there is nothing to learn."
-    remedy = "data.label='<pattern of the label files>', and look at data.label_map if it is set"
-    return [finding("empty_label", problem, severity="error", remedy=remedy)]
-
-
-def proposed_map(values: Sequence[int]) -> Mapping[int, int]:
-    """What would turn label values into class numbers; empty where they are class numbers.
-
-    0, 1, 2, 4 are classes. One foreground value other than 1, large isolated values, negative
-    values, and a set without background are not.
-    """
-    foreground = [value for value in values if value != 0]
-    if not foreground or len(foreground) > MANY_CLASSES:
-        return {value: 1 for value in foreground[:1] if len(foreground) > MANY_CLASSES}
-    if 0 not in values:
-        return {old: new for new, old in enumerate(foreground)}
-    if len(foreground) == 1:
-        return {} if foreground == [1] else {foreground[0]: 1}
-    odd = [v for v in foreground if v < 0 or v > 255]
-    if foreground[-1] >= LARGE_VALUE and len(foreground) < foreground[-1] / 8:
-        odd = sorted({*odd, *(v for v in foreground if v >= LARGE_VALUE)})
-    if not odd:
-        return {}
-    kept = [value for value in foreground if value not in odd]
-    if kept == [1] and len(odd) == 1:
-        return {odd[0]: 1 if odd[0] > 0 else 0}
-    return {old: new for new, old in enumerate(odd, start=max([0, *kept]) + 1)}

@@ -257,6 +257,21 @@ def _torn(split: Split, groups: Mapping[str, str | None]) -> Iterator[str]:
                 )
 
 
+def unlearnt(split: Split, classes: Mapping[str, Iterable[int]]) -> tuple[str, ...]:
+    """A note for each fold whose training volumes lack a class that others of the set hold."""
+    everywhere = set().union(*classes.values()) - {0}
+    notes = []
+    for fold in split.folds:
+        trained = set().union(*(classes[case] for case in fold.train))
+        if lacking := sorted(everywhere - trained):
+            named = ", ".join(map(str, lacking))
+            notes.append(
+                f"No training volume of fold {fold.index} holds class {named}: its network cannot "
+                "learn it, and its scores on volumes that hold it say so."
+            )
+    return tuple(notes)
+
+
 def split_hash(split: Split) -> str:
     """Content hash of what stands where."""
     return keys.digest([split.model_dump(mode="json", include={"folds", "test"})])

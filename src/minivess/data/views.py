@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from minivess.contracts import Case, VolumeStats
+from minivess.contracts import IGNORED, Case, LabelMap, VolumeStats
 from minivess.data.grids import aligned
-from minivess.data.volume import Array, Volume, read, relabel, whole
+from minivess.data.volume import Array, Volume, classes_of, read, whole
 from minivess.errors import DataError
 
 PANEL = 330  # pixels along the longer side of a view
@@ -32,9 +32,7 @@ class View(NamedTuple):
     label: str
 
 
-def readable_views(
-    case: Case, volume: VolumeStats | None, label_map: dict[int, int]
-) -> dict[str, View]:
+def readable_views(case: Case, volume: VolumeStats | None, label_map: LabelMap) -> dict[str, View]:
     """The four views; of a volume that was left out as much as can be read."""
     try:
         image = read(case.image)
@@ -46,7 +44,9 @@ def readable_views(
     if volume is None:
         label = _label_or_nothing(path, image)
     else:
-        label = relabel(whole(read(path).array, path), label_map)
+        label = classes_of(read(path).array, path, label_map)
+        if IGNORED in label_map.values():
+            label = np.where(label == IGNORED, 0, label)
     return {name: View(*layers) for name, layers in _views(image, label).items()}
 
 

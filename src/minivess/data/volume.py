@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from minivess import files
 from minivess.config import ResamplingConfig
-from minivess.contracts import Case, Spacing
+from minivess.contracts import IGNORED, Case, LabelMap, Spacing
 from minivess.data import metaimage, nifti, nrrd, tiff
 from minivess.data.filenames import NIFTI, SUFFIXES, suffix
 from minivess.data.payload import Array as Array
@@ -26,7 +26,7 @@ from minivess.data.resampling import resample
 from minivess.errors import DataError, MinivessError
 
 OWN_MASK = b"mask by minivess"
-UNKNOWN = 255  # no class index: classes are counted from 0 and are fewer
+ROUNDED = 1e-3  # label values this near to a whole number are that number
 READERS: dict[str, Callable[[Path], Volume]] = {
     ".nii.gz": nifti.read,
     ".nii": nifti.read,
@@ -68,7 +68,7 @@ def read(path: Path) -> Volume:
 
 
 def load(
-    case: Case, *, label_map: dict[int, int], resampling: ResamplingConfig
+    case: Case, *, label_map: LabelMap, resampling: ResamplingConfig
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8] | None, Volume]:
     """Read a case as networks see it: image (1, X, Y, Z), label (X, Y, Z), their geometry.
 
@@ -92,22 +92,37 @@ def load(
     return image[np.newaxis], label, volume
 
 
-def read_label(path: Path, label_map: dict[int, int]) -> npt.NDArray[np.uint8]:
-    """Read a label as classes (X, Y, Z).
+def read_label(path: Path, label_map: LabelMap) -> npt.NDArray[np.uint8]:
+    """Read a label as classes (X, Y, Z), IGNORED where nobody annotated.
 
     Raises:
-        DataError: values that are no whole numbers, or outside 0..255 after the map.
+        DataError: values that are no whole numbers, or no class after the map.
     """
-    values = whole(read(path).array, path)
-    classes = relabel(values, label_map)
+    classes = classes_of(read(path).array, path, label_map)
     low, high = (int(classes.min()), int(classes.max()))
-    if low < 0 or high > 255:
+    if low < 0 or high > IGNORED - (IGNORED not in label_map.values()):
         bad = low if low < 0 else high
         raise DataError(
-            f"The label {path} holds the value {bad}; classes lie between 0 and 255.",
+            f"The label {path} holds the value {bad}; classes lie between 0 and {IGNORED - 1}.",
             remedy=f"data.label_map.{bad}=1",
         )
     return np.array(classes, dtype=np.uint8, order="C")
+
+
+def classes_of(array: Array, path: Path, label_map: LabelMap) -> Array:
+    """The values of a label file after the map; the one place that knows what is ignored.
+
+    Raises:
+        LabelError: values that are no whole numbers, or one that stands for ignored voxels.
+    """
+    values = whole(array, path)
+    named = {IGNORED, "*"} & label_map.keys() or IGNORED not in label_map.values()
+    if not named and (values == IGNORED).any():
+        raise LabelError(
+            f"The label {path} holds {IGNORED} beside the ignored value.",
+            remedy=f"data.label_map.{IGNORED}=1, or the class that it stands for",
+        )
+    return relabel(values, label_map)
 
 
 def whole(array: Array, path: Path) -> Array:
@@ -120,48 +135,51 @@ def whole(array: Array, path: Path) -> Array:
         return array.astype(np.uint8) if array.dtype.kind == "b" else array
     with np.errstate(invalid="ignore"):
         rounded = np.rint(array)
-        exact = bool(np.isfinite(array).all()) and bool(np.array_equal(rounded, array))
-    if not exact:
+        off = ~(np.abs(rounded - array) <= ROUNDED)  # infinities and NaN among them
+    if off.any():
         raise LabelError(
-            f"The label {path} holds values that are no whole numbers.",
-            remedy="store class numbers (0, 1, ...) in label files; data.label names the pattern "
-            "if an image was taken for a label",
+            f"The label {path} holds {array[off][0]:g}, which is no whole number.",
+            remedy="store class numbers (0, 1, ...) in label files: probabilities need a threshold "
+            "first; data.label='<pattern of the label files>' if an image was taken for a label",
         )
     return rounded.astype(np.int64)
 
 
-def relabel(values: Array, label_map: dict[int, int]) -> Array:
+def relabel(values: Array, label_map: LabelMap) -> Array:
     """Replace label values; all at once, so that {1: 2, 2: 1} swaps."""
     if not label_map:
         return values
     if values.dtype == np.uint8 and all(0 <= new <= 255 for new in label_map.values()):
-        table = np.arange(256, dtype=np.uint8)
-        for old, new in label_map.items():
-            if 0 <= old <= 255:
-                table[old] = new
+        table: Array = relabel(np.arange(256), label_map).astype(np.uint8)
         return table[values]
-    result = values.astype(np.int64)
+    result: Array
+    if "*" in label_map:
+        result = (values != 0).astype(np.uint8) * np.uint8(label_map["*"])
+    else:  # ids of 64 bits do not fit int64
+        result = values.copy() if values.dtype == np.uint64 else values.astype(np.int64)
     for old, new in label_map.items():
-        result[values == old] = new
+        if old != "*":
+            result[values == old] = new
     return result
 
 
 def class_indices(
     label: npt.NDArray[np.uint8], classes: Sequence[int], case: str
 ) -> npt.NDArray[np.uint8]:
-    """Label values -> their positions in `classes`.
+    """Label values -> their positions in `classes`; IGNORED stays.
 
     Raises:
         DataError: a value that is not among the classes.
     """
-    table = np.full(256, UNKNOWN, dtype=np.uint8)
+    table = np.full(256, IGNORED, dtype=np.uint8)
     table[list(classes)] = np.arange(len(classes), dtype=np.uint8)
     indices = table[label]
-    if (indices == UNKNOWN).any():
-        strange = int(label[indices == UNKNOWN][0])
+    strange = label[(indices == IGNORED) & (label != IGNORED)]
+    if strange.size:
+        value = int(strange[0])
         raise DataError(
-            f"The label of {case} holds {strange}, which is none of the classes {tuple(classes)}.",
-            remedy=f"map it, for example data.label_map.{strange}=1, and profile again",
+            f"The label of {case} holds {value}, which is none of the classes {tuple(classes)}.",
+            remedy=f"map it, for example data.label_map.{value}=1, and profile again",
         )
     return np.ascontiguousarray(indices)
 

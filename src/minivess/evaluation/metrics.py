@@ -7,6 +7,9 @@ is defined, and every class stands beside it as `<metric>_class<label value>`.
 Dice and F1 of voxels are the same number (Maier-Hein et al. 2024, Metrics Reloaded); both names
 are kept because readers look for either. The compound metric takes its MASD in voxels; `masd` and
 `hd95` are in the unit of `spacing`; NSD counts surface voxels, with its tolerance in voxels.
+
+Voxels that nobody annotated (IGNORED in the truth) are outside in truth and prediction alike, as
+what lies beyond the volume is: where a mask reaches them, it ends there in both.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minivess.config import EvaluationConfig
-from minivess.contracts import Spacing
+from minivess.contracts import IGNORED, Spacing
 from minivess.evaluation.regions import VOXELS, Region
 from minivess.names import PRIMARY
 
@@ -37,6 +40,8 @@ class Truth:
         self, mask: ClassMask, classes: Sequence[int], *, kept: Path | None = None
     ) -> None:
         self.shape = mask.shape
+        ignored = mask == IGNORED
+        self.ignored = ignored if ignored.any() else None
         self.regions = {
             value: Region(mask == index, kept) for index, value in enumerate(classes) if index > 0
         }
@@ -62,6 +67,8 @@ def judge(
     if prediction.shape != known.shape:
         message = f"Prediction {prediction.shape} and label {known.shape} differ in shape."
         raise ValueError(message)
+    if known.ignored is not None:
+        prediction = np.where(known.ignored, 0, prediction)
     by_class: dict[int, Scores] = {}
     for index, value in enumerate(classes[1:], start=1):
         guess, real = Region(prediction == index), known.regions[value]
@@ -72,6 +79,12 @@ def judge(
     if len(by_class) > 1:
         scores |= {f"{m}_class{v}": x for v, row in by_class.items() for m, x in row.items()}
     return scores
+
+
+def judged(truth: ClassMask, prediction: ClassMask) -> tuple[ClassMask, ClassMask]:
+    """Both masks as they are judged and shown: background where nobody annotated."""
+    ignored = truth == IGNORED
+    return np.where(ignored, 0, truth), np.where(ignored, 0, prediction)
 
 
 def mean(rows: Iterable[Mapping[str, float | None]]) -> Scores:

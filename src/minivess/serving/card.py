@@ -40,14 +40,13 @@ def _head(result: DeploymentResult, analysis: AnalysisResult) -> str:
 def _data(profile: DatasetProfile) -> str:
     low, high = profile.spacing_range
     classes = ", ".join(str(value) for value in profile.classes)
-    mapped = ", ".join(f"{old} to {new}" for old, new in profile.label_map.items()) or "none"
     rows = (
         ("dataset", profile.dataset),
         ("version (DVC)", f"`{profile.dataset_hash}`"),
         ("volumes", f"{profile.n_volumes}, {len(profile.quarantined)} quarantined"),
         ("shapes (x, y, z)", f"{_triple(profile.min_shape)} to {_triple(profile.max_shape)}"),
         ("voxel sizes", f"{_triple(low)} to {_triple(high)} {_units(profile)}"),
-        ("label values", f"{classes} (mapped: {mapped})"),
+        ("label values", f"{classes} (mapped: {profile.mapped})"),
     )
     return "## Training data\n\n" + _table(("", ""), rows)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from minivess.config import TrainingConfig
-from minivess.contracts import CellSpec, ComputePlan
+from minivess.contracts import IGNORED, CellSpec, ComputePlan
 from minivess.errors import TrainingError
 from minivess.training import distributed, guard, optimisation
 from minivess.training.loaders import Batch, Batches
@@ -53,7 +53,7 @@ class Steps:
         optimisation.set_learning_rate(state.optimizer, rate)
         state.network.train()
         state.optimizer.zero_grad(set_to_none=True)
-        tally = Tally(self.spec.network.out_channels, self.plan.device)
+        tally = Tally(self.spec.network.out_channels, self.plan.device, ignores=self.spec.ignores)
         for step, batch in enumerate(self.batches.epoch(state.epoch)):
             guard.shape(batch, self.spec, self.plan)
             seed = seed_of("step", self.spec.seed, state.epoch, step)
@@ -113,8 +113,9 @@ class Steps:
 class Tally:
     """Sums over the steps of an epoch, kept where the network is: reading a GPU waits for it."""
 
-    def __init__(self, classes: int, device: str) -> None:
+    def __init__(self, classes: int, device: str, *, ignores: bool = False) -> None:
         self.classes = classes
+        self.ignores = ignores
         self.steps = 0
         self.sums: dict[str, Tensor] = {}
         self.confusion = torch.zeros(classes * classes, dtype=torch.int64, device=device)
@@ -131,6 +132,8 @@ class Tally:
             self.sums[name] = double if known is None else known + double
         self._unchecked.append((values["loss"].detach(), cases))
         pairs = target[:, 0].int() * self.classes + winners(logits.detach())
+        if self.ignores:
+            pairs = pairs[target[:, 0] != IGNORED]
         self.confusion += torch.bincount(pairs.flatten(), minlength=self.classes**2)
 
     def first_broken(self) -> tuple[float, tuple[str, ...]] | None:

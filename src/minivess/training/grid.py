@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from minivess import config as configs
 from minivess import keys
 from minivess.config import ExperimentConfig, ModelConfig
-from minivess.contracts import Fold, Loss
+from minivess.contracts import Fold, LabelMap, Loss
 
 # The grid's own lists and what only decides the folds: a cell holds one of each instead.
 GRID_FIELDS = frozenset(
@@ -62,7 +62,7 @@ def cell_ingredients(
     config: ExperimentConfig,
     *,
     profile_hash: str,
-    label_map: Mapping[int, int],
+    label_map: LabelMap,
     classes: Sequence[int],
     fold: Fold,
     seed: int,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from minivess import losses
-from minivess.contracts import CellSpec, ComputePlan
+from minivess.contracts import IGNORED, CellSpec, ComputePlan
 from minivess.errors import DataError, PlanError
 from minivess.training import distributed
 from minivess.training.loaders import Batch, Batches, Volumes
@@ -74,6 +74,11 @@ def _label_channels(spec: CellSpec) -> int:
     return 2 if losses.needs_skeleton(spec.loss) else 1
 
 
+def _highest(label: torch.Tensor, *, ignores: bool) -> int:
+    known = label[label != IGNORED] if ignores else label
+    return int(known.max()) if known.numel() else 0
+
+
 def contents(batch: Batch, spec: CellSpec) -> None:
     """Check what a batch is made of: images of float32, labels that are class numbers.
 
@@ -83,8 +88,8 @@ def contents(batch: Batch, spec: CellSpec) -> None:
     cases, classes = ", ".join(sorted(set(batch.cases))), spec.network.out_channels
     if (batch.image.dtype, batch.label.dtype) != (torch.float32, torch.uint8):
         problem = f"images of {batch.image.dtype} and labels of {batch.label.dtype}"
-    elif int(batch.label.max()) >= classes:
-        problem = f"labels up to {int(batch.label.max())}, where there are {classes} classes"
+    elif (highest := _highest(batch.label, ignores=spec.ignores)) >= classes:
+        problem = f"labels up to {highest}, where there are {classes} classes"
     else:
         return
     raise DataError(f"{cases} came with {problem}.", remedy=PROFILE_AGAIN)

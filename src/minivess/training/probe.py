@@ -76,7 +76,7 @@ class First(Batches):
 def _steps(
     spec: CellSpec, plan: ComputePlan, config: ExperimentConfig, *, batches: First
 ) -> list[float]:
-    loss = losses.build(spec.loss, spec.network.out_channels).to(plan.device)
+    loss = losses.build(spec.loss, spec.network.out_channels, ignores=spec.ignores).to(plan.device)
     state = State.start(spec, plan, config.training)
     epochs.Steps(
         spec, plan, config.training, batches=batches, loss=loss, pulse=Pulse.unheard()

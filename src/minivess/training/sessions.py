@@ -115,7 +115,9 @@ def opened(
         stack.enter_context(machine(plan))
         judges = stack.enter_context(_threads(plan))
         pulse = stack.enter_context(Pulse(on_beat=tell.beat, on_stall=tell.stall, folder=folder))
-        loss = losses.build(spec.loss, spec.network.out_channels).to(plan.device)
+        loss = losses.build(spec.loss, spec.network.out_channels, ignores=spec.ignores).to(
+            plan.device
+        )
         train = loaders.training_volumes(spec, plan, config, cases)
         val = loaders.validation_volumes(spec, plan, config, cases)
         batches = loaders.Batches(train, plan, config.training, spec.seed)

@@ -97,7 +97,9 @@ def assist() -> None:
                     loaders.training_volumes(spec, plan, config, cases),
                     plan, config.training, spec.seed,
                 ),
-                loss=losses.build(spec.loss, spec.network.out_channels).to(plan.device),
+                loss=losses.build(
+                    spec.loss, spec.network.out_channels, ignores=spec.ignores
+                ).to(plan.device),
                 pulse=Pulse.unheard(),
             )  # fmt: skip
             state = State.start(spec, plan, config.training)

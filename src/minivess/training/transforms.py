@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 
 from minivess import inference, losses, soft_skeleton
 from minivess.config import ResamplingConfig
-from minivess.contracts import Case, CellSpec, ComputePlan, Shape
+from minivess.contracts import IGNORED, Case, CellSpec, ComputePlan, Shape
 from minivess.data import volume
 from minivess.errors import DataError, PlanError
 
 Sample = dict[str, Any]
 KEYS = ("image", "label")
+TRIES = 100  # patches drawn, at most, until one holds an annotated voxel
 
 
 def seed_of(*parts: int | str) -> int:
@@ -77,7 +78,8 @@ class AddSkeleton(Transform):
     def __call__(self, sample: Sample) -> Sample:
         """Crops, flips and turns then move both channels alike."""
         label = sample["label"]
-        return {**sample, "label": torch.cat([label, soft_skeleton.tubed(label[None])[0]])}
+        known = label.masked_fill(label == IGNORED, 0)
+        return {**sample, "label": torch.cat([label, soft_skeleton.tubed(known[None])[0]])}
 
 
 class FitPatch(Transform):
@@ -106,18 +108,30 @@ class FitPatch(Transform):
 
 
 class FindForeground(Transform):
-    """Adds `foreground`: for each class that occurs, the flat positions of its voxels."""
+    """Adds `foreground`: for each class that occurs, the flat positions of its voxels.
+
+    And `partial`: whether there are voxels that nobody annotated.
+    """
 
     def __call__(self, sample: Sample) -> Sample:
         """Background positions are not kept: they would take 8 bytes for each voxel."""
         flat = sample["label"][0].numpy().ravel()
-        found = [np.flatnonzero(flat == index) for index in range(1, int(flat.max()) + 1)]
+        known = flat if flat.max() < IGNORED else flat[flat < IGNORED]
+        highest = int(known.max(initial=0))
+        found = [np.flatnonzero(flat == index) for index in range(1, highest + 1)]
         narrow = np.int32 if flat.size < 2**31 else np.int64
-        return {**sample, "foreground": [at.astype(narrow) for at in found if at.size]}
+        return {
+            **sample,
+            "foreground": [at.astype(narrow) for at in found if at.size],
+            "partial": known.size < flat.size,
+        }
 
 
 class CropPatch(Randomizable, Transform):
-    """Cuts one patch: around a foreground voxel, each class as often, or anywhere."""
+    """Cuts one patch: around a foreground voxel, each class as often, or anywhere.
+
+    Where nobody annotated any of it, another one is drawn.
+    """
 
     def __init__(self, patch: Shape, foreground_ratio: float) -> None:
         self.patch = np.array(patch)
@@ -135,10 +149,18 @@ class CropPatch(Randomizable, Transform):
         around: NDArray[np.int64] = np.clip(np.array(centre) - self.patch // 2, 0, room)
         return around
 
+    def box(self, data: Sample) -> tuple[slice, ...]:
+        """Draw the patch as an index into image and label."""
+        start = self.corner(data)
+        return (slice(None), *(slice(a, a + n) for a, n in zip(start, self.patch, strict=True)))
+
     def __call__(self, data: Sample) -> Sample:
         """The patch as its own memory: the volume stays in the cache untouched."""
-        start = self.corner(data)
-        box = (slice(None), *(slice(a, a + n) for a, n in zip(start, self.patch, strict=True)))
+        box = self.box(data)
+        for _ in range(TRIES if data["partial"] else 0):
+            if (data["label"][box] != IGNORED).any():
+                break
+            box = self.box(data)
         return {"case": data["case"], **{key: data[key][box].clone() for key in KEYS}}
 
 

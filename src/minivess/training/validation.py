@@ -116,7 +116,7 @@ class Validation:
             found.append(self.judges.submit(self._judged, sample, mask, topology=topology))
             if position < shown:
                 image, label = sample["image"][0].numpy(), sample["label"][0].numpy()
-                panels.append(Panel(sample["case"], image, label, mask))
+                panels.append(Panel(sample["case"], image, *metrics.judged(label, mask)))
             self.pulse.tick("volume")
         loss = float(np.mean(losses)) if losses else math.nan
         return Judging(loss, panels, found)
