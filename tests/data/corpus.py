@@ -400,6 +400,14 @@ SETS: dict[str, tuple[Callable[[Path], object], Expected]] = {
         lambda root: good(root)[2].image.unlink(),
         (("extra_label", "warning"),),
     ),
+    "a format that is not read": (
+        lambda root: (good(root), (root / "images" / "x.czi").touch()),
+        (("unread_format", "warning"),),
+    ),
+    "folders of a split": (
+        lambda root: (good(root / "train"), good(root / "test")),
+        (("divided", "warning"), ("duplicate", "warning")),
+    ),
 }  # fmt: skip
 
 

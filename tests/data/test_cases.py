@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from minivess.config import load
 from minivess.data.cases import pair
 from minivess.data.filenames import is_volume, stem, suffix
+from minivess.data.quality import check_pairing
 from minivess.data.volume import read
 from minivess.errors import DataError
 from tests.conftest import shared, tube, write_nifti
@@ -39,6 +43,11 @@ LAYOUTS = {
     "images-labels upper": ("Images/a.nii", "Masks/a.nii.gz"),
     "images-labels roles": ("images/a_img.nii.gz", "labels/a_seg.nii.gz"),
     "images-labels channel": ("images/a_0000.nii.gz", "labels/a.nii.gz"),
+    "images-labels beside": ("ct 2020/a.nii.gz", "labels/a.nii.gz"),
+    "images-labels above": ("a.nii.gz", "labels/a.nii.gz"),
+    "images-labels organ": ("a/ct.nii.gz", "a/segmentations/liver.nii.gz"),
+    "images-labels NFD": ("images/a\u0308.nii.gz", "labels/\u00e4.nii.gz"),
+    "images-labels endings": ("images/a.NII.GZ", "labels/a.TIF"),
     "nnunet": ("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz"),
     "nnunet plain": ("imagesTr/a.nii.gz", "labelsTr/a.nii.gz"),
     "suffix": ("a_img.nii.gz", "a_seg.nii.gz"),
@@ -46,6 +55,16 @@ LAYOUTS = {
     "suffix bare": ("a.nii.gz", "a_mask.nii.gz"),
     "suffix dash": ("a-image.nii.gz", "a-gt.nii.gz"),
     "suffix folder": ("a/image.nii.gz", "a/segmentation.nii.gz"),
+    "suffix KiTS": ("a/imaging.nii.gz", "a/segmentation.nii.gz"),
+    "suffix first word": ("volume-a.nii", "segmentation-a.nii"),
+    "suffix cellpose": ("a.tif", "a_cp_masks.tif"),
+    "suffix ilastik": ("a.tif", "a_Simple Segmentation.tif"),
+    "suffix Slicer": ("a.nrrd", "a.seg.nrrd"),
+    "suffix one contrast": ("a_flair.nii.gz", "a_seg.nii.gz"),
+    "suffix numbered": ("a.nii.gz", "a_seg_2.nii.gz"),
+    "bids": ("sub-1/anat/a.nii.gz", "derivatives/labels/sub-1/anat/a_seg-manual.nii.gz"),
+    "bids raw": ("rawdata/sub-1/a.nii.gz", "derivatives/masks/sub-1/a_mask.nii.gz"),
+    "bids dseg": ("sub-1/anat/a.nii.gz", "derivatives/manual/sub-1/anat/a_dseg.nii.gz"),
 }
 
 
@@ -53,23 +72,237 @@ LAYOUTS = {
 def test_a_known_layout_is_recognised(tmp_path: Path, layout: str) -> None:
     image, label = LAYOUTS[layout]
     found = pair(lay(tmp_path, image, label))
-    assert pairs(tmp_path) == {"a": (image, label)}
+    (case,) = found.cases
+    assert case.case == ("\u00e4" if "NFD" in layout else "a")
+    assert (case.image, case.label) == (tmp_path / image, tmp_path / label)
     assert found.layout == layout.split()[0]
     assert not found.left
 
 
-def test_dataset_json_of_the_decathlon_is_followed(tmp_path: Path) -> None:
-    lay(tmp_path, "imagesTr/b_1.nii.gz", "labelsTr/b_1.nii.gz", "imagesTr/._b_1.nii.gz")
-    lay(tmp_path, "imagesTs/b_2.nii.gz")
-    listed = [
-        {"image": f"./imagesTr/b_{i}.nii.gz", "label": f"./labelsTr/b_{i}.nii.gz"} for i in (1, 9)
-    ]
-    (tmp_path / "dataset.json").write_text(json.dumps({"training": listed}))
-    found = pair(tmp_path)
+NAMES = {  # names that stored runs rely on
+    "a_seg": ("images/a_seg.nii.gz", "labels/a_seg.nii.gz"),
+    "p_a": ("images/p/a_img.nii.gz", "labels/p/a.nii.gz"),
+    "raw_a": ("raw/a.nii.gz", "raw/a_seg.nii.gz"),
+    "p_p_a": ("p/p_a.nii.gz", "p/p_a_mask.nii.gz"),
+    "annotations_a": ("annotations/images/a.nii.gz", "annotations/masks/a.nii.gz"),
+    "t1_1": ("images/t1_1.nii.gz", "labels/t1_1.nii.gz"),
+}
+
+
+@pytest.mark.parametrize("case", NAMES)
+def test_a_case_is_named_by_what_its_files_share(tmp_path: Path, case: str) -> None:
+    assert pairs(lay(tmp_path, *NAMES[case])) == {case: NAMES[case]}
+
+
+# --- dataset.json -------------------------------------------------------------------------
+
+
+def write_list(root: Path, *entries: object, **other: object) -> Path:
+    root.mkdir(exist_ok=True)
+    (root / "dataset.json").write_text(json.dumps({"training": entries, **other}))
+    return root
+
+
+LISTED = {  # entry as written -> its files
+    "decathlon": (("./imagesTr/a.nii.gz", "./labelsTr/a.nii.gz"), "imagesTr/a.nii.gz"),
+    "other names": (("x/a.nii.gz", "y/case9.nii.gz"), "x/a.nii.gz"),
+    "Windows": ((r".\x\a.nii.gz", r".\y\a.nii.gz"), "x/a.nii.gz"),
+    "channel": (("x/a.nii.gz", "y/a.nii.gz"), "x/a_0000.nii.gz"),
+    "percent": (("x/%C3%A4%20a.nii.gz", "y/a.nii.gz"), "x/ä a.nii.gz"),
+    "list of one": ((["x/a.nii.gz"], ["y/a.nii.gz"]), "x/a.nii.gz"),
+    "absolute": (("ROOT/x/a.nii.gz", "ROOT/y/a.nii.gz"), "x/a.nii.gz"),
+    "second labels": (("images/a.nii.gz", "labels_2/a.nii.gz"), "images/a.nii.gz"),
+}
+
+
+@pytest.mark.parametrize("what", LISTED)
+def test_dataset_json_is_obeyed_as_written(tmp_path: Path, what: str) -> None:
+    names, image = LISTED[what]
+    listed = json.loads(json.dumps(names).replace("ROOT", tmp_path.as_posix()))
+    label = (names[1][0] if what == "list of one" else names[1]).replace("\\", "/")
+    label = label.removeprefix("ROOT/").removeprefix("./")
+    lay(tmp_path, image, label, "images/a.nii.gz", "labels/a.nii.gz", "images/b.nii.gz")
+    found = pair(write_list(tmp_path, {"image": listed[0], "label": listed[1]}))
     assert found.layout == "msd"
-    assert [case.case for case in found.cases] == ["b_1"]
-    assert [path.name for path in found.left] == ["b_2.nii.gz"]
-    assert any("b_9" in note for note in found.notes)
+    (case,) = found.cases
+    assert (case.image, case.label) == (tmp_path / image, tmp_path / label)
+    assert tmp_path / "images/b.nii.gz" in found.left
+
+
+def test_files_of_one_name_in_listed_folders_are_told_apart(tmp_path: Path) -> None:
+    lay(tmp_path, *(f"{part}/s{i}/v.nii.gz" for part in ("im", "gt") for i in range(2)))
+    write_list(
+        tmp_path,
+        *({"image": f"im/s{i}/v.nii.gz", "label": f"gt/s{i}/v.nii.gz"} for i in range(2)),
+        test=["im/s9/v.nii.gz"],
+    )
+    assert pairs(tmp_path) == {
+        f"s{i}_v": (f"im/s{i}/v.nii.gz", f"gt/s{i}/v.nii.gz") for i in (0, 1)
+    }
+    assert "1 in `test`" in pair(tmp_path).notes[0]
+
+
+def test_a_null_label_and_several_channels_cost_one_case_each(tmp_path: Path) -> None:
+    lay(tmp_path, *(f"{part}/{name}.nii.gz" for part in "xy" for name in "abcd"))
+    entries = [{"image": f"x/{name}.nii.gz", "label": f"y/{name}.nii.gz"} for name in "abc"]
+    entries[1] |= {"label": None}
+    entries[2] |= {"image": ["x/c.nii.gz", "x/d.nii.gz"]}
+    found = pair(write_list(tmp_path, *entries))
+    assert [case.case for case in found.cases] == ["a"]
+    told = {finding.case: finding.code for finding in check_pairing(found)}
+    assert told == {"b": "missing_label", "c": "wrong_dimensions"}
+
+
+BAD_LISTS = {
+    "absent": (({"image": "x/a.nii.gz", "label": "y/gone.nii.gz"},), r"y/gone\.nii\.gz"),
+    "outside": (({"image": "../a.nii.gz", "label": "y/a.nii.gz"},), "outside"),
+    "unread": (({"image": "x/a.mgz", "label": "y/a.nii.gz"},), "FreeSurfer"),
+    "names only": (("x/a.nii.gz",), "not of images and labels"),
+    "empty": ((), "not of images and labels"),
+    "twice": (
+        tuple({"image": "x/a.nii.gz", "label": f"y/{name}.nii.gz"} for name in "ab"),
+        "both be called",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BAD_LISTS)
+def test_a_list_that_cannot_be_obeyed_stops(tmp_path: Path, what: str) -> None:
+    entries, message = BAD_LISTS[what]
+    lay(
+        tmp_path,
+        "a.nii.gz",
+        *(f"root/{d}/{n}.nii.gz" for d in ("x", "y", "images", "labels") for n in "ab"),
+    )
+    lay(tmp_path, "root/x/a.mgz")
+    with pytest.raises(DataError, match=message) as caught:
+        pair(write_list(tmp_path / "root", *entries))
+    assert caught.value.remedy
+
+
+def test_a_dataset_json_without_a_list_leaves_the_layout_to_the_folders(tmp_path: Path) -> None:
+    lay(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+    content = {"channel_names": {"0": "CT"}, "numTraining": 1, "file_ending": ".nii.gz"}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    assert pair(tmp_path).layout == "nnunet"
+    content["dataset"] = {"b": {"images": ["imagesTr/a_0000.nii.gz"], "label": "labelsTr/a.nii.gz"}}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    assert pairs(tmp_path) == {"b": ("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")}
+
+
+# --- what is ambiguous --------------------------------------------------------------------
+
+
+def words_of(remedy: str) -> list[dict[str, str]]:
+    """The words of each way that a remedy offers, as a shell would read them."""
+    ways = re.findall(r"(?:^|: |or )(\S*data\.image=.*?) \(\d+ pairs\)", remedy)
+    return [
+        dict(word.removeprefix("data.").split("=", 1) for word in shlex.split(way)) for way in ways
+    ]
+
+
+AMBIGUOUS = {
+    "two words": ("{}.nii.gz", "{}_mask.nii.gz", "{}_seg.nii.gz"),
+    "two folders": ("images/{}.nii.gz", "masks/{}_mask.nii.gz", "seg/{}.nii.gz"),
+    "two raters": ("images/{}.nii.gz", "rater1/{}.nii.gz", "rater2/{}.nii.gz"),
+    "two raters by name": ("{}.nii.gz", "{}_seg_r1.nii.gz", "{}_seg_r2.nii.gz"),
+    "a second set": ("imagesTr/{}_0000.nii.gz", "labelsTr/{}.nii.gz", "labelsTr2/{}.nii.gz"),
+    "masks beside labelsTr": ("imagesTr/{}.nii.gz", "labelsTr/{}.nii.gz", "masks/{}.nii.gz"),
+    "a mask beside its image": ("images/{}.nii.gz", "labels/{}.nii.gz", "images/{}_mask.nii.gz"),
+    "organs": ("{}/ct.nii.gz", "{}/segmentations/liver.nii.gz", "{}/segmentations/spleen.nii.gz"),
+    "BIDS": (
+        "{0}/anat/{0}_T1w.nii.gz",
+        "{0}/anat/{0}_T1w_mask.nii.gz",
+        "derivatives/manual/{0}/anat/{0}_T1w_dseg.nii.gz",
+    ),
+}
+SUBJECTS = ("sub-01", "sub-02", "sub-03")
+
+
+@pytest.mark.parametrize("what", AMBIGUOUS)
+def test_two_labels_of_one_image_stop_with_words_that_decide(tmp_path: Path, what: str) -> None:
+    image, *labels = AMBIGUOUS[what]
+    lay(tmp_path, *(name.format(case) for name in (image, *labels) for case in SUBJECTS))
+    with pytest.raises(DataError) as caught:
+        pair(tmp_path)
+    assert all(label.format("sub-01") in caught.value.problem for label in labels)
+    read = {
+        tuple(sorted(pairs(tmp_path, **words).values())) for words in words_of(caught.value.remedy)
+    }
+    assert read == {
+        tuple(sorted((image.format(case), label.format(case)) for case in SUBJECTS))
+        for label in labels
+    }
+
+
+def test_two_images_of_one_label_stop_with_words_that_decide(tmp_path: Path) -> None:
+    lay(
+        tmp_path,
+        *(f"{c}/{c}_{part}.nii.gz" for c in ("b1", "b2") for part in ("t1", "flair", "seg")),
+    )
+    with pytest.raises(DataError, match=r"b1_flair.*b1_t1") as caught:
+        pair(tmp_path)
+    read = [pairs(tmp_path, **words) for words in words_of(caught.value.remedy)]
+    assert [set(made) for made in read] == [{"b1", "b2"}] * 2
+
+
+def test_a_case_that_is_there_twice_stops(tmp_path: Path) -> None:
+    lay(tmp_path, "images/a.nii", "images/a.nii.gz", "labels/a.nii.gz")
+    with pytest.raises(DataError, match=r"images/a\.nii, images/a\.nii\.gz"):
+        pair(tmp_path)
+
+
+NOT_SEEN = [
+    ("{0}/ct_{0}.nii.gz", "{0}/liver_{0}.nii.gz"),
+    ("{}.nii.gz", "{}_vesselness.nii.gz"),
+    ("{}mask.nii.gz", "{}.nii.gz"),
+    ("scans/{}/a.nii.gz", "thing/{}/b.nii.gz"),
+]
+
+
+@pytest.mark.parametrize(("image", "label"), NOT_SEEN)
+def test_files_that_no_rule_pairs_are_refused_with_patterns_that_fit(
+    tmp_path: Path, image: str, label: str
+) -> None:
+    lay(tmp_path, *(name.format(case) for name in (image, label) for case in SUBJECTS))
+    with pytest.raises(DataError, match="No image") as caught:
+        pair(tmp_path)
+    (words,) = words_of(caught.value.remedy)
+    assert [{*two} for two in sorted(pairs(tmp_path, **words).values())] == [
+        {image.format(case), label.format(case)} for case in SUBJECTS
+    ]
+
+
+def test_one_stem_in_two_folders_is_two_cases_and_never_crossed(tmp_path: Path) -> None:
+    lay(tmp_path, *(f"imagesTr/{name}_0000.nii.gz" for name in ("A/v1", "A/v2", "B/v1", "B/v3")))
+    lay(tmp_path, *(f"labelsTr/{name}.nii.gz" for name in ("A/v2", "B/v1", "B/v3", "C/v9")))
+    expected = {
+        f"{site}_{v}": (f"imagesTr/{site}/{v}_0000.nii.gz", f"labelsTr/{site}/{v}.nii.gz")
+        for site, v in (("A", "v2"), ("B", "v1"), ("B", "v3"))
+    }
+    assert pairs(tmp_path) == expected
+    assert [path.name for path in pair(tmp_path).unpaired_images] == ["v1_0000.nii.gz"]
+    open_folders = {"image": "imagesTr/**/{case}_0000.nii.gz", "label": "labelsTr/**/{case}.nii.gz"}
+    assert set(pairs(tmp_path, **open_folders).values()) == set(expected.values())
+
+
+def test_folders_of_one_word_and_different_sites_are_not_crossed(tmp_path: Path) -> None:
+    lay(
+        tmp_path,
+        "A_images/v1.nii.gz",
+        "B_labels/v1.nii.gz",
+        "B_images/v2.nii.gz",
+        "B_labels/v2.nii.gz",
+    )
+    assert pairs(tmp_path) == {"v2": ("B_images/v2.nii.gz", "B_labels/v2.nii.gz")}
+
+
+def test_folders_of_parts_are_read_as_one_set_and_said(tmp_path: Path) -> None:
+    parts = ("train", "val", "test")
+    lay(tmp_path, *(f"{part}/{kind}/v.nii.gz" for part in parts for kind in ("images", "labels")))
+    found = pair(tmp_path)
+    assert [case.case for case in found.cases] == ["test_v", "train_v", "val_v"]
+    assert [finding.code for finding in check_pairing(found)] == ["divided"]
 
 
 def test_further_channels_are_left_out_and_said(tmp_path: Path) -> None:
@@ -84,7 +317,15 @@ PATTERNS = [
     ("*.nii.gz", "{case}.manual.nii.gz", ("v1.nii.gz", "v1.manual.nii.gz"), "v1"),
     ("{case}/ct.nii.gz", "{case}/vessel.nii.gz", ("p1/ct.nii.gz", "p1/vessel.nii.gz"), "p1"),
     ("{case}/{case}_ct.nii", "{case}/{case}_v.nii", ("p1/p1_ct.nii", "p1/p1_v.nii"), "p1"),
-    ("raw/**/im*.nii", "seg/**/ma*.nii", ("raw/x/y/im3.nii", "seg/x/y/ma3.nii"), "x_y__3"),
+    ("raw/**/im*.nii", "seg/**/ma*.nii", ("raw/x/y/im3.nii", "seg/x/y/ma3.nii"), "3"),
+    ("**/images/{case}.nii", "**/labels/{case}.nii", ("a/images/v.nii", "a/labels/v.nii"), "v"),
+    ("s*/a/{case}_T2.nii", "d/**/{case}_T2_s.nii", ("s1/a/1_T2.nii", "d/s1/a/1_T2_s.nii"), "1"),
+    ("{case}*.nii", "{case}_seg*.nii", ("v1_a.nii", "v1_seg_b.nii"), "v1"),
+    ("*_{case}_*.nii", "s_{case}.tif", ("x_1_2_y.nii", "s_1_2.tif"), "1_2"),
+    ("images/{case}.*", "labels/{case}.*", ("images/v.nii.gz", "labels/v.tif"), "v"),
+    (r".\i\{case}.nii", r"l\{case}.nii", ("i/v.nii", "l/v.nii"), "v"),
+    ("a [{case}]+(1).nii", "m [{case}]+(1).nii", ("a [7]+(1).nii", "m [7]+(1).nii"), "7"),
+    ("{case}/{case}*.nii", "{case}/seg.nii", ("p1/p1_x.nii", "p1/seg.nii"), "p1"),
 ]
 
 
@@ -114,17 +355,66 @@ def test_what_does_not_pair_is_listed(tmp_path: Path) -> None:
     ]
 
 
-def test_a_case_that_is_there_twice_is_taken_once_and_said(tmp_path: Path) -> None:
-    lay(tmp_path, "images/a.nii", "images/a.nii.gz", "labels/a.nii.gz")
+def test_the_case_is_what_exists_on_both_sides(tmp_path: Path) -> None:
+    names = [f"v{i}" for i in range(1, 11)]  # v1 begins v10, too
+    lay(
+        tmp_path,
+        *(f"{name}_2020_ct.nii.gz" for name in names),
+        *(f"{name}_s.nii.gz" for name in names),
+    )
+    assert pairs(tmp_path, image="{case}_*_ct.nii.gz", label="{case}*s.nii.gz") == {
+        name: (f"{name}_2020_ct.nii.gz", f"{name}_s.nii.gz") for name in names
+    }
+
+
+def test_patterns_that_fit_the_same_files_alike_are_refused(tmp_path: Path) -> None:
+    lay(tmp_path, "a.nii.gz", "a_seg.nii.gz")
+    for image in ("{case}.nii.gz", "*.nii.gz"):
+        with pytest.raises(DataError, match=r"both fit a\.nii\.gz"):
+            pair(tmp_path, image=image, label="{case}.nii.gz")
+    with pytest.raises(DataError, match="belong together"):
+        pair(tmp_path, image="{case}.nii.gz")
+
+
+def test_two_files_that_a_pattern_cannot_tell_apart_stop(tmp_path: Path) -> None:
+    lay(tmp_path, "v1_a_ct.nii", "v1_b_ct.nii", "v1_seg.nii", "v2_a_ct.nii", "v2_seg.nii")
+    with pytest.raises(DataError, match=r"v1_a_ct\.nii, v1_b_ct\.nii"):
+        pair(tmp_path, image="{case}_*_ct.nii", label="{case}_seg.nii")
+
+
+@pytest.mark.parametrize("lost", ["images", "labels"])
+def test_a_link_without_content_takes_its_partner_with_it(tmp_path: Path, lost: str) -> None:
+    lay(tmp_path, *(f"{part}/{case}.nii.gz" for part in ("images", "labels") for case in "ab"))
+    (tmp_path / lost / "b.nii.gz").unlink()
+    (tmp_path / lost / "b.nii.gz").symlink_to("../.git/annex/objects/MD5E-s9--b.nii.gz")
     found = pair(tmp_path)
-    assert len(found.cases) == 1
-    assert any("already is case a" in note for note in found.notes)
-    assert len(found.left) == 1
+    assert [case.case for case in found.cases] == ["a"]
+    told = {finding.code: finding.remedy for finding in check_pairing(found)}
+    assert "git annex get" in told["unread_format"]
+    (tmp_path / "images" / "a.nii.gz").unlink()
+    with pytest.raises(DataError, match="git-annex"):
+        pair(tmp_path)
+
+
+UNREAD = ["v.czi", "v.lif", "v.nd2", "v.ims", "v.vsi", "v.mnc", "v.MGZ", "v.h5", "v.npy", "v.mhd"]
+
+
+@pytest.mark.parametrize("name", [*UNREAD, "v.ome.zarr/0/0", "p1/IM0001", "p1/1.2.840.7"])
+def test_a_format_that_is_not_read_is_named_with_its_remedy(tmp_path: Path, name: str) -> None:
+    lay(tmp_path, name)
+    if name.startswith("p1/"):
+        (tmp_path / name).write_bytes(bytes(128) + b"DICM")
+    with pytest.raises(DataError, match=r"1 files are not read, .*: ") as caught:
+        pair(tmp_path)
+    assert "data.root" not in caught.value.remedy
+    lay(tmp_path, "images/a.nii.gz", "labels/a.nii.gz")
+    (told,) = check_pairing(pair(tmp_path))
+    assert (told.code, told.remedy) == ("unread_format", caught.value.remedy)
 
 
 FOLDERS = {
     "empty": ((), "holds no volume"),
-    "arrays": (("images/a.npy", "labels/a.npy"), r"2 \.npy files"),
+    "arrays": (("images/a.npy", "labels/a.npy"), "2 files are not read, an array"),
     "no label": (("images/a.nii.gz",), "No image .* has a label"),
     "strangers": (("images/a.nii.gz", "labels/b.nii.gz"), "No image .* has a label"),
 }
@@ -216,14 +506,29 @@ def test_a_group_rule_that_does_not_name_every_volume_is_refused(tmp_path: Path,
         pair(mice(tmp_path, "m1_a", "m2_a"), group=rule)
 
 
-def test_shared_prefixes_are_warned_about_with_a_rule_that_works(tmp_path: Path) -> None:
-    root = mice(tmp_path, "m1_a", "m1_b", "m2a", "m3")
+SUSPECTED = [
+    ({"m1_a": "m1", "m1_b": "m1", "m2a": "m2", "m3": "m3"}),
+    ({"STS_001_CT": "STS_001", "STS_001_MR": "STS_001", "STS_002_CT": "STS_002"}),
+    ({"sub-01_T1w": "sub-01", "sub-01_T2w": "sub-01", "sub-02_T1w": "sub-02"}),
+    ({"sub-01_ses-1_T1w": "sub-01", "sub-01_ses-2_T1w": "sub-01", "sub-02_ses-1_T1w": "sub-02"}),
+    ({"m1_day1_left": "m1", "m1_day2_left": "m1", "m2_day1_left": "m2"}),
+    ({"m1day1": "m1", "m1day2": "m1", "m2day1": "m2"}),
+]
+
+
+@pytest.mark.parametrize("expected", SUSPECTED)
+def test_shared_prefixes_are_warned_about_with_a_rule_that_works(
+    tmp_path: Path, expected: dict[str, str]
+) -> None:
+    root = mice(tmp_path, *expected)
     (note,) = pair(root).notes
-    rule = note.split("data.group=")[1].split("'")[0]
-    assert groups(root, rule) == {"m1_a": "m1", "m1_b": "m1", "m2a": "m2", "m3": "m3"}
+    (word,) = shlex.split(re.findall("'data.group=.*?'", note)[0])
+    assert groups(root, load(words=[f"data.root={root}", word]).data.group) == expected
 
 
-@pytest.mark.parametrize("names", [("vol_1", "vol_2"), ("a", "b"), ("a_1", "b_1")])
+@pytest.mark.parametrize(
+    "names", [("vol_1", "vol_2"), ("a", "b"), ("a_1", "b_1"), ("sub-1_ses-1", "sub-2_ses-1")]
+)
 def test_names_without_shared_subjects_are_not_warned_about(
     tmp_path: Path, names: tuple[str, ...]
 ) -> None:

@@ -15,6 +15,16 @@ LabelMap = dict[int | Literal["*"], int]
 """Label value in the files -> class, or IGNORED; `*` is every other value but 0."""
 
 
+class Finding(Contract):
+    """One thing that a check noticed about one volume or about the whole set."""
+
+    code: str
+    severity: Severity
+    case: str | None
+    message: str
+    remedy: str
+
+
 class Case(Contract):
     """One image with its label, as files that can be opened now."""
 
@@ -27,7 +37,7 @@ class Case(Contract):
 class Pairing(Contract):
     """How the files of a folder were read, and what was left over."""
 
-    layout: str = Field(description="images-labels, msd, nnunet, suffix or pattern")
+    layout: str = Field(description="images-labels, msd, nnunet, bids, suffix or pattern")
     cases: tuple[Case, ...]
     unpaired_images: tuple[Path, ...] = ()
     unpaired_labels: tuple[Path, ...] = ()
@@ -35,16 +45,7 @@ class Pairing(Contract):
     notes: tuple[str, ...] = Field(
         default=(), description="what the user should know, a sentence each"
     )
-
-
-class Finding(Contract):
-    """One thing that a check noticed about one volume or about the whole set."""
-
-    code: str
-    severity: Severity
-    case: str | None
-    message: str
-    remedy: str
+    findings: tuple[Finding, ...] = ()
 
 
 class VolumeStats(Contract):

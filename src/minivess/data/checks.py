@@ -182,8 +182,18 @@ CHECKS: dict[str, Check] = {
     ),
     "broken_link": Check(
         WARNING,
-        "A link leads nowhere and is left out.",
+        "A link leads nowhere; it is left out, and so is its partner.",
         "mend the link or remove it",
+    ),
+    "unread_format": Check(
+        WARNING,
+        "Files of a format that is not read, or without their content, lie among the volumes.",
+        "convert or fetch them, as the finding says, or move them out of data.root",
+    ),
+    "divided": Check(
+        WARNING,
+        "Folders called train, val or test divide the volumes, which are read as one set.",
+        "data.root=FOLDER/train for one part alone, or training.splits=FILE to keep the parts",
     ),
     "leftover_file": Check(
         INFO,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from minivess.contracts import Case
@@ -15,24 +17,37 @@ _EXPORT = "export OME-TIFF, for example in Fiji, or with `bfconvert IN OUT.ome.t
 _ARRAY = "write each array with its voxel size, as .nii.gz (nibabel) or as OME-TIFF (tifffile)"
 _DICOM = "convert each series: `dcm2niix -z y -o OUT FOLDER`"
 _STACK = "stack the slices of each volume into one TIFF, NRRD or NIfTI file"
+_ANNEX = "fetch it: `datalad get .`, or `git annex get .`, in that folder"
 _UNPACK = "unpack it"
 _ONE_FILE = "save header and voxels in one file, .mha or .nrrd, for example with SimpleITK"
-_MICROSCOPES = ".czi .lsm .lif .nd2 .ims .vsi .oib .oif .oir .svs .ndpi .scn .mvd2 .stk .dv .mrc"
+_MAKERS = {
+    "Zeiss": (".czi", ".lsm"),
+    "Leica": (".lif", ".scn"),
+    "Nikon": (".nd2",),
+    "Imaris": (".ims",),
+    "Olympus": (".vsi", ".oib", ".oif", ".oir"),
+    "Hamamatsu": (".ndpi",),
+    "Aperio": (".svs",),
+    "Metamorph": (".stk",),
+    "DeltaVision": (".dv",),
+    "MRC": (".mrc", ".rec"),
+}
 # Ending -> what such a file is, and how it becomes one that is read.
 UNREAD: Mapping[str, tuple[str, str]] = {
-    **dict.fromkeys(_MICROSCOPES.split(), ("a microscope's own format", _EXPORT)),
-    **dict.fromkeys((".zarr", ".n5"), ("a chunked array (OME-Zarr, N5)", _EXPORT)),
+    **{end: (f"{maker} {end}", _EXPORT) for maker, ends in _MAKERS.items() for end in ends},
+    **dict.fromkeys((".zarr", ".n5"), ("Zarr or N5 (chunks in a folder)", _EXPORT)),
     **dict.fromkeys((".h5", ".hdf5", ".he5"), ("HDF5", _ARRAY)),
-    **dict.fromkeys((".npy", ".npz", ".mat", ".pt", ".raw"), ("an array without header", _ARRAY)),
+    **dict.fromkeys((".npy", ".npz", ".mat", ".pt", ".raw"), ("an array without a header", _ARRAY)),
     **dict.fromkeys((".dcm", ".ima", ".dicom"), ("DICOM", _DICOM)),
     **dict.fromkeys((".mgz", ".mgh"), ("FreeSurfer's format", "`mri_convert IN OUT.nii.gz`")),
     ".mnc": ("MINC", "`mnc2nii IN OUT.nii`"),
     **dict.fromkeys((".mhd", ".nhdr"), ("a header with its voxels in another file", _ONE_FILE)),
-    ".img": ("the voxels of a header .hdr that is not beside it", "bring the .hdr file back"),
+    ".img": ("voxels without their header .hdr", "put the .hdr file beside it"),
     **dict.fromkeys((".vtk", ".vti"), ("VTK", _ONE_FILE)),
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".bmp"), ("a two-dimensional picture", _STACK)),
     **dict.fromkeys((".zip", ".tar", ".tgz", ".gz", ".7z", ".rar"), ("packed", _UNPACK)),
 }
+PASSED_OVER = frozenset({UNREAD[".png"][0], UNREAD[".zip"][0]})  # lie about everywhere
 
 
 def is_volume(path: Path) -> bool:
@@ -54,11 +69,25 @@ def suffix(path: Path) -> str:
 
 def unread(path: Path) -> tuple[str, str] | None:
     """What a file is that no reader takes, and how it becomes one; None for what says nothing."""
+    if path.is_symlink() and not path.exists():
+        annexed = "/annex/objects/" in os.readlink(path)
+        return ("a git-annex link without its content", _ANNEX) if annexed else None
+    if is_volume(path) or len(parts(path)) > 1:
+        return None
     known = UNREAD.get(path.suffix.lower())
     if known is None and path.is_file():
         with path.open("rb") as stream:
             known = UNREAD[".dcm"] if stream.read(132)[128:] == b"DICM" else None
     return known
+
+
+def unread_kinds(paths: Iterable[Path]) -> list[tuple[str, str, list[Path]]]:
+    """What is there and not read, with its remedy and its files; the most frequent first."""
+    kinds: dict[tuple[str, str], list[Path]] = defaultdict(list)
+    for path in paths:
+        if kind := unread(path):
+            kinds[kind].append(path)
+    return sorted(((*kind, of) for kind, of in kinds.items()), key=lambda kind: -len(kind[2]))
 
 
 def curated_names(case: Case) -> tuple[str, str]:

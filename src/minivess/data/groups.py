@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +12,11 @@ from minivess.data.filenames import stem
 from minivess.errors import DataError
 
 GROUPS = "groups.json"
-PREFIX = r"^(.+?)(?:[_\-. ][^_\-. ]+|(?<=\d)[A-Za-z])?$"  # m1_left, m1a -> m1
+SUBJECT = r"(?:^|_)(sub-[A-Za-z0-9]+)"  # BIDS
+PREFIXES = [  # m1_left, m1a -> m1; then less and less of the name
+    r"^(.+?)(?:[_\-. ][^_\-. ]+|(?<=\d)[A-Za-z]+\d*)?$",
+    *(rf"^(.+?)(?:[_\-. ][^_\-. ]+){{0,{parts}}}$" for parts in (2, 3)),
+]
 
 
 def groups_of(root: Path, cases: list[str], rule: str | None) -> tuple[dict[str, str], list[str]]:
@@ -22,7 +27,7 @@ def groups_of(root: Path, cases: list[str], rule: str | None) -> tuple[dict[str,
         path = _group_file(root, rule)
         groups, source = _by_file(cases, path), str(path if rule else GROUPS)
     else:
-        return {}, _prefix_warning(cases)
+        return {}, _suspicion(cases)
     count = len(set(groups.values()))
     return groups, [
         f"{count} groups by {source}: a group is never split between training and validation."
@@ -48,7 +53,8 @@ def _by_file(cases: list[str], path: Path) -> dict[str, str]:
         raise DataError(
             f"The group file {path} holds no object.", remedy='write {"case": "group", ...}'
         )
-    named = {stem(Path(name)): str(group) for name, group in content.items()} | content
+    named = {stem(Path(name)): str(group) for name, group in content.items()}
+    named |= {unicodedata.normalize("NFC", name): group for name, group in content.items()}
     return _complete(cases, {c: str(named[c]) for c in cases if c in named}, str(path))
 
 
@@ -60,10 +66,7 @@ def _by_regex(cases: list[str], rule: str) -> dict[str, str]:
             f"data.group={rule} is no regular expression: {error}.",
             remedy=r"for example 'data.group=^(mouse\d+)', or a JSON file",
         ) from error
-    groups = {}
-    for case in cases:
-        if match := expression.search(case):
-            groups[case] = next((part for part in match.groups() if part), match.group())
+    groups = {case: group for case in cases if (group := _of(expression, case)) is not None}
     return _complete(cases, groups, f"data.group={rule}")
 
 
@@ -78,14 +81,21 @@ def _complete(cases: list[str], groups: dict[str, str], source: str) -> dict[str
     return groups
 
 
-def _prefix_warning(cases: list[str]) -> list[str]:
-    """Volumes of one animal often share a prefix; across folds they would leak."""
-    prefixes = Counter(re.sub(PREFIX, r"\1", case) for case in cases)
-    shared = {prefix: count for prefix, count in prefixes.items() if count > 1}
-    if len(prefixes) < 2 or not shared:
-        return []
-    some = ", ".join(f"{prefix} ({count})" for prefix, count in list(shared.items())[:3])
-    return [
-        f"Warning: volumes share name prefixes: {some}. If a prefix is one subject, its volumes "
-        f"must not stand in both training and validation: 'data.group={PREFIX}'."
-    ]
+def _suspicion(cases: list[str]) -> list[str]:
+    """Volumes of one subject often share a prefix; across folds they would leak."""
+    subjects = [SUBJECT] if all(re.search(SUBJECT, case) for case in cases) else PREFIXES
+    for rule in subjects:
+        prefixes = Counter(_of(rule, case) for case in cases)
+        shared = {prefix: count for prefix, count in prefixes.items() if count > 1}
+        if len(prefixes) > 1 and shared:
+            some = ", ".join(f"{prefix} ({count})" for prefix, count in list(shared.items())[:3])
+            return [
+                f"Warning: volumes share name prefixes: {some}. If a prefix is one subject, its "
+                f"volumes must not stand in both training and validation: 'data.group={rule}'."
+            ]
+    return []
+
+
+def _of(rule: str | re.Pattern[str], case: str) -> str | None:
+    match = re.search(rule, case)
+    return next((part for part in match.groups() if part), match.group()) if match else None

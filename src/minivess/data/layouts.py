@@ -1,190 +1,245 @@
 """Ways in which data folders are laid out, each read into images and labels by case name.
 
-`dataset.json` (Medical Segmentation Decathlon), imagesTr/ + labelsTr/ (nnU-Net), images/ +
-labels/, and pairs side by side told apart by a word in their names (vol1_img, vol1_seg).
+Words in folders and names say what is an image and what is a label: imagesTr/ + labelsTr/
+(nnU-Net), images/ + labels/, a folder of labels beside any other, derivatives/ (BIDS), and pairs
+side by side (vol1_img, vol1_seg). What the words leave of both paths must agree.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from minivess.data.filenames import stem, suffix
-from minivess.errors import DataError
+from minivess.data.checks import finding
+from minivess.data.filenames import stem
+from minivess.data.matches import Name, Pair, Reading, common_start, match, named
 
-IMAGE_FOLDERS = ("images", "image", "imgs", "img", "raw", "scans", "volumes")
-LABEL_FOLDERS = ("labels", "label", "masks", "mask", "seg", "segs", "segmentations", "annotations")
-IMAGE_WORDS = frozenset({"img", "image", "im", "raw", "scan", "volume", "orig"})
-LABEL_WORDS = frozenset(
-    {"seg", "segmentation", "label", "labels", "mask", "gt", "annotation", "manual", "groundtruth"}
+IMAGE_FOLDERS = frozenset(
+    ("image", "images", "img", "imgs", "raw", "scan", "scans", "volume", "volumes")
+)
+LABEL_FOLDERS = frozenset(
+    re.findall(
+        r"\w+",
+        "label labels mask masks seg segs segmentation segmentations gt annotation annotations ann "
+        "ground truth groundtruth rater expert annotator observer reader",
+    )
+)
+TEST = "ts"  # nnU-Net's imagesTs and labelsTs take no part
+SPLITS = {"train": "train", "training": "train", "val": "val", "validation": "val", "valid": "val"}
+SPLITS |= {"test": "test", "testing": "test"}
+SEPARATORS = "_-. "
+
+_EDGE, _END = r"(?:^|(?<=[_\-. ]))", r"(?=\d*(?:$|[_\-. ]))"
+_IMAGE = re.compile(
+    rf"{_EDGE}(?P<word>(?:img|image|imaging|im|raw|scan|volume|vol|orig){_END}"
+    r"|(?:ct|cta|mr|mri|mra|pet|t1|t2|t1w|t2w|t2s|t1ce|t1c|t1gd|flair|dwi|adc|tof|swi|pd)"
+    r"(?=$|[_\-. ]))",
+    re.IGNORECASE,
+)
+_LABEL = re.compile(
+    rf"{_EDGE}(?:(?:cp|simple|object|cells?|nuclei|vessels?|lesions?|brain|tumou?r)[_\-. ])*"
+    r"(?P<word>d?segs?|segmentations?|labels?|masks?|gt|annotations?|manual|ground[_\-. ]?truth"
+    rf"|rater|expert){_END}",
+    re.IGNORECASE,
 )
 
 
-@dataclass
-class Reading:
-    """Files by case, as one layout reads them; what was set aside, and remarks."""
+class _Place(NamedTuple):
+    """Where a file lies, and what the folder `at` says that it is."""
 
-    layout: str
-    images: dict[str, Path]
-    labels: dict[str, Path]
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def paired(self) -> list[str]:
-        """Cases that have both."""
-        return sorted(self.images.keys() & self.labels.keys())
+    folders: tuple[str, ...]
+    others: tuple[str, ...]  # the folders without that one
+    at: int | None = None
+    role: str = ""  # image or label; derived for a derivative (BIDS) that says no more
+    rest: tuple[str, ...] = ()  # what the folder's name says besides: imagesTr -> tr
 
 
 def recognised(root: Path, found: list[Path]) -> Reading:
-    """The first layout that pairs something, else the one that saw most."""
-    readings = [
-        reading
-        for layout in (_decathlon, _nnunet, _folders, _side_by_side)
-        if (reading := layout(root, found)) is not None
+    """What pairs by the first folder that tells, by the last one, or by names alone."""
+    readings = []
+    for which in (0, -1, None):
+        readings.append(_reading(root, found, which))
+        if readings[-1].cases:
+            return readings[-1]
+    return readings[0]
+
+
+def _reading(root: Path, found: list[Path], which: int | None) -> Reading:
+    places = {path: _place(path.relative_to(root).parent.parts, which) for path in found}
+    taken = [path for path in found if TEST not in places[path].rest]
+    roles = {(places[path].at, places[path].role) for path in taken}
+    depths = [
+        at for at, role in roles if at is not None and {(at, "image"), (at, "label")} <= roles
     ]
-    return next(
-        (reading for reading in readings if reading.paired),
-        max(readings, key=lambda reading: len(reading.images) + len(reading.labels)),
+    if depths:  # then nothing else is meant
+        taken = [path for path in taken if places[path].at == min(depths)]
+    beside = {p.folders[: p.at] for p in places.values() if p.at is not None}
+    if any(place.role == "image" for place in places.values()):
+        beside = set()  # folders of images say so themselves
+    images = {path: names for path in taken if (names := _as_image(path, places[path], beside))}
+    labels = {path: names for path in taken if (names := _as_label(path, places[path]))}
+
+    def fits(image: Path, label: Path) -> bool:
+        both = (places[image].rest, places[label].rest)
+        return len({rest[: min(map(len, both))] for rest in both}) == 1
+
+    pairs = match(images, labels, fits)
+    return _read(pairs, places, images, labels)
+
+
+def _read(
+    pairs: dict[Pair, Name],
+    places: dict[Path, _Place],
+    images: dict[Path, set[Name]],
+    labels: dict[Path, set[Name]],
+) -> Reading:
+    used = {path for pair in pairs for path in pair}
+    reading = Reading(
+        _layout(next(iter(pairs), None), places),
+        named((_case(pair, name, places), pair) for pair, name in pairs.items()),
+        [path for path in images if path not in used],
+        [path for path in labels if path not in used | images.keys()],
     )
-
-
-def _decathlon(root: Path, found: list[Path]) -> Reading | None:
-    """`dataset.json` whose `training` lists pairs."""
-    listed = _training_list(root / "dataset.json")
-    if listed is None:
-        return None
-    reading = Reading("msd", {}, {})
-    known = {path.resolve(): path for path in found}
-    for entry in listed:
-        for role, files_of in (("image", reading.images), ("label", reading.labels)):
-            path = _listed(root, entry.get(role, ""), known)
-            if path is None:
-                reading.notes.append(f"dataset.json lists {entry.get(role)}, which is not there.")
-            else:
-                files_of[stem(root / entry[role])] = path
-    return reading
-
-
-def _training_list(path: Path) -> list[dict[str, str]] | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (ValueError, OSError) as error:
-        raise DataError(
-            f"{path} cannot be read: {error}.", remedy="mend the file, or move it out of data.root"
-        ) from error
-    listed = content.get("training") if isinstance(content, dict) else None
-    if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
-        return None
-    return listed
-
-
-def _listed(root: Path, name: str, known: Mapping[Path, Path]) -> Path | None:
-    plain = root / name
-    channel = plain.with_name(f"{stem(plain)}_0000{suffix(plain)}")
-    return known.get(plain.resolve()) or known.get(channel.resolve())
-
-
-def _nnunet(root: Path, found: list[Path]) -> Reading | None:
-    """imagesTr/ + labelsTr/; images carry a channel number, of which 0000 is read."""
-    images = _below(found, root / "imagesTr")
-    labels = _below(found, root / "labelsTr")
-    if not images or not labels:
-        return None
-    first = [path for path in images if not re.search(r"_(?!0000)\d{4}$", stem(path))]
-    if not first or not {stem(p) for p in labels} & {_channel_off(stem(p)) for p in first}:
-        first = images
-    reading = Reading("nnunet", {}, {})
-    collect(reading.images, first, lambda path: _channel_off(stem(path)), reading.notes)
-    collect(reading.labels, labels, stem, reading.notes)
-    if len(first) < len(images):
+    first = {
+        image.parent / name[-1]
+        for (image, _), name in pairs.items()
+        if _channel_off(stem(image)) == name[-1] != stem(image)
+    }
+    further = [path for path in reading.images if path.parent / stem(path)[:-5] in first]
+    if further:
+        reading.images = [path for path in reading.images if path not in further]
         reading.notes.append(
-            f"{len(images) - len(first)} files of further channels are left out; 0000 is read."
+            f"{len(further)} files of further channels are left out; 0000 is read."
         )
+    parts = {
+        SPLITS[word]
+        for image, _ in pairs
+        for word in _words(*places[image].folders)
+        if word in SPLITS
+    }
+    if len(parts) > 1:
+        problem = (
+            f"Folders divide the volumes into {', '.join(sorted(parts))}; they are read as one set."
+        )
+        reading.findings.append(finding("divided", problem))
+    if not pairs:
+        reading.examples = list(_examples(list(images), list(labels)))
     return reading
+
+
+def _layout(pair: Pair | None, places: dict[Path, _Place]) -> str:
+    if pair is None or pair[0].parent == pair[1].parent:
+        return "suffix"
+    if "derivatives" in places[pair[1]].folders:
+        return "bids"
+    return "nnunet" if places[pair[0]].rest[:1] == ("tr",) else "images-labels"
+
+
+def _case(pair: Pair, name: Name, places: dict[Path, _Place]) -> str:
+    image, label = pair
+    folders = places[image].folders if image.parent == label.parent else name[:-1]
+    if "derivatives" in places[label].folders:  # BIDS: a name says subject and session itself
+        folders = ()
+    return "_".join(filter(None, (*folders, name[-1])))
+
+
+def _examples(images: list[Path], labels: list[Path]) -> Iterator[Pair]:
+    """Pairs that may have been meant, for patterns to be shown."""
+    for label in labels[:1] or images[1:2]:
+        others = (image for image in images if image != label)
+        near = sorted(others, key=lambda image: _likeness(image, label), reverse=True)
+        yield from ((image, label) for image in near[:4])
+
+
+def _likeness(one: Path, other: Path) -> tuple[int, int]:
+    names = stem(one), stem(other)
+    ends = (common_start(*names), common_start(*(name[::-1] for name in names)))
+    return len({*one.parts[:-1]} & {*other.parts[:-1]}), sum(map(len, ends))
+
+
+# --- folders --------------------------------------------------------------------------------
+
+
+def _place(folders: tuple[str, ...], which: int | None) -> _Place:
+    folders = tuple(unicodedata.normalize("NFC", folder) for folder in folders)
+    telling = [i for i, f in enumerate(folders) if {*_words(f)} & (IMAGE_FOLDERS | LABEL_FOLDERS)]
+    if "derivatives" in folders:  # of BIDS: derivatives/<what made them>/<as the images>
+        start = folders.index("derivatives")
+        width = 1 if folders[start + 1 : start + 2] and folders[start + 1].startswith("sub-") else 2
+        role = "label" if any(map(is_label_folder, folders[start : start + width])) else "derived"
+        return _Place(folders, folders[:start] + folders[start + width :], start, role)
+    if which is None or not telling:
+        return _Place(folders, folders)
+    at = telling[which]
+    words = _words(folders[at])
+    role = "label" if is_label_folder(folders[at]) else "image"
+    rest = tuple(word for word in words if word not in IMAGE_FOLDERS | LABEL_FOLDERS)
+    return _Place(folders, folders[:at] + folders[at + 1 :], at, role, rest)
+
+
+def is_label_folder(name: str) -> bool:
+    """Whether the name of a folder says that labels lie in it."""
+    return not LABEL_FOLDERS.isdisjoint(_words(name))
+
+
+def _words(*names: str) -> list[str]:
+    return [w.lower() for name in names for w in re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+|\d+", name)]
+
+
+# --- names ----------------------------------------------------------------------------------
+
+
+def _as_image(path: Path, place: _Place, beside: set[tuple[str, ...]]) -> set[Name]:
+    """The names that a file may go by if it is an image; none if it is not."""
+    name = stem(path)
+    if place.role in ("label", "derived") or (is_label(name) and place.role != "image"):
+        return set()
+    contexts = {place.folders, place.others}
+    for above in beside:  # labels/ beside a folder of any name
+        if place.folders[: len(above)] == above:
+            contexts.add(above + place.folders[len(above) + 1 :])
+    own = {name, _channel_off(name), *_without(_IMAGE, name)}
+    return {(*folders, base) for folders in contexts for base in own if base or folders}
+
+
+def _as_label(path: Path, place: _Place) -> set[Name]:
+    """The names that a file may go by if it is a label; none if it is not."""
+    name = stem(path)
+    own = {*_without(_LABEL, name), *_before(name)}
+    contexts = {place.others, place.folders} if own else {place.others}
+    if place.role == "label":
+        own |= {name} if _IMAGE.search(name) else {name, ""}
+    return {(*folders, base) for folders in contexts for base in own if base or folders}
 
 
 def _channel_off(name: str) -> str:
     return name.removesuffix("_0000")
 
 
-def _folders(root: Path, found: list[Path]) -> Reading | None:
-    """images/ + labels/ or their synonyms, paired by equal names or by names less a role word."""
-    image_folder, label_folder = _folder(root, IMAGE_FOLDERS), _folder(root, LABEL_FOLDERS)
-    if image_folder is None or label_folder is None:
-        return None
-
-    def read(name: Callable[[str], str]) -> Reading:
-        reading = Reading("images-labels", {}, {})
-        for files_of, folder in (
-            (reading.images, image_folder),
-            (reading.labels, label_folder),
-        ):
-            collect(
-                files_of,
-                _below(found, folder),
-                lambda path, folder=folder: name(_flat(path, folder)),  # type: ignore[misc]
-                reading.notes,
-            )
-        return reading
-
-    return max((read(str), read(_role_off), read(_channel_off)), key=lambda r: len(r.paired))
+def is_label(name: str) -> bool:
+    """Whether the name of a file ends in a word that says so."""
+    return any(found.end() == len(name) for found in _LABEL.finditer(name))
 
 
-def _folder(root: Path, names: Iterable[str]) -> Path | None:
-    folders = {path.name.lower(): path for path in root.iterdir() if path.is_dir()}
-    return next((folders[name] for name in names if name in folders), None)
+def _before(name: str) -> Iterator[str]:
+    """What stands before a word of labels: v1_seg_r2 -> v1."""
+    for found in _LABEL.finditer(name):
+        for start in (found.start(), found.start("word")):
+            if before := name[:start].rstrip(SEPARATORS):
+                yield before
 
 
-def _below(found: list[Path], folder: Path) -> list[Path]:
-    return [path for path in found if path.is_relative_to(folder)]
+def _without(word: re.Pattern[str], name: str) -> Iterator[str]:
+    """The name less one word, and less all of them: vol1_seg -> vol1, volume-1 -> 1."""
+    for found in word.finditer(name):
+        for start in (found.start(), found.start("word")):
+            yield _joined(name[:start], name[found.end() :])
+    if word.search(name):
+        yield _joined(*word.split(name)[:: word.groups + 1])
 
 
-def _flat(path: Path, folder: Path) -> str:
-    """A case name from a path below its folder: sub/vol -> sub_vol."""
-    return "_".join((*path.relative_to(folder).parts[:-1], stem(path)))
-
-
-def _side_by_side(root: Path, found: list[Path]) -> Reading:
-    """Pairs side by side, told apart by a word: vol1(_img) and vol1_seg, p1/image and p1/seg."""
-    reading = Reading("suffix", {}, {})
-    labels = [path for path in found if role(stem(path)) in LABEL_WORDS]
-    images = [path for path in found if path not in set(labels)]
-
-    def name(path: Path) -> str:
-        return "_".join(
-            part for part in (*path.relative_to(root).parts[:-1], _role_off(stem(path))) if part
-        )
-
-    # A file with a role word is the better image of two that would share a case.
-    images.sort(key=lambda path: role(stem(path)) not in IMAGE_WORDS)
-    collect(reading.images, images, name, reading.notes)
-    collect(reading.labels, labels, name, reading.notes)
-    return reading
-
-
-def role(name: str) -> str:
-    """The last word of a name, which may say what the file is for: vol1_seg -> seg."""
-    return re.split(r"[_\-. ]", name.lower())[-1]
-
-
-def _role_off(name: str) -> str:
-    """vol1_seg -> vol1; a name that is only a role word becomes empty."""
-    if role(name) not in IMAGE_WORDS | LABEL_WORDS:
-        return name
-    return re.sub(r"[_\-. ]?[^_\-. ]+$", "", name)
-
-
-def collect(
-    into: dict[str, Path], paths: Iterable[Path], name: Callable[[Path], str], notes: list[str]
-) -> None:
-    for path in paths:
-        case = name(path)
-        if case in into:
-            notes.append(f"{path.name} is left out: {into[case].name} already is case {case}.")
-        else:
-            into[case] = path
+def _joined(*parts: str) -> str:
+    return "_".join(filter(None, (part.strip(SEPARATORS) for part in parts)))

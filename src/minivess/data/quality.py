@@ -19,7 +19,7 @@ from minivess.contracts import Finding, LabelMap, Pairing, Severity, VolumeStats
 from minivess.data import labels
 from minivess.data.admission import check_array
 from minivess.data.checks import finding
-from minivess.data.filenames import stem
+from minivess.data.filenames import PASSED_OVER, stem, unread, unread_kinds
 from minivess.data.grids import aligned, difference, same_place
 from minivess.data.intensities import Spread
 from minivess.data.payload import Array, Volume
@@ -86,9 +86,19 @@ def check_pairing(pairing: Pairing) -> list[Finding]:
         *_each("missing_label", pairing.unpaired_images, "{} has no label, so it is left out."),
         *_each("extra_label", pairing.unpaired_labels, "{} is a label without an image."),
     ]
-    broken = [path for path in pairing.left if path.is_symlink() and not path.exists()]
+    broken = [
+        path
+        for path in pairing.left
+        if path.is_symlink() and not path.exists() and not unread(path)
+    ]
     leftover = [path for path in pairing.left if LEFTOVER.search(path.name)]
     found += _each("broken_link", broken, "{} is a link that leads nowhere.")
+    for what, remedy, paths in unread_kinds(pairing.left):
+        if what not in PASSED_OVER:
+            more = f" and {len(paths) - 1} more are" if len(paths) > 1 else " is"
+            problem = f"{paths[0].name}{more} not read: {what}."
+            found.append(finding("unread_format", problem, remedy=remedy))
+    found += pairing.findings
     return found + _each("leftover_file", leftover, "{} is a lock or an unfinished file.")
 
 

@@ -18,7 +18,7 @@ from minivess.data import admission, quality, volume
 from minivess.data.cases import walk
 from minivess.data.checks import finding
 from minivess.data.filenames import NIFTI, SUFFIXES, is_volume, stem, suffix, unread
-from minivess.data.layouts import LABEL_FOLDERS, LABEL_WORDS, role
+from minivess.data.layouts import is_label, is_label_folder
 from minivess.errors import DataError, MinivessError, ServingError, UsageError
 
 if TYPE_CHECKING:
@@ -188,12 +188,11 @@ def _left_out(path: Path, folder: Path, out: Path) -> str:
         return "{}; {}".format(*other) if (other := unread(path)) else ""
     if out.resolve() in path.resolve().parents:
         return "it lies in the folder for the masks"
-    above = {part.lower() for part in path.relative_to(folder).parts[:-1]}
-    if above & {*LABEL_FOLDERS, "labelstr", "labelsts"}:
+    if any(map(is_label_folder, path.relative_to(folder).parts[:-1])):
         return "it lies in a folder of labels"
     if volume.is_own_mask(path):
         return "predict wrote it"
-    if role(stem(path)) in LABEL_WORDS:
+    if is_label(stem(path)):
         return "it is called like a label"
     first = path.with_name(FURTHER_CHANNEL.sub("_0000", stem(path)) + path.name[len(stem(path)) :])
     return "it is a further channel" if first != path and first.exists() else ""
