@@ -5,6 +5,9 @@
 set positional-arguments
 set no-exit-message
 
+# Next steps and remedies are printed as `just VERB ...`.
+export MINIVESS_CALLER := "just"
+
 here := "cd " + quote(invocation_directory()) + " && exec "
 clone := "cd " + quote(justfile_directory()) + " && exec "
 bin := quote(justfile_directory() / ".venv/bin")
@@ -134,6 +137,11 @@ demo-data *words: ready
 [group("research")]
 ui *words: ready
     @{{ minivess }} ui "$@"
+
+# What a verb does, its options and settings: just help train
+[group("upkeep")]
+help *words: ready
+    @{{ minivess }} help "$@"
 
 # Make or repair .venv, looking into every package
 [group("house")]

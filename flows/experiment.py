@@ -101,7 +101,7 @@ def tell(session: Session, found: dict[str, Any]) -> None:
             f"(untrained network: {best['untrained_dice']:.3f})"
         )
         session.say(f"  report     {found['report']}")
-    session.say("  pages      just ui        then Prefect at :4200, MLflow at :5000")
+    session.say("  pages      minivess ui        then Prefect at :4200, MLflow at :5000")
     if "deployment_run_id" in found:
-        session.say("  predict    just predict IMAGE_OR_FOLDER OUTPUT_FOLDER")
-    session.say("  own data   just experiment data.root=/path/to/folder")
+        session.say("  predict    minivess predict IMAGE_OR_FOLDER OUTPUT_FOLDER")
+    session.say("  own data   minivess experiment data.root=/path/to/folder")

@@ -1,12 +1,23 @@
-"""Output whose reader is gone: a worker that died, `head` that has enough. Work goes on."""
+"""What the user reads, commands in the caller's spelling; work goes on where nobody listens."""
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 from collections.abc import Iterable
 from typing import TextIO
+
+from flows.grammar import spelled
+
+
+class Lines(logging.Formatter):
+    """Log lines in the caller's spelling."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        return spelled(super().format(record))
 
 
 def unheard(descriptors: Iterable[int] = (1, 2)) -> None:
@@ -26,7 +37,7 @@ def forget_terminal() -> None:
 def tell(stream: TextIO, text: str) -> None:
     """Print a line at once; one that a full disk does not take is left out."""
     try:
-        stream.write(f"{text}\n")
+        stream.write(f"{spelled(text)}\n")
         stream.flush()
     except OSError as error:
         if error.errno != errno.ENOSPC:

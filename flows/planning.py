@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from flows import grid
+from flows import grid, handoff
 from flows import ground as grounds
 from flows.ground import Ground
 from flows.profile_data import measure
@@ -17,14 +18,22 @@ if TYPE_CHECKING:
     from minivess.data.profile import Measured
 
 
-def plan(session: Session) -> dict[str, Any]:
-    """Check the data, resolve the plan of each model and forecast the grid; trains nothing."""
+def plan(session: Session, upstream: Sequence[str] = ()) -> dict[str, Any]:
+    """Check the data, resolve the plan of each model and forecast the grid; trains nothing.
+
+    `upstream` is a profile to plan for in place of the folder as it is now.
+    """
     from minivess.compute import page
 
-    survey = look(session)
-    show(session, survey.root, survey.pairing)
-    measured = measure(session, survey)
-    profile = unversioned_profile(session, survey, measured)
+    if upstream:
+        profile = handoff.receive_profile(session, upstream)
+        cases = grounds.restore(session, profile)
+    else:
+        survey = look(session)
+        show(session, survey.root, survey.pairing)
+        measured = measure(session, survey)
+        profile = unversioned_profile(session, survey, measured)
+        cases = {case.case: case for case in measured.cases}
     tell(session, profile)
     families = grid.families(session.config, profile)
     for note in dict.fromkeys(note for family in families for note in family.split.notes):
@@ -32,7 +41,6 @@ def plan(session: Session) -> dict[str, Any]:
     hardware = grounds.measure_hardware(session)
     session.say()
     session.say(page.machine_text(hardware))
-    cases = {case.case: case for case in measured.cases}
     ground = Ground(profile, cases, hardware, models={})
     found: dict[str, Any] = {"hardware": hardware.model_dump(), "models": {}}
     for name in dict.fromkeys(family.model.name for family in families):

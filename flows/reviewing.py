@@ -15,25 +15,10 @@ from minivess.home import Home
 Say = Callable[[str], object]
 Outcome = dict[str, Any]
 
-ACTIONS = {
-    "list": "what waits for a decision (--all: every volume)",
-    "accept": "CASE ...: goes in despite its finding",
-    "reject": "CASE ...: is left out",
-    "fix": "CASE: goes in with --label FILE or --image FILE in place of its own",
-    "reopen": "CASE ...: what was decided counts no more",
-    "export": "DIR [CASE ...]: what waits, for --as slicer or label-studio",
-    "import": "DIR or FILE.json: what was changed or judged there, as decisions",
-}
-
 
 def run(options: argparse.Namespace, config: ExperimentConfig, home: Home, say: Say) -> Outcome:
     """Carry out one action on the queue of one dataset."""
-    action, *cases = options.arguments or ["list"]
-    if action not in ACTIONS:
-        raise UsageError(
-            f"`minivess review` has no action {action!r}.",
-            remedy=f"minivess review {'|'.join(ACTIONS)}",
-        )
+    action, cases = options.action or "list", options.arguments
     dataset = dataset_of(options, config, home)
     if action == "export":
         return export(options, home, dataset, cases, say)
@@ -47,6 +32,11 @@ def run(options: argparse.Namespace, config: ExperimentConfig, home: Home, say: 
 def dataset_of(options: argparse.Namespace, config: ExperimentConfig, home: Home) -> str:
     """The dataset asked for: by name, by data.root, or the only one of this home."""
     known = review.datasets(home)
+    if options.dataset and config.data.root:
+        raise UsageError(
+            "--dataset and data.root both say which dataset is meant.",
+            remedy="leave out one of the two",
+        )
     if options.dataset or config.data.root:
         return str(options.dataset or config.dataset)
     if len(known) == 1:
@@ -76,7 +66,7 @@ def show(home: Home, dataset: str, say: Say, *, everything: bool) -> Outcome:
     waiting = sum(entry.is_open for entry in known)
     say(f"{dataset}: {waiting} of {len(known)} volumes wait for a decision")
     if waiting:
-        say("  minivess review accept|reject CASE --why '...'; fix CASE --label FILE --why '...'")
+        say("  minivess review accept CASE --why '...'; all that can be done: minivess help review")
     return {"dataset": dataset, "open": waiting, "volumes": [plain(entry) for entry in shown]}
 
 
@@ -89,18 +79,8 @@ def decide(
     say: Say,
 ) -> Outcome:
     """Write one decision down about each volume named."""
-    if not cases:
-        raise UsageError(
-            f"`minivess review {verdict}` needs the volume's name.",
-            remedy=f"minivess review {verdict} CASE --why '...'",
-        )
     files = {"image": options.image, "label": options.label}
     given = {cast(review.Role, role): Path(file) for role, file in files.items() if file}
-    if given and (verdict != "fix" or len(cases) > 1):
-        raise UsageError(
-            "--label and --image belong to `review fix` of one volume.",
-            remedy="minivess review fix CASE --label FILE --why '...'",
-        )
     from minivess.data import deciding
 
     entries = [review.find(home, dataset, case) for case in cases]
@@ -119,12 +99,9 @@ def export(
     """Hand volumes to an annotation tool: those named, else those that wait."""
     from minivess.data import exchange
 
-    if not words:
-        raise UsageError(
-            "`minivess review export` needs a folder to write.",
-            remedy="minivess review export DIR --as slicer (or label-studio)",
-        )
     folder, cases = Path(words[0]).expanduser(), words[1:]
+    if cases and options.all:
+        raise UsageError("Volumes are named, and --all is given.", remedy="leave out one of both")
     entries = [review.find(home, dataset, case) for case in cases] or [
         entry for entry in review.entries(home, dataset) if options.all or entry.is_open
     ]
@@ -146,11 +123,6 @@ def take_back(options: argparse.Namespace, home: Home, words: list[str], say: Sa
     """Read decisions back from an annotation tool."""
     from minivess.data import exchange
 
-    if len(words) != 1:
-        raise UsageError(
-            "`minivess review import` needs one folder or file.",
-            remedy="minivess review import FOLDER --why '...', or FILE.json from Label Studio",
-        )
     why = options.why or "corrected in 3D Slicer"
     taken, left = exchange.read_back(home, Path(words[0]).expanduser(), who=options.who, why=why)
     say(f"  {len(taken)} decided: {', '.join(taken) or 'none'}")

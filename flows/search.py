@@ -80,7 +80,7 @@ def require_one_family(config: ExperimentConfig) -> None:
     if not space:
         raise UsageError(
             "A search needs a space, and search.space is empty.",
-            remedy="just search configs/experiments/search.yaml, which shows one",
+            remedy="minivess search configs/experiments/search.yaml, which shows one",
         )
     for name in ("models", "losses", "seeds"):
         given = getattr(training, name)

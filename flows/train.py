@@ -193,7 +193,7 @@ def forecast(session: Session, ground: Ground, missing: Sequence[grid.Family]) -
         raise PlanError(
             f"On this CPU the grid would take about {duration(hours)}.",
             remedy="add --yes to start it all the same, or use the small grid: "
-            "just experiment configs/experiments/lite.yaml data.root=...",
+            "minivess experiment configs/experiments/lite.yaml data.root=...",
         )
 
 

@@ -11,7 +11,6 @@ from flows.session import Session
 from minivess import home as homes
 from minivess import names
 from minivess.config import Environment, ExperimentConfig
-from minivess.errors import UsageError
 from minivess.tracking import process
 
 Outcome = dict[str, Any]
@@ -218,11 +217,6 @@ def rebase(
     from minivess.tracking.store import open_store
     from minivess.tracking.tables import is_database
 
-    if len(words) not in (0, 2):
-        raise UsageError(
-            f"`minivess rebase` takes OLD and NEW, or nothing, but got {list(words)}.",
-            remedy="minivess rebase, after a move of the output folder; or minivess rebase OLD NEW",
-        )
     home = homes.open_home(env.home, moved=True)
     with homes.lock(home.root / "lock", what="minivess rebase"):
         old, new = words or (str(home.recorded), str(home.root))

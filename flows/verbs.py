@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from flows import output
+from flows.grammar import VERBS, refuse_unused
 from flows.session import Session, open_session
 from minivess import config as configs
 from minivess import files, names
@@ -17,47 +18,19 @@ from minivess.errors import UsageError
 from minivess.home import open_home
 
 Outcome = dict[str, Any]
+Options = argparse.Namespace
 
 
-def run(options: argparse.Namespace) -> Outcome:
+def run(options: Options) -> Outcome:
     """Read the settings and carry out the verb; returns what `--json` prints."""
-    verb: Callable[[argparse.Namespace, ExperimentConfig], Outcome] = {
-        "experiment": run_experiment,
-        "profile": run_profile,
-        "review": run_review,
-        "watch": run_watch,
-        "data-changed": run_data_changed,
-        "notify": run_notify,
-        "train": run_train,
-        "search": run_search,
-        "analyse": run_analyse,
-        "deploy": run_deploy,
-        "plan": run_plan,
-        "predict": run_predict,
-        "lineage": run_lineage,
-        "sql": run_sql,
-        "summary": run_summary,
-        "settle": run_settle,
-        "status": run_status,
-        "audit": run_audit,
-        "backfill": run_backfill,
-        "purge": run_purge,
-        "rebase": run_rebase,
-        "reproduce": run_reproduce,
-        "demo-data": run_demo_data,
-        "ui": run_ui,
-    }[options.verb]
     configs.silence_telemetry()
-    config = configs.load([Path(file) for file in options.files], options.words)
-    return verb(options, config)
-
-
-def session(
-    options: argparse.Namespace, config: ExperimentConfig, *, lock: bool = True
-) -> AbstractContextManager[Session]:
-    """A session as the options ask for it."""
+    config, row = settings(options), VERBS[options.verb]
+    story: Callable[..., Outcome] = globals()[f"run_{options.verb.replace('-', '_')}"]
+    if row.opens == "nothing":
+        return story(config, options)
     env = configs.environment()
-    return open_session(
+    lock = row.opens == "lock" or (row.opens == "lock to apply" and options.apply)
+    with open_session(
         config,
         env,
         what=f"minivess {options.verb}",
@@ -65,307 +38,291 @@ def session(
         lock=lock,
         yes=options.yes,
         json=options.json,
-    )
+    ) as session:
+        return story(session, options)
 
 
-def arguments(options: argparse.Namespace, *wanted: str) -> list[str]:
-    """The bare words of a verb, exactly as many as it takes."""
-    if len(options.arguments) != len(wanted):
-        raise UsageError(
-            f"`minivess {options.verb}` takes {' '.join(wanted) or 'no bare words'}, "
-            f"but got {options.arguments or 'none'}.",
-            remedy=f"minivess {options.verb} {' '.join(wanted)}; settings are key=value",
-        )
-    found: list[str] = options.arguments
-    return found
+def settings(options: Options) -> ExperimentConfig:
+    """The settings as files, variables and words give them.
+
+    Raises:
+        UsageError: a word that this verb does not use, or that the data make meaningless.
+    """
+    config = configs.load([Path(file) for file in options.files], options.words)
+    stages: tuple[str, ...] = ()
+    if options.verb == "experiment":
+        refit = ("train",) if config.training.refit == "all" else ()
+        stages = (*config.flows, *refit)
+    refuse_unused(options, stages)
+    for word in options.words:
+        if word.startswith("data.demo_") and config.data.root is not None:
+            raise UsageError(
+                f"{word} is about demo data, but data.root={config.data.root} is given.",
+                remedy=f"leave out {word} or data.root",
+            )
+    return config
+
+
+def say(options: Options, text: str) -> None:
+    """What verbs without a session tell; with --json, standard output is the object's."""
+    output.tell(sys.stderr if options.json else sys.stdout, text)
 
 
 # --- the flows ----------------------------------------------------------------------------
 
 
-def run_experiment(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+def run_experiment(session: Session, options: Options) -> Outcome:
     """The four flows in order."""
     from flows.experiment import experiment
 
-    arguments(options)
-    with session(options, config) as opened:
-        return experiment(opened)
+    return experiment(session)
 
 
-def run_profile(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+def run_profile(session: Session, options: Options) -> Outcome:
     """Flow 1."""
     from flows.profile_data import profile_data
 
-    arguments(options)
-    with session(options, config) as opened:
-        profile = profile_data(opened)
-        return {
-            "data_profile_run_id": profile.run_id,
-            "dataset_hash": profile.dataset_hash,
-            "n_volumes": profile.n_volumes,
-            "quarantined": list(profile.quarantined),
-            "reused": opened.reused,
-        }
+    profile = profile_data(session)
+    return {
+        "data_profile_run_id": profile.run_id,
+        "dataset_hash": profile.dataset_hash,
+        "n_volumes": profile.n_volumes,
+        "quarantined": list(profile.quarantined),
+        "reused": session.reused,
+    }
 
 
-def run_review(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+def run_review(session: Session, options: Options) -> Outcome:
     """The queue of flagged volumes."""
     from flows import reviewing
 
-    with session(options, config, lock=False) as opened:
-        return reviewing.run(options, config, opened.home, opened.say)
+    return reviewing.run(options, session.config, session.home, session.say)
 
 
-def run_watch(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+def run_watch(session: Session, options: Options) -> Outcome:
     """Poll the data until Ctrl-C."""
     from flows.watching import watch
 
-    arguments(options)
-    with session(options, config, lock=False) as opened:
-        return watch(opened)
+    return watch(session)
 
 
-def run_data_changed(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+def run_data_changed(session: Session, options: Options) -> Outcome:
     """Announce new data once."""
     from flows.watching import data_changed
 
-    arguments(options)
-    with session(options, config, lock=False) as opened:
-        return data_changed(opened)
+    return data_changed(session)
 
 
-def run_notify(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+def run_notify(session: Session, options: Options) -> Outcome:
     """Call a web address when a deployed flow fails."""
     from flows.notifying import notify
 
-    (url,) = arguments(options, "URL")
-    with session(options, config, lock=False) as opened:
-        return notify(opened, url)
+    (url,) = options.arguments
+    return notify(session, url)
 
 
-def run_train(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+def run_train(session: Session, options: Options) -> Outcome:
     """Flow 2."""
     from flows.profile_data import profile_data
     from flows.refit import refit
     from flows.train import train
 
-    arguments(options)
-    with session(options, config) as opened:
-        upstream = options.upstream
-        if opened.store.away and not upstream:
-            # The latest profile cannot be asked for, and making it again takes seconds.
-            upstream = [profile_data(opened).run_id]
-        result = train(opened, upstream)
-        again = {} if config.training.refit == "none" else {"refit_run_id": refit(opened)}
-        return again | {
-            "experiment": result.experiment,
-            "training_run_ids": list(result.run_ids),
-            "data_profile_run_id": result.data_profile_run_id,
-            "metrics": {family.run_name: family.metrics for family in result.families},
-            "reused": opened.reused,
-        }
+    upstream = options.upstream
+    if session.store.away and not upstream:
+        # The latest profile cannot be asked for, and making it again takes seconds.
+        upstream = [profile_data(session).run_id]
+    result = train(session, upstream)
+    refitted = session.config.training.refit != "none"
+    again = {"refit_run_id": refit(session)} if refitted else {}
+    return again | {
+        "experiment": result.experiment,
+        "training_run_ids": list(result.run_ids),
+        "data_profile_run_id": result.data_profile_run_id,
+        "metrics": {family.run_name: family.metrics for family in result.families},
+        "reused": session.reused,
+    }
 
 
-def run_search(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+def run_search(session: Session, options: Options) -> Outcome:
     """Settings tried one after another."""
     from flows.search import search
 
-    arguments(options)
-    with session(options, config) as opened:
-        return search(opened, options.upstream)
+    return search(session, options.upstream)
 
 
-def run_analyse(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+def run_analyse(session: Session, options: Options) -> Outcome:
     """Flow 3."""
     from flows.analyse import analyse
     from flows.experiment import champion, report
 
-    arguments(options)
-    with session(options, config) as opened:
-        result = analyse(opened, options.upstream)
-        return {
-            "analysis_run_id": result.run_id,
-            "training_run_ids": list(result.training_run_ids),
-            "champion": champion(result),
-            "report": str(report(opened, str(result.run_id))),
-            "reused": opened.reused,
-        }
+    result = analyse(session, options.upstream)
+    return {
+        "analysis_run_id": result.run_id,
+        "training_run_ids": list(result.training_run_ids),
+        "champion": champion(result),
+        "report": str(report(session, str(result.run_id))),
+        "reused": session.reused,
+    }
 
 
-def run_deploy(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+def run_deploy(session: Session, options: Options) -> Outcome:
     """Flow 4."""
     from flows.deploy import deploy
 
-    arguments(options)
-    with session(options, config) as opened:
-        result = deploy(opened, options.upstream)
-        return {
-            "deployment_run_id": result.run_id,
-            "model": f"{result.model_name}/{result.model_version}",
-            "bento_tag": result.bento_tag,
-            "parity": result.parity.model_dump(),
-            "reused": opened.reused,
-        }
+    result = deploy(session, options.upstream)
+    return {
+        "deployment_run_id": result.run_id,
+        "model": f"{result.model_name}/{result.model_version}",
+        "bento_tag": result.bento_tag,
+        "parity": result.parity.model_dump(),
+        "reused": session.reused,
+    }
 
 
 # --- reading and upkeep -------------------------------------------------------------------
 
 
-def run_plan(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+def run_plan(session: Session, options: Options) -> Outcome:
     """The adaptive decision and its forecast; trains nothing and records no run."""
     from flows.planning import plan
 
-    arguments(options)
-    with session(options, config, lock=False) as opened:
-        return plan(opened)
+    return plan(session, options.upstream)
 
 
-def run_predict(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+def run_predict(session: Session, options: Options) -> Outcome:
     """Segment files with a registered model."""
     from flows.predicting import predict
 
-    source, target = (Path(word).expanduser() for word in arguments(options, "IN", "OUT"))
-    with session(options, config, lock=False) as opened:
-        return predict(opened, source, target, upstream=options.upstream)
+    source, target = (Path(word).expanduser() for word in options.arguments)
+    return predict(session, source, target, upstream=options.upstream)
 
 
-def run_lineage(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+def run_lineage(session: Session, options: Options) -> Outcome:
     """From a run or model back to the data hash."""
     from minivess.tracking import lineage
 
-    (reference,) = arguments(options, "REF")
-    with session(options, config, lock=False) as opened:
-        chain = lineage.walk(opened.store, reference)
-        for record in chain:
-            kind = record.tags.get(names.KIND, "?")
-            opened.say(f"  {kind:<11} {record.run_id}  {record.status}  {record.name}")
-        data_hash = chain[-1].params.get(names.DATASET_HASH)
-        opened.say(f"  {'data':<11} {data_hash}")
-        links = {record.run_id: opened.page_of(record.run_id) for record in chain}
-        page = files.write_text(
-            opened.home.reports / chain[0].run_id / "lineage.html", lineage.page(chain, links)
-        )
-        opened.say(f"  {'page':<11} {page}")
-        return {
-            "page": str(page),
-            "chain": [
-                {"kind": r.tags.get(names.KIND), "run_id": r.run_id, "status": r.status}
-                for r in chain
-            ],
-            "dataset_hash": data_hash,
-        }
+    (reference,) = options.arguments
+    chain = lineage.walk(session.store, reference)
+    for record in chain:
+        kind = record.tags.get(names.KIND, "?")
+        session.say(f"  {kind:<11} {record.run_id}  {record.status}  {record.name}")
+    data_hash = chain[-1].params.get(names.DATASET_HASH)
+    session.say(f"  {'data':<11} {data_hash}")
+    links = {record.run_id: session.page_of(record.run_id) for record in chain}
+    page = files.write_text(
+        session.home.reports / chain[0].run_id / "lineage.html", lineage.page(chain, links)
+    )
+    session.say(f"  {'page':<11} {page}")
+    return {
+        "page": str(page),
+        "chain": [
+            {"kind": r.tags.get(names.KIND), "run_id": r.run_id, "status": r.status} for r in chain
+        ],
+        "dataset_hash": data_hash,
+    }
 
 
-def run_sql(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+def run_sql(session: Session, options: Options) -> Outcome:
     """Ask the workspace, brought up to date first."""
     from flows.analyse import refresh_workspace
     from minivess.analysis import workspace
 
-    (query,) = arguments(options, "QUERY")
-    with session(options, config, lock=False) as opened:
-        refresh_workspace(opened)
-        rows = workspace.query(opened.home.workspace, query)
-        for row in rows:
-            opened.say("  " + "  ".join(f"{key}={value}" for key, value in row.items()))
-        return {"rows": rows}
+    (query,) = options.arguments
+    refresh_workspace(session)
+    rows = workspace.query(session.home.workspace, query)
+    for row in rows:
+        session.say("  " + "  ".join(f"{key}={value}" for key, value in row.items()))
+    return {"rows": rows}
 
 
-def run_summary(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+def run_summary(config: ExperimentConfig, options: Options) -> Outcome:
     """The table of families, from the rows of their folds; MLflow is not asked."""
     from minivess.tracking import sheets
 
-    arguments(options)
     place = sheets.folder(open_home(configs.environment().home), config.experiment)
     rows = sheets.summarise(place)
     for row in rows:
         std = "" if row["std"] is None else f" +- {row['std']:.4f}"
-        (sys.stderr if options.json else sys.stdout).write(
+        say(
+            options,
             f"  {row['metric']:<34} {row['rank']}  {row['family']:<28} "
-            f"{row['mean']:.4f}{std} (n_folds={row['n_folds']})\n"
+            f"{row['mean']:.4f}{std} (n_folds={row['n_folds']})",
         )
     return {"file": str(place / "summary.csv"), "rows": rows}
 
 
-def run_settle(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+def run_settle(session: Session, options: Options) -> Outcome:
     """Replay journals, end dead runs, write every pointer and missing model anew from MLflow."""
     from flows import upkeep
 
-    with session(options, config) as opened:
-        return upkeep.settle(opened, options.arguments)
+    return upkeep.settle(session, options.arguments)
 
 
-def run_status(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+def run_status(session: Session, options: Options) -> Outcome:
     """What runs, what is unfinished, what is out of date."""
     from flows import upkeep
 
-    arguments(options)
-    with session(options, config, lock=False) as opened:
-        return upkeep.status(opened, follow=options.follow)
+    return upkeep.status(session, follow=options.follow)
 
 
-def run_audit(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+def run_audit(session: Session, options: Options) -> Outcome:
     """Every run held against the contract."""
     from flows import upkeep
 
-    with session(options, config, lock=False) as opened:
-        return upkeep.audit(opened, options.arguments)
+    return upkeep.audit(session, options.arguments)
 
 
-def run_backfill(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+def run_backfill(session: Session, options: Options) -> Outcome:
     """Params that older runs lack."""
     from flows import upkeep
 
-    with session(options, config, lock=options.apply) as opened:
-        return upkeep.backfill(opened, options.arguments, apply=options.apply)
+    return upkeep.backfill(session, options.arguments, apply=options.apply)
 
 
-def run_purge(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+def run_purge(session: Session, options: Options) -> Outcome:
     """Deleted runs, removed for good."""
     from flows import upkeep
 
-    with session(options, config, lock=options.apply) as opened:
-        return upkeep.purge(opened, options.arguments, apply=options.apply, force=options.force)
+    return upkeep.purge(session, options.arguments, apply=options.apply, force=options.force)
 
 
-def run_reproduce(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+def run_reproduce(session: Session, options: Options) -> Outcome:
     """A training run done again and compared, or made into a bundle."""
     from flows import reproduce, upkeep
 
-    (what,) = arguments(options, "RUN_ID")
-    with session(options, config) as opened:
-        if options.export is None:
-            return upkeep.reproduce(opened, what)
-        target = Path(options.export).expanduser().resolve() if options.export else None
-        return {"bundle": str(reproduce.export(opened, what, target))}
+    (what,) = options.arguments
+    if options.export is None:
+        return upkeep.reproduce(session, what)
+    target = Path(options.export).expanduser().resolve() if options.export else None
+    return {"bundle": str(reproduce.export(session, what, target))}
 
 
-def run_rebase(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+def run_rebase(config: ExperimentConfig, options: Options) -> Outcome:
     """Artifact addresses after a move; the only verb that a moved home opens for."""
     from flows import upkeep
 
     lines, outcome = upkeep.rebase(
         config, configs.environment(), options.arguments, apply=options.apply
     )
-    (sys.stderr if options.json else sys.stdout).write("".join(f"{line}\n" for line in lines))
+    say(options, "\n".join(lines))
     return outcome
 
 
-def run_demo_data(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+def run_demo_data(config: ExperimentConfig, options: Options) -> Outcome:
     """Write the demo volumes where the user wants them."""
     from minivess.data import phantom
 
-    (folder,) = arguments(options, "DIR")
+    (folder,) = options.arguments
     made = phantom.generate(
         Path(folder).expanduser(), n=config.data.demo_volumes, seed=config.data.demo_seed
     )
     return {"folder": str(made)}
 
 
-def run_ui(options: argparse.Namespace, config: ExperimentConfig) -> Outcome:
+def run_ui(config: ExperimentConfig, options: Options) -> Outcome:
     """Both pages, until Ctrl-C."""
     from flows import servers
 
-    arguments(options)
     home = open_home(configs.environment().home)
     servers.ui(
         home,

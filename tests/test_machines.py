@@ -29,19 +29,17 @@ def machine(
     shared = tmp_path / "shared"
     shared.mkdir()
     shutil.copy(blank, shared / "mlflow.db")
+    (shared / "lab.yaml").write_text(
+        f"tracking: {{artifact_root: {shared}/artifacts}}\n"
+        f"data: {{remote: {shared}/dvc}}\ntraining: {{max_epochs: 1}}\n"
+    )
     monkeypatch.setenv("PREFECT_DISABLED", "1")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shared}/mlflow.db")
 
     def run(home: str, *words: str) -> dict[str, object]:
         monkeypatch.setenv("MINIVESS_HOME", str(tmp_path / home))
-        common = (
-            "configs/experiments/smoke.yaml",
-            f"tracking.artifact_root={shared}/artifacts",
-            f"data.remote={shared}/dvc",
-            "training.max_epochs=1",
-            "--json",
-        )
-        assert cli.main([*words, *common]) == 0, capsys.readouterr().err
+        files = ("configs/experiments/smoke.yaml", str(shared / "lab.yaml"))
+        assert cli.main([*words, *files, "--json"]) == 0, capsys.readouterr().err
         found: dict[str, object] = json.loads(capsys.readouterr().out.splitlines()[-1])
         return found
 

@@ -1,4 +1,4 @@
-"""The command line: quick help, exit codes, one JSON object, verbs that the docs list."""
+"""The command line: quick help, exit codes, one JSON object, and words that are used or refused."""
 
 from __future__ import annotations
 
@@ -9,12 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from flows import cli
+from flows import cli, grammar, output, verbs
+from flows.grammar import OPTIONS, ROWS, VERBS
+from minivess import config
+from tests import grammar as printed
+from tests.house.test_config import OTHER
+
+CLONE = Path(__file__).resolve().parents[2]
+WALKED = [name for name in ROWS if name not in ("help", "review")]
+VALUES = {"config": ["configs/experiments/lite.yaml"], "upstream": ["ID"], "why": ["seen"],
+          "who": ["Ada"], "label": ["file"], "image": ["file"], "dataset": ["name"],
+          "as": ["slicer"], "prefect-port": ["1"], "mlflow-port": ["1"]}  # fmt: skip
 
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from flows import cli; cli.parser().format_help();"
+        "import sys; from flows import cli, grammar; grammar.overview().format_help();"
         "heavy = ('torch', 'mlflow', 'prefect', 'pydantic', 'numpy');"
         "print([module for module in heavy if module in sys.modules])"
     )
@@ -22,26 +32,45 @@ def test_help_imports_nothing_heavy() -> None:
     assert shown.stdout.strip() == "[]"
 
 
-def test_help_lists_every_verb() -> None:
-    text = cli.parser().format_help()
-    assert all(f"  {verb} " in text for verb in cli.VERBS)
+def told(words: list[str], capsys: pytest.CaptureFixture[str], code: int = 0) -> str:
+    """What a command prints that ends at once."""
+    assert cli.main(words) == code
+    streams = capsys.readouterr()
+    return streams.out if code == 0 else streams.err
 
 
-def test_a_mistyped_verb_is_wrong_usage_and_names_the_nearest(
+def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert all(f"  {verb} " in told(["--help"], capsys) for verb in VERBS)
+    assert told(["help"], capsys) == told(["--help"], capsys)
+    assert told(["--version"], capsys).startswith("minivess ")
+
+
+@pytest.mark.parametrize("words", [["train", "--help"], ["help", "train"]])
+def test_the_help_of_a_verb_shows_its_own_options_and_settings(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = told(words, capsys)
+    assert "--upstream" in shown
+    assert "training.max_epochs=100\n      passes over the training volumes" in shown
+    assert "--apply" not in shown
+    assert "deployment.parity_volumes" not in shown
+
+
+def test_a_mistyped_verb_is_wrong_usage_and_names_the_nearest_if_one_is_near(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert cli.main(["experimant"]) == 2
-    assert "minivess experiment" in capsys.readouterr().err
+    assert "did you mean `minivess experiment`" in told(["experimant"], capsys, 2)
+    assert "did you mean" not in told(["xyzzy"], capsys, 2)
 
 
 def test_a_file_that_does_not_exist_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["train", "configs/experiments/nothing.yaml"]) == 2
-    assert "configs/experiments/demo.yaml" in capsys.readouterr().err
+    shown = told(["train", "configs/experiments/nothing.yaml"], capsys, 2)
+    assert "configs/experiments/demo.yaml" in shown
 
 
 def test_a_bare_word_that_no_verb_takes_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["train", "epochs"]) == 2
-    assert "key=value" in capsys.readouterr().err
+    assert "key=value" in told(["train", "epochs"], capsys, 2)
+    assert "IN OUT" in told(["predict", "image.nii.gz"], capsys, 2)
 
 
 def test_config_and_bare_files_are_the_same() -> None:
@@ -54,6 +83,22 @@ def test_a_tier_shorthand_is_the_profile_word() -> None:
     assert cli.read(["plan", "--gpu-low"]).words == ["compute.profile=gpu_low"]
 
 
+@pytest.mark.parametrize("words", [["--cpu", "--gpu-low"], ["--cpu", "compute.profile=gpu_high"]])
+def test_two_tiers_are_a_contradiction(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "contradict" in told(["plan", *words], capsys, 2)
+
+
+def test_bare_words_with_an_equals_sign_are_no_settings(tmp_path: Path) -> None:
+    query = "select * from metrics where key='dice'"
+    assert cli.read(["sql", query]).arguments == [query]
+    (tmp_path / "name=a.nii.gz").touch()
+    words = [str(tmp_path / "name=a.nii.gz"), "out=2", "name=vessels"]
+    read = cli.read(["predict", *words])
+    assert (read.arguments, read.words) == (words[:2], words[2:])
+
+
 def test_json_is_one_object_on_the_last_line_and_nothing_else_is_on_standard_output(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -61,3 +106,101 @@ def test_json_is_one_object_on_the_last_line_and_nothing_else_is_on_standard_out
     (line,) = capsys.readouterr().out.splitlines()
     assert json.loads(line) == {"folder": str(tmp_path / "demo")}
     assert len(list((tmp_path / "demo" / "images").iterdir())) == 4
+
+
+def test_json_has_no_nan() -> None:
+    assert cli.plain({"a": [float("nan"), (1.5, float("inf"))]}) == {"a": [None, [1.5, None]]}
+
+
+# --- every verb with every option and setting -----------------------------------------------
+
+
+@pytest.mark.parametrize("name", WALKED)
+def test_an_option_is_taken_or_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for option in OPTIONS:
+        words = [*name.split(), *printed.bare_words(name), f"--{option}", *VALUES.get(option, ())]
+        if option in ROWS[name].accepts():
+            assert cli.read(words).verb == name.split()[0]
+        else:
+            refused = told(words, capsys, 2)
+            assert f"`minivess {name}` does not use --{option}" in refused
+            assert "it belongs to minivess " in refused
+
+
+@pytest.mark.parametrize("name", WALKED)
+def test_a_setting_is_taken_or_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for key in OTHER:
+        own = key.startswith(("data.image", "data.label")) and not key.startswith("data.label_map")
+        words = [*OTHER[key], *(["data.root=/data/vessels"] if own else [])]
+        words = [*name.split(), *printed.bare_words(name), *words]
+        if ROWS[name].reads(key):
+            taken: object = verbs.settings(cli.read(words))
+            for part in key.split("."):
+                taken = getattr(taken, part)
+            assert taken is not None
+        elif ROWS[name].uses:
+            refused = told(words, capsys, 2)
+            assert f"`minivess {name.split()[0]}`" in refused
+            assert f"does not use {key}." in refused
+            assert "it belongs to minivess " in refused
+        else:
+            assert "takes" in told(words, capsys, 2)
+
+
+def test_every_setting_and_option_belongs_to_a_verb_and_every_verb_is_carried_out() -> None:
+    rows = list(ROWS.values())
+    assert all(any(row.reads(key) for row in rows) for key in config.leaves())
+    assert all(any(option in row.accepts() for row in rows) for option in OPTIONS)
+    stories = {verb for verb in VERBS if hasattr(verbs, f"run_{verb.replace('-', '_')}")}
+    assert stories == set(VERBS) - {"help"}
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["analyse", "training.max_epochs=5"], "minivess train"),
+    (["profile", "--upstream", "x", "--apply"], "--upstream"),
+    (["demo-data", "DIR", "--force"], "minivess purge"),
+    (["experiment", "--upstream", "x"], "minivess train"),
+    (["experiment", "flows=[analyse]", "training.max_epochs=5"], "flows=[analyse]"),
+    (["profile", "data.root=/x", "data.demo_volumes=5"], "demo data"),
+    (["status", "--follow", "--json"], "--json"),
+    (["review", "list", "--why", "x"], "minivess review accept"),
+    (["notify", "http://x", "training.folds=2"], "takes URL"),
+])  # fmt: skip
+def test_a_word_that_would_be_ignored_is_refused(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in told(words, capsys, 2)
+
+
+def test_one_file_serves_all_verbs() -> None:
+    read = cli.read(["deploy", "configs/experiments/search.yaml", "data.root=/data/vessels"])
+    assert verbs.settings(read).training.max_epochs == 20
+
+
+# --- the spelling of commands ---------------------------------------------------------------
+
+
+def test_commands_are_spelt_as_the_caller_did(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output.tell(sys.stdout, "then `minivess ui`; .venv/bin/minivess ui, minivess newer")
+    assert "`minivess ui`" in capsys.readouterr().out
+    monkeypatch.setenv("MINIVESS_CALLER", "just")
+    output.tell(sys.stdout, "then `minivess ui`; .venv/bin/minivess ui, minivess newer")
+    assert capsys.readouterr().out == "then `just ui`; .venv/bin/minivess ui, minivess newer\n"
+    assert "just help" in told(["xyzzy"], capsys, 2)
+    assert "usage: just train" in told(["help", "train"], capsys)
+
+
+MODULES = sorted([*(CLONE / "flows").glob("*.py"), *(CLONE / "src").rglob("*.py")])
+
+
+def test_a_command_that_the_code_prints_is_one_that_the_grammar_takes() -> None:
+    found = 0
+    for module in MODULES:
+        for text in printed.strings(module):
+            assert not grammar.re.search(r"(?<!\w)`?just (?:train|ui|predict|experiment)\b", text)
+            for words in printed.commands(text):
+                printed.check(words)
+                found += 1
+    assert found > 60

@@ -115,7 +115,7 @@ def story(
         wait_for(lambda: ended(client, "profile-data") == ["Completed", "Completed", "Failed"])
         wait_for(lambda: ended(client, "train") == ["Completed"])
         wait_for(lambda: bool(notices))
-        words = (*SMOKE[1:], f"data.root={root}")
+        words = (SMOKE[1], f"data.root={root}")
         with redirect_stdout(StringIO()) as said:
             assert cli.main(["data-changed", SMOKE[0], *words, "--json"]) == 0
 

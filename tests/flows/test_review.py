@@ -61,8 +61,8 @@ def test_decisions_make_a_new_version_once(run: Run, make_dataset: Callable[...,
 def test_wrong_words_name_the_right_ones(run: Run, make_dataset: Callable[..., Path]) -> None:
     assert "minivess profile" in run("review", "list", code=2)["error"]
     run("profile", f"data.root={make_dataset(3)}")
-    assert "list|accept" in run("review", "approve", code=2)["error"]
-    assert "needs the volume" in run("review", "accept", code=2)["error"]
+    assert "list, accept" in run("review", "approve", code=2)["error"]
+    assert "takes CASE" in run("review", "accept", code=2)["error"]
     assert "vol00" in run("review", "reject", "vol99", "--why", "x", code=1)["error"]
     assert "reason" in run("review", "reject", "vol00", code=1)["error"]
     assert "review fix" in run("review", "reject", "vol00", "--label", "x", code=2)["error"]

@@ -31,11 +31,18 @@ class Loss(torch.nn.Module):
     def forward(self, logits, target):
         return torch.nn.functional.cross_entropy(logits, target)
 """
-WORDS = (
-    "name=mine", "training.models=[mine]", "training.losses=[mine]", "training.learning_rate=0.01",
-    "training.figure_interval=9", "training.splits=split.json", "training.samples_per_volume=1",
-    "evaluation.bootstrap_n=100", "tracking.log_system_metrics=false",
-)  # fmt: skip
+SETTINGS = """
+name: mine
+training:
+  models: mine
+  losses: mine
+  learning_rate: 0.01
+  figure_interval: 9
+  splits: split.json
+  samples_per_volume: 1
+evaluation: {bootstrap_n: 100}
+tracking: {log_system_metrics: false}
+"""
 Typed = Callable[..., dict[str, Any]]
 
 
@@ -54,6 +61,7 @@ def minivess(
         (folder / "configs" / kind / "mine.yaml").write_text(text)
     (folder / "of_this_test.py").write_text(CODE)
     fold = {"train": ["vol00", "vol01"], "val": ["vol02", "vol03"]}
+    (folder / "mine.yaml").write_text(SETTINGS)
     (folder / "split.json").write_text(json.dumps([fold]))
     shutil.copy(blank, home.database)
     root = make_dataset(4)
@@ -62,7 +70,7 @@ def minivess(
     monkeypatch.setenv("PREFECT_DISABLED", "1")
 
     def run(verb: str, *words: str, expected: int = 0) -> dict[str, Any]:
-        code = cli.main([verb, f"data.root={root}", *WORDS, *words, "--json"])
+        code = cli.main([verb, "mine.yaml", f"data.root={root}", *words, "--json"])
         said = capsys.readouterr()
         assert code == expected, said.err
         told = json.loads(said.out.splitlines()[-1]) if said.out else {}

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import VERBS
+from flows.grammar import VERBS
 from minivess import config
+from tests import grammar
 
 CLONE = Path(__file__).resolve().parents[2]
 PAGES = [*sorted((CLONE / "docs").glob("*.md")), CLONE / "README.md"]
@@ -34,6 +35,17 @@ def test_a_page_names_only_files_that_exist(page: Path):
         r"`((?:src|flows|configs|docs|deployments|tests|\.just|\.ci)/[\w./-]+)`", page.read_text()
     )
     assert {name for name in named if not (CLONE / name).exists()} == set()
+
+
+@pytest.mark.parametrize(
+    "page",
+    [*PAGES, *(CLONE / "configs").rglob("*.yaml"), CLONE / "deployments" / "prefect.yaml"],
+    ids=lambda page: page.name,
+)
+def test_a_command_on_a_page_is_one_that_the_grammar_takes(page: Path):
+    for line in page.read_text().splitlines():
+        for words in grammar.commands(line):
+            grammar.check(words)
 
 
 def known(key: str) -> bool:

@@ -76,5 +76,5 @@ def _same_classes(members: Sequence[Member]) -> None:
             raise DataError(
                 f"{member.family} knows the classes {member.spec.classes} and {first.family} "
                 f"{first.spec.classes}, so they cannot be compared.",
-                remedy="analyse them apart: `just analyse --upstream ID`",
+                remedy="analyse them apart: `minivess analyse --upstream ID`",
             )

@@ -99,7 +99,7 @@ def out_of_fold(
     if not any(found.predictions.values()):
         raise DataError(
             f"None of the {len(labelled)} labelled volumes is unseen by some member.",
-            remedy="train all folds of a family: run `just train` again, finished cells are reused",
+            remedy="train all folds of a family: `minivess train` again reuses finished cells",
         )
     return found
 

@@ -116,7 +116,8 @@ def query(path: Path, sql: str) -> list[dict[str, Any]]:
 
     if not path.exists():
         raise StoreError(
-            f"There is no workspace at {path}.", remedy="run `just experiment` or `just analyse`"
+            f"There is no workspace at {path}.",
+            remedy="run `minivess experiment` or `minivess analyse`",
         )
     try:
         with duckdb.connect(str(path), read_only=True, config=OFFLINE) as connection:

@@ -45,6 +45,7 @@ from minivess.config.shelves import (
 from minivess.config.variables import (
     QUIET,
     Environment,
+    caller,
     changed_environment,
     child_environment,
     default_environment,
@@ -77,6 +78,7 @@ __all__ = [
     "TierConfig",
     "TrackingConfig",
     "TrainingConfig",
+    "caller",
     "changed",
     "changed_environment",
     "child_environment",

@@ -113,7 +113,7 @@ def taken(annotation: Any, limits: Iterable[Any] = ()) -> str:
     if origin is tuple:
         return f"[{','.join('xyz'[: len(args)])}], each of it {taken(args[0])}"
     within = "" if annotation in (str, bool, types.NoneType) else _within(limits)
-    return KINDS.get(annotation, "settings of its own") + within
+    return KINDS.get(annotation, "names and their values") + within
 
 
 def _within(limits: Iterable[Any]) -> str:

@@ -113,13 +113,17 @@ def is_text(key: str) -> bool:
     )
 
 
-def example(key: str) -> Any:
-    """The default of a key, for messages."""
+def example(key: str) -> str:
+    """The default of a key, as it may be typed."""
     field = field_of(key)
-    if field is None or field.default is None:
+    if field is None:
         return "..."
     value = field.get_default()
-    return f"[{','.join(map(str, value))}]" if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return f"[{','.join(map(str, value))}]"
+    return (
+        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )
 
 
 def dotted(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import Field
-
 from minivess.config.part import Part
 from minivess.errors import UsageError
 
@@ -25,7 +23,6 @@ class Environment(Part):
     kubernetes: bool = False
     cuda_visible_devices: str | None = None
     omp_num_threads: int | None = None
-    caller: str = Field(default="minivess", description="the program that was typed: or just")
     launched_by: str = "cli"
 
 
@@ -47,7 +44,6 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
         # Empty means "no GPU", so it counts although it is empty.
         cuda_visible_devices=(variables or os.environ).get("CUDA_VISIBLE_DEVICES"),
         omp_num_threads=_threads(given.get("OMP_NUM_THREADS")),
-        caller=given.get("MINIVESS_CALLER", "minivess"),
         launched_by=given.get("MINIVESS_LAUNCHED_BY", "cli"),
     )
 
@@ -67,6 +63,11 @@ def _threads(stated: str | None) -> int | None:
             remedy="unset OMP_NUM_THREADS, or set it to a whole number such as 4",
         )
     return int(number)
+
+
+def caller() -> str:
+    """The program that the user typed: `just`, whose justfile says so, or `minivess`."""
+    return os.environ.get("MINIVESS_CALLER") or "minivess"
 
 
 QUIET = {

@@ -97,7 +97,7 @@ def _found(reference: str, look: Callable[[], ModelVersion]) -> Registered:
             raise
         raise StoreError(
             f"There is no registered model {reference}.",
-            remedy="run `just experiment` (or `minivess analyse`) with the same settings first",
+            remedy="run `minivess experiment` or `minivess analyse` with the same settings first",
         ) from error.__cause__
 
 
