@@ -26,6 +26,8 @@ OTHER = {
     "data.group": [r"data.group=^(mouse\d+)_"],
     "data.label_map": ["data.label_map.255=1"],
     "data.ignore_label": ["data.ignore_label=255"],
+    "data.spacing": ["data.spacing=[1,1,2]", "data.unit=micron"],
+    "data.unit": ["data.unit=micron", "data.spacing=[1,1,2]"],
     "data.resampling.enabled": [
         "data.resampling.enabled=true",
         "data.resampling.method=spacing",
@@ -115,6 +117,7 @@ OTHER = {
 ONE_CHOICE = {"deployment.target"}
 
 CLASHES = {
+    ("data.spacing", "data.unit"): ["data.spacing=[1,1,2]"],
     ("data.ignore_label", "data.label_map"): ["data.ignore_label=255", "data.label_map.255=1"],
     ("data.image", "data.root"): ["data.root=null", "data.image=*", "data.label=*"],
     ("training.patch_size", "compute.patch_strategy"): [
