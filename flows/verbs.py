@@ -18,6 +18,7 @@ from minivess.errors import UsageError
 from minivess.home import open_home
 
 Outcome = dict[str, Any]
+SHOWN_ROWS = 100
 Options = argparse.Namespace
 
 
@@ -230,8 +231,13 @@ def run_sql(session: Session, options: Options) -> Outcome:
     (query,) = options.arguments
     refresh_workspace(session)
     rows = workspace.query(session.home.workspace, query)
-    for row in rows:
-        session.say("  " + "  ".join(f"{key}={value}" for key, value in row.items()))
+    for row in rows[:SHOWN_ROWS]:
+        cells = (f"{key}={'NULL' if value is None else value}" for key, value in row.items())
+        session.say("  " + "  ".join(cells))
+    if len(rows) > SHOWN_ROWS:
+        session.say(f"  {SHOWN_ROWS} of {len(rows)} rows are shown; --json prints all")
+    elif not rows:
+        session.say("  no rows")
     return {"rows": rows}
 
 

@@ -80,15 +80,32 @@ def test_a_refused_query_names_the_tables(path):
     assert "volumes(run_id" in caught.value.remedy
 
 
-def test_a_query_cannot_change_the_workspace(path):
-    with pytest.raises(UsageError, match="read-only"):
-        workspace.query(path, "DELETE FROM runs")
+@pytest.mark.parametrize("sql", [
+    "DELETE FROM runs", "SELECT 1; SELECT 2", "", "-- nothing", "INSERT INTO runs (run_id) VALUES ('c')",
+    "CREATE TEMP TABLE t AS SELECT 1", "SET threads = 1", "INSTALL httpfs", "LOAD httpfs",
+    "COPY runs TO '{folder}/out.csv'", "ATTACH '{folder}/other.db'", "SELEC 1",
+    "EXPORT DATABASE '{folder}/all'", "FROM read_csv('{folder}/text.csv')",
+])  # fmt: skip
+def test_a_query_is_one_select_and_reads_no_other_file(path, sql, tmp_path):
+    (tmp_path / "text.csv").write_text("a,b\n1,2\n")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UsageError, match=r"DuckDB refuses the query[^\n]*\w") as refusal:
+        workspace.query(path, sql.format(folder=tmp_path))
+    assert "\n\n" not in str(refusal.value)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_columns_of_one_name_are_all_kept(path):
+    rows = workspace.query(path, "SELECT a.run_id, b.run_id FROM runs a, runs b")
+    assert {(row["run_id"], row["run_id_2"]) for row in rows} == {
+        ("a", "a"), ("a", "b"), ("b", "a"), ("b", "b"),
+    }  # fmt: skip
 
 
 def test_a_missing_workspace_says_what_makes_it(tmp_path):
     with pytest.raises(StoreError, match="no workspace") as caught:
         workspace.query(tmp_path / "none.duckdb", "FROM runs")
-    assert "just experiment" in caught.value.remedy
+    assert "minivess experiment" in caught.value.remedy
 
 
 def test_ended_runs_are_known_with_their_end(path, tmp_path):

@@ -112,6 +112,20 @@ def test_json_has_no_nan() -> None:
     assert cli.plain({"a": [float("nan"), (1.5, float("inf"))]}) == {"a": [None, [1.5, None]]}
 
 
+@pytest.mark.usefixtures("stocked")
+def test_a_query_tells_how_much_it_shows_and_json_holds_all_of_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PREFECT_DISABLED", "1")
+    assert told(["sql", "select 1 as n where 1=2"], capsys) == "  no rows\n"
+    query = "select range as n, null as m, 'nan'::double as x from range(150)"
+    lines = told(["sql", query], capsys).splitlines()
+    assert lines[0] == "  n=0  m=NULL  x=nan"
+    assert lines[100:] == ["  100 of 150 rows are shown; --json prints all"]
+    rows = json.loads(told(["sql", query, "--json"], capsys))["rows"]
+    assert rows[149] == {"n": 149, "m": None, "x": None}
+
+
 # --- every verb with every option and setting -----------------------------------------------
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 
 SCHEMA = 1
 OFFLINE: dict[str, Any] = {"autoinstall_known_extensions": "false"}
+ALONE = OFFLINE | {"enable_external_access": "false", "lock_configuration": "true"}
+"""A query reads the workspace and no other file, and writes none."""
+
 TABLES: dict[str, dict[str, str]] = {
     "runs": {
         "run_id": "VARCHAR PRIMARY KEY",
@@ -120,16 +123,27 @@ def query(path: Path, sql: str) -> list[dict[str, Any]]:
             remedy="run `minivess experiment` or `minivess analyse`",
         )
     try:
-        with duckdb.connect(str(path), read_only=True, config=OFFLINE) as connection:
+        with duckdb.connect(str(path), read_only=True, config=ALONE) as connection:
+            kinds = [statement.type.name for statement in connection.extract_statements(sql)]
+            if len(kinds) != 1 or kinds[0] not in ("SELECT", "EXPLAIN"):
+                message = f"{', '.join(kinds) or 'nothing'} was given, and one SELECT is read."
+                raise duckdb.InvalidInputException(message)
             answer = connection.execute(sql)
-            columns = [column[0] for column in answer.description or ()]
+            columns = _distinct([column[0] for column in answer.description or ()])
             return [dict(zip(columns, row, strict=True)) for row in answer.fetchall()]
     except duckdb.Error as error:
+        said = "\n".join(line for line in str(error).splitlines() if line.strip())
         tables = "; ".join(f"{name}({', '.join(columns)})" for name, columns in TABLES.items())
         raise UsageError(
-            f"DuckDB refuses the query: {error}",
+            f"DuckDB refuses the query: {said}",
             remedy=f'one SELECT over these tables (quote "case" and "group"): {tables}',
         ) from error
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Column names, each once: `run_id` of two tables becomes run_id and run_id_2."""
+    numbers = [names[: place + 1].count(name) for place, name in enumerate(names)]
+    return [f"{name}_{n}" if n > 1 else name for name, n in zip(names, numbers, strict=True)]
 
 
 def known(path: Path) -> dict[str, int]:
