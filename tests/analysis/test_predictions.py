@@ -78,7 +78,7 @@ def test_a_missing_fold_leaves_its_volumes_out(two_folds, judge):
 def test_nothing_unseen_stops_with_a_remedy(member, judge):
     with pytest.raises(DataError, match="unseen") as caught:
         judge([member("tiny_a", 0, ("vol00", "vol01", "vol02", "vol03"), ())])
-    assert "just train" in caught.value.remedy
+    assert "minivess train" in caught.value.remedy
 
 
 def test_a_test_volume_is_judged_by_the_mean_of_all_folds(member, cases, judge):

@@ -81,7 +81,7 @@ def test_a_refused_query_names_the_tables(path):
 
 
 @pytest.mark.parametrize("sql", [
-    "DELETE FROM runs", "SELECT 1; SELECT 2", "", "-- nothing", "INSERT INTO runs (run_id) VALUES ('c')",
+    "DELETE FROM runs", "INSERT INTO runs (run_id) VALUES ('c')", "SELECT 1; SELECT 2", "", "--",
     "CREATE TEMP TABLE t AS SELECT 1", "SET threads = 1", "INSTALL httpfs", "LOAD httpfs",
     "COPY runs TO '{folder}/out.csv'", "ATTACH '{folder}/other.db'", "SELEC 1",
     "EXPORT DATABASE '{folder}/all'", "FROM read_csv('{folder}/text.csv')",
