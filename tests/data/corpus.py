@@ -15,6 +15,7 @@ import nrrd
 import numpy as np
 import tifffile
 
+from minivess.data.volume import read, write_mask
 from tests.conftest import tube
 
 Array = np.ndarray
@@ -403,6 +404,10 @@ SETS: dict[str, tuple[Callable[[Path], object], Expected]] = {
     "a format that is not read": (
         lambda root: (good(root), (root / "images" / "x.czi").touch()),
         (("unread_format", "warning"),),
+    ),
+    "labels that predict wrote": (
+        lambda root: [write_mask(p.label, p.label_array, read(p.image)) for p in good(root)],
+        (("predicted_label", "warning"),),
     ),
     "folders of a split": (
         lambda root: (good(root / "train"), good(root / "test")),

@@ -27,7 +27,7 @@ def lay(root: Path, *names: str) -> Path:
     return root
 
 
-def pairs(root: Path, **patterns: str) -> dict[str, tuple[str, str]]:
+def pairs(root: Path, **patterns: str | None) -> dict[str, tuple[str, str]]:
     """Case -> names of its files, relative to the root."""
     return {
         case.case: (
@@ -193,12 +193,11 @@ def test_a_dataset_json_without_a_list_leaves_the_layout_to_the_folders(tmp_path
 # --- what is ambiguous --------------------------------------------------------------------
 
 
-def words_of(remedy: str) -> list[dict[str, str]]:
-    """The words of each way that a remedy offers, as a shell would read them."""
-    ways = re.findall(r"(?:^|: |or )(\S*data\.image=.*?) \(\d+ pairs\)", remedy)
-    return [
-        dict(word.removeprefix("data.").split("=", 1) for word in shlex.split(way)) for way in ways
-    ]
+def words_of(remedy: str) -> list[dict[str, str | None]]:
+    """Each way that a remedy offers, read as a shell and the command line read its words."""
+    ways = re.findall(r"(?:^|: |or )(\S*data\.image=.*?) \(\d+ pairs?\)", remedy)
+    configs = [load(words=["data.root=/x", *shlex.split(way)]).data for way in ways]
+    return [{"image": config.image, "label": config.label} for config in configs]
 
 
 AMBIGUOUS = {
@@ -209,6 +208,11 @@ AMBIGUOUS = {
     "a second set": ("imagesTr/{}_0000.nii.gz", "labelsTr/{}.nii.gz", "labelsTr2/{}.nii.gz"),
     "masks beside labelsTr": ("imagesTr/{}.nii.gz", "labelsTr/{}.nii.gz", "masks/{}.nii.gz"),
     "a mask beside its image": ("images/{}.nii.gz", "labels/{}.nii.gz", "images/{}_mask.nii.gz"),
+    "odd names": (
+        "images/v [{}] 50% 'a',b #1.nii.gz",
+        "labels/v [{}] 50% 'a',b #1.nii.gz",
+        "masks/v [{}] 50% 'a',b #1.nii.gz",
+    ),
     "organs": ("{}/ct.nii.gz", "{}/segmentations/liver.nii.gz", "{}/segmentations/spleen.nii.gz"),
     "BIDS": (
         "{0}/anat/{0}_T1w.nii.gz",
@@ -294,7 +298,7 @@ def test_folders_of_one_word_and_different_sites_are_not_crossed(tmp_path: Path)
         "B_images/v2.nii.gz",
         "B_labels/v2.nii.gz",
     )
-    assert pairs(tmp_path) == {"v2": ("B_images/v2.nii.gz", "B_labels/v2.nii.gz")}
+    assert pairs(tmp_path) == {"b_v2": ("B_images/v2.nii.gz", "B_labels/v2.nii.gz")}
 
 
 def test_folders_of_parts_are_read_as_one_set_and_said(tmp_path: Path) -> None:
@@ -365,6 +369,12 @@ def test_the_case_is_what_exists_on_both_sides(tmp_path: Path) -> None:
     assert pairs(tmp_path, image="{case}_*_ct.nii.gz", label="{case}*s.nii.gz") == {
         name: (f"{name}_2020_ct.nii.gz", f"{name}_s.nii.gz") for name in names
     }
+
+
+def test_a_number_is_not_cut_to_find_a_partner(tmp_path: Path) -> None:
+    lay(tmp_path, "v12_ct.nii.gz", "v1_s.nii.gz", "v2_ct.nii.gz", "v2_s.nii.gz")
+    found = pair(tmp_path, image="{case}*_ct.nii.gz", label="{case}*_s.nii.gz")
+    assert [case.case for case in found.cases] == ["v2"]
 
 
 def test_patterns_that_fit_the_same_files_alike_are_refused(tmp_path: Path) -> None:

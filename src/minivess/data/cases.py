@@ -159,7 +159,8 @@ def _nothing_paired(root: Path, reading: Reading, files: list[Path]) -> DataErro
 
 
 def _or(words: Mapping[str, int]) -> str:
-    return ", or ".join(f"{text} ({count} pairs)" for text, count in words.items())
+    ways = [f"{text} ({count} pair{'s' if count > 1 else ''})" for text, count in words.items()]
+    return ", or ".join((*ways[:4], *(["so on for the others"] if ways[4:] else [])))
 
 
 def _some(root: Path, paths: list[Path]) -> str:

@@ -190,6 +190,11 @@ CHECKS: dict[str, Check] = {
         "Files of a format that is not read, or without their content, lie among the volumes.",
         "convert or fetch them, as the finding says, or move them out of data.root",
     ),
+    "predicted_label": Check(
+        WARNING,
+        "A label is a mask that `minivess predict` wrote, so a model would learn from a model.",
+        "name the true labels with data.image and data.label, or move the masks out of data.root",
+    ),
     "divided": Check(
         WARNING,
         "Folders called train, val or test divide the volumes, which are read as one set.",

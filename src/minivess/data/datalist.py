@@ -99,7 +99,7 @@ def _texts(entry: Mapping[str, Any], role: str) -> list[str] | None:
 
 def _names(images: list[str]) -> list[str]:
     """The names of the files, with their folders where that is needed to tell them apart."""
-    paths = [Path(image.replace("\\", "/")) for image in images]
+    paths = [Path(unquote(image.replace("\\", "/"))) for image in images]
     names = [stem(path) for path in paths]
     if len(set(names)) == len(names):
         return names

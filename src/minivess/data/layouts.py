@@ -27,7 +27,7 @@ LABEL_FOLDERS = frozenset(
         "ground truth groundtruth rater expert annotator observer reader",
     )
 )
-TEST = "ts"  # nnU-Net's imagesTs and labelsTs take no part
+TRAIN, TEST = "tr", "ts"  # of nnU-Net; imagesTs and labelsTs take no part
 SPLITS = {"train": "train", "training": "train", "val": "val", "validation": "val", "valid": "val"}
 SPLITS |= {"test": "test", "testing": "test"}
 SEPARATORS = "_-. "
@@ -126,7 +126,9 @@ def _read(
         )
         reading.findings.append(finding("divided", problem))
     if not pairs:
-        reading.examples = list(_examples(list(images), list(labels)))
+        reading.examples = list(
+            _examples(list(images), list(labels), {p for p in images if places[p].role == "image"})
+        )
     return reading
 
 
@@ -135,7 +137,7 @@ def _layout(pair: Pair | None, places: dict[Path, _Place]) -> str:
         return "suffix"
     if "derivatives" in places[pair[1]].folders:
         return "bids"
-    return "nnunet" if places[pair[0]].rest[:1] == ("tr",) else "images-labels"
+    return "nnunet" if places[pair[0]].rest == (TRAIN,) else "images-labels"
 
 
 def _case(pair: Pair, name: Name, places: dict[Path, _Place]) -> str:
@@ -143,15 +145,19 @@ def _case(pair: Pair, name: Name, places: dict[Path, _Place]) -> str:
     folders = places[image].folders if image.parent == label.parent else name[:-1]
     if "derivatives" in places[label].folders:  # BIDS: a name says subject and session itself
         folders = ()
-    return "_".join(filter(None, (*folders, name[-1])))
+    rest = places[image].rest if places[image].rest != (TRAIN,) else ()
+    return "_".join(filter(None, (*folders, *rest, name[-1])))
 
 
-def _examples(images: list[Path], labels: list[Path]) -> Iterator[Pair]:
-    """Pairs that may have been meant, for patterns to be shown."""
-    for label in labels[:1] or images[1:2]:
-        others = (image for image in images if image != label)
-        near = sorted(others, key=lambda image: _likeness(image, label), reverse=True)
+def _examples(images: list[Path], labels: list[Path], told: set[Path]) -> Iterator[Pair]:
+    """Pairs that may have been meant, for patterns to be shown; `told` lie in image folders."""
+    for label in labels[:1]:
+        near = sorted(images, key=lambda image: _likeness(image, label), reverse=True)
         yield from ((image, label) for image in near[:4])
+    if not labels:
+        image = min(told, default=images[0])
+        near = sorted(images, key=lambda label: _likeness(image, label), reverse=True)
+        yield from ((image, label) for label in near[:5] if label != image)
 
 
 def _likeness(one: Path, other: Path) -> tuple[int, int]:

@@ -115,6 +115,7 @@ def _fits(pattern: str, name: str) -> Iterator[tuple[str, tuple[str, ...]]]:
         return
     at = tokens.index(CASE)
     before, tail = re.compile("".join(tokens[:at])), tokens[at + 1 :]
+    wild = [bool(each) and each[0].startswith("(?P<") for each in (tokens[:at][-1:], tail[:1])]
     for start in range(len(name)):
         first = before.fullmatch(name, 0, start)
         for end in range(start + 1, len(name) + 1 if first else 0):
@@ -122,14 +123,23 @@ def _fits(pattern: str, name: str) -> Iterator[tuple[str, tuple[str, ...]]]:
             if text[-1] == "/" or (CASE in tail and text not in name[end:]):
                 break
             rest = "".join(re.escape(text) if token == CASE else token for token in tail)
+            if any(open_ and _torn(name, i) for open_, i in zip(wild, (start, end), strict=True)):
+                continue
             if first and (second := re.compile(rest).fullmatch(name, end)):
                 yield text, _folders({**first.groupdict(), **second.groupdict()})
+
+
+def _torn(name: str, at: int) -> bool:
+    """Whether a cut at this place leaves a part of a number or a word: v1|2."""
+    return 0 < at < len(name) and name[at - 1 : at + 1].isalnum()
 
 
 def _tokens(pattern: str) -> Iterator[str]:
     """Regular expressions, and {case} as it is; f: an open folder, n: an open part of a name."""
     at = 0
     for index, piece in enumerate(re.split(r"(\*\*/|\*+|\{case\})", pattern)):
+        if not piece:
+            continue
         group = f"{'f' if at < pattern.rfind('/') else 'n'}{index}"
         if piece == "**/":
             yield f"(?P<{group}>(?:[^/]+/)*)"

@@ -24,6 +24,7 @@ from minivess.data.grids import aligned, difference, same_place
 from minivess.data.intensities import Spread
 from minivess.data.payload import Array, Volume
 from minivess.data.resemblance import matches
+from minivess.data.volume import is_own_mask
 
 # No decision of a reviewer makes these usable; another file does.
 BEYOND_ACCEPTING = frozenset(
@@ -98,6 +99,10 @@ def check_pairing(pairing: Pairing) -> list[Finding]:
             more = f" and {len(paths) - 1} more are" if len(paths) > 1 else " is"
             problem = f"{paths[0].name}{more} not read: {what}."
             found.append(finding("unread_format", problem, remedy=remedy))
+    ours = [case.label for case in pairing.cases if case.label and is_own_mask(case.label)]
+    if ours:
+        problem = f"{len(ours)} labels were written by `minivess predict`, {ours[0].name} first."
+        found.append(finding("predicted_label", problem))
     found += pairing.findings
     return found + _each("leftover_file", leftover, "{} is a lock or an unfinished file.")
 
