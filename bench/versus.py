@@ -2,7 +2,8 @@
 
 Each side gets `--budget` processor seconds for the training of a fold, in one thread; processor
 time, because a shared clock is nobody's. nnU-Net's augmenting process is not counted. Ours trains
-a shipped experiment file, with as many epochs as fit. All masks are judged by our metrics.
+a shipped experiment file, with as many epochs as fit. Of both the weights after the last step are
+judged, whatever the file says, and all masks by our metrics.
     just bench versus --data FOLDER --nnunet PYTHON [--words data.label_map.255=1 ...]
 """
 
@@ -102,7 +103,8 @@ class Ours:
 
     def cell(self, cell: grid.Cell, epochs: int, name: str) -> tuple[CellResult, float]:
         """The cell trained for so many epochs, and the processor seconds that this took."""
-        training = self.session.config.training.model_copy(update={"max_epochs": epochs})
+        asked = {"max_epochs": epochs, "judged_epoch": "last"}
+        training = self.session.config.training.model_copy(update=asked)
         config = self.session.config.model_copy(update={"training": training})
         begun = time.process_time()
         result = trainer.train_cell(

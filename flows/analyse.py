@@ -238,7 +238,7 @@ def tell(session: Session, result: AnalysisResult) -> None:
     dice = best.intervals["dice"]
     session.say(f"  champion: {champion.reason}")
     session.say(
-        f"  Dice on volumes it never saw: {shown(dice)}; "
+        f"  out-of-fold Dice: {shown(dice)}; "
         f"untrained network: {result.untrained['dice']:.3f}"
     )
 

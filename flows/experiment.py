@@ -97,7 +97,7 @@ def tell(session: Session, found: dict[str, Any]) -> None:
     if "champion" in found:
         best = found["champion"]
         session.say(
-            f"  champion   {best['family']}   held-out Dice {best['dice']:.3f} "
+            f"  champion   {best['family']}   out-of-fold Dice {best['dice']:.3f} "
             f"(untrained network: {best['untrained_dice']:.3f})"
         )
         session.say(f"  report     {found['report']}")

@@ -130,11 +130,10 @@ def rows(results: Sequence[Trained]) -> list[dict[str, object]]:
 
 
 def best_fold(results: Sequence[CellResult]) -> int:
-    """The fold whose best checkpoint scored highest by the primary metric, else by Dice."""
+    """The fold whose judged weights have the highest mean primary metric, else the first."""
 
     def score(fold: int) -> float:
-        best = results[fold].best
-        return best.get(f"val_{names.PRIMARY}", -best.get("val_loss", math.inf))
+        return cells.means(results[fold]).get(names.PRIMARY, -math.inf)
 
     return max(range(len(results)), key=score)
 

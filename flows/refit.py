@@ -1,7 +1,7 @@
 """The champion once more, trained on every volume of the folds: a model to use, never to score.
 
 No volume is left to judge it by, so when to stop is fixed beforehand: after as many epochs as the
-champion's folds needed on average to reach their best, with the schedule shortened to them.
+judged weights of the champion's folds had on average, with the schedule shortened to them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def refit(session: Session, upstream: Sequence[str] = ()) -> str:
         ]
     )
     rule = (
-        f"{epochs} epochs: the mean of the best epochs of the {len(champion.cells)} folds of "
+        f"{epochs} epochs: the mean of the judged epochs of the {len(champion.cells)} folds of "
         f"{champion.name}, with the schedule shortened to them"
     )
     session = session.with_config(shortened(session.config, epochs))
@@ -70,8 +70,8 @@ def wanted(session: Session, profile: DatasetProfile, record: RunRecord) -> grid
 
 
 def stopping_epoch(folds: Sequence[CellResult]) -> int:
-    """How many epochs the folds took to their best, on average; epochs count from 0."""
-    return max(1, round(sum(fold.best_epoch + 1 for fold in folds) / len(folds)))
+    """How many epochs the judged weights of the folds had, on average; epochs count from 0."""
+    return max(1, round(sum(fold.judged_epoch + 1 for fold in folds) / len(folds)))
 
 
 def shortened(config: ExperimentConfig, epochs: int) -> ExperimentConfig:

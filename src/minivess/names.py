@@ -49,7 +49,7 @@ BEST_PRIMARY = f"best_val_{PRIMARY}.pth"
 LAST = "last.pth"
 CHECKPOINTS = (BEST_LOSS, BEST_PRIMARY, LAST)
 FINAL = "final.pth"
-"""Weights of a cell without validation volumes, in which no epoch is better than another."""
+"""Weights after the last epoch, averaged where there is an average; judged unless `best` is."""
 CELL_RESULT = "result.json"
 CELL_SPEC = "spec.json"
 HISTORY = "metric_history.json"

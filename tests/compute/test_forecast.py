@@ -86,7 +86,7 @@ def test_what_a_cell_took_counts_its_folder_and_its_run(
     (tmp_path / "last.pth").write_bytes(bytes(2048))
     (tmp_path / "more.txt").write_bytes(bytes(1024))
     result = CellResult(
-        key="k", best_epoch=1, epochs=4, stopped_early=False, training_time_seconds=8.0,
+        key="k", judged_epoch=1, epochs=4, stopped_early=False, training_time_seconds=8.0,
         time_shares={},
         trainable_parameters=1, best={}, untrained={}, volumes=(), checkpoint="last.pth",
         files={"last.pth": 2048},

@@ -84,10 +84,10 @@ def test_the_champion_trains_on_all_volumes_and_is_never_scored_on_them(
         refit(session)
 
 
-def test_the_epoch_to_stop_at_is_the_mean_of_the_best_ones() -> None:
-    def fold(best_epoch: int) -> CellResult:
+def test_the_epoch_to_stop_at_is_the_mean_of_the_judged_ones() -> None:
+    def fold(judged_epoch: int) -> CellResult:
         return CellResult(
-            key="k", best_epoch=best_epoch, epochs=9, stopped_early=False,
+            key="k", judged_epoch=judged_epoch, epochs=9, stopped_early=False,
             training_time_seconds=1, trainable_parameters=1, best={}, untrained={}, volumes=(),
             time_shares={}, checkpoint="last.pth", files={},
         )  # fmt: skip

@@ -91,7 +91,7 @@ def leave_behind(store: Store, cell, fold: int) -> Path:
     )  # fmt: skip
     volume = VolumeMetrics(case=SPLIT.folds[fold].val[0], values={"dice": 0.6, "hd95": None})
     result = CellResult(
-        key=key, best_epoch=1, epochs=2, stopped_early=False, training_time_seconds=1.0,
+        key=key, judged_epoch=1, epochs=2, stopped_early=False, training_time_seconds=1.0,
         time_shares={"steps": 1.0},
         trainable_parameters=10, best={"val_loss": 0.4}, untrained={"dice": 0.1}, volumes=(volume,),
         checkpoint=names.BEST_PRIMARY, files={names.BEST_PRIMARY: checkpoint.stat().st_size},

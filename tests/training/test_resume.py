@@ -40,7 +40,7 @@ DEATHS: dict[str, dying.Point] = {  # one after another; topology is judged afte
     "last.pth is set aside, its heir not yet named": ("pathlib.Path.replace", names.LAST),
     "an epoch is stored, the history not yet": (f"{TRAINING}.cell.write_history", 1),
     "the last epoch is settled, not reported": (f"{TRAINING}.settlement._report", 1),
-    "all epochs are done, the best weights not judged": (f"{TRAINING}.trainer.networks.load", 1),
+    "all epochs are done, their weights not judged": (f"{TRAINING}.trainer.networks.load", 1),
     "everything but the result is written": (f"{TRAINING}.cell.write_result", 1),
 }
 FIRST_STORED = list(DEATHS).index("in the second epoch")
@@ -76,7 +76,9 @@ def test_killed_at_every_point_it_comes_to_the_same_bits_and_metrics(uninterrupt
     result = scene.train(folder, scene.make_cases(root), heard=heard, **OPTIONS)
     assert story(folder) == story(whole)
     assert heard.epochs == [0, 1, 2]
-    assert all(same_weights(folder / name, whole / name) for name in names.CHECKPOINTS)
+    assert all(
+        same_weights(folder / name, whole / name) for name in (*names.CHECKPOINTS, names.FINAL)
+    )
     ignored = {"training_time_seconds": 0.0, "time_shares": {}, "files": {}}
     assert result.replace(**ignored) == expected.replace(**ignored)
     assert sorted(result.files) == sorted(expected.files)

@@ -11,7 +11,7 @@ from minivess import names, networks
 from minivess.config import TrainingConfig
 from minivess.contracts import CellResult, LossTerm
 from minivess.errors import TrainingError
-from minivess.training import cell, clock
+from minivess.training import cell, checkpoint, clock
 from tests.conftest import write_nifti
 from tests.training import scene
 
@@ -57,9 +57,8 @@ def test_the_result_holds_each_validation_volume_and_files_with_their_sizes(trai
     assert result.best["val_loss"] == min(metrics["val_loss"] for metrics in heard.metrics)
     primary = [metrics.get(f"val_{names.PRIMARY}", 0) for metrics in heard.metrics]
     assert result.best[f"val_{names.PRIMARY}"] == max(primary)
-    assert result.best_epoch == primary.index(max(primary))
-    assert result.checkpoint == names.BEST_PRIMARY
-    assert {*names.CHECKPOINTS, names.HISTORY, names.CELL_SPEC, cell.CURVES} <= set(result.files)
+    left = {*names.CHECKPOINTS, names.FINAL, names.HISTORY, names.CELL_SPEC, cell.CURVES}
+    assert left <= set(result.files)
 
 
 def test_the_shares_of_the_wall_time_are_told_part_by_part(trained):
@@ -70,12 +69,24 @@ def test_the_shares_of_the_wall_time_are_told_part_by_part(trained):
     assert result.time_shares[clock.BESIDE] > 0
 
 
-def test_the_judged_metrics_are_those_of_the_epoch_that_was_best(trained):
-    heard, result, _ = trained
-    best = heard.metrics[result.best_epoch]
-    for name in ("dice", "cldice", "masd"):
+@pytest.mark.parametrize("judged", ["last", "best"])
+def test_the_last_epoch_is_judged_unless_the_best_is_asked_for(judged, cases, tmp_path):
+    heard = scene.Heard()
+    # At this rate the last epoch is not the best.
+    config = scene.make_config(judged_epoch=judged, ema_decay=0.5, learning_rate=0.9)
+    result = scene.train(tmp_path, cases, config=config, heard=heard)
+    primary = [metrics.get(f"val_{names.PRIMARY}", -1) for metrics in heard.metrics]
+    best = primary.index(max(primary))
+    assert best < len(primary) - 1
+    expected = {"last": (2, names.FINAL), "best": (best, names.BEST_PRIMARY)}[judged]
+    assert (result.judged_epoch, result.checkpoint) == expected
+    for name in ("dice", "cldice"):
         mean = sum(volume.values[name] for volume in result.volumes) / len(result.volumes)
-        assert mean == pytest.approx(best[f"val_{name}"])
+        assert mean == pytest.approx(heard.metrics[result.judged_epoch][f"val_{name}"])
+    if judged == "last":
+        average = checkpoint.load(tmp_path / names.LAST)["average"]
+        final = checkpoint.load(tmp_path / names.FINAL)["weights"]
+        assert all(torch.equal(final[name], average[f"module.{name}"]) for name in final)
 
 
 def test_training_beats_the_untrained_network(cases, tmp_path):
@@ -126,7 +137,7 @@ ELSEWHERE = {  # tested in other files or below, or no business of a cell
     "models", "axes", "losses", "folds", "seeds", "splits", "stratify", "test_fraction", "retrain",
     "refit", "parallel_cells", "processes_per_cell", "deployment",
     "patch_size", "sliding_window_overlap", "gradient_checkpointing", "early_stopping_patience",
-    "threads", "device", "extends",
+    "threads", "device", "extends", "judged_epoch",
 }  # fmt: skip
 UNCOUNTED = [
     {"plan": {"num_workers": 2}},

@@ -8,7 +8,7 @@ from minivess.contracts import Case, Member
 from minivess.errors import DataError
 
 REMEDY = (
-    "judge only what was held out: mend the split (training.splits, data.group) and train again, "
+    "keep apart what trains and what judges: change the split (training.splits, data.group) and train again, "
     "the folds that it changes get new keys"
 )
 
@@ -36,14 +36,14 @@ def check(members: Sequence[Member], cases: Mapping[str, Case]) -> None:
     for member in members:
         where = f"{member.family} fold {member.spec.fold.index}"
         trained = set(member.spec.fold.train)
-        held_out = {*member.spec.fold.val, *member.spec.test}
-        if both := sorted(trained & held_out):
+        unseen = {*member.spec.fold.val, *member.spec.test}
+        if both := sorted(trained & unseen):
             raise DataError(
-                f"Leak: {where} trained on {both[0]}, which is also held out to judge it.",
+                f"Leak: {where} trained on {both[0]}, which is also to judge it.",
                 remedy=REMEDY,
             )
         groups = {cases[case].group: case for case in trained if case in cases}
-        for case in sorted(held_out & set(cases)):
+        for case in sorted(unseen & set(cases)):
             group = cases[case].group
             if group is not None and group in groups:
                 raise DataError(

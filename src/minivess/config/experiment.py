@@ -186,6 +186,11 @@ class TrainingConfig(Part):
     early_stopping_patience: int = Field(
         default=0, ge=0, description="epochs without a better val_loss; 0 means never"
     )
+    judged_epoch: Literal["last", "best"] = Field(
+        default="last",
+        description="weights that are judged, registered and served; best: of the epoch that did "
+        "best on the fold's own validation volumes, which flatters the figures",
+    )
     mixed_precision: Literal["auto", "none", "bf16", "fp16"] = Field(
         default="auto", description="numbers that a step computes in; none: float32"
     )

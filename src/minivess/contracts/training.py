@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from minivess.contracts.data import IGNORED, DatasetProfile, Fold, LabelMap
 from minivess.contracts.network import Loss, Network, Window
@@ -45,7 +45,10 @@ class CellResult(Versioned):
     """What a finished cell left behind; file names are relative to its folder."""
 
     key: str
-    best_epoch: int
+    judged_epoch: int = Field(
+        description="counted from 0; `best_epoch` in earlier releases, where the best was judged",
+        validation_alias=AliasChoices("judged_epoch", "best_epoch"),
+    )
     epochs: int
     stopped_early: bool
     training_time_seconds: float
@@ -56,7 +59,9 @@ class CellResult(Versioned):
     trainable_parameters: int
     best: dict[str, float] = Field(description="best value of val_loss and of the primary metric")
     untrained: dict[str, float] = Field(description="validation metrics before the first step")
-    volumes: tuple[VolumeMetrics, ...] = Field(description="validation volumes, best checkpoint")
+    volumes: tuple[VolumeMetrics, ...] = Field(
+        description="validation volumes, by the judged weights"
+    )
     checkpoint: str = Field(description="the checkpoint that was judged")
     files: dict[str, int] = Field(description="file name -> bytes")
 
@@ -100,6 +105,7 @@ class Member(Contract):
     family: str = Field(description="run name of its parent: <model>_<loss>[_s<seed>]")
     spec: CellSpec
     checkpoint: Path
+    stopped_early: bool = False
     trainable_parameters: int
     untrained: dict[str, float]
 

@@ -45,6 +45,7 @@ def _member(store: Store, family: FamilyRun, child: str, into: Path) -> Member:
         family=family.run_name,
         spec=spec,
         checkpoint=_checkpoint(store, child, result, into),
+        stopped_early=result.stopped_early,
         trainable_parameters=result.trainable_parameters,
         untrained=result.untrained,
     )

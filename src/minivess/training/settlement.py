@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 Settle = Callable[[], None]
 PRIMARY = f"val_{names.PRIMARY}"
 LOSS = "val_loss"
-# Metric -> checkpoint and direction; the first one that was ever defined is judged in the end.
-# Where nothing validates none is, and the final weights are kept.
+# Metric -> checkpoint and direction. training.judged_epoch=best judges the first one that was
+# ever defined.
 BEST = {PRIMARY: (names.BEST_PRIMARY, 1), LOSS: (names.BEST_LOSS, -1)}
 
 

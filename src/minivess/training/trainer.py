@@ -144,9 +144,11 @@ def _one_epoch(session: Session, state: State, settle: Settle) -> Settle:
 
 
 def _finish(session: Session, state: State) -> CellResult:
-    """Judge the best weights, as read back from their file, and write the result last."""
+    """Judge the last or the best weights, as read back from their file; write the result last."""
     spec, folder, last = session.spec, session.folder, state.history[-1]
-    metric = next((metric for metric in BEST if metric in state.best), None)
+    state.epoch = last["epoch"]
+    ranked = BEST if session.config.training.judged_epoch == "best" else ()
+    metric = next((metric for metric in ranked if metric in state.best), None)
     name = BEST[metric][0] if metric else names.FINAL
     if metric is None:
         checkpoint.save(folder / name, state.weights(spec.key))
@@ -158,12 +160,11 @@ def _finish(session: Session, state: State) -> CellResult:
     drawn = session.judges.submit(figures.curves, folder / cell.CURVES, state.history)
     settlement.shown(drawn, session.tell.figure)
     last["spent"] = session.lap(last["spent"])
-    state.epoch = last["epoch"]
     settlement.store(session, state)
     checkpoint.previous(folder / names.LAST).unlink(missing_ok=True)
     result = CellResult(
         key=spec.key,
-        best_epoch=state.best[metric]["epoch"] if metric else state.epoch,
+        judged_epoch=state.best[metric]["epoch"] if metric else state.epoch,
         epochs=len(state.history),
         stopped_early=len(state.history) < session.config.training.max_epochs,
         training_time_seconds=sum(entry["seconds"] for entry in state.history),
