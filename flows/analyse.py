@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows import ground, handoff
+from flows import families, ground, handoff
 from flows.profile_data import settings
 from flows.session import Session
 from flows.train import versions
@@ -21,6 +21,7 @@ from minivess.contracts import (
 )
 
 if TYPE_CHECKING:
+    from minivess.analysis.wording import Unit
     from minivess.tracking.run import Run
 
 
@@ -146,7 +147,7 @@ def store_analysis(
     result: AnalysisResult,
 ) -> None:
     """Params, metrics, tags and the result itself into the analysis run."""
-    from minivess.analysis import report
+    from minivess.analysis import report, wording
     from minivess.tracking import params
 
     run.params(
@@ -171,19 +172,22 @@ def store_analysis(
     run.tags(champion_tags(result.champion))
     run.table(report.volume_rows(result), names.PER_VOLUME_ARTIFACT)
     run.table(report.family_rows(result), names.FAMILIES_ARTIFACT)
+    if result.test:
+        run.table(report.family_rows(result, result.test), names.TEST_ARTIFACT)
+        run.table(report.volume_rows(result, result.test), names.TEST_VOLUMES_ARTIFACT)
     run.json(result.model_dump(mode="json"), names.ANALYSIS_ARTIFACT)
-    publish_to_prefect(session, run, result)
+    publish_to_prefect(session, run, result, wording.distance_unit(profile))
 
 
 def metrics(result: AnalysisResult) -> dict[str, float]:
-    """The champion's out-of-fold means with intervals, and the untrained network's beside them."""
-    best = next(judged for judged in result.families if judged.name == result.champion.family)
+    """The champion out of fold and on a test set, and the untrained network, with intervals."""
     found = {f"untrained_{name}": value for name, value in result.untrained.items()}
-    for name, interval in best.intervals.items():
-        bounds = {"": interval.mean, "_ci_lower": interval.lower, "_ci_upper": interval.upper}
-        found |= {
-            f"champion_{name}{end}": value for end, value in bounds.items() if value is not None
-        }
+    for prefix, judged in (("champion", result.families), ("test", result.test)):
+        for best in (one for one in judged if one.name == result.champion.family):
+            for name, interval in best.intervals.items():
+                found |= families.named(f"{prefix}_{name}", interval)
+            found[f"{prefix}_n_volumes"] = float(len(best.volumes))
+            found[f"{prefix}_n_units"] = float(best.intervals[result.champion.metric].n_units)
     return found
 
 
@@ -222,11 +226,11 @@ def refresh_workspace(session: Session) -> None:
     workspace.refresh(path, rows(session.store, known), unchanged=known)
 
 
-def publish_to_prefect(session: Session, run: Run, result: AnalysisResult) -> None:
+def publish_to_prefect(session: Session, run: Run, result: AnalysisResult, unit: Unit) -> None:
     """Report and tables in Prefect's page."""
     from minivess.analysis import report
 
-    session.orchestra.markdown("analysis-report", report.markdown(result))
+    session.orchestra.markdown("analysis-report", report.markdown(result, unit))
     session.orchestra.table("families", report.family_rows(result), "Out-of-fold means")
     session.orchestra.link("mlflow-run", session.page_of(run.run_id), "This analysis in MLflow")
 
@@ -238,14 +242,17 @@ def tell(session: Session, result: AnalysisResult) -> None:
     dice = best.intervals["dice"]
     session.say(f"  champion: {champion.reason}")
     session.say(
-        f"  out-of-fold Dice: {shown(dice)}; "
-        f"untrained network: {result.untrained['dice']:.3f}"
+        f"  out-of-fold Dice: {shown(dice)}; untrained network: {result.untrained['dice']:.3f}"
     )
+    for held_out in (one for one in result.test if one.name == champion.family):
+        test = shown(held_out.intervals["dice"])
+        session.say(f"  held-out test set, Dice of one fold's network: {test}")
 
 
 def shown(interval: Interval) -> str:
-    """A mean with its interval where there is one: 0.842 [0.801, 0.877] (n=12)."""
+    """A mean with what is known of its precision: 0.842 [0.801, 0.877] (n=12)."""
     mean = "undefined" if interval.mean is None else f"{interval.mean:.3f}"
     if interval.lower is None or interval.upper is None:
         return f"{mean} (n={interval.n}, too few for an interval)"
-    return f"{mean} [{interval.lower:.3f}, {interval.upper:.3f}] (n={interval.n})"
+    called = f", {interval.called}" if interval.method == "range" else ""
+    return f"{mean} [{interval.lower:.3f}, {interval.upper:.3f}] (n={interval.n}{called})"

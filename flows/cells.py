@@ -95,7 +95,7 @@ def publish(run: Run, folder: Path, spec: CellSpec, result: CellResult) -> None:
     run.metrics({"trainable_parameters": float(result.trainable_parameters)}, step=0)
     best = {f"best_{name}": value for name, value in result.best.items()}
     run.tags({name: f"{value:.6g}" for name, value in best.items()})
-    run.row = best | means(result)
+    run.row = best | means(result) | undefined(result) | {"n_volumes": len(result.volumes)}
     for name in (*names.CHECKPOINTS, names.FINAL):
         if name in result.files:
             run.file(folder / name, "checkpoints")
@@ -114,6 +114,16 @@ def means(result: CellResult) -> dict[str, float]:
             if value is not None:
                 values.setdefault(name, []).append(value)
     return {name: sum(found) / len(found) for name, found in values.items()}
+
+
+def undefined(result: CellResult) -> dict[str, float]:
+    """`<distance>_n_undefined`: of how many volumes there is no such distance."""
+    rows = [volume.values for volume in result.volumes]
+    return {
+        f"{name}_n_undefined": float(sum(name in row and row[name] is None for row in rows))
+        for name in dict.fromkeys(name for row in rows for name in row)
+        if names.stem(name) in names.DISTANCES
+    }
 
 
 def reusable(session: Session, cell: Cell) -> Trained | None:

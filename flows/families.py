@@ -102,26 +102,32 @@ def aggregate(config: EvaluationConfig, results: Sequence[CellResult]) -> dict[s
 def intervals(
     config: EvaluationConfig, volumes: Sequence[VolumeMetrics], *, prefix: str
 ) -> dict[str, float]:
-    """Mean and bootstrap interval of each metric over volumes, groups resampled whole."""
+    """Mean and interval of each metric over volumes, groups whole, and how many are undefined."""
     from minivess.evaluation import statistics
 
     found: dict[str, float] = {}
     groups = [volume.group or volume.case for volume in volumes]
     for metric in sorted({name for volume in volumes for name in volume.values}):
         values = [volume.values.get(metric) for volume in volumes]
-        found |= named(prefix + metric, statistics.interval(values, config=config, groups=groups))
-        found[f"{prefix}{metric}_n_undefined"] = float(sum(value is None for value in values))
+        found |= named(
+            prefix + metric,
+            statistics.interval(
+                values, config=config, groups=groups, within=statistics.range_of(metric)
+            ),
+        )
     return found
 
 
 def named(name: str, interval: Interval) -> dict[str, float]:
-    """An interval as MLflow metrics; an undefined mean leaves no metric."""
-    if interval.mean is None:
-        return {}
-    found = {name: interval.mean, f"{name}_ci_level": interval.level}
-    if interval.lower is not None and interval.upper is not None:
-        found |= {f"{name}_ci_lower": interval.lower, f"{name}_ci_upper": interval.upper}
-    return found
+    """An interval as MLflow metrics; of an undefined mean only how many are undefined."""
+    found = {
+        name: interval.mean,
+        f"{name}_ci_lower": interval.lower,
+        f"{name}_ci_upper": interval.upper,
+        f"{name}_ci_level": None if interval.lower is None else interval.level,
+        f"{name}_n_undefined": float(interval.n_undefined),
+    }
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def rows(results: Sequence[Trained]) -> list[dict[str, object]]:
@@ -188,7 +194,7 @@ def comparison(runs: Iterable[FamilyRun]) -> list[dict[str, object]]:
     return [
         {"family": run.run_name, "run_id": run.run_id}
         | {
-            name: round(run.metrics[f"eval_{name}"], 4)
+            name: float(f"{run.metrics[f'eval_{name}']:.4g}")
             for name in names.METRICS
             if f"eval_{name}" in run.metrics
         }

@@ -248,11 +248,13 @@ def run_summary(config: ExperimentConfig, options: Options) -> Outcome:
     place = sheets.folder(open_home(configs.environment().home), config.experiment)
     rows = sheets.summarise(place)
     for row in rows:
-        std = "" if row["std"] is None else f" +- {row['std']:.4f}"
+        std = "" if row["std"] is None else f" +- {row['std']:.4g}"
+        mean = "-" if row["mean"] is None else f"{row['mean']:.4g}"
+        lost = f", {row['n_undefined']:.0f} undefined" if row["n_undefined"] else ""
         say(
             options,
             f"  {row['metric']:<34} {row['rank']}  {row['family']:<28} "
-            f"{row['mean']:.4f}{std} (n_folds={row['n_folds']})",
+            f"{mean}{std} (n_folds={row['n_folds']}{lost})",
         )
     return {"file": str(place / "summary.csv"), "rows": rows}
 

@@ -42,6 +42,14 @@ UPSTREAM_COUNT = "upstream_training_run_count"
 # Metrics. Validation metrics carry the prefix val_.
 PRIMARY = "compound_masd_cldice"
 METRICS = ("dice", "cldice", "masd", "hd95", "nsd", "f1", PRIMARY)
+DISTANCES = ("masd", "hd95")
+"""Lower is better, and there is none to an empty mask; all other metrics lie between 0 and 1."""
+
+
+def stem(metric: str) -> str:
+    """`dice_class2` -> `dice`."""
+    return metric.partition("_class")[0]
+
 
 # Files of a cell, in its folder and under checkpoints/ of its run.
 BEST_LOSS = "best_val_loss.pth"
@@ -69,6 +77,8 @@ TRAINING_ARTIFACT = "evaluation/training_result.json"
 ANALYSIS_ARTIFACT = "evaluation/analysis_result.json"
 DEPLOYMENT_ARTIFACT = "deployment_result.json"
 PER_VOLUME_ARTIFACT = "evaluation/per_volume_metrics.json"
+TEST_ARTIFACT = "evaluation/test_families.json"
+TEST_VOLUMES_ARTIFACT = "evaluation/test_volumes.json"
 FAMILIES_ARTIFACT = "evaluation/families.json"
 HISTORY_ARTIFACT = f"history/{HISTORY}"
 REPORT_ARTIFACT = "report/report.html"

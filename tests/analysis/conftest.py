@@ -49,6 +49,7 @@ def judged() -> Callable[..., Judged]:
         members: tuple[str, ...] = (),
         groups: Sequence[str | None] | None = None,
         classes: Sequence[int] = (),
+        **evaluation: str,
     ) -> Judged:
         volumes = tuple(
             VolumeMetrics(
@@ -66,7 +67,7 @@ def judged() -> Callable[..., Judged]:
             intervals={
                 metric: statistics.interval(
                     [volume.values[metric] for volume in volumes],
-                    config=EvaluationConfig(bootstrap_n=200),
+                    config=EvaluationConfig(bootstrap_n=200, **evaluation),
                     groups=groups,
                 )
                 for metric in metrics
@@ -165,7 +166,8 @@ def member(tmp_path: Path) -> Callable[..., Member]:
 
         torch.set_num_threads(1)
         network = networks.initial(NETWORK, seed=len(family) + index)
-        checkpoint = tmp_path / f"{family}_{index}.pth"
+        checkpoint = tmp_path / f"{family}_{index}" / names.FINAL
+        checkpoint.parent.mkdir()
         torch.save({"weights": network.state_dict()}, checkpoint)
         values = {
             "key": f"{family}{index}", "model": "tiny", "seed": 42, "network": NETWORK,

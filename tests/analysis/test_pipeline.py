@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import re
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from minivess import names
@@ -35,6 +38,58 @@ def test_the_files_stand_where_other_flows_look_for_them(analysis):
     table = json.loads(stored.read_text())
     assert table["columns"][:3] == ["name", "case", "group"]
     assert len(table["data"]) == 3 * 4
+
+
+SPLIT = ((("vol00",), ("vol01",)), (("vol01",), ("vol00",)))
+
+
+def test_other_test_labels_change_nothing_but_the_test_table(member, cases, profile, tmp_path):
+    members = [
+        member(family, index, *sides, test=("vol02", "vol03"))
+        for family in ("tiny_a", "tiny_bb")
+        for index, sides in enumerate(SPLIT)
+    ]
+
+    def found(name):
+        folder = tmp_path / name
+        done = pipeline.analyse(members, cases, profile(4), CONFIG, folder, run_id="run0")
+        texts = {
+            place: re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", "", path.read_text())
+            for path, place in done.files.items()
+            if path.suffix != ".png"
+        }
+        page, below = texts.pop(names.REPORT_ARTIFACT).split('id="test"')
+        texts["report"] = page + below[below.index("</section>") :]
+        texts["report.md"] = texts.pop("report/report.md").partition("Held-out test set")[0]
+        on_test = {place: texts.pop(place) for place in list(texts) if "test" in place}
+        return done.result.model_dump(exclude={"test"}), texts, (done.result.test, on_test)
+
+    before = found("before")
+    for case in ("vol02", "vol03"):
+        label = nib.load(cases[case].label)
+        data = np.asarray(label.dataobj)[::-1]
+        nib.save(nib.Nifti1Image(data, label.affine, label.header), cases[case].label)
+    after = found("after")
+    assert before[:2] == after[:2]
+    assert before[2][0] != after[2][0]
+    assert set(before[2][1]) == {"tables/test.csv", "tables/test_volumes.csv"}
+    assert {one.name for one in before[2][0]} == {"tiny_a", "tiny_bb", "mean_all"}
+    judged = {volume["case"] for one in before[0]["families"] for volume in one["volumes"]}
+    assert judged == {"vol00", "vol01"}
+    assert [volume.case for volume in before[2][0][0].volumes] == ["vol02", "vol03"]
+
+
+def test_a_volume_that_only_some_trainings_held_out_is_judged_for_none(
+    member, cases, profile, tmp_path
+):
+    members = [member("tiny_a", index, *sides) for index, sides in enumerate(SPLIT)]
+    members += [
+        member("tiny_bb", index, *sides, test=("vol02",)) for index, sides in enumerate(SPLIT)
+    ]
+    known = {name: case for name, case in cases.items() if name != "vol03"}
+    result = pipeline.analyse(members, known, profile(4), CONFIG, tmp_path / "out").result
+    assert result.test == ()
+    assert "vol02: test volumes of some" in result.notes[-1]
 
 
 def test_as_many_failures_are_shown_as_asked_for(analysis):

@@ -81,15 +81,25 @@ def test_nothing_unseen_stops_with_a_remedy(member, judge):
     assert "minivess train" in caught.value.remedy
 
 
-def test_a_test_volume_is_judged_by_the_mean_of_all_folds(member, cases, judge):
+def test_a_test_volume_is_judged_by_each_fold_alone_and_the_values_are_averaged(
+    member, cases, judge, tmp_path
+):
     members = [
         member("tiny_a", 0, ("vol00",), ("vol01",), test=("vol03",)),
         member("tiny_a", 1, ("vol01",), ("vol00",), test=("vol03",)),
     ]
-    found = judge(members).predictions["tiny_a"]
-    mean = sum(predictions.predict(one, cases["vol03"], CONFIG) for one in members) / 2
-    kept = {one.metrics.case: one.mask for one in found}
-    assert (predictions.read_mask(kept["vol03"]) == inference.mask(mean)).mean() > 0.999
+    test = {"vol03": cases["vol03"]}
+    found, skipped = predictions.by_each_fold(
+        members, test, CONFIG, tmp_path, combinations={"tiny_a": ("tiny_a",)}
+    )
+    alone = [
+        predictions.out_of_fold([one], test, CONFIG, tmp_path).predictions["tiny_a"][0].metrics
+        for one in members
+    ]
+    (averaged,) = found["tiny_a"]
+    assert (averaged.case, skipped) == ("vol03", {})
+    for name in ("dice", "cldice"):
+        assert averaged.values[name] == pytest.approx(np.mean([one.values[name] for one in alone]))
 
 
 def test_an_ensemble_is_the_mean_probability_of_its_families(two_folds, cases, judge):
@@ -154,7 +164,11 @@ def test_an_ensemble_costs_the_parameters_of_all_its_families(member, judge, two
     members = two_folds("tiny_a") + two_folds("tiny_bb")
     found = judge(members, combinations={"both": ("tiny_a", "tiny_bb")})
     summed = ensembling.judged(
-        "both", ("tiny_a", "tiny_bb"), found.predictions["both"], members, CONFIG.evaluation
+        "both",
+        ("tiny_a", "tiny_bb"),
+        [one.metrics for one in found.predictions["both"]],
+        members,
+        CONFIG.evaluation,
     )
     assert summed.trainable_parameters == 2 * members[0].trainable_parameters
     assert summed.intervals["dice"].n == 4

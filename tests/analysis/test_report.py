@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from minivess import names
-from minivess.analysis import figures, limits, panels, report, wording
+from minivess.analysis import ensembling, figures, limits, panels, pipeline, report, wording
 from minivess.config import EvaluationConfig, ExperimentConfig
 from minivess.contracts import Interval
 
 
 @pytest.fixture
 def page(result, profile, tmp_path):
-    drawn = figures.draw(result, tmp_path, "µm")
+    drawn = figures.draw(result, tmp_path, wording.Unit("µm"))
     strip = _strip(tmp_path / "vol02.png")
     drawn.append(figures.Drawn("panel vol02", strip, None, "hardest", "vol02"))
     links = {"parent_good": "http://127.0.0.1:5000/#/runs/parent_good"}
@@ -142,30 +142,82 @@ def test_scale_bars_have_round_lengths(about, length):
     assert panels.round_length(about) == pytest.approx(length)
 
 
-def test_few_volumes_are_said_to_give_intervals_that_are_too_narrow(result):
-    notes = limits.notes(result, result.families[0], ExperimentConfig())
-    assert "rest on 6 volumes" in notes[0]
-    stated = int(re.search(r"true mean in (\d+) %", notes[0])[1])
-    assert 80 <= stated <= 92
-    assert any("One seed" in note for note in notes)
+def test_few_volumes_are_said_to_give_no_interval_or_one_that_is_too_narrow(judged, result):
+    def first(scores, **options):
+        best = judged("dynunet_good", scores, **options)
+        return limits.notes(result, best, ExperimentConfig())[0]
+
+    assert first([0.5, 0.6, 0.7, 0.8, 0.9]) == "All intervals rest on 5 volumes."
+    assert "84 % of trials" in first([0.5, 0.6, 0.7, 0.8, 0.9], ci_method="percentile")
+    groups = ["m1", "m1", "m1", "m2", "m3"]
+    few = first([0.5, 0.6, 0.7, 0.8, 0.9], groups=groups)
+    assert "3 groups, too few for a confidence interval" in few
 
 
-def test_groups_count_as_the_evidence_where_there_are_groups(judged, result):
-    best = judged("dynunet_good", [0.5, 0.6, 0.7, 0.8], groups=["m1", "m1", "m2", None])
-    assert limits.units(best) == 3
-    assert "3 groups" in limits.notes(result, best, ExperimentConfig())[0]
+def test_three_groups_are_nowhere_called_a_confidence_interval(judged, result, profile, tmp_path):
+    groups = ["m1", "m1", "m2", "m2", "m3", "m3"]
+    scores = [0.7, 0.8, 0.75, 0.9, 0.85, 0.8]
+    best = judged("dynunet_good", scores, groups=groups)
+    few = result.replace(families=(best,), ensembles=())
+    path = report.render(few, profile(), [], links={}, path=tmp_path / "report.html")
+    text = path.read_text().partition('id="methods"')[0]
+    assert "range of 3" in text
+    assert "6 volumes in 3 groups" in text
+    assert "95 %" not in text + report.markdown(few)
+    assert wording.bounds(best.intervals["dice"]) == "range of 3 0.750 to 0.825"
 
 
-def test_coverage_of_the_bootstrap_rises_with_the_number_of_volumes():
-    level = EvaluationConfig().ci_level
-    assert limits.coverage(4, level) < limits.coverage(25, level) < 0.97
+def test_distances_are_told_in_a_unit_of_the_voxels_size_and_never_as_nothing(profile):
+    def told(unit, edge, value):
+        volumes = [one.replace(unit=unit, voxel_spacing=(edge,) * 3) for one in profile(2).volumes]
+        known = wording.metric(
+            "masd_class2", wording.distance_unit(profile(2).replace(volumes=volumes))
+        )
+        return f"{known.label} {known.number(value)} {known.unit}"
+
+    assert told("mm", 0.0005, 0.00123) == "MASD, class 2 1.23 µm"
+    assert told("micron", 0.05, 0.0123) == "MASD, class 2 12.3 nm"
+    assert told("micron", 2000, 1234.5) == "MASD, class 2 1.23 mm"
+    assert told("meter", 0.001, 0.02) == "MASD, class 2 20.0 mm"
+    assert told("unknown", 1, 0.00123) == "MASD, class 2 0.00123 header units"
+    assert told("mm", 1, 0.0) == "MASD, class 2 0 mm"
+
+
+def test_undefined_distances_are_counted_beside_each_mean_class_by_class(
+    judged, result, profile, tmp_path
+):
+    best = judged("dynunet_good", [0.7, 0.8, 0.6, 0.9, 0.5, 0.4], classes=(1, 2))
+    lost = [
+        one.replace(values=one.values | {"masd_class2": None, "hd95_class2": None})
+        for one in best.volumes[:2]
+    ]
+    best = ensembling.judged(best.name, (), [*lost, *best.volumes[2:]], [], EvaluationConfig())
+    several = result.replace(families=(best,), ensembles=())
+    path = report.render(
+        several, profile(classes=(0, 1, 2)), [], links={}, path=tmp_path / "report.html"
+    )
+    text = path.read_text()
+    assert text.partition("class by class")[2].count("2 undefined") == 2
+    assert "masd_class2 of dynunet_good: 2 of 6" in text
+    rows = {row["metric"]: row["n_undefined"] for row in report.family_rows(several)}
+    assert (rows["masd"], rows["masd_class1"], rows["masd_class2"]) == (0, 0, 2)
+
+
+def test_volumes_are_ordered_by_dice_and_the_lowest_is_never_typical(judged):
+    best = judged("dynunet_good", [0.5, 0.1, 0.6, 0.7, 0.8])
+    compound = {"vol00": 0.1, "vol01": 0.7, "vol02": 0.9, "vol03": 0.9, "vol04": 0.9}
+    volumes = [
+        one.replace(values=one.values | {names.PRIMARY: compound[one.case]}) for one in best.volumes
+    ]
+    found = pipeline.shown(best.replace(volumes=volumes), 2)
+    assert [case for case, _ in found] == ["vol02", "vol01", "vol00"]
 
 
 def test_numbers_are_spelled_in_one_way():
     gap = Interval(mean=-0.5, lower=-0.25, upper=0.1, level=0.95, n=3)
     assert wording.bounds(gap) == f"95 % CI {wording.MINUS}0.250 to 0.100"
     assert wording.number(None) == wording.UNDEFINED
-    assert wording.metric("masd_class2", "mm").number(1.234) == "1.23"
+    assert wording.metric("masd_class2").number(1.234) == "1.23"
     assert wording.metric(f"{names.PRIMARY}_class3").label == "Compound, class 3"
     assert [wording.nth(rank) for rank in (1, 2, 3, 11, 22)] == [
         "hardest", "2nd hardest", "3rd hardest", "11th hardest", "22nd hardest",

@@ -398,3 +398,21 @@ def test_the_newest_row_of_a_fold_counts_and_families_are_ranked(tmp_path: Path)
     assert a["std"] == pytest.approx(0.1414, abs=1e-3)
     assert a["n_folds"] == 2
     assert len(sheets.read(tmp_path / "summary.csv")) == 4
+
+
+def test_distances_of_each_class_rank_upwards_and_say_how_many_volumes_they_are_without(
+    tmp_path: Path,
+) -> None:
+    for family, fold, near, lost in (("a", 0, 2.0, 3), ("a", 1, 8.0, 0), ("b", 0, 9.0, 0)):
+        row = {"family": family, "fold": fold, "n_volumes": 4, "dice_class2": near / 10}
+        row |= {"masd_class1": near, "hd95_class2": near, "hd95_class2_n_undefined": lost}
+        sheets.add_fold(tmp_path, row)
+    nothing = {"n_volumes": 4, "masd_class1": None, "masd_class1_n_undefined": 4}
+    sheets.add_fold(tmp_path, {"family": "c", "fold": 0, **nothing})
+    rows = sheets.summarise(tmp_path)
+    first = {row["metric"]: row["family"] for row in rows if row["rank"] == 1}
+    (c,) = [row for row in rows if row["family"] == "c"]
+    assert (c["metric"], c["mean"], c["n_undefined"], c["rank"]) == ("masd_class1", None, 4, 3)
+    assert first == {"masd_class1": "a", "hd95_class2": "a", "dice_class2": "b"}
+    (a,) = [row for row in rows if (row["metric"], row["family"]) == ("hd95_class2", "a")]
+    assert (a["mean"], a["n_undefined"]) == (pytest.approx((2 + 4 * 8) / 5), 3)

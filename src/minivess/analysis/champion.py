@@ -67,6 +67,7 @@ def compare(best: Judged, other: Judged, config: ExperimentConfig) -> Comparison
         [theirs[case] for case in common],
         config=config.evaluation,
         groups=[groups[case] for case in common],
+        within=(-1, 1),
     )
     return Comparison(other.name, difference, tied=includes_zero(difference))
 
@@ -117,10 +118,9 @@ def _reason(winner: Judged, ranked: Sequence[Judged], compared: Mapping[str, Com
     gap = compared[second.name].difference
     opening = f"{winner.name} has the highest mean {names.PRIMARY}, {_stated(winner)}."
     if not compared[second.name].tied:
-        return (
-            f"{opening} It leads the runner-up {second.name} by {_spelled(gap)}, "
-            "an interval that excludes 0."
-        )
+        few = f"ahead on each of {gap.n_units}, which are too few to be sure"
+        sure = few if gap.method == "range" else "an interval that excludes 0"
+        return f"{opening} It leads the runner-up {second.name} by {_spelled(gap)}, {sure}."
     return (
         f"{opening} The lead over the runner-up {second.name}, {_spelled(gap)}, is not "
         f"distinguishable from 0; {_size(winner, second)}, so the higher mean decides."

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from minivess.analysis.predictions import Prediction
 from minivess.config import EvaluationConfig, ExperimentConfig
-from minivess.contracts import Judged, Member
+from minivess.contracts import Judged, Member, VolumeMetrics
 from minivess.evaluation import statistics
 
 ALL = "mean_all"
@@ -32,12 +31,11 @@ def plan(members: Sequence[Member], config: ExperimentConfig) -> dict[str, tuple
 def judged(
     name: str,
     families: tuple[str, ...],
-    predictions: Sequence[Prediction],
+    volumes: Sequence[VolumeMetrics],
     members: Sequence[Member],
     config: EvaluationConfig,
 ) -> Judged:
     """Sum up one family or ensemble; an ensemble runs the networks of all its families."""
-    volumes = tuple(prediction.metrics for prediction in predictions)
     groups = [volume.group for volume in volumes]
     metrics = dict.fromkeys(metric for volume in volumes for metric in volume.values)
     size = {member.family: member.trainable_parameters for member in members}
@@ -47,11 +45,14 @@ def judged(
         trainable_parameters=sum(size[family] for family in families),
         intervals={
             metric: statistics.interval(
-                [volume.values.get(metric) for volume in volumes], config=config, groups=groups
+                [volume.values.get(metric) for volume in volumes],
+                config=config,
+                groups=groups,
+                within=statistics.range_of(metric),
             )
             for metric in metrics
         },
-        volumes=volumes,
+        volumes=tuple(volumes),
     )
 
 

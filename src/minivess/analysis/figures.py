@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minivess import files, names
 from minivess.analysis import champion, wording
-from minivess.contracts import AnalysisResult, Judged
+from minivess.contracts import AnalysisResult, Judged, VolumeMetrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,6 +37,8 @@ FONT: dict[Any, Any] = {
     "svg.fonttype": "none",
     "axes.unicode_minus": True,
 }
+SORTED = "dice"
+"""What puts volumes in order, worst first."""
 COMPARED = (names.PRIMARY, "dice", "cldice", "masd")
 NAMED_VOLUMES = 40
 
@@ -51,7 +53,7 @@ class Drawn(NamedTuple):
     case: str | None = None
 
 
-def draw(result: AnalysisResult, folder: Path, unit: str = "") -> list[Drawn]:
+def draw(result: AnalysisResult, folder: Path, unit: wording.Unit = wording.HEADER) -> list[Drawn]:
     """Draw the figures of numbers as PNG files in `folder`; distances are in `unit`."""
     drawn = [comparison(result, folder, unit), per_volume(result, folder)]
     if result.untrained:
@@ -59,22 +61,22 @@ def draw(result: AnalysisResult, folder: Path, unit: str = "") -> list[Drawn]:
     return drawn
 
 
-def comparison(result: AnalysisResult, folder: Path, unit: str = "") -> Drawn:
+def comparison(result: AnalysisResult, folder: Path, unit: wording.Unit = wording.HEADER) -> Drawn:
     """Means with intervals: a row for each family and ensemble, a column for each metric."""
     judged = ordered(result)
     metrics = [name for name in COMPARED if any(champion.mean(one, name) for one in judged)]
     figure, axes = _canvas(len(metrics), height=1.0 + 0.42 * (len(judged) + 1))
     for column, (axis, metric) in enumerate(zip(axes, metrics, strict=True)):
         for row, one in enumerate(judged):
-            _interval(axis, row, one, metric, result.champion.family)
-        if result.untrained.get(metric) is not None:
-            axis.plot(
-                result.untrained[metric], len(judged), "D", mfc="none", mec=MUTED, ms=6, mew=1.3
-            )
+            _interval(axis, row, one, metric, result.champion.family, unit)
+        before = result.untrained.get(metric)
+        if before is not None:
+            before *= wording.metric(metric, unit).factor
+            axis.plot(before, len(judged), "D", mfc="none", mec=MUTED, ms=6, mew=1.3)
         _rows(axis, [*(one.name for one in judged), "untrained"], show=column == 0)
         _titled(axis, metric, unit)
     caption = (
-        f"Mean over volumes with {wording.level(_any_interval(result))} bootstrap intervals; "
+        f"Mean over volumes, line: {champion_of(result).intervals[names.PRIMARY].called}; "
         "faint dots are single volumes. The champion is filled in colour, ensembles are squares, "
         "the diamond is the network before its first training step."
     )
@@ -82,17 +84,15 @@ def comparison(result: AnalysisResult, folder: Path, unit: str = "") -> Drawn:
 
 
 def per_volume(result: AnalysisResult, folder: Path) -> Drawn:
-    """The primary metric of each volume, hardest first, champion against the others."""
+    """Dice of each volume, hardest first, champion against the others."""
     best = champion_of(result)
-    cases = [
-        volume.case for volume in worst_first(best) if volume.values.get(names.PRIMARY) is not None
-    ]
+    cases = [volume.case for volume in worst_first(best) if volume.values.get(SORTED) is not None]
     figure, (axis,) = _canvas(1, height=3.9)
     for other in (one for one in ordered(result) if one is not best):
-        found = champion.values(other)
+        found = champion.values(other, SORTED)
         style = "s" if other in result.ensembles else "o"
         axis.plot(*_points(cases, found), style, mfc="none", mec=OTHER, ms=5.5, mew=1.2)
-    axis.plot(*_points(cases, champion.values(best)), "o", color=ACCENT, ms=6.5)
+    axis.plot(*_points(cases, champion.values(best, SORTED)), "o", color=ACCENT, ms=6.5)
     axis.set_xlim(-0.7, len(cases) - 0.3)
     few = len(cases) <= NAMED_VOLUMES
     axis.set_xticks(range(len(cases)) if few else [], cases if few else [])
@@ -101,9 +101,9 @@ def per_volume(result: AnalysisResult, folder: Path) -> Drawn:
         label.set(ha="right", rotation_mode="anchor")
     axis.set_ylim(max(axis.get_ylim()[0] - 0.04, -0.02), 1.02)
     axis.grid(axis="y", color=RULE, lw=0.8)
-    axis.set_ylabel(wording.metric(names.PRIMARY).label, color=MUTED)
+    axis.set_ylabel(wording.metric(SORTED).label, color=MUTED)
     caption = (
-        f"{wording.metric(names.PRIMARY).label} metric of each volume, hardest first: "
+        f"{wording.metric(SORTED).label} of each volume, hardest first: "
         f"filled dots are {best.name}, open dots the other families, squares ensembles."
     )
     return _save(figure, folder, "per_volume", caption)
@@ -151,14 +151,29 @@ def champion_of(result: AnalysisResult) -> Judged:
     return next(one for one in result.families if one.name == result.champion.family)
 
 
-def worst_first(judged: Judged, metric: str = names.PRIMARY) -> list[Any]:
-    """Volumes by rising value; undefined ones, an empty prediction for example, come first."""
+def worst_first(judged: Judged) -> list[VolumeMetrics]:
+    """Volumes by rising Dice, equal ones by clDice; undefined ones come first.
 
-    def rank(volume: Any) -> float:
-        value = volume.values.get(metric)
-        return -1.0 if value is None else value
+    The compound metric would not do: half of it hardly moves where a mask is bad.
+    """
+
+    def rank(volume: VolumeMetrics) -> list[float]:
+        values = [volume.values.get(metric) for metric in (SORTED, "cldice")]
+        return [-1.0 if value is None else value for value in values]
 
     return sorted(judged.volumes, key=rank)
+
+
+def units(judged: Judged) -> int:
+    """Independent pieces of evidence: groups where volumes have one, else volumes."""
+    return len({(one.group is None, one.group or one.case) for one in judged.volumes})
+
+
+def evidence(judged: Judged) -> str:
+    """`12 volumes`, or `12 volumes in 3 groups`."""
+    said, found = wording.volumes(len(judged.volumes)), units(judged)
+    grouped = any(one.group is not None for one in judged.volumes)
+    return f"{said} in {wording.counted(found, 'group')}" if grouped else said
 
 
 # --- drawing ------------------------------------------------------------------------------
@@ -180,21 +195,33 @@ def _canvas(columns: int, height: float) -> tuple[Figure, Sequence[Axes]]:
 
 
 def _interval(
-    axis: Axes, row: int, one: Judged, metric: str, champion_name: str, *, dots: bool = True
-) -> None:
+    axis: Axes, row: int, one: Judged, metric: str, champion_name: str,
+    unit: wording.Unit = wording.HEADER, *, dots: bool = True,
+) -> None:  # fmt: skip
+    factor = wording.metric(metric, unit).factor
     interval = one.intervals.get(metric)
     if interval is None or interval.mean is None:
         return
     wins = one.name == champion_name
     colour = ACCENT if wins else MUTED
     if dots:
-        single = [value for value in champion.values(one, metric).values() if value is not None]
+        single = [
+            factor * value for value in champion.values(one, metric).values() if value is not None
+        ]
         axis.plot(single, [row + 0.0] * len(single), "o", color=OTHER, ms=4, alpha=0.35, mew=0)
     if interval.lower is not None and interval.upper is not None:
-        ends = [interval.lower, interval.upper]
+        ends = [factor * interval.lower, factor * interval.upper]
         axis.plot(ends, [row, row], color=colour, lw=2.4, solid_capstyle="round")
     shape = "s" if len(one.members) > 1 else "o"
-    axis.plot(interval.mean, row, shape, mfc=colour if wins else "white", mec=colour, ms=8, mew=1.8)
+    axis.plot(
+        factor * interval.mean,
+        row,
+        shape,
+        mfc=colour if wins else "white",
+        mec=colour,
+        ms=8,
+        mew=1.8,
+    )
 
 
 def _rows(axis: Axes, labels: Sequence[str], *, show: bool) -> None:
@@ -205,7 +232,7 @@ def _rows(axis: Axes, labels: Sequence[str], *, show: bool) -> None:
     axis.grid(axis="x", color=RULE, lw=0.8)
 
 
-def _titled(axis: Axes, metric: str, unit: str) -> None:
+def _titled(axis: Axes, metric: str, unit: wording.Unit) -> None:
     known = wording.metric(metric, unit)
     arrow = "higher is better" if known.higher_is_better else f"{known.unit}, lower is better"
     axis.set_title(known.label, loc="left", color=INK, fontweight="bold")
@@ -219,10 +246,6 @@ def _points(
         (place, value) for place, case in enumerate(cases) if (value := found.get(case)) is not None
     ]
     return [place for place, _ in pairs], [value for _, value in pairs]
-
-
-def _any_interval(result: AnalysisResult) -> Any:
-    return champion_of(result).intervals[names.PRIMARY]
 
 
 def _save(figure: Figure, folder: Path, name: str, caption: str) -> Drawn:

@@ -8,8 +8,8 @@ from minivess.contracts import Case, Member
 from minivess.errors import DataError
 
 REMEDY = (
-    "keep apart what trains and what judges: change the split (training.splits, data.group) and train again, "
-    "the folds that it changes get new keys"
+    "keep apart what trains and what judges: change the split (training.splits, data.group) and "
+    "train again, the folds that it changes get new keys"
 )
 
 

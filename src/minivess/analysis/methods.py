@@ -8,12 +8,14 @@ from minivess import names
 from minivess.analysis import wording
 from minivess.config import ExperimentConfig
 from minivess.contracts import AnalysisResult, DatasetProfile, Member
+from minivess.evaluation.statistics import FEWEST
 
 REFERENCES = (
     "Isensee et al. 2021, Nature Methods 18 (sliding window, foreground-balanced patches)",
     "Shit et al. 2021, CVPR (clDice)",
     "Maier-Hein, Reinke et al. 2024, Nature Methods 21 (definitions of the metrics)",
     "Field and Welsh 2007, J. R. Stat. Soc. B 69 (bootstrap of clustered data)",
+    "Efron and Tibshirani 1993, An Introduction to the Bootstrap (studentized intervals)",
 )
 
 
@@ -76,27 +78,36 @@ def _training(config: ExperimentConfig, members: Sequence[Member]) -> list[str]:
         f"{wording.shape(first.window.patch_size)} voxels with {augment}, "
         f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}. Whole volumes were "
         f"predicted by a sliding window of the same size with {overlap} overlap and Gaussian "
-        "blending."
+        f"blending. {_judged(config, members)}"
     ]
+
+
+def _judged(config: ExperimentConfig, members: Sequence[Member]) -> str:
+    averaged = f" (averaged, decay {config.training.ema_decay:g})" * bool(config.training.ema_decay)
+    if all(member.checkpoint.name == names.FINAL for member in members):
+        return f"The weights after the last epoch{averaged} were judged."
+    return f"The weights{averaged} of the epoch that did best on each fold's volumes were judged."
 
 
 def _joined(filters: Sequence[int]) -> str:
     return "-".join(map(str, filters))
 
 
-def _evaluation(config: ExperimentConfig, unit: str) -> str:
+def _evaluation(config: ExperimentConfig, unit: wording.Unit) -> str:
     settings = config.evaluation
     sentences = (
-        "Every volume was predicted only by networks that had not trained on it (out of fold).",
+        "Every volume was predicted only by networks that had not trained on it (out of fold); the "
+        "volumes of a held-out test set by each fold's network alone, and chose nothing.",
         "Dice, clDice, MASD (mean of the two directed mean surface distances), HD95 and NSD follow "
-        f"Metrics Reloaded; distances are in {unit}, the tolerance of NSD is "
+        f"Metrics Reloaded; distances are in {unit.name}, the tolerance of NSD is "
         f"{settings.nsd_tolerance:g} voxels.",
         f"The primary metric, {names.PRIMARY}, is 0.5 · clDice + 0.5 · (1 {wording.MINUS} "
         f"min(MASD, m) / m) with m = {settings.masd_cap:g} and MASD in voxels.",
         "F1 of voxels equals Dice.",
         "With several classes a metric is the mean over the foreground classes.",
-        f"Intervals are {settings.ci_level * 100:g} % percentile bootstrap intervals of the mean "
-        f"over volumes ({settings.bootstrap_n} resamples, whole groups where groups are known).",
+        f"Intervals are {settings.ci_level * 100:g} % {settings.ci_method} bootstrap intervals of "
+        f"the mean over volumes ({settings.bootstrap_n} resamples, whole groups where groups are "
+        f"known); below {FEWEST} volumes or groups the lowest and the highest are given instead.",
     )
     return " ".join(sentences)
 

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from minivess import files, names
 from minivess.analysis import (
     champion,
     ensembling,
     figures,
+    leaks,
     panels,
     predictions,
     report,
     wording,
 )
 from minivess.config import ExperimentConfig
-from minivess.contracts import AnalysisResult, Case, DatasetProfile, Judged, Member
+from minivess.contracts import (
+    AnalysisResult,
+    Case,
+    DatasetProfile,
+    Judged,
+    Member,
+    VolumeMetrics,
+)
 from minivess.data import volume
 from minivess.evaluation import metrics
 
@@ -46,6 +54,8 @@ def analyse(
 ) -> Analysis:
     """Judge families and ensembles out of fold, choose the champion, write the report.
 
+    A held-out test set is judged last, in a table of its own; nothing is chosen by it.
+
     Args:
         folder: where the files are written.
         cache: where judged masks are kept between calls; default within `folder`.
@@ -54,24 +64,27 @@ def analyse(
     Raises:
         DataError: a leak, or nothing to judge.
     """
+    leaks.check(members, cases)
     combinations = ensembling.plan(members, config)
-    found = predictions.out_of_fold(
+    test, mixed = held_out(members)
+    open_cases = {name: case for name, case in cases.items() if name not in {*test, *mixed}}
+    test_cases = {name: case for name, case in cases.items() if name in test}
+    axes = (config, cache or folder / "judged")
+    shared: Any = {
+        "combinations": combinations,
+        "contents": {one.case: one.content_hash for one in profile.volumes},
+    }
+    found = predictions.out_of_fold(members, open_cases, *axes, on_volume, **shared)
+    judged = _summed(
         members,
-        cases,
+        {name: [one.metrics for one in of] for name, of in found.predictions.items()},
+        combinations,
         config,
-        cache or folder / "judged",
-        on_volume,
-        combinations=combinations,
-        contents={one.case: one.content_hash for one in profile.volumes},
     )
-    judged = [
-        ensembling.judged(name, families, found.predictions[name], members, config.evaluation)
-        for name, families in combinations.items()
-        if found.predictions[name]
-    ]
     families = [one for one in judged if len(one.members) == 1]
     parents = {member.family: member.parent_run_id for member in members}
     chosen = champion.choose(families, config, parents)
+    on_test, unjudged = predictions.by_each_fold(members, test_cases, *axes, on_volume, **shared)
     result = AnalysisResult(
         run_id=run_id,
         experiment=config.experiment,
@@ -81,11 +94,32 @@ def analyse(
         ensembles=tuple(one for one in judged if len(one.members) > 1),
         untrained=untrained([one for one in members if one.family == chosen.family]),
         champion=chosen,
-        notes=tuple(_skipped(found.skipped)),
+        test=tuple(_summed(members, on_test, combinations, config)),
+        notes=(*_skipped({**found.skipped, **unjudged}), *_mixed(mixed)),
     )
     log.info("champion: %s", chosen.reason)
     drawn = draw(result, cases, profile, config, found, members, folder / "figures")
     return Analysis(result, _write(result, profile, config, members, drawn, links or {}, folder))
+
+
+def held_out(members: Sequence[Member]) -> tuple[set[str], set[str]]:
+    """The volumes that are the test set of every member, and those that are of some only."""
+    sets = [set(member.spec.test) for member in members]
+    common = set.intersection(*sets)
+    return common, set.union(*sets) - common
+
+
+def _summed(
+    members: Sequence[Member],
+    found: Mapping[str, Sequence[VolumeMetrics]],
+    combinations: predictions.Combinations,
+    config: ExperimentConfig,
+) -> list[Judged]:
+    return [
+        ensembling.judged(name, families, found[name], members, config.evaluation)
+        for name, families in combinations.items()
+        if found[name]
+    ]
 
 
 def untrained(members: Iterable[Member]) -> dict[str, float]:
@@ -102,12 +136,12 @@ def untrained(members: Iterable[Member]) -> dict[str, float]:
 
 
 def shown(best: Judged, count: int) -> list[tuple[str, str]]:
-    """The volumes to show as (case, why): the middle one first, then the worst ones."""
+    """The volumes to show as (case, why): the middle one by Dice first, then the worst ones."""
     ranked = figures.worst_first(best)
     middle = ranked[len(ranked) // 2]
     worst = ranked[: min(count, len(ranked))]
     named = [(one.case, wording.nth(rank)) for rank, one in enumerate(worst, start=1)]
-    return [(middle.case, f"a typical volume: the middle one of {len(ranked)}"), *named]
+    return [(middle.case, f"a typical volume: the middle one of {len(ranked)} by Dice"), *named]
 
 
 def draw(
@@ -153,12 +187,14 @@ def _write(
     links: Mapping[str, str],
     folder: Path,
 ) -> dict[Path, str]:
-    written = report.tables(result, folder / "tables")
+    unit = wording.distance_unit(profile)
+    written = report.tables(result, folder / "tables", unit)
     written += [one.path for one in drawn]
     rows = report.volume_rows(result)
     table = {"columns": list(rows[0]), "data": [list(row.values()) for row in rows]}
     written.append(files.write_json(folder / names.PER_VOLUME_ARTIFACT, table))
-    written.append(files.write_text(folder / "report" / "report.md", report.markdown(result)))
+    text = report.markdown(result, unit)
+    written.append(files.write_text(folder / "report" / "report.md", text))
     written.append(
         report.render(
             result,
@@ -171,6 +207,15 @@ def _write(
         )
     )
     return {path: path.relative_to(folder).as_posix() for path in written}
+
+
+def _mixed(mixed: Collection[str]) -> list[str]:
+    if not mixed:
+        return []
+    return [
+        f"{', '.join(sorted(mixed))}: test volumes of some of the trainings and not of others, so "
+        "they were judged for none."
+    ]
 
 
 def _skipped(skipped: Mapping[str, Sequence[str]]) -> list[str]:

@@ -1,9 +1,9 @@
 """Predictions of volumes by networks that did not train on them, and their judgement.
 
 Each family is asked only through those of its members that have not seen the volume: the one
-fold that validated it, or all folds for a test volume. Families are averaged into ensembles on
-the way, so that one volume's probabilities are all that is held in memory. What was judged is
-kept by content key, so a run that was cut off goes on where it stopped.
+fold that validated it, or each fold by itself for a test volume. Families are averaged into
+ensembles on the way, so that one volume's probabilities are all that is held in memory. What was
+judged is kept by content key, so a run that was cut off goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -83,6 +83,59 @@ def out_of_fold(
     Raises:
         DataError: a leak between training and validation, or nothing left to judge.
     """
+    found = _judge(members, cases, config, cache, on_volume, combinations, contents)
+    if not any(found.predictions.values()):
+        raise DataError(
+            f"None of the {len(cases)} volumes has a label and is unseen by some member.",
+            remedy="train all folds of a family: `minivess train` again reuses finished cells",
+        )
+    return found
+
+
+def by_each_fold(
+    members: Sequence[Member],
+    cases: Mapping[str, Case],
+    config: ExperimentConfig,
+    cache: Path,
+    on_volume: Callable[[int, int], None] | None = None,
+    *,
+    combinations: Combinations,
+    contents: Mapping[str, str] | None = None,
+) -> tuple[dict[str, list[VolumeMetrics]], dict[str, list[str]]]:
+    """Held-out volumes as one network sees them: judged by each fold's alone, values averaged.
+
+    One network is what is served; the mean of the folds' probabilities would look better. A value
+    that is undefined for one of the networks is undefined. The second part is who judged none.
+    """
+    found: dict[str, dict[str, list[VolumeMetrics]]] = {
+        name: {case.case: [] for case in cases.values() if case.label is not None}
+        for name in combinations
+    }
+    for fold in sorted({member.spec.fold.index for member in members}):
+        alone = [member for member in members if member.spec.fold.index == fold]
+        there = {member.family for member in alone}
+        wanted = {name: of for name, of in combinations.items() if there.issuperset(of)}
+        judged = _judge(alone, cases, config, cache, on_volume, wanted, contents)
+        for name, predicted in judged.predictions.items():
+            for one in predicted:
+                found[name][one.metrics.case].append(one.metrics)
+    skipped: dict[str, list[str]] = {}
+    for name, by_case in found.items():
+        for case in (case for case, rows in by_case.items() if not rows):
+            skipped.setdefault(case, []).append(name)
+    averaged = {name: [_averaged(x) for x in of.values() if x] for name, of in found.items()}
+    return averaged, skipped
+
+
+def _judge(
+    members: Sequence[Member],
+    cases: Mapping[str, Case],
+    config: ExperimentConfig,
+    cache: Path,
+    on_volume: Callable[[int, int], None] | None,
+    combinations: Combinations | None,
+    contents: Mapping[str, str] | None,
+) -> OutOfFold:
     leaks.check(members, cases)
     bench = Bench.of(members, config, cache, contents or {})
     wanted = combinations or {family: (family,) for family in bench.families}
@@ -96,12 +149,15 @@ def out_of_fold(
             found.skipped[case.case] = left
         if on_volume:
             on_volume(done, len(labelled))
-    if not any(found.predictions.values()):
-        raise DataError(
-            f"None of the {len(labelled)} labelled volumes is unseen by some member.",
-            remedy="train all folds of a family: `minivess train` again reuses finished cells",
-        )
     return found
+
+
+def _averaged(rows: Sequence[VolumeMetrics]) -> VolumeMetrics:
+    values: dict[str, float | None] = {}
+    for name in rows[0].values:
+        known = [value for row in rows if (value := row.values[name]) is not None]
+        values[name] = float(np.mean(known)) if len(known) == len(rows) else None
+    return rows[0].replace(values=values)
 
 
 class Job(NamedTuple):
@@ -144,8 +200,7 @@ class Bench:
         families: dict[str, list[Member]] = {}
         for member in members:
             families.setdefault(member.family, []).append(member)
-        code = keys.code(("analysis/predictions.py", *keys.ANALYSIS_CODE[1:]))
-        return cls(families, config, cache, contents, _device(config), code)
+        return cls(families, config, cache, contents, _device(config), _code())
 
     def jobs(self, case: Case, wanted: Combinations) -> dict[str, Job]:
         """The combinations whose every family has a member that has not seen the volume."""
@@ -248,6 +303,11 @@ def _network(record: str, checkpoint: Path, device: str) -> Any:
     from minivess.contracts import Network
 
     return networks.load(Network.model_validate_json(record), checkpoint).to(device)
+
+
+@lru_cache
+def _code() -> dict[str, str]:
+    return keys.code(("analysis/predictions.py", *keys.ANALYSIS_CODE[1:]))
 
 
 def _device(config: ExperimentConfig) -> str:

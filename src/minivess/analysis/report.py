@@ -44,14 +44,15 @@ def render(
         "profile": profile,
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "cards": sections.headline(result, unit),
-        "level": wording.level(best.intervals[names.PRIMARY]),
-        "size": _size(best),
+        "called": best.intervals[names.PRIMARY].called,
+        "size": figures.evidence(best),
         "table": sections.comparison(result, config, members, unit),
+        "test": sections.test(result, unit),
         "classes": sections.per_class(result, unit),
         "volumes": sections.volumes(result, profile, unit),
         "figures": {one.name: one for one in drawn if one.svg},
         "panels": [_panel(one, best, unit) for one in drawn if one.case],
-        "notes": limits.notes(result, best, config, members),
+        "notes": limits.notes(result, best, config, members, profile),
         "data": sections.data(profile, unit),
         "findings": [one for one in profile.findings if one.severity != "info"],
         "methods": methods.paragraphs(result, profile, config, members),
@@ -80,13 +81,7 @@ def inlined(picture: Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
 
 
-def _size(best: Judged) -> str:
-    n, volumes = limits.units(best), len(best.volumes)
-    said = wording.volumes(volumes)
-    return said if n == volumes else f"{said} in {wording.counted(n, 'group')}"
-
-
-def _panel(drawn: figures.Drawn, best: Judged, unit: str) -> dict[str, Any]:
+def _panel(drawn: figures.Drawn, best: Judged, unit: wording.Unit) -> dict[str, Any]:
     values = next(one.values for one in best.volumes if one.case == drawn.case)
     metrics = [
         f"{known.label} {known.number(values[name])}{f' {known.unit}' if known.unit else ''}"
@@ -100,17 +95,29 @@ def _panel(drawn: figures.Drawn, best: Judged, unit: str) -> dict[str, Any]:
 # --- tables -------------------------------------------------------------------------------
 
 
-def tables(result: AnalysisResult, folder: Path) -> list[Path]:
-    """Write families.csv, volumes.csv and families.tex."""
-    return [
+def tables(result: AnalysisResult, folder: Path, unit: wording.Unit = wording.HEADER) -> list[Path]:
+    """Write families and volumes, those of a test set apart; LaTeX tells distances in `unit`.
+
+    In the CSV they are in the unit of the headers.
+    """
+    written = [
         files.write_text(folder / "families.csv", _csv(family_rows(result))),
         files.write_text(folder / "volumes.csv", _csv(volume_rows(result))),
-        files.write_text(folder / "families.tex", latex(result)),
+        files.write_text(folder / "families.tex", latex(result, unit)),
     ]
+    if result.test:
+        rows = {"test.csv": family_rows, "test_volumes.csv": volume_rows}
+        written += [
+            files.write_text(folder / name, _csv(make(result, result.test)))
+            for name, make in rows.items()
+        ]
+    return written
 
 
-def family_rows(result: AnalysisResult) -> list[dict[str, Any]]:
-    """A row for each family, ensemble and metric."""
+def family_rows(
+    result: AnalysisResult, judged: Sequence[Judged] | None = None
+) -> list[dict[str, Any]]:
+    """A row for each family, ensemble and metric, out of fold unless `judged` is the test set."""
     return [
         {
             "name": one.name,
@@ -122,17 +129,22 @@ def family_rows(result: AnalysisResult) -> list[dict[str, Any]]:
             "ci_lower": interval.lower,
             "ci_upper": interval.upper,
             "ci_level": interval.level,
+            "ci_method": interval.method,
             "n": interval.n,
-            "untrained": result.untrained.get(metric),
+            "n_undefined": interval.n_undefined,
+            "n_units": interval.n_units,
+            "untrained": None if judged else result.untrained.get(metric),
         }
-        for one in figures.ordered(result)
+        for one in judged or figures.ordered(result)
         for metric, interval in one.intervals.items()
     ]
 
 
-def volume_rows(result: AnalysisResult) -> list[dict[str, Any]]:
+def volume_rows(
+    result: AnalysisResult, judged: Sequence[Judged] | None = None
+) -> list[dict[str, Any]]:
     """A row for each family or ensemble and volume, a column for each metric."""
-    judged = figures.ordered(result)
+    judged = judged or figures.ordered(result)
     metrics = dict.fromkeys(metric for one in judged for metric in one.intervals)
     return [
         {
@@ -146,39 +158,51 @@ def volume_rows(result: AnalysisResult) -> list[dict[str, Any]]:
     ]
 
 
-def latex(result: AnalysisResult) -> str:
+def latex(result: AnalysisResult, unit: wording.Unit) -> str:
     """A booktabs table of means with intervals, the champion in bold."""
     judged = figures.ordered(result)
     metrics = [name for name in sections.COLUMNS if champion.mean(judged[0], name) is not None]
-    heads = [_tex(wording.metric(name).label) for name in metrics]
+    heads = [_tex(_head(name, unit)) for name in metrics]
     lines = [
         r"\begin{tabular}{l" + "r" * len(metrics) + "}",
         r"\toprule",
         " & ".join(["Family", *heads]) + r" \\",
         r"\midrule",
-        *(_tex_row(one, metrics, bold=one.name == result.champion.family) for one in judged),
+        *(_tex_row(one, metrics, result, unit) for one in judged),
     ]
     if result.untrained:
-        before = [_tex(wording.metric(name).number(result.untrained.get(name))) for name in metrics]
+        before = [
+            _tex(wording.metric(name, unit).number(result.untrained.get(name))) for name in metrics
+        ]
         lines += [r"\midrule", " & ".join(["untrained", *before]) + r" \\"]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
-def _tex_row(one: Judged, metrics: Sequence[str], *, bold: bool) -> str:
+def _head(metric: str, unit: wording.Unit) -> str:
+    known = wording.metric(metric, unit)
+    return f"{known.label} ({known.unit})" if known.unit else known.label
+
+
+def _tex_row(
+    one: Judged, metrics: Sequence[str], result: AnalysisResult, unit: wording.Unit
+) -> str:
+    bold = one.name == result.champion.family
     name = rf"\textbf{{{_tex(one.name)}}}" if bold else _tex(one.name)
     cells = []
     for metric in metrics:
         interval = one.intervals[metric]
-        spell = wording.metric(metric).number
+        spell = wording.metric(metric, unit).number
         text = spell(interval.mean)
         if interval.lower is not None:
             text += f" ({spell(interval.lower)}–{spell(interval.upper)})"  # noqa: RUF001
+        if interval.n_undefined:
+            text += f" [{wording.undefined(interval)}]"
         cells.append(_tex(text))
     return " & ".join([name, *cells]) + r" \\"
 
 
 def _tex(text: str) -> str:
-    for sign, safe in (("_", r"\_"), ("%", r"\%"), ("−", "$-$"), ("–", "--")):  # noqa: RUF001
+    for sign, safe in (("_", r"\_"), ("%", r"\%"), ("−", "$-$"), ("–", "--"), ("µ", r"$\mu$")):  # noqa: RUF001
         text = text.replace(sign, safe)
     return text
 
@@ -194,32 +218,44 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
 # --- markdown -----------------------------------------------------------------------------
 
 
-def markdown(result: AnalysisResult) -> str:
+def markdown(result: AnalysisResult, unit: wording.Unit = wording.HEADER) -> str:
     """The first screen of the report for Prefect's page."""
     judged = figures.ordered(result)
     metrics = [name for name in sections.COLUMNS if champion.mean(judged[0], name) is not None]
-    heads = ["Family", *(wording.metric(name).label for name in metrics)]
     lines = [
         f"# Champion: {result.champion.family}",
         "",
         result.champion.reason,
         "",
-        f"| {' | '.join(heads)} |",
-        f"|---|{'---:|' * len(metrics)}",
-        *(_markdown_row(one, metrics, result.champion.family) for one in judged),
+        "Out of fold:",
+        "",
+        *_markdown_head(metrics, unit),
+        *(_markdown_row(one, metrics, result, unit) for one in judged),
     ]
     if result.untrained:
-        before = [wording.metric(name).number(result.untrained.get(name)) for name in metrics]
+        before = [wording.metric(name, unit).number(result.untrained.get(name)) for name in metrics]
         lines.append(f"| untrained | {' | '.join(before)} |")
+    if result.test:
+        lines += ["", sections.test_sentence(result), "", *_markdown_head(metrics, unit)]
+        lines += [_markdown_row(one, metrics, result, unit) for one in result.test]
     lines += ["", f"Data version {result.dataset_hash}."]
     return "\n".join([*lines, *(f"\n{note}" for note in result.notes), ""])
 
 
-def _markdown_row(one: Judged, metrics: Sequence[str], champion_name: str) -> str:
-    name = f"**{one.name}**" if one.name == champion_name else one.name
+def _markdown_head(metrics: Sequence[str], unit: wording.Unit) -> list[str]:
+    heads = ["Family", *(_head(name, unit) for name in metrics)]
+    return [f"| {' | '.join(heads)} |", f"|---|{'---:|' * len(metrics)}"]
+
+
+def _markdown_row(
+    one: Judged, metrics: Sequence[str], result: AnalysisResult, unit: wording.Unit
+) -> str:
+    name = f"**{one.name}**" if one.name == result.champion.family else one.name
     cells = []
     for metric in metrics:
         interval = one.intervals[metric]
-        bounds = f" ({wording.bounds(interval)})" if metric == names.PRIMARY else ""
-        cells.append(wording.metric(metric).number(interval.mean) + bounds)
+        notes = [wording.bounds(interval)] * (metric == names.PRIMARY)
+        notes += [wording.undefined(interval)] * bool(interval.n_undefined)
+        more = f" ({', '.join(notes)})" if notes else ""
+        cells.append(wording.metric(metric, unit).number(interval.mean) + more)
     return f"| {name} | {' | '.join(cells)} |"

@@ -19,7 +19,7 @@ COLUMNS = (names.PRIMARY, "dice", "cldice", "masd", "hd95", "nsd")
 Row = dict[str, Any]
 
 
-def headline(result: AnalysisResult, unit: str) -> list[Row]:
+def headline(result: AnalysisResult, unit: wording.Unit) -> list[Row]:
     """The champion's main metrics, each beside the untrained network's."""
     best = figures.champion_of(result)
     cards = []
@@ -35,7 +35,7 @@ def headline(result: AnalysisResult, unit: str) -> list[Row]:
                 "unit": known.unit,
                 "meaning": known.meaning,
                 "value": known.number(interval.mean),
-                "bounds": _range(interval, known.number),
+                **_about_mean(interval, known.number),
                 "before": known.number(before),
                 "bar": _bar(interval, before, reach),
             }
@@ -58,14 +58,14 @@ def _bar(interval: Interval, before: float | None, reach: float) -> Row:
 
 
 def comparison(
-    result: AnalysisResult, config: ExperimentConfig, members: Sequence[Member], unit: str
+    result: AnalysisResult, config: ExperimentConfig, members: Sequence[Member], unit: wording.Unit
 ) -> Row:
     """The table of families, ensembles and the untrained network."""
     best = figures.champion_of(result)
     metrics = [name for name in COLUMNS if champion.mean(best, name) is not None]
     return {
         "columns": [_column(name, unit) for name in metrics],
-        "level": wording.level(best.intervals[names.PRIMARY]),
+        "called": best.intervals[names.PRIMARY].called,
         "rows": [
             {
                 "name": one.name,
@@ -86,7 +86,7 @@ def comparison(
     }
 
 
-def _column(name: str, unit: str) -> Row:
+def _column(name: str, unit: wording.Unit) -> Row:
     known = wording.metric(name, unit)
     return {
         "label": known.label,
@@ -124,11 +124,15 @@ def _difference(one: Judged, best: Judged, config: ExperimentConfig) -> Row:
     }
 
 
-def _cell(one: Judged, metric: str, unit: str) -> Row:
+def _cell(one: Judged, metric: str, unit: wording.Unit) -> Row:
     interval, spell = one.intervals.get(metric), wording.metric(metric, unit).number
     if interval is None:
-        return {"value": wording.UNDEFINED, "bounds": ""}
-    return {"value": spell(interval.mean), "bounds": _range(interval, spell)}
+        return {"value": wording.UNDEFINED, "bounds": "", "undefined": ""}
+    return {"value": spell(interval.mean), **_about_mean(interval, spell)}
+
+
+def _about_mean(interval: Interval, spell: Callable[[float | None], str]) -> Row:
+    return {"bounds": _range(interval, spell), "undefined": wording.undefined(interval)}
 
 
 def _range(interval: Interval, spell: Callable[[float | None], str]) -> str:
@@ -138,7 +142,40 @@ def _range(interval: Interval, spell: Callable[[float | None], str]) -> str:
     return f"{spell(interval.lower)}{between}{spell(interval.upper)}"
 
 
-def per_class(result: AnalysisResult, unit: str) -> Row | None:
+def test(result: AnalysisResult, unit: wording.Unit) -> Row | None:
+    """Families and ensembles on the held-out test set, in the order of the other table."""
+    if not result.test:
+        return None
+    metrics = [name for name in COLUMNS if name in result.test[0].intervals]
+    return {
+        "sentence": test_sentence(result),
+        "columns": [_column(name, unit) for name in metrics],
+        "rows": [
+            {
+                "name": one.name,
+                "kind": "champion" if one.name == result.champion.family else "",
+                "cells": [_cell(one, name, unit) for name in metrics],
+            }
+            for one in _like(result.test, figures.ordered(result))
+        ],
+    }
+
+
+def _like(judged: Sequence[Judged], order: Sequence[Judged]) -> list[Judged]:
+    places = [one.name for one in order]
+    return sorted(judged, key=lambda one: places.index(one.name))
+
+
+def test_sentence(result: AnalysisResult) -> str:
+    """How many volumes were held out, and who judged them."""
+    return (
+        f"Held-out test set, {figures.evidence(result.test[0])}: no part in training, in any "
+        "choice, or in the figures above. Each volume was judged by each fold's network alone, as "
+        "one network is what is served; its values are their means."
+    )
+
+
+def per_class(result: AnalysisResult, unit: wording.Unit) -> Row | None:
     """The champion class by class, where there are several."""
     best = figures.champion_of(result)
     values = sorted(
@@ -158,7 +195,7 @@ def per_class(result: AnalysisResult, unit: str) -> Row | None:
     }
 
 
-def volumes(result: AnalysisResult, profile: DatasetProfile, unit: str) -> Row:
+def volumes(result: AnalysisResult, profile: DatasetProfile, unit: wording.Unit) -> Row:
     """Every volume with the champion's metrics, hardest first."""
     best = figures.champion_of(result)
     stats = {volume.case: volume for volume in profile.volumes}
@@ -171,7 +208,7 @@ def volumes(result: AnalysisResult, profile: DatasetProfile, unit: str) -> Row:
                 "case": one.case,
                 "group": one.group or "",
                 "shape": wording.shape(known.shape) if known else "",
-                "spacing": wording.spacing(known.voxel_spacing) if known else "",
+                "spacing": wording.spacing(known.voxel_spacing, unit) if known else "",
                 "foreground": f"{100 * known.foreground_ratio:.1f} %" if known else "",
                 "cells": [
                     wording.metric(name, unit).number(one.values.get(name)) for name in metrics
@@ -185,19 +222,19 @@ def volumes(result: AnalysisResult, profile: DatasetProfile, unit: str) -> Row:
     }
 
 
-def data(profile: DatasetProfile, unit: str) -> list[tuple[str, str]]:
+def data(profile: DatasetProfile, unit: wording.Unit) -> list[tuple[str, str]]:
     """The dataset in a dozen lines."""
     low, high = profile.spacing_range
     shapes = f"{wording.shape(profile.min_shape)} to {wording.shape(profile.max_shape)}"
     foreground = sorted(volume.foreground_ratio for volume in profile.volumes)
     groups = {volume.group for volume in profile.volumes} - {None}
-    between = "" if low == high else f"{wording.spacing(low)} to "
+    between = "" if low == high else f"{wording.spacing(low, unit)} to "
     uneven = "anisotropic" if profile.is_anisotropic else "near isotropic"
     facts = [
         ("Dataset", profile.dataset),
         ("Volumes", f"{profile.n_volumes}" + (f" in {len(groups)} groups" if groups else "")),
         ("Shapes", f"{shapes}, median {wording.shape(profile.median_shape)} voxels"),
-        ("Voxels", f"{between}{wording.spacing(high, unit)}, {uneven}"),
+        ("Voxels", f"{between}{wording.spacing(high, unit)} {unit.name}, {uneven}"),
         ("Foreground", _foreground(foreground)),
         ("Classes", ", ".join(map(str, profile.classes))),
         ("Label map", profile.mapped if profile.label_map else ""),

@@ -2,61 +2,99 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from minivess import names
 from minivess.contracts import DatasetProfile, Interval
+from minivess.data.quality import IN_MM
 
 DASH = "–"  # noqa: RUF001 (an en dash, for ranges)
 UNDEFINED = DASH
 MINUS = "−"  # noqa: RUF001 (a minus as wide as a plus)
 
 
+class Unit(NamedTuple):
+    """The unit that distances are told in; one of the headers' units is `factor` of it."""
+
+    name: str = "header units"
+    factor: float = 1.0
+
+
+HEADER = Unit()
+TOLD = (("m", 1e3), ("mm", 1.0), ("µm", 1e-3), ("nm", 1e-6))
+"""Units with their size in mm."""
+
+
 class Metric(NamedTuple):
     """How a metric is called and read."""
 
-    name: str
     label: str
-    unit: str
-    higher_is_better: bool
     meaning: str
+    distance: Unit | None = None
+
+    @property
+    def unit(self) -> str:
+        """The unit of a distance; nothing for a score."""
+        return self.distance.name if self.distance else ""
+
+    @property
+    def factor(self) -> float:
+        """What a stored value is multiplied by."""
+        return self.distance.factor if self.distance else 1.0
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether it is a score."""
+        return self.distance is None
 
     def number(self, value: float | None) -> str:
-        """A value with the digits that it deserves: three for scores, two for distances."""
-        return number(value, 2 if self.unit else 3)
+        """A value with the digits that it deserves: three decimals, or digits of a distance."""
+        if self.distance is None or value is None:
+            return number(value)
+        return significant(value * self.factor)
 
 
 METRICS = {
-    metric.name: metric
-    for metric in (
-        Metric(names.PRIMARY, "Compound", "", True, "half clDice, half capped MASD"),
-        Metric("dice", "Dice", "", True, "overlap of the masks"),
-        Metric("cldice", "clDice", "", True, "overlap of centre lines: topology"),
-        Metric("masd", "MASD", "header units", False, "mean distance between the surfaces"),
-        Metric("hd95", "HD95", "header units", False, "95th percentile of surface distances"),
-        Metric("nsd", "NSD", "", True, "share of the surface within tolerance"),
-        Metric("f1", "F1", "", True, "foreground objects or voxels found"),
-    )
+    names.PRIMARY: Metric("Compound", "half clDice, half capped MASD"),
+    "dice": Metric("Dice", "overlap of the masks"),
+    "cldice": Metric("clDice", "overlap of centre lines: topology"),
+    "masd": Metric("MASD", "mean distance between the surfaces"),
+    "hd95": Metric("HD95", "95th percentile of surface distances"),
+    "nsd": Metric("NSD", "share of the surface within tolerance"),
+    "f1": Metric("F1", "foreground objects or voxels found"),
 }
 
 
-def metric(name: str, unit: str = "") -> Metric:
-    """A metric by its name in MLflow; `dice_class2` reads as `Dice, class 2`.
+def metric(name: str, unit: Unit = HEADER) -> Metric:
+    """A metric by its name in MLflow; `dice_class2` reads as `Dice, class 2`."""
+    stem = names.stem(name)
+    known = METRICS.get(stem, Metric(stem, ""))
+    if stem in names.DISTANCES:
+        known = known._replace(distance=unit)
+    return (
+        known._replace(label=f"{known.label}, class {name[len(stem) + 6 :]}")
+        if name != stem
+        else known
+    )
 
-    Distances are told in `unit` where one is given.
-    """
-    base, _, number = name.partition("_class")
-    known = METRICS.get(base, Metric(base, base, "", True, ""))
-    if known.unit and unit:
-        known = known._replace(unit=unit)
-    return known._replace(name=name, label=f"{known.label}, class {number}") if number else known
 
-
-def distance_unit(profile: DatasetProfile) -> str:
-    """The unit of surface distances: that of the headers, where they agree on one."""
+def distance_unit(profile: DatasetProfile) -> Unit:
+    """The largest unit in which the finest voxel is not below 0.1, if the headers agree on one."""
     units = {volume.unit for volume in profile.volumes}
-    unit = units.pop() if len(units) == 1 else ""
-    return {"micron": "µm", "um": "µm", "mm": "mm", "meter": "m"}.get(unit, "header units")
+    header = IN_MM.get(units.pop()) if len(units) == 1 else None
+    if header is None:
+        return HEADER
+    finest = header * min(min(volume.voxel_spacing) for volume in profile.volumes)
+    name, size = next((one for one in TOLD if finest >= 0.1 * one[1]), TOLD[-1])
+    return Unit(name, header / size)
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """Three digits that count, 0.000123 or 12.3; of a large number all before the point."""
+    if value == 0:
+        return "0"
+    return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -74,15 +112,15 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 
 def bounds(interval: Interval) -> str:
-    """`95 % CI 0.801 to 0.866`."""
+    """`95 % CI 0.801 to 0.866`, `range of 3 0.801 to 0.866`."""
     if interval.lower is None or interval.upper is None:
         return "no interval"
-    return f"{level(interval)} CI {number(interval.lower)} to {number(interval.upper)}"
+    return f"{interval.called} {number(interval.lower)} to {number(interval.upper)}"
 
 
-def level(interval: Interval) -> str:
-    """`95 %`."""
-    return f"{interval.level * 100:g} %"
+def undefined(interval: Interval) -> str:
+    """`2 undefined`, or nothing."""
+    return f"{interval.n_undefined} undefined" if interval.n_undefined else ""
 
 
 def counted(n: int, noun: str, plural: str = "") -> str:
@@ -109,9 +147,9 @@ def shape(size: tuple[int, ...]) -> str:
     return " × ".join(str(axis) for axis in size)  # noqa: RUF001
 
 
-def spacing(size: tuple[float, ...], unit: str = "") -> str:
-    """`0.6 x 0.6 x 1.5 um` with a multiplication sign."""
-    return f"{' × '.join(f'{axis:.4g}' for axis in size)} {unit}".strip()  # noqa: RUF001
+def spacing(size: tuple[float, ...], unit: Unit = HEADER) -> str:
+    """`0.6 x 0.6 x 1.5` in this unit, with a multiplication sign."""
+    return " × ".join(f"{axis * unit.factor:.4g}" for axis in size)  # noqa: RUF001
 
 
 def nth(rank: int) -> str:

@@ -270,6 +270,10 @@ class EvaluationConfig(Part):
     interval_epochs: int = Field(default=5, ge=1, description="epochs between topology metrics")
     masd_cap: float = Field(default=50.0, gt=0, description="m of the compound metric, voxels")
     nsd_tolerance: float = Field(default=1.0, gt=0, description="voxels")
+    ci_method: Literal["studentized", "percentile"] = Field(
+        default="studentized",
+        description="bootstrap of the intervals; percentile is too narrow below 30 volumes",
+    )
     bootstrap_n: int = Field(default=1000, ge=100, description="resamples for intervals")
     ci_level: float = Field(default=0.95, gt=0.5, lt=1, description="of the intervals")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from minivess.contracts.record import Contract, Versioned
@@ -9,13 +11,22 @@ from minivess.contracts.training import VolumeMetrics
 
 
 class Interval(Contract):
-    """A mean with its bootstrap confidence interval."""
+    """A mean with its confidence interval, or the range of what is too little for one."""
 
     mean: float | None
     lower: float | None
     upper: float | None
-    level: float
-    n: int
+    level: float = Field(description="how often such bounds hold the truth")
+    n: int = Field(description="values that are defined")
+    n_undefined: int = Field(default=0, description="values left out: no distance to an empty mask")
+    n_units: int = Field(default=0, description="independent pieces of evidence: groups or volumes")
+    method: Literal["studentized", "percentile", "range"] = "percentile"
+
+    @property
+    def called(self) -> str:
+        """What the bounds are: `95 % CI`, or `range of 3` where 3 are too few for an interval."""
+        ranged = self.method == "range"
+        return f"range of {self.n_units}" if ranged else f"{100 * self.level:g} % CI"
 
 
 class Judged(Contract):
@@ -51,6 +62,11 @@ class AnalysisResult(Versioned):
     ensembles: tuple[Judged, ...]
     untrained: dict[str, float]
     champion: Champion
+    test: tuple[Judged, ...] = Field(
+        default=(),
+        description="families and ensembles on the held-out test set, which chose nothing: "
+        "each volume by each fold's network, its values averaged",
+    )
     notes: tuple[str, ...] = Field(
         default=(), description="what was left out and why, a sentence each"
     )

@@ -42,7 +42,7 @@ class Recording:
     def _summary(self, status: str) -> str:
         """One line: minutes, number of folds, and the means over folds where there are any."""
         means = {
-            name.removeprefix("eval_"): f"{value:.4f}"
+            name.removeprefix("eval_"): f"{value:.4g}"
             for name, value in sorted(self.run.latest.items())
             if name.startswith("eval_") and not re.search(r"fold\d|_ci_|_n_undefined", name)
         }

@@ -20,14 +20,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from minivess import files, home
+from minivess import files, home, names
 from minivess.errors import StoreError
 from minivess.home import Home
 from minivess.tracking.journal import Journal, Operation
 
 HEADER = ("time", "step", "metric", "value")
-FOLD = ("family", "fold", "run", "ended")
-LOWER_IS_BETTER = ("masd", "hd95", "minutes", "best_val_loss")
+FOLD = ("family", "fold", "run", "ended", "n_volumes")
+LOWER_IS_BETTER = (*names.DISTANCES, "minutes", "best_val_loss")
+UNDEFINED, VOLUMES = "_n_undefined", "n_volumes"
 Row = dict[str, Any]
 log = logging.getLogger(__name__)
 
@@ -121,7 +122,8 @@ def add_fold(place: Path, row: Mapping[str, Any]) -> None:
 def summarise(place: Path) -> list[Row]:
     """Mean, standard deviation and rank of each family by each metric, into summary.csv.
 
-    The newest row of a fold counts.
+    The newest row of a fold counts. Means are over volumes, as everywhere; the deviation is that of
+    the folds. `n_undefined` says how many volumes a mean is without.
 
     Raises:
         StoreError: no fold has finished.
@@ -133,31 +135,42 @@ def summarise(place: Path) -> list[Row]:
             remedy="name the experiment (name=...) or the data (data.root=...), or train first",
         )
     newest = {(row["family"], row["fold"]): row for row in read(path)}
-    values: dict[tuple[str, str], list[float]] = defaultdict(list)
+    folds: dict[str, dict[str, list[dict[str, str]]]] = defaultdict(lambda: defaultdict(list))
     for (family, _), row in newest.items():
         for metric, value in row.items():
-            if metric not in FOLD and value:
-                values[metric, family].append(float(value))
-    rows = [row for metric in sorted({m for m, _ in values}) for row in _ranked(metric, values)]
+            if metric in FOLD or metric.endswith(UNDEFINED):
+                continue
+            if value or _lost(row, metric):
+                folds[metric][family].append(row)
+    rows = [row for metric in sorted(folds) for row in _ranked(metric, folds[metric])]
     _write(place / "summary.csv", rows, ())
     return rows
 
 
-def _ranked(metric: str, values: Mapping[tuple[str, str], list[float]]) -> list[Row]:
-    sign = 1 if metric in LOWER_IS_BETTER else -1
-    found: list[Row] = [
-        {
-            "metric": metric,
-            "family": family,
-            "mean": statistics.fmean(numbers),
-            "std": statistics.stdev(numbers) if len(numbers) > 1 else None,
-            "n_folds": len(numbers),
-        }
-        for (name, family), numbers in values.items()
-        if name == metric
-    ]
-    found.sort(key=lambda row: (sign * row["mean"], row["family"]))
+def _ranked(metric: str, folds: Mapping[str, list[dict[str, str]]]) -> list[Row]:
+    sign = 1 if names.stem(metric) in LOWER_IS_BETTER else -1
+    found = [_summed(metric, family, rows) for family, rows in folds.items()]
+    found.sort(key=lambda row: (row["mean"] is None, sign * (row["mean"] or 0), row["family"]))
     return [row | {"rank": place + 1} for place, row in enumerate(found)]
+
+
+def _summed(metric: str, family: str, rows: list[dict[str, str]]) -> Row:
+    known = [row for row in rows if row[metric]]
+    numbers = [float(row[metric]) for row in known]
+    over_volumes = names.stem(metric) in names.METRICS and all(row.get(VOLUMES) for row in rows)
+    weights = [float(row[VOLUMES]) - _lost(row, metric) for row in known] if over_volumes else None
+    return {
+        "metric": metric,
+        "family": family,
+        "mean": statistics.fmean(numbers, weights) if numbers else None,
+        "std": statistics.stdev(numbers) if len(numbers) > 1 else None,
+        "n_folds": len(numbers),
+        "n_undefined": sum(_lost(row, metric) for row in rows),
+    }
+
+
+def _lost(row: Mapping[str, str], metric: str) -> float:
+    return float(row.get(metric + UNDEFINED) or 0)
 
 
 def read(path: Path) -> list[dict[str, str]]:
