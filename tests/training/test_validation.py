@@ -28,6 +28,11 @@ def test_undefined_values_are_left_out_of_the_mean_and_counted():
         "val_dice": 0.5, "val_f1_foreground": 0.5, "val_masd": 3.0, f"val_{PRIMARY}": 0.2,
         "val_masd_nan_count": 2.0,
     }  # fmt: skip
+    rows = [{"masd": None, "masd_class1": 2.0, "masd_class2": None}] * 2
+    classes = Judgement(tuple(VolumeMetrics(case=str(i), values=r) for i, r in enumerate(rows)))
+    counts = {k: v for k, v in classes.logged().items() if "nan_count" in k}
+    assert counts == {f"val_masd_nan_count{k}": v for k, v in
+                      (("", 2), ("_class1", 0), ("_class2", 2))}  # fmt: skip
     nowhere = judged(None).logged()
     assert "val_masd" not in nowhere
     assert nowhere["val_masd_nan_count"] == 1

@@ -1,8 +1,9 @@
 """How a predicted mask is judged against the truth, by the definitions of Metrics Reloaded.
 
 Both empty: Dice, clDice, NSD, F1 are 1 and distances 0. One empty: scores are 0 and distances
-undefined (None). Several classes: each metric is the mean over the foreground classes where it
-is defined, and every class stands beside it as `<metric>_class<label value>`.
+undefined (None). Several classes: each metric is the mean over the foreground classes, undefined
+where one of them is (a class that was missed would else raise the mean), and every class stands
+beside it as `<metric>_class<label value>`.
 
 Dice and F1 of voxels are the same number (Maier-Hein et al. 2024, Metrics Reloaded); both names
 are kept because readers look for either. The compound metric takes its MASD in voxels; `masd` and
@@ -75,7 +76,10 @@ def judge(
         by_class[value] = _overlap(guess, real)
         if topology:
             by_class[value] |= _topology(guess, real, config, spacing)
-    scores = mean(by_class.values())
+    scores = {
+        name: None if undefined(by_class.values(), name) else value
+        for name, value in mean(by_class.values()).items()
+    }
     if len(by_class) > 1:
         scores |= {f"{m}_class{v}": x for v, row in by_class.items() for m, x in row.items()}
     return scores

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from minivess import inference
+from minivess import inference, names
 from minivess.config import EvaluationConfig
 from minivess.contracts import CellSpec, ComputePlan, VolumeMetrics
 from minivess.evaluation import metrics
@@ -43,12 +43,14 @@ class Judgement:
         return {name: value for name, value in found.items() if value is not None}
 
     def logged(self) -> dict[str, float]:
-        """The epoch's metrics by their names in MLflow; `val_masd_nan_count` counts undefined."""
+        """The epoch's metrics by their names in MLflow; `val_masd_nan_count` counts undefined,
+        and with several classes `val_masd_nan_count_class<k>`."""
         rows = [volume.values for volume in self.volumes]
-        wanted = {name: x for name, x in self.means.items() if _stem(name) in _LOGGED}
+        wanted = {name: x for name, x in self.means.items() if names.stem(name) in _LOGGED}
         found = {_logged_name(name): x for name, x in wanted.items()}
-        if any("masd" in row for row in rows):
-            found["val_masd_nan_count"] = float(metrics.undefined(rows, "masd"))
+        for name in {name for row in rows for name in row if names.stem(name) == "masd"}:
+            count = float(metrics.undefined(rows, name))
+            found[name.replace("masd", "val_masd_nan_count", 1)] = count
         return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
@@ -164,12 +166,7 @@ class Validation:
 _LOGGED: Sequence[str] = (*EACH_EPOCH, *AT_INTERVALS)
 
 
-def _stem(name: str) -> str:
-    """`dice_class2` -> `dice`."""
-    return name.partition("_class")[0]
-
-
 def _logged_name(name: str) -> str:
     """`f1_class2` -> `val_f1_foreground_class2`; others only gain `val_`."""
-    stem = _stem(name)
+    stem = names.stem(name)
     return f"val_{'f1_foreground' if stem == 'f1' else stem}{name[len(stem) :]}"
