@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from minivess import names
+from minivess import names, units
 from minivess.contracts import DatasetProfile, Interval
-from minivess.data.quality import IN_MM
 
 DASH = "–"  # noqa: RUF001 (an en dash, for ranges)
 UNDEFINED = DASH
@@ -22,8 +21,8 @@ class Unit(NamedTuple):
 
 
 HEADER = Unit()
-TOLD = (("m", 1e3), ("mm", 1.0), ("µm", 1e-3), ("nm", 1e-6))
-"""Units with their size in mm."""
+TOLD = (("m", 1e6), ("mm", 1e3), ("µm", 1.0), ("nm", 1e-3))
+"""Units with their size in micron."""
 
 
 class Metric(NamedTuple):
@@ -81,8 +80,8 @@ def metric(name: str, unit: Unit = HEADER) -> Metric:
 
 def distance_unit(profile: DatasetProfile) -> Unit:
     """The largest unit in which the finest voxel is not below 0.1, if the headers agree on one."""
-    units = {volume.unit for volume in profile.volumes}
-    header = IN_MM.get(units.pop()) if len(units) == 1 else None
+    found = {volume.unit for volume in profile.volumes}
+    header = units.in_micron(found.pop()) if len(found) == 1 else None
     if header is None:
         return HEADER
     finest = header * min(min(volume.voxel_spacing) for volume in profile.volumes)
