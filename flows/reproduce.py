@@ -11,8 +11,10 @@ import json
 import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import yaml
@@ -23,9 +25,9 @@ from minivess import config, files, keys, names
 from minivess import home as homes
 from minivess.config import TrackingConfig
 from minivess.contracts import DatasetProfile, FamilyRun, RunRecord, Split
-from minivess.errors import StoreError, TrainingError
+from minivess.errors import StoreError, TrainingError, UsageError
 from minivess.home import Home
-from minivess.tracking import bundle, comparison, rebase
+from minivess.tracking import artifacts, bundle, comparison, rebase
 from minivess.tracking.store import Store, open_store
 
 RECIPE, CODE, PACKED, DIFF = "recipe.json", "code", "code.bundle", "git.diff"
@@ -48,14 +50,24 @@ class Recipe(NamedTuple):
     version: int = 1
 
 
-def reproduce(session: Session, what: str) -> dict[str, Any]:
-    """Do a run again, from its id or from a bundle, and say whether the same came out."""
+def reproduce(session: Session, what: str, *, trust: bool = False) -> dict[str, Any]:
+    """Do a run again, from its id or from a bundle, and say whether the same came out.
+
+    Raises:
+        UsageError: a bundle, whose code would run here, and no word that it is trusted.
+    """
     source = Path(what).expanduser()
     if source.exists():
-        folder = unpack(session, source)
+        if not trust:
+            raise UsageError(
+                f"The bundle {source} brings its own code, which would run here with your rights.",
+                remedy=f"if you trust who made it: minivess reproduce {what} --trust",
+            )
+        folder = unpack(session, source.resolve())
     else:
-        folder = _fresh(session, what)
-        gather(session.store, what, folder)
+        run_id = session.store.get(what).run_id
+        folder = _fresh(session, run_id)
+        gather(session.store, run_id, folder)
     return rerun(session, folder)
 
 
@@ -77,7 +89,8 @@ def export(session: Session, run_id: str, target: Path | None) -> Path:
     else:
         shutil.move(folder, place)
     session.say(f"  {place}")
-    session.say(f"  on another machine, in a clone: minivess reproduce {place.name}")
+    session.say("  it holds the volumes; whoever gets it can look at them")
+    session.say(f"  on another machine, in a clone: minivess reproduce {place.name} --trust")
     return place
 
 
@@ -145,23 +158,66 @@ def _fresh(session: Session, name: str) -> Path:
 
 
 def unpack(session: Session, source: Path) -> Path:
-    """A bundle in a folder of this home, its addresses those of here."""
+    """A bundle in a folder of this home, its addresses those of here.
+
+    Raises:
+        StoreError: no bundle, or one that names files outside its own folder.
+    """
     folder = _fresh(session, source.stem)
     if source.is_dir():
-        shutil.copytree(source, folder, dirs_exist_ok=True)
+        shutil.copytree(source, folder, dirs_exist_ok=True, symlinks=True)
     else:
-        shutil.unpack_archive(source, folder)
+        _extract(source, folder)
+    links = [path for path in folder.rglob("*") if path.is_symlink()]
+    if links:
+        raise _outside(source, str(links[0].relative_to(folder)))
     if not (folder / RECIPE).is_file():
         raise StoreError(
             f"{source} is no bundle: it holds no {RECIPE}.",
             remedy="make one where the run is: minivess reproduce RUN_ID --export FILE.zip",
         )
     home = homes.open_home(folder / "home", moved=True)
+    store = open_store(home, TrackingConfig())
     if home.recorded != home.root:
-        store = open_store(home, TrackingConfig())
         rebase.apply(store, str(home.recorded), str(home.root))
         home.arrived()
+    for record in store.search():
+        place = artifacts.local(record.artifact_uri)
+        if place is None or not place.resolve().is_relative_to(home.root):
+            raise _outside(source, record.artifact_uri)
     return folder
+
+
+def _extract(source: Path, folder: Path) -> None:
+    """Unpack a zip or tar file whose members all stay inside the folder."""
+    try:
+        if zipfile.is_zipfile(source):
+            with zipfile.ZipFile(source) as archive:
+                for name in archive.namelist():
+                    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                        raise _outside(source, name)
+                archive.extractall(folder)
+        elif hasattr(tarfile, "data_filter"):
+            with tarfile.open(source) as archive:
+                archive.extractall(folder, filter="data")
+        else:  # Python 3.11.0 to 3.11.3
+            raise StoreError(
+                f"This Python does not unpack {source} safely.",
+                remedy=f"tar -xf {source} -C FOLDER, then minivess reproduce FOLDER --trust",
+            )
+    except tarfile.FilterError as error:
+        raise _outside(source, error.tarinfo.name) from error
+    except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile) as error:
+        raise StoreError(
+            f"{source} cannot be unpacked: {error}.", remedy="copy the bundle again from its source"
+        ) from error
+
+
+def _outside(source: Path, name: str) -> StoreError:
+    return StoreError(
+        f"{source} is refused: {name} leads out of the bundle's folder.",
+        remedy="ask whoever sent it for one that `minivess reproduce RUN_ID --export` made",
+    )
 
 
 # --- doing it again -----------------------------------------------------------------------

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SAFE_SUFFIX = ".safetensors"
 SMALLEST_FEATURE_MAP = 4
 """An axis is halved only while this many voxels remain: fewer carry no shape."""
 
@@ -144,16 +145,26 @@ def initial(network: Network, seed: int) -> nn.Module:
 def load(network: Network, checkpoint: Path) -> nn.Module:
     """Build the network with the weights of a checkpoint, ready for inference.
 
+    Args:
+        network: the record that it is built from.
+        checkpoint: `.pth` of a training, or `.safetensors` of a model that left its machine.
+
     Raises:
         TrainingError: the file is absent, torn, or holds another network.
     """
     import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
     module = initial(network, seed=0)
+    broken = (OSError, EOFError, KeyError, RuntimeError, ValueError, SafetensorError)
     try:
-        stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        module.load_state_dict(stored["weights"])
-    except (OSError, EOFError, KeyError, RuntimeError, ValueError, _unpickling_error()) as error:
+        if checkpoint.suffix == SAFE_SUFFIX:
+            weights = load_file(checkpoint)
+        else:
+            weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["weights"]
+        module.load_state_dict(weights)
+    except (*broken, _unpickling_error()) as error:
         raise TrainingError(
             f"The checkpoint {checkpoint} does not hold weights of {network.name}: {error}",
             remedy="train again with training.retrain=always",

@@ -106,3 +106,13 @@ def test_something_else_is_refused(home: Home, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{"a": 1}')
     with pytest.raises(DataError, match="neither"):
         exchange.read_back(home, tmp_path / "x.json", who=None, why="")
+
+
+def test_a_scene_that_names_files_outside_its_folder_is_refused(
+    entries: list[review.Entry], home: Home, tmp_path: Path
+) -> None:
+    exchange.to_slicer(home, entries, tmp_path / "out")
+    manifest = tmp_path / "out" / exchange.MANIFEST
+    manifest.write_text(manifest.read_text().replace("labels/vol01.nii.gz", "../secret.nii.gz"))
+    with pytest.raises(DataError, match="outside its folder"):
+        exchange.read_back(home, tmp_path / "out", who="Ada", why="from elsewhere")

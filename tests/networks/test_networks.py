@@ -142,11 +142,12 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     assert torch.equal(loaded(volume), module(volume))
 
 
+@pytest.mark.parametrize("name", ["best.pth", "weights.safetensors"])
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
-def test_a_torn_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "best.pth").write_bytes(content)
-    with pytest.raises(TrainingError, match=r"best\.pth"):
-        networks.load(dynunet(), tmp_path / "best.pth")
+def test_a_torn_checkpoint_is_named(tmp_path: Path, content: bytes, name: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(TrainingError, match=name):
+        networks.load(dynunet(), tmp_path / name)
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:

@@ -158,9 +158,10 @@ def test_the_registered_model_predicts_what_the_network_does_at_any_size(
         store.home.served / "champions" / chain.family / "model"
     )
     image = np.random.default_rng(0).normal(300, 40, (1, 20, 18, 7)).astype(np.float32)
+    assert checkpoint.name == "weights.safetensors"
     expected = inference.probabilities(
         inference.logits(
-            networks.load(network, checkpoint),
+            networks.load(network, checkpoint.with_name("checkpoint.pth")),
             inference.normalise(image, "zscore"),
             window,
             divisor=networks.divisor(network),
@@ -187,6 +188,7 @@ def test_the_model_refuses_other_channels_and_types_by_its_signature(
 def test_the_model_brings_its_code_and_pickles_none_of_it(store: Store, chain: Chain) -> None:
     held = {Path(path).name for path in store.artifacts(chain.family, "model")}
     assert {"MLmodel", "model_config.json", "checkpoint.pth", "networks.py"} <= held
+    assert "weights.safetensors" in held
     assert not [name for name in held if name.endswith(".pkl")]
 
 

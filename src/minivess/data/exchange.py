@@ -69,6 +69,13 @@ def from_slicer(
         of other names than those exported.
     """
     manifest = files.read_json(folder / MANIFEST)
+    for volume in manifest["volumes"].values():
+        for file in volume["files"].values():
+            if not (folder / file["name"]).resolve().is_relative_to(folder.resolve()):
+                raise DataError(
+                    f"{folder / MANIFEST} names {file['name']}, which is outside its folder.",
+                    remedy="minivess review export FOLDER makes a new one",
+                )
     known = {entry.case: entry for entry in review.entries(home, manifest["dataset"])}
     mended, left = [], _strangers(folder, manifest)
     for case, exported in manifest["volumes"].items():

@@ -34,7 +34,11 @@ from minivess.tracking.run import Run
 from minivess.tracking.store import Store
 
 CONFIG, CHECKPOINT = "model_config.json", "checkpoint.pth"
-REQUIREMENTS = ("mlflow", "torch", "monai", "numpy", "pydantic", "omegaconf", "PyYAML")
+WEIGHTS = f"weights{networks.SAFE_SUFFIX}"
+"""The same weights in a format that cannot carry code; what is loaded elsewhere is this file."""
+REQUIREMENTS = (
+    "mlflow", "torch", "monai", "numpy", "pydantic", "omegaconf", "PyYAML", "safetensors"
+)  # fmt: skip
 EXAMPLE_SIDE = 16
 Array = NDArray[np.float32]
 
@@ -65,10 +69,15 @@ def save(
             settings, {"network": network.model_dump(mode="json"), "window": window.model_dump()}
         )
         _place(checkpoint, weights)
+        safe = _without_pickle(checkpoint, Path(temporary) / WEIGHTS)
         mlflow.pyfunc.save_model(
             folder,
             python_model=str(Path(__file__).with_name("model_code.py")),
-            artifacts={"model_config": str(settings), "checkpoint": str(weights)},
+            artifacts={
+                "model_config": str(settings),
+                "checkpoint": str(weights),
+                "weights": str(safe),
+            },
             code_paths=[_package(Path(temporary)), *_own_code(network.builder)],
             signature=_signature(network),
             input_example=np.arange(math.prod(shape), dtype=np.float32).reshape(shape),
@@ -97,7 +106,7 @@ def load(store: Store, name: str, alias: str) -> PyFuncModel:
 
 
 def parts(folder: Path) -> tuple[Network, Window, Path]:
-    """Network, window and checkpoint of a model folder.
+    """Network, window and weights of a model folder.
 
     Raises:
         StoreError: the folder is no model of ours.
@@ -113,7 +122,8 @@ def parts(folder: Path) -> tuple[Network, Window, Path]:
         Network.model_validate(values["network"]),
         Window.model_validate(values["window"]),
     )
-    return network, window, found[CHECKPOINT]
+    # Models of release 0.1 have the checkpoint alone.
+    return network, window, found.get(WEIGHTS, found[CHECKPOINT])
 
 
 def _small(patch: Shape) -> Shape:
@@ -128,6 +138,16 @@ def _place(checkpoint: Path, weights: Path) -> None:
         weights.hardlink_to(checkpoint)
     except OSError:
         shutil.copyfile(checkpoint, weights)
+
+
+def _without_pickle(checkpoint: Path, target: Path) -> Path:
+    import torch
+    from safetensors.torch import save_file
+
+    stored = torch.load(checkpoint, map_location="cpu", weights_only=True)["weights"]
+    # Weights that two layers share are written for each of them.
+    save_file({name: weight.contiguous().clone() for name, weight in stored.items()}, target)
+    return target
 
 
 def _signature(network: Network) -> ModelSignature:
