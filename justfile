@@ -55,7 +55,7 @@ train *words: ready
 
 # Try settings with Optuna, as the part `search:` says, and write the best as an experiment file
 [group("research")]
-search *words: ready
+search *words: (ready "search")
     @{{ minivess }} search "$@"
 
 # Judge every trained family out of fold and name the champion
@@ -143,9 +143,9 @@ ui *words: ready
 help *words: ready
     @{{ minivess }} help "$@"
 
-# Make or repair .venv, looking into every package
+# Make or repair .venv, looking into every package; `just setup s3` adds an extra of pyproject.toml
 [group("house")]
-setup: (ready "--repair")
+setup *extras: (ready "--repair" extras)
 
 # Run the tests, a file at a time on each of up to four cores; words go to pytest
 [group("house")]

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,7 +30,14 @@ VERSIONS = ("3.11", "3.12", "3.13", "3.14")
 
 def main(words):
     """Leave a whole environment with the extras named in `words`; 0 or an exit code."""
+    words = " ".join(words).split()
     extras = {word for word in words if not word.startswith("-")}
+    known = re.findall(r"^(\w+) = \[", extras_table(), re.MULTILINE)
+    if extras - set(known):
+        fail(
+            f"There is no extra {', '.join(sorted(extras - set(known)))}.",
+            f"just setup [{'|'.join(known)}]",
+        )
     if "--broken" in words:
         print("\n".join(broken()))
     elif "--repair" in words or missing(extras):
@@ -57,7 +65,7 @@ def missing(extras):
     if not set(stamp["entries"]) <= set(entries()):
         return "packages or commands are missing"
     if not extras <= set(stamp["extras"]):
-        return "tools for developers are asked for"
+        return f"{' and '.join(sorted(extras))} asked for"
     return ""
 
 
@@ -67,6 +75,12 @@ def read_stamp():
         return json.loads(STAMP.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+
+
+def extras_table():
+    """The part of pyproject.toml that names the extras."""
+    text = (CLONE / "pyproject.toml").read_text(encoding="utf-8")
+    return text.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
 
 
 def inputs():

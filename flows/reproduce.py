@@ -64,6 +64,11 @@ def reproduce(session: Session, what: str, *, trust: bool = False) -> dict[str, 
                 remedy=f"if you trust who made it: minivess reproduce {what} --trust",
             )
         folder = unpack(session, source.resolve())
+    elif trust:
+        raise UsageError(
+            f"--trust is for a bundle, and {what} is no file.",
+            remedy=f"minivess reproduce {what}",
+        )
     else:
         run_id = session.store.get(what).run_id
         folder = _fresh(session, run_id)

@@ -34,7 +34,7 @@ def optuna() -> ModuleType:
     except ImportError as error:
         raise UsageError(
             "A search needs Optuna, which is not installed.",
-            remedy="pip install 'minivess[search]' (in a clone: pip install -e '.[search]')",
+            remedy="just setup search (in an environment of your own: pip install optuna)",
         ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna

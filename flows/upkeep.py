@@ -119,11 +119,11 @@ def settle(session: Session, run_ids: Collection[str]) -> Outcome:
     }
 
 
-def reproduce(session: Session, what: str) -> Outcome:
+def reproduce(session: Session, what: str, *, trust: bool) -> Outcome:
     """A training run done again; exit code 1 if other values came out."""
     from flows import reproduce as reproductions
 
-    found = reproductions.reproduce(session, what)
+    found = reproductions.reproduce(session, what, trust=trust)
     for line in (f"differs: {name}" for name in found["ingredients"]):
         session.say(f"  {line}")
     for one in found["differences"][:SHOWN]:

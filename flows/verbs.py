@@ -300,7 +300,7 @@ def run_reproduce(session: Session, options: Options) -> Outcome:
 
     (what,) = options.arguments
     if options.export is None:
-        return upkeep.reproduce(session, what)
+        return upkeep.reproduce(session, what, trust=options.trust)
     target = Path(options.export).expanduser().resolve() if options.export else None
     return {"bundle": str(reproduce.export(session, what, target))}
 

@@ -140,7 +140,7 @@ def test_a_bundle_alone_does_a_fold_again_and_tells_which_values_differ(
     # Nothing of the shared store may help.
     away = trained.shared.rename(trained.shared.with_name("away"))
     try:
-        code, told = minivess(capsys, "reproduce", str(tmp_path / "bundle"))
+        code, told = minivess(capsys, "reproduce", str(tmp_path / "bundle"), "--trust")
     finally:
         away.rename(trained.shared)
     assert (code, told["verdict"]) == (1, "differs")

@@ -83,7 +83,7 @@ def test_damage_is_noticed_and_named(
 def test_tools_for_developers_are_added_when_asked_for(environment: ModuleType):
     environment.write_stamp(set())
     assert environment.missing(set()) == ""
-    assert "developers" in environment.missing({"dev"})
+    assert environment.missing({"dev"}) == "dev asked for"
 
 
 def test_a_moved_clone_is_noticed(environment: ModuleType, tmp_path: Path):
@@ -153,3 +153,11 @@ def test_a_second_set_up_waits_for_the_first(environment: ModuleType):
         assert "waiting" in second.stderr.readline()
         assert second.poll() is None
     assert second.communicate(timeout=300)[0] == "mine\n"
+
+
+def test_an_extra_that_does_not_exist_is_refused_with_those_that_do(
+    environment: ModuleType, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit):
+        environment.main(["--repair", "serach s3"])
+    assert "There is no extra serach" in capsys.readouterr().err

@@ -165,10 +165,9 @@ def _translated(url: str) -> Iterator[None]:
     except MinivessError:
         raise
     except ImportError as error:
-        package = "minivess[s3]" if scheme == "s3" else "fsspec[full]"
-        raise DataError(
-            f"{url} cannot be read: {error}.", remedy=f"pip install '{package}'"
-        ) from error
+        own = "just setup s3 (in an environment of your own: pip install dvc-s3)"
+        remedy = own if scheme == "s3" else "pip install 'fsspec[full]'"
+        raise DataError(f"{url} cannot be read: {error}.", remedy=remedy) from error
     except FileNotFoundError as error:
         raise DataError(f"There is no {url}.", remedy=remedy) from error
     except Exception as error:  # each storage's client raises its own types
