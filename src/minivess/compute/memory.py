@@ -22,7 +22,7 @@ from minivess.contracts import Limits, Loss, Network, Shape
 GIB = 1024**3
 
 PROCESS_GB = {"cpu": 0.72, "cuda": 0.6}
-"""Python, torch and MONAI in main memory; context and kernels on a GPU, where it is a guess."""
+"""Python, torch and MONAI in main memory; the driver's context and kernels on a GPU (an H200)."""
 
 JUDGING_PROCESS_GB = {"cpu": 0.65, "cuda": 0.6}
 """The same while a volume is judged: 0.58 GB were measured, and 0.62 in networks of many small
