@@ -159,5 +159,5 @@ def test_an_extra_that_does_not_exist_is_refused_with_those_that_do(
     environment: ModuleType, capsys: pytest.CaptureFixture[str]
 ):
     with pytest.raises(SystemExit):
-        environment.main(["--repair", "serach s3"])
-    assert "There is no extra serach" in capsys.readouterr().err
+        environment.main(["--repair", "seek s3"])
+    assert "There is no extra seek" in capsys.readouterr().err
