@@ -76,6 +76,11 @@ GRID = (*DATA, "compute", "model", "training", "evaluation")
 JUDGED = (*NAMED, "tracking", "data.resampling", "data.normalisation", "training.device",
           "evaluation", "analysis")  # fmt: skip
 SERVED = (*NAMED, "tracking", "deployment")
+# A trial is one family, whose cells train one after the other in this process.
+TRIED = (*GRID, "search", "-training.refit", "-training.deployment", "-training.parallel_cells",
+         "-training.processes_per_cell")  # fmt: skip
+# An event hands on what it does not use itself; where runs are kept is the reader's affair.
+HANDED_ON = (*(part for part in GRID if part not in ("tracking", "-data.watch_interval_s")), *STORE)
 DECIDES = ("why", "who", "dataset", "json")
 
 VERBS = {
@@ -86,20 +91,20 @@ VERBS = {
     "review": Verb("list, accept, reject, fix, export, import: decide about flagged volumes",
                    "[ACTION ...]", ("all", "dataset", "json"), ("data.root",)),
     "watch": Verb("look at the data every hour and announce what is new (data.watch_interval_s)",
-                  "", (), ("data.watch_interval_s", *(p for p in GRID if p[0] != "-"))),
+                  "", (), HANDED_ON),
     "data-changed": Verb("announce new data once: for a Git hook, a CI step, a webhook",
-                         "", ("json",), GRID),
+                         "", ("json",), (*HANDED_ON, "-data.watch_interval_s")),
     "notify": Verb("let Prefect's server call this address when a deployed flow fails", "URL"),
     "train": Verb("flow 2: train every cell of the grid that is not trained yet", "",
                   ("upstream", *TIER, "yes", "json"), GRID, "lock"),
     "search": Verb("try the settings of the part `search:`, write the best as an experiment file",
-                   "", ("upstream", *TIER, "json"), (*GRID, "search"), "lock"),
+                   "", ("upstream", *TIER, "json"), TRIED, "lock"),
     "analyse": Verb("flow 3: judge out of fold, choose the champion, write the report", "",
                     ("upstream", "json"), JUDGED, "lock"),
     "deploy": Verb("flow 4: export, prove and serve the champion", "",
                    ("upstream", "json"), SERVED, "lock"),
     "plan": Verb("check the data, show every automatic choice and what the grid will cost", "",
-                 ("upstream", *TIER, "json"), GRID),
+                 ("upstream", *TIER, "json"), (*HANDED_ON, "-data.watch_interval_s")),
     "predict": Verb("segment files or folders with the model in production", "IN OUT",
                     ("upstream", "json"), NAMED),
     "lineage": Verb("from a run id or model name back to the data hash", "REF", uses=STORE),

@@ -37,7 +37,11 @@ OTHER = {
         "data.resampling.method=mine:resample",
         "data.resampling.enabled=true",
     ],
-    "data.resampling.target_spacing": ["data.resampling.target_spacing=[1,1,2]"],
+    "data.resampling.target_spacing": [
+        "data.resampling.target_spacing=[1,1,2]",
+        "data.resampling.enabled=true",
+        "data.resampling.method=spacing",
+    ],
     "data.normalisation": ["data.normalisation=minmax"],
     "data.strict": ["data.strict=true"],
     "data.outlier_z": ["data.outlier_z=4"],
@@ -132,6 +136,13 @@ CLASHES = {
     ("data.resampling.method", "data.resampling.target_spacing"): [
         "data.resampling.enabled=true",
         "data.resampling.method=spacing",
+    ],
+    ("data.resampling.target_spacing", "data.resampling.enabled"): [
+        "data.resampling.target_spacing=[1,1,2]"
+    ],
+    ("training.deployment", "training.parallel_cells"): [
+        "training.deployment=train-cell/local",
+        "training.parallel_cells=2",
     ],
     ("training.splits", "training.folds"): ["training.splits=a.json", "training.folds=2"],
     ("training.splits", "training.stratify"): [

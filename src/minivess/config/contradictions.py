@@ -81,6 +81,19 @@ CONTRADICTIONS = (
         ),
     ),
     Clash(
+        ("data.resampling.target_spacing", "data.resampling.enabled"),
+        "data.resampling.target_spacing is given, but data.resampling.enabled is not true.",
+        "Add data.resampling.enabled=true data.resampling.method=spacing, or leave it out.",
+        lambda c: c.data.resampling.target_spacing is not None and not c.data.resampling.enabled,
+    ),
+    Clash(
+        ("training.deployment", "training.parallel_cells"),
+        "With training.deployment the work pool's limit decides how many cells train at once, but "
+        "training.parallel_cells is given.",
+        "Leave out one of training.deployment and training.parallel_cells.",
+        lambda c: c.training.deployment is not None and c.training.parallel_cells != "auto",
+    ),
+    Clash(
         ("training.splits", "training.folds"),
         "training.splits brings its own folds, but training.folds is given too.",
         "Leave out one of training.splits and training.folds.",
