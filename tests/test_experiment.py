@@ -218,13 +218,6 @@ def test_the_registered_model_answers_any_size(chain: Chain) -> None:
     loaded = mlflow.pyfunc.load_model(f"{parent.info.artifact_uri}/model")
     volume = tube((20, 30, 7), 1)[0].astype(np.float32)[None, None]
     assert loaded.predict(volume).shape == (1, 2, 20, 30, 7)
-    bad = {
-        "non_finite": volume * np.float32("nan"), "constant": volume * 0,
-        "wrong_dimensions": volume[..., :1],
-    }  # fmt: skip
-    for code, array in bad.items():
-        with pytest.raises(Exception, match=rf"{code}: volume 0.*\n.*Try: "):
-            loaded.predict(array)
 
 
 def test_nothing_changed_means_everything_is_reused_without_a_server(chain: Chain) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from minivess import inference, names, networks
 from minivess.contracts import CellResult, CellSpec, FamilyRun, VolumeMetrics, Window
-from minivess.errors import StoreError
+from minivess.errors import DataError, StoreError
 from minivess.tracking import lineage, members, model, registry
 from minivess.tracking.life import recorded
 from minivess.tracking.params import data_params, upstream_params
@@ -183,6 +183,20 @@ def test_the_model_refuses_other_channels_and_types_by_its_signature(
     for volume in (np.zeros((1, 2, 8, 8, 8), np.float32), np.zeros((1, 1, 8, 8, 8), np.float64)):
         with pytest.raises(Exception, match="schema"):
             loaded.predict(volume)
+
+
+@pytest.mark.parametrize("code", ["non_finite", "constant", "wrong_dimensions"])
+def test_the_model_refuses_what_profile_would_quarantine(
+    store: Store, chain: Chain, code: str
+) -> None:
+    loaded = model.load(store, "chain", names.CHAMPION_ALIAS)
+    good = np.random.default_rng(0).normal(300, 40, (1, 1, 20, 18, 7)).astype(np.float32)
+    bad = {
+        "non_finite": good * np.float32("nan"), "constant": good * 0,
+        "wrong_dimensions": good[..., :1],
+    }  # fmt: skip
+    with pytest.raises(DataError, match=rf"{code}: volume \d .*\n  Try: "):
+        loaded.predict(np.concatenate([good[..., : bad[code].shape[-1]], bad[code]]))
 
 
 def test_the_model_brings_its_code_and_pickles_none_of_it(store: Store, chain: Chain) -> None:

@@ -1,0 +1,122 @@
+"""`predict` says which model it uses, and asks where it cannot know."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from flows import cli
+from minivess import names, networks
+from minivess.config import TrackingConfig
+from minivess.contracts import Window
+from minivess.home import Home, open_home
+from minivess.tracking import model, registry
+from minivess.tracking.life import recorded
+from minivess.tracking.params import data_params, preparation_params, upstream_params
+from minivess.tracking.store import open_store
+from tests.conftest import tube, write_nifti
+from tests.tracking.conftest import NETWORK, QUIET, profile_of
+
+WINDOW = Window(patch_size=(16, 16, 4), overlap=0.25, normalisation="zscore")
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory, stock: Callable[[Home], None]) -> dict[str, str]:
+    """A home with the models of two experiments; `home`, and the training run of each."""
+    torch.set_num_threads(1)
+    home = open_home(tmp_path_factory.mktemp("two"))
+    stock(home)
+    store = open_store(home, TrackingConfig())
+    runs = {"home": str(home.root)}
+    for seed, name in enumerate(("demo", "vessels")):
+        profile = profile_of().replace(dataset=name, dataset_path=f"/data/{name}")
+        weights = home.root / f"{name}.pth"
+        torch.save({"weights": networks.initial(NETWORK, seed).state_dict()}, weights)
+        common = {"key": name, "note": "n", "dataset": name, "config": QUIET, "ingredients": {}}
+        with recorded(store, experiment="p", name=name, kind=names.PROFILE, **common) as first:
+            first.json(profile, names.PROFILE_ARTIFACT)
+        with recorded(store, experiment=name, name="family", kind=names.FAMILY, **common) as run:
+            run.json(profile, names.PROFILE_ARTIFACT)
+            run.params(data_params(profile) | upstream_params(profile=first.run_id))
+            run.params(preparation_params(QUIET))
+            run.metrics({"eval_dice": 0.75 + seed / 10}, step=0)
+            model.log_model(run, network=NETWORK, window=WINDOW, checkpoint=weights)
+        version = registry.register(store, name=name, run_id=run.run_id, note="n", tags={})
+        registry.set_alias(store, name, names.CHAMPION_ALIAS, version)
+        runs |= {name: run.run_id, f"{name}_profile": first.run_id}
+    return runs
+
+
+@pytest.fixture
+def folder(tmp_path: Path, two: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where one volume lies in `in`; commands use the home with two models."""
+    monkeypatch.setenv("MINIVESS_HOME", two["home"])
+    monkeypatch.setenv("PREFECT_DISABLED", "1")
+    write_nifti(tmp_path / "in" / "v.nii.gz", tube((20, 17, 6), 1)[0])
+    return tmp_path
+
+
+def predict(folder: Path, *words: str) -> int:
+    """The verb on the folder's volume."""
+    return cli.main(["predict", str(folder / "in"), str(folder / "out"), *words])
+
+
+def test_with_several_experiments_and_none_named_it_asks(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(folder) == 2
+    said = capsys.readouterr().err
+    assert "models of 2 experiments, and none is named: demo, vessels" in said
+    assert "name=demo" in said
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["name=vessels", "--upstream={vessels}", "--upstream=vessels@champion", "--upstream=vessels/1"],
+)
+def test_the_model_that_is_named_segments_and_is_said_with_its_data_and_its_dice(
+    word: str, folder: Path, two: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(folder, word.format(**two), "--json") == 0
+    out, err = capsys.readouterr()
+    assert "vessels version 1" in err
+    assert "out-of-fold Dice 0.850" in err
+    assert "/data/vessels" in err
+    used = json.loads(out)["model"]
+    assert (used["name"], used["version"], used["out_of_fold_dice"]) == ("vessels", "1", 0.85)
+    assert (used["training_run_id"], used["dataset"]) == (two["vessels"], "vessels")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["name=vesels"], "no model of an experiment 'vesels' here; there are demo, vessels"),
+        (["--upstream={vessels_profile}"], "is of kind 'profile' and holds no model"),
+        (["--upstream={vessels},{demo}"], "2 upstream ids were given"),
+        (["--upstream=vessels@production"], "no registered model vessels@production"),
+    ],
+)
+def test_what_names_no_model_is_refused(
+    words: list[str], said: str, folder: Path, two: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    assert predict(folder, *(word.format(**two) for word in words)) > 0
+    assert said in capsys.readouterr().err
+    assert not (folder / "out").exists()
+
+
+def test_a_refused_file_is_named_in_summary_and_json_and_exits_with_1(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_nifti(folder / "in" / "flat.nii.gz", tube((20, 17, 6), 1)[0] * 0)
+    assert predict(folder, "name=demo", "--json") == 1
+    out, err = capsys.readouterr()
+    assert "1 of 2 volumes could not be segmented: flat.nii.gz (constant)" in err
+    found = json.loads(out)
+    assert len(found["files"]) == 1
+    assert found["refused"][0]["findings"][0]["code"] == "constant"
