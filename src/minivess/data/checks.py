@@ -122,6 +122,11 @@ CHECKS: dict[str, Check] = {
         "data.spacing is used, and the file states another voxel size.",
         "leave out data.spacing and data.unit if the files are right",
     ),
+    "mixed_units": Check(
+        WARNING,
+        "Voxel sizes of the set are stated in several units; distances are told in each volume's.",
+        "store all in one unit, or data.spacing=[0.5,0.5,2] data.unit=micron if one size is true",
+    ),
     "sheared_affine": Check(
         WARNING,
         "The axes of the grid are not at right angles to each other.",

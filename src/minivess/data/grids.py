@@ -24,7 +24,7 @@ def aligned(label: Volume, image: Volume) -> Volume:
 
     Nothing is interpolated; both headers have to name the same place for every voxel.
     """
-    if not (label.placed and image.placed and np.isfinite(image.affine).all()):
+    if not (label.placed and image.placed and _is_sized(image)):
         return label
     for factor in _factors(label, image):
         turn = _turn(label.affine[:3, :3] * factor, image.affine[:3, :3])
@@ -64,8 +64,7 @@ def difference(label: Volume, image: Volume) -> str:
     """How the place of a label differs from that of its image."""
     factor = _factors(label, image)[0]
     if not np.allclose(np.array(label.spacing) * factor, image.spacing, rtol=1e-3):
-        sizes = (units.written(each.spacing, each.unit) for each in (label, image))
-        return "the label's voxels are {}, the image's {}".format(*sizes)
+        return f"the label's voxels are {written(label)}, the image's {written(image)}"
     first, second = (each.affine[:3, :3] / np.array(each.spacing) for each in (label, image))
     if np.linalg.det(first) * np.linalg.det(second) < 0:
         return "the label's axes are those of a mirror image"
@@ -76,30 +75,44 @@ def difference(label: Volume, image: Volume) -> str:
     return f"the label is shifted by {units.written(shift, image.unit)}"
 
 
-def restated(volume: Volume, config: DataConfig) -> tuple[Volume, bool]:
-    """The volume with the voxel size that `data.spacing` states; whether its own was another."""
+def restated(volume: Volume, config: DataConfig) -> Volume:
+    """The volume with the voxel size that `data.spacing` states, if any; says what it overrides."""
     if config.spacing is None:
-        return volume, False
+        return volume
     factors, unit = units.common([config.unit] * 3)
-    spacing = cast(
-        Spacing, tuple(step * factor for step, factor in zip(config.spacing, factors, strict=True))
-    )
-    other = not np.allclose(spacing, volume.spacing, rtol=1e-4) or unit != volume.unit
-    if not other:
-        return replace(volume, spacing_known=True), False
+    steps = np.array(config.spacing) * factors
+    spacing = cast(Spacing, tuple(float(step) for step in steps))
+    if unit == volume.unit and np.allclose(spacing, volume.spacing, rtol=1e-4):
+        return replace(volume, spacing_known=True)
     affine = np.diag([*spacing, 1.0])
-    if np.isfinite(volume.affine).all() and abs(np.linalg.det(volume.affine[:3, :3])) > 0:
+    remarks = volume.remarks
+    if _is_sized(volume):
         affine = volume.affine.copy()
-        affine[:3, :3] *= np.array(spacing) / volume.spacing
-    new = replace(
-        volume, spacing=spacing, unit=unit, affine=affine, spacing_known=True, alone=False
+        affine[:3, :3] *= steps / volume.spacing
+        own = np.array(volume.spacing) * _factors(volume, replace(volume, unit=unit))[0]
+        if volume.spacing_known and not np.allclose(own, spacing, rtol=1e-3):
+            said = f"data.spacing is used; the file states {written(volume)}."
+            remarks = (*remarks, ("spacing_overridden", said))
+    return replace(
+        volume,
+        spacing=spacing,
+        unit=unit,
+        affine=affine,
+        spacing_known=True,
+        alone=False,
+        remarks=remarks,
     )
-    return new, volume.spacing_known and not _is_equal(volume, new)
 
 
-def _is_equal(one: Volume, other: Volume) -> bool:
-    return bool(
-        np.allclose(np.array(one.spacing) * _factors(one, other)[0], other.spacing, rtol=1e-3)
+def written(volume: Volume) -> str:
+    """Its voxel size as people write it."""
+    return units.written(volume.spacing, volume.unit)
+
+
+def _is_sized(volume: Volume) -> bool:
+    """Whether the file's own sizes and place are numbers that can be scaled."""
+    return units.positive(volume.spacing)[1] and bool(
+        np.isfinite(volume.affine).all() and abs(np.linalg.det(volume.affine[:3, :3])) > 0
     )
 
 
@@ -114,7 +127,7 @@ def _factors(label: Volume, image: Volume) -> tuple[float, ...]:
 
 def _turn(label: Affine, image: Affine) -> Affine | None:
     """How the label's axes run along the image's, -1, 0 or 1; None if they do not, or are alike."""
-    if not abs(np.linalg.det(image)) > 0 or not np.isfinite(label).all():
+    if not np.isfinite(label).all():
         return None
     found = np.linalg.solve(image, label)
     turn = np.rint(found)

@@ -76,15 +76,15 @@ def _measure(
     label = read(path)
     classes = classes_of(label.array, path, config.labels)
     pieces = foreground(classes, ignores=ignores)
-    image, overridden = restated(read(case.image), config)
+    stored = read(case.image)
+    image = restated(stored, config)
     values = spread(image.array)
-    findings = quality.check(case.case, image, label, classes, values, ignores=ignores)
-    if overridden:
-        said = f"data.spacing is used; {case.image.name} states another voxel size."
-        findings.append(finding("spacing_overridden", said).replace(case=case.case))
+    findings = quality.check(
+        case.case, image, label, classes, values, ignores=ignores, stored=stored
+    )
     if any(f.severity == "error" and f.code in quality.BEYOND_ACCEPTING for f in findings):
         return Measurement(None, findings)
-    converted = _convert(case, image, label, store)
+    converted = _convert(image, label, aligned(label, stored), store)
     named = curated_names(as_curated(case, converted, store or Path()))
     stats = VolumeStats(
         case=case.case,
@@ -106,13 +106,12 @@ def _measure(
 
 
 def _convert(
-    case: Case, image: Volume, label: Volume, store: Path | None
+    image: Volume, label: Volume, turned: Volume, store: Path | None
 ) -> tuple[Literal["image", "label"], ...]:
     """Write what is not right as it lies: a turned label, a stated voxel size, a volume of parts.
 
     The curated set then holds the volume as it was measured, whoever reads it.
     """
-    turned = aligned(label, image)
     wanted: dict[Literal["image", "label"], Volume] = {}
     if not image.alone:
         wanted["image"] = image

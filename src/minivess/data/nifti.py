@@ -132,18 +132,18 @@ def _geometry(header: Any, raw: bytes) -> tuple[Affine, bool, bool, Remarks]:
     usable = {name: form for name, form in stated.items() if _is_usable(form)}
     sizes = np.asarray(header.get_zooms()[:3], dtype=np.float64)
     if not usable:
-        broken = [f"{name} holds no place" for name in stated]
+        broken = [f"{name}, which holds no usable numbers" for name in stated]
         base = np.asarray(header.get_base_affine(), dtype=np.float64)
         return base, False, _states_sizes(header, raw), _disagree(broken, "pixdim")
     used, affine = next(iter(usable.items()))
     steps = np.linalg.norm(affine[:3, :3], axis=0)
-    odd = [
-        f"{name} is no usable matrix" if name not in usable else f"{name} {_size(form)}"
-        for name, form in stated.items()
-        if name not in usable or not _is_same(form, affine)
-    ]
+    odd = [f"{name}, which holds no usable numbers" for name in stated if name not in usable]
+    for name, form in usable.items():
+        if not _is_same(form, affine):
+            place = ", in another place" if _size(form) == _size(affine) else ""
+            odd.append(f"{name} ({_size(form)}{place})")
     if not np.allclose(sizes, steps, rtol=TOLERANCE) and "qform" not in usable:
-        odd.append(f"pixdim {units.written(sizes, '')}")
+        odd.append(f"pixdim ({units.written(sizes, '')})")
     return affine, True, True, _disagree(odd, f"{used} ({_size(affine)})")
 
 

@@ -20,7 +20,7 @@ from minivess.data import labels
 from minivess.data.admission import check_array
 from minivess.data.checks import finding
 from minivess.data.filenames import PASSED_OVER, stem, unread, unread_kinds
-from minivess.data.grids import aligned, difference, same_place
+from minivess.data.grids import aligned, difference, same_place, written
 from minivess.data.intensities import Spread
 from minivess.data.payload import Array, Volume
 from minivess.data.resemblance import matches
@@ -51,11 +51,16 @@ def check(
     values: Spread,
     *,
     ignores: bool = False,
+    stored: Volume | None = None,
 ) -> list[Finding]:
-    """Check one volume; `classes` is the label (X, Y, Z) after the label map, which may ignore."""
+    """Check one volume; `classes` is the label (X, Y, Z) after the label map, which may ignore.
+
+    `stored` is the image as its file has it, where `volume` has another voxel size by data.spacing.
+    """
+    original = stored or volume
     found = [
         *check_image(volume, (values.low, values.high)),
-        *_pair(volume, aligned(label, volume), label),
+        *_pair(original, aligned(label, original), label),
         *labels.of_volume(volume, label, classes, ignores=ignores),
     ]
     return [finding.replace(case=case) for finding in found]
@@ -77,6 +82,7 @@ def check_set(
     return [
         *_alike(stats, signatures),
         *_outliers(stats, outlier_z),
+        *_units(stats),
         *labels.of_set(stats, label_map or {}),
     ]
 
@@ -116,7 +122,7 @@ def _each(code: str, paths: Iterable[Path], text: str) -> list[Finding]:
 
 def _geometry(volume: Volume) -> list[Finding]:
     found = []
-    spacing = units.written(volume.spacing, volume.unit)
+    spacing = written(volume)
     if not volume.spacing_known and _is_grid(volume):
         problem = "The file does not state a voxel size in a unit of length along every axis; "
         found.append(finding("unknown_spacing", f"{problem}{spacing} is used."))
@@ -235,6 +241,15 @@ def _outliers(stats: Sequence[VolumeStats], limit: float) -> list[Finding]:
                     ).replace(case=volume.case)
                 )
     return found
+
+
+def _units(stats: Sequence[VolumeStats]) -> list[Finding]:
+    """Distances are given in the unit of each volume, so that means over several mean nothing."""
+    named = sorted({volume.unit for volume in stats})
+    if len(named) < 2:
+        return []
+    problem = f"Volumes state their voxel sizes in several units ({', '.join(named)})."
+    return [finding("mixed_units", problem)]
 
 
 def _properties(

@@ -20,7 +20,8 @@ from minivess.serving import served
 PACKAGE = Path(__file__).resolve().parents[1]
 SERVICE = "minivess.serving.service:Segmentation"
 REQUIREMENTS = (
-    "bentoml", "isal", "monai", "nibabel", "numpy", "onnxruntime", "prometheus_client", "psutil",
+    "bentoml", "imagecodecs", "isal", "monai", "nibabel", "numpy", "onnxruntime",
+    "prometheus_client", "psutil",
     "pydantic", "pynrrd", "PyYAML", "tifffile", "torch",
 )  # fmt: skip
 """What the service imports; the network itself needs nothing but its ONNX file."""
