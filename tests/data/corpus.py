@@ -366,6 +366,10 @@ SETS: dict[str, tuple[Callable[[Path], object], Expected]] = {
         lambda root: good(root)[3].header(pixdim=[1, 4.97, 4.97, 1, 0, 0, 0, 0], sform_code=0),
         (("outlier", "warning"),),
     ),
+    "half in micron, half without a unit": (
+        lambda root: [pair.header(xyzt_units=3 * (i % 2)) for i, pair in enumerate(good(root))],
+        (("mixed_units", "warning"),),
+    ),
     "voxels of a kilometre": (
         lambda root: [
             pair.header(pixdim=[1, 1e6, 1e6, 1e6, 0, 0, 0, 0], sform_code=0, xyzt_units=2)

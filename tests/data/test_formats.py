@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -163,13 +165,232 @@ def test_the_longest_suffix_is_the_format() -> None:
         assert (stem(Path(f"a.b{ending}")), suffix(Path(f"a.b{ending}"))) == ("a.b", ending)
 
 
-def test_lzw_is_read_without_imagecodecs(tmp_path: Path) -> None:
-    from PIL import Image
+@pytest.mark.parametrize("codec", ["lzw", "zstd", "jpeg2000", "packbits"])
+def test_packed_stacks_are_read(tmp_path: Path, codec: str) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", ARRAY.T, compression=codec)
+    np.testing.assert_array_equal(read(tmp_path / "a.tif").array, ARRAY)
 
-    first, *rest = [Image.fromarray(page) for page in ARRAY.T]
-    path = tmp_path / "a.tif"
-    first.save(path, save_all=True, append_images=rest, compression="tiff_lzw")
-    np.testing.assert_array_equal(read(path).array, ARRAY)
+
+def test_one_bit_masks_are_whole_and_white_may_be_zero(tmp_path: Path) -> None:
+    mask = ARRAY > 2000
+    tifffile.imwrite(tmp_path / "a.tif", mask.T, photometric="minisblack")
+    np.testing.assert_array_equal(read(tmp_path / "a.tif").array, mask)
+    tifffile.imwrite(tmp_path / "b.tif", 255 * (1 - mask.T.astype("u1")), photometric="miniswhite")
+    white = read(tmp_path / "b.tif")
+    np.testing.assert_array_equal(white.array, 255 * mask.astype("u1"))
+    assert "inverted" in white.remarks[0][1]
+
+
+BARE = """
+import sys
+from pathlib import Path
+sys.modules["imagecodecs"] = None
+from minivess.data.volume import read
+from minivess.errors import DataError
+try:
+    read(Path(sys.argv[1]))
+except DataError as error:
+    print(error.problem, "|", error.remedy)
+"""
+
+
+def test_a_decoder_that_is_not_installed_is_named_with_what_installs_it(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", ARRAY.T, compression="zstd")
+    command = [sys.executable, "-c", BARE, str(tmp_path / "a.tif")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "a.tif needs a decoder that is not installed" in said
+    assert said.endswith("| pip install imagecodecs\n")
+
+
+def sized(unit: str | tuple[str | None, ...], sizes: tuple[float | None, ...], **more: object):
+    """OME-TIFF with its own unit for each axis."""
+    units = (unit,) * 3 if isinstance(unit, str) else unit
+    stated = {f"PhysicalSize{a}": v for a, v in zip("XYZ", sizes, strict=True) if v is not None}
+    named = {f"PhysicalSize{a}Unit": v for a, v in zip("XYZ", units, strict=True) if v}
+    return lambda path: tifffile.imwrite(
+        path, ARRAY.T, ome=True, metadata={"axes": "ZYX", **stated, **named, **more}
+    )
+
+
+def fiji(unit: str | None, across: float | None, depth: float | None, **more: object):
+    meta = {"axes": "ZYX", "unit": unit, "spacing": depth, **more}
+    return lambda path: tifffile.imwrite(
+        path,
+        ARRAY.T,
+        imagej=True,
+        **({"resolution": (1 / across, 1 / across)} if across else {}),
+        metadata={key: value for key, value in meta.items() if value is not None},
+    )
+
+
+def plain(across: float, unit: int):
+    return lambda path: tifffile.imwrite(
+        path, ARRAY.T, resolution=(across, across), resolutionunit=unit
+    )
+
+
+def beside(text: str, write: Callable[[Path], object] = lambda p: tifffile.imwrite(p, ARRAY.T)):
+    return lambda path: (write(path), path.with_name("a.json").write_text(text))
+
+
+TRUE = ((0.5, 0.5, 2.0), "micron", True)
+STATED: dict[str, tuple[str, Callable[[Path], object], tuple[object, str, bool]]] = {
+    "a unit for each axis": (".ome.tif", sized(("µm", None, "nm"), (0.5, 0.5, 2000)), TRUE),
+    "all in nm": (".ome.tif", sized("nm", (500, 500, 2000)), TRUE),
+    "angstrom": (".ome.tif", sized("Å", (5000, 5000, 20000)), TRUE),
+    "mm": (".ome.tif", sized("mm", (1, 1, 2)), ((1, 1, 2), "mm", True)),
+    "a unit that is none": (
+        ".ome.tif", sized("pixel", (0.5, 0.5, 2)), ((0.5, 0.5, 2), "unknown", False),
+    ),
+    "a depth of nothing": (
+        ".ome.tif", sized("µm", (0.5, 0.5, 0)), ((0.5, 0.5, 1), "micron", False),
+    ),
+    "no depth": (".ome.tif", sized("µm", (0.5, 0.5, None)), ((0.5, 0.5, 1), "micron", False)),
+    "ImageJ nm": (".tif", fiji("nm", 500, 2000), TRUE),
+    "ImageJ cm": (".tif", fiji("cm", 5e-5, 2e-4), TRUE),
+    "ImageJ inch": (".tif", fiji("inch", 0.5 / 25400, 2 / 25400), TRUE),
+    "ImageJ escape": (".tif", fiji("\\u00B5m", 0.5, 2), TRUE),
+    "ImageJ negative": (".tif", fiji("um", 0.5, -2), TRUE),
+    "ImageJ z in nm": (".tif", fiji("um", 0.5, 2000, zunit="nm"), TRUE),
+    "ImageJ pixel": (".tif", fiji("pixel", 0.5, 2), ((0.5, 0.5, 2), "unknown", False)),
+    "ImageJ without depth": (".tif", fiji("um", 0.5, None), ((0.5, 0.5, 1), "micron", False)),
+    "72 dpi": (".tif", plain(72, 2), ((1, 1, 1), "unknown", False)),
+    "96 dpi in cm": (".tif", plain(37.795, 3), ((1, 1, 1), "unknown", False)),
+    "JSON of nnU-Net": (
+        ".tif", beside('{"spacing": [2, 0.5, 0.5]}'), ((0.5, 0.5, 2), "unknown", True),
+    ),
+    "JSON of another kind": (".tif", beside('{"a": 1}'), ((1, 1, 1), "unknown", False)),
+    "JSON that differs": (
+        ".ome.tif", beside('{"spacing": [9, 9, 9]}', sized("µm", (0.5, 0.5, 2))), TRUE,
+    ),
+    "MetaImage": (".mha", lambda p: mha(p, ElementSpacing="0.5 0.5 2", DistanceUnits="um"), TRUE),
+    "MetaImage without": (
+        ".mha", lambda p: mha(p, ElementSpacing="0.5 0.5 2"), ((0.5, 0.5, 2), "mm", True),
+    ),
+    "MetaImage furlong": (
+        ".mha",
+        lambda p: mha(p, ElementSpacing="0.5 0.5 2", DistanceUnits="furlong"),
+        ((0.5, 0.5, 2), "unknown", False),
+    ),
+    "NRRD axes in units of their own": (
+        ".nrrd",
+        lambda p: nrrd_of(
+            p,
+            **{"space directions": np.diag([0.5, 0.5, 2000]), "space units": ["um", "um", "nm"]},
+        ),
+        TRUE,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STATED)
+def test_a_voxel_size_is_what_the_file_says(tmp_path: Path, name: str) -> None:
+    ending, write, (spacing, unit, known) = STATED[name]
+    write(tmp_path / f"a{ending}")
+    volume = read(tmp_path / f"a{ending}")
+    assert volume.spacing == pytest.approx(spacing)
+    assert (volume.unit, volume.spacing_known) == (unit, known)
+    np.testing.assert_allclose(np.linalg.norm(volume.affine[:3, :3], axis=0), volume.spacing)
+
+
+def test_the_file_goes_before_json_beside_it_and_says_so(tmp_path: Path) -> None:
+    STATED["JSON that differs"][1](tmp_path / "a.ome.tif")
+    ((code, message),) = read(tmp_path / "a.ome.tif").remarks
+    assert code == "forms_disagree"
+    assert "0.5 x 0.5 x 2 micron, as used" in message
+
+
+def test_one_form_gives_size_and_place_where_a_header_holds_several(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(ARRAY, np.diag([0.5, 0.5, 0.8, 1]))
+    image.set_qform(np.diag([0.5, 0.5, 0.6, 1]), 1)
+    nib.save(image, tmp_path / "a.nii.gz")
+    volume = read(tmp_path / "a.nii.gz")
+    assert volume.spacing == pytest.approx((0.5, 0.5, 0.8))
+    np.testing.assert_allclose(np.diag(volume.affine), (0.5, 0.5, 0.8, 1))
+    assert "sform (0.5 x 0.5 x 0.8) is used" in volume.remarks[0][1]
+    assert "qform (0.5 x 0.5 x 0.6)" in volume.remarks[0][1]
+
+
+def several(path: Path, *shapes: tuple[int, ...]) -> None:
+    with tifffile.TiffWriter(path) as writer:
+        for shape in shapes:
+            writer.write(np.zeros(shape, np.uint8), photometric="minisblack")
+
+
+def ome_set(path: Path, *names: str) -> None:
+    """The first planes of a set of files, as microscopes write it."""
+    ids = dict(zip(names, ("00000000-0000-0000-0000-000000000001", "0-2"), strict=True))
+    planes = "".join(
+        f'<TiffData FirstZ="{z}" IFD="{z % 3}" PlaneCount="1"><UUID FileName="{names[z // 3]}">'
+        f"urn:uuid:{ids[names[z // 3]]}</UUID></TiffData>"
+        for z in range(6)
+    )
+    xml = (
+        '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
+        f'UUID="urn:uuid:{ids[names[0]]}"><Image ID="Image:0"><Pixels ID="Pixels:0" '
+        'DimensionOrder="XYZCT" Type="uint16" SizeX="12" SizeY="10" SizeZ="6" SizeC="1" SizeT="1">'
+        f'<Channel ID="Channel:0:0" SamplesPerPixel="1"/>{planes}</Pixels></Image></OME>'
+    )
+    with tifffile.TiffWriter(path) as writer:
+        for z in range(3):
+            description = xml.encode() if z == 0 else None
+            writer.write(ARRAY.T[z], description=description, metadata=None, contiguous=False)
+
+
+def emptied(path: Path) -> None:
+    """A plane that the file promises and does not hold."""
+    tifffile.imwrite(path, ARRAY.T, compression="zlib")
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tag = tiff.pages[2].tags["StripByteCounts"]
+        tag.overwrite([0] * len(tiff.pages[2].databytecounts))
+
+
+PARTIAL: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "two positions": (".tif", lambda p: several(p, (5, 9, 8), (5, 9, 8)), "holds 2 volumes"),
+    "a set of files": (".ome.tif", lambda p: ome_set(p, "a.ome.tif", "gone.tif"), "one of 2 files"),
+    "a lost plane": (".tif", emptied, "lacks 1 of its 6 planes"),
+    "channels": (
+        ".ome.tif",
+        lambda p: tifffile.imwrite(p, ARRAY.T[:3], ome=True, metadata={"axes": "CYX"}),
+        "channels",
+    ),
+    "half a pair": (".hdr", lambda p: nib.save(nib.Nifti1Pair(ARRAY, np.eye(4)), p)
+                    or p.with_suffix(".img").unlink(), "other half"),
+    "JSON of two sizes": (".tif", beside('{"spacing": [2, 0.5]}'), "three sizes"),
+    "vectors": (".nrrd", lambda p: nrrd_of(p, kinds=["vector", "domain", "domain"]), "vector"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PARTIAL)
+def test_what_is_less_or_more_than_a_volume_is_refused(tmp_path: Path, name: str) -> None:
+    ending, make, text = PARTIAL[name]
+    make(tmp_path / f"a{ending}")
+    with pytest.raises(DataError, match=text):
+        read(tmp_path / f"a{ending}")
+
+
+def test_the_one_volume_beside_a_thumbnail_is_read_and_said(tmp_path: Path) -> None:
+    several(tmp_path / "a.tif", (4, 5), (6, 10, 12))
+    volume = read(tmp_path / "a.tif")
+    assert volume.shape == (12, 10, 6)
+    assert "images of (4, 5), which are not read" in volume.remarks[0][1]
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Pair, nib.AnalyzeImage])
+def test_two_files_of_one_volume_are_paired_measured_and_curated_as_one(
+    tmp_path: Path, run, kind: type
+) -> None:
+    for folder, array in zip(("images", "labels"), tube((16, 18, 6), 0), strict=True):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        nib.save(kind(array.astype(np.int16), np.diag([*SPACING, 1])),
+                 tmp_path / "set" / folder / "a.img")  # fmt: skip
+    pairing = pair(tmp_path / "set")
+    assert (len(pairing.cases), pairing.left) == (1, ())
+    measured = run(tmp_path / "set")
+    (case,) = measured.cases
+    assert measured.stats[0].filename == "images/a.nii.gz"
+    np.testing.assert_array_equal(read(case.image).array, read(pairing.cases[0].image).array)
+    assert read(case.image).spacing == pytest.approx(SPACING)
 
 
 @pytest.mark.parametrize("write", [lambda p: tifffile.imwrite(p, ARRAY.T)])

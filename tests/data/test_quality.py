@@ -100,10 +100,12 @@ def test_one_different_spacing_among_equal_ones_is_flagged() -> None:
     assert codes(check_set(stats, {}, outlier_z=6.0)) == {("outlier", "v3")}
 
 
-def test_equal_sizes_in_other_units_are_no_outliers() -> None:
+def test_equal_sizes_in_other_units_are_no_outliers_but_said() -> None:
     stats = [stats_of(i, voxel_spacing=(0.5, 0.5, 1.0)) for i in range(8)]
     stats[3] = stats_of(3, voxel_spacing=(0.0005, 0.0005, 0.001), unit="mm")
-    assert check_set(stats, {}, outlier_z=6.0) == []
+    (found,) = check_set(stats, {}, outlier_z=6.0)
+    assert found.code == "mixed_units"
+    assert "micron, mm" in found.message
 
 
 @pytest.mark.parametrize(

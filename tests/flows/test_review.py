@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 
 from flows import cli
+from minivess.data import volume
 from minivess.data.curated import folder_hash
 from minivess.home import Home
 from tests.conftest import write_nifti
@@ -91,3 +94,23 @@ def test_a_label_corrected_elsewhere_makes_a_new_version(
     assert log.stdout.splitlines() == [
         f"tubes: {version['dataset_hash']}" for version in (first, second)
     ]
+
+
+def test_a_turned_label_is_versioned_as_it_is_used_and_put_in_place_again(
+    run: Run, make_dataset: Callable[..., Path], home: Home
+) -> None:
+    root = make_dataset(4)
+    label = root / "labels" / "vol02.nii.gz"
+    straight = volume.read(label)
+    affine = np.diag([-1.0, 1, 1, 1])
+    affine[0, 3] = straight.shape[0] - 1
+    nib.save(nib.Nifti1Image(straight.array[::-1], affine), label)
+    first = run("profile", f"data.root={root}")
+    folder = home.dvc / "tubes"
+    assert folder_hash(folder) == first["dataset_hash"]
+    kept = volume.read(folder / "labels" / "vol02.nii.gz")
+    np.testing.assert_array_equal(kept.array, straight.array)
+    shutil.rmtree(folder)
+    again = run("profile", f"data.root={root}")
+    assert again["data_profile_run_id"] == first["data_profile_run_id"]
+    assert folder_hash(folder) == first["dataset_hash"]

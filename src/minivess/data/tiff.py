@@ -77,7 +77,7 @@ def _opened(path: Path) -> Iterator[Any]:
     except (DataError, FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # damaged tags, XML and voxels fail in many ways
-        if "imagecodecs" in str(error):
+        if isinstance(error, ImportError) or "imagecodecs" in str(error):
             raise DataError(
                 f"The file {path} needs a decoder that is not installed ({error}).",
                 remedy="pip install imagecodecs",
