@@ -17,7 +17,7 @@ from minivess.errors import DataError, UsageError
 from tests.conftest import tube, write_nifti
 
 Run = Callable[..., profiles.Measured]
-WORD = re.compile(r"data\.(?:label_map|ignore_label)\S*=[^\s,;]+")
+WORD = re.compile(r"data\.(?:label_map|ignore_label)[^\s=]*=[^\s,;']+")
 N = 4
 
 
@@ -75,6 +75,8 @@ ASKED = {
     "ids of 32 bits": (lambda m, i: cut(m, [4_000_000_001, 70_000 + i, 90_000 + i], np.uint32), [{0, 1}]),  # noqa: E501
     "ids of 64 bits": (lambda m, i: cut(m, [9, 2**53 + 1, 2**63 + 5], np.uint64), [{0, 9, 10, 11}, {0, 1}]),  # noqa: E501
     "an atlas": (lambda m, i: cut(m, [2, 41, 1006, 2035]), [{0, 2, 41, 42, 43}]),
+    "objects without background": (lambda m, i: cut(m, range(1, 12)) - (1 - m), [{0, 1}]),
+    "an object in each": (lambda m, i: m * np.uint8(3 + i), [{0, 1}, {0, 3, 4, 5, 6}]),
     "many objects": (lambda m, i: m * np.resize(np.arange(99, dtype="i4"), m.shape), [{0, 1}]),
 }  # fmt: skip
 
@@ -107,6 +109,24 @@ def test_values_that_may_be_classes_go_on_with_a_warning_whose_words_work(
     measured = run(root)
     (finding,) = [one for one in measured.findings if one.code == code]
     assert classes(run, root, *words(finding.remedy)[0]) == (after, set())
+
+
+@pytest.mark.parametrize("typed", ["data.label_map.255=1", "data.label_map=binary"])
+def test_words_that_are_proposed_build_on_those_that_were_typed(
+    run: Run, tmp_path: Path, typed: str
+) -> None:
+    root = folder(tmp_path, lambda m, i: (1 - m) * np.uint8(255))
+    data = configs.load(words=[f"data.root={root}", typed]).data
+    (finding,) = run(root, label_map=data.label_map).findings
+    (reading,) = words(finding.remedy)
+    assert classes(run, root, *reading)[1] <= {"label_map_unused"}
+
+
+def test_a_word_changes_one_value_of_a_binary_map(run: Run, tmp_path: Path) -> None:
+    root = folder(tmp_path, lambda m, i: cut(m, [1, 2, 3]))
+    typed = configs.load(words=["data.label_map=binary", "data.label_map.2=0"]).data
+    (volume, *_) = run(root, label_map=typed.label_map).stats
+    assert (volume.label_values, volume.components) == ((0, 1), 2)
 
 
 @pytest.mark.parametrize(

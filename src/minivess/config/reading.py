@@ -107,5 +107,7 @@ def merge(files: Sequence[Path], words: Sequence[str], env: Environment) -> Any:
                     f"{other} and {word} contradict each other.", remedy="leave out one of the two"
                 )
         given[key] = word
+        if OmegaConf.select(tree, "data.label_map") == "binary":
+            OmegaConf.update(tree, "data.label_map", {"*": 1}, merge=False)
         OmegaConf.update(tree, key, value, merge=False, force_add=True)
     return tree

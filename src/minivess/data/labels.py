@@ -45,9 +45,9 @@ def of_set(stats: Sequence[VolumeStats], label_map: LabelMap) -> Iterator[Findin
         remedy = f"{PATTERN}, and look at data.label_map if it is set"
         yield finding("empty_label", problem, severity="error", remedy=remedy)
         return
-    yield from _meaning(stats, sets, stated=bool(label_map))
+    yield from _meaning(stats, sets, label_map)
     yield from _rare(stats, sets)
-    yield from _mostly_foreground(stats)
+    yield from _mostly_foreground(stats, label_map)
     for old in label_map:
         if not any(old in volume.mapped for volume in stats):
             name = "data.ignore_label" if label_map[old] == IGNORED else "data.label_map"
@@ -58,14 +58,26 @@ def of_set(stats: Sequence[VolumeStats], label_map: LabelMap) -> Iterator[Findin
 # --- class numbers, or what else ----------------------------------------------------------
 
 
-def _meaning(stats: Sequence[VolumeStats], sets: Foreground, *, stated: bool) -> Iterator[Finding]:
-    values = sorted(frozenset().union(*sets))
+def _meaning(
+    stats: Sequence[VolumeStats], sets: Foreground, label_map: LabelMap
+) -> Iterator[Finding]:
+    values, stated = sorted(frozenset().union(*sets)), bool(label_map)
     without = not any(0 in volume.label_values for volume in stats)
+    background = _background(stats)
     shown = ", ".join(map(str, [*([] if without else [0]), *values][:SHOWN]))
     shown += ", ..." if len(values) >= SHOWN else ""
     accepted = stated and values[0] > 0 and values[-1] < IGNORED
     if without and len(values) == 1:
         problem, remedy = f"Every voxel of every label has the value {shown}.", PATTERN
+    elif without and len(values) >= SEVERAL:
+        words = _words({values[0] if background is None else background: 0}, label_map)
+        problem = (
+            f"Labels hold {len(values)} different values ({shown}), and none is 0, background."
+        )
+        remedy = (
+            f"{PATTERN} if an image was taken for a label, {BINARY} {words} if that is background "
+            "and the others number objects"
+        )
     elif len(values) > MANY_CLASSES and not accepted:
         problem = f"Labels hold {len(values)} different values ({shown})."
         remedy = f"{BINARY} if they number objects, {PATTERN} if an image was taken for a label"
@@ -76,11 +88,11 @@ def _meaning(stats: Sequence[VolumeStats], sets: Foreground, *, stated: bool) ->
         )
         same = f", or data.label_map.{values[0]}={values[0]} if they are classes"
         remedy = BINARY + (same if values[-1] < IGNORED else "")
-    elif mapping := proposed_map([volume.label_values for volume in stats], _background(stats)):
+    elif mapping := proposed_map([volume.label_values for volume in stats], background):
         problem = f"Labels hold the values {shown}, which are no class numbers 0, 1, 2, ..."
-        remedy = _remedy(mapping, sets)
+        remedy = _remedy(mapping, sets, _words(mapping, label_map))
     else:
-        yield from () if stated else _doubtful(sets, values, shown)
+        yield from () if stated else _doubtful(sets, values)
         return
     yield finding("label_values", problem, remedy=remedy)
 
@@ -95,7 +107,7 @@ def numbered(sets: Foreground) -> bool:
         return max(sizes) >= FEW_OBJECTS and len(sizes) >= min(3, len(full))
     held = Counter(value for values in full for value in values)
     own = sum(times == 1 for times in held.values())
-    return len(held) >= FEW_OBJECTS and max(sizes) > 1 and 2 * own > len(held)
+    return len(held) >= (FEW_OBJECTS if max(sizes) > 1 else 3) and 2 * own > len(held)
 
 
 def proposed_map(sets: Sequence[Sequence[int]], background: int | None = None) -> Mapping[int, int]:
@@ -131,9 +143,18 @@ def proposed_map(sets: Sequence[Sequence[int]], background: int | None = None) -
     return ranks
 
 
-def _remedy(mapping: Mapping[int, int], sets: Foreground) -> str:
+def _words(mapping: Mapping[int, int], label_map: LabelMap) -> str:
+    """The words that apply a map to the values of files, which another one has changed so far."""
+    words = []
+    for value, new in sorted(mapping.items()):
+        keys = [old for old, now in label_map.items() if now == value]
+        own = [] if value in label_map or (value and "*" in label_map) else [value]
+        words += [f"data.label_map.{old}={new}" for old in (*keys, *own)]
+    return " ".join(f"'{word}'" if "*" in word else word for word in words)
+
+
+def _remedy(mapping: Mapping[int, int], sets: Foreground, words: str) -> str:
     """The words that apply a map, and what else the values may mean."""
-    words = " ".join(f"data.label_map.{old}={new}" for old, new in sorted(mapping.items()))
     odd = next(iter(mapping))
     if len(mapping) == 1 and any(odd in held and len(held) > 1 for held in sets):
         what = "background" if mapping[odd] == 0 else "a class"
@@ -148,11 +169,12 @@ def _background(stats: Sequence[VolumeStats]) -> int | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _doubtful(sets: Foreground, values: Sequence[int], shown: str) -> Iterator[Finding]:
+def _doubtful(sets: Foreground, values: Sequence[int]) -> Iterator[Finding]:
     """What may be class numbers, and may as well be something else."""
+    shown = ", ".join(map(str, values[:SHOWN])) + (", ..." if len(values) > SHOWN else "")
     if len(values) > 1 and all(len(held) < 2 for held in sets):
         problem = f"No label holds two of the classes {shown}: they may be one class."
-        words = " ".join(f"data.label_map.{value}={values[0]}" for value in values[1:])
+        words = _words(dict.fromkeys(values[1:], values[0]), {})
         yield finding("label_meaning", problem, remedy=f"{words} if they are")
     elif len(values) >= SEVERAL:
         problem = f"Labels hold {len(values)} classes ({shown})."
@@ -172,7 +194,7 @@ def _rare(stats: Sequence[VolumeStats], sets: Foreground) -> Iterator[Finding]:
         yield finding("rare_class", f"{named} occurs in one volume only ({', '.join(cases)}).")
 
 
-def _mostly_foreground(stats: Sequence[VolumeStats]) -> Iterator[Finding]:
+def _mostly_foreground(stats: Sequence[VolumeStats], label_map: LabelMap) -> Iterator[Finding]:
     for value in sorted({volume.commonest for volume in stats} - {0}):
         cases = [volume.case for volume in stats if volume.commonest == value]
         named = ", ".join(cases[:3]) + (", ..." if len(cases) > 3 else "")
@@ -180,13 +202,14 @@ def _mostly_foreground(stats: Sequence[VolumeStats]) -> Iterator[Finding]:
             f"In {len(cases)} of {len(stats)} labels ({named}) foreground fills more than half, "
             f"most of it with the value {value}."
         )
-        if all(set(volume.label_values) <= {0, 1} for volume in stats):
-            remedy = (
-                "data.label_map.0=1 data.label_map.1=0 if foreground and background are swapped"
-            )
+        if len(cases) < len(stats):
+            remedy = "correct these files if foreground and background are swapped there"
+        elif all(set(volume.label_values) <= {0, 1} for volume in stats):
+            remedy = f"{_words({0: 1, 1: 0}, label_map)} if foreground and background are swapped"
         else:
+            words = _words({value: 0}, label_map)
             remedy = (
-                f"data.ignore_label={value} if nobody annotated these voxels, "
-                f"data.label_map.{value}=0 if they are background"
+                f"data.ignore_label={value} if nobody annotated these voxels, {words} if they are "
+                "background"
             )
         yield finding("much_foreground", problem, remedy=remedy)
