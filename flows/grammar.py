@@ -349,10 +349,11 @@ def refuse_unused(options: argparse.Namespace, stages: Sequence[str] = ()) -> No
         if any(row.reads(key) for row in rows) or (stages and key == "flows"):
             continue
         running = f" with flows=[{','.join(stages)}]" if stages else ""
-        others = [other for other, row in VERBS.items() if row.reads(key)]
+        readers = [other for other, row in VERBS.items() if row.reads(key)]
+        first = [other for other in ("profile", "train", "analyse", "deploy") if other in readers]
         raise UsageError(
             f"`minivess {options.verb}`{running} does not use {key}.",
-            remedy=f"leave {word} out; it belongs to {_listed(others)}",
+            remedy=f"leave {word} out; it belongs to {_listed(first or readers)}",
         )
 
 

@@ -55,6 +55,11 @@ def test_words_arrive_as_they_were_typed(verb: str, clone: Path):
     assert done.stdout.splitlines() == [str(clone), verb, *words]
 
 
+def test_the_product_is_told_that_just_called(clone: Path):
+    (clone / ".venv" / "bin" / "minivess").write_text('#!/bin/sh\necho "$MINIVESS_CALLER"\n')
+    assert just("help", "train", folder=clone).stdout == "just\n"
+
+
 def test_paths_mean_the_folder_of_the_caller(clone: Path):
     (clone / "deep" / "er").mkdir(parents=True)
     done = just("plan", "data.root=here", folder=clone / "deep" / "er")
