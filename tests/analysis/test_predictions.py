@@ -6,7 +6,10 @@ import pytest
 from minivess import files, inference
 from minivess.analysis import ensembling, predictions
 from minivess.config import ExperimentConfig
+from minivess.contracts import IGNORED
+from minivess.data import volume
 from minivess.errors import DataError
+from minivess.evaluation import metrics
 
 CONFIG = ExperimentConfig()
 
@@ -29,6 +32,22 @@ def test_every_volume_is_judged_once_by_the_fold_that_held_it_out(two_folds, cas
     for one, member in zip(judged, [members[0]] * 2 + [members[1]] * 2, strict=True):
         alone = predictions.predict(member, cases[one.metrics.case], CONFIG)
         np.testing.assert_array_equal(predictions.read_mask(one.mask), inference.mask(alone))
+
+
+def test_only_what_somebody_annotated_is_judged(two_folds, cases, judge):
+    for case in cases.values():
+        label = volume.read(case.label)
+        half = label.array.copy()
+        half[8:] = 99
+        volume.write_mask(case.label, half, like=label)
+    members = [
+        one.replace(spec=one.spec.replace(label_map={99: IGNORED})) for one in two_folds("tiny_a")
+    ]
+    for one in judge(members).predictions["tiny_a"]:
+        truth = volume.read(cases[one.metrics.case].label).array[:8]
+        guess = predictions.read_mask(one.mask)[:8]
+        alone = metrics.judge(guess, truth, classes=(0, 1), config=CONFIG.evaluation)
+        assert one.metrics.values == alone
 
 
 def test_probabilities_sum_to_one_in_the_shape_of_the_volume(two_folds, cases):

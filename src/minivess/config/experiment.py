@@ -89,6 +89,9 @@ class DataConfig(Part):
     @field_validator("label_map", mode="before")
     @classmethod
     def _binary(cls, mapping: object) -> object:
+        if isinstance(mapping, str) and mapping != "binary":
+            message = "it takes label values and their classes, {255: 1}, or the word binary"
+            raise ValueError(message)
         return {"*": 1} if mapping == "binary" else mapping
 
     @field_validator("label_map")

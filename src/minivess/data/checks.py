@@ -54,7 +54,8 @@ CHECKS: dict[str, Check] = {
     "label_is_image": Check(
         ERROR,
         "A label holds the very voxels of its image.",
-        "data.label='<pattern of the label files>'; minivess review accept CASE where it is meant",
+        "data.label='<pattern of the label files>'; where it is meant, minivess review accept CASE "
+        "--why '...'",
     ),
     "label_rounded": Check(
         WARNING,
