@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import re
 import threading
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -11,9 +13,9 @@ from minivess.errors import StoreError, UsageError
 ROWS = {
     "runs": [
         {"run_id": "a", "kind": "family", "name": "dynunet_dice_ce", "start_time": 1_000_000,
-         "end_time": 3_000_000},
+         "end_time": 3_000_000, "experiment": "tubes", "dataset": "tubes", "status": "FINISHED"},
         {"run_id": "b", "kind": "family", "name": "dynunet_cbdice", "start_time": 2_000_000,
-         "end_time": 3_000_000},
+         "end_time": 3_000_000, "experiment": "tubes", "dataset": "tubes", "status": "FINISHED"},
     ],
     "params": [
         {"run_id": "a", "key": "loss_name", "value": "dice_ce"},
@@ -69,9 +71,62 @@ def test_the_example_finds_what_differs_between_trainings(path):
     assert [row["key"] for row in rows] == ["loss_name"]
 
 
+PAGES = sorted((Path(__file__).parents[2] / "docs").glob("*.md"))
+DOCUMENTED = [
+    sql for page in PAGES for sql in re.findall(r'^    just sql "(.+)"$', page.read_text(), re.M)
+]
+
+
+@pytest.fixture
+def several(tmp_path):
+    """Two experiments on two datasets, analysed again and again; folds judge the volumes, too."""
+    runs, volumes, metrics = [], [], []
+    for start, (run_id, experiment, kind, status, dice) in enumerate([
+        ("t1", "tubes", "cell", "FINISHED", 0.1), ("a1", "tubes", "analysis", "FINISHED", 0.2),
+        ("a2", "tubes", "analysis", "FINISHED", 0.5), ("a3", "tubes", "analysis", "FAILED", 0.3),
+        ("b1", "brains", "analysis", "FINISHED", 0.9),
+    ]):  # fmt: skip
+        runs.append({"run_id": run_id, "experiment": experiment, "dataset": f"of {experiment}",
+                     "kind": kind, "status": status, "start_time": 1000 * start})  # fmt: skip
+        volumes += [{"run_id": run_id, "name": "dynunet", "case": case, "dice": dice, "masd": masd}
+                    for case, masd in (("v1", 2.0), ("v2", None))]  # fmt: skip
+        metrics.append({"run_id": run_id, "key": "test_dice", "value": dice, "step": 0, "time": 1})
+    path = tmp_path / "several.duckdb"
+    workspace.refresh(path, {"runs": runs, "volumes": volumes, "metrics": metrics})
+    return path
+
+
+@pytest.mark.parametrize("sql", [*workspace.EXAMPLES.values(), *DOCUMENTED])
+def test_each_example_gives_the_figures_of_one_dataset_and_its_latest_analysis(several, sql):
+    rows = workspace.query(several, sql)
+    found = [
+        (row["experiment"], row["dataset"], row["mean"])
+        for row in rows
+        if row.get("metric") == "dice"
+    ]
+    assert found in ([], [("brains", "of brains", 0.9), ("tubes", "of tubes", 0.5)])
+    assert all({"experiment"} <= set(row) for row in rows)
+
+
+def test_a_view_holds_one_analysis_of_each_experiment_and_counts_what_is_undefined(several):
+    rows = workspace.query(several, workspace.EXAMPLES["families by their mean over volumes"])
+    of_masd = {row["experiment"]: row for row in rows if row["metric"] == "masd"}
+    assert (of_masd["tubes"]["n"], of_masd["tubes"]["undefined"]) == (1, 1)
+    rows = workspace.query(several, workspace.EXAMPLES["champions on their held-out test sets"])
+    assert [(row["experiment"], row["value"]) for row in rows] == [("brains", 0.9), ("tubes", 0.5)]
+
+
+def test_rows_that_are_kept_follow_an_experiment_to_its_new_name(several):
+    runs = workspace.query(several, "FROM runs")
+    renamed = [row | {"experiment": row["experiment"].replace("tubes", "pipes")} for row in runs]
+    workspace.refresh(several, {"runs": renamed}, unchanged={row["run_id"] for row in runs})
+    found = workspace.query(several, "SELECT DISTINCT experiment FROM latest_volumes ORDER BY 1")
+    assert [row["experiment"] for row in found] == ["brains", "pipes"]
+
+
 def test_times_are_timestamps(path):
     rows = workspace.query(path, workspace.EXAMPLES["how long each kind of run takes"])
-    assert rows == [{"kind": "family", "n": 2, "seconds": 1500.0}]
+    assert [(row["kind"], row["n"], row["seconds"]) for row in rows] == [("family", 2, 1500.0)]
 
 
 def test_a_refused_query_names_the_tables(path):

@@ -1,15 +1,25 @@
 """One DuckDB file over all runs, for questions that MLflow's page cannot answer.
 
 Tables
-    runs     run_id, experiment, name, kind, status, parent_run_id, start_time, end_time,
-             content_key, dataset_hash, artifact_uri            one row for each run
-    params   run_id, key, value                                 all text, as MLflow holds it
-    metrics  run_id, key, value, step, time                     whole histories where given
-    volumes  run_id, name, "case", "group", metric, value       one row for each judged volume
-                                                                and metric; NULL is undefined
+    runs     + name, status, parent_run_id, start_time, end_time, content_key, dataset_hash,
+             artifact_uri                         one row for each run
+    params   + key, value                         all text, as MLflow holds it
+    metrics  + key, value, step, time             whole histories where given
+    volumes  + name, "case", "group", metric, value
+                                                  one row for each volume judged out of fold and
+                                                  metric; NULL is undefined
+    Each begins with run_id, experiment, dataset, kind, so that no mean need mix them.
 
-Kinds are profile, family (a training parent), cell (a fold), analysis, deployment.
-Times are UTC. EXAMPLES holds queries that work on any workspace.
+Views, to ask of: an experiment is often analysed more than once, and folds and analysis judge the
+same volumes
+    latest_analyses, latest_families              rows of runs: of each experiment and dataset the
+                                                  analysis, and of each name the training, that
+                                                  finished and began last
+    latest_metrics, latest_volumes                what these analyses hold
+
+An experiment is that of the training, also for its analyses and deployments. Kinds are profile,
+family (a training parent), cell (a fold), analysis, deployment. Times are UTC. EXAMPLES holds
+queries that work on any workspace.
 
 DuckDB lets one process write and shuts readers out meanwhile, so `refresh` builds the new
 file beside the old one and renames it; a reader keeps the file that it opened.
@@ -28,17 +38,18 @@ from minivess.errors import StoreError, UsageError
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1
+SCHEMA = 2
 OFFLINE: dict[str, Any] = {"autoinstall_known_extensions": "false"}
 ALONE = OFFLINE | {"enable_external_access": "false", "lock_configuration": "true"}
 """A query reads the workspace and no other file, and writes none."""
 
+WHOSE = ("experiment", "dataset", "kind")
+OWN = dict.fromkeys(("run_id", *WHOSE), "VARCHAR")
 TABLES: dict[str, dict[str, str]] = {
     "runs": {
+        **OWN,
         "run_id": "VARCHAR PRIMARY KEY",
-        "experiment": "VARCHAR",
         "name": "VARCHAR",
-        "kind": "VARCHAR",
         "status": "VARCHAR",
         "parent_run_id": "VARCHAR",
         "start_time": "TIMESTAMP_MS",
@@ -47,22 +58,33 @@ TABLES: dict[str, dict[str, str]] = {
         "dataset_hash": "VARCHAR",
         "artifact_uri": "VARCHAR",
     },
-    "params": {"run_id": "VARCHAR", "key": "VARCHAR", "value": "VARCHAR"},
+    "params": {**OWN, "key": "VARCHAR", "value": "VARCHAR"},
     "metrics": {
-        "run_id": "VARCHAR",
+        **OWN,
         "key": "VARCHAR",
         "value": "DOUBLE",
         "step": "BIGINT",
         "time": "TIMESTAMP_MS",
     },
     "volumes": {
-        "run_id": "VARCHAR",
+        **OWN,
         "name": "VARCHAR",
         "case": "VARCHAR",
         "group": "VARCHAR",
         "metric": "VARCHAR",
         "value": "DOUBLE",
     },
+}
+LATEST = """
+    CREATE OR REPLACE VIEW {name} AS SELECT * FROM runs
+    WHERE kind = '{kind}' AND status = 'FINISHED' QUALIFY row_number() OVER (
+        PARTITION BY experiment, dataset{more} ORDER BY start_time DESC, run_id) = 1"""
+OF_LATEST = "CREATE OR REPLACE VIEW {name} AS FROM {table} SEMI JOIN latest_analyses USING (run_id)"
+VIEWS = {
+    "latest_analyses": LATEST.format(name="latest_analyses", kind=names.ANALYSIS, more=""),
+    "latest_families": LATEST.format(name="latest_families", kind=names.FAMILY, more=", name"),
+    "latest_metrics": OF_LATEST.format(name="latest_metrics", table="metrics"),
+    "latest_volumes": OF_LATEST.format(name="latest_volumes", table="volumes"),
 }
 # What is read from the store only for runs that are new or went on.
 HEAVY = ("metrics", "volumes")
@@ -72,19 +94,24 @@ EXAMPLES = {
         SELECT experiment, name, kind, status, start_time FROM runs
         ORDER BY start_time DESC LIMIT 20""",
     "families by their mean over volumes": """
-        SELECT v.name, metric, avg(value) AS mean, count(value) AS n
-        FROM volumes v JOIN runs r USING (run_id) WHERE r.kind = 'analysis'
-        GROUP BY ALL ORDER BY metric, mean DESC""",
+        SELECT experiment, dataset, name, metric, avg(value) AS mean, count(value) AS n,
+            count(*) - count(value) AS undefined
+        FROM latest_volumes GROUP BY ALL ORDER BY experiment, dataset, metric, mean DESC""",
     "the volumes that every family finds hard": """
-        SELECT "case", avg(value) AS mean_dice
-        FROM volumes JOIN runs USING (run_id) WHERE metric = 'dice' AND kind = 'analysis'
+        SELECT experiment, dataset, "case", avg(value) AS mean_dice
+        FROM latest_volumes WHERE metric = 'dice'
         GROUP BY ALL ORDER BY mean_dice LIMIT 10""",
+    "champions on their held-out test sets": """
+        SELECT experiment, dataset, key, value FROM latest_metrics
+        WHERE key LIKE 'test\\_%' ESCAPE '\\' ORDER BY ALL""",
     "what differs between trainings": """
-        SELECT key, list(DISTINCT value) AS found FROM params JOIN runs USING (run_id)
-        WHERE kind = 'family' GROUP BY key HAVING count(DISTINCT value) > 1 ORDER BY key""",
+        SELECT experiment, dataset, key, list(DISTINCT value) AS found
+        FROM params SEMI JOIN latest_families USING (run_id)
+        GROUP BY ALL HAVING count(DISTINCT value) > 1 ORDER BY ALL""",
     "how long each kind of run takes": """
-        SELECT kind, count(*) AS n, avg(date_diff('second', start_time, end_time)) AS seconds
-        FROM runs WHERE end_time IS NOT NULL GROUP BY kind ORDER BY kind""",
+        SELECT experiment, dataset, kind, count(*) AS n,
+            avg(date_diff('second', start_time, end_time)) AS seconds
+        FROM runs WHERE end_time IS NOT NULL GROUP BY ALL ORDER BY ALL""",
 }
 
 Rows = Mapping[str, Any]
@@ -136,7 +163,8 @@ def query(path: Path, sql: str) -> list[dict[str, Any]]:
         tables = "; ".join(f"{name}({', '.join(columns)})" for name, columns in TABLES.items())
         raise UsageError(
             f"DuckDB refuses the query: {said}",
-            remedy=f'one SELECT over these tables (quote "case" and "group"): {tables}',
+            remedy=f'one SELECT over these tables (quote "case" and "group"): {tables}; '
+            f"the newest of each experiment alone: {', '.join(VIEWS)}",
         ) from error
 
 
@@ -182,7 +210,20 @@ def _merge(path: Path, rows: Rows, unchanged: Collection[str] | None) -> None:
             connection.register("incoming", these)
             connection.execute(f"INSERT INTO {table} SELECT * FROM incoming")
             connection.unregister("incoming")
+        for table in set(TABLES) - {"runs"}:
+            _name(connection, table)
+        for view in VIEWS.values():
+            connection.execute(view)
         connection.execute("CHECKPOINT")
+
+
+def _name(connection: Any, table: str) -> None:
+    """Give each row what its run belongs to; an experiment may have another name by now."""
+    here, there = (", ".join(f"{side}.{name}" for name in WHOSE) for side in (table, "runs"))
+    connection.execute(
+        f"UPDATE {table} SET {', '.join(f'{name} = runs.{name}' for name in WHOSE)} FROM runs "
+        f"WHERE {table}.run_id = runs.run_id AND ({here}) IS DISTINCT FROM ({there})"
+    )
 
 
 def _drop(connection: Any, table: str, which: str, run_ids: Collection[str]) -> None:
@@ -201,7 +242,11 @@ def _arrow(rows: Any, table: str) -> Any:
     }
     schema = {name: kinds.get(kind.split()[0], pa.string()) for name, kind in TABLES[table].items()}
     if isinstance(rows, pa.Table):
-        return pa.table({name: rows[name].cast(kind) for name, kind in schema.items()})
+        none = pa.nulls(len(rows))
+        return pa.table({
+            name: (rows[name] if name in rows.column_names else none).cast(kind)
+            for name, kind in schema.items()
+        })  # fmt: skip
     listed = list(_long(rows)) if table == "volumes" else rows
     return pa.table(
         {name: pa.array([row.get(name) for row in listed], kind) for name, kind in schema.items()}
@@ -216,5 +261,5 @@ def _long(rows: Iterable[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
             yield {**who, "metric": row["metric"], "value": row.get("value")}
             continue
         for name, value in row.items():
-            if name.partition("_class")[0] in names.METRICS:
+            if names.stem(name) in names.METRICS:
                 yield {**who, "metric": name, "value": value}

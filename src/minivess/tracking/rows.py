@@ -41,9 +41,10 @@ def rows(store: Store, known: Mapping[str, int] = NOTHING) -> dict[str, Any]:
 def _run(record: RunRecord) -> Row:
     return {
         "run_id": record.run_id,
-        "experiment": record.experiment,
-        "name": record.name,
+        "experiment": record.params.get(names.UPSTREAM_EXPERIMENT, record.experiment),
+        "dataset": record.params.get(names.DATASET_NAME),
         "kind": record.tags.get(names.KIND),
+        "name": record.name,
         "status": record.status,
         "parent_run_id": record.tags.get(names.PARENT),
         "start_time": record.start_time,
