@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from minivess.contracts import Finding
 from minivess.data.checks import finding
 from minivess.data.filenames import stem
 from minivess.data.matches import Name, Pair, Reading, common_start, match, named
@@ -103,33 +104,44 @@ def _read(
         [path for path in images if path not in used],
         [path for path in labels if path not in used | images.keys()],
     )
-    first = {
-        image.parent / name[-1]
-        for (image, _), name in pairs.items()
-        if _channel_off(stem(image)) == name[-1] != stem(image)
-    }
-    further = [path for path in reading.images if path.parent / stem(path)[:-5] in first]
+    _leave_channels(reading, pairs)
+    reading.findings += _divided(pairs, places)
+    if not pairs:
+        told = {path for path in images if places[path].role == "image"}
+        reading.examples = list(_examples(list(images), list(labels), told))
+    return reading
+
+
+def _leave_channels(reading: Reading, pairs: dict[Pair, Name]) -> None:
+    """v1_0001 is no image without a label where v1_0000 has the label v1."""
+    first = {i.parent / name[-1] for (i, _), name in pairs.items() if stem(i) != name[-1]}
+    further = [
+        path
+        for path in reading.images
+        if re.search(r"_\d{4}$", stem(path)) and path.parent / stem(path)[:-5] in first
+    ]
     if further:
         reading.images = [path for path in reading.images if path not in further]
         reading.notes.append(
             f"{len(further)} files of further channels are left out; 0000 is read."
         )
+
+
+def _divided(pairs: dict[Pair, Name], places: dict[Path, _Place]) -> Iterator[Finding]:
+    """Folders that state a split, which is not read from them."""
     parts = {
-        SPLITS[word]
+        SPLITS[word]: folder
         for image, _ in pairs
-        for word in _words(*places[image].folders)
+        for folder in list(image.parents)[: len(places[image].folders)]
+        for word in _words(folder.name)
         if word in SPLITS
     }
     if len(parts) > 1:
-        problem = (
-            f"Folders divide the volumes into {', '.join(sorted(parts))}; they are read as one set."
-        )
-        reading.findings.append(finding("divided", problem))
-    if not pairs:
-        reading.examples = list(
-            _examples(list(images), list(labels), {p for p in images if places[p].role == "image"})
-        )
-    return reading
+        names = ", ".join(sorted(parts))
+        problem = f"Folders divide the volumes into {names}; they are read as one set."
+        alone = f"data.root={parts['train']} for this part alone, or " if "train" in parts else ""
+        remedy = f"{alone}training.splits=FILE to keep the parts"
+        yield finding("divided", problem, remedy=remedy)
 
 
 def _layout(pair: Pair | None, places: dict[Path, _Place]) -> str:
