@@ -57,6 +57,7 @@ def look(session: Session) -> Survey:
         "dataset": config.dataset,
         "files": {file.relative_to(root).as_posix(): value for file, value in hashes.items()},
         "pairs": [[case.case, case.group] for case in pairing.cases],
+        "ignored": pairing.ignored,
         "review": reviewed.in_force,
         "settings": config.data.counted(),
         "remote": config.data.remote,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -109,6 +110,18 @@ def test_values_that_may_be_classes_go_on_with_a_warning_whose_words_work(
     measured = run(root)
     (finding,) = [one for one in measured.findings if one.code == code]
     assert classes(run, root, *words(finding.remedy)[0]) == (after, set())
+
+
+@pytest.mark.parametrize("names", [{"background": 0, "ignore": 2}, {"0": "back", "2": "Ignore"}])
+def test_what_dataset_json_ignores_is_ignored_or_a_class_as_the_user_says(
+    run: Run, tmp_path: Path, names: dict[str, object]
+) -> None:
+    root = folder(tmp_path, lambda m, i: ring(m, 2))
+    (root / "dataset.json").write_text(json.dumps({"labels": names}))
+    with pytest.raises(DataError, match=r"dataset\.json calls the label 2 ignore") as stopped:
+        classes(run, root)
+    found = [classes(run, root, *typed) for typed in words(stopped.value.remedy)]
+    assert found == [({0, 1}, set()), ({0, 1}, set())]
 
 
 @pytest.mark.parametrize("typed", ["data.label_map.255=1", "data.label_map=binary"])

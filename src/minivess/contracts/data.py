@@ -42,6 +42,7 @@ class Pairing(Contract):
     unpaired_images: tuple[Path, ...] = ()
     unpaired_labels: tuple[Path, ...] = ()
     left: tuple[Path, ...] = Field(default=(), description="files that no rule read")
+    ignored: int | None = Field(default=None, description="label value that dataset.json ignores")
     notes: tuple[str, ...] = Field(
         default=(), description="what the user should know, a sentence each"
     )

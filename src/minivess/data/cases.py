@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 from minivess.contracts import Case, Pairing
-from minivess.data.datalist import listed
+from minivess.data.datalist import ignored, listed
 from minivess.data.filenames import is_volume, parts, unread, unread_kinds
 from minivess.data.groups import groups_of
 from minivess.data.layouts import recognised
@@ -50,6 +50,7 @@ def pair(
         ),
         unpaired_images=tuple(sorted(reading.images)),
         unpaired_labels=tuple(sorted(reading.labels)),
+        ignored=ignored(root),
         left=tuple(path for path in (*found, *others) if path not in used),
         notes=(*reading.notes, *notes),
         findings=tuple(reading.findings),

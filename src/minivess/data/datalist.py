@@ -49,6 +49,17 @@ def listed(root: Path, found: list[Path]) -> Reading | None:
     return reading
 
 
+def ignored(root: Path) -> int | None:
+    """The label value that `dataset.json` calls ignore, as nnU-Net does."""
+    content = _content(root / "dataset.json")
+    names = content.get("labels") if isinstance(content, dict) else None
+    for one, other in names.items() if isinstance(names, dict) else ():
+        for name, value in ((one, other), (other, one)):  # MSD has the value first
+            if str(name).lower() == "ignore" and str(value).lstrip("-").isdigit():
+                return int(value)
+    return None
+
+
 def _several(case: str, images: int, labels: int) -> Finding:
     problem = (
         f"dataset.json gives it {images} images and {labels} labels; a volume has one channel "

@@ -55,6 +55,14 @@ def of_set(stats: Sequence[VolumeStats], label_map: LabelMap) -> Iterator[Findin
             yield finding("label_map_unused", problem)
 
 
+def unsaid(ignored: int | None, label_map: LabelMap) -> Iterator[Finding]:
+    """What `dataset.json` ignores is ignored if the user says so, or is a class if he says that."""
+    if ignored is not None and ignored not in label_map:
+        problem = f"dataset.json calls the label {ignored} ignore: nobody annotated these voxels."
+        remedy = f"data.ignore_label={ignored}, or data.label_map.{ignored}=1 if it is class 1"
+        yield finding("label_values", problem, remedy=remedy)
+
+
 # --- class numbers, or what else ----------------------------------------------------------
 
 

@@ -29,7 +29,7 @@ from minivess.contracts import (
     Spacing,
     VolumeStats,
 )
-from minivess.data import quality
+from minivess.data import labels, quality
 from minivess.data.curated import as_curated, curated_hash
 from minivess.data.measurement import Measurement, measure
 from minivess.data.profile_cache import key_of, recall, remember, store_of
@@ -252,6 +252,7 @@ def _gather(
     signatures = {r.stats.case: r.signature for r in ordered if r.stats is not None}
     findings = [
         *quality.check_pairing(pairing),
+        *labels.unsaid(pairing.ignored, config.labels),
         *(finding for result in ordered for finding in result.findings),
         *quality.check_set(stats, signatures, outlier_z=config.outlier_z, label_map=config.labels),
     ]
