@@ -12,8 +12,8 @@ from minivess.contracts import IGNORED, Finding, LabelMap, VolumeStats
 from minivess.data.checks import finding
 from minivess.data.payload import Array, Volume
 
-LARGE_VALUE, MANY_CLASSES, SEVERAL = 64, 64, 10
-FEW_OBJECTS = 5
+LARGE_VALUE, MANY_CLASSES = 64, 64
+SEVERAL = 5  # so many values may as well number objects
 LARGEST_CLASS_NUMBER = 1 << 16  # atlases number up to some ten thousands; beyond it are ids
 SHOWN = 8
 BINARY = "data.label_map=binary"
@@ -83,8 +83,8 @@ def _meaning(
             f"Labels hold {len(values)} different values ({shown}), and none is 0, background."
         )
         remedy = (
-            f"{PATTERN} if an image was taken for a label, {BINARY} {words} if that is background "
-            "and the others number objects"
+            f"{words} if that is background and the others are classes, {BINARY} {words} if they "
+            f"number objects, {PATTERN} if an image was taken for a label"
         )
     elif len(values) > MANY_CLASSES and not accepted:
         problem = f"Labels hold {len(values)} different values ({shown})."
@@ -112,10 +112,10 @@ def numbered(sets: Foreground) -> bool:
         return False
     sizes = {len(values) for values in full}
     if all(values == frozenset(range(1, len(values) + 1)) for values in full):
-        return max(sizes) >= FEW_OBJECTS and len(sizes) >= min(3, len(full))
+        return max(sizes) >= SEVERAL and len(sizes) >= min(3, len(full))
     held = Counter(value for values in full for value in values)
     own = sum(times == 1 for times in held.values())
-    return len(held) >= (FEW_OBJECTS if max(sizes) > 1 else 3) and 2 * own > len(held)
+    return len(held) >= (SEVERAL if max(sizes) > 1 else 3) and 2 * own > len(held)
 
 
 def proposed_map(sets: Sequence[Sequence[int]], background: int | None = None) -> Mapping[int, int]:
