@@ -1,0 +1,111 @@
+"""Type each command that README and docs/ show, as a user would, in a clone after `just experiment`.
+
+Words in capitals and paths of examples become those of this clone; trainings become short. What is
+not typed here stands below with the reason. Ends with 1 if any command fails or is not known here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+CLONE = Path(__file__).resolve().parents[1]
+SKIPPED = {
+    r"just (bench|check|test|setup|experiment( \.\.\.)?$)": "typed by .ci/run, or takes hours",
+    r"(just|minivess) (ui|watch|notify|data-changed)": "serves until Ctrl-C; tests/flows start it",
+    r"just .*(s3://|training.deployment=|processes_per_cell)": "needs other machines; in tests/",
+    r"(just|minivess) .*(\.\.\.\]?$|\[|<)(?!.*')": "a form, not a command",
+    r"minivess (--help|new )": "not a recipe, or the name of an automation",
+    r"just rebase OLD NEW|just review (import|fix)|just plan .*_manual|just .*mouse": "needs files "
+    "that only the reader has; tests/ type it on such files",
+    r"(just|minivess) (train|deploy|analyse|search|experiment)$": "the chain has just done it",
+    r"just search FILE|minivess (predict|plan|settle RUN_ID|reproduce FILE)": "shown twice",
+    r"just train ('training.losses|training.max_epochs=50|configs)": "as others, with other values",
+    r"just train( data.root=FOLDER)? .*(max_epochs=[12]00|extends)": "needs a long training first",
+}
+SHORT = "model.filters=[4,8,16] training.max_epochs=1 training.folds=2 training.losses=dice_ce " \
+    "training.samples_per_volume=1 tracking.log_system_metrics=false"  # fmt: skip
+
+
+def main() -> int:
+    """Run them all; a line for each."""
+    failed: list[str] = []
+    typed: set[str] = set()
+    for command in commands():
+        why = next((why for rule, why in SKIPPED.items() if re.match(rule, command)), None)
+        if why is not None:
+            print(f"  skipped  {command}: {why}")
+            continue
+        line, started = filled(command), time.monotonic()
+        if line in typed:
+            continue
+        typed.add(line)
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=CLONE, capture_output=True, text=True, check=False
+        )
+        print(f"  {done.returncode}  {time.monotonic() - started:5.1f} s  {line}", flush=True)
+        if done.returncode:
+            failed.append(line)
+            print(done.stdout[-800:] + done.stderr[-1500:], flush=True)
+    print(f"{len(failed)} documented commands failed")
+    return 1 if failed else 0
+
+
+def commands() -> list[str]:
+    """Indented lines and code spans of the pages, each once, in their order."""
+    pages = [CLONE / "README.md", *sorted((CLONE / "docs").glob("*.md"))]
+    found: list[str] = []
+    for page in pages:
+        if page.name == "log.md":
+            continue
+        for line in page.read_text(encoding="utf-8").splitlines():
+            spans = re.findall(r"`((?:just|minivess) [^`]+)`", line)
+            if match := re.match(r"    ((?:just|minivess) .*)", line):
+                spans = [re.sub(r"\s{2,}#.*", "", match[1]).strip()]
+            found += [" ".join(span.split()) for span in spans]
+    return list(dict.fromkeys(found))
+
+
+def filled(command: str) -> str:
+    """The command with what this clone has in place of examples."""
+    folder, out = CLONE / "outputs" / "documented", CLONE / "outputs" / "documented-out"
+    if not folder.exists():
+        shutil.copytree(CLONE / "outputs" / "demo-data", folder)
+        image, label = (sorted((folder / role).iterdir())[0] for role in ("images", "labels"))
+        for file in (image, label):
+            shutil.copy(file, file.with_name("copy_z05.nii.gz"))
+    image = sorted((CLONE / "outputs" / "demo-data" / "images").iterdir())[0]
+    for written, meant in {
+        "/path/to/folder": str(folder), "data.root=FOLDER": f"data.root={folder}",
+        "minivess ": "just ", "MODEL@production": "demo@production", "RUN_OR_MODEL": "demo@production",
+        "lineage MODEL": "lineage demo@production", "demo-data DIR": f"demo-data {out}/demo",
+        "image.nii.gz masks/": f"{image} {out}/masks/", "IN OUT": f"{image} {out}/masks2/ name=demo",
+        "export DIR": f"export {out}/{abs(hash(command))}", "CASE": "phantom00_z05",
+        "'...'": "'typed by a test'", "select ...": "select count(*) as n from runs",
+        "ID,ID": ",".join(runs("training_run_ids")), "run.zip": f"{out}/run.zip",
+        "train --upstream RUN_ID": f"train --upstream {runs('data_profile_run_id')[0]}",
+        "RUN_ID": runs("training_run_ids")[0],
+    }.items():  # fmt: skip
+        command = command.replace(written, meant)
+    given = {word.strip("'").partition("=")[0] for word in command.split()}
+    if re.match(r"just (train|experiment|search)", command):
+        short = [word for word in SHORT.split() if word.partition("=")[0] not in given]
+        command += " " + " ".join(f"'{word}'" for word in short)
+    return command + (" search.trials=1" if command.startswith("just search") else "")
+
+
+def runs(key: str) -> list[str]:
+    """Ids that `just experiment --json` printed last."""
+    printed = json.loads(Path(os.environ["PRINTED"]).read_text().splitlines()[-1])
+    value = printed[key]
+    return value if isinstance(value, list) else [value]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
