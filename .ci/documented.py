@@ -1,4 +1,4 @@
-"""Type each command that README and docs/ show, as a user would, in a clone after `just experiment`.
+"""Type each command that README and docs/ show, in a clone after `just experiment`.
 
 Words in capitals and paths of examples become those of this clone; trainings become short. What is
 not typed here stands below with the reason. Ends with 1 if any command fails or is not known here.
@@ -83,10 +83,11 @@ def filled(command: str) -> str:
     image = sorted((CLONE / "outputs" / "demo-data" / "images").iterdir())[0]
     for written, meant in {
         "/path/to/folder": str(folder), "data.root=FOLDER": f"data.root={folder}",
-        "minivess ": "just ", "MODEL@production": "demo@production", "RUN_OR_MODEL": "demo@production",
-        "lineage MODEL": "lineage demo@production", "demo-data DIR": f"demo-data {out}/demo",
-        "image.nii.gz masks/": f"{image} {out}/masks/", "IN OUT": f"{image} {out}/masks2/ name=demo",
-        "export DIR": f"export {out}/{abs(hash(command))}", "CASE": "phantom00_z05",
+        "minivess ": "just ", "RUN_OR_MODEL": "MODEL", "MODEL@production": "MODEL",
+        "MODEL": "demo@production", "demo-data DIR": f"demo-data {out}/demo",
+        "image.nii.gz masks/": f"{image} {out}/masks/",
+        "IN OUT": f"{image} {out}/masks2/ name=demo",
+        "export DIR": f"export {out}/{command.split()[-1]}", "CASE": "phantom00_z05",
         "'...'": "'typed by a test'", "select ...": "select count(*) as n from runs",
         "ID,ID": ",".join(runs("training_run_ids")), "run.zip": f"{out}/run.zip",
         "train --upstream RUN_ID": f"train --upstream {runs('data_profile_run_id')[0]}",
