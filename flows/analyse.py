@@ -11,6 +11,7 @@ from flows.profile_data import settings
 from flows.session import Session
 from flows.train import versions
 from minivess import keys, names
+from minivess.config import ExperimentConfig, ResamplingConfig
 from minivess.contracts import (
     AnalysisResult,
     Champion,
@@ -19,6 +20,7 @@ from minivess.contracts import (
     Member,
     TrainingResult,
 )
+from minivess.errors import StoreError
 
 if TYPE_CHECKING:
     from minivess.analysis.wording import Unit
@@ -89,7 +91,6 @@ def recipe(session: Session, training: TrainingResult) -> keys.Ingredients:
         "cells": sorted(key for family in training.families for key in family.cells),
         "families": sorted(training.run_ids),
         "dataset": training.dataset_hash,
-        "resampling": config.data.resampling.counted(),
         "analysis": config.analysis.counted(),
         "evaluation": config.evaluation.counted(),
         "code": keys.code(keys.ANALYSIS_CODE),
@@ -102,6 +103,23 @@ def fetch(session: Session, training: TrainingResult) -> list[Member]:
     from minivess.tracking import members
 
     return members.fetch(session.store, training.run_ids, session.home.cells)
+
+
+def as_trained(config: ExperimentConfig, members: Sequence[Member]) -> ExperimentConfig:
+    """The settings with the resampling of the networks, whatever this command says of it.
+
+    Raises:
+        StoreError: networks of different resampling, which cannot be compared.
+    """
+    first, *others = (member.settings["resampling"] for member in members)
+    if any(other != first for other in others):
+        raise StoreError(
+            "These networks were trained on volumes that were resampled in different ways.",
+            remedy="analyse them apart: `minivess analyse --upstream ID`",
+        )
+    resampling = ResamplingConfig.model_validate(first)
+    data = config.data.model_copy(update={"resampling": resampling})
+    return config.model_copy(update={"data": data})
 
 
 def judge(session: Session, axes: tuple[Run, DatasetProfile, Sequence[Member]]) -> AnalysisResult:
@@ -117,7 +135,7 @@ def judge(session: Session, axes: tuple[Run, DatasetProfile, Sequence[Member]]) 
         members,
         cases,
         profile,
-        session.config,
+        as_trained(session.config, members),
         folder,
         lambda done, total: progress(done / total),
         cache=session.home.judged,

@@ -73,8 +73,7 @@ STORE = ("tracking.uri",)
 NAMED = ("name", "data.root", *STORE)
 DATA = ("name", "data", "-data.watch_interval_s", "tracking")
 GRID = (*DATA, "compute", "model", "training", "evaluation")
-JUDGED = (*NAMED, "tracking", "data.resampling", "data.normalisation", "training.device",
-          "evaluation", "analysis")  # fmt: skip
+JUDGED = (*NAMED, "tracking", "training.device", "evaluation", "analysis")
 SERVED = (*NAMED, "tracking", "deployment")
 # A trial is one family, whose cells train one after the other in this process.
 TRIED = (*GRID, "search", "-training.refit", "-training.deployment", "-training.parallel_cells",

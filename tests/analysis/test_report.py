@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from minivess import names
-from minivess.analysis import ensembling, figures, limits, panels, pipeline, report, wording
+from minivess.analysis import (
+    ensembling,
+    figures,
+    limits,
+    methods,
+    panels,
+    pipeline,
+    report,
+    wording,
+)
 from minivess.config import EvaluationConfig, ExperimentConfig
 from minivess.contracts import Interval
 
@@ -211,6 +220,20 @@ def test_volumes_are_ordered_by_dice_and_the_lowest_is_never_typical(judged):
     ]
     found = pipeline.shown(best.replace(volumes=volumes), 2)
     assert [case for case, _ in found] == ["vol02", "vol01", "vol00"]
+
+
+def test_the_methods_tell_what_the_networks_were_trained_with(two_folds, result, profile):
+    asked = ExperimentConfig().training.counted()
+    long = [one.replace(settings={"training": asked}) for one in two_folds("dynunet_good")]
+    short = [
+        one.replace(settings={"training": {**asked, "max_epochs": 5}})
+        for one in two_folds("dynunet_fair")
+    ]
+    other = ExperimentConfig.model_validate({"training": {"max_epochs": 7}})
+    text = " ".join(methods.paragraphs(result, profile(), other, long + short))
+    assert "at most 100 epochs (" in text
+    assert " or 5 epochs (" in text
+    assert "7 epochs" not in text
 
 
 def test_numbers_are_spelled_in_one_way():

@@ -38,7 +38,10 @@ class Chain:
 def chain(store: Store) -> Chain:
     """Every run of a whole experiment, written as the flows write them."""
     torch.set_num_threads(1)
-    common = {"key": "k", "note": "n", "dataset": "tubes", "config": QUIET, "ingredients": {}}
+    common = {
+        "key": "k", "note": "n", "dataset": "tubes", "config": QUIET,
+        "ingredients": {"training": {"max_epochs": 2}, "data": {"resampling": {}}},
+    }  # fmt: skip
     data = data_params(profile_of())
 
     def begin(kind: str, name: str, **more: object):
@@ -117,6 +120,7 @@ def test_members_come_with_spec_and_local_checkpoint(
     assert [member.spec.fold.index for member in found] == [0, 1]
     assert found[0].checkpoint == store.home.cells / ("0" * 32) / names.BEST_PRIMARY
     assert found[1].untrained == {"dice": 0.1}
+    assert found[1].settings == {"training": {"max_epochs": 2}, "resampling": {}}
     assert not list(tmp_path.iterdir())
 
 

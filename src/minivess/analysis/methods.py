@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from minivess import names
 from minivess.analysis import wording
@@ -27,14 +28,14 @@ def paragraphs(
 ) -> list[str]:
     """Data, training, evaluation and choice, a paragraph each."""
     return [
-        _data(profile, config),
+        _data(profile, config, members),
         *(_training(config, members) if members else ()),
         _evaluation(config, wording.distance_unit(profile)),
         _choice(result),
     ]
 
 
-def _data(profile: DatasetProfile, config: ExperimentConfig) -> str:
+def _data(profile: DatasetProfile, config: ExperimentConfig, members: Sequence[Member]) -> str:
     left = len(profile.quarantined)
     quarantine = (
         f" {wording.volumes(left)} could not be used and stand in the profile." if left else ""
@@ -49,7 +50,7 @@ def _data(profile: DatasetProfile, config: ExperimentConfig) -> str:
         "zscore": "scaled to zero mean and unit variance volume by volume",
         "minmax": "scaled to the range 0 to 1 volume by volume",
         "none": "left as they are",
-    }[config.data.normalisation]
+    }[members[0].spec.window.normalisation if members else config.data.normalisation]
     return (
         f"The dataset {profile.dataset} (version {profile.dataset_hash[:12]}) holds "
         f"{wording.volumes(profile.n_volumes)}, {size}; intensities were {scaling}.{quarantine}"
@@ -57,7 +58,8 @@ def _data(profile: DatasetProfile, config: ExperimentConfig) -> str:
 
 
 def _training(config: ExperimentConfig, members: Sequence[Member]) -> list[str]:
-    first, training = members[0].spec, config.training
+    first, asked = members[0].spec, config.training.counted()
+    courses = dict.fromkeys(_course(one.settings.get("training", asked)) for one in members)
     folds = {member.spec.fold.index for member in members}
     seeds = sorted({member.spec.seed for member in members})
     losses = {member.spec.loss.name: member.spec.loss.formula for member in members}
@@ -67,23 +69,30 @@ def _training(config: ExperimentConfig, members: Sequence[Member]) -> list[str]:
         f"{wording.count(net.trainable_parameters)} parameters)"
         for name, net in nets.items()
     )
-    augment = "flips, rotations and intensity changes" if training.augment else "no augmentation"
     overlap = f"{100 * first.window.overlap:.0f} %"
     return [
         f"Networks: {described}. Losses: "
         f"{'; '.join(f'{name} = {formula}' for name, formula in losses.items())}. "
         f"Each combination was trained in {len(folds)} folds of cross-validation for at most "
-        f"{training.max_epochs} epochs ({training.optimizer}, learning rate "
-        f"{training.learning_rate:g}, {training.scheduler} schedule), on patches of "
-        f"{wording.shape(first.window.patch_size)} voxels with {augment}, "
+        f"{' or '.join(courses)}, on patches of "
+        f"{wording.shape(first.window.patch_size)} voxels, "
         f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}. Whole volumes were "
         f"predicted by a sliding window of the same size with {overlap} overlap and Gaussian "
         f"blending. {_judged(config, members)}"
     ]
 
 
+def _course(training: Mapping[str, Any]) -> str:
+    augment = "flips, rotations and intensity changes" if training["augment"] else "no augmentation"
+    return (
+        f"{training['max_epochs']} epochs ({training['optimizer']}, learning rate "
+        f"{training['learning_rate']:g}, {training['scheduler']} schedule, {augment})"
+    )
+
+
 def _judged(config: ExperimentConfig, members: Sequence[Member]) -> str:
-    averaged = f" (averaged, decay {config.training.ema_decay:g})" * bool(config.training.ema_decay)
+    decay = members[0].settings.get("training", config.training.counted())["ema_decay"]
+    averaged = f" (averaged, decay {decay:g})" * bool(decay)
     if all(member.checkpoint.name == names.FINAL for member in members):
         return f"The weights after the last epoch{averaged} were judged."
     return f"The weights{averaged} of the epoch that did best on each fold's volumes were judged."

@@ -108,6 +108,9 @@ class Member(Contract):
     stopped_early: bool = False
     trainable_parameters: int
     untrained: dict[str, float]
+    settings: dict[str, Any] = Field(
+        default={}, description="parts of its key: training, resampling"
+    )
 
 
 class CellOrder(Versioned):

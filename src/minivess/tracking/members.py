@@ -38,6 +38,7 @@ def _member(store: Store, family: FamilyRun, child: str, into: Path) -> Member:
     _require_finished(store, child)
     spec = _read(store, child, names.SPEC_ARTIFACT, CellSpec)
     result = _read(store, child, names.RESULT_ARTIFACT, CellResult)
+    made_of = store.read_json(child, names.INGREDIENTS_ARTIFACT)
     return Member(
         run_id=child,
         parent_run_id=family.run_id,
@@ -48,6 +49,10 @@ def _member(store: Store, family: FamilyRun, child: str, into: Path) -> Member:
         stopped_early=result.stopped_early,
         trainable_parameters=result.trainable_parameters,
         untrained=result.untrained,
+        settings={
+            "training": made_of["training"],
+            "resampling": made_of["data"]["resampling"],
+        },
     )
 
 
