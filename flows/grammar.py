@@ -105,7 +105,7 @@ VERBS = {
     "plan": Verb("check the data, show every automatic choice and what the grid will cost", "",
                  ("upstream", *TIER, "json"), (*HANDED_ON, "-data.watch_interval_s")),
     "predict": Verb("segment files or folders with the model in production", "IN OUT",
-                    ("upstream", "json"), NAMED),
+                    ("upstream", "json"), (*NAMED, "data.spacing", "data.unit")),
     "lineage": Verb("from a run id or model name back to the data hash", "REF", uses=STORE),
     "sql": Verb("ask DuckDB over all runs: one SELECT", "QUERY", uses=STORE),
     "status": Verb("what runs, until when, what is unfinished or out of date", "",

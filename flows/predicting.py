@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,9 +41,9 @@ def predict(
     session.say(f"Predict   {described(chosen)}")
     for path, reason in plan.left.items():
         session.say(f"  left out  {path}: {reason}")
-    outcomes = []
-    for outcome in masks.each(plan.pairs, **ready(session, chosen)):
-        tell(session, outcome)
+    outcomes: list[Outcome] = []
+    for outcome in masks.each(plan.pairs, session.config.data, **ready(session, chosen)):
+        tell(session, outcome, {found.code for one in outcomes for found in one.findings})
         outcomes.append(outcome)
     refused = [outcome for outcome in outcomes if outcome.mask is None]
     if refused:
@@ -61,14 +61,15 @@ def predict(
     }
 
 
-def tell(session: Session, outcome: Outcome) -> None:
-    """One file's mask, or what refused it and what to do."""
+def tell(session: Session, outcome: Outcome, known: Set[str]) -> None:
+    """One file's mask, or what refused it; what to do, where that was not said of another file."""
     if outcome.mask:
         session.say(f"  {outcome.mask}")
     for found in outcome.findings:
         word = "refused" if found.severity == "error" else "warning"
         log.warning("%s  %s: %s: %s", word, outcome.source, found.code, found.message)
-        log.warning("  Try: %s", found.remedy)
+        if found.code not in known:
+            log.warning("  Try: %s", found.remedy)
 
 
 def _told(outcome: Outcome) -> dict[str, Any]:
@@ -103,6 +104,13 @@ def choose(session: Session, upstream: Sequence[str]) -> Chosen:
             f"{version.name} version {version.version} was trained on resampled volumes, and "
             "`predict` segments files at their own resolution.",
             remedy="train at native resolution (leave out data.resampling)",
+        )
+    dataset, asked = training.params[names.DATASET_NAME], session.config
+    if asked.data.root is not None and dataset != asked.dataset:
+        raise UsageError(
+            f"{version.name} version {version.version} was trained on {dataset!r}, and data.root "
+            f"names {asked.dataset!r}.",
+            remedy="leave out data.root, or name a model of these data",
         )
     return Chosen(version, training, why)
 
@@ -181,12 +189,9 @@ def ready(session: Session, chosen: Chosen) -> dict[str, Any]:
         run_id, names.MODEL_ARTIFACT, session.home.served / "champions" / run_id
     )
     network, window, checkpoint = model.parts(folder)
-    onnx = folder / "model.onnx"
-    if not onnx.is_file():
-        export.to_onnx(network, checkpoint, onnx)
     profile = handoff.profile_of(session, chosen.training.params[names.UPSTREAM_PROFILE])
     return {
-        "forward": export.forward(onnx),
+        "forward": export.forward_of(network, checkpoint, folder / "model.onnx"),
         "window": window,
         "divisor": networks.divisor(network),
         "in_channels": network.in_channels,

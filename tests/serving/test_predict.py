@@ -11,12 +11,15 @@ import pytest
 import tifffile
 
 from minivess import networks
+from minivess.config import DataConfig
 from minivess.contracts import Network, Window
 from minivess.data import volume
 from minivess.data.checks import CHECKS
 from minivess.errors import DataError, ServingError, UsageError
 from minivess.serving import export, predict
 from tests.conftest import shared, tube, write_nifti
+
+DATA = DataConfig()
 
 
 @pytest.fixture
@@ -30,7 +33,7 @@ def how(onnx: Path, network: Network, window: Window) -> dict[str, Any]:
 
 def masks(inputs: Path, out: Path, how: dict[str, Any]) -> list[Path | None]:
     """Where the masks are; none for what was refused."""
-    return [outcome.mask for outcome in predict.each(predict.plan(inputs, out).pairs, **how)]
+    return [outcome.mask for outcome in predict.each(predict.plan(inputs, out).pairs, DATA, **how)]
 
 
 @pytest.fixture
@@ -106,6 +109,17 @@ def test_masks_hold_the_label_values_of_the_data(
     assert np.array_equal(values, np.array([0, 2, 5])[channels])
 
 
+def test_a_voxel_size_that_the_user_states_is_that_of_the_mask(
+    tmp_path: Path, how: dict[str, Any]
+) -> None:
+    source = written_as(tmp_path / "a.nrrd", tube((20, 17, 5), 1)[0])
+    stated = DataConfig(spacing=(3.0, 3.0, 5.0), unit="mm")
+    (outcome,) = predict.each(predict.plan(source, tmp_path / "out").pairs, stated, **how)
+    assert outcome.mask
+    mask = volume.read(outcome.mask)
+    assert (mask.spacing, mask.unit) == ((3.0, 3.0, 5.0), "mm")
+
+
 IMAGE = tube((20, 17, 6), 1)[0].astype(np.float64)
 UNUSABLE = {
     "nan": (np.where(IMAGE.max() == IMAGE, np.nan, IMAGE), "non_finite"),
@@ -126,7 +140,7 @@ def test_what_profile_would_quarantine_is_refused_by_code_and_the_others_are_seg
     array, code = UNUSABLE[name]
     write_nifti(inputs / "bad.nii.gz", array)
     pairs = predict.plan(inputs, tmp_path / "out").pairs
-    good, other, bad = predict.each(pairs, **how)
+    good, other, bad = predict.each(pairs, DATA, **how)
     assert good.mask
     assert other.mask
     assert (bad.mask, bad.findings[0].code, bad.findings[0].severity) == (None, code, "error")
@@ -152,7 +166,7 @@ def test_a_volume_that_shrinks_to_one_voxel_inside_the_network_is_refused() -> N
 
 def test_warnings_are_told_and_not_refused(tmp_path: Path, how: dict[str, Any]) -> None:
     write_nifti(tmp_path / "in" / "thin.nii.gz", IMAGE[:, :, :4].astype(np.float32))
-    (outcome,) = predict.each(predict.plan(tmp_path / "in", tmp_path / "out").pairs, **how)
+    (outcome,) = predict.each(predict.plan(tmp_path / "in", tmp_path / "out").pairs, DATA, **how)
     assert outcome.mask
     assert [found.code for found in outcome.findings] == ["few_slices"]
 
@@ -161,7 +175,7 @@ def test_a_file_that_breaks_a_library_is_named_and_the_others_are_segmented(
     inputs: Path, tmp_path: Path, how: dict[str, Any]
 ) -> None:
     (inputs / "bad.nii.gz").write_text("no volume")
-    outcomes = predict.each(predict.plan(inputs, tmp_path / "out").pairs, **how)
+    outcomes = predict.each(predict.plan(inputs, tmp_path / "out").pairs, DATA, **how)
     assert [one.source.name for one in outcomes if one.mask is None] == ["bad.nii.gz"]
 
 
@@ -232,7 +246,7 @@ def test_an_answer_that_is_no_number_is_no_empty_mask(
     inputs: Path, tmp_path: Path, how: dict[str, Any]
 ) -> None:
     broken = how | {"forward": lambda part: how["forward"](part) * float("nan")}
-    outcomes = [*predict.each(predict.plan(inputs, tmp_path / "out").pairs, **broken)]
+    outcomes = [*predict.each(predict.plan(inputs, tmp_path / "out").pairs, DATA, **broken)]
     assert {one.findings[0].code for one in outcomes if one.mask is None} == {"non_finite"}
     assert len(outcomes) == 2
 

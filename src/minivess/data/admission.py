@@ -17,6 +17,7 @@ from minivess.data.checks import finding
 from minivess.errors import DataError
 
 FEW_SLICES = 5
+FEW_VALUES, SAMPLE = 8, 1 << 16
 LEVELS = 256  # grey values that float32 has to tell apart
 Array = npt.NDArray[Any]
 
@@ -27,7 +28,7 @@ def check_array(array: Array, span: tuple[float, float] | None = None) -> list[F
         problem = f"The image has shape {array.shape}; volumes have three axes, none empty."
         return [finding("wrong_dimensions", problem)]
     low, high = span or (float(array.min()), float(array.max()))
-    return [*_slices(array.shape), *_values(array, low, high)]
+    return [*_slices(array.shape), *(_values(array, low, high) or _few_values(array))]
 
 
 def check_reach(shape: Sequence[int], divisor: Sequence[int]) -> list[Finding]:
@@ -84,6 +85,15 @@ def _values(array: Array, low: float, high: float) -> list[Finding]:
         problem = f"The image holds {array.dtype} values; networks see float32."
         return [finding("wide_dtype", problem)]
     return []
+
+
+def _few_values(array: Array) -> list[Finding]:
+    """Label maps have a handful of values; one voxel of many is looked at."""
+    sample = np.unique(array.ravel(order="K")[:: max(1, array.size // SAMPLE)])
+    if array.size < SAMPLE // 16 or len(sample) > FEW_VALUES:
+        return []
+    shown = ", ".join(f"{value:g}" for value in sample)
+    return [finding("few_values", f"Voxels have {len(sample)} values only ({shown}).")]
 
 
 def _slices(shape: tuple[int, ...]) -> list[Finding]:

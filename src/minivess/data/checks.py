@@ -45,6 +45,11 @@ CHECKS: dict[str, Check] = {
         "Every voxel of the image has one value, or nearly as float32.",
         "export the image again from its source",
     ),
+    "few_values": Check(
+        WARNING,
+        "The image has a handful of values, as label maps have.",
+        "name the images, if a label was taken for one: data.image and data.label, or the file",
+    ),
     "label_values": Check(
         ERROR,
         "A label holds fractions, or nothing but ignored voxels; or (set) values that are no class "

@@ -174,6 +174,14 @@ def forward(path: Path) -> Forward:
     return run
 
 
+def forward_of(network: Network, checkpoint: Path, path: Path) -> Forward:
+    """`forward` of these weights, exported to `path` where it is absent or damaged there."""
+    try:
+        return forward(path)
+    except ServingError:
+        return forward(to_onnx(network, checkpoint, path))
+
+
 # --- proof --------------------------------------------------------------------------------
 
 

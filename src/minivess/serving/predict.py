@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,11 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from minivess import inference
+from minivess.config import DataConfig
 from minivess.contracts import Finding, Shape, Window
 from minivess.data import admission, quality, volume
 from minivess.data.cases import walk
 from minivess.data.checks import finding
 from minivess.data.filenames import NIFTI, SUFFIXES, is_volume, stem, suffix, unread
+from minivess.data.grids import restated
 from minivess.data.layouts import is_label, is_label_folder
 from minivess.errors import DataError, MinivessError, ServingError, UsageError
 
@@ -87,21 +90,24 @@ def segment(
     return indices if classes is None else np.asarray(classes, dtype=np.uint8)[indices]
 
 
-def each(pairs: Pairs, **how: Any) -> Iterator[Outcome]:
-    """Segment file after file as `segment` is told; a bad one does not keep others from it."""
+def each(pairs: Pairs, data: DataConfig, **how: Any) -> Iterator[Outcome]:
+    """Segment file after file as `segment` is told; a bad one does not keep others from it.
+
+    A voxel size that `data` states is that of the files and of their masks.
+    """
     for source, target in pairs:
-        yield _outcome(source, target, **how)
+        yield _outcome(source, target, data, **how)
 
 
-def _outcome(source: Path, target: Path, **how: Any) -> Outcome:
+def _outcome(source: Path, target: Path, data: DataConfig, **how: Any) -> Outcome:
     try:
-        image = volume.read(source)
+        image = restated(volume.read(source), data)
         odd = admit(image, how["divisor"])
         mask = segment(image, **how)
         return Outcome(source, volume.write_mask(target, mask, image), odd)
     except DataError as error:
         refused = finding(error.code, error.problem, severity="error", remedy=error.remedy)
-    except MinivessError:
+    except (MinivessError, OSError):  # of reading, a DataError is made: this is about the mask
         raise
     except Exception as error:  # noqa: BLE001 (whatever a library says of one file)
         problem = f"{type(error).__name__}: {error or 'memory is too small for it'}"
@@ -149,9 +155,9 @@ def _folder(out: Path) -> Path:
     lowest = next(path for path in (out, *out.absolute().parents) if path.exists())
     named = not out.exists() and (suffix(out) in SUFFIXES or unread(out))
     if named or not lowest.is_dir():
-        what = "is a name for a file that masks do not have" if named else "lies below a file"
+        what = "is named like a file" if named else "lies below a file"
         raise UsageError(
-            f"{out} {what if lowest != out else 'is a file'}.",
+            f"{out} {what if lowest != out else 'is a file'}, and a folder is needed here.",
             remedy="name a folder for the masks; of one volume, a file ending in .nii.gz as well",
         )
     if not os.access(lowest, os.W_OK):
@@ -166,7 +172,7 @@ def _volumes(folder: Path, out: Path) -> tuple[list[Path], dict[Path, str]]:
     if out.resolve() == folder.resolve():
         raise UsageError(
             f"The masks would land among the volumes in {folder}.",
-            remedy=f"minivess predict {folder} {folder.with_name(folder.name + '_masks')}",
+            remedy=f"minivess predict {_quoted(folder, folder.with_name(folder.name + '_masks'))}",
         )
     everything = sorted(walk(folder))
     reasons = {path: _left_out(path, folder, out) for path in everything}
@@ -184,8 +190,9 @@ def _volumes(folder: Path, out: Path) -> tuple[list[Path], dict[Path, str]]:
 
 def _left_out(path: Path, folder: Path, out: Path) -> str:
     """Why a file of a folder is not segmented; empty where it is, or where nobody expects it."""
-    if not is_volume(path):
-        return "{}; {}".format(*other) if (other := unread(path)) else ""
+    if not is_volume(path) or not path.exists():
+        broken = "" if path.exists() else "it is a link that leads nowhere"
+        return "{}; {}".format(*other) if (other := unread(path)) else broken
     if out.resolve() in path.resolve().parents:
         return "it lies in the folder for the masks"
     if any(map(is_label_folder, path.relative_to(folder).parts[:-1])):
@@ -216,9 +223,13 @@ def _refuse_shared(pairs: Pairs) -> None:
         more = f" ({len(shared) - 1} more like these)" if len(shared) > 1 else ""
         raise DataError(
             f"The masks of {' and '.join(map(str, those))} would both be {target}{more}.",
-            remedy=f"move one of them away, or segment each by itself: minivess predict {those[0]} "
-            f"{target.parent / those[0].name}{ENDING}",
+            remedy="move one of them away, or segment each by itself: minivess predict "
+            + _quoted(those[0], target.with_name(those[0].name + ENDING)),
         )
+
+
+def _quoted(*paths: Path) -> str:
+    return shlex.join(map(str, paths))
 
 
 def _refuse_occupied(source: Path, target: Path) -> None:
