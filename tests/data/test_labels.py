@@ -169,6 +169,13 @@ def test_what_is_ignored_is_no_class_and_no_foreground(run: Run, tmp_path: Path)
         assert volume.foreground_ratio == half.mean()
 
 
+def test_a_value_to_ignore_says_nothing_about_the_others(run: Run, tmp_path: Path) -> None:
+    root = folder(tmp_path, lambda m, i: np.where(m, cut(m, range(1, 6 + i)), ring(m, 255)))
+    with pytest.raises(DataError, match="number their objects"):
+        classes(run, root, "data.ignore_label=255")
+    assert classes(run, root, "data.ignore_label=255", "data.label_map=binary")[0] == {0, 1}
+
+
 def test_a_label_without_an_annotated_voxel_is_quarantined(run: Run, tmp_path: Path) -> None:
     root = folder(tmp_path, lambda m, i: m if i else m * 0 + 255)
     assert run(root, ignore_label=255).quarantined == ("v0",)

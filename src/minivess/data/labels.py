@@ -69,7 +69,8 @@ def unsaid(ignored: int | None, label_map: LabelMap) -> Iterator[Finding]:
 def _meaning(
     stats: Sequence[VolumeStats], sets: Foreground, label_map: LabelMap
 ) -> Iterator[Finding]:
-    values, stated = sorted(frozenset().union(*sets)), bool(label_map)
+    values = sorted(frozenset().union(*sets))
+    stated = any(new != IGNORED for new in label_map.values())
     without = not any(0 in volume.label_values for volume in stats)
     background = _background(stats)
     shown = ", ".join(map(str, [*([] if without else [0]), *values][:SHOWN]))
@@ -88,7 +89,10 @@ def _meaning(
         )
     elif len(values) > MANY_CLASSES and not accepted:
         problem = f"Labels hold {len(values)} different values ({shown})."
-        remedy = f"{BINARY} if they number objects, {PATTERN} if an image was taken for a label"
+        remedy = (
+            f"{BINARY} if they number objects, {PATTERN} if an image was taken for a label; masks "
+            "with soft edges need a threshold first"
+        )
     elif numbered(sets) and not accepted:
         problem = (
             f"Labels number their objects rather than name classes: up to {max(map(len, sets))} "

@@ -222,7 +222,7 @@ def _check(path: Path, split: Split, ids: set[str]) -> None:
             raise DataError(
                 f"The split file {path} names {unknown[0]} (fold {fold.index}), which is not among "
                 f"the {len(ids)} usable volumes ({', '.join(sorted(ids)[:3])}, ...).",
-                remedy="correct the name in the file, or mend the volume if it was quarantined",
+                remedy="correct the name in the file, or correct the volume if it was quarantined",
             )
         for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
             both = sorted(sides[one] & sides[other])
