@@ -203,7 +203,10 @@ def store_profile(session: Session, survey: Survey, run: Run, profile: DatasetPr
     run.text((session.home.root / profile.dvc_file).read_text(), names.DVC_ARTIFACT)
     run.metrics({"n_volumes": profile.n_volumes, "n_findings": len(profile.findings)}, step=0)
     run.json(profile.model_dump(mode="json"), names.PROFILE_ARTIFACT)
-    rows = [stats.model_dump(mode="json", exclude={"percentiles"}) for stats in profile.volumes]
+    rows = [
+        stats.model_dump(mode="json", exclude={"percentiles", "converted"})
+        for stats in profile.volumes
+    ]
     session.orchestra.table("volumes", rows, f"Volumes of {profile.dataset}")
     session.orchestra.markdown("data-profile", markdown(profile))
     session.orchestra.link("mlflow-run", session.page_of(run.run_id), "This profile in MLflow")

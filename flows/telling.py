@@ -54,6 +54,11 @@ def tell(session: Session, profile: DatasetProfile) -> None:
         f"  {profile.n_volumes} volumes, {size(profile.min_shape)} to {size(profile.max_shape)}, "
         f"{voxel_size(profile)}, {len(profile.classes)} classes, data {profile.dataset_hash[:20]}"
     )
+    turned = sum(finding.code == "reoriented" for finding in profile.findings)
+    if turned:
+        session.say(
+            f"  labels brought onto the grid of their images (flipped or exchanged axes): {turned}"
+        )
     if profile.quarantined:
         session.say(f"  quarantined: {', '.join(profile.quarantined)}")
     for finding in profile.findings:

@@ -63,7 +63,7 @@ def test_the_curated_set_holds_the_label_on_the_grid_of_its_image(
         save(tmp_path / "set", whole, stored(mask, OBLIQUE, orientation), case)
     measured = run(tmp_path / "set")
     assert [(f.code, f.severity) for f in measured.findings] == [("reoriented", "info")] * 2
-    assert [stats.converted for stats in measured.stats] == [("label",)] * 2
+    assert [list(stats.converted) for stats in measured.stats] == [["label"]] * 2
     folder = curate(home, "set", measured.cases)
     assert folder_hash(folder) == measured.dataset_hash
     for stats, (image, mask) in zip(measured.stats, arrays, strict=True):
@@ -73,10 +73,13 @@ def test_the_curated_set_holds_the_label_on_the_grid_of_its_image(
         np.testing.assert_array_equal(label, mask)
         np.testing.assert_array_equal(seen[0], image)
     assert run(tmp_path / "set").rescanned == 0
-    measured.cases[0].label.unlink()
+    lost, damaged = (case.label for case in measured.cases)
+    lost.unlink()
+    damaged.write_bytes(damaged.read_bytes()[:-9])
     again = run(tmp_path / "set")
-    assert again.rescanned == 1
+    assert again.rescanned == 2
     assert again.dataset_hash == measured.dataset_hash
+    assert folder_hash(curate(home, "set", again.cases)) == measured.dataset_hash
 
 
 def shifted(affine: np.ndarray) -> np.ndarray:
@@ -99,7 +102,7 @@ def test_other_world_spaces_stay_a_mismatch_that_says_how(tmp_path: Path, change
     image, mask = tube(SHAPE, 0)
     folder = save(tmp_path, nib.Nifti1Image(image, OBLIQUE), nib.Nifti1Image(mask, change(OBLIQUE)))
     stats, (found,), _ = measure(pair(folder).cases[0], config=DataConfig())
-    assert (found.code, found.severity, stats.converted) == ("affine_mismatch", "warning", ())
+    assert (found.code, found.severity, stats.converted) == ("affine_mismatch", "warning", {})
     assert text in found.message
     assert "resample" in found.remedy
 

@@ -74,8 +74,9 @@ class VolumeStats(Contract):
     components: int = Field(description="26-connected components of the foreground")
     size_bytes: int = Field(description="image and label files together")
     content_hash: str = Field(description="hash of the image's and the label's bytes")
-    converted: tuple[Literal["image", "label"], ...] = Field(
-        default=(), description="whose curated file is written by us: turned, stated, or of parts"
+    converted: dict[Literal["image", "label"], str] = Field(
+        default={},
+        description="whose curated file is written by us (turned, stated, of parts), with its md5",
     )
 
 

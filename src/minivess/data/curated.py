@@ -25,7 +25,6 @@ from minivess.errors import DataError
 from minivess.home import Home, lock
 
 RESERVED = frozenset({"remote", "tmp"})
-WRITTEN = "converted"  # the folder, in the cache of profiles, of what we wrote
 COPIES = 2  # ours and the remote's; DVC's cache shares ours
 FICLONE = 0x40049409  # ioctl of Linux that shares blocks between files
 
@@ -152,10 +151,7 @@ def _swap(folder: Path, sources: Mapping[str, Path], kept: set[str]) -> None:
         for name, source in sources.items():
             target = building / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            ours = folder / name if name in kept else source
-            # What we wrote ourselves may have a second name, an original may not.
-            may_link = name in kept or WRITTEN in source.parts
-            if not (may_link and _link(ours, target)):
+            if name not in kept or not _link(folder / name, target):
                 _copy(source, target)
         if folder.exists():
             folder.replace(old)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import getpass
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from minivess import files
 from minivess.data import review, review_db
-from minivess.data.filenames import suffix
+from minivess.data.filenames import parts, suffix
 from minivess.data.grids import aligned
 from minivess.data.quality import BEYOND_ACCEPTING
-from minivess.data.volume import Volume, read
+from minivess.data.volume import Volume, read, write_volume
 from minivess.errors import DataError
 from minivess.home import Home
 
@@ -102,8 +103,11 @@ def _volume(path: Path) -> Volume | None:
 
 
 def _keep(home: Home, path: Path) -> dict[str, str]:
-    """Our own copy of a replacement, named by its bytes."""
+    """Our own copy of a replacement, named by its bytes; of several files one NIfTI."""
     source = path.expanduser()
+    if len(parts(source)) > 1:
+        with tempfile.TemporaryDirectory() as folder:
+            return _keep(home, write_volume(Path(folder) / "whole.nii.gz", read(source)))
     md5 = files.md5(source)
     name = f"{md5}{suffix(source)}"
     target = review.files_of(home) / name

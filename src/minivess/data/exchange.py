@@ -13,7 +13,7 @@ from xml.sax.saxutils import quoteattr
 
 from minivess import files
 from minivess.data import deciding, review
-from minivess.data.filenames import suffix
+from minivess.data.filenames import parts, suffix
 from minivess.data.review import Entry, Role
 from minivess.data.views import projection
 from minivess.errors import DataError
@@ -49,7 +49,9 @@ def to_slicer(home: Home, entries: Sequence[Entry], folder: Path) -> list[str]:
         for role, source in review.standing(home, entry).items():
             if source.exists():
                 names[role] = f"{role}s/{entry.case}{suffix(source)}"
-                files.copy(source, folder / names[role])
+                for part in parts(source):
+                    ending = suffix(source) if part == source else part.suffix
+                    files.copy(part, folder / f"{role}s" / f"{entry.case}{ending}")
         exported[entry.case] = {
             "files": {r: {"name": n, "md5": files.md5(folder / n)} for r, n in names.items()},
             "originals": [entry.image_md5, entry.label_md5],

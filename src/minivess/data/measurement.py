@@ -107,7 +107,7 @@ def _measure(
 
 def _convert(
     image: Volume, label: Volume, turned: Volume, store: Path | None
-) -> tuple[Literal["image", "label"], ...]:
+) -> dict[Literal["image", "label"], str]:
     """Write what is not right as it lies: a turned label, a stated voxel size, a volume of parts.
 
     The curated set then holds the volume as it was measured, whoever reads it.
@@ -117,10 +117,11 @@ def _convert(
         wanted["image"] = image
     if turned is not label or not label.alone:
         wanted["label"] = replace(image, array=turned.array)
-    if store is not None:
-        for role, volume in wanted.items():
-            write_volume(standing(store, role), volume)
-    return tuple(wanted)
+    return {
+        role: files.md5(write_volume(standing(store, role), volume))
+        for role, volume in wanted.items()
+        if store is not None
+    }
 
 
 def _error(case: Case, error: DataError) -> Finding:

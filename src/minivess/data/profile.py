@@ -17,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from minivess import files, keys
+from minivess import keys
 from minivess.config import DataConfig, ResamplingConfig
 from minivess.contracts import (
     Case,
@@ -30,7 +30,8 @@ from minivess.contracts import (
     VolumeStats,
 )
 from minivess.data import labels, quality
-from minivess.data.curated import as_curated, curated_hash
+from minivess.data.curated import as_curated, curated_hash, standing
+from minivess.data.index import Index
 from minivess.data.measurement import Measurement, measure
 from minivess.data.profile_cache import key_of, recall, remember, store_of
 from minivess.data.resampling import shape_after
@@ -93,6 +94,9 @@ def profile(
             fresh.append(case)
         else:
             results[case.case] = known
+    for case in _damaged(results, stores, cache):
+    damaged = _damaged(results, stores, cache)
+    fresh += [case for case in pairing.cases if case.case in damaged]
     for done, (case, result) in enumerate(_measure_all(fresh, config, hashes, stores), start=1):
         results[case.case] = remember(cache, key_of(case, hashes, rule), result)
         if on_volume is not None:
@@ -262,12 +266,7 @@ def _gather(
         for case in pairing.cases
         if case.case in good
     )
-    written = {
-        path: files.md5(path)
-        for case in cases
-        for path in (case.image, cast(Path, case.label))
-        if path not in hashes
-    }
+    written = _written({result.stats.case: result for result in ordered if result.stats}, stores)
     return Measured(
         stats=stats,
         cases=cases,
@@ -276,6 +275,26 @@ def _gather(
         rescanned=0,
         dataset_hash=curated_hash(cases, {**hashes, **written}),
     )
+
+
+def _written(results: Mapping[str, Measurement], stores: Mapping[str, Path]) -> dict[Path, str]:
+    """What was written to be curated, with the md5 that it had then."""
+    return {
+        standing(stores[case], role): md5
+        for case, result in results.items()
+        if result.stats is not None
+        for role, md5 in result.stats.converted.items()
+    }
+
+
+def _damaged(
+    results: Mapping[str, Measurement], stores: Mapping[str, Path], cache: Path
+) -> list[str]:
+    """Known volumes of which something that was written is no longer what it was."""
+    written = _written(results, stores)
+    found = Index(cache / "index.json").hashes(written) if written else {}
+    folders = {path.parent for path, md5 in written.items() if found[path] != md5}
+    return [case for case in results if stores[case] in folders]
 
 
 def _refuse(measured: Measured, *, strict: bool) -> None:

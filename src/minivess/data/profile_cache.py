@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from minivess import files, keys
 from minivess.contracts import Case, Finding, VolumeStats
-from minivess.data.curated import WRITTEN, as_curated
+from minivess.data.curated import as_curated, standing
 from minivess.data.filenames import curated_names
 from minivess.data.measurement import Measurement
 
@@ -20,7 +20,7 @@ def key_of(case: Case, hashes: Mapping[Path, str], rule: dict[str, Any]) -> str:
 
 def store_of(cache: Path, key: str) -> Path:
     """Where what a volume is curated as lies, if not as in its folder."""
-    return cache / WRITTEN / key
+    return cache / "converted" / key
 
 
 def recall(cache: Path, key: str, case: Case) -> Measurement | None:
@@ -33,7 +33,7 @@ def recall(cache: Path, key: str, case: Case) -> Measurement | None:
     except (FileNotFoundError, ValueError, KeyError, TypeError):  # lost or damaged: measure again
         return None
     kept = as_curated(case, stats.converted, store_of(cache, key))
-    if not all(path is not None and path.is_file() for path in (kept.image, kept.label)):
+    if not all(standing(store_of(cache, key), role).is_file() for role in stats.converted):
         return None
     filename, label_filename = curated_names(kept)
     named = stats.replace(
