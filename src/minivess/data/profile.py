@@ -94,7 +94,6 @@ def profile(
             fresh.append(case)
         else:
             results[case.case] = known
-    for case in _damaged(results, stores, cache):
     damaged = _damaged(results, stores, cache)
     fresh += [case for case in pairing.cases if case.case in damaged]
     for done, (case, result) in enumerate(_measure_all(fresh, config, hashes, stores), start=1):
