@@ -180,6 +180,14 @@ def test_a_list_that_cannot_be_obeyed_stops(tmp_path: Path, what: str) -> None:
     assert caught.value.remedy
 
 
+def test_a_list_below_the_folder_is_not_passed_over(tmp_path: Path) -> None:
+    lay(tmp_path, "T9/imagesTr/a.nii.gz", "T9/labelsTr/a.nii.gz", "T9/labelsTr2/a.nii.gz")
+    write_list(tmp_path / "T9", {"image": "imagesTr/a.nii.gz", "label": "labelsTr2/a.nii.gz"})
+    with pytest.raises(DataError) as caught:
+        pair(tmp_path)
+    assert caught.value.remedy == f"data.root={tmp_path / 'T9'}"
+
+
 def test_a_dataset_json_without_a_list_leaves_the_layout_to_the_folders(tmp_path: Path) -> None:
     lay(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
     content = {"channel_names": {"0": "CT"}, "numTraining": 1, "file_ending": ".nii.gz"}
@@ -392,6 +400,19 @@ def test_two_files_that_a_pattern_cannot_tell_apart_stop(tmp_path: Path) -> None
         pair(tmp_path, image="{case}_*_ct.nii", label="{case}_seg.nii")
 
 
+def test_a_finding_about_a_file_elsewhere_is_not_about_the_case_of_its_name(tmp_path: Path) -> None:
+    lay(tmp_path, "images/a.nii.gz", "labels/a.nii.gz", "images/old/a.nii.gz")
+    (told,) = check_pairing(pair(tmp_path))
+    assert (told.code, told.case) == ("missing_label", None)
+    assert "old/a.nii.gz" in told.message
+
+
+def test_folds_of_nnunet_are_announced(tmp_path: Path) -> None:
+    lay(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz", "splits_final.json")
+    (note,) = pair(tmp_path).notes
+    assert f"training.splits={tmp_path}/splits_final.json" in note
+
+
 @pytest.mark.parametrize("lost", ["images", "labels"])
 def test_a_link_without_content_takes_its_partner_with_it(tmp_path: Path, lost: str) -> None:
     lay(tmp_path, *(f"{part}/{case}.nii.gz" for part in ("images", "labels") for case in "ab"))
@@ -501,6 +522,13 @@ def test_a_groups_file_in_the_folder_is_used_and_announced(tmp_path: Path, suffi
     (root / "groups.json").write_text(json.dumps({f"a{suffix}": "one", f"b{suffix}": "two"}))
     assert groups(root) == {"a": "one", "b": "two"}
     assert any("groups.json" in note for note in pair(root).notes)
+
+
+def test_a_groups_file_names_one_group_for_each_case(tmp_path: Path) -> None:
+    root = mice(tmp_path, "a", "b")
+    (root / "groups.json").write_text(json.dumps({"a": "one", "b": None}))
+    with pytest.raises(DataError, match="one name"):
+        pair(root)
 
 
 def test_a_groups_file_elsewhere_wins_over_the_one_in_the_folder(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def pair(
         unpaired_labels=tuple(sorted(reading.labels)),
         ignored=ignored(root),
         left=tuple(path for path in (*found, *others) if path not in used),
-        notes=(*reading.notes, *notes),
+        notes=(*reading.notes, *notes, *_split_file(root)),
         findings=tuple(reading.findings),
     )
 
@@ -66,6 +66,12 @@ def _reading(root: Path, found: list[Path], image: str | None, label: str | None
             remedy="data.image='*_img.nii.gz' data.label='{case}_seg.nii.gz', or neither",
         )
     return listed(root, found) or recognised(root, found)
+
+
+def _split_file(root: Path) -> list[str]:
+    path = root / "splits_final.json"  # of nnU-Net
+    used = f"{path.name} states folds, which are used with training.splits={path}."
+    return [used] if path.exists() else []
 
 
 def _set_absent_aside(reading: Reading) -> None:
@@ -101,9 +107,9 @@ def _volumes(root: Path) -> tuple[list[Path], list[Path]]:
 def walk(root: Path) -> Iterator[Path]:
     """Files that are not hidden, broken links too; linked folders included, each once."""
     seen = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
+    for folder, folders, names in os.walk(root, onerror=_refuse, followlinks=True):
         chunked = [name for name in folders if name.lower().endswith(CHUNKED)]
-        skipped = {"__MACOSX", *chunked}
+        skipped = {"__MACOSX", "lost+found", *chunked}
         folders[:] = [name for name in sorted(folders) if name[0] != "." and name not in skipped]
         real = os.path.realpath(folder)
         if real in seen:  # a link to a folder above
@@ -112,6 +118,13 @@ def walk(root: Path) -> Iterator[Path]:
         seen.add(real)
         paths = (Path(folder) / name for name in (*names, *chunked) if not name.startswith("."))
         yield from (path for path in paths if path.exists() or path.is_symlink())
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(
+        f"The folder {error.filename} cannot be read: {error.strerror}.",
+        remedy=f"chmod u+rx {error.filename}, or move it out of the data",
+    ) from error
 
 
 def _nothing_found(root: Path, others: list[Path]) -> DataError:

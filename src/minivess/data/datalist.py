@@ -32,6 +32,7 @@ def listed(root: Path, found: list[Path]) -> Reading | None:
     content = _content(root / "dataset.json")
     entries = _entries(content, root / "dataset.json")
     if entries is None:
+        _refuse_below(root, found)
         return None
     files = _files(root, found, [name for _, *both in entries for names in both for name in names])
     reading = Reading("msd", notes=list(_remarks(content)))
@@ -58,6 +59,18 @@ def ignored(root: Path) -> int | None:
             if str(name).lower() == "ignore" and str(value).lstrip("-").isdigit():
                 return int(value)
     return None
+
+
+def _refuse_below(root: Path, found: list[Path]) -> None:
+    """A list in a folder below is somebody's word, too."""
+    holding = {path.parent for path in found}
+    folders = {above for folder in holding for above in (folder, *folder.parents)}
+    for path in sorted(folder / "dataset.json" for folder in folders):
+        if root in path.parent.parents and _entries(_content(path), path) is not None:
+            raise DataError(
+                f"{path} lists pairs, but data.root is a folder above it.",
+                remedy=f"data.root={path.parent}",
+            )
 
 
 def _several(case: str, images: int, labels: int) -> Finding:

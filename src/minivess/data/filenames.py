@@ -75,7 +75,7 @@ def unread(path: Path) -> tuple[str, str] | None:
     if is_volume(path) or len(parts(path)) > 1:
         return None
     known = UNREAD.get(path.suffix.lower())
-    if known is None and path.is_file():
+    if known is None and path.is_file() and os.access(path, os.R_OK):
         with path.open("rb") as stream:
             known = UNREAD[".dcm"] if stream.read(132)[128:] == b"DICM" else None
     return known

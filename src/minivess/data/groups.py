@@ -49,9 +49,12 @@ def _by_file(cases: list[str], path: Path) -> dict[str, str]:
         raise DataError(
             f"The group file {path} is no JSON: {error}.", remedy='write {"case": "group", ...}'
         ) from error
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or any(
+        group is None or isinstance(group, (dict, list)) for group in content.values()
+    ):
         raise DataError(
-            f"The group file {path} holds no object.", remedy='write {"case": "group", ...}'
+            f"The group file {path} does not give each case one name of a group.",
+            remedy='write {"case": "group", ...}',
         )
     named = {stem(Path(name)): str(group) for name, group in content.items()}
     named |= {unicodedata.normalize("NFC", name): group for name, group in content.items()}

@@ -102,7 +102,7 @@ def _read(
         _layout(next(iter(pairs), None), places),
         named((_case(pair, name, places), pair) for pair, name in pairs.items()),
         [path for path in images if path not in used],
-        [path for path in labels if path not in used | images.keys()],
+        [path for path in labels if path not in used and path not in images],
     )
     _leave_channels(reading, pairs)
     reading.findings += _divided(pairs, places)

@@ -89,6 +89,7 @@ def check_set(
 
 def check_pairing(pairing: Pairing) -> list[Finding]:
     """Images without a label, labels without an image, and files that lie in the way."""
+    taken = {case.case for case in pairing.cases}
     found = [
         *_each("missing_label", pairing.unpaired_images, "{} has no label, so it is left out."),
         *_each("extra_label", pairing.unpaired_labels, "{} is a label without an image."),
@@ -109,12 +110,17 @@ def check_pairing(pairing: Pairing) -> list[Finding]:
     if ours:
         problem = f"{len(ours)} labels were written by `minivess predict`, {ours[0].name} first."
         found.append(finding("predicted_label", problem))
-    found += pairing.findings
-    return found + _each("leftover_file", leftover, "{} is a lock or an unfinished file.")
+    found += _each("leftover_file", leftover, "{} is a lock or an unfinished file.")
+    # A file elsewhere may have the name of a case; its finding is not about that case.
+    found = [f.replace(case=None) if f.case in taken else f for f in found]
+    return [*found, *pairing.findings]
 
 
 def _each(code: str, paths: Iterable[Path], text: str) -> list[Finding]:
-    return [finding(code, text.format(path.name)).replace(case=stem(path)) for path in paths]
+    return [
+        finding(code, text.format(f"{path.parent.name}/{path.name}")).replace(case=stem(path))
+        for path in paths
+    ]
 
 
 # --- one volume ---------------------------------------------------------------------------
