@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows import families, ground, handoff
+from flows import families, ground, handoff, identity
 from flows.profile_data import settings
 from flows.session import Session
 from flows.train import versions
@@ -30,15 +30,14 @@ if TYPE_CHECKING:
 def analyse(session: Session, upstream: Sequence[str] = ()) -> AnalysisResult:
     """Judge every family out of fold and choose the champion, or find that this was done."""
     session.need_store()
+    identity.require(session)
     training = handoff.receive_training(session, upstream)
     session.say(f"Analyse   {len(training.families)} families of {training.experiment}")
     ingredients = recipe(session, training)
     key = keys.digest(ingredients)
-    record = session.find(key, experiment=names.EVALUATION_EXPERIMENT)
-    if record is not None:
-        session.reuse("analysis", record.run_id)
-        found = handoff.read(session, record, names.ANALYSIS_ARTIFACT, AnalysisResult)
-        result = found.replace(run_id=record.run_id)
+    result = handoff.find(session, names.ANALYSIS, key, AnalysisResult)
+    if result is not None:
+        result = named(training, versions(session, training), result)
     else:
         result = session.orchestra.flow(
             "analyse", _analyse, session, training, ingredients, key, parameters=settings(session)
@@ -49,7 +48,7 @@ def analyse(session: Session, upstream: Sequence[str] = ()) -> AnalysisResult:
         result.experiment,
         handoff.analysis_pointer(result),
         run_ids=[str(result.run_id)],
-        follow=lambda: crown(session, result),
+        follow=lambda _: crown(session, result),
     )
     return result
 
@@ -59,7 +58,7 @@ def _analyse(
 ) -> AnalysisResult:
     from minivess.tracking.life import recorded
 
-    profile = handoff.profile_of(session, training.data_profile_run_id)
+    profile = handoff.profile_used(session, session.store.get(training.run_ids[0]))
     with recorded(
         session.store,
         experiment=names.EVALUATION_EXPERIMENT,
@@ -222,15 +221,17 @@ def champion_tags(champion: Champion) -> dict[str, str]:
 
 def crown(session: Session, result: AnalysisResult) -> None:
     """Tags on the winning training run, and the alias `champion` on its model version."""
-    from minivess.tracking import registry
-
     champion = result.champion
-    session.store.set_tags(
-        champion.run_id,
-        champion_tags(champion) | {"champion_analysis_run_id": str(result.run_id)},
-    )
-    registry.set_alias(
-        session.store, str(champion.model_name), names.CHAMPION_ALIAS, str(champion.model_version)
+    tags = champion_tags(champion) | {"champion_analysis_run_id": str(result.run_id)}
+    if not tags.items() <= session.store.get(champion.run_id).tags.items():
+        session.store.set_tags(champion.run_id, tags)
+    families = f"chosen among {len(result.families)} families"
+    handoff.move(
+        session,
+        str(champion.model_name),
+        names.CHAMPION_ALIAS,
+        str(champion.model_version),
+        families,
     )
 
 

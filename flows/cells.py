@@ -146,7 +146,9 @@ def require_whole(session: Session, run_id: str) -> CellResult:
     Raises:
         StoreError: its result is missing, or a checkpoint has not the size recorded for it.
     """
-    result = CellResult.model_validate(session.store.read_json(run_id, names.RESULT_ARTIFACT))
+    record = session.store.get(run_id)
+    handoff.require_whole(session, record, names.CELL)
+    result = handoff.read(session, record, names.RESULT_ARTIFACT, CellResult)
     held = session.store.artifacts(run_id)
     for name in (*names.CHECKPOINTS, names.FINAL):
         if name in result.files and held.get(f"checkpoints/{name}") != result.files[name]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows import ground, handoff
+from flows import ground, handoff, identity
 from flows.profile_data import settings
 from flows.session import Session
+from flows.train import version_of
 from minivess import files, keys, names
 from minivess.contracts import (
     AnalysisResult,
@@ -46,16 +47,15 @@ class Served:
 def deploy(session: Session, upstream: Sequence[str] = ()) -> DeploymentResult:
     """Put the champion of an analysis into service, or find that it is."""
     session.need_store()
-    analysis = handoff.receive_analysis(session, upstream)
+    identity.require(session)
+    analysis = with_version(session, handoff.receive_analysis(session, upstream))
     session.say(f"Deploy    {analysis.champion.family}")
     ingredients = recipe(session, analysis)
     key = keys.digest(ingredients)
-    record = session.find(key, experiment=names.DEPLOYMENT_EXPERIMENT)
-    if record is not None:
-        session.reuse("deployment", record.run_id)
-        found = handoff.read(session, record, names.DEPLOYMENT_ARTIFACT, DeploymentResult)
-        result = found.replace(run_id=record.run_id)
-    else:
+    result = None
+    if built(session, analysis):
+        result = handoff.find(session, names.DEPLOYMENT, key, DeploymentResult)
+    if result is None:
         result = session.orchestra.flow(
             "deploy", _deploy, session, analysis, ingredients, key, parameters=settings(session)
         )
@@ -65,9 +65,32 @@ def deploy(session: Session, upstream: Sequence[str] = ()) -> DeploymentResult:
         analysis.experiment,
         handoff.deployment_pointer(result),
         run_ids=[str(result.run_id)],
-        follow=lambda: promote(session, result),
+        follow=lambda _: promote(session, result),
     )
     return result
+
+
+def built(session: Session, analysis: AnalysisResult) -> bool:
+    """Whether this home holds the service of this analysis and its champion."""
+    from minivess.serving import package
+
+    champion = analysis.champion
+    service = package.built(
+        session.home.served, handoff.slug(str(champion.model_name)), str(champion.model_version)
+    )
+    ids = (str(analysis.run_id), champion.run_id)
+    if service is None:
+        return False
+    return ids == tuple(
+        service.lineage.get(name) for name in (names.UPSTREAM_ANALYSIS, names.UPSTREAM_TRAINING)
+    )
+
+
+def with_version(session: Session, analysis: AnalysisResult) -> AnalysisResult:
+    """The analysis with the version that its champion's run has in the registry now."""
+    champion, name = analysis.champion, analysis.experiment
+    version = version_of(session, name, champion.run_id)
+    return analysis.replace(champion=champion.replace(model_name=name, model_version=version))
 
 
 def _deploy(
@@ -85,7 +108,7 @@ def _deploy(
         key=key,
         note=f"{champion.model_name} version {champion.model_version}: {champion.family}, "
         f"{champion.metric} {champion.value:.3f}",
-        dataset=training.params[names.DATASET_NAME],
+        dataset=training.param(names.DATASET_NAME),
         config=session.config,
         ingredients=ingredients,
         launched_by=session.launched_by,
@@ -98,14 +121,9 @@ def _deploy(
 
 def promote(session: Session, result: DeploymentResult) -> None:
     """The alias `production` moves to the version that passed everything, and only now."""
-    from minivess.tracking import registry
-
-    registry.set_alias(
-        session.store, result.model_name, names.PRODUCTION_ALIAS, result.model_version
-    )
-    session.say(
-        f"  {result.model_name} version {result.model_version} is now `{names.PRODUCTION_ALIAS}`"
-    )
+    name, version, alias = result.model_name, result.model_version, names.PRODUCTION_ALIAS
+    if handoff.move(session, name, alias, version, f"deployed by run {result.run_id}"):
+        session.say(f"  {name} version {version} is now `{alias}`")
 
 
 def carry_out(
@@ -211,26 +229,25 @@ def recipe(session: Session, analysis: AnalysisResult) -> keys.Ingredients:
 
 def fetch(session: Session, analysis: AnalysisResult, training: RunRecord) -> Served:
     """The champion from the registry, and the volumes that it is tried on."""
-    from minivess.tracking import model, registry
+    from minivess.tracking import model
 
     champion = analysis.champion
-    version = registry.by_alias(session.store, str(champion.model_name), names.CHAMPION_ALIAS)
-    if training.params["data_resampling_enabled"] != "False":
+    if training.param("data_resampling_enabled") != "False":
         raise ServingError(
             f"{champion.family} was trained on resampled volumes, which the service cannot do yet.",
             remedy="train at native resolution (leave out data.resampling), or serve it yourself "
             f"with mlflow.pyfunc from run {champion.run_id}",
         )
-    profile = handoff.profile_of(session, training.params[names.UPSTREAM_PROFILE])
+    profile = handoff.profile_used(session, training)
     folder = session.store.download(
-        version.run_id, names.MODEL_ARTIFACT, session.home.served / "champions" / version.run_id
+        champion.run_id, names.MODEL_ARTIFACT, session.home.served / "champions" / champion.run_id
     )
     network, window, checkpoint = model.parts(folder)
     lineage = {
-        "model_name": version.name,
-        "model_version": version.version,
+        "model_name": str(champion.model_name),
+        "model_version": str(champion.model_version),
         names.UPSTREAM_ANALYSIS: str(analysis.run_id),
-        names.UPSTREAM_TRAINING: version.run_id,
+        names.UPSTREAM_TRAINING: champion.run_id,
         names.UPSTREAM_PROFILE: str(profile.run_id),
         names.DATASET_HASH: profile.dataset_hash,
     }

@@ -92,8 +92,9 @@ def _session(settings: Words, files: Words, *, lock: bool = True) -> Iterator[Se
         # Nobody is there to confirm a long grid. Of two events at once, the second waits and
         # finds the work done.
         with open_session(
-            asked, env, what="deployment", launched_by="deployment", lock=lock, wait=True, yes=True
-        ) as session:
+            asked, env, what="deployment", launched_by="deployment", lock=lock, wait=True, yes=True,
+            words=[*files, *settings],
+        ) as session:  # fmt: skip
             yield session
     except SystemExit as leave:
         # Prefect takes every exit for a crash; MLflow's runs say what it was.

@@ -101,7 +101,10 @@ def tell(session: Session, found: dict[str, Any]) -> None:
             f"(untrained network: {best['untrained_dice']:.3f})"
         )
         session.say(f"  report     {found['report']}")
+    name = f"name={session.config.experiment}"
     session.say("  pages      minivess ui        then Prefect at :4200, MLflow at :5000")
     if "deployment_run_id" in found:
-        session.say("  predict    minivess predict IMAGE_OR_FOLDER OUTPUT_FOLDER")
-    session.say("  own data   minivess experiment data.root=/path/to/folder")
+        verb = "predict IMAGE_OR_FOLDER OUTPUT_FOLDER"
+        session.say(f"  predict    {session.command(verb, name)}")
+    if session.config.data.root is None:
+        session.say("  own data   minivess experiment data.root=/path/to/folder")

@@ -7,25 +7,43 @@ pointers.json) are a published copy, written after the run is FINISHED and its a
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import ValidationError
 
 from flows.session import Session
-from minivess import keys, names
+from minivess import names
 from minivess.contracts import (
     AnalysisResult,
+    Contract,
     DatasetProfile,
     DeploymentResult,
     FamilyRun,
     RunRecord,
     TrainingResult,
-    Versioned,
 )
-from minivess.errors import StoreError
-from minivess.tracking.store import SETTLE_FIRST, Store
+from minivess.errors import StoreAway, StoreError
+from minivess.tracking import artifacts
+from minivess.tracking.store import SETTLE_FIRST, Store, rank
 
-Result = TypeVar("Result", bound=Versioned)
+if TYPE_CHECKING:
+    from minivess.tracking.registry import Registered
 
+Result = TypeVar("Result", bound=Contract)
+Outcome = TypeVar("Outcome", DatasetProfile, AnalysisResult, DeploymentResult)
+
+EXPERIMENTS = {
+    names.PROFILE: names.PROFILE_EXPERIMENT,
+    names.ANALYSIS: names.EVALUATION_EXPERIMENT,
+    names.DEPLOYMENT: names.DEPLOYMENT_EXPERIMENT,
+}
+ARTIFACTS = {
+    names.PROFILE: names.PROFILE_ARTIFACT,
+    names.ANALYSIS: names.ANALYSIS_ARTIFACT,
+    names.DEPLOYMENT: names.DEPLOYMENT_ARTIFACT,
+}
 COMMANDS = {
     names.PROFILE: "profile",
     names.FAMILY: "train",
@@ -53,27 +71,74 @@ def complete(
     pointer: dict[str, Any],
     *,
     run_ids: Sequence[str],
-    follow: Callable[[], object] = lambda: None,
+    follow: Callable[[bool], object] = lambda first: None,
 ) -> None:
-    """Carry out what follows a FINISHED run, once: aliases by `follow`, then the pointer.
+    """Let aliases (by `follow`), the order of runs and the pointers say what FINISHED runs say.
 
-    The last run is marked afterwards, so that a kill in between is made good by the next command;
-    so is one that still waits in the journal.
+    Every command looks at them and writes what differs, so that neither a kill in between nor a
+    change by hand lasts. `follow` is told whether it is the first time.
     """
     records = session.ask(lambda store: [store.get(run_id) for run_id in run_ids])
     if not records or any(record.status != "FINISHED" for record in records):
         session.say(f"  {COMMANDS[kind]} is not published yet: MLflow does not hold all of it")
         return
-    final = session.store.resolved(pointer)
-    mark = keys.digest(final)
 
     def carry_out(store: Store) -> None:
-        follow()
-        publish(session, kind, scope, final)
-        store.set_tags(records[-1].run_id, {names.PUBLISHED: mark})
+        follow(names.PUBLISHED not in records[-1].tags)
+        make_current(store, kind, records)
+        publish(session, kind, scope, store.resolved(pointer))
 
-    if records[-1].tags.get(names.PUBLISHED) != mark:
-        session.ask(carry_out)
+    session.ask(carry_out)
+
+
+def make_current(store: Store, kind: str, records: Sequence[RunRecord]) -> None:
+    """Let these runs be the ones that later flows find, also where newer ones were made since."""
+    experiment = EXPERIMENTS.get(kind, records[0].experiment)
+    rivals: dict[str, RunRecord] = {}
+    for record in store.search(experiment=experiment, kind=kind, status="FINISHED"):
+        rivals.setdefault(_scope(record), record)
+    stamp = max([time.time_ns() // 1_000_000, *(rank(rival) + 1 for rival in rivals.values())])
+    for record in records:
+        if rivals[_scope(record)].run_id != record.run_id or names.PUBLISHED not in record.tags:
+            store.set_tags(record.run_id, {names.PUBLISHED: str(stamp)})
+
+
+def _scope(record: RunRecord) -> str:
+    """Runs of one scope stand for the same thing, and one of them is current."""
+    scopes = {
+        names.PROFILE: names.DATASET_NAME,
+        names.ANALYSIS: names.UPSTREAM_EXPERIMENT,
+        names.DEPLOYMENT: names.UPSTREAM_EXPERIMENT,
+    }
+    param = scopes.get(record.tags.get(names.KIND, ""))
+    return record.params.get(param, "") if param else record.name
+
+
+def move(session: Session, name: str, alias: str, version: str, why: str) -> bool:
+    """Point an alias at a version and say which one it leaves; whether it has its first one."""
+    from minivess.tracking import registry
+
+    before = registry.set_alias(session.store, name, alias, version)
+    if before is not None and before.version != version:
+        after = registry.by_version(session.store, name, version)
+        session.say(
+            f"  `{alias}` of {name} moves: {_standing(session, before)} -> "
+            f"{_standing(session, after)}, {why}"
+        )
+    return before is None
+
+
+def _standing(session: Session, version: Registered) -> str:
+    """A version with the figure it was judged by: version 2 (dynunet_dice_ce, dice 0.812, ...)."""
+    try:
+        record = session.store.get(version.run_id)
+    except StoreError:
+        return f"version {version.version} (its run {version.run_id} is gone)"
+    metric, value = (record.tags.get(f"champion_{part}") for part in ("metric", "value"))
+    if metric is None or value is None:
+        metric, value = names.PRIMARY, str(record.metrics.get(f"eval_{names.PRIMARY}", "unknown"))
+    digits = value if value == "unknown" else f"{float(value):.3f}"
+    return f"version {version.version} ({record.name}, {metric} {digits})"
 
 
 def slug(text: str) -> str:
@@ -117,6 +182,58 @@ def deployment_pointer(result: DeploymentResult) -> dict[str, Any]:
     }
 
 
+# --- finding again ------------------------------------------------------------------------
+
+NEEDED = {
+    names.PROFILE: (names.PROFILE_ARTIFACT, names.DVC_ARTIFACT),
+    names.FAMILY: (names.TRAINING_ARTIFACT, names.PROFILE_ARTIFACT, f"{names.MODEL_ARTIFACT}/"),
+    names.CELL: (names.RESULT_ARTIFACT, names.SPEC_ARTIFACT, "checkpoints/"),
+    names.ANALYSIS: (names.ANALYSIS_ARTIFACT, names.REPORT_ARTIFACT),
+    names.DEPLOYMENT: (names.DEPLOYMENT_ARTIFACT, names.ONNX_ARTIFACT),
+}
+"""What a finished run has to hold to serve again."""
+READ_AT_MOST = 64 * 2**20
+"""Larger files are compared by their size; `minivess audit` reads them."""
+
+
+def require_whole(session: Session, record: RunRecord, kind: str) -> None:
+    """A finished run still holds what it promises.
+
+    Raises:
+        StoreError: something is gone or damaged, or the run is not FINISHED any more.
+    """
+    store, needed = session.store, NEEDED[kind]
+    held = artifacts.held(store, record)
+    gone = [name for name in needed if not any(path.startswith(name) for path in held)]
+    wrong = [f"{name} is gone" for name in gone] or artifacts.damage(
+        store, record, needed, hashed=READ_AT_MOST
+    )
+    if record.status != "FINISHED":
+        wrong = [f"it is {record.status}"]
+    if wrong:
+        raise StoreError(
+            f"Run {record.run_id} ({record.name}) is not whole: {', '.join(wrong)}.",
+            remedy=f"run `{session.command(COMMANDS.get(kind, 'train'))}` again, which notices it",
+        )
+
+
+def find(session: Session, kind: str, key: str, result: type[Outcome]) -> Outcome | None:
+    """The result of a content key, if its run is there and whole."""
+    record = session.find(key, experiment=EXPERIMENTS[kind])
+    if record is None:
+        return None
+    try:
+        require_whole(session, record, kind)
+        found = read(session, record, ARTIFACTS[kind], result).replace(run_id=record.run_id)
+    except StoreAway:
+        raise
+    except StoreError as error:
+        session.say(f"  {kind} is not reused: {error.problem}")
+        return None
+    session.reuse(f"{kind} of {record.name}", record.run_id)
+    return found
+
+
 # --- receiving ----------------------------------------------------------------------------
 
 
@@ -148,6 +265,12 @@ def profile_of(session: Session, run_id: str) -> DatasetProfile:
     return read(session, record, names.PROFILE_ARTIFACT, DatasetProfile).replace(run_id=run_id)
 
 
+def profile_used(session: Session, training: RunRecord) -> DatasetProfile:
+    """The profile that a training run was made with, from the run's own copy."""
+    profile = read(session, training, names.PROFILE_ARTIFACT, DatasetProfile)
+    return profile.replace(run_id=training.param(names.UPSTREAM_PROFILE))
+
+
 def receive_training(session: Session, upstream: Sequence[str] = ()) -> TrainingResult:
     """The parent runs given by id, else the newest of each name in this experiment.
 
@@ -158,7 +281,7 @@ def receive_training(session: Session, upstream: Sequence[str] = ()) -> Training
         records = [_checked(session, run_id, names.FAMILY) for run_id in upstream]
     else:
         records = _latest_families(session)
-    hashes = {record.params[names.DATASET_HASH] for record in records}
+    hashes = {record.param(names.DATASET_HASH) for record in records}
     if len(hashes) > 1:
         raise StoreError(
             f"The training runs given belong to different data: {', '.join(sorted(hashes))}.",
@@ -166,8 +289,8 @@ def receive_training(session: Session, upstream: Sequence[str] = ()) -> Training
         )
     families = [family_of(session, record) for record in records]
     return TrainingResult(
-        experiment=records[0].experiment,
-        data_profile_run_id=records[0].params[names.UPSTREAM_PROFILE],
+        experiment=records[0].tags.get(names.GROUP, records[0].experiment),
+        data_profile_run_id=records[0].param(names.UPSTREAM_PROFILE),
         dataset_hash=hashes.pop(),
         families=tuple(families),
     )
@@ -187,12 +310,24 @@ def receive_analysis(session: Session, upstream: Sequence[str] = ()) -> Analysis
 
 def family_of(session: Session, record: RunRecord) -> FamilyRun:
     """The record that a parent run holds about itself."""
-    return FamilyRun.model_validate(session.store.read_json(record.run_id, names.TRAINING_ARTIFACT))
+    return read(session, record, names.TRAINING_ARTIFACT, FamilyRun)
 
 
 def read(session: Session, record: RunRecord, artifact: str, kind: type[Result]) -> Result:
-    """Load and validate the result that a run holds."""
-    return kind.model_validate(session.store.read_json(record.run_id, artifact))
+    """Load and validate the result that a run holds.
+
+    Raises:
+        StoreError: it is absent, damaged or of another release.
+    """
+    try:
+        return kind.model_validate(session.store.read_json(record.run_id, artifact))
+    except ValidationError as error:
+        raise StoreError(
+            f"{artifact} of run {record.run_id} ({record.name}) is no {kind.__name__}: "
+            f"{error.errors()[0]['msg']}.",
+            remedy="the same command again, once this run is deleted: "
+            + session.store.command(f"runs delete --run-id {record.run_id}"),
+        ) from error
 
 
 def _given(session: Session, upstream: Sequence[str], kind: str) -> RunRecord | None:
@@ -210,7 +345,7 @@ def _checked(session: Session, run_id: str, kind: str) -> RunRecord:
     if found != kind:
         raise StoreError(
             f"Run {run_id} is of kind {found!r}, and a {kind!r} run is needed here.",
-            remedy=f"give the id that `minivess {COMMANDS[kind]} --json` prints",
+            remedy=f"give the id that `{session.command(COMMANDS[kind])} --json` prints",
         )
     if record.status == "RUNNING" and session.store.waits(record):
         raise StoreError(
@@ -221,7 +356,7 @@ def _checked(session: Session, run_id: str, kind: str) -> RunRecord:
         raise StoreError(
             f"Run {run_id} ({record.name}) is {record.status}, "
             "and only FINISHED runs are built on.",
-            remedy=f"run `minivess {COMMANDS[kind]}` again, or give another --upstream",
+            remedy=f"run `{session.command(COMMANDS[kind])}` again, or give another --upstream",
         )
     return record
 
@@ -243,7 +378,7 @@ def _latest(session: Session, kind: str, experiment: str, params: dict[str, str]
     wanted = ", ".join(f"{name}={value}" for name, value in params.items())
     raise StoreError(
         f"There is no finished {COMMANDS[kind]} run for {wanted}.",
-        remedy=f"run `minivess {COMMANDS[kind]}` with the same settings first",
+        remedy=f"run `{session.command(COMMANDS[kind])}` first",
     )
 
 
@@ -254,11 +389,11 @@ def _latest_families(session: Session) -> list[RunRecord]:
     if not records:
         raise StoreError(
             f"The experiment {experiment!r} has no finished training run.",
-            remedy="run `minivess train` with the same settings first",
+            remedy=f"run `{session.command('train')}` first",
         )
     newest: dict[str, RunRecord] = {}
     for record in records:
-        if record.params[names.DATASET_HASH] == records[0].params[names.DATASET_HASH]:
+        if record.params.get(names.DATASET_HASH) == records[0].params.get(names.DATASET_HASH):
             newest.setdefault(record.name, record)
     return [newest[name] for name in sorted(newest)]
 

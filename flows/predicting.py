@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flows import handoff
+from flows import handoff, identity
 from flows.session import Session
 from minivess import names
 from minivess.contracts import Finding, RunRecord
@@ -37,6 +37,8 @@ def predict(
     from minivess.serving import predict as masks
 
     plan = masks.plan(source, target)
+    if not upstream:
+        identity.require(session)
     chosen = choose(session, upstream)
     session.say(f"Predict   {described(chosen)}")
     for path, reason in plan.left.items():
@@ -99,7 +101,7 @@ def choose(session: Session, upstream: Sequence[str]) -> Chosen:
         )
     version, why = _given(session, upstream[0]) if upstream else _named(session)
     training = session.store.get(version.run_id)
-    if training.params["data_resampling_enabled"] != "False":
+    if training.param("data_resampling_enabled") != "False":
         raise ServingError(
             f"{version.name} version {version.version} was trained on resampled volumes, and "
             "`predict` segments files at their own resolution.",
@@ -152,7 +154,7 @@ def _listed(models: Sequence[str] | dict[str, dict[str, str]]) -> str:
 
 def _given(session: Session, ref: str) -> tuple[Registered, str]:
     """The model that a run id, NAME@alias or NAME/version means."""
-    from minivess.contracts import AnalysisResult, DeploymentResult
+    from minivess.contracts import AnalysisResult
     from minivess.tracking import registry
 
     store = session.store
@@ -165,8 +167,7 @@ def _given(session: Session, ref: str) -> tuple[Registered, str]:
     record = store.get(ref)
     kind, why = record.tags.get(names.KIND), f"given as {ref}"
     if kind == names.DEPLOYMENT:
-        deployed = handoff.read(session, record, names.DEPLOYMENT_ARTIFACT, DeploymentResult)
-        return registry.by_version(store, deployed.model_name, deployed.model_version), why
+        return registry.of_run(store, record.param(names.UPSTREAM_TRAINING)), why
     if kind == names.ANALYSIS:
         analysis = handoff.read(session, record, names.ANALYSIS_ARTIFACT, AnalysisResult)
         return registry.of_run(store, analysis.champion.run_id), why
@@ -189,7 +190,7 @@ def ready(session: Session, chosen: Chosen) -> dict[str, Any]:
         run_id, names.MODEL_ARTIFACT, session.home.served / "champions" / run_id
     )
     network, window, checkpoint = model.parts(folder)
-    profile = handoff.profile_of(session, chosen.training.params[names.UPSTREAM_PROFILE])
+    profile = handoff.profile_used(session, chosen.training)
     return {
         "forward": export.forward_of(network, checkpoint, folder / "model.onnx"),
         "window": window,

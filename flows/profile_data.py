@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows import ground, handoff
+from flows import ground, handoff, identity
 from flows.session import Session
 from flows.survey import Survey, look
 from flows.telling import markdown, say_decided, show, tell
 from minivess import config as configs
-from minivess import names
+from minivess import keys, names
 from minivess.contracts import DatasetProfile
-from minivess.errors import PlanError
+from minivess.errors import PlanError, UsageError
 
 if TYPE_CHECKING:
     from minivess.data.profile import Measured
     from minivess.data.versioning import Version
     from minivess.tracking.run import Run
+
+USED_BY_TRAINING = {"normalisation", "resampling"}
+"""Settings of the data that decide nothing in a profile."""
 
 
 def profile_data(session: Session) -> DatasetProfile:
@@ -27,10 +32,8 @@ def profile_data(session: Session) -> DatasetProfile:
     survey = look(session)
     show(session, survey.root, survey.originals)
     say_decided(session, survey.reviewed)
-    record = session.find(survey.key, experiment=names.PROFILE_EXPERIMENT)
-    if record is not None:
-        session.reuse(f"profile of {session.config.dataset}", record.run_id)
-        profile = handoff.profile_of(session, record.run_id)
+    profile = handoff.find(session, names.PROFILE, survey.key, DatasetProfile)
+    if profile is not None:
         check_out(session, survey, profile)
     else:
         profile = session.orchestra.flow(
@@ -39,19 +42,63 @@ def profile_data(session: Session) -> DatasetProfile:
     queue(session, survey, profile)
     session.profiles[str(profile.run_id)] = profile
     pointer = handoff.profile_pointer(profile)
+
+    def announce(first: bool) -> None:
+        if first:
+            told = {**pointer, "settings": configs.words(session.config)}
+            resource = f"minivess.dataset.{profile.dataset}"
+            session.orchestra.emit(names.DATA_PROFILED, resource, told)
+
     handoff.complete(
         session,
         names.PROFILE,
         profile.dataset,
         pointer,
         run_ids=[str(profile.run_id)],
-        follow=lambda: session.orchestra.emit(
-            names.DATA_PROFILED,
-            f"minivess.dataset.{profile.dataset}",
-            {**pointer, "settings": configs.words(session.config)},
-        ),
+        follow=announce,
     )
     return profile
+
+
+def profile_for(session: Session, upstream: Sequence[str] = ()) -> DatasetProfile:
+    """The profile given by id, else that of the data and settings as they are now."""
+    if not upstream:
+        return profile_data(session)
+    profile = handoff.receive_profile(session, upstream)
+    if profile.run_id not in session.profiles:
+        require_asked(session, profile)
+    return profile
+
+
+def require_asked(session: Session, profile: DatasetProfile) -> None:
+    """A profile given by id is of the data and of the settings that were typed with it.
+
+    Raises:
+        UsageError: it is of others.
+    """
+    data, made_of = (
+        session.config.data,
+        session.store.read_json(str(profile.run_id), names.INGREDIENTS_ARTIFACT),
+    )
+    asked = {
+        name: value for name, value in data.counted().items()
+        if name in data.model_fields_set - USED_BY_TRAINING
+    }  # fmt: skip
+    differing = [n for n, value in asked.items() if made_of["settings"].get(n) != value]
+    here = look(session) if isinstance(data.root, Path) and data.root.is_dir() else None
+    files = here.ingredients["files"] if here else {}
+    if data.root and not data.name and not identity.is_place(profile.dataset_path, session.config):
+        differing += ["root"] * (sorted(files.values()) != sorted(made_of["files"].values()))
+    if differing:
+        raise UsageError(
+            f"The profile {profile.run_id} is of {profile.dataset_path} with other settings than "
+            f"those given: {', '.join(f'data.{name}' for name in differing)}.",
+            remedy="leave out --upstream, so that the data are profiled as they are asked for, or "
+            "leave out these settings",
+        )
+    changed = keys.differences(made_of["files"], files) if here else []
+    if changed:
+        session.say(f"  note: the folder has changed since that profile: {', '.join(changed)}")
 
 
 def _profile(session: Session, survey: Survey) -> DatasetProfile:
@@ -119,7 +166,8 @@ def queue(session: Session, survey: Survey, profile: DatasetProfile) -> None:
         in_force=survey.reviewed.in_force,
     )
     if waiting:
-        session.say(f"  review   {len(waiting)} volumes wait for a decision: minivess review list")
+        queue = session.command(f"review list --dataset {shlex.quote(profile.dataset)}")
+        session.say(f"  review   {len(waiting)} volumes wait for a decision: {queue}")
 
 
 def analyse(session: Session, survey: Survey, measured: Measured, run: Run) -> Measured:
@@ -142,6 +190,7 @@ def commit(session: Session, survey: Survey, measured: Measured) -> Version:
         session.config.dataset,
         measured.cases,
         remote=session.config.data.remote,
+        place=survey.place,
         review=survey.reviewed.history,
         git=session.config.data.git_commit,
     )

@@ -28,7 +28,7 @@ def refit(session: Session, upstream: Sequence[str] = ()) -> str:
     session.need_store()
     analysis = handoff.receive_analysis(session, upstream)
     record = session.store.get(analysis.champion.run_id)
-    profile = handoff.profile_of(session, record.params[names.UPSTREAM_PROFILE])
+    profile = handoff.profile_used(session, record)
     champion = wanted(session, profile, record)
     epochs = stopping_epoch(
         [
@@ -59,7 +59,7 @@ def refit(session: Session, upstream: Sequence[str] = ()) -> str:
 def wanted(session: Session, profile: DatasetProfile, record: RunRecord) -> grid.Family:
     """The champion as a family of the grid that the settings ask for."""
     for family in grid.families(session.config, profile):
-        if family.key == record.tags[names.KEY]:
+        if family.key == record.tag(names.KEY):
             return family
     raise StoreError(
         f"The champion {record.name} (run {record.run_id}) was not trained with these settings, so "
@@ -137,7 +137,7 @@ def register(session: Session, analysis: AnalysisResult, run_id: str) -> None:
         session.store,
         name=name,
         run_id=run_id,
-        note=session.store.get(run_id).tags[names.NOTE],
+        note=session.store.get(run_id).tag(names.NOTE),
         tags={"refit_of": analysis.champion.family, "scored": "false"},
     )
     registry.set_alias(session.store, name, names.REFIT_ALIAS, version)

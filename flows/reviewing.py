@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+from flows import identity
 from minivess.config import ExperimentConfig
 from minivess.data import review
 from minivess.errors import UsageError
@@ -37,6 +38,8 @@ def dataset_of(options: argparse.Namespace, config: ExperimentConfig, home: Home
             "--dataset and data.root both say which dataset is meant.",
             remedy="leave out one of the two",
         )
+    if not options.dataset:
+        identity.require_here(home, config)
     if options.dataset or config.data.root:
         return str(options.dataset or config.dataset)
     if len(known) == 1:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from flows import attempts, cells, families, grid, handoff, trials
+from flows import attempts, cells, families, grid, handoff, identity, trials
 from flows import ground as grounds
-from flows.profile_data import settings
+from flows.profile_data import profile_for, settings
 from flows.session import Session
 from flows.trials import Suggestion, Trials
 from minivess import config as configs
@@ -34,7 +34,8 @@ def search(session: Session, upstream: Sequence[str] = ()) -> dict[str, Any]:
     """
     require_one_family(session.config)
     session.need_store()
-    profile = handoff.receive_profile(session, upstream)
+    identity.require_experiment(session)
+    profile = profile_for(session, upstream)
     ingredients = recipe(session.config, profile)
     key = keys.digest(ingredients)
     study = Trials(session.home.searches / "trials.db", key, session.config.search)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -39,6 +40,8 @@ class Session:
     launched_by: str = "cli"
     yes: bool = False
     json: bool = False
+    words: tuple[str, ...] = ()
+    """The files and settings that were typed."""
     reused: list[str] = field(default_factory=list)
     settled: list[RunRecord] = field(default_factory=list)
     """Dead runs that this command found and ended."""
@@ -125,6 +128,13 @@ class Session:
         """Tell the user; with --json, standard output belongs to the one JSON object."""
         output.tell(sys.stderr if self.json else sys.stdout, text)
 
+    def command(self, verb: str, *own: str) -> str:
+        """A command to go on with: the words typed, or `own` ones with the store that was typed."""
+        uri = self.config.tracking.uri
+        if own and uri and uri != self.env.mlflow_tracking_uri:
+            own = (*own, f"tracking.uri={uri}")
+        return " ".join(["minivess", verb, *map(shlex.quote, own or self.words)])
+
     @contextmanager
     def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
         """What to call as `(done, total)`: a bar in the terminal, and one on Prefect's page."""
@@ -161,6 +171,7 @@ def open_session(
     wait: bool = False,
     yes: bool = False,
     json: bool = False,
+    words: Sequence[str] = (),
 ) -> Iterator[Session]:
     """Open the home folder, hold its lock while stories run, and end what was started.
 
@@ -174,6 +185,9 @@ def open_session(
         if lock:
             stack.enter_context(homes.lock(home.root / "lock", what=what, wait=wait))
         orchestra = stack.enter_context(orchestrator.use(home, env))
-        session = Session(config, env, home, orchestra, launched_by=launched_by, yes=yes, json=json)
+        session = Session(
+            config, env, home, orchestra,
+            launched_by=launched_by, yes=yes, json=json, words=tuple(words),
+        )  # fmt: skip
         yield session
         session.finish()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows import identity
 from flows.session import Session
 from minivess import keys
 from minivess.contracts import Pairing
@@ -52,6 +53,7 @@ def look(session: Session) -> Survey:
     )
     fetch(_files(pairing))
     hashes = _hashes(Index(session.home.profile_cache / "index.json"), pairing)
+    identity.require(session, hashes)
     reviewed = after_review(session.home, config.dataset, pairing, hashes)
     ingredients: keys.Ingredients = {
         "dataset": config.dataset,

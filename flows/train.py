@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flows import attempts, cells, families, grid, handoff, side_by_side
+from flows import attempts, cells, families, grid, handoff, identity, side_by_side
 from flows import ground as grounds
 from flows.ground import Ground
-from flows.profile_data import settings
+from flows.profile_data import profile_for, settings
 from flows.session import Session
 from minivess import names
 from minivess.contracts import DatasetProfile, FamilyRun, RunRecord, TrainingResult
@@ -18,7 +18,8 @@ ASK_ABOVE_HOURS = 12.0
 
 def train(session: Session, upstream: Sequence[str] = ()) -> TrainingResult:
     """Train every cell of the grid that is not trained yet."""
-    profile = handoff.receive_profile(session, upstream)
+    identity.require_experiment(session)
+    profile = profile_for(session, upstream)
     wanted = grid.families(session.config, profile)
     n_cells = sum(len(family.cells) for family in wanted)
     session.say(f"Train     {len(wanted)} families, {n_cells} cells")
@@ -49,7 +50,7 @@ def train(session: Session, upstream: Sequence[str] = ()) -> TrainingResult:
         result.experiment,
         handoff.training_pointer(result),
         run_ids=result.run_ids,
-        follow=lambda: register(session, result),
+        follow=lambda _: register(session, result),
     )
     return result
 
@@ -107,18 +108,24 @@ def register(session: Session, result: TrainingResult) -> None:
 
 def versions(session: Session, result: TrainingResult) -> dict[str, str]:
     """The version of each family's model by its name, registered where that was not done yet."""
-    from minivess.tracking import registry
-
     return {
-        family.run_name: registry.register(
-            session.store,
-            name=result.experiment,
-            run_id=family.run_id,
-            note=session.store.get(family.run_id).tags[names.NOTE],
-            tags={"family": family.run_name, names.DATASET_HASH: result.dataset_hash},
-        )
+        family.run_name: version_of(session, result.experiment, family.run_id)
         for family in result.families
     }
+
+
+def version_of(session: Session, name: str, run_id: str) -> str:
+    """The version of a model that a training run became, registered where it is not there."""
+    from minivess.tracking import registry
+
+    record = session.store.get(run_id)
+    return registry.register(
+        session.store,
+        name=name,
+        run_id=run_id,
+        note=record.tags.get(names.NOTE, record.name),
+        tags={"family": record.name, names.DATASET_HASH: record.param(names.DATASET_HASH)},
+    )
 
 
 def best_of_each_loss(runs: Sequence[FamilyRun]) -> dict[str, FamilyRun]:
@@ -138,6 +145,7 @@ def reusable(session: Session, family: grid.Family, profile: DatasetProfile) -> 
     if record is None:
         return None
     try:
+        handoff.require_whole(session, record, names.FAMILY)
         run = handoff.family_of(session, record)
         for child in run.child_run_ids:
             cells.require_whole(session, child)

@@ -39,6 +39,7 @@ def run(options: Options) -> Outcome:
         lock=lock,
         yes=options.yes,
         json=options.json,
+        words=[*map(str, options.files), *options.words],
     ) as session:
         return story(session, options)
 
@@ -124,15 +125,10 @@ def run_notify(session: Session, options: Options) -> Outcome:
 
 def run_train(session: Session, options: Options) -> Outcome:
     """Flow 2."""
-    from flows.profile_data import profile_data
     from flows.refit import refit
     from flows.train import train
 
-    upstream = options.upstream
-    if session.store.away and not upstream:
-        # The latest profile cannot be asked for, and making it again takes seconds.
-        upstream = [profile_data(session).run_id]
-    result = train(session, upstream)
+    result = train(session, options.upstream)
     refitted = session.config.training.refit != "none"
     again = {"refit_run_id": refit(session)} if refitted else {}
     return again | {

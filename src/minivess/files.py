@@ -90,6 +90,12 @@ def copy(source: Path, target: Path) -> Path:
     return write(target, lambda temporary: shutil.copyfile(source, temporary))
 
 
+def sha256(path: Path) -> str:
+    """SHA-256 of the bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def md5(path: Path) -> str:
     """MD5 of the bytes, the hash that DVC uses."""
     with path.open("rb") as stream:

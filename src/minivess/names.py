@@ -9,9 +9,12 @@ PROFILE_EXPERIMENT = "data-profile"
 EVALUATION_EXPERIMENT = "minivess_evaluation"
 DEPLOYMENT_EXPERIMENT = "minivess_deployment"
 
+OWN_EXPERIMENTS = (PROFILE_EXPERIMENT, EVALUATION_EXPERIMENT, DEPLOYMENT_EXPERIMENT)
+
 # Kinds of run, in the tag KIND.
 PROFILE, FAMILY, CELL, ANALYSIS, DEPLOYMENT = "profile", "family", "cell", "analysis", "deployment"
 REFIT, SEARCH, TRIAL = "refit", "search", "trial"
+TRAINING_KINDS = (FAMILY, REFIT, SEARCH)
 
 # Tags.
 UID = "minivess.uid"
@@ -19,7 +22,8 @@ KEY = "content_key"
 KIND = "minivess.kind"
 NOTE = "mlflow.note.content"
 PARENT = "mlflow.parentRunId"
-PUBLISHED = "minivess.published"
+PUBLISHED = "minivess.published_at"
+GROUP = "experiment_group"
 ERROR_TYPE = "error_type"
 RESTART_OF = "restart_of"
 NEXT_PLAN = "next_plan"
@@ -69,6 +73,7 @@ PLAN_ARTIFACT = "config/compute_plan.json"
 PLAN_PAGE_ARTIFACT = "config/compute_plan.md"
 NEXT_PLAN_ARTIFACT = "config/next_compute_plan.json"
 INGREDIENTS_ARTIFACT = "lineage/key.json"
+FILES_ARTIFACT = "lineage/files.json"
 UPSTREAM_ARTIFACT = "lineage/upstream.json"
 LINEAGE_ARTIFACT = "lineage/lineage.html"
 SPEC_ARTIFACT = f"evaluation/{CELL_SPEC}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self
 
@@ -39,6 +40,7 @@ class DataConfig(Part):
     root: Path | str | None = uncounted(
         None, "folder of images and labels, or s3://bucket/folder; none means demo data"
     )
+    name: str | None = uncounted(None, "name of the dataset; none: the folder's")
     image: str | None = Field(default=None, description="pattern of image files, *_img.nii.gz")
     label: str | None = Field(default=None, description="pattern of label files, {case}_seg.nii.gz")
     group: str | None = Field(
@@ -106,6 +108,14 @@ class DataConfig(Part):
     @classmethod
     def _folder_or_address(cls, root: object) -> object:
         return Path(root) if isinstance(root, str) and "://" not in root else root
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"[^\W_.][^/\\\x00-\x1f]*", name):
+            message = "begin with a letter or digit, and use no slash"
+            raise ValueError(message)
+        return name
 
 
 class ComputeConfig(Part):
@@ -342,9 +352,9 @@ class ExperimentConfig(Part):
 
     @property
     def dataset(self) -> str:
-        """The dataset's name: the folder's, or `demo`."""
+        """The dataset's name: `data.name`, else the folder's, or `demo`."""
         root = self.data.root
-        return (
+        return self.data.name or (
             PurePath(root).name if isinstance(root, str) else root.resolve().name if root else DEMO
         )
 

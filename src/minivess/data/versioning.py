@@ -54,13 +54,14 @@ def commit(
     cases: Iterable[Case],
     *,
     remote: str | None,
+    place: str = "",
     review: Mapping[str, Any] | None = None,
     git: bool = False,
 ) -> Version:
     """Copy the volumes, add them to DVC and push them; `remote` is a folder or URL, None ours.
 
-    The .dvc file also holds the review decisions that made this version, so that both change in one
-    rename; with `git` it is committed in the repository of home/dvc.
+    The .dvc file also holds where the originals lie and the decisions of review that made this
+    version, so that all change in one rename; with `git` it is committed in the repository of home/dvc.
 
     Raises:
         DataError: DVC, the remote or Git refuses; then the .dvc file is as it was.
@@ -80,7 +81,7 @@ def commit(
                 f"DVC says {hashed}, we say {now}: {folder} changed while it was added.",
                 remedy="run the same command again while nothing writes to that folder",
             )
-        _describe(dvc_file, review or {})
+        _describe(dvc_file, place, review or {})
     return Version(ours, dvc_file, where, folder, home.root)
 
 
@@ -176,10 +177,19 @@ def _address(remote: str) -> str:
     return remote if "://" in remote else str(Path(remote).expanduser().resolve())
 
 
-def _describe(dvc_file: Path, review: Mapping[str, Any]) -> None:
-    """Write the decisions into the .dvc file, where DVC leaves `meta` to its users."""
+def place_of(home: Home, dataset: str) -> str:
+    """Where the originals of the curated set of this name lie, as far as its .dvc file says it."""
+    dvc_file = home.dvc / f"{folder_of(home, dataset).name}.dvc"
+    if not dvc_file.is_file():
+        return ""
+    meta = yaml.safe_load(dvc_file.read_text(encoding="utf-8")).get("meta") or {}
+    return str(meta.get("place", ""))
+
+
+def _describe(dvc_file: Path, place: str, review: Mapping[str, Any]) -> None:
+    """Write place and decisions into the .dvc file, where DVC leaves `meta` to its users."""
     content = yaml.safe_load(dvc_file.read_text(encoding="utf-8"))
-    content["meta"] = {"review": json.loads(json.dumps(review))}
+    content["meta"] = {"place": place, "review": json.loads(json.dumps(review))}
     files.write_text(dvc_file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 

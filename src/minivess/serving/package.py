@@ -73,6 +73,12 @@ def build(
     return model.label
 
 
+def built(folder: Path, name: str, version: str) -> served.ServedModel | None:
+    """The record of the bento `name:version` below `folder`, if it is there."""
+    place = bento_home(folder) / "bentos" / plain(name) / plain(version) / "src"
+    return served.read(place) if (place / served.CONFIG).is_file() else None
+
+
 def stage(source: Path, onnx: Path, model: served.ServedModel) -> Path:
     """Lay out what the bento is built from."""
     files.copy(onnx, source / served.ONNX)

@@ -7,10 +7,11 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from minivess import keys
+from minivess import files, keys, names
 from minivess.errors import StoreError
 from minivess.tracking.connection import door, shown
 
@@ -53,17 +54,40 @@ def listing(client: MlflowClient, run_id: str, path: str | None = None) -> dict[
         return dict(_walk(client, run_id, path))
 
 
-def held(store: Store, record: RunRecord, path: str = "") -> set[str]:
-    """Every artifact file of a run, or below one of its folders.
+def held(store: Store, record: RunRecord, path: str = "") -> dict[str, int]:
+    """Every artifact file of a run, or below one of its folders, with its size.
 
     Without asking the store, where the artifacts lie on this machine's disk.
     """
     root = local(record.artifact_uri)
     if root is None:
-        return set(store.artifacts(record.run_id, path or None))
-    return {
-        file.relative_to(root).as_posix() for file in (root / path).rglob("*") if file.is_file()
-    }
+        return store.artifacts(record.run_id, path or None)
+    found = ((file.relative_to(root), file.stat()) for file in (root / path).rglob("*"))
+    return {name.as_posix(): status.st_size for name, status in found if S_ISREG(status.st_mode)}
+
+
+def damage(
+    store: Store, record: RunRecord, below: tuple[str, ...] = ("",), *, hashed: int | None = None
+) -> list[str]:
+    """Files of a run that are gone or are not those that it wrote, by its own list of them.
+
+    `below` limits that to some files and folders. On this machine's disk their bytes are read,
+    those above `hashed` of them left out. A run of an earlier release has no such list.
+    """
+    held_now = held(store, record)
+    if names.FILES_ARTIFACT not in held_now:
+        return []
+    root, found = local(record.artifact_uri), []
+    for path, written in store.read_json(record.run_id, names.FILES_ARTIFACT).items():
+        if not path.startswith(below):
+            continue
+        if held_now.get(path) != written["size"]:
+            found.append(f"{path} has {held_now.get(path, 'no')} of {written['size']} bytes")
+        elif root is None or (hashed is not None and written["size"] > hashed):
+            continue
+        elif files.sha256(root / path) != written["sha256"]:
+            found.append(f"{path} holds other bytes than were written")
+    return found
 
 
 def local(uri: str) -> Path | None:

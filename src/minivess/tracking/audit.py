@@ -8,7 +8,7 @@ from typing import NamedTuple
 from minivess import names
 from minivess.contracts import RunRecord
 from minivess.tracking import schema, tables
-from minivess.tracking.artifacts import held
+from minivess.tracking.artifacts import damage, held
 from minivess.tracking.store import Store
 
 UPSTREAM = (names.UPSTREAM_PROFILE, names.UPSTREAM_TRAINING, names.UPSTREAM_ANALYSIS)
@@ -39,8 +39,8 @@ def audit(store: Store, run_ids: Collection[str] = ()) -> list[Gap]:
 
 
 def _judged(store: Store, record: RunRecord, known: Mapping[str, RunRecord]) -> Gap:
-    artifacts = held(store, record) if schema.of(record).artifacts else set()
-    lacking = schema.missing(record, artifacts)
+    artifacts = set(held(store, record)) if schema.of(record).artifacts else set()
+    lacking = [*schema.missing(record, artifacts), *damage(store, record)]
     kind = record.tags.get(names.KIND, "unknown")
     return Gap(
         record.run_id,

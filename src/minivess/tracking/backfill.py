@@ -56,7 +56,7 @@ def apply(store: Store, additions: Collection[Addition]) -> None:
 
 
 def _addition(store: Store, record: RunRecord) -> Addition:
-    source = Source(store, record, held(store, record))
+    source = Source(store, record, set(held(store, record)))
     found: Values = {}
     differing = []
     for derive in SOURCES:

@@ -9,7 +9,6 @@ dropped.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import logging
 import os
@@ -26,6 +25,8 @@ from minivess import files
 
 Operation = dict[str, Any]
 
+TEXTS = (".json", ".yaml", ".md", ".txt", ".html", ".csv", ".log")
+"""Files in which runs are named; see REFERENCE of the store."""
 TICK_S = 1.0
 TICKS_PER_SYNC = 5
 RESERVE, RESERVED = "reserve", 2**20
@@ -90,6 +91,8 @@ class Journal:
         self._backlog = bytearray()
         self._puts: deque[tuple[str, Callable[[Path], object]]] = deque()
         self._unsynced: list[Path] = []
+        self.written: dict[str, dict[str, Any]] = {}
+        """Size and hash of the artifacts, but of those in which a run's id is still to be put."""
         self._lock, self._copying = threading.Lock(), threading.Lock()
         self._ended = threading.Event()
         self._refusal: OSError | None = None
@@ -157,8 +160,9 @@ class Journal:
                 self._refused(error)
                 shutil.rmtree(place.parent, ignore_errors=True)
                 return
-            with place.open("rb") as stream:
-                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+            sha256 = files.sha256(place)
+            if place.suffix not in TEXTS or b"uid-" not in place.read_bytes():
+                self.written[to] = {"size": place.stat().st_size, "sha256": sha256}
             self._unsynced.append(place)
             path = place.relative_to(self.spool).as_posix()
             self.append({"op": "file", "path": path, "sha256": sha256, "to": to})

@@ -70,7 +70,7 @@ def recorded(
         names.KEY: key,
         names.KIND: kind,
         names.NOTE: note,
-        "experiment_group": config.experiment,
+        names.GROUP: config.experiment,
         "launched_by": launched_by,
         **({names.PARENT: parent.run_id} if parent else {}),
         **(tags or {}),

@@ -48,7 +48,7 @@ def look(store: Store, run_ids: Collection[str] = ()) -> list[Doomed]:
             raise StoreError(
                 f"Run {run_id} is not among the deleted runs.",
                 remedy="delete it first, on MLflow's page or by "
-                f"`mlflow runs delete --run-id {run_id}`",
+                f"{store.command(f'runs delete --run-id {run_id}')}",
             )
     chosen = [deleted[run_id] for run_id in run_ids or deleted]
     if not chosen:

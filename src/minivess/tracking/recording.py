@@ -63,6 +63,8 @@ class Recording:
             DiskFull: files of a finished run found no room, so that it is FAILED.
             StoreError: neither the disk nor the store took everything.
         """
+        if status == "FINISHED":
+            self.run.json(self.journal.written, names.FILES_ARTIFACT)
         stamp = ended or time.time_ns() // 1_000_000
         self.history.finish()
         self.journal.sync()

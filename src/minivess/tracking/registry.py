@@ -62,12 +62,32 @@ def _make(store: Store, name: str) -> None:
         cause = error.__cause__
         if not isinstance(cause, MlflowException) or cause.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+        with door(f"read the registered model {name!r}"):
+            there = store.client.get_registered_model(name)
+        if there.tags.get("project") != names.PROJECT:
+            raise StoreError(
+                f"The store holds a registered model {name!r} that another tool made.",
+                remedy="name=OTHER, a name for this experiment that no model has",
+            ) from error
 
 
-def set_alias(store: Store, name: str, alias: str, version: str) -> None:
-    """Point an alias at a version; MLflow moves it from the version that had it."""
-    with door(f"set the alias {alias!r} of model {name!r}"):
-        store.client.set_registered_model_alias(name, alias, version)
+def set_alias(store: Store, name: str, alias: str, version: str) -> Registered | None:
+    """Point an alias at a version; returns the one that it pointed at until now, if any."""
+    before = aliased(store, name, alias)
+    if before is None or before.version != version:
+        with door(f"set the alias {alias!r} of model {name!r}"):
+            store.client.set_registered_model_alias(name, alias, version)
+    return before
+
+
+def aliased(store: Store, name: str, alias: str) -> Registered | None:
+    """The version that an alias points at, none without one."""
+    try:
+        return by_alias(store, name, alias)
+    except StoreError as error:
+        if getattr(error.__cause__, "error_code", "") not in ABSENT:
+            raise
+        return None
 
 
 def by_alias(store: Store, name: str, alias: str) -> Registered:

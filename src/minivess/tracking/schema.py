@@ -52,7 +52,7 @@ class Contract:
 
 IDENTITY = Contract(
     tags=(
-        names.UID, names.KEY, names.KIND, names.NOTE, "experiment_group", "launched_by",
+        names.UID, names.KEY, names.KIND, names.NOTE, names.GROUP, "launched_by",
         "started_at", "run_status", "git_commit", process.HOST, process.PID,
     ),
 )  # fmt: skip

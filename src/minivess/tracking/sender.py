@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import time
 from collections.abc import Callable
 
+from minivess import files
 from minivess.errors import StoreError
 from minivess.tracking import sending
 from minivess.tracking.journal import Journal, Operation
@@ -132,10 +132,8 @@ class Outbox:
 
     def _is_whole(self, operation: Operation) -> bool:
         path = self.journal.spool / operation["path"]
-        if path.is_file():
-            with path.open("rb") as stream:
-                if hashlib.file_digest(stream, "sha256").hexdigest() == operation["sha256"]:
-                    return True
+        if path.is_file() and files.sha256(path) == operation["sha256"]:
+            return True
         self._refuse(operation, StoreError("Its copy in the spool is gone or torn.", remedy="-"))
         return False
 

@@ -16,14 +16,13 @@ from minivess import names
 from minivess.errors import StoreAway, StoreError
 from minivess.tracking import artifacts
 from minivess.tracking.connection import door
-from minivess.tracking.journal import Operation
+from minivess.tracking.journal import TEXTS, Operation
 from minivess.tracking.store import REFERENCE, Store
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
 
 METRICS_PER_CALL, NAMES_PER_CALL = 800, 100
-TEXTS = (".json", ".yaml", ".md", ".txt", ".html", ".csv", ".log")
 ENDED = ("FINISHED", "FAILED", "KILLED")
 log = logging.getLogger(__name__)
 

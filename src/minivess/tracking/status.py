@@ -11,7 +11,7 @@ from minivess import names
 from minivess.contracts import RunRecord
 from minivess.tracking import process, tables
 from minivess.tracking.connection import door
-from minivess.tracking.store import Store
+from minivess.tracking.store import Store, rank
 
 EPOCH_METRIC = "train_loss"
 
@@ -133,7 +133,7 @@ def _unfinished(records: Iterable[RunRecord]) -> list[RunRecord]:
 
 def _stale(records: Iterable[RunRecord]) -> list[str]:
     """Newest results that build on something which has a newer version."""
-    finished = [record for record in records if record.status == "FINISHED"]
+    finished = sorted((r for r in records if r.status == "FINISHED"), key=rank, reverse=True)
     profiles = _newest(finished, names.PROFILE, names.DATASET_NAME)
     families = _newest(finished, names.FAMILY, None)
     analyses = _newest(finished, names.ANALYSIS, names.UPSTREAM_EXPERIMENT)
@@ -144,7 +144,7 @@ def _stale(records: Iterable[RunRecord]) -> list[str]:
         if profile is not None and _hash(profile) != _hash(family):
             found.append(f"training {experiment}: the data have a newer version (minivess train)")
         analysis = analyses.get(experiment)
-        if analysis is not None and analysis.start_time < family.start_time:
+        if analysis is not None and rank(analysis) < rank(family):
             found.append(f"analysis of {experiment}: older than its training (minivess analyse)")
     for experiment, deployment in deployments.items():
         analysis = analyses.get(experiment)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shlex
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -74,6 +76,7 @@ class Store:
     _client: MlflowClient | None = field(default=None, repr=False)
     _names: dict[str, str] = field(default_factory=dict, repr=False)
     _ids: dict[str, str] = field(default_factory=dict, repr=False)
+    _renamed: set[str] = field(default_factory=set, repr=False)
 
     @property
     def client(self) -> MlflowClient:
@@ -157,7 +160,7 @@ class Store:
     def experiment_id(self, name: str, *, dataset: str, note: str) -> str:
         """The id of an experiment, made or restored where needed."""
         with door(f"open the experiment {name!r}"):
-            found = self.client.get_experiment_by_name(name) or self._create(name)
+            found = self._experiment(name) or self._create(name)
             if found.lifecycle_stage == "deleted":
                 # A deleted experiment keeps its name, so a new one could not be made beside it.
                 log.warning("The MLflow experiment %r was deleted; it is restored.", name)
@@ -197,15 +200,42 @@ class Store:
             del wanted[names.NOTE]
         return {tag: value for tag, value in wanted.items() if found.tags.get(tag) != value}
 
+    def _experiment(self, name: str) -> Experiment | None:
+        """The experiment of a name; one that was renamed in MLflow is known by its runs."""
+        found = self.client.get_experiment_by_name(name)
+        if found is not None or name in names.OWN_EXPERIMENTS:
+            return found
+        for kind in names.TRAINING_KINDS:
+            runs = self.client.search_runs(
+                [one.experiment_id for one in self.client.search_experiments()],
+                f"tags.{names.GROUP} = {_quoted(name)} and tags.`{names.KIND}` = '{kind}'",
+                max_results=1,
+            )
+            if runs:
+                found = self.client.get_experiment(runs[0].info.experiment_id)
+                if name not in self._renamed:
+                    log.warning("The experiment %r is called %r in MLflow now.", name, found.name)
+                self._renamed.add(name)
+                return found
+        return None
+
     def _experiment_ids(self, experiment: str | None) -> list[str]:
         if experiment is not None:
-            found = self.client.get_experiment_by_name(experiment)
+            found = self._experiment(experiment)
             if found is None or found.lifecycle_stage == "deleted":
                 return []
-            self._names[found.experiment_id] = found.name
+            self._names[found.experiment_id] = experiment
             return [found.experiment_id]
         self._names |= {e.experiment_id: e.name for e in self.client.search_experiments()}
         return list(self._names)
+
+    def experiments(self) -> dict[str, list[str]]:
+        """Our experiments with the datasets that each holds."""
+        with door(f"list the experiments at {shown(self.uri)}"):
+            found = self.client.search_experiments(
+                filter_string=f"tags.project = '{names.PROJECT}'"
+            )
+        return {e.name: [d for d in e.tags.get("dataset", "").split(", ") if d] for e in found}
 
     # --- runs -----------------------------------------------------------------------------
 
@@ -225,8 +255,7 @@ class Store:
         """The newest FINISHED run of a kind, optionally with these params."""
         filters = [f"tags.`{names.KIND}` = '{kind}'"]
         filters += [f"params.{name} = {_quoted(value)}" for name, value in (params or {}).items()]
-        found = self._search(filters, experiment, "FINISHED", limit=1)
-        return found[0] if found else None
+        return next(iter(_ranked(self._search(filters, experiment, "FINISHED"))), None)
 
     def search(
         self,
@@ -236,13 +265,13 @@ class Store:
         parent: str | None = None,
         status: str | None = None,
     ) -> list[RunRecord]:
-        """Runs that are not deleted, newest first."""
+        """Runs that are not deleted, newest first; see `rank`."""
         filters = []
         if kind is not None:
             filters.append(f"tags.`{names.KIND}` = '{kind}'")
         if parent is not None:
             filters.append(f"tags.`{names.PARENT}` = '{parent}'")
-        return self._search(filters, experiment, status)
+        return _ranked(self._search(filters, experiment, status))
 
     def _search(
         self,
@@ -297,7 +326,7 @@ class Store:
         if run.info.lifecycle_stage == "deleted":
             raise StoreError(
                 f"Run {run_id} was deleted from the MLflow store.",
-                remedy=f"`mlflow runs restore --run-id {run_id}`, or give another run",
+                remedy=f"{self.command(f'runs restore --run-id {run_id}')}, or give another run",
             )
         return self.record(run)
 
@@ -321,6 +350,11 @@ class Store:
         if experiment_id not in self._names:
             self._names[experiment_id] = self.client.get_experiment(experiment_id).name
         return self._names[experiment_id]
+
+    def command(self, words: str) -> str:
+        """A command of MLflow's own on this store, to be copied into a shell."""
+        variable = f"MLFLOW_TRACKING_URI={shlex.quote(shown(self.uri))}"
+        return f"{variable} {shlex.quote(sys.executable)} -m mlflow {words}"
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Write or replace tags of a run, whatever its status."""
@@ -388,6 +422,16 @@ class Store:
         if found is not None:
             return str(found.artifact_location)
         return self.artifact_root or self.home.artifacts.as_uri()
+
+
+def rank(record: RunRecord) -> int:
+    """When a run became the one that counts: last published by a command, else begun."""
+    stamp = record.tags.get(names.PUBLISHED, "")
+    return max(int(stamp) if stamp.isdecimal() else 0, record.start_time)
+
+
+def _ranked(records: list[RunRecord]) -> list[RunRecord]:
+    return sorted(records, key=rank, reverse=True)
 
 
 def _quoted(value: str) -> str:
