@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,12 @@ def digest(value: Any) -> str:
     return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
 
 
-def code(parts: Iterable[str]) -> dict[str, str]:
+@cache
+def code(parts: tuple[str, ...]) -> dict[str, str]:
     """File name -> digest of its syntax tree, without docstrings, comments and formatting.
 
-    `parts` are files and folders of the package `minivess`.
+    `parts` are files and folders of the package `minivess`, read once by a process that has loaded
+    them.
     """
     package = Path(__file__).parent
     files = sorted(

@@ -327,7 +327,9 @@ Stage = Literal["profile", "train", "analyse", "deploy"]
 class ExperimentConfig(Part):
     """All settings of an experiment; this class holds every default."""
 
-    name: str | None = uncounted(None, "MLflow experiment; none: the dataset's name")
+    name: str | None = uncounted(
+        None, "MLflow experiment, {dataset} stands for the dataset's name; none: that name"
+    )
     flows: tuple[Stage, ...] = uncounted(
         ("profile", "train", "analyse", "deploy"), "stages that `experiment` runs, in order"
     )
@@ -361,7 +363,7 @@ class ExperimentConfig(Part):
     @property
     def experiment(self) -> str:
         """The MLflow experiment of flow 2."""
-        return self.name or self.dataset
+        return (self.name or "{dataset}").replace("{dataset}", self.dataset)
 
 
 DEMO = "demo"

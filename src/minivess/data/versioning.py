@@ -61,7 +61,8 @@ def commit(
     """Copy the volumes, add them to DVC and push them; `remote` is a folder or URL, None ours.
 
     The .dvc file also holds where the originals lie and the decisions of review that made this
-    version, so that all change in one rename; with `git` it is committed in the repository of home/dvc.
+    version, so that all change in one rename; with `git` it is committed in the repository of
+    home/dvc.
 
     Raises:
         DataError: DVC, the remote or Git refuses; then the .dvc file is as it was.

@@ -1,0 +1,265 @@
+"""After any order of commands and changes by hand, aliases, pointers and the store agree."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import run_state_machine_as_test as run_machine
+
+from flows import deploy as deploys
+from flows import handoff
+from flows.analyse import analyse, recipe
+from flows.deploy import deploy
+from flows.session import Session, open_session
+from flows.train import register
+from minivess import config, files, keys, names
+from minivess.contracts import (
+    AnalysisResult,
+    Champion,
+    DeploymentResult,
+    FamilyRun,
+    Interval,
+    Judged,
+    Parity,
+    RunRecord,
+    Smoke,
+    TrainingResult,
+)
+from minivess.home import open_home
+from minivess.serving import package, served
+from minivess.tracking import registry
+from tests.tracking.conftest import NETWORK, profile_of
+from tests.tracking.test_chain import WINDOW
+
+FAMILIES = ("dynunet_dice_ce", "dynunet_cbdice")
+NUMBERS = itertools.count()
+
+
+class Fabricated:
+    """Finished runs of an experiment, written by a bare client: nothing is trained or exported."""
+
+    def __init__(self, session: Session) -> None:
+        self.session, self.store = session, session.store
+        self.name = session.config.experiment
+        self.profile = self.run(names.PROFILE_EXPERIMENT, "tubes", names.PROFILE, "profile", {})
+        self.families: list[FamilyRun] = []
+
+    def run(
+        self, experiment: str, name: str, kind: str, key: str, params: dict[str, str]
+    ) -> RunRecord:
+        client = self.store.client
+        place = self.store.experiment_id(experiment, dataset="demo", note="n")
+        tags = {names.KIND: kind, names.KEY: key, names.GROUP: self.name, names.NOTE: "n"}
+        made = client.create_run(place, tags=tags, run_name=name).info.run_id
+        data = {names.DATASET_HASH: profile_of().dataset_hash, names.DATASET_NAME: "demo"}
+        for param, value in {**data, **params}.items():
+            client.log_param(made, param, value)
+        client.set_terminated(made)
+        return self.store.get(made)
+
+    def hold(self, record: RunRecord, **artifacts: Any) -> None:
+        root = Path(record.artifact_uri.removeprefix("file://"))
+        for path, value in artifacts.items():
+            files.write_json(root / path, value)
+
+    def family(self, name: str) -> None:
+        upstream = {names.UPSTREAM_PROFILE: self.profile.run_id, "data_resampling_enabled": "False"}
+        key = f"{name}{len(self.families)}"
+        record = self.run(self.name, name, names.FAMILY, key, upstream)
+        made = FamilyRun(
+            run_id=record.run_id, run_name=name, experiment_name=self.name, artifact_uri="-",
+            model="dynunet", loss=name.removeprefix("dynunet_"), seed=1, key=key, cells=(key,),
+            child_run_ids=(), metrics={},
+        )  # fmt: skip
+        self.hold(record, **{
+            names.TRAINING_ARTIFACT: made.model_dump(mode="json"), "model/MLmodel": {},
+            names.PROFILE_ARTIFACT: profile_of().model_dump(mode="json"),
+        })  # fmt: skip
+        self.families.append(made)
+
+    def trained(self, families: list[FamilyRun]) -> TrainingResult:
+        """What `train` hands on and publishes."""
+        result = TrainingResult(
+            experiment=self.name, data_profile_run_id=self.profile.run_id,
+            dataset_hash=profile_of().dataset_hash, families=tuple(families),
+        )  # fmt: skip
+        handoff.complete(
+            self.session, names.FAMILY, self.name, handoff.training_pointer(result),
+            run_ids=result.run_ids, follow=lambda _: register(self.session, result),
+        )  # fmt: skip
+        return result
+
+    def analysed(self, upstream: tuple[str, ...]) -> None:
+        """The analysis that these runs would get, unless it is there; the newest one wins."""
+        training = handoff.receive_training(self.session, upstream)
+        key = keys.digest(recipe(self.session, training))
+        if self.store.find(key, experiment=names.EVALUATION_EXPERIMENT) is None:
+            best = max(training.families, key=lambda family: self.families.index(family))
+            interval = Interval(mean=0.5, lower=0.4, upper=0.6, level=0.95, n=2)
+            judged = Judged(
+                name=best.run_name, members=(best.run_name,), trainable_parameters=1,
+                intervals={"dice": interval}, volumes=(),
+            )  # fmt: skip
+            result = AnalysisResult(
+                experiment=self.name, dataset_hash=training.dataset_hash,
+                training_run_ids=training.run_ids, families=(judged,), ensembles=(),
+                untrained={"dice": 0.1},
+                champion=Champion(
+                    family=best.run_name, run_id=best.run_id, metric="dice", value=0.5, reason="r"
+                ),
+            )  # fmt: skip
+            upstream_of = {names.UPSTREAM_EXPERIMENT: self.name}
+            record = self.run(
+                names.EVALUATION_EXPERIMENT, self.name, names.ANALYSIS, key, upstream_of
+            )
+            plain = result.model_dump(mode="json")
+            self.hold(record, **{names.ANALYSIS_ARTIFACT: plain, names.REPORT_ARTIFACT: {}})
+
+    def deployed(self, upstream: tuple[str, ...]) -> None:
+        """The deployment that this analysis would get, and the service that it builds."""
+        found = handoff.receive_analysis(self.session, upstream)
+        analysis = deploys.with_version(self.session, found)
+        champion, key = analysis.champion, keys.digest(deploys.recipe(self.session, analysis))
+        name, version = handoff.slug(self.name), str(champion.model_version)
+        place = package.bento_home(self.session.home.served) / "bentos" / name / version / "src"
+        lineage = {
+            names.UPSTREAM_ANALYSIS: str(analysis.run_id),
+            names.UPSTREAM_TRAINING: champion.run_id,
+        }
+        service = served.ServedModel(
+            name=name, version=version, network=NETWORK, window=WINDOW, divisor=(1, 1, 1),
+            classes=(0, 1), lineage=lineage,
+        )  # fmt: skip
+        served.write(place, service)
+        if self.store.find(key, experiment=names.DEPLOYMENT_EXPERIMENT) is None:
+            result = DeploymentResult(
+                analysis_run_id=str(analysis.run_id), model_name=self.name, model_version=version,
+                bento_tag=service.label, engines=(),
+                parity=Parity(volumes=(), max_logit_difference=0, mask_agreement=1, passed=True),
+                smoke=Smoke(case="a", seconds=0, mask_agreement=1, lineage={}),
+            )  # fmt: skip
+            upstream_of = {names.UPSTREAM_EXPERIMENT: self.name}
+            record = self.run(
+                names.DEPLOYMENT_EXPERIMENT, self.name, names.DEPLOYMENT, key, upstream_of
+            )
+            plain = result.model_dump(mode="json")
+            self.hold(record, **{names.DEPLOYMENT_ARTIFACT: plain, names.ONNX_ARTIFACT: {}})
+
+
+class Orders(RuleBasedStateMachine):
+    """Commands and changes by hand, in any order."""
+
+    home: Path
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack = ExitStack()
+        env = config.Environment(home=self.home, prefect_disabled=True)
+        asked = config.load(words=[f"name=tubes{next(NUMBERS)}"], env=env)
+        session = self.stack.enter_context(open_session(asked, env))
+        self.session, self.made = session, Fabricated(session)
+        self.analysis: AnalysisResult | None = None
+
+    def teardown(self) -> None:
+        self.stack.close()
+
+    @initialize()
+    def begin(self) -> None:
+        for name in FAMILIES:
+            self.made.family(name)
+        self.made.trained(self.made.families)
+
+    # --- commands -------------------------------------------------------------------------
+
+    @rule(name=st.sampled_from(FAMILIES))
+    def train_another(self, name: str) -> None:
+        self.made.family(name)
+        self.made.trained([self.made.families[-1]])
+
+    @rule(number=st.integers(0, 1))
+    def train_as_before(self, number: int) -> None:
+        """Settings of earlier on: the run is found again, and counts from now on."""
+        family = self.made.families[number]
+        self.made.trained([family])
+        now = {f.run_name: f.run_id for f in handoff.receive_training(self.session).families}
+        assert now[family.run_name] == family.run_id
+        pointer = self.session.orchestra.get("latest_training")
+        assert pointer is not None
+        assert pointer["run_ids"] == [family.run_id]
+
+    @rule(part=st.sampled_from([None, 0, 1, -1]))
+    def analyse(self, part: int | None) -> None:
+        upstream = () if part is None else (self.made.families[part].run_id,)
+        self.made.analysed(upstream)
+        self.analysis = analyse(self.session, upstream)
+        champion = self.analysis.champion
+        self.agrees(names.CHAMPION_ALIAS, champion.run_id, champion.model_version)
+        assert handoff.receive_analysis(self.session).run_id == self.analysis.run_id
+        pointer = self.session.orchestra.get("latest_analysis")
+        assert pointer is not None
+        assert (pointer["run_id"], pointer["champion"]) == (self.analysis.run_id, champion.run_id)
+
+    @precondition(lambda self: self.analysis is not None)
+    @rule(asked=st.booleans())
+    def deploy(self, asked: bool) -> None:
+        assert self.analysis is not None
+        upstream = (str(self.analysis.run_id),) if asked else ()
+        self.made.deployed(upstream)
+        result = deploy(self.session, upstream)
+        assert result.analysis_run_id == self.analysis.run_id
+        run_id = self.analysis.champion.run_id
+        self.agrees(names.PRODUCTION_ALIAS, run_id, result.model_version)
+        assert handoff.receive_deployment(self.session).run_id == result.run_id
+        pointer = self.session.orchestra.get("latest_deployment")
+        assert pointer is not None
+        assert pointer["model_version"] == f"{self.made.name}/{result.model_version}"
+
+    def agrees(self, alias: str, run_id: str, version: str | None) -> None:
+        found = registry.by_alias(self.session.store, self.made.name, alias)
+        assert (found.run_id, found.version) == (run_id, version)
+
+    # --- changes by hand ------------------------------------------------------------------
+
+    @rule(alias=st.sampled_from([names.CHAMPION_ALIAS, names.PRODUCTION_ALIAS]), data=st.data())
+    def move_an_alias(self, alias: str, data: st.DataObject) -> None:
+        found = registry.versions(self.session.store, self.made.name)
+        if found:
+            version = data.draw(st.sampled_from(found)).version
+            self.session.store.client.set_registered_model_alias(self.made.name, alias, version)
+
+    @rule(data=st.data())
+    def delete_a_version(self, data: st.DataObject) -> None:
+        found = registry.versions(self.session.store, self.made.name)
+        if found:
+            version = data.draw(st.sampled_from(found)).version
+            self.session.store.client.delete_model_version(self.made.name, version)
+
+    @rule()
+    def delete_the_model(self) -> None:
+        if registry.versions(self.session.store, self.made.name):
+            self.session.store.client.delete_registered_model(self.made.name)
+
+    @rule(name=st.sampled_from(sorted(names.LATEST.values())))
+    def change_a_pointer(self, name: str) -> None:
+        self.session.orchestra.put(name, {"run_id": "of somebody else"})
+
+
+@pytest.mark.slow
+def test_aliases_pointers_and_the_store_agree_after_any_order(
+    tmp_path: Path, stock: Callable[..., None]
+) -> None:
+    Orders.home = tmp_path / "home"
+    stock(open_home(Orders.home))
+    slow = settings(
+        max_examples=8, stateful_step_count=12, deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    run_machine(Orders, settings=slow)
