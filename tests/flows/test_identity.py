@@ -152,9 +152,11 @@ def test_training_sees_the_folder_and_the_settings_as_they_are_now(
     for part in ("images", "labels"):
         (smaller / part / "vol03.nii.gz").unlink()
     given = (f"data.root={smaller}", "data.name=vessels")
-    told = minivess("train", *given, "--upstream", scene.profile, "training.folds=9", expected=1)
+    told = minivess(
+        "train", *given, "--upstream", scene.profile, "training.splits=none.json", expected=1
+    )
     assert "the folder has changed since that profile" in told["said"]
-    # More folds than volumes: the profile is made, the training is not begun.
-    minivess("train", *given, "training.folds=9", "data.group=^(vol)", expected=1)
+    # Without its file of folds no training begins; the profile is made.
+    minivess("train", *given, "training.splits=none.json", "data.group=^(vol)", expected=1)
     newest = scene.store.search(kind=names.PROFILE)[0]
     assert (newest.run_id != scene.profile, newest.params["data_n_volumes"]) == (True, "3")
