@@ -40,7 +40,7 @@ def dataset_of(options: argparse.Namespace, config: ExperimentConfig, home: Home
         )
     if not options.dataset:
         identity.require_here(home, config)
-    if options.dataset or config.data.root:
+    if options.dataset or config.data.root or config.data.name:
         return str(options.dataset or config.dataset)
     if len(known) == 1:
         return known[0]

@@ -129,11 +129,14 @@ class Session:
         output.tell(sys.stderr if self.json else sys.stdout, text)
 
     def command(self, verb: str, *own: str) -> str:
-        """A command to go on with: the words typed, or `own` ones with the store that was typed."""
-        uri = self.config.tracking.uri
+        """A command to go on with: the words typed that it uses, or `own` ones and the store."""
+        from flows.grammar import VERBS
+
+        row, uri = VERBS[verb.split()[0]], self.config.tracking.uri
         if own and uri and uri != self.env.mlflow_tracking_uri:
             own = (*own, f"tracking.uri={uri}")
-        return " ".join(["minivess", verb, *map(shlex.quote, own or self.words)])
+        typed = [w for w in self.words if row.reads(w.partition("=")[0]) or "=" not in w]
+        return " ".join(["minivess", verb, *map(shlex.quote, own or typed)])
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:

@@ -21,6 +21,7 @@ OTHER = {
     "name": ["name=another"],
     "flows": ["flows=[profile]"],
     "data.root": ["data.root=/data/vessels"],
+    "data.name": ["data.name=vessels-2"],
     "data.image": ["data.image=*_img.nii.gz", "data.label={case}_seg.nii.gz"],
     "data.label": ["data.label={case}_seg.nii.gz", "data.image=*_img.nii.gz"],
     "data.group": [r"data.group=^(mouse\d+)_"],
