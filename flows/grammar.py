@@ -70,7 +70,8 @@ class Verb(NamedTuple):
 
 TIER = tuple(tier.replace("_", "-") for tier in TIERS)
 STORE = ("tracking.uri",)
-NAMED = ("name", "data.root", "data.name", *STORE)
+DATASET = ("data.root", "data.name")
+NAMED = ("name", *DATASET, *STORE)
 DATA = ("name", "data", "-data.watch_interval_s", "tracking")
 GRID = (*DATA, "compute", "model", "training", "evaluation")
 JUDGED = (*NAMED, "tracking", "training.device", "evaluation", "analysis")
@@ -88,7 +89,7 @@ VERBS = {
     "profile": Verb("flow 1: pair, check, measure and version a dataset", "",
                     ("json",), DATA, "lock"),
     "review": Verb("list, accept, reject, fix, export, import: decide about flagged volumes",
-                   "[ACTION ...]", ("all", "dataset", "json"), ("data.root", "data.name")),
+                   "[ACTION ...]", ("all", "dataset", "json"), DATASET),
     "watch": Verb("look at the data every hour and announce what is new (data.watch_interval_s)",
                   "", (), HANDED_ON),
     "data-changed": Verb("announce new data once: for a Git hook, a CI step, a webhook",
@@ -111,7 +112,7 @@ VERBS = {
     "status": Verb("what runs, until when, what is unfinished or out of date", "",
                    ("follow", "json"), STORE),
     "summary": Verb("mean, deviation and rank of each family, from plain files alone", "",
-                    ("json",), ("name", "data.root", "data.name"), "nothing"),
+                    ("json",), ("name", *DATASET), "nothing"),
     "settle": Verb("replay journals, mark dead runs as KILLED, write all pointers anew",
                    "[ID ...]", ("json",), NAMED, "lock"),
     "audit": Verb("runs that lack what others rely on; exit code 1 if any does", "[ID ...]",
@@ -132,13 +133,13 @@ VERBS = {
 }  # fmt: skip
 ACTIONS = {
     "list": VERBS["review"]._replace(help="what waits for a decision", bare=""),
-    "accept": Verb("goes in despite its finding", "CASE ...", DECIDES, ("data.root", "data.name")),
-    "reject": Verb("is left out", "CASE ...", DECIDES, ("data.root", "data.name")),
+    "accept": Verb("goes in despite its finding", "CASE ...", DECIDES, DATASET),
+    "reject": Verb("is left out", "CASE ...", DECIDES, DATASET),
     "fix": Verb("goes in with other files in place of its own", "CASE",
-                ("label", "image", *DECIDES), ("data.root", "data.name")),
-    "reopen": Verb("what was decided counts no more", "CASE ...", DECIDES, ("data.root", "data.name")),
+                ("label", "image", *DECIDES), DATASET),
+    "reopen": Verb("what was decided counts no more", "CASE ...", DECIDES, DATASET),
     "export": Verb("what waits, or the volumes named, for an annotation tool", "DIR [CASE ...]",
-                   ("as", "all", "dataset", "json"), ("data.root", "data.name")),
+                   ("as", "all", "dataset", "json"), DATASET),
     "import": Verb("what was changed or judged there, as decisions", "DIR_OR_FILE.json",
                    ("why", "who", "json")),
 }  # fmt: skip
