@@ -84,6 +84,12 @@ def test_what_cannot_be_cut_is_refused(ids, groups, test_fraction, message) -> N
         make(ids, groups, folds=3, seed=0, test_fraction=test_fraction)
 
 
+def test_every_seed_holds_the_same_volumes_out() -> None:
+    one, other = (make(IDS, {}, folds=3, seed=seed, test_fraction=0.25) for seed in (1, 2))
+    assert one.test == other.test
+    assert one.folds != other.folds
+
+
 def test_a_test_set_is_held_out_of_every_fold() -> None:
     split = make(IDS, {}, folds=3, seed=0, test_fraction=0.25)
     assert len(split.test) == 3

@@ -83,6 +83,20 @@ def test_a_card_gives_metrics_with_intervals_beside_the_untrained_network(
     assert "| dice | 0.800 (0.700 to 0.900) | 0.050 |" in card.render(result, profile, analysis)
 
 
+def test_a_card_gives_a_test_set_apart_and_counts_what_is_undefined(
+    result: DeploymentResult, profile: DatasetProfile, analysis: AnalysisResult
+) -> None:
+    few = Interval(mean=0.6, lower=0.5, upper=0.7, level=0.75, n=3, n_units=3, method="range")
+    masd = Interval(mean=0.0012, lower=None, upper=None, level=0.95, n=1, n_undefined=1)
+    (family,) = analysis.families
+    judged = family.replace(intervals={"dice": few, "masd": masd})
+    text = card.render(result, profile, analysis.replace(families=(judged,), test=(judged,)))
+    assert "| dice | 0.600 (0.500 to 0.700) | 0.050 | 0.600 (0.500 to 0.700) |" in text
+    assert "| masd (micron) | 0.0012 (1 undefined) | - | 0.0012 (1 undefined) |" in text
+    assert "range of 3" in text
+    assert "95%" not in text
+
+
 def test_a_card_names_data_lineage_and_limits(
     result: DeploymentResult, profile: DatasetProfile, analysis: AnalysisResult
 ) -> None:
@@ -102,4 +116,4 @@ def test_an_undefined_value_is_a_dash(
     undefined = analysis.replace(
         families=(family.replace(intervals={"masd": empty}),), untrained={}
     )
-    assert "| masd | - | - |" in card.render(result, profile, undefined)
+    assert "| masd (micron) | - | - |" in card.render(result, profile, undefined)

@@ -27,7 +27,8 @@ def make(
 ) -> Split:
     """Cut volumes into folds of nearly equal size, after setting the test volumes aside.
 
-    The same ids, groups and seed give the same split, whatever the order of `ids`. With the
+    The same ids, groups and seed give the same split, whatever the order of `ids`; the test set is
+    that of every seed, or one seed would choose by what another holds out. With the
     `foreground` ratio of each volume, test set and folds get sparse and dense ones alike. With
     fewer volumes or groups than folds there are fewer folds, and a note says what follows.
 
@@ -36,12 +37,12 @@ def make(
     """
     units = _units(ids, groups)
     grouped = any(groups.get(case) is not None for unit in units for case in unit)
-    drawn = _shuffled(units, seed, "test")
+    drawn = _shuffled(units, "test")
     rest, test = _hold_out(_spread(drawn, foreground, test_fraction), test_fraction)
     if len(rest) < 2:
         raise _too_few(units, grouped, test_fraction)
     count = min(folds, len(rest))
-    parts = _parts(_shuffled(rest, seed, "folds"), count, foreground)
+    parts = _parts(_shuffled(rest, f"{seed}-folds"), count, foreground)
     everything = {case for unit in rest for case in unit}
     return Split(
         seed=seed,
@@ -94,9 +95,9 @@ def _units(ids: Iterable[str], groups: Mapping[str, str | None]) -> list[Unit]:
     return [tuple(cases) for _, cases in sorted(together.items())]
 
 
-def _shuffled(units: Sequence[Unit], seed: int, purpose: str) -> list[Unit]:
+def _shuffled(units: Sequence[Unit], seed: str) -> list[Unit]:
     order = sorted(units)
-    random.Random(f"{seed}-{purpose}").shuffle(order)
+    random.Random(seed).shuffle(order)
     return order
 
 
@@ -162,8 +163,8 @@ def _notes(
     if len(parts) < asked:
         notes.append(
             f"{asked} folds were asked for, but only {len(parts)} {what} can be cut apart: "
-            f"{len(parts)} folds are used. Confidence intervals rest on {len(parts)} independent "
-            f"{what}; they will be wide and are to be read as a rough guide."
+            f"{len(parts)} folds are used. All figures rest on {len(parts)} independent {what}; "
+            "confidence intervals will be wide, and below 5 there are none."
         )
     total = sum(len(part) for part in parts)
     if len(parts) == asked and total < 10:

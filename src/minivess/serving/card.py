@@ -11,7 +11,7 @@ from minivess.contracts import (
     Interval,
     Judged,
 )
-from minivess.names import METRICS
+from minivess.names import DISTANCES, METRICS
 
 
 def render(result: DeploymentResult, profile: DatasetProfile, analysis: AnalysisResult) -> str:
@@ -56,16 +56,28 @@ def _performance(profile: DatasetProfile, analysis: AnalysisResult) -> str:
     if champion is None:
         return "## Performance\n\nNot judged."
     shown = [name for name in METRICS if name in champion.intervals]
-    level = next(iter(champion.intervals.values())).level
+    called = next(iter(champion.intervals.values())).called
+    test = next((one for one in analysis.test if one.name == champion.name), None)
     rows = [
-        (name, _interval(champion.intervals[name]), _number(analysis.untrained.get(name)))
+        [
+            f"{name} ({_units(profile)})" if name in DISTANCES else name,
+            _interval(champion.intervals[name]),
+            _number(analysis.untrained.get(name)),
+            *([_interval(test.intervals[name])] if test else ()),
+        ]
         for name in shown
     ]
+    held_out = (
+        f" The {len(test.volumes)} volumes of the test set took no part in training or in any "
+        "choice; each was judged by each of these networks alone."
+        if test
+        else ""
+    )
+    heads = ["metric", "out of fold", "untrained", *(["test set"] if test else ())]
     return (
         f"## Performance\n\nMeans over {len(champion.volumes)} of {profile.n_volumes} volumes, "
-        f"each judged by networks that had not seen it; brackets are {level:.0%} bootstrap "
-        "intervals over volumes. The served network is one of them.\n\n"
-        + _table(("metric", "champion", "untrained"), rows)
+        f"each judged by networks that had not seen it; brackets are the {called} over volumes. "
+        f"The served network is one of them.{held_out}\n\n" + _table(heads, rows)
     )
 
 
@@ -100,7 +112,7 @@ def _limits(profile: DatasetProfile, analysis: AnalysisResult) -> str:
 
 
 def _worst(analysis: AnalysisResult) -> list[str]:
-    champion, metric = _judged(analysis), analysis.champion.metric
+    champion, metric = _judged(analysis), "dice"
     if champion is None:
         return []
     scored = [(v.values.get(metric), v.case) for v in champion.volumes]
@@ -141,13 +153,16 @@ def _triple(values: Iterable[float]) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if 0 < abs(value) < 0.01 else f"{value:.3f}"
 
 
 def _interval(interval: Interval) -> str:
-    if interval.lower is None or interval.upper is None:
-        return _number(interval.mean)
-    return f"{_number(interval.mean)} ({interval.lower:.3f} to {interval.upper:.3f})"
+    notes = [f"{interval.n_undefined} undefined"] * bool(interval.n_undefined)
+    if interval.lower is not None and interval.upper is not None:
+        notes.insert(0, f"{_number(interval.lower)} to {_number(interval.upper)}")
+    return f"{_number(interval.mean)} ({', '.join(notes)})" if notes else _number(interval.mean)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
