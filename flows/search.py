@@ -245,7 +245,8 @@ def outcome(session: Session, study: Trials, run_id: str) -> dict[str, Any]:
     number, value, found = study.best
     file = winner_file(session, study, run_id)
     session.say(
-        f"  best: trial {number}, {session.config.search.metric} {value:.4f}, {trials.shown(found)}"
+        f"  best of {len(study.ended)}, chosen on the folds that judged it: trial {number}, "
+        f"{session.config.search.metric} {value:.4f}, {trials.shown(found)}"
     )
     session.say(f"  go on: minivess experiment {file}")
     return {

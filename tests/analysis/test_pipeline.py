@@ -10,6 +10,7 @@ import pytest
 from minivess import names
 from minivess.analysis import pipeline
 from minivess.config import ExperimentConfig
+from minivess.errors import DataError
 
 CONFIG = ExperimentConfig.model_validate({"name": "tubes", "analysis": {"figures": 2}})
 
@@ -90,6 +91,18 @@ def test_a_volume_that_only_some_trainings_held_out_is_judged_for_none(
     result = pipeline.analyse(members, known, profile(4), CONFIG, tmp_path / "out").result
     assert result.test == ()
     assert "vol02: test volumes of some" in result.notes[-1]
+
+
+def test_families_are_compared_on_the_volumes_that_all_were_judged_on(
+    two_folds, cases, profile, tmp_path
+):
+    members = two_folds("tiny_a") + two_folds("tiny_bb")[:1]
+    result = pipeline.analyse(members, cases, profile(4), CONFIG, tmp_path / "out").result
+    assert {one.intervals["dice"].n for one in (*result.families, *result.ensembles)} == {2}
+    assert result.notes[-1].startswith("Families are compared on the 2 volumes that all of them")
+    apart = [two_folds("tiny_ccc")[0], two_folds("tiny_dddd")[1]]
+    with pytest.raises(DataError, match="not judged on any common volume"):
+        pipeline.analyse(apart, cases, profile(4), CONFIG, tmp_path / "apart")
 
 
 def test_as_many_failures_are_shown_as_asked_for(analysis):

@@ -28,6 +28,7 @@ from minivess.contracts import (
     VolumeMetrics,
 )
 from minivess.data import volume
+from minivess.errors import DataError
 from minivess.evaluation import metrics
 
 log = logging.getLogger(__name__)
@@ -75,12 +76,8 @@ def analyse(
         "contents": {one.case: one.content_hash for one in profile.volumes},
     }
     found = predictions.out_of_fold(members, open_cases, *axes, on_volume, **shared)
-    judged = _summed(
-        members,
-        {name: [one.metrics for one in of] for name, of in found.predictions.items()},
-        combinations,
-        config,
-    )
+    rows, uncommon = on_common_volumes(found.predictions, combinations)
+    judged = _summed(members, rows, combinations, config)
     families = [one for one in judged if len(one.members) == 1]
     parents = {member.family: member.parent_run_id for member in members}
     chosen = champion.choose(families, config, parents)
@@ -95,7 +92,7 @@ def analyse(
         untrained=untrained([one for one in members if one.family == chosen.family]),
         champion=chosen,
         test=tuple(_summed(members, on_test, combinations, config)),
-        notes=(*_skipped({**found.skipped, **unjudged}), *_mixed(mixed)),
+        notes=(*_skipped({**found.skipped, **unjudged}), *uncommon, *_mixed(mixed)),
     )
     log.info("champion: %s", chosen.reason)
     drawn = draw(result, cases, profile, config, found, members, folder / "figures")
@@ -107,6 +104,36 @@ def held_out(members: Sequence[Member]) -> tuple[set[str], set[str]]:
     sets = [set(member.spec.test) for member in members]
     common = set.intersection(*sets)
     return common, set.union(*sets) - common
+
+
+def on_common_volumes(
+    found: Mapping[str, Sequence[predictions.Prediction]],
+    combinations: predictions.Combinations,
+) -> tuple[dict[str, list[VolumeMetrics]], list[str]]:
+    """What each was judged on, cut to the volumes that every family was judged on.
+
+    Else a family that lacks the fold with the hardest volumes would look the best.
+
+    Raises:
+        DataError: families share no volume.
+    """
+    rows = {name: [one.metrics for one in of] for name, of in found.items()}
+    families = {n: {row.case for row in rows[n]} for n, of in combinations.items() if len(of) == 1}
+    sets = [cases for cases in families.values() if cases]
+    common, all_of_them = set.intersection(*sets), set.union(*sets)
+    if not common:
+        raise DataError(
+            f"{' and '.join(families)} were not judged on any common volume, so they cannot be "
+            "compared.",
+            remedy="analyse them apart: `minivess analyse --upstream ID`, or train what is missing",
+        )
+    if common == all_of_them:
+        return rows, []
+    note = (
+        f"Families are compared on the {wording.volumes(len(common))} that all of them were judged "
+        f"on; {', '.join(sorted(all_of_them - common))} count for none."
+    )
+    return {name: [row for row in of if row.case in common] for name, of in rows.items()}, [note]
 
 
 def _summed(
