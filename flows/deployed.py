@@ -23,8 +23,8 @@ Ids = dict[str, Any]
 
 
 @flow(name="profile-data", persist_result=False)
-def profile_data(settings: Words = (), files: Words = (), upstream: Words = ()) -> Ids:
-    """Profile and version a dataset; `upstream` is not needed."""
+def profile_data(settings: Words = (), files: Words = ()) -> Ids:
+    """Profile and version a dataset."""
     from flows import profile_data as stories
 
     with _session(settings, files) as session:

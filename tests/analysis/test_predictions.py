@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from minivess import files, inference
 from minivess.analysis import ensembling, predictions
 from minivess.config import ExperimentConfig
 from minivess.contracts import IGNORED
 from minivess.data import volume
-from minivess.errors import DataError
+from minivess.errors import DataError, PlanError
 from minivess.evaluation import metrics
 
 CONFIG = ExperimentConfig()
@@ -32,6 +33,13 @@ def test_every_volume_is_judged_once_by_the_fold_that_held_it_out(two_folds, cas
     for one, member in zip(judged, [members[0]] * 2 + [members[1]] * 2, strict=True):
         alone = predictions.predict(member, cases[one.metrics.case], CONFIG)
         np.testing.assert_array_equal(predictions.read_mask(one.mask), inference.mask(alone))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused(two_folds, cases, tmp_path):
+    asked = ExperimentConfig.model_validate({"training": {"device": "cuda"}})
+    with pytest.raises(PlanError, match=r"training\.device=cuda"):
+        predictions.out_of_fold(two_folds("tiny_a"), cases, asked, tmp_path)
 
 
 def test_only_what_somebody_annotated_is_judged(two_folds, cases, judge):

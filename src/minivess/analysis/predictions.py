@@ -23,7 +23,7 @@ from minivess.analysis import leaks
 from minivess.config import ExperimentConfig
 from minivess.contracts import Case, Member, VolumeMetrics
 from minivess.data import volume
-from minivess.errors import DataError
+from minivess.errors import DataError, PlanError
 from minivess.evaluation import metrics
 
 log = logging.getLogger(__name__)
@@ -313,8 +313,13 @@ def _code() -> dict[str, str]:
 def _device(config: ExperimentConfig) -> str:
     if config.compute.profile == "cpu":
         return "cpu"
-    if config.training.device != "auto":
-        return config.training.device
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    there = torch.cuda.is_available()
+    if config.training.device == "cuda" and not there:
+        raise PlanError(
+            "training.device=cuda is asked for, but torch sees no GPU here.",
+            remedy="leave out training.device",
+        )
+    asked = config.training.device
+    return asked if asked != "auto" else "cuda" if there else "cpu"
