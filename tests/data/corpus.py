@@ -256,6 +256,10 @@ KINDS: dict[str, tuple[Callable[[Pair], object], Expected]] = {
     "float64": (image(lambda a: a.astype(np.float64)), (("wide_dtype", "info"),)),
     "int8": (image(lambda a: (a // 16).astype(np.int8)), FINE),
     "big-endian": (big_endian, FINE),
+    "image of a handful of values": (
+        lambda p: p.save(*(np.tile(each, (4, 4, 4)) for each in (p.label_array * 9, p.label_array))),
+        (("few_values", "warning"),),
+    ),
     "scl_slope set": (scaled, FINE),
     # geometry
     "negative spacing": (lambda p: p.header(pixdim=[1, 1, -1, 1, 0, 0, 0, 0], sform_code=0), FINE),
