@@ -257,7 +257,7 @@ KINDS: dict[str, tuple[Callable[[Pair], object], Expected]] = {
     "int8": (image(lambda a: (a // 16).astype(np.int8)), FINE),
     "big-endian": (big_endian, FINE),
     "image of a handful of values": (
-        lambda p: p.save(*(np.tile(each, (4, 4, 4)) for each in (p.label_array * 9, p.label_array))),
+        lambda p: p.save(*(np.tile(p.label_array * times, (4, 4, 4)) for times in (9, 1))),
         (("few_values", "warning"),),
     ),
     "scl_slope set": (scaled, FINE),

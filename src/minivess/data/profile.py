@@ -17,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from minivess import keys
+from minivess import keys, units
 from minivess.config import DataConfig, ResamplingConfig
 from minivess.contracts import (
     Case,
@@ -132,7 +132,9 @@ def summarise(
         remote=version.remote if version else None,
         n_volumes=len(stats),
         spacing_range=(_spacing(spacings.min(axis=0)), _spacing(spacings.max(axis=0))),
-        is_anisotropic=_is_anisotropic(spacings),
+        is_anisotropic=_is_anisotropic(
+            spacings * [[units.in_micron(volume.unit) or 1.0] for volume in stats]
+        ),
         **_extent(stats),
         outliers=tuple(
             sorted({f.case for f in measured.findings if f.code == "outlier" and f.case})

@@ -1,0 +1,55 @@
+"""What flow 1 prints about a dataset: voxel size with its unit, and labels that were turned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from flows.planning import unversioned_profile
+from flows.session import open_session
+from flows.survey import look
+from flows.telling import tell, voxel_size
+from minivess import config as configs
+from minivess.contracts import DatasetProfile
+from tests.conftest import tube
+
+FLIPPED = np.array([[0, -1], [1, 1], [2, 1]])
+
+
+def told(root: Path, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[DatasetProfile, str]:
+    config = configs.load(words=[f"data.root={root}", *words])
+    env = configs.Environment(prefect_disabled=True, home=root.parent / "home")
+    with open_session(config, env) as session:
+        profile = unversioned_profile(session, look(session))
+        tell(session, profile)
+    return profile, capsys.readouterr().out
+
+
+def save(root: Path, case: str, step: float, *, unit: str | None = "micron") -> None:
+    for folder, array in zip(("images", "labels"), tube((20, 22, 6), seed=int(step)), strict=True):
+        image = nib.Nifti1Image(array, np.diag([0.5, 0.5, step, 1]))
+        image.header.set_xyzt_units(unit)
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        image = image.as_reoriented(FLIPPED) if (folder, case) == ("labels", "c") else image
+        nib.save(image, root / folder / f"{case}.nii.gz")
+
+
+def test_the_summary_gives_voxel_size_and_unit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "set"
+    save(root, "a", 2)
+    profile, text = told(root, capsys)
+    assert "20x22x6 to 20x22x6, 0.5 x 0.5 x 2 micron, 2 classes" in text
+    save(root, "b", 3)
+    save(root, "c", 4, unit=None)
+    profile, text = told(root, capsys)
+    assert voxel_size(profile) == (
+        "0.5 x 0.5 x 2 to 0.5 x 0.5 x 3 micron; 0.5 x 0.5 x 4 (unit not stated)"
+    )
+    assert "(flipped or exchanged axes): 1" in text
+    _, text = told(root, capsys, "data.spacing=[500,500,2000]", "data.unit=nm")
+    assert "0.5 x 0.5 x 2 micron, 2 classes" in text
