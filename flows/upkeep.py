@@ -11,6 +11,7 @@ from flows.session import Session
 from minivess import home as homes
 from minivess import names
 from minivess.config import Environment, ExperimentConfig
+from minivess.errors import StoreError
 from minivess.tracking import process
 
 Outcome = dict[str, Any]
@@ -90,10 +91,9 @@ def more(items: Sequence[object]) -> list[str]:
 def settle(session: Session, run_ids: Collection[str]) -> Outcome:
     """Replay journals, end dead runs in MLflow and Prefect, and those given.
 
-    Every pointer and every missing model is written anew.
+    Every pointer, alias and missing model is written anew.
     """
     from flows import handoff
-    from flows.train import register
     from minivess.tracking import lifecycle
 
     session.need_store()
@@ -104,8 +104,11 @@ def settle(session: Session, run_ids: Collection[str]) -> Outcome:
         session.say(f"  {record.name} runs on {host}; if not: minivess settle {record.run_id}")
     flows = session.orchestra.settle()
     pointers = handoff.rebuild(session)
-    if names.FAMILY in pointers:
-        register(session, handoff.receive_training(session))
+    try:
+        _set_aliases(session, pointers)
+    except StoreError as error:
+        # One run that is gone keeps nothing else from being settled.
+        session.say(f"  {error.problem} Then settle again: {error.remedy}")
     waiting = [outbox.journal.uid for outbox in store.sender.pending()]
     session.say(
         f"  {len(settled)} dead runs and {len(flows)} flow runs settled, {len(waiting)} journals "
@@ -117,6 +120,29 @@ def settle(session: Session, run_ids: Collection[str]) -> Outcome:
         "waiting": waiting,
         "pointers": pointers,
     }
+
+
+def _set_aliases(session: Session, pointers: Collection[str]) -> None:
+    """Let the registry say what the current runs say."""
+    from flows import handoff
+    from flows.analyse import crown
+    from flows.deploy import promote, with_version
+    from flows.train import register
+
+    if names.FAMILY in pointers:
+        register(session, handoff.receive_training(session))
+    if names.ANALYSIS in pointers:
+        crown(session, with_version(session, handoff.receive_analysis(session)))
+    if names.DEPLOYMENT in pointers:
+        deployed = handoff.receive_deployment(session)
+        analysis = handoff.receive_analysis(session, [deployed.analysis_run_id])
+        if with_version(session, analysis).champion.model_version == deployed.model_version:
+            promote(session, deployed)
+        else:
+            session.say(
+                f"  version {deployed.model_version} in production is gone: "
+                + session.command("deploy", f"name={deployed.model_name}")
+            )
 
 
 def reproduce(session: Session, what: str, *, trust: bool) -> Outcome:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,11 @@ from minivess.contracts import (
     Smoke,
     TrainingResult,
 )
-from minivess.home import open_home
+from minivess.errors import StoreError
+from minivess.home import Home, open_home
 from minivess.serving import package, served
-from minivess.tracking import registry
+from minivess.tracking import purge, registry
+from minivess.tracking.audit import audit
 from tests.tracking.conftest import NETWORK, profile_of
 from tests.tracking.test_chain import WINDOW
 
@@ -263,3 +266,73 @@ def test_aliases_pointers_and_the_store_agree_after_any_order(
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     run_machine(Orders, settings=slow)
+
+
+# --- what was deleted, damaged or renamed behind our back -------------------------------------
+
+
+@pytest.fixture
+def made(home: Home, stocked: None) -> Iterator[Fabricated]:
+    """An experiment with two fabricated families."""
+    env = config.Environment(home=home.root, prefect_disabled=True)
+    with open_session(config.load(words=["name=tubes"], env=env), env) as session:
+        fabricated = Fabricated(session)
+        for name in FAMILIES:
+            fabricated.family(name)
+        fabricated.trained(fabricated.families)
+        yield fabricated
+
+
+def test_what_is_damaged_or_gone_is_not_reused_and_audit_says_so(made: Fabricated) -> None:
+    record = made.store.get(made.families[0].run_id)
+    path = Path(record.artifact_uri.removeprefix("file://")) / "model" / "MLmodel"
+    entry = {"size": path.stat().st_size, "sha256": files.sha256(path)}
+    made.hold(record, **{names.FILES_ARTIFACT: {"model/MLmodel": entry}})
+    handoff.require_whole(made.session, record, names.FAMILY)
+    path.write_bytes(bytes(entry["size"]))
+    with pytest.raises(StoreError, match="model/MLmodel holds other bytes than were written"):
+        handoff.require_whole(made.session, record, names.FAMILY)
+    (gap,) = audit(made.store, [record.run_id])
+    assert "model/MLmodel holds other bytes than were written" in gap.missing
+    path.unlink()
+    with pytest.raises(StoreError, match="model/ is gone"):
+        handoff.require_whole(made.session, record, names.FAMILY)
+
+
+def test_a_renamed_experiment_is_found_by_its_runs(made: Fabricated) -> None:
+    client = made.store.client
+    place = client.get_experiment_by_name("tubes")
+    assert place is not None
+    client.rename_experiment(place.experiment_id, "kept for the paper")
+    key = made.families[0].key
+    found = made.store.find(key, experiment="tubes")
+    assert found is not None
+    assert found.run_id == made.families[0].run_id
+    assert handoff.receive_training(made.session).experiment == "tubes"
+    assert made.store.experiment_id("tubes", dataset="demo", note="n") == place.experiment_id
+
+
+def test_a_run_that_is_not_ours_is_named_with_what_it_lacks(made: Fabricated) -> None:
+    client, place = made.store.client, made.store.experiment_id("tubes", dataset="demo", note="n")
+    run_id = client.create_run(place, tags={names.KIND: names.FAMILY}, run_name="alien").info.run_id
+    client.set_terminated(run_id)
+    with pytest.raises(StoreError, match=f"{run_id} \\(alien\\) lacks the param"):
+        analyse(made.session, [run_id])
+
+
+@pytest.mark.slow
+def test_a_deleted_run_comes_back_by_the_command_printed(made: Fabricated) -> None:
+    run_id = made.families[0].run_id
+    with pytest.raises(StoreError) as refused:
+        purge.look(made.store, [run_id])
+    assert run_shell(refused.value.remedy, "by ") == 0
+    with pytest.raises(StoreError) as deleted:
+        made.store.get(run_id)
+    assert run_shell(deleted.value.remedy) == 0
+    assert made.store.get(run_id).status == "FINISHED"
+
+
+def run_shell(remedy: str, after: str = "") -> int:
+    """The exit code of the command in a remedy."""
+    command = remedy.partition(after)[2] if after else remedy
+    return subprocess.run(command.partition(", or")[0], shell=True, capture_output=True).returncode

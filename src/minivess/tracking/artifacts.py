@@ -74,20 +74,34 @@ def damage(
     `below` limits that to some files and folders. On this machine's disk their bytes are read,
     those above `hashed` of them left out. A run of an earlier release has no such list.
     """
-    held_now = held(store, record)
-    if names.FILES_ARTIFACT not in held_now:
-        return []
-    root, found = local(record.artifact_uri), []
-    for path, written in store.read_json(record.run_id, names.FILES_ARTIFACT).items():
+    held_now, root, found = held(store, record), local(record.artifact_uri), []
+    for path, entry in written(store, record.run_id).items():
         if not path.startswith(below):
             continue
-        if held_now.get(path) != written["size"]:
-            found.append(f"{path} has {held_now.get(path, 'no')} of {written['size']} bytes")
-        elif root is None or (hashed is not None and written["size"] > hashed):
+        if held_now.get(path) != entry["size"]:
+            found.append(f"{path} has {held_now.get(path, 'no')} of {entry['size']} bytes")
+        elif root is None or (hashed is not None and entry["size"] > hashed):
             continue
-        elif files.sha256(root / path) != written["sha256"]:
+        elif files.sha256(root / path) != entry["sha256"]:
             found.append(f"{path} holds other bytes than were written")
     return found
+
+
+def written(store: Store, run_id: str) -> dict[str, dict[str, Any]]:
+    """Artifact -> size and hash, as the run listed them at its end; {} for earlier releases."""
+    if not store.artifacts(run_id, names.FILES_ARTIFACT):
+        return {}
+    listed: dict[str, dict[str, Any]] = store.read_json(run_id, names.FILES_ARTIFACT)
+    return listed
+
+
+def is_same(path: Path, entry: Mapping[str, Any]) -> bool:
+    """Whether a file here is the one that a run listed."""
+    return (
+        path.is_file()
+        and path.stat().st_size == entry["size"]
+        and entry.get("sha256") in (None, files.sha256(path))
+    )
 
 
 def local(uri: str) -> Path | None:

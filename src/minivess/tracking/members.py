@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from minivess import names
 from minivess.contracts import CellResult, CellSpec, FamilyRun, Member
 from minivess.errors import StoreError
+from minivess.tracking import artifacts
 from minivess.tracking.store import Store
 
 Record = TypeVar("Record", FamilyRun, CellSpec, CellResult)
@@ -57,18 +58,19 @@ def _member(store: Store, family: FamilyRun, child: str, into: Path) -> Member:
 
 
 def _checkpoint(store: Store, run_id: str, result: CellResult, into: Path) -> Path:
-    size = result.files[result.checkpoint]
-    for folder in (store.home.cells / result.key, into / result.key):
-        local = folder / result.checkpoint
-        if local.is_file() and local.stat().st_size == size:
-            return local
     artifact = f"checkpoints/{Path(result.checkpoint).name}"
+    size = {"size": result.files[result.checkpoint]}
+    entry = artifacts.written(store, run_id).get(artifact, size)
+    for folder in (store.home.cells / result.key, into / result.key):
+        if artifacts.is_same(folder / result.checkpoint, entry):
+            return folder / result.checkpoint
+    (into / result.key / result.checkpoint).unlink(missing_ok=True)
     fetched = store.download(run_id, artifact, into / result.key)
-    if fetched.stat().st_size != size:
+    if not artifacts.is_same(fetched, entry):
         raise StoreError(
-            f"{artifact} of run {run_id} has {fetched.stat().st_size} bytes where training "
-            f"wrote {size}.",
-            remedy="train that cell again: training.retrain=always",
+            f"{artifact} of run {run_id} is not what training wrote: it should have "
+            f"{entry['size']} bytes and has {fetched.stat().st_size}.",
+            remedy="run `minivess train` with its settings, which notices it and trains that cell",
         )
     return fetched
 
