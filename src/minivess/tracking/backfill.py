@@ -115,6 +115,10 @@ def frozen_dependencies(source: Source) -> Values:
     return {f"sys_{name}_version": versions.get(name, NOT_INSTALLED) for name in LIBRARIES}
 
 
+# How it was before there were these settings.
+EARLIER = {"judged_epoch": "best", "eval_ci_method": "percentile"}
+
+
 def resolved_config(source: Source) -> Values:
     """Settings of training and evaluation that had no param yet; `auto` is no value."""
     path = "config/resolved_config.yaml"
@@ -122,9 +126,9 @@ def resolved_config(source: Source) -> Values:
         return {}
     content = yaml.safe_load(source.store.read_text(source.record.run_id, path))
     training = {k: v for k, v in content["training"].items() if k not in (*GRID, *RESOLVED)}
-    return {name: value for name, value in training.items() if value != "auto"} | {
-        f"eval_{name}": value for name, value in content["evaluation"].items()
-    }
+    known = {name: value for name, value in training.items() if value != "auto"}
+    known |= {f"eval_{name}": value for name, value in content["evaluation"].items()}
+    return EARLIER | known
 
 
 def dataset_profile(source: Source) -> Values:
