@@ -46,7 +46,7 @@ def _size(best: Judged) -> list[str]:
         return [
             f"All figures rest on {n}, too few for a confidence interval: what stands beside a "
             f"mean is the lowest and the highest {'group mean' if grouped else 'value'}, and "
-            f"such a range misses the true median in {1 - interval.level:.0%} of cases."
+            f"such a range misses the true median in {100 * (1 - interval.level):.0f} % of cases."
         ]
     clustered = " Whole groups are resampled, because their volumes are not independent."
     said = f"All intervals rest on {n}.{clustered if grouped else ''}"

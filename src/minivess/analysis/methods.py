@@ -7,7 +7,7 @@ from typing import Any
 
 from minivess import names
 from minivess.analysis import wording
-from minivess.config import ExperimentConfig
+from minivess.config import EvaluationConfig, ExperimentConfig
 from minivess.contracts import AnalysisResult, DatasetProfile, Member
 from minivess.evaluation.statistics import FEWEST
 
@@ -30,7 +30,7 @@ def paragraphs(
     return [
         _data(profile, config, members),
         *(_training(config, members) if members else ()),
-        _evaluation(config, wording.distance_unit(profile)),
+        _evaluation(result, config, wording.distance_unit(profile)),
         _choice(result),
     ]
 
@@ -102,7 +102,20 @@ def _joined(filters: Sequence[int]) -> str:
     return "-".join(map(str, filters))
 
 
-def _evaluation(config: ExperimentConfig, unit: wording.Unit) -> str:
+def _intervals(result: AnalysisResult, settings: EvaluationConfig) -> str:
+    if any(one.intervals[names.PRIMARY].method == "range" for one in result.families):
+        return (
+            f"Fewer than {FEWEST} volumes or groups give no confidence interval; beside the means "
+            "stand the lowest and the highest."
+        )
+    return (
+        f"Intervals are {settings.ci_level * 100:g} % {settings.ci_method} bootstrap intervals of "
+        f"the mean over volumes ({settings.bootstrap_n} resamples, whole groups where groups are "
+        "known)."
+    )
+
+
+def _evaluation(result: AnalysisResult, config: ExperimentConfig, unit: wording.Unit) -> str:
     settings = config.evaluation
     sentences = (
         "Every volume was predicted only by networks that had not trained on it (out of fold); the "
@@ -113,10 +126,9 @@ def _evaluation(config: ExperimentConfig, unit: wording.Unit) -> str:
         f"The primary metric, {names.PRIMARY}, is 0.5 · clDice + 0.5 · (1 {wording.MINUS} "
         f"min(MASD, m) / m) with m = {settings.masd_cap:g} and MASD in voxels.",
         "F1 of voxels equals Dice.",
-        "With several classes a metric is the mean over the foreground classes.",
-        f"Intervals are {settings.ci_level * 100:g} % {settings.ci_method} bootstrap intervals of "
-        f"the mean over volumes ({settings.bootstrap_n} resamples, whole groups where groups are "
-        f"known); below {FEWEST} volumes or groups the lowest and the highest are given instead.",
+        "With several classes a metric is the mean over the foreground classes, and a "
+        "distance undefined where one of them has none.",
+        _intervals(result, settings),
     )
     return " ".join(sentences)
 
