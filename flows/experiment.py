@@ -73,6 +73,7 @@ def summary(session: Session, results: dict[str, Contract]) -> dict[str, Any]:
 def champion(analysis: AnalysisResult) -> dict[str, Any]:
     """The champion with the figures that a reader asks for first."""
     judged = next(f for f in analysis.families if f.name == analysis.champion.family)
+    test = [one.intervals["dice"].mean for one in analysis.test if one.name == judged.name]
     return {
         "family": analysis.champion.family,
         "run_id": analysis.champion.run_id,
@@ -80,6 +81,7 @@ def champion(analysis: AnalysisResult) -> dict[str, Any]:
         "value": analysis.champion.value,
         "dice": judged.intervals["dice"].mean,
         "untrained_dice": analysis.untrained["dice"],
+        **({"test_dice": test[0]} if test else {}),
         "reason": analysis.champion.reason,
     }
 
@@ -96,8 +98,9 @@ def tell(session: Session, found: dict[str, Any]) -> None:
     """The champion, the report, and where to go from here."""
     if "champion" in found:
         best = found["champion"]
+        held_out = f", held-out test set {best['test_dice']:.3f}" if "test_dice" in best else ""
         session.say(
-            f"  champion   {best['family']}   out-of-fold Dice {best['dice']:.3f} "
+            f"  champion   {best['family']}   out-of-fold Dice {best['dice']:.3f}{held_out} "
             f"(untrained network: {best['untrained_dice']:.3f})"
         )
         session.say(f"  report     {found['report']}")
