@@ -279,6 +279,8 @@ def receive_training(session: Session, upstream: Sequence[str] = ()) -> Training
     """
     if upstream:
         records = [_checked(session, run_id, names.FAMILY) for run_id in upstream]
+        for record in records:
+            require_named(session, record, record.tags.get(names.GROUP, record.experiment))
     else:
         records = _latest_families(session)
     hashes = {record.param(names.DATASET_HASH) for record in records}
@@ -298,12 +300,12 @@ def receive_training(session: Session, upstream: Sequence[str] = ()) -> Training
 
 def receive_analysis(session: Session, upstream: Sequence[str] = ()) -> AnalysisResult:
     """The analysis given by id, else the latest of this experiment."""
-    record = _given(session, upstream, names.ANALYSIS) or _latest(
-        session,
-        names.ANALYSIS,
-        names.EVALUATION_EXPERIMENT,
-        {names.UPSTREAM_EXPERIMENT: session.config.experiment},
-    )
+    record = _given(session, upstream, names.ANALYSIS)
+    if record is not None:
+        require_named(session, record, record.param(names.UPSTREAM_EXPERIMENT))
+    else:
+        wanted = {names.UPSTREAM_EXPERIMENT: session.config.experiment}
+        record = _latest(session, names.ANALYSIS, names.EVALUATION_EXPERIMENT, wanted)
     result = read(session, record, names.ANALYSIS_ARTIFACT, AnalysisResult)
     return result.replace(run_id=record.run_id)
 
@@ -328,6 +330,25 @@ def read(session: Session, record: RunRecord, artifact: str, kind: type[Result])
             remedy="the same command again, once this run is deleted: "
             + session.store.command(f"runs delete --run-id {record.run_id}"),
         ) from error
+
+
+def require_named(session: Session, record: RunRecord, experiment: str) -> None:
+    """A run that is given belongs to the experiment and the data that the settings name, if any.
+
+    Raises:
+        StoreError: it is of others; which of both is meant would be a guess.
+    """
+    asked, dataset = session.config, record.param(names.DATASET_NAME)
+    for word, stated, named, found in (
+        ("name", asked.name, asked.experiment, experiment),
+        ("data.root", asked.data.root, asked.dataset, dataset),
+        ("data.name", asked.data.name, asked.dataset, dataset),
+    ):
+        if stated is not None and named != found:
+            raise StoreError(
+                f"Run {record.run_id} ({record.name}) is of {found!r}, but {word} says {named!r}.",
+                remedy=f"leave out {word}, or give the id of another run",
+            )
 
 
 def _given(session: Session, upstream: Sequence[str], kind: str) -> RunRecord | None:

@@ -103,7 +103,7 @@ def test_the_chain_is_walked_from_the_served_model_to_the_data_hash(chain: Chain
 
 
 def test_lineage_prints_the_same_chain(chain: Chain) -> None:
-    done = minivess("lineage", "tubes@production", "name=tubes", "--json", home=chain.home)
+    done = minivess("lineage", "tubes@production", "--json", home=chain.home)
     found = json.loads(done.out.splitlines()[-1])
     kinds = [step["kind"] for step in found["chain"]]
     assert kinds[-1] == names.PROFILE

@@ -65,6 +65,15 @@ def predict(folder: Path, *words: str) -> int:
     return cli.main(["predict", str(folder / "in"), str(folder / "out"), *words])
 
 
+@pytest.mark.parametrize("verb", ["analyse", "predict"])
+def test_an_id_of_another_experiment_than_the_one_named_is_refused(
+    verb: str, folder: Path, two: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [str(folder / "in"), str(folder / "out")] if verb == "predict" else []
+    assert cli.main([verb, *files, "--upstream", two["vessels"], "name=elsewhere"]) == 1
+    assert ", but name says 'elsewhere'" in capsys.readouterr().err
+
+
 def test_with_several_experiments_and_none_named_it_asks(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
