@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from minivess import names
+from minivess.contracts import AnalysisResult
 from minivess.home import Home, open_home
 from tests.commands import Command
 from tests.conftest import tube, write_nifti
@@ -150,6 +151,20 @@ def test_parents_open_before_their_folds_and_hold_their_aggregates(chain: Chain)
         for fold in range(2):
             for end in ("", "_ci_lower", "_ci_upper", "_ci_level"):
                 assert f"eval_fold{fold}_dice{end}" in parent.data.metrics
+
+
+def test_training_analysis_and_summary_say_the_same_figures_to_the_digit(chain: Chain) -> None:
+    path = chain.client.download_artifacts(chain.result["analysis_run_id"], names.ANALYSIS_ARTIFACT)
+    analysis = AnalysisResult.model_validate_json(Path(path).read_text())
+    said = minivess("summary", "name=tubes", "--json", home=chain.home).out.splitlines()[-1]
+    rows = {(row["family"], row["metric"]): row["mean"] for row in json.loads(said)["rows"]}
+    parents = {run.info.run_name: run for run in map(chain.run, chain.result["training_run_ids"])}
+    assert {family.name for family in analysis.families} == set(parents)
+    for family in analysis.families:
+        for metric, interval in family.intervals.items():
+            trained = parents[family.name].data.metrics.get(f"eval_{metric}")
+            assert trained == pytest.approx(interval.mean, abs=1e-12), metric
+            assert rows[family.name, metric] == pytest.approx(interval.mean, abs=1e-12), metric
 
 
 def test_a_child_holds_its_plan_with_what_was_forecast_and_what_it_took(chain: Chain) -> None:

@@ -212,6 +212,11 @@ def test_folders_below_are_mirrored_and_endings_of_either_case_read(tmp_path: Pa
     assert found == {"V1_mask.nii.gz", "m1/v_mask.nii.gz", "m2/v_mask.nii.gz"}
 
 
+def test_masks_may_go_to_a_folder_above_the_volumes(inputs: Path) -> None:
+    found = [target.name for _, target in predict.plan(inputs, inputs.parent).pairs]
+    assert found == ["a_mask.nii.gz", "b_mask.nii.gz"]
+
+
 def test_two_files_of_one_name_stop_before_any_is_segmented(tmp_path: Path) -> None:
     for ending in (".nii", ".nii.gz", ".tif"):
         (tmp_path / f"v1{ending}").touch()
@@ -240,6 +245,15 @@ def test_an_earlier_mask_is_made_again_and_another_file_is_kept(
     write_nifti(tmp_path / "out" / "a_mask.nii.gz", IMAGE)
     with pytest.raises(UsageError, match=r"a_mask\.nii\.gz is there already"):
         predict.plan(inputs, tmp_path / "out")
+
+
+def test_a_file_of_the_same_name_from_another_folder_does_not_replace_a_mask(
+    inputs: Path, tmp_path: Path, how: dict[str, Any]
+) -> None:
+    masks(inputs / "a.nii.gz", tmp_path / "out", how)
+    other = write_nifti(tmp_path / "other" / "a.nii.gz", IMAGE)
+    with pytest.raises(UsageError, match="the mask of another file"):
+        predict.plan(other, tmp_path / "out")
 
 
 def test_an_answer_that_is_no_number_is_no_empty_mask(

@@ -25,7 +25,7 @@ from minivess.data.payload import damaged
 from minivess.data.resampling import resample
 from minivess.errors import DataError, MinivessError
 
-OWN_MASK = b"mask by minivess"
+OWN_MASK = "mask by minivess of"
 ROUNDED = 1e-3  # label values this near to a whole number are that number
 READERS: dict[str, Callable[[Path], Volume]] = {
     ".nii.gz": nifti.read,
@@ -184,8 +184,8 @@ def class_indices(
     return np.ascontiguousarray(indices)
 
 
-def write_mask(path: Path, mask: Array, like: Volume) -> Path:
-    """Write a mask (X, Y, Z) as uint8 NIfTI with the geometry of `like`.
+def write_mask(path: Path, mask: Array, like: Volume, *, of: str = "") -> Path:
+    """Write a mask (X, Y, Z) as uint8 NIfTI with the geometry of `like`; `of` marks its source.
 
     Raises:
         DataError: the mask has another shape than `like`, or the name is no NIfTI name.
@@ -196,7 +196,9 @@ def write_mask(path: Path, mask: Array, like: Volume) -> Path:
             f"{like.shape}.",
             remedy="give a mask of the volume's shape and a file name ending in .nii.gz",
         )
-    return nifti.write(path, np.asarray(mask, dtype=np.uint8), like, about=OWN_MASK)
+    return nifti.write(
+        path, np.asarray(mask, dtype=np.uint8), like, about=f"{OWN_MASK} {of}".encode()
+    )
 
 
 def write_volume(path: Path, volume: Volume) -> Path:
@@ -206,9 +208,9 @@ def write_volume(path: Path, volume: Volume) -> Path:
     return nifti.write(path, volume.array.astype(dtype, copy=False), volume)
 
 
-def is_own_mask(path: Path) -> bool:
-    """Whether `write_mask` wrote this file."""
-    return suffix(path) in NIFTI and nifti.about(path) == OWN_MASK
+def is_own_mask(path: Path, *, of: str = "") -> bool:
+    """Whether `write_mask` wrote this file, of the source with this mark if one is given."""
+    return suffix(path) in NIFTI and nifti.about(path).startswith(f"{OWN_MASK} {of}".encode())
 
 
 def _regridded(volume: Volume, image: Array) -> Volume:

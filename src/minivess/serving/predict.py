@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shlex
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from minivess import inference
+from minivess import inference, keys
 from minivess.config import DataConfig
 from minivess.contracts import Finding, Shape, Window
 from minivess.data import admission, quality, volume
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 Forward = Callable[["torch.Tensor"], "torch.Tensor"]
 Pairs = Sequence[tuple[Path, Path]]
 ENDING = "_mask.nii.gz"
+logger = logging.getLogger(__name__)
 FURTHER_CHANNEL = re.compile(r"_(?!0000)\d{4}$")
 
 
@@ -104,14 +106,16 @@ def _outcome(source: Path, target: Path, data: DataConfig, **how: Any) -> Outcom
         image = restated(volume.read(source), data)
         odd = admit(image, how["divisor"])
         mask = segment(image, **how)
-        return Outcome(source, volume.write_mask(target, mask, image), odd)
+        return Outcome(source, volume.write_mask(target, mask, image, of=_mark(source)), odd)
     except DataError as error:
         refused = finding(error.code, error.problem, severity="error", remedy=error.remedy)
     except (MinivessError, OSError):  # of reading, a DataError is made: this is about the mask
         raise
-    except Exception as error:  # noqa: BLE001 (whatever a library says of one file)
+    except Exception as error:  # whatever a library says of one file
         problem = f"{type(error).__name__}: {error or 'memory is too small for it'}"
-        refused = finding("unreadable", problem)
+        logger.info("%s", source, exc_info=error)  # seen with --debug
+        remedy = "look at the file; --debug shows where it failed, please report it if it is right"
+        refused = finding("unreadable", problem, remedy=remedy)
     return Outcome(source, None, [refused])
 
 
@@ -193,7 +197,8 @@ def _left_out(path: Path, folder: Path, out: Path) -> str:
     if not is_volume(path) or not path.exists():
         broken = "" if path.exists() else "it is a link that leads nowhere"
         return "{}; {}".format(*other) if (other := unread(path)) else broken
-    if out.resolve() in path.resolve().parents:
+    home, masks = folder.resolve(), out.resolve()
+    if masks.is_relative_to(home) and path.parent.resolve().is_relative_to(masks):
         return "it lies in the folder for the masks"
     if any(map(is_label_folder, path.relative_to(folder).parts[:-1])):
         return "it lies in a folder of labels"
@@ -211,6 +216,11 @@ def _mirrored(source: Path, folder: Path) -> Path:
 
 def _mask(source: Path) -> str:
     return stem(source) + ENDING
+
+
+def _mark(source: Path) -> str:
+    """What a mask's header says of its file: names alone are the same in many folders."""
+    return keys.digest(str(source.resolve()))[:16]
 
 
 def _refuse_shared(pairs: Pairs) -> None:
@@ -233,10 +243,10 @@ def _quoted(*paths: Path) -> str:
 
 
 def _refuse_occupied(source: Path, target: Path) -> None:
-    """Only a mask that `predict` wrote is replaced."""
-    if target.exists() and not volume.is_own_mask(target):
+    """Only a mask that `predict` wrote of the same file is replaced."""
+    if target.exists() and not volume.is_own_mask(target, of=_mark(source)):
+        what = "the mask of another file" if volume.is_own_mask(target) else "no mask of ours"
         raise UsageError(
-            f"{target} is there already, and no mask that `predict` wrote; the mask of {source} "
-            "would replace it.",
+            f"{target} is there already, and {what}; the mask of {source} would replace it.",
             remedy="move that file away, or name another place for the masks",
         )
