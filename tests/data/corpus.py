@@ -417,6 +417,10 @@ SETS: dict[str, tuple[Callable[[Path], object], Expected]] = {
         lambda root: [write_mask(p.label, p.label_array, read(p.image)) for p in good(root)],
         (("predicted_label", "warning"),),
     ),
+    "names of two kinds": (
+        lambda root: good(root)[0].label.rename(root / "labels" / "v0_seg.nii.gz"),
+        (("mixed_names", "warning"),),
+    ),
     "folders of a split": (
         lambda root: (good(root / "train"), good(root / "test")),
         (("divided", "warning"), ("duplicate", "warning")),

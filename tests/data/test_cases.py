@@ -109,6 +109,7 @@ LISTED = {  # entry as written -> its files
     "Windows": ((r".\x\a.nii.gz", r".\y\a.nii.gz"), "x/a.nii.gz"),
     "channel": (("x/a.nii.gz", "y/a.nii.gz"), "x/a_0000.nii.gz"),
     "percent": (("x/%C3%A4%20a.nii.gz", "y/a.nii.gz"), "x/ä a.nii.gz"),
+    "NFC": (("x/\u00e4.nii.gz", "y/a.nii.gz"), "x/a\u0308.nii.gz"),
     "list of one": ((["x/a.nii.gz"], ["y/a.nii.gz"]), "x/a.nii.gz"),
     "absolute": (("ROOT/x/a.nii.gz", "ROOT/y/a.nii.gz"), "x/a.nii.gz"),
     "second labels": (("images/a.nii.gz", "labels_2/a.nii.gz"), "images/a.nii.gz"),
@@ -298,15 +299,39 @@ def test_one_stem_in_two_folders_is_two_cases_and_never_crossed(tmp_path: Path) 
     assert set(pairs(tmp_path, **open_folders).values()) == set(expected.values())
 
 
-def test_folders_of_one_word_and_different_sites_are_not_crossed(tmp_path: Path) -> None:
-    lay(
-        tmp_path,
-        "A_images/v1.nii.gz",
-        "B_labels/v1.nii.gz",
-        "B_images/v2.nii.gz",
-        "B_labels/v2.nii.gz",
-    )
-    assert pairs(tmp_path) == {"b_v2": ("B_images/v2.nii.gz", "B_labels/v2.nii.gz")}
+def test_folders_of_different_sites_are_not_crossed(tmp_path: Path) -> None:
+    lay(tmp_path, "train/v1.nii.gz", "test_labels/v1.nii.gz", "B/v1.nii.gz", "A_labels/v1.nii.gz")
+    lay(tmp_path, "A/v2.nii.gz", "A_labels/v2.nii.gz", "val/v3.nii.gz", "val_labels/v3.nii.gz")
+    made = sorted(pairs(tmp_path).values())
+    assert made == [
+        (f"{part}/{v}.nii.gz", f"{part}_labels/{v}.nii.gz")
+        for part, v in (("A", "v2"), ("val", "v3"))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("images/A/t1", "labels/A/m1_L"),  # t1 has lost its label, m1_L its image
+        ("A/ct/t1", "A/seg/m1_L"),
+        ("imagesTr/v1_0000", "labelsTr/v1_2"),
+        ("mask_t1", "mask_mask"),
+        ("sub-1/T1w", "sub-2/T1w_seg"),
+    ],
+)
+def test_partners_that_are_lost_are_not_replaced(tmp_path: Path, image: str, label: str) -> None:
+    lay(tmp_path, f"{image}.nii.gz", f"{label}.nii.gz")
+    with pytest.raises(DataError, match="No image"):
+        pair(tmp_path)
+
+
+def test_pairs_that_are_named_in_another_way_are_said(tmp_path: Path) -> None:
+    lay(tmp_path / "one", "a1.nii", "a1_seg.nii", "b.nii", "b_seg.nii", "c_ct.nii", "c_mask.nii")
+    lay(tmp_path / "two", "images/a.nii", "labels/a.nii", "images/b.nii", "masks/b.nii")
+    for name, second in (("one", "c_mask.nii"), ("two", "masks/b.nii")):
+        (told,) = check_pairing(pair(tmp_path / name))
+        assert told.code == "mixed_names"
+        assert second in told.message
 
 
 def test_folders_of_parts_are_read_as_one_set_and_said(tmp_path: Path) -> None:

@@ -206,6 +206,11 @@ CHECKS: dict[str, Check] = {
         "A label is a mask that `minivess predict` wrote, so a model would learn from a model.",
         "name the true labels with data.image and data.label, or move the masks out of data.root",
     ),
+    "mixed_names": Check(
+        WARNING,
+        "Some pairs are named in another way than most (v1 + v1_seg, v2_ct + v2_mask).",
+        "look at those pairs; data.image and data.label as patterns take one kind alone",
+    ),
     "divided": Check(
         WARNING,
         "Folders called train, val or test divide the volumes, which are read as one set.",

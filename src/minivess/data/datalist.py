@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -132,8 +133,8 @@ def _names(images: list[str]) -> list[str]:
 
 
 def _files(root: Path, found: list[Path], names: list[str]) -> dict[str, Path]:
-    known = {os.path.realpath(path): path for path in found}
-    known |= {os.path.normpath(path): path for path in found}
+    known = {_spelled(os.path.realpath(path)): path for path in found}
+    known |= {_spelled(os.path.normpath(path)): path for path in found}
     files = {name: _file(root, name, known) for name in names}
     missing = [name for name, path in files.items() if path is None]
     if missing:
@@ -161,9 +162,13 @@ def _file(root: Path, name: str, known: Mapping[str, Path]) -> Path | None:
         channel = plain.with_name(f"{stem(plain)}_0000{suffix(plain)}")
         for path in (plain, channel, *parts(plain)[1:]):  # the .hdr of an .img
             for place in (os.path.normpath(path), os.path.realpath(path)):
-                if place in known:
-                    return known[place]
+                if _spelled(place) in known:
+                    return known[_spelled(place)]
     return None
+
+
+def _spelled(place: str) -> str:
+    return unicodedata.normalize("NFC", place)
 
 
 def _remarks(content: Any) -> Iterator[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,8 @@ LABEL_FOLDERS = frozenset(
         "ground truth groundtruth rater expert annotator observer reader",
     )
 )
+ROLES, SINGLE = IMAGE_FOLDERS | LABEL_FOLDERS, ("image", "img", "scan", "volume")
+ONLY = "*"  # the name of an image, or of a label, that has a folder for itself
 TRAIN, TEST = "tr", "ts"  # of nnU-Net; imagesTs and labelsTs take no part
 SPLITS = {"train": "train", "training": "train", "val": "val", "validation": "val", "valid": "val"}
 SPLITS |= {"test": "test", "testing": "test"}
@@ -83,12 +86,27 @@ def _reading(root: Path, found: list[Path], which: int | None) -> Reading:
     images = {path: names for path in taken if (names := _as_image(path, places[path], beside))}
     labels = {path: names for path in taken if (names := _as_label(path, places[path]))}
 
+    names = {tuple(_words(f)) for path in images for f in places[path].folders}
+    bound = any(places[path].rest in names for path in labels)  # A/ and A_labels/
+
     def fits(image: Path, label: Path) -> bool:
-        both = (places[image].rest, places[label].rest)
+        both = [_says(places[image], places[label]), places[label].rest]
+        parts = [{SPLITS[word] for word in words if word in SPLITS} for words in both]
+        if all(parts) and not set.intersection(*parts):
+            return False
+        if places[image].at is None:  # a folder of any name beside that of the labels
+            return both[0] == both[1] or not (both[1] and bound)
         return len({rest[: min(map(len, both))] for rest in both}) == 1
 
     pairs = match(images, labels, fits)
     return _read(pairs, places, images, labels)
+
+
+def _says(image: _Place, label: _Place) -> tuple[str, ...]:
+    """What the folder of an image says besides, or the folder beside that of the label."""
+    if image.at is None and label.at is not None and len(image.folders) > label.at:
+        return tuple(_words(image.folders[label.at]))
+    return image.rest
 
 
 def _read(
@@ -105,7 +123,7 @@ def _read(
         [path for path in labels if path not in used and path not in images],
     )
     _leave_channels(reading, pairs)
-    reading.findings += _divided(pairs, places)
+    reading.findings += [*_divided(pairs, places), *_mixed(pairs, places)]
     if not pairs:
         told = {path for path in images if places[path].role == "image"}
         reading.examples = list(_examples(list(images), list(labels), told))
@@ -144,6 +162,30 @@ def _divided(pairs: dict[Pair, Name], places: dict[Path, _Place]) -> Iterator[Fi
         yield finding("divided", problem, remedy=remedy)
 
 
+def _mixed(pairs: dict[Pair, Name], places: dict[Path, _Place]) -> Iterator[Finding]:
+    """Pairs that differ by other words, or folders, than most do; two sets may lie here."""
+    ways: dict[tuple[frozenset[str], ...], list[Pair]] = defaultdict(list)
+    for pair, name in pairs.items():
+        image, label = (places[path] for path in pair)
+        at = label.at if label.at is not None else len(label.folders)
+        folder = {*_words(*label.folders[at : at + 1])} - {*_says(image, label)}
+        names = (_apart(stem(path)) - _apart(name[-1]) for path in pair)
+        ways[*names, frozenset(folder)].append(pair)
+    most, *others = sorted(ways.values(), key=len, reverse=True) or [[]]
+    if others:
+        shown = " and ".join(
+            " + ".join(f"{path.parent.name}/{path.name}" for path in some[0])
+            for some in (most, others[0])
+        )
+        count = sum(map(len, others))
+        problem = f"{count} of {len(pairs)} pairs are named in another way than most: {shown}."
+        yield finding("mixed_names", problem)
+
+
+def _apart(name: str) -> frozenset[str]:
+    return frozenset(re.findall(r"[^\W\d_]+|\d+", name))
+
+
 def _layout(pair: Pair | None, places: dict[Path, _Place]) -> str:
     if pair is None or pair[0].parent == pair[1].parent:
         return "suffix"
@@ -158,7 +200,7 @@ def _case(pair: Pair, name: Name, places: dict[Path, _Place]) -> str:
     if "derivatives" in places[label].folders:  # BIDS: a name says subject and session itself
         folders = ()
     rest = places[image].rest if places[image].rest != (TRAIN,) else ()
-    return "_".join(filter(None, (*folders, *rest, name[-1])))
+    return "_".join(filter(None, (*folders, *rest, name[-1].removesuffix(ONLY))))
 
 
 def _examples(images: list[Path], labels: list[Path], told: set[Path]) -> Iterator[Pair]:
@@ -183,7 +225,7 @@ def _likeness(one: Path, other: Path) -> tuple[int, int]:
 
 def _place(folders: tuple[str, ...], which: int | None) -> _Place:
     folders = tuple(unicodedata.normalize("NFC", folder) for folder in folders)
-    telling = [i for i, f in enumerate(folders) if {*_words(f)} & (IMAGE_FOLDERS | LABEL_FOLDERS)]
+    telling = [i for i, folder in enumerate(folders) if _tells(folder)]
     if "derivatives" in folders:  # of BIDS: derivatives/<what made them>/<as the images>
         start = folders.index("derivatives")
         width = 1 if folders[start + 1 : start + 2] and folders[start + 1].startswith("sub-") else 2
@@ -194,8 +236,15 @@ def _place(folders: tuple[str, ...], which: int | None) -> _Place:
     at = telling[which]
     words = _words(folders[at])
     role = "label" if is_label_folder(folders[at]) else "image"
-    rest = tuple(word for word in words if word not in IMAGE_FOLDERS | LABEL_FOLDERS)
+    rest = tuple(word for word in words if word not in ROLES)
     return _Place(folders, folders[:at] + folders[at + 1 :], at, role, rest)
+
+
+def _tells(folder: str) -> bool:
+    """Whether a folder says what lies in it; sub-1, scan_7 and image12 are subjects."""
+    words = _words(folder)
+    one = words[-1:] and words[-1].isdigit() and words[-2:-1] in ([w] for w in SINGLE)
+    return not (folder.startswith(("sub-", "ses-")) or one) and not ROLES.isdisjoint(words)
 
 
 def is_label_folder(name: str) -> bool:
@@ -220,17 +269,24 @@ def _as_image(path: Path, place: _Place, beside: set[tuple[str, ...]]) -> set[Na
         if place.folders[: len(above)] == above:
             contexts.add(above + place.folders[len(above) + 1 :])
     own = {name, _channel_off(name), *_without(_IMAGE, name)}
-    return {(*folders, base) for folders in contexts for base in own if base or folders}
+    if _LABEL.search(name) and place.role != "image":  # it may as well be a label
+        own = {name}
+    names = {(*folders, base) for folders in contexts for base in own if base or folders}
+    return names | ({(*place.folders, ONLY)} if "" in own else set())
 
 
 def _as_label(path: Path, place: _Place) -> set[Name]:
     """The names that a file may go by if it is a label; none if it is not."""
     name = stem(path)
+    if place.role == "image" and not is_label(name):
+        return set()
     own = {*_without(_LABEL, name), *_before(name)}
     contexts = {place.others, place.folders} if own else {place.others}
     if place.role == "label":
-        own |= {name} if _IMAGE.search(name) else {name, ""}
-    return {(*folders, base) for folders in contexts for base in own if base or folders}
+        own.add(name)
+    names = {(*folders, base) for folders in contexts for base in own if base or folders}
+    alone = place.role == "label" and place.others and not _IMAGE.search(name)
+    return names | ({(*place.others, ONLY)} if alone else set())
 
 
 def _channel_off(name: str) -> str:
