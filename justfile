@@ -5,13 +5,11 @@
 set positional-arguments
 set no-exit-message
 
-# Next steps and remedies are printed as `just VERB ...`.
-export MINIVESS_CALLER := "just"
-
 here := "cd " + quote(invocation_directory()) + " && exec "
 clone := "cd " + quote(justfile_directory()) + " && exec "
 bin := quote(justfile_directory() / ".venv/bin")
-minivess := here + bin + "/minivess"
+# Next steps and remedies are then printed as `just VERB ...`.
+minivess := here + "env MINIVESS_CALLER=just " + bin + "/minivess"
 
 # List the recipes
 [private]
