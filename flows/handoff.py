@@ -7,6 +7,7 @@ pointers.json) are a published copy, written after the run is FINISHED and its a
 from __future__ import annotations
 
 import re
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,6 +18,7 @@ from flows.session import Session
 from minivess import names
 from minivess.contracts import (
     AnalysisResult,
+    CellResult,
     Contract,
     DatasetProfile,
     DeploymentResult,
@@ -39,10 +41,12 @@ EXPERIMENTS = {
     names.ANALYSIS: names.EVALUATION_EXPERIMENT,
     names.DEPLOYMENT: names.DEPLOYMENT_EXPERIMENT,
 }
-ARTIFACTS = {
-    names.PROFILE: names.PROFILE_ARTIFACT,
-    names.ANALYSIS: names.ANALYSIS_ARTIFACT,
-    names.DEPLOYMENT: names.DEPLOYMENT_ARTIFACT,
+RESULTS: dict[str, tuple[str, type[Contract]]] = {
+    names.PROFILE: (names.PROFILE_ARTIFACT, DatasetProfile),
+    names.FAMILY: (names.TRAINING_ARTIFACT, FamilyRun),
+    names.CELL: (names.RESULT_ARTIFACT, CellResult),
+    names.ANALYSIS: (names.ANALYSIS_ARTIFACT, AnalysisResult),
+    names.DEPLOYMENT: (names.DEPLOYMENT_ARTIFACT, DeploymentResult),
 }
 COMMANDS = {
     names.PROFILE: "profile",
@@ -187,6 +191,7 @@ def deployment_pointer(result: DeploymentResult) -> dict[str, Any]:
 NEEDED = {
     names.PROFILE: (names.PROFILE_ARTIFACT, names.DVC_ARTIFACT),
     names.FAMILY: (names.TRAINING_ARTIFACT, names.PROFILE_ARTIFACT, f"{names.MODEL_ARTIFACT}/"),
+    names.REFIT: (names.PROFILE_ARTIFACT, f"{names.MODEL_ARTIFACT}/"),
     names.CELL: (names.RESULT_ARTIFACT, names.SPEC_ARTIFACT, "checkpoints/"),
     names.ANALYSIS: (names.ANALYSIS_ARTIFACT, names.REPORT_ARTIFACT),
     names.DEPLOYMENT: (names.DEPLOYMENT_ARTIFACT, names.ONNX_ARTIFACT),
@@ -210,6 +215,8 @@ def require_whole(session: Session, record: RunRecord, kind: str) -> None:
     )
     if record.status != "FINISHED":
         wrong = [f"it is {record.status}"]
+    if kind in RESULTS and not wrong:
+        read(session, record, *RESULTS[kind])
     if wrong:
         raise StoreError(
             f"Run {record.run_id} ({record.name}) is not whole: {', '.join(wrong)}.",
@@ -217,19 +224,24 @@ def require_whole(session: Session, record: RunRecord, kind: str) -> None:
         )
 
 
-def find(session: Session, kind: str, key: str, result: type[Outcome]) -> Outcome | None:
-    """The result of a content key, if its run is there and whole."""
-    record = session.find(key, experiment=EXPERIMENTS[kind])
-    if record is None:
-        return None
+def is_whole(session: Session, record: RunRecord, kind: str) -> bool:
+    """Whether it holds them; what it lacks is said."""
     try:
         require_whole(session, record, kind)
-        found = read(session, record, ARTIFACTS[kind], result).replace(run_id=record.run_id)
     except StoreAway:
         raise
     except StoreError as error:
-        session.say(f"  {kind} is not reused: {error.problem}")
+        session.say(f"  {kind} of {record.name} is not reused: {error.problem}")
+        return False
+    return True
+
+
+def find(session: Session, kind: str, key: str, result: type[Outcome]) -> Outcome | None:
+    """The result of a content key, if its run is there and whole."""
+    record = session.find(key, experiment=EXPERIMENTS[kind])
+    if record is None or not is_whole(session, record, kind):
         return None
+    found = read(session, record, RESULTS[kind][0], result).replace(run_id=record.run_id)
     session.reuse(f"{kind} of {record.name}", record.run_id)
     return found
 
@@ -252,7 +264,7 @@ def receive_profile(session: Session, upstream: Sequence[str] = ()) -> DatasetPr
         raise StoreError(
             f"Run {record.run_id} profiles {profile.dataset!r}, "
             f"but this command is about {dataset!r}.",
-            remedy=f"set data.root to the folder of {profile.dataset}, or give another --upstream",
+            remedy=f"{shlex.quote(f'data.root={profile.dataset_path}')}, or another --upstream",
         )
     return profile.replace(run_id=record.run_id)
 

@@ -44,7 +44,8 @@ def refit(session: Session, upstream: Sequence[str] = ()) -> str:
     family = whole(session, profile, champion)
     session.say(f"Refit     {champion.name} on {len(family.split.folds[0].train)} volumes, {rule}")
     found = session.store.find(family.key, experiment=session.config.experiment)
-    if found is not None and session.config.training.retrain != "always":
+    reusable = session.config.training.retrain != "always"
+    if found is not None and reusable and handoff.is_whole(session, found, names.REFIT):
         session.reuse(family.name, found.run_id)
         run_id = found.run_id
     else:
@@ -64,8 +65,8 @@ def wanted(session: Session, profile: DatasetProfile, record: RunRecord) -> grid
     raise StoreError(
         f"The champion {record.name} (run {record.run_id}) was not trained with these settings, so "
         "they cannot train it again.",
-        remedy="give the settings of that training, or run `minivess train` and `minivess analyse` "
-        "with these first",
+        remedy=f"give the settings of that training, or run `{session.command('train')}` and "
+        f"`{session.command('analyse')}` first",
     )
 
 

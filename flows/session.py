@@ -110,7 +110,7 @@ class Session:
         if "store" in vars(self) and (left := self.store.sender.flush_all()):
             self.say(
                 f"{len(left)} runs wait in {self.home.journal} for MLflow; once it takes them, "
-                "`minivess settle` stores and publishes them."
+                f"`{self.command('settle')}` stores and publishes them."
             )
 
     @cached_property

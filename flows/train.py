@@ -201,7 +201,7 @@ def forecast(session: Session, ground: Ground, missing: Sequence[grid.Family]) -
         raise PlanError(
             f"On this CPU the grid would take about {duration(hours)}.",
             remedy="add --yes to start it all the same, or use the small grid: "
-            "minivess experiment configs/experiments/lite.yaml data.root=...",
+            + session.command("experiment configs/experiments/lite.yaml"),
         )
 
 

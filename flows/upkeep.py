@@ -101,7 +101,8 @@ def settle(session: Session, run_ids: Collection[str]) -> Outcome:
     settled = [*session.settled, *(lifecycle.end(store, run_id) for run_id in run_ids)]
     for record in lifecycle.elsewhere(store):
         host = record.tags.get(process.HOST, "another tool")
-        session.say(f"  {record.name} runs on {host}; if not: minivess settle {record.run_id}")
+        end = session.command(f"settle {record.run_id}")
+        session.say(f"  {record.name} runs on {host}; if not: {end}")
     flows = session.orchestra.settle()
     pointers = handoff.rebuild(session)
     try:
@@ -179,7 +180,8 @@ def audit(session: Session, run_ids: Collection[str]) -> Outcome:
             session.say(f"  {line}")
     for line in more(gaps):
         session.say(line)
-    told = f"{len(gaps)} runs lack what others rely on; older ones may get it: minivess backfill"
+    backfilled = session.command("backfill")
+    told = f"{len(gaps)} runs lack what others rely on; older ones may get it: {backfilled}"
     session.say(f"  {told if gaps else 'all runs are whole'}")
     return {"gaps": [gap._asdict() for gap in gaps], "exit_code": 1 if gaps else 0}
 
