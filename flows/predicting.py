@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -130,27 +131,31 @@ def _named(session: Session) -> tuple[Registered, str]:
             raise UsageError(
                 f"This home holds models of {len(models)} experiments, and none is named: "
                 f"{_listed(models)}.",
-                remedy="add the word that decides, for example name="
-                f"{next(iter(models))}, data.root=FOLDER, or --upstream RUN_ID",
+                remedy=f"add the word that decides, for example {_word(next(iter(models)))}, "
+                "data.root=FOLDER, or --upstream RUN_ID",
             )
         name = next(iter(models), name)
     if name not in models:
         raise StoreError(
             f"There is no model of an experiment {name!r} here"
             + (f"; there are {_listed(models)}." if models else ", nor of any other."),
-            remedy=f"name={next(iter(models))}" if models else "run `minivess experiment` first",
+            remedy=_word(next(iter(models))) if models else "run `minivess experiment` first",
         )
     for alias in (names.PRODUCTION_ALIAS, names.CHAMPION_ALIAS):
         if alias in models[name]:
             return registry.by_version(session.store, name, models[name][alias]), alias
     raise StoreError(
         f"No version of {name} is in production or champion.",
-        remedy=f"run `minivess analyse name={name}` first, or name a training: --upstream RUN_ID",
+        remedy=f"run `minivess analyse {_word(name)}` first, or name a training: --upstream RUN_ID",
     )
 
 
+def _word(name: str) -> str:
+    return shlex.quote(f"name={name}")
+
+
 def _listed(models: Sequence[str] | dict[str, dict[str, str]]) -> str:
-    shown = ", ".join(list(models)[:SHOWN])
+    shown = ", ".join(map(_word, list(models)[:SHOWN]))
     return shown + (f" and {len(models) - SHOWN} more" if len(models) > SHOWN else "")
 
 

@@ -79,7 +79,7 @@ def test_with_several_experiments_and_none_named_it_asks(
 ) -> None:
     assert predict(folder) == 2
     said = capsys.readouterr().err
-    assert "models of 2 experiments, and none is named: demo, vessels" in said
+    assert "models of 2 experiments, and none is named: name=demo, name=vessels" in said
     assert "name=demo" in said
     assert not (folder / "out").exists()
 
@@ -104,7 +104,10 @@ def test_the_model_that_is_named_segments_and_is_said_with_its_data_and_its_dice
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["name=vesels"], "no model of an experiment 'vesels' here; there are demo, vessels"),
+        (
+            ["name=vesels"],
+            "no model of an experiment 'vesels' here; there are name=demo, name=vessels",
+        ),
         (["--upstream={vessels_profile}"], "is of kind 'profile' and holds no model"),
         (["--upstream={vessels},{demo}"], "2 upstream ids were given"),
         (["--upstream=vessels@production"], "no registered model vessels@production"),
