@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from flows import output, signals
 from flows.grammar import read
@@ -35,19 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         outcome = verbs.run(options)
         code: int = outcome.pop("exit_code", 0)
         if options.json:
-            sys.stdout.write(json.dumps(plain(outcome), default=str) + "\n")
+            from minivess.tracking.values import plain
+
+            sys.stdout.write(json.dumps(plain(outcome)) + "\n")
         return code
 
     return guarded(work, debug=debug)
-
-
-def plain(value: Any) -> Any:
-    """The same for JSON, which has no word for NaN and infinity: null."""
-    if isinstance(value, dict):
-        return {str(key): plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def guarded(work: Callable[[], int], *, debug: bool = False) -> int:

@@ -108,10 +108,6 @@ def test_json_is_one_object_on_the_last_line_and_nothing_else_is_on_standard_out
     assert len(list((tmp_path / "demo" / "images").iterdir())) == 4
 
 
-def test_json_has_no_nan() -> None:
-    assert cli.plain({"a": [float("nan"), (1.5, float("inf"))]}) == {"a": [None, [1.5, None]]}
-
-
 @pytest.mark.usefixtures("stocked")
 def test_a_query_tells_how_much_it_shows_and_json_holds_all_of_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
