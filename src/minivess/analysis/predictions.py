@@ -72,6 +72,7 @@ def out_of_fold(
     *,
     combinations: Combinations | None = None,
     contents: Mapping[str, str] | None = None,
+    required: bool = True,
 ) -> OutOfFold:
     """Predict and judge every labelled volume by every family and combination of families.
 
@@ -81,61 +82,8 @@ def out_of_fold(
         on_volume: called with (done, total).
 
     Raises:
-        DataError: a leak between training and validation, or nothing left to judge.
+        DataError: a leak between training and validation, or nothing left to judge, if `required`.
     """
-    found = _judge(members, cases, config, cache, on_volume, combinations, contents)
-    if not any(found.predictions.values()):
-        raise DataError(
-            f"None of the {len(cases)} volumes has a label and is unseen by some member.",
-            remedy="train all folds of a family: `minivess train` again reuses finished cells",
-        )
-    return found
-
-
-def by_each_fold(
-    members: Sequence[Member],
-    cases: Mapping[str, Case],
-    config: ExperimentConfig,
-    cache: Path,
-    on_volume: Callable[[int, int], None] | None = None,
-    *,
-    combinations: Combinations,
-    contents: Mapping[str, str] | None = None,
-) -> tuple[dict[str, list[VolumeMetrics]], dict[str, list[str]]]:
-    """Held-out volumes as one network sees them: judged by each fold's alone, values averaged.
-
-    One network is what is served; the mean of the folds' probabilities would look better. A value
-    that is undefined for one of the networks is undefined. The second part is who judged none.
-    """
-    found: dict[str, dict[str, list[VolumeMetrics]]] = {
-        name: {case.case: [] for case in cases.values() if case.label is not None}
-        for name in combinations
-    }
-    for fold in sorted({member.spec.fold.index for member in members}):
-        alone = [member for member in members if member.spec.fold.index == fold]
-        there = {member.family for member in alone}
-        wanted = {name: of for name, of in combinations.items() if there.issuperset(of)}
-        judged = _judge(alone, cases, config, cache, on_volume, wanted, contents)
-        for name, predicted in judged.predictions.items():
-            for one in predicted:
-                found[name][one.metrics.case].append(one.metrics)
-    skipped: dict[str, list[str]] = {}
-    for name, by_case in found.items():
-        for case in (case for case, rows in by_case.items() if not rows):
-            skipped.setdefault(case, []).append(name)
-    averaged = {name: [_averaged(x) for x in of.values() if x] for name, of in found.items()}
-    return averaged, skipped
-
-
-def _judge(
-    members: Sequence[Member],
-    cases: Mapping[str, Case],
-    config: ExperimentConfig,
-    cache: Path,
-    on_volume: Callable[[int, int], None] | None,
-    combinations: Combinations | None,
-    contents: Mapping[str, str] | None,
-) -> OutOfFold:
     leaks.check(members, cases)
     bench = Bench.of(members, config, cache, contents or {})
     wanted = combinations or {family: (family,) for family in bench.families}
@@ -149,7 +97,46 @@ def _judge(
             found.skipped[case.case] = left
         if on_volume:
             on_volume(done, len(labelled))
+    if required and not any(found.predictions.values()):
+        raise DataError(
+            f"None of the {len(labelled)} labelled volumes is unseen by some member.",
+            remedy="train all folds of a family: `minivess train` again reuses finished cells",
+        )
     return found
+
+
+def by_each_fold(
+    members: Sequence[Member],
+    cases: Mapping[str, Case],
+    *rest: Any,
+    combinations: Combinations,
+    **options: Any,
+) -> tuple[dict[str, list[VolumeMetrics]], dict[str, list[str]]]:
+    """Held-out volumes as one network sees them: judged by each fold's alone, values averaged.
+
+    One network is what is served; the mean of the folds' probabilities would look better. A value
+    that is undefined for one of the networks is undefined. The second part is who judged none. The
+    other arguments are those of `out_of_fold`.
+    """
+    found: dict[str, dict[str, list[VolumeMetrics]]] = {
+        name: {case.case: [] for case in cases.values() if case.label is not None}
+        for name in combinations
+    }
+    for fold in sorted({member.spec.fold.index for member in members}):
+        alone = [member for member in members if member.spec.fold.index == fold]
+        there = {member.family for member in alone}
+        wanted = {name: of for name, of in combinations.items() if there.issuperset(of)}
+        judged = out_of_fold(
+            alone, cases, *rest, combinations=wanted, required=False, **options
+        ).predictions
+        for name, predicted in judged.items():
+            for one in predicted:
+                found[name][one.metrics.case].append(one.metrics)
+    skipped: dict[str, list[str]] = {}
+    for name, by_case in found.items():
+        for case in (case for case, rows in by_case.items() if not rows):
+            skipped.setdefault(case, []).append(name)
+    return {n: [_averaged(x) for x in of.values() if x] for n, of in found.items()}, skipped
 
 
 def _averaged(rows: Sequence[VolumeMetrics]) -> VolumeMetrics:
