@@ -59,6 +59,13 @@ def test_an_interval_stays_where_its_metric_can_be():
     assert (same.lower, same.upper) == (0.5, 0.5)
 
 
+@pytest.mark.parametrize("groups", [None, ["a", "b", "c", "d", "e", "f"] * 5])
+def test_the_order_of_the_volumes_changes_no_bound(groups):
+    found = statistics.interval(VALUES, config=CONFIG, groups=groups)
+    back = statistics.interval(VALUES[::-1], config=CONFIG, groups=groups and groups[::-1])
+    assert (found.lower, found.upper) == pytest.approx((back.lower, back.upper), abs=1e-12)
+
+
 def test_a_higher_level_gives_a_wider_interval():
     wide = statistics.interval(VALUES, config=EvaluationConfig(ci_level=0.99))
     narrow = statistics.interval(VALUES, config=EvaluationConfig(ci_level=0.8))

@@ -79,12 +79,15 @@ def difference(
 
 
 def _clusters(data: Sums, groups: Groups) -> tuple[Sums, Sums]:
-    """Sum and size of each group; a volume without a group stands alone."""
+    """Sum and size of each group, in an order that is theirs; a volume without one stands alone."""
     names = [(index, None) if group is None else (-1, group) for index, group in enumerate(groups)]
     order = {name: position for position, name in enumerate(dict.fromkeys(names))}
     member = [order[name] for name in names]
     sums = np.bincount(member, weights=data).astype(np.float64)
-    return sums, np.bincount(member).astype(np.float64)
+    counts = np.bincount(member).astype(np.float64)
+    # Parents list volumes by fold and analyses by name; their intervals are the same.
+    by_size = np.lexsort((sums, counts))
+    return sums[by_size], counts[by_size]
 
 
 def _bounds(
