@@ -405,7 +405,12 @@ def test_distances_of_each_class_rank_upwards_and_say_how_many_volumes_they_are_
 ) -> None:
     for family, fold, near, lost in (("a", 0, 2.0, 3), ("a", 1, 8.0, 0), ("b", 0, 9.0, 0)):
         row = {"family": family, "fold": fold, "n_volumes": 4, "dice_class2": near / 10}
-        row |= {"masd_class1": near, "hd95_class2": near, "hd95_class2_n_undefined": lost}
+        row |= {
+            "best_val_loss": near,
+            "masd_class1": near,
+            "hd95_class2": near,
+            "hd95_class2_n_undefined": lost,
+        }
         sheets.add_fold(tmp_path, row)
     nothing = {"n_volumes": 4, "masd_class1": None, "masd_class1_n_undefined": 4}
     sheets.add_fold(tmp_path, {"family": "c", "fold": 0, **nothing})

@@ -27,7 +27,7 @@ from minivess.tracking.journal import Journal, Operation
 
 HEADER = ("time", "step", "metric", "value")
 FOLD = ("family", "fold", "run", "ended", "n_volumes")
-LOWER_IS_BETTER = (*names.DISTANCES, "minutes", "best_val_loss")
+LOWER_IS_BETTER = (*names.DISTANCES, "minutes")
 UNDEFINED, VOLUMES = "_n_undefined", "n_volumes"
 Row = dict[str, Any]
 log = logging.getLogger(__name__)
@@ -138,7 +138,8 @@ def summarise(place: Path) -> list[Row]:
     folds: dict[str, dict[str, list[dict[str, str]]]] = defaultdict(lambda: defaultdict(list))
     for (family, _), row in newest.items():
         for metric, value in row.items():
-            if metric in FOLD or metric.endswith(UNDEFINED):
+            # The best epoch flatters, and losses of different formulas have different scales.
+            if metric in FOLD or metric.endswith(UNDEFINED) or metric.startswith("best_"):
                 continue
             if value or _lost(row, metric):
                 folds[metric][family].append(row)
