@@ -181,6 +181,18 @@ def test_one_bit_masks_are_whole_and_white_may_be_zero(tmp_path: Path) -> None:
     assert "inverted" in white.remarks[0][1]
 
 
+def test_how_a_label_is_read_is_said_as_of_an_image(tmp_path: Path) -> None:
+    image, mask = tube((16, 18, 6), 0)
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    ome(tmp_path / "images" / "a.ome.tif", image)
+    tifffile.imwrite(tmp_path / "labels" / "a.tif", ~mask.T, photometric="miniswhite")
+    stats, (found,), _ = measure(pair(tmp_path).cases[0], config=DataConfig())
+    assert stats is not None
+    assert stats.label_values == (0, 1)
+    assert found.message == "Its label: The file calls 0 white: its values are read inverted."
+
+
 BARE = """
 import sys
 from pathlib import Path

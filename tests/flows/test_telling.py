@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import tifffile
 
 from flows.planning import unversioned_profile
 from flows.session import open_session
@@ -53,3 +54,20 @@ def test_the_summary_gives_voxel_size_and_unit(
     assert "(flipped or exchanged axes): 1" in text
     _, text = told(root, capsys, "data.spacing=[500,500,2000]", "data.unit=nm")
     assert "0.5 x 0.5 x 2 micron, 2 classes" in text
+
+
+def test_a_voxel_size_beside_a_file_is_part_of_the_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "set"
+    for folder, array in zip(("images", "labels"), tube((20, 22, 6), seed=0), strict=True):
+        (root / folder).mkdir(parents=True)
+        tifffile.imwrite(root / folder / "a.tif", array.T)
+    sizes = root / "images" / "a.json"
+    sizes.write_text('{"spacing": [2, 0.5, 0.5]}')
+    first, text = told(root, capsys)
+    assert "0.5 x 0.5 x 2 (unit not stated)" in text
+    sizes.write_text('{"spacing": [3, 500, 500], "unit": "nm"}')
+    second, text = told(root, capsys)
+    assert "0.5 x 0.5 x 0.003 micron" in text
+    assert first.dataset_hash != second.dataset_hash

@@ -24,7 +24,7 @@ def aligned(label: Volume, image: Volume) -> Volume:
 
     Nothing is interpolated; both headers have to name the same place for every voxel.
     """
-    if not (label.placed and image.placed and _is_sized(image)):
+    if label.placed != image.placed or not _is_sized(image):
         return label
     for factor in _factors(label, image):
         turn = _turn(label.affine[:3, :3] * factor, image.affine[:3, :3])

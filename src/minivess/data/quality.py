@@ -61,6 +61,11 @@ def check(
     found = [
         *check_image(volume, (values.low, values.high)),
         *_pair(original, aligned(label, original), label),
+        *(
+            finding(code, f"Its label: {said}")
+            for code, said in label.remarks
+            if (code, said) not in volume.remarks
+        ),
         *labels.of_volume(volume, label, classes, ignores=ignores),
     ]
     return [finding.replace(case=case) for finding in found]

@@ -146,6 +146,8 @@ def _axes(path: Path, series: Any) -> tuple[tuple[int, ...], tuple[int, ...], Re
 def _check_size(path: Path, series: Any) -> None:
     """All voxels are there, and fit into memory; tifffile makes zeros of planes that are lost."""
     first = series.keyframe
+    if first.parent.filename != path.name:
+        raise damaged(path, f"holds no voxels of its own; they lie in {first.parent.filename}")
     size = math.prod(series.shape) * first.bitspersample // 8
     most = 1 if first.compression == RAW else MOST_PACKED
     if first.compression not in (RAW, *OLD_CODECS):
