@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from minivess.data.reviewed import Reviewed
 
 SHOWN_PAIRS = 5
+CHANGED = {
+    "reoriented": "brought onto the grid of their images (flipped or exchanged axes)",
+    "label_rounded": "with fractions within 0.001 of whole numbers, which are rounded",
+}
 
 
 def show(session: Session, root: Path, pairing: Pairing) -> None:
@@ -54,11 +58,9 @@ def tell(session: Session, profile: DatasetProfile) -> None:
         f"  {profile.n_volumes} volumes, {size(profile.min_shape)} to {size(profile.max_shape)}, "
         f"{voxel_size(profile)}, {len(profile.classes)} classes, data {profile.dataset_hash[:20]}"
     )
-    turned = sum(finding.code == "reoriented" for finding in profile.findings)
-    if turned:
-        session.say(
-            f"  labels brought onto the grid of their images (flipped or exchanged axes): {turned}"
-        )
+    for code, what in CHANGED.items():
+        if number := sum(finding.code == code for finding in profile.findings):
+            session.say(f"  labels {what}: {number}")
     if profile.quarantined:
         session.say(f"  quarantined: {', '.join(profile.quarantined)}")
     for finding in profile.findings:

@@ -290,7 +290,7 @@ KINDS: dict[str, tuple[Callable[[Pair], object], Expected]] = {
     "label as bool": (label(lambda a: a.astype(np.int8)), FINE),
     "label of almost whole numbers": (
         label(lambda a: a * np.float32(0.9996)),
-        (("label_rounded", "warning"),),
+        (("label_rounded", "info"),),
     ),
     "label that is the image": (
         lambda p: p.save(label=p.image_array),

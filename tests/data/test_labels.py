@@ -145,7 +145,7 @@ def test_a_word_changes_one_value_of_a_binary_map(run: Run, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("label", "code", "severity"),
     [
-        (lambda m, i: m * np.float32(1.0004), "label_rounded", "warning"),
+        (lambda m, i: m * np.float32(1.0004), "label_rounded", "info"),
         (lambda m, i: m * np.float32(0.97) + np.float32(0.01), "label_values", "error"),
         (lambda m, i: np.where(m > 0, np.float32(1), np.float32(np.nan)), "label_values", "error"),
         (lambda m, i: tube((16, 14, 8), seed=i)[0], "label_is_image", "error"),

@@ -63,7 +63,7 @@ CHECKS: dict[str, Check] = {
         "--why '...'",
     ),
     "label_rounded": Check(
-        WARNING,
+        INFO,
         "Values of a label are whole numbers only within 0.001; they are rounded.",
         "store whole numbers in label files",
     ),
