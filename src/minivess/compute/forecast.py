@@ -99,7 +99,7 @@ def _validation(
 
 
 def _cell_gb(config: ExperimentConfig, network: Network) -> float:
-    """Two best checkpoints and the last one, in the cell's folder and in its run.
+    """Two best checkpoints, the last one and its judged weights, in the cell's folder and its run.
 
     Beside them, for a while, the last one's predecessor; and a family keeps its best cell's
     weights as a model.
@@ -107,7 +107,8 @@ def _cell_gb(config: ExperimentConfig, network: Network) -> float:
     training = config.training
     weights = networks.parameters(networks.initial(network, seed=0)) * 4 / GIB
     last = weights * ((2 if training.optimizer == "sgd" else 3) + (training.ema_decay > 0))
-    return CELL_GB + 2 * (2 * weights + last) + last + weights / training.folds
+    sole = 2 + (training.judged_epoch == "last")
+    return CELL_GB + 2 * (sole * weights + last) + last + weights / training.folds
 
 
 def forecast_metrics(cost: Forecast, epochs: int) -> dict[str, float]:
