@@ -62,3 +62,9 @@ def test_an_analysis_holds_the_champions_test_set_apart() -> None:
     assert analyse.shown(result.test[0].intervals["dice"]) == (
         "0.250 [0.200, 0.300] (n=2, range of 2)"
     )
+
+
+def test_a_result_of_an_earlier_release_is_read() -> None:
+    stored = fold(0.5, 1.0).model_dump(mode="json")
+    stored["best_epoch"] = stored.pop("judged_epoch")
+    assert CellResult.model_validate(stored) == fold(0.5, 1.0)
