@@ -60,8 +60,8 @@ def guarded(work: Callable[[], int], *, debug: bool = False) -> int:
     except Exception as error:
         if debug:
             raise
-        if files.says_full(error):
-            return fail(str(files.disk_full("what this command writes")), 1)
+        if expected := files.expected(error):
+            return fail(str(expected), 1)
         return fail(
             f"Unexpected {type(error).__name__}: {error}\n"
             "  Try: the same command with --debug shows where; please report it",

@@ -10,6 +10,7 @@ import re
 import shlex
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
@@ -85,6 +86,9 @@ def complete(
     records = session.ask(lambda store: [store.get(run_id) for run_id in run_ids])
     if not records or any(record.status != "FINISHED" for record in records):
         session.say(f"  {COMMANDS[kind]} is not published yet: MLflow does not hold all of it")
+        session.held_back[kind] = partial(
+            complete, session, kind, scope, pointer, run_ids=run_ids, follow=follow
+        )
         return
 
     def carry_out(store: Store) -> None:

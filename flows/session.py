@@ -6,7 +6,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
@@ -17,7 +17,7 @@ from flows.plain import Orchestrator
 from minivess import home as homes
 from minivess.config import Environment, ExperimentConfig, silence_telemetry
 from minivess.contracts import DatasetProfile, RunRecord
-from minivess.errors import StoreAway
+from minivess.errors import StoreAway, StoreError
 from minivess.home import Home
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ class Session:
     reused: list[str] = field(default_factory=list)
     settled: list[RunRecord] = field(default_factory=list)
     """Dead runs that this command found and ended."""
+    held_back: dict[str, Callable[[], object]] = field(default_factory=dict)
+    """What is published as soon as MLflow holds all of it."""
     profiles: dict[str, DatasetProfile] = field(default_factory=dict)
     """Profiles that this command made or read, by run id."""
 
@@ -60,7 +62,7 @@ class Session:
         store = store_at(self.home, self.config.tracking)
         try:
             store.connect()
-            self.settled = settle(store)
+            self.settled = settle(store) if self.home.writable else []
             for record in self.settled:
                 self.say(
                     f"A run that died earlier is now marked KILLED: {record.name} ({record.run_id})"
@@ -107,7 +109,15 @@ class Session:
 
     def finish(self) -> None:
         """Let what is left in the journal reach MLflow, or say that it waits."""
-        if "store" in vars(self) and (left := self.store.sender.flush_all()):
+        if "store" not in vars(self):
+            return
+        if self.store.away:
+            with suppress(StoreError):  # it may be back by now
+                self.store.connect()
+        left = self.store.sender.flush_all()
+        for publish in [] if left else list(self.held_back.values()):
+            publish()
+        if left:
             self.say(
                 f"{len(left)} runs wait in {self.home.journal} for MLflow; once it takes them, "
                 f"`{self.command('settle')}` stores and publishes them."
@@ -182,7 +192,7 @@ def open_session(
     does not (`wait=False`) and ends with who holds it.
     """
     silence_telemetry()
-    home = homes.open_home(env.home)
+    home = homes.open_home(env.home, reading=not lock)
     with ExitStack() as stack:
         stack.enter_context(signals.terminable())
         if lock:

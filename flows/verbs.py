@@ -241,7 +241,8 @@ def run_summary(config: ExperimentConfig, options: Options) -> Outcome:
     """The table of families, from the rows of their folds; MLflow is not asked."""
     from minivess.tracking import sheets
 
-    place = sheets.folder(open_home(configs.environment().home), config.experiment)
+    home = open_home(configs.environment().home, reading=True)
+    place = sheets.folder(home, config.experiment)
     rows = sheets.summarise(place)
     for row in rows:
         std = "" if row["std"] is None else f" +- {row['std']:.4g}"

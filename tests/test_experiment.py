@@ -19,6 +19,7 @@ from minivess.contracts import AnalysisResult
 from minivess.home import Home, open_home
 from tests.commands import Command
 from tests.conftest import tube, write_nifti
+from tests.faults.limits import read_only
 
 pytestmark = pytest.mark.slow
 
@@ -52,7 +53,8 @@ class Chain:
 def minivess(*words: str, home: Path, **environment: str) -> Command:
     """Run the command line as a user does."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT")}
-    command = Command(words, {**clean, "MINIVESS_HOME": str(home), **environment}, home / "command")
+    environment = {**clean, "MINIVESS_HOME": str(home), **environment}
+    command = Command(words, environment, home.with_name(f"{home.name}-command"))
     command.wait()
     return command
 
@@ -114,6 +116,31 @@ def test_lineage_prints_the_same_chain(chain: Chain) -> None:
     page = Path(found["page"]).read_text()
     assert all(step["run_id"] in page for step in found["chain"])
     assert found["dataset_hash"] in page
+
+
+def test_a_home_that_one_may_only_read_is_read_and_its_writing_refused(
+    chain: Chain, tmp_path: Path
+) -> None:
+    image, masks = chain.root / "images" / "v0.nii.gz", tmp_path / "masks"
+    query, settings = "select name from runs", (*WORDS[:1], f"data.root={chain.root}", "name=tubes")
+    reading: list[tuple[str, ...]] = [
+        ("status",), ("sql", query), ("summary",), ("lineage", "tubes@production"), ("audit",),
+        ("predict", str(image), str(masks)), ("plan", *settings), ("backfill",), ("review", "list"),
+    ]  # fmt: skip
+    writing: list[tuple[str, ...]] = [
+        ("train", *settings), ("profile", *settings), ("settle",), ("backfill", "--apply"),
+        ("review", "accept", "v0", "--why", "seen"), ("ui",),
+    ]  # fmt: skip
+    with read_only(chain.home):
+        for words in reading:
+            done = minivess(*words, "name=tubes", home=chain.home)
+            assert (done.wait(), done.err) == (0, ""), words
+        for words in writing:
+            done = minivess(*words, "name=tubes", home=chain.home)
+            assert done.wait() == 1, words
+            assert "MINIVESS_HOME=/path/to/folder" in done.err, words
+            assert len(done.err.splitlines()) == 2, done.err
+    assert list(masks.iterdir())
 
 
 def test_every_run_of_every_flow_holds_what_others_rely_on(chain: Chain) -> None:

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from minivess.errors import DiskFull
+from minivess.errors import DiskFull, MinivessError, OrchestrationError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 LEAST_FREE = 2**16
 POINTERS = {  # small texts that stand for a file until somebody fetches it
     b"version https://git-lfs": "is a Git LFS pointer; `git lfs pull` fetches its content",
@@ -50,15 +51,32 @@ def write(path: Path, fill: Callable[[Path], object]) -> Path:
     return path
 
 
-def says_full(error: BaseException | None) -> bool:
+def says_full(error: BaseException) -> bool:
     """Whether an error, or one that led to it, says that there was no room."""
+    return _says(error, FULL, "disk is full") is not None
+
+
+def _says(error: BaseException | None, codes: tuple[int, ...], words: str) -> BaseException | None:
+    """The first of an error and those that led to it that says so; libraries keep only words."""
     while error is not None:
-        words = str(error)
-        said = any(os.strerror(code) in words for code in FULL) or "disk is full" in words
-        if said or (isinstance(error, OSError) and error.errno in FULL):
-            return True
+        texts = (words, *map(os.strerror, codes))
+        if getattr(error, "errno", None) in codes or any(text in str(error) for text in texts):
+            return error
         error = error.__cause__ or error.__context__
-    return False
+    return None
+
+
+def expected(error: Exception) -> MinivessError | None:
+    """What an error of the operating system means for whoever gave the command, if it is one."""
+    if says_full(error):
+        return disk_full("what this command writes")
+    closed = _says(error, CLOSED, "readonly database")
+    if closed is None:
+        return None
+    return OrchestrationError(
+        f"The permissions of files stand in the way: {closed}.",
+        remedy="mend them, or choose another output folder with MINIVESS_HOME=/path/to/folder",
+    )
 
 
 def disk_full(what: str) -> DiskFull:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import json
 import os
+import re
+import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,8 @@ from minivess import files
 from minivess.errors import OrchestrationError
 
 MARKER = "home.json"
+UNFIT = re.compile(r"[?{}\x00-\x1f\x7f]|%[0-9A-Fa-f]{2}")
+"""What addresses of databases cannot hold: another folder would be meant."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,13 @@ class Home:
     """Paths below `outputs/` or MINIVESS_HOME; nothing is made before it is needed."""
 
     root: Path
+    scratch: Path | None = None
+    """Where derived files go meanwhile, if this folder may only be read."""
+
+    @property
+    def writable(self) -> bool:
+        """Whether anything may be written here."""
+        return self.scratch is None
 
     @property
     def database(self) -> Path:
@@ -53,7 +66,7 @@ class Home:
     @property
     def profile_cache(self) -> Path:
         """Volume statistics by content."""
-        return self.root / "profile_cache"
+        return (self.scratch or self.root) / "profile_cache"
 
     @property
     def sources(self) -> Path:
@@ -108,17 +121,17 @@ class Home:
     @property
     def reports(self) -> Path:
         """HTML reports and galleries."""
-        return self.root / "reports"
+        return (self.scratch or self.root) / "reports"
 
     @property
     def workspace(self) -> Path:
         """The DuckDB file over all runs."""
-        return self.root / "workspace.duckdb"
+        return (self.scratch or self.root) / "workspace.duckdb"
 
     @property
     def served(self) -> Path:
         """Exported models and built services."""
-        return self.root / "served"
+        return (self.scratch or self.root) / "served"
 
     @property
     def pointers(self) -> Path:
@@ -153,23 +166,25 @@ class Home:
         return address
 
 
-def open_home(root: Path, *, moved: bool = False) -> Home:
+def open_home(root: Path, *, moved: bool = False, reading: bool = False) -> Home:
     """Make the home folder where it is missing, and check that it was not moved.
 
-    `moved` leaves that check out.
+    `moved` leaves that check out. For `reading`, one that may not be written is opened as it is.
 
     Raises:
-        OrchestrationError: the folder cannot be written, or it was moved (MLflow keeps
-            absolute addresses of artifacts).
+        OrchestrationError: the folder cannot be written or named, or it was moved (MLflow
+            keeps absolute addresses of artifacts).
     """
-    home = Home(root.expanduser().resolve())
+    home = Home(_fit(root))
     marker = home.root / MARKER
     try:
         home.root.mkdir(parents=True, exist_ok=True)
         if not marker.exists():
             files.write_json(marker, {"root": str(home.root), "created": time.time()})
         elif not os.access(home.root, os.W_OK):
-            raise PermissionError(13, "not writable", str(home.root))
+            if not reading:
+                raise PermissionError(13, "not writable", str(home.root))
+            home = replace(home, scratch=_scratch())
     except OSError as error:
         raise OrchestrationError(
             f"The output folder {home.root} cannot be written: {error.strerror}.",
@@ -179,9 +194,35 @@ def open_home(root: Path, *, moved: bool = False) -> Home:
         raise OrchestrationError(
             f"The output folder was made at {home.recorded} and now lies at {home.root}; "
             "MLflow's artifact addresses still point to the old place.",
-            remedy="minivess rebase --apply",
+            remedy="minivess rebase --apply"
+            if home.writable
+            else f"let it appear at {home.recorded}: here it may only be read",
         )
     return home
+
+
+def _fit(root: Path) -> Path:
+    try:
+        path = root.expanduser().resolve()
+    except RuntimeError as error:
+        raise OrchestrationError(
+            f"The output folder {root} names a home directory that nobody has.",
+            remedy="write it out: MINIVESS_HOME=/path/to/folder",
+        ) from error
+    found = UNFIT.search(str(path))
+    if found:
+        raise OrchestrationError(
+            f"The output folder {str(path)!r} has {found[0]!r} in its path, which the addresses of "
+            "databases cannot hold.",
+            remedy="choose another with MINIVESS_HOME=/path/to/folder",
+        )
+    return path
+
+
+def _scratch() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="minivess-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 @contextmanager

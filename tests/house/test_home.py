@@ -49,6 +49,13 @@ def test_opening_twice_finds_the_same_home(tmp_path: Path):
     assert (first.root / "home.json").read_bytes() == written
 
 
+@pytest.mark.parametrize("name", ["a?b=c", "a%20b", "a{b}", "a\nb", "~nobody-of-this-name"])
+def test_a_path_that_an_address_cannot_hold_is_refused_with_a_remedy(tmp_path: Path, name: str):
+    with pytest.raises(OrchestrationError, match="MINIVESS_HOME=/path/to/folder"):
+        open_home(Path(name) if name.startswith("~") else tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
 def test_nothing_but_the_marker_is_made_at_once(tmp_path: Path):
     assert [path.name for path in open_home(tmp_path / "outputs").root.iterdir()] == ["home.json"]
 

@@ -72,7 +72,7 @@ def connect(place: Home, uri: str) -> MlflowClient:
 @contextmanager
 def _alone(place: Home, uri: str) -> Iterator[None]:
     """Two processes that create one fresh database break each other's migration."""
-    if uri.startswith("sqlite:"):
+    if uri.startswith("sqlite:") and place.writable:
         with home.lock(place.root / "mlflow.lock", what="opening MLflow's database", wait=True):
             yield
     elif uri.startswith("postgresql"):
@@ -100,8 +100,10 @@ def preload() -> None:
 
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
-    # A locked database is said in one line by us, in a page of traceback by MLflow.
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    # A locked database is said in one line by us, in a page of traceback by MLflow; a server that
+    # does not answer once, not with each retry.
+    for name in ("mlflow.store.db.utils", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def refuse_folders(uri: str) -> None:
