@@ -124,8 +124,9 @@ def test_a_home_that_one_may_only_read_is_read_and_its_writing_refused(
     image, masks = chain.root / "images" / "v0.nii.gz", tmp_path / "masks"
     query, settings = "select name from runs", (*WORDS[:1], f"data.root={chain.root}", "name=tubes")
     reading: list[tuple[str, ...]] = [
-        ("status",), ("sql", query), ("summary",), ("lineage", "tubes@production"), ("audit",),
-        ("predict", str(image), str(masks)), ("plan", *settings), ("backfill",), ("review", "list"),
+        ("status",), ("sql", query), ("summary", "name=tubes"), ("lineage", "tubes@production"),
+        ("predict", str(image), str(masks), "name=tubes"), ("plan", *settings), ("audit",),
+        ("backfill",), ("review", "list"),
     ]  # fmt: skip
     writing: list[tuple[str, ...]] = [
         ("train", *settings), ("profile", *settings), ("settle",), ("backfill", "--apply"),
@@ -133,10 +134,10 @@ def test_a_home_that_one_may_only_read_is_read_and_its_writing_refused(
     ]  # fmt: skip
     with read_only(chain.home):
         for words in reading:
-            done = minivess(*words, "name=tubes", home=chain.home)
+            done = minivess(*words, home=chain.home)
             assert (done.wait(), done.err) == (0, ""), words
         for words in writing:
-            done = minivess(*words, "name=tubes", home=chain.home)
+            done = minivess(*words, home=chain.home)
             assert done.wait() == 1, words
             assert "MINIVESS_HOME=/path/to/folder" in done.err, words
             assert len(done.err.splitlines()) == 2, done.err
