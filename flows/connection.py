@@ -7,7 +7,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from flows import output, servers
-from minivess.config import Environment, changed_environment, local_without_proxy
+from minivess.config import (
+    Environment,
+    changed_environment,
+    foreign,
+    local_without_proxy,
+)
 from minivess.home import Home
 
 log = logging.getLogger(__name__)
@@ -30,8 +35,11 @@ def client(home: Home, env: Environment) -> Iterator[str]:
         yield api
 
 
-def _variables(home: Home, env: Environment, api: str) -> dict[str, str]:
-    private = {} if env.prefect_api_url else {"PREFECT_CLIENT_MAX_RETRIES": PRIVATE_RETRIES}
+def _variables(home: Home, env: Environment, api: str) -> dict[str, str | None]:
+    private: dict[str, str | None] = {}
+    if not env.prefect_api_url:
+        private = dict.fromkeys(foreign()) | servers.without_profiles(home)
+        private["PREFECT_CLIENT_MAX_RETRIES"] = PRIVATE_RETRIES
     return {
         **local_without_proxy(),
         **private,

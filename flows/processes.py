@@ -25,7 +25,7 @@ import psutil
 
 from flows.signals import terminable
 from minivess import files
-from minivess.config import child_environment, local_without_proxy
+from minivess.config import child_environment, foreign, local_without_proxy
 from minivess.errors import OrchestrationError
 
 log = logging.getLogger(__name__)
@@ -176,7 +176,7 @@ def spawn(launch: Launch) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             ["/bin/sh", "-c", WHEN_RELEASED, "sh", sys.executable, "-m", *launch.words],
             cwd=launch.record.parent,
-            env=child_environment(**variables),
+            env=child_environment(foreign(), **variables),
             stdin=subprocess.PIPE,
             stdout=stream,
             stderr=subprocess.STDOUT,

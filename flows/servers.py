@@ -30,7 +30,7 @@ from flows.processes import (
     read,
     started,
 )
-from minivess.config import Environment, TrackingConfig, environment
+from minivess.config import Environment, TrackingConfig, environment, foreign
 from minivess.errors import OrchestrationError
 from minivess.home import Home, lock
 
@@ -72,6 +72,11 @@ def prefect_server(
                 end_leftover(folder / PRIVATE)
                 launch = _prefect(home, folder, port or free_port(), PRIVATE)
                 log.info("Starting Prefect's server (the first time takes about 10 to 20 s)")
+                if unused := foreign():
+                    log.info(
+                        "A private server does not use %s; PREFECT_API_URL names one of yours",
+                        ", ".join(unused),
+                    )
                 server = stack.enter_context(started(launch))
         yield server
 
@@ -97,6 +102,11 @@ def running(folder: Path) -> Server | None:
 def folder_of(home: Home, env: Environment) -> Path:
     """PREFECT_HOME: the user's own, else inside the home folder."""
     return env.prefect_home.expanduser().resolve() if env.prefect_home else home.prefect
+
+
+def without_profiles(home: Home) -> dict[str, str]:
+    """A user's profile is meant for the user's server, so a private one sees none."""
+    return {"PREFECT_PROFILES_PATH": str(home.root / "no-profiles.toml")}
 
 
 def require(home: Home, env: Environment) -> None:
@@ -151,6 +161,7 @@ def _prefect(home: Home, folder: Path, port: int, record: str) -> Launch:
         port=port,
         health="/api/health",
         variables={
+            **without_profiles(home),
             "PREFECT_HOME": str(folder),
             "PREFECT_API_URL": f"{url}/api",
             # Without it the page looks for its data on port 4200 and stays blank.

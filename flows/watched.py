@@ -81,10 +81,8 @@ class PrefectOrchestrator(Orchestrator):
         """The story of a flow that a worker runs."""
         connection.outlive_worker()
         self._settle()
-        record = self._record()
-        result = flow_runs.carried_out(story, record, within_worker=True)
-        record.unlink()
-        return cast("T", result)
+        # The file stays: this process tells Prefect afterwards, and the server may be gone by then.
+        return cast("T", flow_runs.carried_out(story, self._record(), within_worker=True))
 
     def _record(self) -> Path:
         current = flow_run()

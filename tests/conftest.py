@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from minivess.config import changed_environment
 from minivess.home import Home, open_home
 
 if TYPE_CHECKING:
@@ -95,11 +94,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Home, Ser
     from flows import servers
 
     home = open_home(tmp_path_factory.mktemp("served"))
-    # A second run of one deployment is looked at again after 30 s unless told.
-    with (
-        changed_environment(PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS="1"),
-        servers.prefect_server(home) as server,
-    ):
+    with servers.prefect_server(home) as server:
         yield home, server
 
 

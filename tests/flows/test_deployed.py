@@ -157,6 +157,12 @@ def test_every_flow_is_deployed_and_only_training_waits_for_somebody(story: Stor
     assert not story.automations[TRAINING_TRIGGER]
 
 
+def test_no_flow_holds_a_lease_whose_loss_would_cancel_it(story: Story) -> None:
+    states = [run.state for named in story.flows.values() for run in named if run.state]
+    assert states
+    assert not any(state.state_details.deployment_concurrency_lease_id for state in states)
+
+
 def test_two_watchers_of_new_data_make_exactly_one_profile_run(story: Story) -> None:
     seen = [event for event in story.events[names.DATA_CHANGED] if "key" in event["payload"]]
     assert len(seen) == 2

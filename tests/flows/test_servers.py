@@ -10,12 +10,14 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from flows import orchestrator, processes, servers
 from flows.processes import PROBE_LIMIT_S, Server, end_leftover, free_port, read
-from minivess.config import Environment, TrackingConfig, child_environment
+from minivess.config import Environment, TrackingConfig, changed_environment, child_environment
 from minivess.errors import OrchestrationError
 from minivess.home import Home
 
@@ -62,6 +64,46 @@ def test_a_server_that_runs_is_used_and_left_running(served: Served) -> None:
     with servers.prefect_server(home) as again:
         assert again == server
     assert server.process.alive
+
+
+def test_a_server_of_our_own_takes_no_settings_that_are_meant_for_another(
+    warm_home: Callable[[], Home], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    profiles = tmp_path / "profiles.toml"
+    profiles.write_text(
+        'active = "lab"\n[profiles.lab]\nPREFECT_SERVER_API_BASE_PATH = "/elsewhere"\n'
+    )
+    theirs = {
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": "postgresql+asyncpg://x@127.0.0.1:9/y",
+        "PREFECT_SERVER_API_AUTH_STRING": "admin:secret",
+        "PREFECT_SERVER_API_BASE_PATH": "/prefect",
+        "PREFECT_PROFILE": "nobody",
+        "PREFECT_PROFILES_PATH": str(profiles),
+        "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true",
+    }
+    caplog.set_level("INFO", "flows")
+    with changed_environment(**theirs), orchestrator.use(warm_home(), Environment()) as orchestra:
+        assert orchestra.flow("train", lambda: orchestra.task("step", lambda: 7)) == 7
+    assert "does not use PREFECT_PROFILE, PREFECT_PROFILES_PATH" in caplog.text
+
+
+def test_a_server_that_is_started_again_meanwhile_ends_no_flow(
+    warm_home: Callable[[], Home],
+) -> None:
+    home, port, run_id = warm_home(), free_port(), []
+    env = Environment(prefect_api_url=f"http://127.0.0.1:{port}/api", home=home.root)
+    with ExitStack() as first, ExitStack() as second:
+        first.enter_context(servers.prefect_server(home, port=port))
+
+        def story() -> int:
+            run_id.append(str(orchestra.page()).rpartition("/")[2])
+            first.close()
+            second.enter_context(servers.prefect_server(home, port=port))
+            return orchestra.task("step", lambda: 7)
+
+        with orchestrator.use(home, env) as orchestra:
+            assert orchestra.flow("train", story) == 7
+            assert orchestra.state(run_id[0]) == "completed"
 
 
 def test_what_a_killed_command_left_is_ended_by_the_next(warm_home: Callable[[], Home]) -> None:

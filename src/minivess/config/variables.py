@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -80,14 +80,23 @@ QUIET = {
 }
 
 
+OWN = ("PREFECT_HOME", "PREFECT_API_URL", "PREFECT_DISABLED", *QUIET)
+
+
+def foreign() -> list[str]:
+    """Settings of Prefect in the environment, which are meant for other servers than our own."""
+    return sorted(one for one in os.environ if one.startswith("PREFECT_") and one not in OWN)
+
+
 def silence_telemetry() -> None:
     """Tell every library not to send usage data; must run before they are imported."""
     os.environ.update(QUIET)
 
 
-def child_environment(**changes: str) -> dict[str, str]:
+def child_environment(without: Iterable[str] = (), **changes: str) -> dict[str, str]:
     """The environment for a process that we start: ours, silent, with changes."""
-    return {**os.environ, **QUIET, **changes}
+    kept = {name: value for name, value in os.environ.items() if name not in without}
+    return {**kept, **QUIET, **changes}
 
 
 def set_environment(**changes: str) -> None:
@@ -102,18 +111,25 @@ def default_environment(**values: str) -> None:
 
 
 @contextmanager
-def changed_environment(**changes: str) -> Iterator[None]:
-    """Set variables that a library reads only from its environment; put the old ones back."""
+def changed_environment(**changes: str | None) -> Iterator[None]:
+    """Set (or by None remove) variables that a library reads only from its environment.
+
+    The old ones are put back.
+    """
     before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
+    _set(changes)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        _set(before)
+
+
+def _set(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def local_without_proxy() -> dict[str, str]:
