@@ -167,8 +167,13 @@ def store_analysis(
     from minivess.analysis import report, wording
     from minivess.tracking import params
 
+    trained = next(one for one in training.families if one.run_id == result.champion.run_id)
+    known = {
+        f"eval_{name}{end}" for name in names.METRICS for end in ("", "_ci_lower", "_ci_upper")
+    }
     run.params(
         params.evaluation_params(session.config.evaluation)
+        | params.upstream_metrics({k: v for k, v in trained.metrics.items() if k in known})
         | params.data_params(profile)
         | {
             names.UPSTREAM_PROFILE: training.data_profile_run_id,

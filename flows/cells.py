@@ -84,7 +84,7 @@ def figure_place(path: Path, folder: Path) -> str:
 
 def publish(run: Run, folder: Path, spec: CellSpec, result: CellResult) -> None:
     """Everything that a finished cell left behind, into its run."""
-    from minivess import networks
+    from minivess.compute.summary import summary
 
     run.params({
         "training_time_seconds": round(result.training_time_seconds, 3),
@@ -100,7 +100,7 @@ def publish(run: Run, folder: Path, spec: CellSpec, result: CellResult) -> None:
         if name in result.files:
             run.file(folder / name, "checkpoints")
     run.file(folder / names.HISTORY, str(Path(names.HISTORY_ARTIFACT).parent))
-    run.text(str(networks.build(spec.network)), "model_summary.txt")
+    run.text(summary(spec.network, spec.window.patch_size), "model_summary.txt")
     run.table(volume_rows(spec.fold.index, result), names.PER_VOLUME_ARTIFACT)
     run.json(spec.model_dump(mode="json"), names.SPEC_ARTIFACT)
     run.json(result.model_dump(mode="json"), names.RESULT_ARTIFACT)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows import ground, handoff, identity
+from flows.analyse import metrics
 from flows.profile_data import settings
 from flows.session import Session
 from flows.train import version_of
@@ -297,8 +298,10 @@ def upstream(run: Run, served: Served, analysis: AnalysisResult) -> None:
         names.UPSTREAM_EXPERIMENT: analysis.experiment,
         names.UPSTREAM_ANALYSIS: str(analysis.run_id),
     }
+    reached = {k: v for k, v in metrics(analysis).items() if k.startswith("champion_")}
     run.params(
         lineage
+        | params.upstream_metrics(reached)
         | params.data_params(served.profile)
         | params.arch_params(served.network)
         | {"model_name": served.network.name, "model_family": served.network.family}

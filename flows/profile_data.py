@@ -127,7 +127,7 @@ def _profile(session: Session, survey: Survey) -> DatasetProfile:
         run.params(data_params(profile))
         run.dataset(profile)
         orchestra.task("publish profile", store_profile, session, survey, run, profile)
-    tell(session, profile)
+        tell(session, profile)
     session.say(f"  gallery  {gallery_of(session, run.run_id)}")
     return profile.replace(run_id=run.run_id)
 

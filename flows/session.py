@@ -19,6 +19,7 @@ from minivess.config import Environment, ExperimentConfig, silence_telemetry
 from minivess.contracts import DatasetProfile, RunRecord
 from minivess.errors import StoreAway, StoreError
 from minivess.home import Home
+from minivess.tracking import logs
 
 if TYPE_CHECKING:
     from minivess.tracking.store import Store
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 MLFLOW_PAGE = "http://127.0.0.1:5000"
 
 log = logging.getLogger(__name__)
+course = logging.getLogger(logs.COURSE)
 Answer = TypeVar("Answer")
 
 
@@ -134,9 +136,15 @@ class Session:
         page = uri if uri.startswith("http") else MLFLOW_PAGE
         return self.ask(lambda store: store.url(run_id, page)) or page
 
-    def say(self, text: str = "") -> None:
-        """Tell the user; with --json, standard output belongs to the one JSON object."""
+    def say(self, text: str = "", *, warning: str | None = None) -> None:
+        """Tell the user, and the logs of runs: as a `warning` of a category, or as the course.
+
+        With --json, standard output belongs to the one JSON object.
+        """
         output.tell(sys.stderr if self.json else sys.stdout, text)
+        if text.strip():
+            level = logging.WARNING if warning else logging.INFO
+            course.log(level, "%s", text.strip(), extra={"category": warning or "other"})
 
     def command(self, verb: str, *own: str) -> str:
         """A command to go on with: the words typed that it uses, or `own` ones and the store."""
@@ -192,6 +200,7 @@ def open_session(
     does not (`wait=False`) and ends with who holds it.
     """
     silence_telemetry()
+    logs.before.records.clear()
     home = homes.open_home(env.home, reading=not lock)
     with ExitStack() as stack:
         stack.enter_context(signals.terminable())

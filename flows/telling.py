@@ -62,11 +62,14 @@ def tell(session: Session, profile: DatasetProfile) -> None:
         if number := sum(finding.code == code for finding in profile.findings):
             session.say(f"  labels {what}: {number}")
     if profile.quarantined:
-        session.say(f"  quarantined: {', '.join(profile.quarantined)}")
+        session.say(f"  quarantined: {', '.join(profile.quarantined)}", warning="data")
     for finding in profile.findings:
         if finding.severity != "info":
             where = f"{finding.case}: " if finding.case else ""
-            session.say(f"  {finding.severity}: {where}{finding.message} ({finding.remedy})")
+            session.say(
+                f"  {finding.severity}: {where}{finding.message} ({finding.remedy})",
+                warning="data",
+            )
 
 
 def markdown(profile: DatasetProfile) -> str:

@@ -2,28 +2,52 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from minivess import files
+from minivess.errors import DiskFull
 
+CLONE = Path(__file__).resolve().parents[2]
 SIZE = 2_000_000
 WRITER = f"""
 import sys
 from pathlib import Path
 from minivess import files
+from minivess.errors import DiskFull
 target = Path(sys.argv[1])
 print("ready", flush=True)
 while True:
     for letter in "ab":
         files.write_text(target, letter * {SIZE})
 """
+
+
+def doubled(source: str) -> list[str]:
+    """Keys that a dict display holds twice, so that the first value is lost."""
+    return [
+        key
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Dict)
+        for key, n in Counter(ast.unparse(key) for key in node.keys if key is not None).items()
+        if n > 1
+    ]
+
+
+def test_no_dict_of_the_code_holds_a_key_twice():
+    assert doubled("{names.A: 1, names.B: 2, names.A: 3}") == ["names.A"]
+    folders = ("src", "flows", "bench", "tests", ".just")
+    code = [path for folder in folders for path in (CLONE / folder).rglob("*.py")]
+    assert len(code) > 100
+    assert {str(p): twice for p in code if (twice := doubled(p.read_text()))} == {}
 
 
 def names(folder: Path) -> list[str]:
@@ -55,7 +79,7 @@ def test_a_failed_writer_leaves_the_old_file_alone(tmp_path: Path):
         temporary.write_text("half of the n")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="no room"):
+    with pytest.raises(DiskFull, match="no room left"):
         files.write(target, fill)
     assert target.read_text() == "old"
     assert names(tmp_path) == ["file.txt"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -15,10 +16,11 @@ import pytest
 from minivess import names
 from minivess.contracts import RunRecord
 from minivess.errors import StoreError
-from minivess.tracking import process, sending
+from minivess.tracking import logs, process, sending
 from minivess.tracking.life import EXPERIMENT_NOTES, opening, outcome
 from minivess.tracking.lifecycle import settle
 from minivess.tracking.store import Store
+from tests.tracking.conftest import OpenRun
 
 PROGRAM = """
 import json, os, signal, sys, time
@@ -207,3 +209,22 @@ def test_names_of_kinds_have_a_log_file_each() -> None:
     from minivess.tracking import logs, schema
 
     assert set(logs.MAIN) == set(EXPERIMENT_NOTES) == set(schema.KINDS)
+
+
+def test_the_log_of_a_run_holds_what_the_command_said_before_it_and_within(
+    store: Store, open_run: OpenRun
+) -> None:
+    course = logging.getLogger(logs.COURSE)
+    logs.before.records.clear()
+    course.info("dynunet: patch 48x48x5; forecast 2.6 min")
+    course.warning("vol03: empty label", extra={"category": "data"})
+    with open_run() as parent, open_run(parent=parent) as run:
+        course.info("dynunet fold 0 epoch 1/12")
+    course.info("after the run")
+    for one in (parent, run):
+        main = store.read_text(one.run_id, "logs/train.log")
+        assert all(word in main for word in ("forecast", "vol03", "1/12"))
+        assert "after the run" not in main
+    warned = store.read_text(run.run_id, "logs/warnings.log")
+    assert "[data] minivess.course: vol03: empty label" in warned
+    assert "forecast" not in warned

@@ -92,6 +92,20 @@ def test_a_child_says_which_volumes_train_and_validate() -> None:
     assert found["data_test_set_hash"]
 
 
+def test_hashes_of_split_and_test_set_change_with_the_bytes_of_their_volumes() -> None:
+    def hashes(changed: str) -> tuple[str, str]:
+        profile = profile_of()
+        volumes = (
+            v.replace(content_hash="new") if v.case == changed else v for v in profile.volumes
+        )
+        found = params.data_params(profile.replace(volumes=tuple(volumes)), SPLIT, SPLIT.folds[1])
+        return found["data_split_hash"], found["data_test_set_hash"]
+
+    before, trained, tested = hashes(""), hashes("b"), hashes("d")
+    assert len({before[0], trained[0], tested[0]}) == 3
+    assert before[1] == trained[1] != tested[1]
+
+
 def test_a_parent_says_it_for_each_fold() -> None:
     found = params.data_params(profile_of(), SPLIT)
     assert found["data_n_val_volumes"] == [1, 1]

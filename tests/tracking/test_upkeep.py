@@ -16,9 +16,11 @@ from minivess.config import TrackingConfig
 from minivess.errors import StoreError
 from minivess.home import open_home
 from minivess.tracking import audit, backfill, bundle, purge, rebase, registry, tables
-from minivess.tracking.params import data_params
+from minivess.tracking.params import arch_params, data_params, loss_params, plan_params
 from minivess.tracking.store import Store, open_store
-from tests.tracking.conftest import SPLIT, OpenRun, profile_of
+from minivess.tracking.values import text
+from tests.tracking.conftest import LOSS, NETWORK, SPLIT, OpenRun, profile_of
+from tests.tracking.test_params import PLAN
 
 
 @pytest.fixture
@@ -143,6 +145,22 @@ def test_backfill_takes_a_fold_of_its_own_for_a_child_and_long_values_as_files(o
     assert params["data_train_volume_ids"].startswith("40 values, hash ")
     assert own.read_json(run, "params/data_train_volume_ids.json") == list(cases)
     assert params[names.DATASET_HASH] == profile_of().dataset_hash
+    assert backfill.look(own) == []
+
+
+def test_backfill_restores_network_loss_and_plan_from_the_files_of_a_run(own: Store) -> None:
+    tags = {names.KIND: names.CELL, "fold_id": "1", "loss_function": LOSS.name}
+    run, spec = old_run(own, **tags), SPLIT.folds[1]
+    cell = {"network": NETWORK.model_dump(), "loss": LOSS.model_dump(), "seed": 7}
+    own.client.log_text(run, json.dumps(cell), names.SPEC_ARTIFACT)
+    own.client.log_text(run, PLAN.model_dump_json(), names.PLAN_ARTIFACT)
+    own.client.log_text(run, SPLIT.model_dump_json(), "splits/2fold_seed42.json")
+    own.client.log_text(run, profile_of().model_dump_json(), names.PROFILE_ARTIFACT)
+    backfill.apply(own, backfill.look(own))
+    params = own.get(run).params
+    made = data_params(profile_of(), SPLIT, spec) | plan_params(PLAN) | arch_params(NETWORK)
+    for name, value in {**made, **loss_params(LOSS), "seed": 7}.items():
+        assert params[name] == text(value), name
     assert backfill.look(own) == []
 
 

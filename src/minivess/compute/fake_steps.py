@@ -73,7 +73,7 @@ class FakeTraining:
         if settings.checkpointing:
             networks.recompute(self.module)
         with self.mode:
-            _replace_by_fakes(self.module)
+            replace_by_fakes(self.module)
             self.updater = _optimizer(settings, self.module)
             for weight in self.module.parameters():
                 weight.grad = weight.detach().clone()
@@ -152,7 +152,8 @@ class FakeTraining:
             yield from (value for value in kept.values() if isinstance(value, torch.Tensor))
 
 
-def _replace_by_fakes(module: nn.Module) -> None:
+def replace_by_fakes(module: nn.Module) -> None:
+    """Give a module on the meta device hollow weights; called while `Hollow` is entered."""
     import torch
 
     for part in module.modules():

@@ -1,7 +1,7 @@
 """Params that older runs lack and that they themselves still prove; nothing is invented.
 
 Statuses and end times stay, runs that go on are left alone, a param that is there is never
-changed. System metrics and training times cannot be known afterwards, so they are not made.
+changed. What no file of the run holds, such as system metrics, is not made.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ from typing import Any, NamedTuple
 import yaml
 
 from minivess import names
-from minivess.contracts import DatasetProfile, Fold, RunRecord, Split
+from minivess.contracts import (
+    ComputePlan,
+    DatasetProfile,
+    Fold,
+    Loss,
+    Network,
+    RunRecord,
+    Split,
+)
 from minivess.errors import StoreError
 from minivess.tracking import params, tables
 from minivess.tracking.artifacts import held
@@ -131,10 +139,46 @@ def resolved_config(source: Source) -> Values:
     return EARLIER | known
 
 
+def network(source: Source) -> Values:
+    """`arch_*`, and of a cell its loss and seed, from its specification or the model's settings."""
+    spec = source.json(names.SPEC_ARTIFACT) or source.json(f"{names.MODEL_ARTIFACT}/*config.json")
+    if spec is None:
+        return {}
+    found = params.arch_params(Network.model_validate(spec["network"]))
+    if "loss" in spec:
+        found |= params.loss_params(Loss.model_validate(spec["loss"])) | {"seed": spec["seed"]}
+    return found
+
+
+def compute_plan(source: Source) -> Values:
+    """Patch, batch and what else the plan resolved."""
+    content = source.json(names.PLAN_ARTIFACT)
+    if content is None:
+        return {}
+    plan = ComputePlan.model_validate(content)
+    return params.plan_params(plan) | {"arch_divisor": plan.divisor}
+
+
+def cell_result(source: Source) -> Values:
+    """How long a cell trained and how many weights it has, as it counted them itself."""
+    content = source.json(names.RESULT_ARTIFACT)
+    if content is None:
+        return {}
+    return {
+        "training_time_seconds": round(content["training_time_seconds"], 3),
+        "trainable_parameters": content["trainable_parameters"],
+    }
+
+
 def dataset_profile(source: Source) -> Values:
     """The dataset, from the profile that lies with the run."""
+    profile = _profile(source)
+    return params.data_params(profile) if profile else {}
+
+
+def _profile(source: Source) -> DatasetProfile | None:
     content = source.json(names.PROFILE_ARTIFACT)
-    return params.data_params(DatasetProfile.model_validate(content)) if content else {}
+    return DatasetProfile.model_validate(content) if content else None
 
 
 def split_file(source: Source) -> Values:
@@ -142,13 +186,23 @@ def split_file(source: Source) -> Values:
     content = source.json("splits/*fold*seed*.json") or source.json("splits/splits*.json")
     if content is None:
         return {}
-    ours = isinstance(content, dict)
+    ours, known = isinstance(content, dict), source.record.params
     split = Split.model_validate(content) if ours else _folds(content)
     fold_id = source.record.tags.get("fold_id", "")
     mine = [fold for fold in split.folds if str(fold.index) == fold_id]
-    found = params.split_params(split, mine[0] if mine else None)
+    found = params.split_params(split, mine[0] if mine else None, _covering(source, split))
+    # Older runs hold hashes of names, which are no error.
+    found = {k: v for k, v in found.items() if not (k.endswith("_hash") and k in known)}
     # A bare list of folds does not say with which seed or by which groups it was made.
     return found if ours else {k: v for k, v in found.items() if k.endswith(("_ids", "_volumes"))}
+
+
+def _covering(source: Source, split: Split) -> DatasetProfile | None:
+    """The run's profile, if it knows the bytes of all volumes of a split."""
+    profile = _profile(source)
+    known = {volume.case for volume in profile.volumes} if profile else set()
+    named = {case for fold in split.folds for case in (*fold.train, *fold.val)} | {*split.test}
+    return profile if named <= known else None
 
 
 def _folds(content: Any) -> Split:
@@ -161,5 +215,6 @@ def _folds(content: Any) -> Split:
 
 
 SOURCES: tuple[Callable[[Source], Values], ...] = (
-    tags, frozen_dependencies, resolved_config, dataset_profile, split_file,
+    tags, frozen_dependencies, resolved_config, network, compute_plan, cell_result,
+    dataset_profile, split_file,
 )  # fmt: skip

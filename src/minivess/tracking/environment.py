@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import io
 import logging
 import os
 import platform
@@ -60,7 +61,6 @@ def collect() -> Surroundings:
     )
     files = {
         "frozen_deps.txt": _safe(frozen_dependencies, ""),
-        "monai_config.txt": _safe(monai_config, ""),
         "git.diff": repository["diff"],
     }
     return Surroundings({f"sys_{k}": v for k, v in params.items()}, files, _safe(system_info, {}))
@@ -125,8 +125,16 @@ def frozen_dependencies() -> str:
     return "\n".join(sorted(found, key=str.lower)) + "\n"
 
 
-def monai_config() -> str:
-    """MONAI and what it can use, by installed version (MONAI's own printer imports them all)."""
+def monai() -> str:
+    """What MONAI's own `print_config` says, once it is imported; until then versions alone."""
+    return str(_safe(_monai_config, ""))
+
+
+def _monai_config() -> str:
+    if "monai.config" in sys.modules:
+        printed = io.StringIO()
+        sys.modules["monai.config"].print_config(file=printed)
+        return printed.getvalue()
     lines = [f"{name} version: {version(name)}" for name in MONAI_FRIENDS]
     return "\n".join(lines) + "\n"
 

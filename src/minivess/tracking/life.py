@@ -143,6 +143,7 @@ def descriptions(config: ExperimentConfig, ingredients: keys.Ingredients) -> Ite
         "config/resolved_config.yaml": yaml.safe_dump(config.model_dump(mode="json")),
         "config/experiment_config.json": _indented(asked),
         "environment/system_info.json": _indented(plain(surroundings.info)),
+        "environment/monai_config.txt": environment.monai(),
         names.INGREDIENTS_ARTIFACT: _indented(ingredients),
         **{f"environment/{name}": content for name, content in surroundings.files.items()},
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,7 +21,9 @@ MAIN = {
     names.DEPLOYMENT: "deploy.log",
 }
 PERFORMANCE_LOGGER = "minivess.performance"
-OURS = ("minivess", "flows", "py.warnings")
+COURSE = "minivess.course"
+"""What the terminal is told by other means: data, plan, forecast, epochs, resumes."""
+OURS = ("minivess", "flows", "py.warnings", COURSE)
 CATEGORIES = {
     "minivess.data": "data",
     "minivess.tracking": "mlflow_error",
@@ -62,6 +65,26 @@ def category(logger: str) -> str:
     return "other"
 
 
+class _Before(logging.Handler):
+    """Keeps what is said while no run is open, for the logs of the next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs = 0
+        self.records: deque[logging.LogRecord] = deque(maxlen=1000)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep it."""
+        if not self.runs:
+            self.records.append(record)
+
+
+before = _Before()
+logging.getLogger(COURSE).addHandler(before)
+logging.getLogger(COURSE).setLevel(logging.INFO)
+logging.getLogger(COURSE).propagate = False
+
+
 @contextmanager
 def opened(folder: Path, kind: str) -> Iterator[Path]:
     """Write the product's log records to three files in `folder` while the block runs."""
@@ -73,9 +96,15 @@ def opened(folder: Path, kind: str) -> Iterator[Path]:
     for name in OURS:
         logger = logging.getLogger(name)
         logger.setLevel(min(logger.getEffectiveLevel(), logging.INFO))
+    for record in before.records:
+        for name, handler in attached:
+            if name == COURSE and record.levelno >= handler.level:
+                handler.handle(record)
+    before.runs += 1
     try:
         yield folder
     finally:
+        before.runs -= 1
         for name, handler in attached:
             logging.getLogger(name).removeHandler(handler)
             handler.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from minivess import keys, names
@@ -36,15 +36,22 @@ def training_params(config: ExperimentConfig, plan: ComputePlan, *, seed: int) -
     asked = config.training.model_dump(mode="json", exclude=set(GRID))
     return {
         **asked,
-        **{name: getattr(plan, name) for name in RESOLVED},
+        **plan_params(plan),
         "seed": seed,
+        "patch_strategy": _strategy(config),
+        **preparation_params(config),
+    }
+
+
+def plan_params(plan: ComputePlan) -> Params:
+    """What the plan resolved, and what it expects."""
+    return {
+        **{name: getattr(plan, name) for name in RESOLVED},
         "compute_profile": plan.tier,
         "plan_number": plan.number,
-        "patch_strategy": _strategy(config),
         "predicted_memory_gb": round(plan.predicted_memory_gb, 3),
         "memory_budget_gb": round(plan.memory_budget_gb, 3),
         "n_padded_volumes": len(plan.padded),
-        **preparation_params(config),
     }
 
 
@@ -114,11 +121,14 @@ def data_params(
         "n_quarantined": len(profile.quarantined),
     }
     found = {f"data_{name}": value for name, value in dataset.items()}
-    return found | (split_params(split, fold) if split is not None else {})
+    return found | (split_params(split, fold, profile) if split is not None else {})
 
 
-def split_params(split: Split, fold: Fold | None) -> Params:
-    """Who trains and who validates: of one fold, or of all folds in their order."""
+def split_params(split: Split, fold: Fold | None, profile: DatasetProfile | None) -> Params:
+    """Who trains and who validates: of one fold, or of all folds in their order.
+
+    Hashes are of the volumes' bytes, so they stand only where a profile knows these.
+    """
     if fold is not None:
         ids: Params = {"train_volume_ids": fold.train, "val_volume_ids": fold.val}
         sizes: Params = {"n_train_volumes": len(fold.train), "n_val_volumes": len(fold.val)}
@@ -131,23 +141,22 @@ def split_params(split: Split, fold: Fold | None) -> Params:
             "n_train_volumes": [len(part.train) for part in split.folds],
             "n_val_volumes": [len(part.val) for part in split.folds],
         }
-    found = {
-        **sizes,
-        **ids,
-        "split_hash": keys.digest(split.model_dump(mode="json")),
-        "split_grouped": split.grouped,
-        **_test_params(split.test),
-    }
+    found = {**sizes, **ids, "split_grouped": split.grouped}
+    if split.test:
+        found |= {"n_test_volumes": len(split.test), "test_volume_ids": split.test}
+    if profile is not None:
+        found |= _hashes(split, {volume.case: volume.content_hash for volume in profile.volumes})
     return {f"data_{name}": value for name, value in found.items()}
 
 
-def _test_params(test: tuple[str, ...]) -> Params:
-    if not test:
-        return {}
+def _hashes(split: Split, contents: Mapping[str, str]) -> Params:
+    """Of the folds with the bytes of their volumes, and of the bytes of the test set alone."""
+    folded = {case for fold in split.folds for case in (*fold.train, *fold.val)} | {*split.test}
+    bytes_of = {case: contents[case] for case in sorted(folded)}
+    test = {"test_set_hash": keys.digest(sorted(bytes_of[case] for case in split.test))}
     return {
-        "n_test_volumes": len(test),
-        "test_volume_ids": test,
-        "test_set_hash": keys.digest(sorted(test)),
+        "split_hash": keys.digest([split.model_dump(mode="json"), bytes_of]),
+        **(test if split.test else {}),
     }
 
 
@@ -168,6 +177,11 @@ def upstream_params(
         names.UPSTREAM_COUNT: count,
     }
     return {name: value for name, value in given.items() if value is not None}
+
+
+def upstream_metrics(values: Mapping[str, float]) -> Params:
+    """`upstream_<metric>`: what the run that this one builds on came to."""
+    return {f"upstream_{name}": f"{value:.6g}" for name, value in values.items()}
 
 
 def _shape(shape: Shape) -> str:

@@ -116,9 +116,9 @@ KINDS = {
     names.CELL: CELL + SCORED,
     names.REFIT: DESCRIBED + Contract(
         params=(names.UPSTREAM_TRAINING, names.UPSTREAM_ANALYSIS),
+        metrics=("trainable_parameters",),
         artifacts=(f"{names.MODEL_ARTIFACT}/MLmodel",),
     ),
-    names.REFIT: DOWNSTREAM + Contract(metrics=("trainable_parameters",)),
     names.SEARCH: DOWNSTREAM + Contract(
         params=("search_sampler", "search_trials", "search_space"),
         tags=("best_trial",),
