@@ -238,6 +238,33 @@ def test_training_runs_hold_every_artifact_of_the_contract(chain: Chain) -> None
     }
 
 
+def test_logs_and_descriptions_of_a_run_hold_what_the_terminal_was_told(chain: Chain) -> None:
+    parent = chain.result["training_run_ids"][0]
+    child = chain.children(parent)[0].info.run_id
+
+    def text(run_id: str, path: str) -> str:
+        return Path(chain.client.download_artifacts(run_id, path)).read_text()
+
+    for run_id in (parent, child):
+        log = text(run_id, "logs/train.log")
+        assert all(word in log for word in ("6 pairs", "patch 24x24", "forecast", "epoch 1/"))
+        assert "MONAI flags" in text(run_id, "environment/monai_config.txt")
+    assert "Conv3d" in text(child, "model_summary.txt")
+    found = text(chain.result["data_profile_run_id"], "logs/warnings.log")
+    assert "[data]" in found
+
+
+def test_figures_of_a_run_stand_as_params_in_those_that_build_on_it(chain: Chain) -> None:
+    analysis = chain.run(chain.result["analysis_run_id"])
+    deployment = chain.run(chain.result["deployment_run_id"])
+    champion = chain.run(chain.result["champion"]["run_id"])
+    told = float(analysis.data.params["upstream_eval_dice"])
+    assert told == pytest.approx(champion.data.metrics["eval_dice"], rel=1e-4)
+    for name in ("champion_dice", "champion_dice_ci_lower", "champion_dice_ci_upper"):
+        told = float(deployment.data.params[f"upstream_{name}"])
+        assert told == pytest.approx(analysis.data.metrics[name], rel=1e-4)
+
+
 def test_the_report_and_the_gallery_need_no_network(chain: Chain) -> None:
     report = Path(chain.result["report"]).read_text()
     gallery = chain.client.download_artifacts(

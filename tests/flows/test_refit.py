@@ -20,7 +20,7 @@ from minivess import config, names
 from minivess.contracts import CellResult, FamilyRun
 from minivess.errors import StoreError
 from minivess.home import Home
-from minivess.tracking import model, registry
+from minivess.tracking import audit, model, registry
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("stocked")]
 
@@ -76,6 +76,7 @@ def test_the_champion_trains_on_all_volumes_and_is_never_scored_on_them(
         )
         assert model.load(session.store, "tubes", names.REFIT_ALIAS).metadata.signature is not None
         assert refit(session) == run_id
+        assert audit.audit(session.store, [run_id, child.run_id]) == []
 
     with (
         opened(root, home, "training.refit=all", "training.learning_rate=0.2") as session,

@@ -155,7 +155,7 @@ def of(record: RunRecord) -> Contract:
         return TROUBLED
     kind = record.tags.get(names.KIND, "")
     # A cell trained on all volumes is never scored.
-    unscored = kind == names.CELL and record.params.get("data_n_val_volumes") == "0"
+    unscored = names.PARENT in record.tags and record.params.get("data_n_val_volumes") == "0"
     return IDENTITY + COMMON + (CELL if unscored else KINDS.get(kind, Contract()))
 
 
