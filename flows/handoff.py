@@ -27,7 +27,7 @@ from minivess.contracts import (
     RunRecord,
     TrainingResult,
 )
-from minivess.errors import StoreAway, StoreError
+from minivess.errors import PrefectAway, StoreAway, StoreError
 from minivess.tracking import artifacts
 from minivess.tracking.store import SETTLE_FIRST, Store, rank
 
@@ -83,12 +83,16 @@ def complete(
     Every command looks at them and writes what differs, so that neither a kill in between nor a
     change by hand lasts. `follow` is told whether it is the first time.
     """
-    records = session.ask(lambda store: [store.get(run_id) for run_id in run_ids])
-    if not records or any(record.status != "FINISHED" for record in records):
-        session.say(f"  {COMMANDS[kind]} is not published yet: MLflow does not hold all of it")
+
+    def hold_back(why: str) -> None:
+        session.say(f"  {COMMANDS[kind]} is not published yet: {why}")
         session.held_back[kind] = partial(
             complete, session, kind, scope, pointer, run_ids=run_ids, follow=follow
         )
+
+    records = session.ask(lambda store: [store.get(run_id) for run_id in run_ids])
+    if not records or any(record.status != "FINISHED" for record in records):
+        hold_back("MLflow does not hold all of it")
         return
 
     def carry_out(store: Store) -> None:
@@ -96,7 +100,10 @@ def complete(
         make_current(store, kind, records)
         publish(session, kind, scope, store.resolved(pointer))
 
-    session.ask(carry_out)
+    try:
+        session.ask(carry_out)
+    except PrefectAway as error:  # what is done does not end badly for a page
+        hold_back(error.problem)
 
 
 def make_current(store: Store, kind: str, records: Sequence[RunRecord]) -> None:

@@ -21,7 +21,7 @@ from flows import connection, flow_runs, servers
 from flows.plain import Orchestrator, Pointer, delays, refuse_unfit, within, worth_retrying
 from flows.processes import HOST, answers
 from minivess.config import Environment
-from minivess.errors import OrchestrationError
+from minivess.errors import OrchestrationError, PrefectAway
 from minivess.home import Home
 
 if TYPE_CHECKING:
@@ -380,7 +380,7 @@ def _asked(question: Callable[[], T]) -> T:
     try:
         return question()
     except (httpx.HTTPError, OSError) as error:
-        raise OrchestrationError(
+        raise PrefectAway(
             f"Prefect's server does not answer any more: {error}",
             remedy="run `minivess settle`, which writes all pointers anew from MLflow",
         ) from error

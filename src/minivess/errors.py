@@ -11,6 +11,7 @@ MinivessError                exit 1
 │   └── StoreAway            MLflow does not answer for now; what is written waits in the journal
 ├── DiskFull                 a disk or quota has no room left
 ├── OrchestrationError       Prefect, locks, ports
+│   └── PrefectAway          Prefect's server does not answer any more
 └── ServingError             export, parity or smoke test failed
 """
 
@@ -90,6 +91,10 @@ class DiskFull(MinivessError, OSError):  # noqa: N818 (MLflow shows this name as
 
 class OrchestrationError(MinivessError):
     """Prefect, a lock or a port stands in the way."""
+
+
+class PrefectAway(OrchestrationError):  # noqa: N818 (it says where the server is)
+    """Prefect's server does not answer any more; what was done stays done."""
 
 
 class ServingError(MinivessError):
