@@ -280,7 +280,7 @@ def test_the_performance_log_has_minutes_folds_and_means(store: Store, open_run:
         run.metrics({"eval_dice": 0.75, "eval_fold0_dice": 0.7, "eval_dice_ci_lower": 0.6}, step=0)
     line = store.read_text(run.run_id, "logs/performance.log")
     assert "family dynunet_dice_ce FINISHED minutes=0.0" in line
-    assert line.strip().endswith("n_folds=2 dice=0.7500")
+    assert line.strip().endswith("n_folds=2 dice=0.75")
 
 
 def test_log_files_of_two_runs_do_not_mix(store: Store, open_run: OpenRun) -> None:
