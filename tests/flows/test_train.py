@@ -83,7 +83,7 @@ def minivess(
 def test_a_training_of_ones_own_network_serves_again_trains_again_or_goes_on_as_asked(
     minivess: Typed, home: Home
 ) -> None:
-    minivess("profile")
+    profile = minivess("profile")["data_profile_run_id"]
     short = minivess("train", "training.max_epochs=2")
     assert rates(home, short) == pytest.approx([0.01, 0.005])
     (run_id,) = short["training_run_ids"]
@@ -105,17 +105,18 @@ def test_a_training_of_ones_own_network_serves_again_trains_again_or_goes_on_as_
     for more in ("training.retrain=if_changed", "training.retrain=always"):
         longer = minivess("train", *asked, more)
         assert longer["said"].count(goes_on) == 1
-        assert longer["reused"] == []
+        assert longer["reused"] == [profile]
         assert rates(home, longer) == pytest.approx([0.01, 0.005, 0.0025])
         cell = only_cell(home, longer)
         assert "had the learning rate at 0.005" in cell.tags[names.EXTENSION]
         assert cell.params["extends"] == "2"
         assert cell.params["arch_builder"] == "of_this_test:network"
     again = minivess("train", *asked)
-    assert again["training_run_ids"] == longer["training_run_ids"] == again["reused"]
+    assert again["training_run_ids"] == longer["training_run_ids"]
+    assert again["reused"] == [profile, *longer["training_run_ids"]]
 
     never = ("training.learning_rate=0.5", "training.retrain=never")
-    assert minivess("train", *never)["reused"] == longer["training_run_ids"]
+    assert minivess("train", *never)["reused"] == again["reused"]
     refused = minivess("train", "training.losses=[dice_ce]", *never, expected=1)
     assert "mine_dice_ce has no finished run on this data" in refused["said"]
 
