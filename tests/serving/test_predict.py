@@ -171,6 +171,17 @@ def test_warnings_are_told_and_not_refused(tmp_path: Path, how: dict[str, Any]) 
     assert [found.code for found in outcome.findings] == ["few_slices"]
 
 
+def test_a_negative_distance_of_slices_is_told(tmp_path: Path) -> None:
+    stated = {"axes": "ZYX", "spacing": -2.0, "unit": "um"}
+    tifffile.imwrite(
+        tmp_path / "a.tif", IMAGE.T.astype(np.uint16), imagej=True, resolution=(2, 2),
+        metadata=stated,
+    )  # fmt: skip
+    image = volume.read(tmp_path / "a.tif")
+    assert image.spacing == (0.5, 0.5, 2.0)
+    assert [found.code for found in predict.admit(image, (4, 4, 1))] == ["read_as"]
+
+
 def test_a_file_that_breaks_a_library_is_named_and_the_others_are_segmented(
     inputs: Path, tmp_path: Path, how: dict[str, Any]
 ) -> None:

@@ -52,6 +52,8 @@ def read(path: Path) -> Volume:
         if _is_inverted(tiff, series):
             array = _inverted(array)
             said += (("read_as", "The file calls 0 white: its values are read inverted."),)
+        if _number((tiff.imagej_metadata or {}).get("spacing")) < 0:
+            said += (("read_as", "The distance of its slices is negative; its size is used."),)
         geometry = _geometry(tiff, series)
     (spacing, unit, known), alone, more = _beside(path, geometry)
     shape_of(path, array.shape)
