@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 from pathlib import Path
 
@@ -146,3 +147,17 @@ def test_a_library_that_fails_over_one_volume_keeps_out_this_volume_by_its_name(
     assert (found.case, found.code) == ("b", "unreadable")
     assert "b.nii.gz" in found.message
     assert "ZeroDivisionError: within a library" in found.message
+
+
+def test_a_full_disk_is_no_fault_of_the_volume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run
+) -> None:
+    image, mask = tube(SHAPE, 0)
+    save(tmp_path, nib.Nifti1Image(image, OBLIQUE), stored(mask, OBLIQUE, ORIENTATIONS[3]))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(measurement, "write_volume", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(tmp_path)

@@ -59,7 +59,7 @@ def _named(case: Case) -> Iterator[None]:
     """What a library raises about one volume keeps out this volume alone."""
     try:
         yield
-    except MinivessError:
+    except (MinivessError, OSError):  # reading is translated; what is left is a disk that is full
         raise
     except Exception as error:  # libraries raise what they like about odd voxels
         raise DataError(
