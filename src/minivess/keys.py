@@ -23,7 +23,10 @@ CELL_CODE = (
     "soft_skeleton.py", "training", "inference.py", "evaluation", "compute",
 )  # fmt: skip
 ANALYSIS_CODE = ("analysis", "inference.py", "evaluation", "networks.py", "architectures.py")
-DEPLOYMENT_CODE = ("serving", "inference.py", "networks.py", "architectures.py")
+DEPLOYMENT_CODE = (  # a service reads and checks files as well
+    *READING_CODE, "data/quality.py", "data/admission.py", "data/checks.py", "serving",
+    "inference.py", "networks.py", "architectures.py",
+)  # fmt: skip
 NUMERIC_PACKAGES = ("torch", "monai", "numpy")
 KNOWN_PACKAGES = ("minivess", "monai", "torch")
 """Import paths into these name no code of the researcher's own."""
