@@ -32,14 +32,8 @@ def by_pattern(root: Path, found: list[Path], image: str, label: str) -> Reading
         Ambiguous: an image fits several labels, or a label several images.
     """
     images, labels = (_fitting(root, found, pattern) for pattern in (image, label))
-    longer = _literal_length(image) - _literal_length(label)
     for path in sorted(images.keys() & labels.keys()):
-        if longer == 0:
-            raise DataError(
-                f"data.image={image} and data.label={label} both fit {_place(root, path)}.",
-                remedy="patterns that tell images from labels",
-            )
-        del (labels if longer > 0 else images)[path]
+        del (labels if _is_longer(image, label, _place(root, path)) else images)[path]
     for key, pattern, fitting in (("image", image, images), ("label", label, labels)):
         if not fitting:
             raise _no_match(root, found, pattern, f"data.{key}")
@@ -58,20 +52,27 @@ def by_pattern(root: Path, found: list[Path], image: str, label: str) -> Reading
     )
     count = Counter(pairs.values())
     paired = {path for pair in pairs for path in pair}
+    cases = {
+        pair: (*(images[pair[0]].folders if count[name] > 1 else ()), *name)
+        for pair, name in pairs.items()
+    }
     return Reading(
         "pattern",
-        named(
-            (
-                "_".join((*(images[pair[0]].folders if count[name] > 1 else ()), *name)).replace(
-                    "/", "_"
-                ),
-                pair,
-            )
-            for pair, name in pairs.items()
-        ),
+        named(("_".join(name).replace("/", "_"), pair) for pair, name in cases.items()),
         [path for path in images if path not in paired],
         [path for path in labels if path not in paired],
     )
+
+
+def _is_longer(image: str, label: str, place: str) -> bool:
+    """Whether a file that both patterns fit is an image."""
+    longer = _literal_length(image) - _literal_length(label)
+    if longer == 0:
+        raise DataError(
+            f"data.image={image} and data.label={label} both fit {place}.",
+            remedy="patterns that tell images from labels",
+        )
+    return longer > 0
 
 
 def _place(root: Path, path: Path) -> str:
