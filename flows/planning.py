@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from flows import grid, handoff
+from flows import grid
 from flows import ground as grounds
 from flows.ground import Ground
-from flows.profile_data import measure
+from flows.profile_data import measure, profile_for
 from flows.session import Session
 from flows.survey import Survey, look
 from flows.telling import show, tell
@@ -26,7 +26,7 @@ def plan(session: Session, upstream: Sequence[str] = ()) -> dict[str, Any]:
     from minivess.compute import page
 
     if upstream:
-        profile = handoff.receive_profile(session, upstream)
+        profile = profile_for(session, upstream)
         cases = grounds.restore(session, profile)
     else:
         survey = look(session)
