@@ -6,7 +6,6 @@ import io
 import json
 import re
 import shlex
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -163,26 +162,3 @@ def test_a_renamed_experiment_is_found_again(own: Own) -> None:
     assert told["training_run_ids"] == own.ids["training_run_ids"]
     assert len(told["reused"]) == 3
     client.rename_experiment(place.experiment_id, MODEL)
-
-
-def test_a_run_that_is_not_ours_is_named(own: Own) -> None:
-    client = own.store.client
-    place = client.get_experiment_by_name(MODEL)
-    assert place is not None
-    run = client.create_run(place.experiment_id, tags={names.KIND: names.FAMILY}, run_name="alien")
-    client.set_terminated(run.info.run_id)
-    said, _ = own.type(
-        "analyse", "name=my vessels-smoke", "--upstream", run.info.run_id, expected=1
-    )
-    assert f"Run {run.info.run_id} (alien) lacks the param {names.DATASET_HASH}" in said
-    client.delete_run(run.info.run_id)
-
-
-def test_a_deleted_run_comes_back_by_the_command_printed(own: Own) -> None:
-    run_id = own.ids["training_run_ids"][0]
-    own.store.client.delete_run(run_id)
-    refused, _ = own.type("lineage", run_id, expected=1)
-    command = re.search(r"Try: (MLFLOW_TRACKING_URI=.*?), or give", refused)
-    assert command is not None, refused
-    subprocess.run(command[1], shell=True, check=True, capture_output=True)
-    assert own.store.get(run_id).status == "FINISHED"
