@@ -58,7 +58,9 @@ def by_pattern(root: Path, found: list[Path], image: str, label: str) -> Reading
     }
     return Reading(
         "pattern",
-        named(("_".join(name).replace("/", "_"), pair) for pair, name in cases.items()),
+        named(
+            ("_".join(filter(None, name)).replace("/", "_"), pair) for pair, name in cases.items()
+        ),
         [path for path in images if path not in paired],
         [path for path in labels if path not in paired],
     )
