@@ -27,6 +27,7 @@ LONGEST = (
     "tests/flows/test_deployed.py",
     "tests/flows/test_lifecycle.py",
     "tests/faults/test_kills.py",
+    "tests/flows/test_followed.py",
     "tests/flows/test_side_by_side.py",
     "tests/flows/test_reproduce.py",
     "tests/test_experiment.py",
