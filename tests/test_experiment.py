@@ -250,8 +250,6 @@ def test_logs_and_descriptions_of_a_run_hold_what_the_terminal_was_told(chain: C
         assert all(word in log for word in ("6 pairs", "patch 24x24", "forecast", "epoch 1/"))
         assert "MONAI flags" in text(run_id, "environment/monai_config.txt")
     assert "Conv3d" in text(child, "model_summary.txt")
-    found = text(chain.result["data_profile_run_id"], "logs/warnings.log")
-    assert "[data]" in found
 
 
 def test_figures_of_a_run_stand_as_params_in_those_that_build_on_it(chain: Chain) -> None:
