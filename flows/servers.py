@@ -7,13 +7,16 @@ home ends it. The server of `minivess ui` is used, never ended.
 
 from __future__ import annotations
 
+import json
 import logging
+import sqlite3
 import sys
 import time
 import urllib.error
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -102,6 +105,24 @@ def running(folder: Path) -> Server | None:
 def folder_of(home: Home, env: Environment) -> Path:
     """PREFECT_HOME: the user's own, else inside the home folder."""
     return env.prefect_home.expanduser().resolve() if env.prefect_home else home.prefect
+
+
+def stored_variable(home: Home, env: Environment, name: str) -> Any:
+    """A Prefect Variable as the private server's database holds it, or None.
+
+    So looking whether a pointer is right starts no server.
+    """
+    database = folder_of(home, env) / "prefect.db"
+    if not database.exists():
+        return None
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+        try:
+            row = connection.execute(
+                "SELECT value FROM variable WHERE name = ?", (name,)
+            ).fetchone()
+        except sqlite3.OperationalError:  # no server has made its tables yet
+            return None
+    return json.loads(row[0]) if row else None
 
 
 def without_profiles(home: Home) -> dict[str, str]:

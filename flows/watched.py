@@ -206,11 +206,14 @@ class PrefectOrchestrator(Orchestrator):
             _asked(lambda: client.set_flow_run_state(UUID(run_id), Cancelling()))
 
     def get(self, name: str) -> Pointer | None:
-        """The Prefect Variable of this name."""
-        self._connect()
-        from prefect.variables import Variable
+        """The Prefect Variable of this name; a private server is not started for it."""
+        if self._api is None and flow_run() is None and not self._env.prefect_api_url:
+            found = servers.stored_variable(self.home, self._env, name)
+        else:
+            self._connect()
+            from prefect.variables import Variable
 
-        found = _asked(lambda: Variable.get(name))
+            found = _asked(lambda: Variable.get(name))
         return found if isinstance(found, dict) else None
 
     def put(self, name: str, value: Pointer) -> None:
