@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from minivess import units
 from minivess.config import DataConfig
-from minivess.contracts import Spacing
-from minivess.data.payload import Volume
+from minivess.data.payload import Volume, is_invertible, spacing_of
 
 TOLERANCE = 1e-3  # of a voxel; headers jitter in the last digits of float32
 TURNED = 1e-2  # how far directions may be from those of flipped or exchanged axes
@@ -24,7 +22,7 @@ def aligned(label: Volume, image: Volume) -> Volume:
 
     Nothing is interpolated; both headers have to name the same place for every voxel.
     """
-    if label.placed != image.placed or not _is_sized(image):
+    if label.placed != image.placed or not is_grid(image):
         return label
     for factor in _factors(label, image):
         turn = _turn(label.affine[:3, :3] * factor, image.affine[:3, :3])
@@ -41,7 +39,7 @@ def aligned(label: Volume, image: Volume) -> Volume:
             label,
             array=np.flip(label.array.transpose(order), tuple(flipped)),
             affine=label.affine @ step,
-            spacing=cast(Spacing, tuple(label.spacing[axis] for axis in order)),
+            spacing=spacing_of(label.spacing[axis] for axis in order),
         )
         if turned.shape == image.shape and same_place(turned, image):
             return turned
@@ -81,27 +79,20 @@ def restated(volume: Volume, config: DataConfig) -> Volume:
         return volume
     factors, unit = units.common([config.unit] * 3)
     steps = np.array(config.spacing) * factors
-    spacing = cast(Spacing, tuple(float(step) for step in steps))
+    spacing = spacing_of(steps)
     if unit == volume.unit and np.allclose(spacing, volume.spacing, rtol=1e-4):
         return replace(volume, spacing_known=True)
     affine = np.diag([*spacing, 1.0])
     remarks = volume.remarks
-    if _is_sized(volume):
+    if is_grid(volume):
         affine = volume.affine.copy()
         affine[:3, :3] *= steps / volume.spacing
         own = np.array(volume.spacing) * _factors(volume, replace(volume, unit=unit))[0]
         if volume.spacing_known and not np.allclose(own, spacing, rtol=1e-3):
             said = f"data.spacing is used; the file states {written(volume)}."
             remarks = (*remarks, ("spacing_overridden", said))
-    return replace(
-        volume,
-        spacing=spacing,
-        unit=unit,
-        affine=affine,
-        spacing_known=True,
-        alone=False,
-        remarks=remarks,
-    )
+    sized = replace(volume, spacing=spacing, unit=unit, affine=affine, spacing_known=True)
+    return replace(sized, alone=False, remarks=remarks)
 
 
 def written(volume: Volume) -> str:
@@ -109,11 +100,10 @@ def written(volume: Volume) -> str:
     return units.written(volume.spacing, volume.unit)
 
 
-def _is_sized(volume: Volume) -> bool:
-    """Whether the file's own sizes and place are numbers that can be scaled."""
-    return units.positive(volume.spacing)[1] and bool(
-        np.isfinite(volume.affine).all() and abs(np.linalg.det(volume.affine[:3, :3])) > 0
-    )
+def is_grid(volume: Volume) -> bool:
+    """Whether voxels have a size, and an affine that can be followed back."""
+    has_sizes = units.positive(volume.spacing)[1]
+    return has_sizes and is_invertible(volume.affine)
 
 
 def _factors(label: Volume, image: Volume) -> tuple[float, ...]:

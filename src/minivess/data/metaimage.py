@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
 from minivess import units
-from minivess.contracts import Spacing
-from minivess.data.payload import DimensionsError, Volume, damaged, shape_of, voxels
+from minivess.data.payload import DimensionsError, Volume, damaged, shape_of, spacing_of, voxels
 
 LONGEST_HEADER = 1 << 16
 TYPES = {
@@ -45,7 +43,7 @@ def read(path: Path) -> Volume:
     packing = "zlib" if header.get("compresseddata", "").lower() == "true" else "raw"
     array = voxels(path, shape, dtype, start=start, packing=packing)
     (factor, *_), unit = units.common([header.get("distanceunits") or "mm"] * 3)
-    steps = cast(Spacing, tuple(float(step * factor) for step in spacing))
+    steps = spacing_of(spacing * factor)
     affine = np.eye(4)
     affine[:3, :3] = turn.T * steps  # each row of the matrix is an axis' direction
     affine[:3, 3] = offset * factor

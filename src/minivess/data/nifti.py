@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
 from minivess import files, units
-from minivess.contracts import Spacing
 from minivess.data.filenames import parts
 from minivess.data.payload import (
     Array,
@@ -20,7 +19,9 @@ from minivess.data.payload import (
     block,
     damaged,
     dtype_of,
+    is_invertible,
     shape_of,
+    spacing_of,
     voxels,
 )
 from minivess.errors import DataError
@@ -39,14 +40,14 @@ def read(path: Path) -> Volume:
     shape = shape_of(path, header.get_data_shape())
     dtype = dtype_of(path, header.get_data_dtype())
     array = voxels(body, shape, dtype, skip=int(header.get_data_offset()), packing=packing)
-    slope, inter = _scaling(path, header)
-    if (slope, inter) != (1.0, 0.0):
-        array = (array * slope + inter).astype(np.float32)
+    slope, inter = header.get_slope_inter()
+    if slope is not None and (slope, inter) != (1.0, 0.0):
+        array = (array * float(slope) + float(inter)).astype(np.float32)
     unit = _unit(header)
     affine, placed, sized, remarks = _geometry(header, raw)
     return Volume(
         array,
-        cast(Spacing, tuple(float(step) for step in np.linalg.norm(affine[:3, :3], axis=0))),
+        spacing_of(np.linalg.norm(affine[:3, :3], axis=0)),
         unit or units.UNKNOWN,
         affine,
         spacing_known=sized and unit is not None,
@@ -104,14 +105,6 @@ def _header(path: Path, packing: str) -> tuple[Any, bytes]:
     raise damaged(path, "is no NIfTI volume")
 
 
-def _scaling(path: Path, header: Any) -> tuple[float, float]:
-    try:
-        slope, inter = header.get_slope_inter()
-    except nib.spatialimages.HeaderDataError as error:
-        raise damaged(path, f"cannot be read ({error})") from error
-    return 1.0 if slope is None else float(slope), 0.0 if inter is None else float(inter)
-
-
 def _unit(header: Any) -> str | None:
     """As coded; None for a code that the standard does not define. Analyze is in millimetres."""
     try:
@@ -129,15 +122,14 @@ def _geometry(header: Any, raw: bytes) -> tuple[Affine, bool, bool, Remarks]:
     """
     forms = {"sform": _form(header, "get_sform"), "qform": _form(header, "get_qform")}
     stated = {name: form for name, form in forms.items() if form is not None}
-    usable = {name: form for name, form in stated.items() if _is_usable(form)}
+    usable = {name: form for name, form in stated.items() if is_invertible(form)}
     sizes = np.asarray(header.get_zooms()[:3], dtype=np.float64)
+    odd = [f"{name}, which holds no usable numbers" for name in stated if name not in usable]
     if not usable:
-        broken = [f"{name}, which holds no usable numbers" for name in stated]
         base = np.asarray(header.get_base_affine(), dtype=np.float64)
-        return base, False, _states_sizes(header, raw), _disagree(broken, "pixdim")
+        return base, False, _states_sizes(header, raw), _disagree(odd, "pixdim")
     used, affine = next(iter(usable.items()))
     steps = np.linalg.norm(affine[:3, :3], axis=0)
-    odd = [f"{name}, which holds no usable numbers" for name in stated if name not in usable]
     for name, form in usable.items():
         if not _is_same(form, affine):
             place = ", in another place" if _size(form) == _size(affine) else ""
@@ -163,10 +155,6 @@ def _form(header: Any, name: str) -> Affine | None:
     except (ValueError, nib.spatialimages.HeaderDataError):
         return np.full((4, 4), np.nan)
     return None if form is None else np.asarray(form, dtype=np.float64)
-
-
-def _is_usable(form: Affine) -> bool:
-    return bool(np.isfinite(form).all() and abs(np.linalg.det(form[:3, :3])) > 0)
 
 
 def _is_same(form: Affine, used: Affine) -> bool:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from minivess import units
 from minivess.contracts import Spacing
-from minivess.data.payload import DimensionsError, Volume, damaged, dtype_of, shape_of, voxels
+from minivess.data.payload import (
+    DimensionsError,
+    Volume,
+    damaged,
+    dtype_of,
+    shape_of,
+    spacing_of,
+    voxels,
+)
 
 PACKINGS = {"raw": "raw", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
 TYPES = {
@@ -59,13 +67,8 @@ def read(path: Path) -> Volume:
 def _header(path: Path) -> tuple[Any, int]:
     import nrrd
 
-    try:
-        with path.open("rb") as stream:
-            return nrrd.read_header(stream), stream.tell()
-    except (FileNotFoundError, PermissionError):
-        raise
-    except (nrrd.NRRDError, ValueError, KeyError, IndexError, TypeError, OSError) as error:
-        raise damaged(path, f"cannot be read ({error})") from error
+    with path.open("rb") as stream:
+        return nrrd.read_header(stream), stream.tell()
 
 
 def _dtype(path: Path, header: Any) -> np.dtype[Any]:
@@ -98,5 +101,4 @@ def _geometry(header: Any) -> tuple[Spacing, str, bool, npt.NDArray[np.float64]]
         known = steps.shape == (3,) and bool(np.isfinite(steps).all())
         steps = np.abs(steps) * factors if known else np.ones(3)
         affine[:3, :3] = np.diag(steps)
-    spacing = cast(Spacing, tuple(float(step) for step in steps))
-    return spacing, unit, known and (unit != units.UNKNOWN or not named), affine
+    return spacing_of(steps), unit, known and (unit != units.UNKNOWN or not named), affine

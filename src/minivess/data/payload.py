@@ -6,7 +6,7 @@ import bz2
 import io
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -89,6 +89,17 @@ def shape_of(path: Path, shape: tuple[int, ...]) -> Shape:
     return trimmed
 
 
+def is_invertible(affine: npt.NDArray[np.float64]) -> bool:
+    """Whether an affine holds numbers that lead there and back."""
+    return bool(np.isfinite(affine).all() and np.linalg.det(affine[:3, :3]))
+
+
+def spacing_of(steps: Iterable[float]) -> Spacing:
+    """Three voxel sizes as plain numbers."""
+    x, y, z = map(float, steps)
+    return x, y, z
+
+
 def dtype_of(path: Path, dtype: np.dtype[Any]) -> np.dtype[Any]:
     """A dtype of real numbers.
 
@@ -110,6 +121,14 @@ def voxels(path: Path, shape: Shape, dtype: np.dtype[Any], **where: Any) -> Arra
     return flat.reshape(shape, order="F").astype(dtype.newbyteorder("="), copy=False)
 
 
+def check_size(path: Path, promised: int, *, most: int, unpacked: int) -> None:
+    """Neither more voxels than the bytes of a file can hold, nor more than memory can."""
+    if promised > most:
+        raise damaged(path, f"is truncated: its header promises {promised} bytes of voxels")
+    if unpacked > psutil.virtual_memory().available:
+        raise damaged(path, f"needs {unpacked} bytes of memory, more than are free")
+
+
 def block(path: Path, size: int, *, start: int = 0, skip: int = 0, packing: str = "raw") -> Bytes:
     """`skip + size` bytes, unpacked, from byte `start` of the file on.
 
@@ -117,10 +136,7 @@ def block(path: Path, size: int, *, start: int = 0, skip: int = 0, packing: str 
         DataError: fewer bytes are there than promised, or they are damaged.
     """
     there = max(path.stat().st_size - start, 0)
-    if skip + size > there * MOST[packing]:
-        raise damaged(path, f"is truncated: its header promises {size} bytes of voxels")
-    if size > psutil.virtual_memory().available:
-        raise damaged(path, f"needs {size} bytes of memory, more than are free")
+    check_size(path, size, most=there * MOST[packing] - skip, unpacked=size)
     # Aligned for a view as any number, whatever the header's length is.
     data = np.empty(skip + size + -skip % 16, dtype=np.uint8)[-skip % 16 :]
     try:

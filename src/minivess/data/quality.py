@@ -20,7 +20,7 @@ from minivess.data import labels
 from minivess.data.admission import check_array
 from minivess.data.checks import finding
 from minivess.data.filenames import PASSED_OVER, stem, unread, unread_kinds
-from minivess.data.grids import aligned, difference, same_place, written
+from minivess.data.grids import aligned, difference, is_grid, same_place, written
 from minivess.data.intensities import Spread
 from minivess.data.payload import Array, Volume
 from minivess.data.resemblance import matches
@@ -134,12 +134,12 @@ def _each(code: str, paths: Iterable[Path], text: str) -> list[Finding]:
 def _geometry(volume: Volume) -> list[Finding]:
     found = []
     spacing = written(volume)
-    if not volume.spacing_known and _is_grid(volume):
+    if not volume.spacing_known and is_grid(volume):
         problem = "The file does not state a voxel size in a unit of length along every axis; "
         found.append(finding("unknown_spacing", f"{problem}{spacing} is used."))
     if not _plausible(volume):
         problem = f"The header gives a voxel size of {spacing}."
-        severity: Severity = "warning" if _is_grid(volume) else "error"
+        severity: Severity = "warning" if is_grid(volume) else "error"
         found.append(finding("implausible_spacing", problem, severity=severity))
     found += [finding(code, message) for code, message in volume.remarks]
     if (tilt := _tilt(volume)) > LARGEST_TILT:
@@ -180,13 +180,7 @@ def _pair(volume: Volume, label: Volume, stored: Volume) -> list[Finding]:
 def _plausible(volume: Volume) -> bool:
     scale = units.in_micron(volume.unit)
     low, high = (SMALLEST, LARGEST) if scale else (0.0, math.inf)
-    return _is_grid(volume) and all(low < step * (scale or 1.0) < high for step in volume.spacing)
-
-
-def _is_grid(volume: Volume) -> bool:
-    """Whether voxels have a size, and an affine that can be followed back."""
-    numbers = np.isfinite(volume.affine).all() and np.isfinite(volume.spacing).all()
-    return bool(numbers and min(volume.spacing) > 0 and np.linalg.det(volume.affine[:3, :3]))
+    return is_grid(volume) and all(low < step * (scale or 1.0) < high for step in volume.spacing)
 
 
 # --- the set ------------------------------------------------------------------------------

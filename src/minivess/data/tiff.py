@@ -13,16 +13,15 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-import psutil
 
 from minivess import units
 from minivess.contracts import Spacing
 from minivess.data.filenames import parts, stem
 from minivess.data.payload import (
-    Array,
     DimensionsError,
     Remarks,
     Volume,
+    check_size,
     damaged,
     dtype_of,
     shape_of,
@@ -49,8 +48,9 @@ def read(path: Path) -> Volume:
         dtype_of(path, series.dtype)
         _check_size(path, series)
         array = series.asarray(maxworkers=1).reshape(shape).transpose(order)
-        if _is_inverted(tiff, series):
-            array = _inverted(array)
+        # By the standard 0 may be white; to ImageJ that is a way to display, and voxels count.
+        if series.keyframe.photometric == WHITE_IS_ZERO and not tiff.is_imagej:
+            array = ~array if array.dtype.kind in "iub" else -array
             said += (("read_as", "The file calls 0 white: its values are read inverted."),)
         if _number((tiff.imagej_metadata or {}).get("spacing")) < 0:
             said += (("read_as", "The distance of its slices is negative; its size is used."),)
@@ -76,15 +76,13 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with tifffile.TiffFile(path) as tiff:
             yield tiff
-    except (DataError, FileNotFoundError, PermissionError):
-        raise
-    except Exception as error:  # damaged tags, XML and voxels fail in many ways
+    except Exception as error:
         if isinstance(error, ImportError) or "imagecodecs" in str(error):
             raise DataError(
                 f"The file {path} needs a decoder that is not installed ({error}).",
                 remedy="pip install imagecodecs",
             ) from error
-        raise damaged(path, f"cannot be read ({error})") from error
+        raise
 
 
 def _refuse_sets(path: Path, tiff: Any) -> None:
@@ -154,23 +152,12 @@ def _check_size(path: Path, series: Any) -> None:
     most = 1 if first.compression == RAW else MOST_PACKED
     if first.compression not in (RAW, *OLD_CODECS):
         most *= 100
-    if size > path.stat().st_size * most:
-        raise damaged(path, f"is truncated: its header promises {size} bytes of voxels")
-    if series.dtype.itemsize * math.prod(series.shape) > psutil.virtual_memory().available:
-        raise damaged(path, f"needs {size} bytes of memory, more than are free")
+    unpacked = math.prod(series.shape) * series.dtype.itemsize
+    check_size(path, size, most=path.stat().st_size * most, unpacked=unpacked)
     if series.dataoffset is None:
         lost = sum(page is None or not all(page.databytecounts) for page in series.pages)
         if lost:
             raise damaged(path, f"lacks {lost} of its {len(series.pages)} planes")
-
-
-def _is_inverted(tiff: Any, series: Any) -> bool:
-    """By the standard 0 may be white; to ImageJ that is a way to display, and voxels count."""
-    return series.keyframe.photometric == WHITE_IS_ZERO and not tiff.is_imagej
-
-
-def _inverted(array: Array) -> Array:
-    return ~array if array.dtype.kind in "iub" else -array
 
 
 # --- voxel size ---------------------------------------------------------------------------

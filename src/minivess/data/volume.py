@@ -7,34 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from minivess import files
 from minivess.config import ResamplingConfig
-from minivess.contracts import IGNORED, Case, LabelMap, Spacing
+from minivess.contracts import IGNORED, Case, LabelMap
 from minivess.data import metaimage, nifti, nrrd, tiff
 from minivess.data.filenames import NIFTI, SUFFIXES, suffix
 from minivess.data.payload import Array as Array
 from minivess.data.payload import DimensionsError as DimensionsError
 from minivess.data.payload import LabelError as LabelError
 from minivess.data.payload import Volume as Volume
-from minivess.data.payload import damaged
+from minivess.data.payload import damaged, spacing_of
 from minivess.data.resampling import resample
 from minivess.errors import DataError, MinivessError
 
 OWN_MASK = "mask by minivess of"
 ROUNDED = 1e-3  # label values this near to a whole number are that number
 READERS: dict[str, Callable[[Path], Volume]] = {
-    ".nii.gz": nifti.read,
-    ".nii": nifti.read,
-    ".hdr": nifti.read,
-    ".ome.tiff": tiff.read,
-    ".ome.tif": tiff.read,
-    ".tiff": tiff.read,
-    ".tif": tiff.read,
+    **dict.fromkeys((*NIFTI, ".hdr"), nifti.read),
+    **dict.fromkeys((".ome.tiff", ".ome.tif", ".tiff", ".tif"), tiff.read),
     ".nrrd": nrrd.read,
     ".mha": metaimage.read,
 }
@@ -218,5 +212,5 @@ def _regridded(volume: Volume, image: Array) -> Volume:
     scale = np.array(volume.shape) / np.array(image.shape)
     step = np.diag([*scale, 1.0])
     step[:3, 3] = (scale - 1) / 2
-    spacing = cast(Spacing, tuple(float(v) for v in np.array(volume.spacing) * scale))
+    spacing = spacing_of(np.array(volume.spacing) * scale)
     return Volume(image, spacing, volume.unit, volume.affine @ step)
