@@ -78,7 +78,8 @@ def analyse(
         finding(
             "analyzer_skipped",
             f"MONAI's DataAnalyzer left it out: {why.get(name, 'it gave no reason')}.",
-        ).replace(case=name)
+            case=name,
+        )
         for name in by_name
         if name not in done
     ]

@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 from minivess.contracts import Case, Pairing
+from minivess.data.checks import some
 from minivess.data.datalist import ignored, listed
 from minivess.data.filenames import is_volume, parts, unread, unread_kinds
 from minivess.data.groups import groups_of
@@ -178,5 +179,4 @@ def _or(words: Mapping[str, int]) -> str:
 
 
 def _some(root: Path, paths: list[Path]) -> str:
-    some = [path.relative_to(root).as_posix() for path in paths[:4]]
-    return ", ".join(some) + (", ..." if len(paths) > 4 else "")
+    return some((path.relative_to(root).as_posix() for path in paths), 4)

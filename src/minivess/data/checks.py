@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import islice
 from typing import NamedTuple
 
 from minivess.contracts import Finding, Severity
@@ -224,15 +226,26 @@ CHECKS: dict[str, Check] = {
 }
 
 
+def some(names: Iterable[object], most: int) -> str:
+    """The first names, and whether there are more."""
+    first = [str(name) for name in islice(names, most + 1)]
+    return ", ".join(first[:most]) + (", ..." if len(first) > most else "")
+
+
 def finding(
-    code: str, message: str, *, severity: Severity | None = None, remedy: str | None = None
+    code: str,
+    message: str,
+    *,
+    case: str | None = None,
+    severity: Severity | None = None,
+    remedy: str | None = None,
 ) -> Finding:
-    """A finding that is not yet about a certain volume."""
+    """A finding about a volume, or about none yet; its severity and remedy are the check's."""
     check = CHECKS[code]
     return Finding(
         code=code,
         severity=severity or check.severities[0],
-        case=None,
+        case=case,
         message=message,
         remedy=remedy or check.remedy,
     )

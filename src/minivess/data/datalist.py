@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from minivess.contracts import Finding
-from minivess.data.checks import finding
+from minivess.data.checks import finding, some
 from minivess.data.filenames import parts, stem, suffix, unread
 from minivess.data.matches import Reading, named
 from minivess.errors import DataError
@@ -80,7 +80,7 @@ def _several(case: str, images: int, labels: int) -> Finding:
         "and one label, so it is left out."
     )
     remedy = "data.image and data.label with patterns of the channel and the label to read"
-    return finding("wrong_dimensions", problem, remedy=remedy).replace(case=case)
+    return finding("wrong_dimensions", problem, case=case, remedy=remedy)
 
 
 def _content(path: Path) -> Any:
@@ -138,10 +138,9 @@ def _files(root: Path, found: list[Path], names: list[str]) -> dict[str, Path]:
     files = {name: _file(root, name, known) for name in names}
     missing = [name for name, path in files.items() if path is None]
     if missing:
-        some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise DataError(
             f"dataset.json lists {len(missing)} of {len(files)} files that are no volumes in "
-            f"{root}: {some}{_reason(root / missing[0])}.",
+            f"{root}: {some(missing, 5)}{_reason(root / missing[0])}.",
             remedy="put them there or take their entries out; data.image and data.label, both "
             "given, set dataset.json aside",
         )

@@ -59,13 +59,14 @@ def render(
 
 def plots(profile: DatasetProfile, folder: Path) -> list[Path]:
     """Write the figures shapes.png, intensities.png, foreground.png and spacings.png."""
+    units = ", ".join(sorted({volume.unit for volume in profile.volumes}))
     drawings = {
-        "shapes": _draw_shapes,
-        "spacings": _draw_spacings,
-        "intensities": _draw_intensities,
-        "foreground": _draw_foreground,
+        "shapes": (_draw_shapes, "shapes", "voxels"),
+        "spacings": (_draw_spacings, "voxel size", units),
+        "intensities": (_draw_intensities, "intensities", "raw value, 0.5 to 99.5 %"),
+        "foreground": (_draw_foreground, "foreground", "% of voxels"),
     }
-    return [_figure(profile, draw, folder / f"{name}.png") for name, draw in drawings.items()]
+    return [_figure(profile, *drawn, folder / f"{name}.png") for name, drawn in drawings.items()]
 
 
 # --- cards --------------------------------------------------------------------------------
@@ -145,48 +146,35 @@ def _strips(profile: DatasetProfile, states: Mapping[str, str]) -> list[dict[str
 # --- plots --------------------------------------------------------------------------------
 
 
-def _figure(profile: DatasetProfile, draw: Any, path: Path) -> Path:
+def _figure(profile: DatasetProfile, draw: Any, what: str, unit: str, path: Path) -> Path:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4), layout="constrained")
-    draw(figure.subplots(), profile.volumes, profile)
+    axes = figure.subplots()
+    draw(axes, profile.volumes)
+    _label(axes, profile.volumes, f"{profile.dataset}: {what}", unit)
     return files.write(path, lambda temporary: figure.savefig(temporary, dpi=120))
 
 
-def _draw_shapes(axes: Any, volumes: Sequence[VolumeStats], profile: DatasetProfile) -> None:
-    for axis, letter in enumerate("xyz"):
-        axes.plot([v.shape[axis] for v in volumes], "o-", label=letter, markersize=4)
-    _label(axes, volumes, f"{profile.dataset}: shapes", "voxels")
+def _draw_shapes(axes: Any, volumes: Sequence[VolumeStats]) -> None:
+    axes.plot([volume.shape for volume in volumes], "o-", label=[*"xyz"], markersize=4)
     axes.legend()
 
 
-def _draw_spacings(axes: Any, volumes: Sequence[VolumeStats], profile: DatasetProfile) -> None:
-    for axis, letter in enumerate("xyz"):
-        axes.plot([v.voxel_spacing[axis] for v in volumes], "o-", label=letter, markersize=4)
-    units = ", ".join(sorted({volume.unit for volume in volumes}))
-    _label(axes, volumes, f"{profile.dataset}: voxel size", units)
+def _draw_spacings(axes: Any, volumes: Sequence[VolumeStats]) -> None:
+    axes.plot([volume.voxel_spacing for volume in volumes], "o-", label=[*"xyz"], markersize=4)
     axes.legend()
 
 
-def _draw_intensities(axes: Any, volumes: Sequence[VolumeStats], profile: DatasetProfile) -> None:
+def _draw_intensities(axes: Any, volumes: Sequence[VolumeStats]) -> None:
     """Ranges from the 0.5 to the 99.5 percentile, quartiles as boxes."""
-    boxes = [
-        {
-            "whislo": v.percentiles["0.5"],
-            "q1": v.percentiles["25"],
-            "med": v.percentiles["50"],
-            "q3": v.percentiles["75"],
-            "whishi": v.percentiles["99.5"],
-        }
-        for v in volumes
-    ]
+    edges = {"whislo": "0.5", "q1": "25", "med": "50", "q3": "75", "whishi": "99.5"}
+    boxes = [{edge: v.percentiles[q] for edge, q in edges.items()} for v in volumes]
     axes.bxp(boxes, positions=range(len(boxes)), showfliers=False)
-    _label(axes, volumes, f"{profile.dataset}: intensities", "raw value, 0.5 to 99.5 %")
 
 
-def _draw_foreground(axes: Any, volumes: Sequence[VolumeStats], profile: DatasetProfile) -> None:
+def _draw_foreground(axes: Any, volumes: Sequence[VolumeStats]) -> None:
     axes.bar(range(len(volumes)), [100 * v.foreground_ratio for v in volumes])
-    _label(axes, volumes, f"{profile.dataset}: foreground", "% of voxels")
 
 
 def _label(axes: Any, volumes: Sequence[VolumeStats], title: str, unit: str) -> None:

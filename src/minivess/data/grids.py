@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 from minivess import units
 from minivess.config import DataConfig
@@ -28,18 +29,13 @@ def aligned(label: Volume, image: Volume) -> Volume:
         turn = _turn(label.affine[:3, :3] * factor, image.affine[:3, :3])
         if turn is None:
             continue
-        order = np.abs(turn).argmax(axis=1)
-        flipped = [axis for axis in range(3) if turn[axis, order[axis]] < 0]
-        step = np.zeros((4, 4))
-        step[3, 3] = 1
-        for axis in range(3):
-            step[order[axis], axis] = -1 if axis in flipped else 1
-            step[order[axis], 3] = label.shape[order[axis]] - 1 if axis in flipped else 0
+        axes = np.abs(turn).argmax(axis=0)  # for each axis of the label that of the image
+        way = np.column_stack([axes, turn[axes, range(3)]])
         turned = replace(
             label,
-            array=np.flip(label.array.transpose(order), tuple(flipped)),
-            affine=label.affine @ step,
-            spacing=spacing_of(label.spacing[axis] for axis in order),
+            array=apply_orientation(label.array, way),
+            affine=label.affine @ inv_ornt_aff(way, label.shape),
+            spacing=spacing_of(label.spacing[axis] for axis in np.argsort(axes)),
         )
         if turned.shape == image.shape and same_place(turned, image):
             return turned

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from minivess import files
+from minivess.data.checks import some
 from minivess.data.filenames import stem
 from minivess.errors import DataError
 
@@ -77,8 +78,8 @@ def _complete(cases: list[str], groups: dict[str, str], source: str) -> dict[str
     missing = [case for case in cases if case not in groups]
     if missing:
         raise DataError(
-            f"{source} names no group for {len(missing)} of {len(cases)} volumes: {missing[0]}"
-            f"{', ...' if len(missing) > 1 else ''}.",
+            f"{source} names no group for {len(missing)} of {len(cases)} volumes: "
+            f"{some(missing, 1)}.",
             remedy="give every volume a group, or leave data.group out",
         )
     return groups
@@ -91,9 +92,9 @@ def _suspicion(cases: list[str]) -> list[str]:
         prefixes = Counter(_of(rule, case) for case in cases)
         shared = {prefix: count for prefix, count in prefixes.items() if count > 1}
         if len(prefixes) > 1 and shared:
-            some = ", ".join(f"{prefix} ({count})" for prefix, count in list(shared.items())[:3])
+            shown = some((f"{prefix} ({count})" for prefix, count in shared.items()), 3)
             return [
-                f"Warning: volumes share name prefixes: {some}. If a prefix is one subject, its "
+                f"Warning: volumes share name prefixes: {shown}. If a prefix is one subject, its "
                 f"volumes must not stand in both training and validation: 'data.group={rule}'."
             ]
     return []

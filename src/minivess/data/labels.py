@@ -9,7 +9,7 @@ from itertools import count
 import numpy as np
 
 from minivess.contracts import IGNORED, Finding, LabelMap, VolumeStats
-from minivess.data.checks import finding
+from minivess.data.checks import finding, some
 from minivess.data.payload import Array, Volume
 
 LARGE_VALUE, MANY_CLASSES = 64, 64
@@ -73,8 +73,7 @@ def _meaning(
     stated = any(new != IGNORED for new in label_map.values())
     without = not any(0 in volume.label_values for volume in stats)
     background = _background(stats)
-    shown = ", ".join(map(str, [*([] if without else [0]), *values][:SHOWN]))
-    shown += ", ..." if len(values) >= SHOWN else ""
+    shown = some(values if without else [0, *values], SHOWN)
     accepted = stated and values[0] > 0 and values[-1] < IGNORED
     if without and len(values) == 1:
         problem, remedy = f"Every voxel of every label has the value {shown}.", PATTERN
@@ -183,7 +182,7 @@ def _background(stats: Sequence[VolumeStats]) -> int | None:
 
 def _doubtful(sets: Foreground, values: Sequence[int]) -> Iterator[Finding]:
     """What may be class numbers, and may as well be something else."""
-    shown = ", ".join(map(str, values[:SHOWN])) + (", ..." if len(values) > SHOWN else "")
+    shown = some(values, SHOWN)
     if len(values) > 1 and all(len(held) < 2 for held in sets):
         problem = f"No label holds two of the classes {shown}: they may be one class."
         words = _words(dict.fromkeys(values[1:], values[0]), {})
@@ -209,10 +208,9 @@ def _rare(stats: Sequence[VolumeStats], sets: Foreground) -> Iterator[Finding]:
 def _mostly_foreground(stats: Sequence[VolumeStats], label_map: LabelMap) -> Iterator[Finding]:
     for value in sorted({volume.commonest for volume in stats} - {0}):
         cases = [volume.case for volume in stats if volume.commonest == value]
-        named = ", ".join(cases[:3]) + (", ..." if len(cases) > 3 else "")
         problem = (
-            f"In {len(cases)} of {len(stats)} labels ({named}) foreground fills more than half, "
-            f"most of it with the value {value}."
+            f"In {len(cases)} of {len(stats)} labels ({some(cases, 3)}) foreground fills more than "
+            f"half, most of it with the value {value}."
         )
         if len(cases) < len(stats):
             remedy = "correct these files if foreground and background are swapped there"

@@ -216,7 +216,7 @@ def _examples(images: list[Path], labels: list[Path], told: set[Path]) -> Iterat
 
 def _likeness(one: Path, other: Path) -> tuple[int, int]:
     names = stem(one), stem(other)
-    ends = (common_start(*names), common_start(*(name[::-1] for name in names)))
+    ends = common_start(*names), common_start(*(name[::-1] for name in names))
     return len({*one.parts[:-1]} & {*other.parts[:-1]}), sum(map(len, ends))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 from minivess.contracts import Finding
@@ -90,12 +91,8 @@ def _length(name: Name) -> tuple[int, int]:
 
 def common_start(one: str, other: str) -> str:
     """The characters with which both begin."""
-    return one[
-        : next(
-            (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
-            min(len(one), len(other)),
-        )
-    ]
+    pairs = zip(one, other, strict=False)
+    return "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def named(cases: Iterable[tuple[str, Pair]]) -> dict[str, Pair]:

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 
 from minivess import files, keys
 from minivess.config import DataConfig
-from minivess.contracts import IGNORED, Case, Finding, LabelMap, VolumeStats
+from minivess.contracts import IGNORED, Case, Contract, Finding, LabelMap, VolumeStats
 from minivess.data import quality
 from minivess.data.checks import finding
 from minivess.data.curated import as_curated, standing
@@ -24,14 +24,14 @@ from minivess.data.volume import Array, Volume, classes_of, read, whole, write_v
 from minivess.errors import DataError, MinivessError
 
 
-class Measurement(NamedTuple):
+class Measurement(Contract):
     """One volume in numbers, what was found, and its signature.
 
     No numbers where nobody's decision could make it usable.
     """
 
     stats: VolumeStats | None
-    findings: list[Finding]
+    findings: tuple[Finding, ...]
     signature: str = ""
 
 
@@ -51,7 +51,8 @@ def measure(
         with _named(case):
             return _measure(case, config, hashes, store)
     except DataError as error:
-        return Measurement(None, [_error(case, error)])
+        found = finding(error.code, error.problem, case=case.case, remedy=error.remedy)
+        return Measurement(stats=None, findings=(found,))
 
 
 @contextmanager
@@ -79,11 +80,11 @@ def _measure(
     stored = read(case.image)
     image = restated(stored, config)
     values = spread(image.array)
-    findings = quality.check(
-        case.case, image, label, classes, values, ignores=ignores, stored=stored
+    findings = tuple(
+        quality.check(case.case, image, label, classes, values, ignores=ignores, stored=stored)
     )
     if any(f.severity == "error" and f.code in quality.BEYOND_ACCEPTING for f in findings):
-        return Measurement(None, findings)
+        return Measurement(stats=None, findings=findings)
     converted = _convert(image, label, aligned(label, stored), store)
     named = curated_names(as_curated(case, converted, store or Path()))
     stats = VolumeStats(
@@ -102,7 +103,7 @@ def _measure(
         **values.numbers(),
         **pieces,
     )
-    return Measurement(stats, findings, signature(image.array))
+    return Measurement(stats=stats, findings=findings, signature=signature(image.array))
 
 
 def _convert(
@@ -122,10 +123,6 @@ def _convert(
         for role, volume in wanted.items()
         if store is not None
     }
-
-
-def _error(case: Case, error: DataError) -> Finding:
-    return finding(error.code, error.problem, remedy=error.remedy).replace(case=case.case)
 
 
 def _mapped(values: Array, label_map: LabelMap) -> tuple[int | str, ...]:

@@ -8,9 +8,10 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,13 +27,13 @@ from minivess.contracts import (
     LabelMap,
     Pairing,
     Shape,
-    Spacing,
     VolumeStats,
 )
 from minivess.data import labels, quality
 from minivess.data.curated import as_curated, curated_hash, standing
 from minivess.data.index import Index
 from minivess.data.measurement import Measurement, measure
+from minivess.data.payload import spacing_of
 from minivess.data.profile_cache import key_of, recall, remember, store_of
 from minivess.data.resampling import shape_after
 from minivess.data.versioning import Version
@@ -101,8 +102,8 @@ def profile(
         if on_volume is not None:
             on_volume(len(pairing.cases) - len(fresh) + done, len(pairing.cases))
     judged = {case: _judged(result, case in accepted) for case, result in results.items()}
-    measured = _gather(pairing, judged, hashes, config, stores)
-    measured = replace(measured, rescanned=len(fresh))
+    gathered = _gather(pairing, judged, hashes, config, stores)
+    measured = replace(gathered, rescanned=len(fresh))
     _refuse(measured, strict=config.strict)
     return measured
 
@@ -131,7 +132,7 @@ def summarise(
         dvc_file=version.relative(version.dvc_file) if version else "",
         remote=version.remote if version else None,
         n_volumes=len(stats),
-        spacing_range=(_spacing(spacings.min(axis=0)), _spacing(spacings.max(axis=0))),
+        spacing_range=(spacing_of(spacings.min(axis=0)), spacing_of(spacings.max(axis=0))),
         is_anisotropic=_is_anisotropic(
             spacings * [[units.in_micron(volume.unit) or 1.0] for volume in stats]
         ),
@@ -176,17 +177,30 @@ def _measure_all(
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    waiting = list(cases)
+    waiting = [
+        (
+            case,
+            partial(
+                measure,
+                case,
+                config=config,
+                hashes=(hashes[case.image], hashes[cast(Path, case.label)]),
+                store=stores[case.case],
+            ),
+        )
+        for case in cases
+    ]
     if size >= PARALLEL_BYTES and cores > 1 and len(cases) > 1:
         with pool_of(min(cores, len(cases))) as pool:
+            futures = [pool.submit(job) for _, job in waiting]
             try:
-                for pair in measure_in(pool, cases, config, hashes, stores):
-                    waiting.pop(0)
-                    yield pair
+                for future in futures:
+                    result = future.result()
+                    yield waiting.pop(0)[0], result
             except BrokenProcessPool:
                 log.warning("A measuring process was killed (memory?); going on one by one.")
-    for case in waiting:
-        yield case, measure(case, config=config, hashes=_of(case, hashes), store=stores[case.case])
+    for case, job in waiting:
+        yield case, job()
 
 
 def pool_of(n: int) -> ProcessPoolExecutor:
@@ -207,40 +221,14 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def measure_in(
-    pool: Executor,
-    cases: Sequence[Case],
-    config: DataConfig,
-    hashes: Mapping[Path, str],
-    stores: Mapping[str, Path] | None = None,
-) -> Iterator[tuple[Case, Measurement]]:
-    """Measure in the processes of a pool, a volume at a time in each; results in order."""
-    futures = [
-        pool.submit(
-            measure,
-            case,
-            config=config,
-            hashes=_of(case, hashes),
-            store=(stores or {}).get(case.case),
-        )
-        for case in cases
-    ]
-    for case, future in zip(cases, futures, strict=True):
-        yield case, future.result()
-
-
-def _of(case: Case, hashes: Mapping[Path, str]) -> tuple[str, str]:
-    return hashes[case.image], hashes[cast(Path, case.label)]
-
-
 def _judged(result: Measurement, accepted: bool) -> Measurement:
     """An error keeps a volume out, unless review accepted it: then it counts as a warning."""
     errors = [finding for finding in result.findings if finding.severity == "error"]
     if result.stats is None or not errors:
         return result
     if not accepted:
-        return result._replace(stats=None)
-    return result._replace(
+        return result.replace(stats=None)
+    return result.replace(
         findings=[f.replace(severity="warning") if f in errors else f for f in result.findings]
     )
 
@@ -267,14 +255,13 @@ def _gather(
         for case in pairing.cases
         if case.case in good
     )
-    written = _written({result.stats.case: result for result in ordered if result.stats}, stores)
     return Measured(
         stats=stats,
         cases=cases,
         findings=tuple(findings),
         quarantined=tuple(case.case for case in pairing.cases if case.case not in good),
         rescanned=0,
-        dataset_hash=curated_hash(cases, {**hashes, **written}),
+        dataset_hash=curated_hash(cases, {**hashes, **_written(results, stores)}),
     )
 
 
@@ -335,10 +322,6 @@ def _extent(volumes: Sequence[VolumeStats]) -> dict[str, Any]:
 
 def _shape(values: npt.NDArray[Any]) -> Shape:
     return cast(Shape, tuple(round(float(value)) for value in values))
-
-
-def _spacing(values: npt.NDArray[Any]) -> Spacing:
-    return cast(Spacing, tuple(float(value) for value in values))
 
 
 def _is_anisotropic(spacings: npt.NDArray[np.float64]) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from minivess import files, keys
-from minivess.contracts import Case, Finding, VolumeStats
+from minivess.contracts import Case
 from minivess.data.curated import as_curated, standing
 from minivess.data.filenames import curated_names
 from minivess.data.measurement import Measurement
@@ -26,30 +26,23 @@ def store_of(cache: Path, key: str) -> Path:
 def recall(cache: Path, key: str, case: Case) -> Measurement | None:
     """What is known under a key, under the names that the case has now."""
     try:
-        content = files.read_json(cache / "volumes" / f"{key}.json")
-        stats = VolumeStats.model_validate(content["stats"])
-        findings = [Finding.model_validate(entry) for entry in content["findings"]]
-        signature = str(content["signature"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):  # lost or damaged: measure again
+        known = Measurement.model_validate(files.read_json(cache / "volumes" / f"{key}.json"))
+    except (FileNotFoundError, ValueError):  # lost or damaged: measure again
         return None
-    kept = as_curated(case, stats.converted, store_of(cache, key))
-    if not all(standing(store_of(cache, key), role).is_file() for role in stats.converted):
+    stats, store = known.stats, store_of(cache, key)
+    if stats is None or not all(standing(store, role).is_file() for role in stats.converted):
         return None
+    kept = as_curated(case, stats.converted, store)
     filename, label_filename = curated_names(kept)
     named = stats.replace(
         case=case.case, group=case.group, filename=filename, label_filename=label_filename
     )
-    about = [finding.replace(case=case.case) for finding in findings]
-    return Measurement(named, about, signature)
+    about = tuple(finding.replace(case=case.case) for finding in known.findings)
+    return known.replace(stats=named, findings=about)
 
 
 def remember(cache: Path, key: str, result: Measurement) -> Measurement:
     """Keep usable volumes; unusable ones are looked at again, they fail fast."""
     if result.stats is not None:
-        content = {
-            "stats": result.stats.model_dump(mode="json"),
-            "findings": [finding.model_dump(mode="json") for finding in result.findings],
-            "signature": result.signature,
-        }
-        files.write_json(cache / "volumes" / f"{key}.json", content)
+        files.write_json(cache / "volumes" / f"{key}.json", result.model_dump(mode="json"))
     return result

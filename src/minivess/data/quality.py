@@ -123,7 +123,7 @@ def check_pairing(pairing: Pairing) -> list[Finding]:
 
 def _each(code: str, paths: Iterable[Path], text: str) -> list[Finding]:
     return [
-        finding(code, text.format(f"{path.parent.name}/{path.name}")).replace(case=stem(path))
+        finding(code, text.format(f"{path.parent.name}/{path.name}"), case=stem(path))
         for path in paths
     ]
 
@@ -207,8 +207,9 @@ def _alike(stats: Sequence[VolumeStats], signatures: Mapping[str, str]) -> list[
             finding(
                 "duplicate" if pair in copies else "near_duplicate",
                 f"It {how.format(pair[0])}: {leak}.",
+                case=pair[1],
                 severity="info" if together(pair) else "warning",
-            ).replace(case=pair[1]),
+            ),
         )
     return list(found.values())
 
@@ -233,19 +234,18 @@ def _outliers(stats: Sequence[VolumeStats], limit: float) -> list[Finding]:
     """Volumes far from the rest by robust z-score (Iglewicz and Hoaglin 1993)."""
     if len(stats) < FEW_FOR_OUTLIERS:
         return []
-    found = []
-    for name, values, floor in _properties(stats):
-        for volume, score in zip(stats, robust_z(values, floor), strict=True):
-            if abs(score) > limit:
-                found.append(
-                    finding(
-                        "outlier",
-                        f"Its {name} is far from the rest of the set (robust z {score:+.1f}).",
-                        remedy="look at it in the gallery; remove it from data.root if it is "
-                        f"foreign, or raise data.outlier_z={limit:g}",
-                    ).replace(case=volume.case)
-                )
-    return found
+    look = "look at it in the gallery; remove it from data.root if it is foreign, or raise"
+    return [
+        finding(
+            "outlier",
+            f"Its {name} is far from the rest of the set (robust z {score:+.1f}).",
+            case=volume.case,
+            remedy=f"{look} data.outlier_z={limit:g}",
+        )
+        for name, values, floor in _properties(stats)
+        for volume, score in zip(stats, robust_z(values, floor), strict=True)
+        if abs(score) > limit
+    ]
 
 
 def _units(stats: Sequence[VolumeStats]) -> list[Finding]:

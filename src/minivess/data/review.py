@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from minivess.contracts import Case, Finding, Pairing
 from minivess.data import review_db
+from minivess.data.checks import some
 from minivess.errors import DataError
 from minivess.home import Home
 
@@ -131,7 +132,7 @@ def find(home: Home, dataset: str, case: str) -> Entry:
     """
     known = {entry.case: entry for entry in entries(home, dataset)}
     if case not in known:
-        shown = ", ".join(list(known)[:5]) or "none"
+        shown = some(known, 5) or "none"
         raise DataError(
             f"{dataset} has no volume {case!r} (known: {shown}).",
             remedy="minivess review list --all, after `minivess profile` has seen the volumes",

@@ -79,8 +79,9 @@ def rejections(reviewed: Reviewed) -> list[Finding]:
         finding(
             "rejected",
             f"Left out by {last['who']} on {last['at'][:10]}: {last['why']}",
+            case=case,
             remedy=f"minivess review reopen {case} --why '...'",
-        ).replace(case=case)
+        )
         for case in reviewed.rejected
         for last in [reviewed.history[case][-1]]
     ]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from minivess import keys
 from minivess.contracts import Fold, Split
+from minivess.data.checks import some
 from minivess.errors import DataError
 
 Unit = tuple[str, ...]  # volumes that stay together: a group, or a single volume
@@ -222,10 +223,10 @@ def _check(path: Path, split: Split, ids: set[str]) -> None:
         if unknown:
             raise DataError(
                 f"The split file {path} names {unknown[0]} (fold {fold.index}), which is not among "
-                f"the {len(ids)} usable volumes ({', '.join(sorted(ids)[:3])}, ...).",
+                f"the {len(ids)} usable volumes ({some(sorted(ids), 3)}).",
                 remedy="correct the name in the file, or correct the volume if it was quarantined",
             )
-        for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
+        for one, other in combinations(sides, 2):
             both = sorted(sides[one] & sides[other])
             if both:
                 raise DataError(

@@ -16,6 +16,7 @@ import numpy as np
 
 from minivess import units
 from minivess.contracts import Spacing
+from minivess.data.checks import some
 from minivess.data.filenames import parts, stem
 from minivess.data.payload import (
     DimensionsError,
@@ -91,7 +92,7 @@ def _refuse_sets(path: Path, tiff: Any) -> None:
     if len(named) > 1:
         raise DataError(
             f"The file {path} is one of {len(named)} files of an OME-TIFF set "
-            f"({', '.join(sorted(named)[:3])}{', ...' if len(named) > 3 else ''}).",
+            f"({some(sorted(named), 3)}).",
             remedy="store the set in one file, for example with Bio-Formats: "
             f"bfconvert {shlex.quote(str(path))} {shlex.quote(stem(path))}_whole.ome.tif",
         )
@@ -105,14 +106,14 @@ def _series(path: Path, tiff: Any) -> tuple[Any, Remarks]:
     if len(stacks) > 1:
         raise DimensionsError(
             f"The file {path} holds {len(stacks)} volumes (positions or series, shapes "
-            f"{', '.join(str(one.shape) for one in stacks[:3])}); one file is one volume.",
+            f"{some((one.shape for one in stacks), 3)}); one file is one volume.",
             remedy="store each in a file of its own, with a label each",
         )
     chosen = stacks[0] if stacks else tiff.series[0]
-    others = [str(one.shape) for one in tiff.series if one is not chosen]
+    others = [one.shape for one in tiff.series if one is not chosen]
     if not others:
         return chosen, ()
-    problem = f"Beside its volume {chosen.shape} the file holds images of {', '.join(others[:3])}"
+    problem = f"Beside its volume {chosen.shape} the file holds images of {some(others, 3)}"
     return chosen, (("read_as", f"{problem}, which are not read."),)
 
 
@@ -172,7 +173,7 @@ def _geometry(tiff: Any, series: Any) -> Geometry:
         return _stated(sizes, [pixels.get(f"PhysicalSize{axis}Unit", "µm") for axis in "XYZ"])
     meta = (tiff.imagej_metadata or {}) if tiff.is_imagej else shaped
     across = _resolution(series.keyframe)
-    tag = {2: "inch", 3: "cm"}.get(_value(series.keyframe, "ResolutionUnit"), "")
+    tag = {2: "inch", 3: "cm"}.get(series.keyframe.tags.valueof("ResolutionUnit"), "")
     word = meta.get("unit") or (tag if across else "")
     if across and any(_is_print(step, word) for step in across):
         across, word = None, meta.get("unit") if meta.get("spacing") else ""
@@ -207,7 +208,7 @@ def _resolution(page: Any) -> tuple[float, float] | None:
     """Size of a pixel in the unit of the resolution tags; 1/1 is what writers put for nothing."""
     steps = []
     for name in ("XResolution", "YResolution"):
-        above, below = _value(page, name) or (0, 1)
+        above, below = page.tags.valueof(name) or (0, 1)
         if not above or (above, below) == (1, 1):
             return None
         steps.append(below / above)
@@ -220,11 +221,6 @@ def _is_print(step: float, word: object) -> bool:
         return False
     dots = units.IN_MICRON["inch"] / (step * size)
     return any(abs(dots - known) < 0.01 * known for known in DPI)
-
-
-def _value(page: Any, name: str) -> Any:
-    tag = page.tags.get(name)
-    return None if tag is None else tag.value
 
 
 def _beside(path: Path, own: Geometry) -> tuple[Geometry, bool, Remarks]:
