@@ -20,7 +20,10 @@ from minivess.errors import DataError
 from minivess.home import Home
 
 MANIFEST, SCENE, TASKS, FORM = "export.json", "scene.mrml", "tasks.json", "form.xml"
-COLOURS = {"image": "vtkMRMLColorTableNodeGrey", "label": "vtkMRMLColorTableNodeLabels"}
+NODES = {  # of 3D Slicer: element, class, colours, and the end of its name
+    "image": ("Volume", "ScalarVolume", "Grey", ""),
+    "label": ("LabelMapVolume", "LabelMapVolume", "Labels", "-label"),
+}
 FORM_TEXT = """<View>
   <Header value="$case"/>
   <Text name="findings" value="$findings"/>
@@ -111,16 +114,15 @@ def _scene(exported: Mapping[str, Any]) -> str:
     for case, volume in exported.items():
         for role, file in volume["files"].items():
             number += 1
-            kind = "LabelMapVolume" if role == "label" else "Volume"
-            node = "LabelMapVolume" if role == "label" else "ScalarVolume"
-            name = f"{case}-label" if role == "label" else case
+            kind, node, colours, ending = NODES[role]
+            name = case + ending
             storage = f"vtkMRMLVolumeArchetypeStorageNode{number}"
             display = f"vtkMRML{node}DisplayNode{number}"
             lines += [
                 f'  <VolumeArchetypeStorage id="{storage}" name={quoteattr(name + " file")} '
                 f'fileName={quoteattr(file["name"])} useCompression="1"/>',
                 f'  <{kind}Display id="{display}" name={quoteattr(name + " display")} '
-                f'colorNodeID="{COLOURS[role]}"/>',
+                f'colorNodeID="vtkMRMLColorTableNode{colours}"/>',
                 f'  <{kind} id="vtkMRML{node}Node{number}" name={quoteattr(name)} '
                 f'storageNodeRef="{storage}" displayNodeRef="{display}"/>',
             ]
@@ -137,7 +139,7 @@ def to_label_studio(home: Home, entries: Sequence[Entry], folder: Path) -> list[
     Label Studio serves local files: relative to the folder above.
     """
     _refuse_filled(folder)
-    tasks = []
+    shown = {}
     for entry in entries:
         paths = review.standing(home, entry)
         name = f"projections/{entry.case}.png"
@@ -145,20 +147,16 @@ def to_label_studio(home: Home, entries: Sequence[Entry], folder: Path) -> list[
         if pixels is None:
             continue
         files.write(folder / name, pixels.save)
-        tasks.append(
-            {
-                "data": {
-                    "image": f"/data/local-files/?d={folder.resolve().name}/{name}",
-                    "dataset": entry.dataset,
-                    "case": entry.case,
-                    "originals": [entry.image_md5, entry.label_md5],
-                    "findings": "\n".join(f"{f.code}: {f.message}" for f in entry.findings),
-                }
-            }
-        )
+        shown[entry.case] = {
+            "image": f"/data/local-files/?d={folder.resolve().name}/{name}",
+            "dataset": entry.dataset,
+            "case": entry.case,
+            "originals": [entry.image_md5, entry.label_md5],
+            "findings": "\n".join(f"{f.code}: {f.message}" for f in entry.findings),
+        }
     files.write_text(folder / FORM, FORM_TEXT)
-    files.write_json(folder / TASKS, tasks)
-    return [str(task["data"]["case"]) for task in tasks]
+    files.write_json(folder / TASKS, [{"data": data} for data in shown.values()])
+    return list(shown)
 
 
 def from_label_studio(home: Home, path: Path) -> tuple[list[str], list[str]]:

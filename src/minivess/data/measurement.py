@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
 from minivess import files, keys
 from minivess.config import DataConfig
-from minivess.contracts import IGNORED, Case, Contract, Finding, LabelMap, VolumeStats
+from minivess.contracts import IGNORED, Case, Finding, LabelMap, VolumeStats
 from minivess.data import quality
 from minivess.data.checks import finding
 from minivess.data.curated import as_curated, standing
@@ -24,14 +24,14 @@ from minivess.data.volume import Array, Volume, classes_of, read, whole, write_v
 from minivess.errors import DataError, MinivessError
 
 
-class Measurement(Contract):
+class Measurement(NamedTuple):
     """One volume in numbers, what was found, and its signature.
 
     No numbers where nobody's decision could make it usable.
     """
 
     stats: VolumeStats | None
-    findings: tuple[Finding, ...]
+    findings: list[Finding]
     signature: str = ""
 
 
@@ -52,7 +52,7 @@ def measure(
             return _measure(case, config, hashes, store)
     except DataError as error:
         found = finding(error.code, error.problem, case=case.case, remedy=error.remedy)
-        return Measurement(stats=None, findings=(found,))
+        return Measurement(None, [found])
 
 
 @contextmanager
@@ -80,11 +80,11 @@ def _measure(
     stored = read(case.image)
     image = restated(stored, config)
     values = spread(image.array)
-    findings = tuple(
-        quality.check(case.case, image, label, classes, values, ignores=ignores, stored=stored)
+    findings = quality.check(
+        case.case, image, label, classes, values, ignores=ignores, stored=stored
     )
     if any(f.severity == "error" and f.code in quality.BEYOND_ACCEPTING for f in findings):
-        return Measurement(stats=None, findings=findings)
+        return Measurement(None, findings)
     converted = _convert(image, label, aligned(label, stored), store)
     named = curated_names(as_curated(case, converted, store or Path()))
     stats = VolumeStats(
@@ -103,7 +103,7 @@ def _measure(
         **values.numbers(),
         **pieces,
     )
-    return Measurement(stats=stats, findings=findings, signature=signature(image.array))
+    return Measurement(stats, findings, signature(image.array))
 
 
 def _convert(

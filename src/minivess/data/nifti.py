@@ -11,19 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from minivess import files, units
+from minivess.data import payload
 from minivess.data.filenames import parts
-from minivess.data.payload import (
-    Array,
-    Remarks,
-    Volume,
-    block,
-    damaged,
-    dtype_of,
-    is_invertible,
-    shape_of,
-    spacing_of,
-    voxels,
-)
+from minivess.data.payload import Array, Remarks, Volume, damaged
 from minivess.errors import DataError
 
 FIRST, SECOND = 348, 540  # bytes of the headers of NIfTI-1 and NIfTI-2
@@ -37,9 +27,9 @@ def read(path: Path) -> Volume:
     packing = "gzip" if path.name.lower().endswith(".gz") else "raw"
     head, body = _files(path)
     header, raw = _header(head, packing)
-    shape = shape_of(path, header.get_data_shape())
-    dtype = dtype_of(path, header.get_data_dtype())
-    array = voxels(body, shape, dtype, skip=int(header.get_data_offset()), packing=packing)
+    shape = payload.shape_of(path, header.get_data_shape())
+    dtype = payload.dtype_of(path, header.get_data_dtype())
+    array = payload.voxels(body, shape, dtype, skip=int(header.get_data_offset()), packing=packing)
     slope, inter = header.get_slope_inter()
     if slope is not None and (slope, inter) != (1.0, 0.0):
         array = (array * float(slope) + float(inter)).astype(np.float32)
@@ -47,7 +37,7 @@ def read(path: Path) -> Volume:
     affine, placed, sized, remarks = _geometry(header, raw)
     return Volume(
         array,
-        spacing_of(np.linalg.norm(affine[:3, :3], axis=0)),
+        payload.spacing_of(np.linalg.norm(affine[:3, :3], axis=0)),
         unit or units.UNKNOWN,
         affine,
         spacing_known=sized and unit is not None,
@@ -89,7 +79,7 @@ def about(path: Path) -> bytes:
 
 def _header(path: Path, packing: str) -> tuple[Any, bytes]:
     """The header, corrected as nibabel does, and its bytes as they are."""
-    raw = block(path, FIRST, packing=packing).tobytes()
+    raw = payload.block(path, FIRST, packing=packing).tobytes()
     try:
         if path.suffix.lower() == ".hdr":
             is_nifti = raw[344:347] == b"ni1"
@@ -97,7 +87,7 @@ def _header(path: Path, packing: str) -> tuple[Any, bytes]:
         if nib.Nifti1Header.may_contain_header(raw):
             return nib.Nifti1Header(raw), raw
         if raw[4:8] == b"n+2\0":
-            raw = block(path, SECOND, packing=packing).tobytes()
+            raw = payload.block(path, SECOND, packing=packing).tobytes()
             return nib.Nifti2Header(raw), raw
     # A damaged header fails in many ways: bad codes, sizes that overflow.
     except HEADER_ERRORS as error:
@@ -122,7 +112,7 @@ def _geometry(header: Any, raw: bytes) -> tuple[Affine, bool, bool, Remarks]:
     """
     forms = {"sform": _form(header, "get_sform"), "qform": _form(header, "get_qform")}
     stated = {name: form for name, form in forms.items() if form is not None}
-    usable = {name: form for name, form in stated.items() if is_invertible(form)}
+    usable = {name: form for name, form in stated.items() if payload.is_invertible(form)}
     sizes = np.asarray(header.get_zooms()[:3], dtype=np.float64)
     odd = [f"{name}, which holds no usable numbers" for name in stated if name not in usable]
     if not usable:

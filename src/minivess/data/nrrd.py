@@ -10,15 +10,8 @@ import numpy.typing as npt
 
 from minivess import units
 from minivess.contracts import Spacing
-from minivess.data.payload import (
-    DimensionsError,
-    Volume,
-    damaged,
-    dtype_of,
-    shape_of,
-    spacing_of,
-    voxels,
-)
+from minivess.data import payload
+from minivess.data.payload import DimensionsError, Volume, damaged
 
 PACKINGS = {"raw": "raw", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
 TYPES = {
@@ -43,14 +36,14 @@ TO_RAS = {
 def read(path: Path) -> Volume:
     """Read a `.nrrd`; a detached header is refused, its voxels would be left behind."""
     header, start = _header(path)
-    shape = shape_of(path, tuple(header.get("sizes", ())))
+    shape = payload.shape_of(path, tuple(header.get("sizes", ())))
     odd = [kind for kind in header.get("kinds", ()) if str(kind).lower() not in GRID]
     if odd:
         raise DimensionsError(
             f"The file {path} has an axis of kind {odd[0]}; the axes of a volume are x, y and z.",
             remedy="store one 3-D volume with one value for each voxel in a file",
         )
-    dtype = dtype_of(path, _dtype(path, header))
+    dtype = payload.dtype_of(path, _dtype(path, header))
     if "data file" in header or "datafile" in header:
         raise damaged(path, "is a header whose voxels lie in another file; store both in one")
     packing = PACKINGS.get(str(header.get("encoding", "raw")).lower())
@@ -59,7 +52,9 @@ def read(path: Path) -> Volume:
     skip = int(header.get("byte skip", header.get("byteskip", 0)))
     if skip < 0:  # raw voxels at the end of the file
         start = path.stat().st_size - int(np.prod(shape, dtype=object)) * dtype.itemsize
-    array = voxels(path, shape, dtype, start=max(start, 0), skip=max(skip, 0), packing=packing)
+    array = payload.voxels(
+        path, shape, dtype, start=max(start, 0), skip=max(skip, 0), packing=packing
+    )
     spacing, unit, known, affine = _geometry(header)
     return Volume(array, spacing, unit, affine, spacing_known=known, placed="space" in header)
 
@@ -101,4 +96,4 @@ def _geometry(header: Any) -> tuple[Spacing, str, bool, npt.NDArray[np.float64]]
         known = steps.shape == (3,) and bool(np.isfinite(steps).all())
         steps = np.abs(steps) * factors if known else np.ones(3)
         affine[:3, :3] = np.diag(steps)
-    return spacing_of(steps), unit, known and (unit != units.UNKNOWN or not named), affine
+    return payload.spacing_of(steps), unit, known and (unit != units.UNKNOWN or not named), affine

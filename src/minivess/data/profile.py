@@ -227,8 +227,8 @@ def _judged(result: Measurement, accepted: bool) -> Measurement:
     if result.stats is None or not errors:
         return result
     if not accepted:
-        return result.replace(stats=None)
-    return result.replace(
+        return result._replace(stats=None)
+    return result._replace(
         findings=[f.replace(severity="warning") if f in errors else f for f in result.findings]
     )
 

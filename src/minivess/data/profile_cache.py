@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from pydantic import TypeAdapter
+
 from minivess import files, keys
 from minivess.contracts import Case
 from minivess.data.curated import as_curated, standing
 from minivess.data.filenames import curated_names
 from minivess.data.measurement import Measurement
+
+RECORD = TypeAdapter(Measurement)
 
 
 def key_of(case: Case, hashes: Mapping[Path, str], rule: dict[str, Any]) -> str:
@@ -26,7 +30,7 @@ def store_of(cache: Path, key: str) -> Path:
 def recall(cache: Path, key: str, case: Case) -> Measurement | None:
     """What is known under a key, under the names that the case has now."""
     try:
-        known = Measurement.model_validate(files.read_json(cache / "volumes" / f"{key}.json"))
+        known = RECORD.validate_python(files.read_json(cache / "volumes" / f"{key}.json"))
     except (FileNotFoundError, ValueError):  # lost or damaged: measure again
         return None
     stats, store = known.stats, store_of(cache, key)
@@ -37,12 +41,12 @@ def recall(cache: Path, key: str, case: Case) -> Measurement | None:
     named = stats.replace(
         case=case.case, group=case.group, filename=filename, label_filename=label_filename
     )
-    about = tuple(finding.replace(case=case.case) for finding in known.findings)
-    return known.replace(stats=named, findings=about)
+    about = [finding.replace(case=case.case) for finding in known.findings]
+    return known._replace(stats=named, findings=about)
 
 
 def remember(cache: Path, key: str, result: Measurement) -> Measurement:
     """Keep usable volumes; unusable ones are looked at again, they fail fast."""
     if result.stats is not None:
-        files.write_json(cache / "volumes" / f"{key}.json", result.model_dump(mode="json"))
+        files.write_json(cache / "volumes" / f"{key}.json", RECORD.dump_python(result, mode="json"))
     return result

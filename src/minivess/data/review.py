@@ -175,21 +175,16 @@ def enter(
         database.execute("begin immediate")
         before = {row["case_id"]: row for row in review_db.latest(database, dataset)}
         for case in pairing.cases:
-            row = _seen(dataset, case, hashes)
             decided, old = in_force.get(case.case, {}), before.get(case.case)
-            row |= {
-                "findings": json.dumps(found.get(case.case, [])),
-                "in_force": json.dumps(decided),
-            }
+            row = _seen(dataset, case, hashes, found.get(case.case, []), decided)
             if decided.get("verdict") == "reject" and old is not None:
                 row["findings"] = old["findings"]  # it is not measured any more
             if old is None or any(old[name] != value for name, value in row.items()):
                 review_db.insert(database, "seen", {**row, "at": now()})
         for name in sorted(before.keys() - {case.case for case in pairing.cases}):
             if before[name]["present"]:
-                review_db.insert(
-                    database, "seen", {**dict(before[name]), "present": 0, "at": now()}
-                )
+                gone = {**dict(before[name]), "present": 0, "at": now()}
+                review_db.insert(database, "seen", gone)
         database.commit()
     return [entry for entry in entries(home, dataset) if entry.is_open]
 
@@ -197,11 +192,14 @@ def enter(
 # --- rows ---------------------------------------------------------------------------------
 
 
-def _seen(dataset: str, case: Case, hashes: Mapping[Path, str]) -> dict[str, Any]:
+def _seen(
+    dataset: str, case: Case, hashes: Mapping[Path, str], findings: list[Any], decided: Any
+) -> dict[str, Any]:
     label = case.label or case.image
     return {
         "dataset": dataset, "case_id": case.case, "image": str(case.image), "label": str(label),
         "image_md5": hashes[case.image], "label_md5": hashes[label], "present": 1,
+        "findings": json.dumps(findings), "in_force": json.dumps(decided),
     }  # fmt: skip
 
 

@@ -16,17 +16,10 @@ import numpy as np
 
 from minivess import units
 from minivess.contracts import Spacing
+from minivess.data import payload
 from minivess.data.checks import some
 from minivess.data.filenames import parts, stem
-from minivess.data.payload import (
-    DimensionsError,
-    Remarks,
-    Volume,
-    check_size,
-    damaged,
-    dtype_of,
-    shape_of,
-)
+from minivess.data.payload import DimensionsError, Remarks, Volume, damaged
 from minivess.errors import DataError
 
 # What one byte can become at most: LZW about 1400 and deflate 1032, newer codecs far more.
@@ -46,7 +39,7 @@ def read(path: Path) -> Volume:
         _refuse_sets(path, tiff)
         series, remarks = _series(path, tiff)
         order, shape, said = _axes(path, series)
-        dtype_of(path, series.dtype)
+        payload.dtype_of(path, series.dtype)
         _check_size(path, series)
         array = series.asarray(maxworkers=1).reshape(shape).transpose(order)
         # By the standard 0 may be white; to ImageJ that is a way to display, and voxels count.
@@ -57,7 +50,7 @@ def read(path: Path) -> Volume:
             said += (("read_as", "The distance of its slices is negative; its size is used."),)
         geometry = _geometry(tiff, series)
     (spacing, unit, known), alone, more = _beside(path, geometry)
-    shape_of(path, array.shape)
+    payload.shape_of(path, array.shape)
     return Volume(
         array.astype(array.dtype.newbyteorder("="), copy=False),
         spacing,
@@ -138,7 +131,7 @@ def _axes(path: Path, series: Any) -> tuple[tuple[int, ...], tuple[int, ...], Re
             letters = letters.replace(stand_in, "Z")
             if stand_in == "T":
                 said = (("read_as", "The file calls its slices time points; they are read as z."),)
-    shape_of(path, shape)
+    payload.shape_of(path, shape)
     if sorted(letters) != ["X", "Y", "Z"]:
         raise damaged(path, f"has axes {series.axes}, which are no x, y, z")
     return tuple(letters.index(letter) for letter in "XYZ"), shape, said
@@ -154,7 +147,7 @@ def _check_size(path: Path, series: Any) -> None:
     if first.compression not in (RAW, *OLD_CODECS):
         most *= 100
     unpacked = math.prod(series.shape) * series.dtype.itemsize
-    check_size(path, size, most=path.stat().st_size * most, unpacked=unpacked)
+    payload.check_size(path, size, most=path.stat().st_size * most, unpacked=unpacked)
     if series.dataoffset is None:
         lost = sum(page is None or not all(page.databytecounts) for page in series.pages)
         if lost:
