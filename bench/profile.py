@@ -120,7 +120,13 @@ def profiled(pool: ProcessPoolExecutor, cases: Sequence[Case], folder: Path) -> 
     config = DataConfig()
     index = Index(folder / f"{time.monotonic_ns()}.json")
     hashes = index.hashes([path for case in cases for path in (case.image, case.label) if path])
-    measured = [result for _, result in profiles.measure_in(pool, cases, config, hashes)]
+    jobs = [
+        pool.submit(
+            measure, case, config=config, hashes=[hashes[p] for p in (case.image, case.label) if p]
+        )
+        for case in cases
+    ]
+    measured = [job.result() for job in jobs]
     stats = [result.stats for result in measured if result.stats is not None]
     signatures = {r.stats.case: r.signature for r in measured if r.stats is not None}
     quality.check_set(stats, signatures, outlier_z=config.outlier_z)
