@@ -198,7 +198,11 @@ def test_a_word_for_a_text_field_is_taken_verbatim(text: str):
     assert parse(f"name={text}") == ("name", text)
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"])).filter(lambda text: text != "null"))
+def _says(text: str) -> bool:
+    return text != "null" and bool(text.strip())
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])).filter(_says))
 def test_any_text_survives_as_a_word(text: str):
     assert parse(f"data.image={text}") == ("data.image", text)
 
@@ -226,6 +230,26 @@ def test_a_relative_root_means_the_folder_of_the_caller(tmp_path: Path):
 def test_a_word_without_equals_is_refused():
     with pytest.raises(UsageError, match="key=value"):
         load([], ["experiment"], EMPTY)
+
+
+@pytest.mark.parametrize("key", ["data.root", "data.group", "name", "training.max_epochs"])
+def test_a_word_without_a_value_is_refused(key: str):
+    with pytest.raises(UsageError, match=rf"'{key}=' gives no value"):
+        load([], [f"{key}="], EMPTY)
+
+
+def test_a_number_is_the_one_that_is_written():
+    assert load([], ["training.max_epochs=010"], EMPTY).training.max_epochs == 10
+    assert load([], ["training.learning_rate=1e-4"], EMPTY).training.learning_rate == 1e-4
+    with pytest.raises(UsageError, match="'1:30' is refused"):
+        load([], ["training.max_epochs=1:30"], EMPTY)
+    with pytest.raises(UsageError, match=r"data\.label_map\.1:2=None is refused"):
+        load([], ["data.label_map={1:2}"], EMPTY)
+
+
+def test_a_folder_named_like_a_file_is_refused_by_name(tmp_path: Path):
+    with pytest.raises(UsageError, match="cannot be read: Is a directory"):
+        load([tmp_path], [], EMPTY)
 
 
 # --- every setting ------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,19 @@ from minivess.errors import UsageError, nearest
 SHIPPED = ("demo", "dynunet_losses", "lite", "minivess", "search", "smoke")
 """The experiment files of the product; what they say is a default, not the user's word."""
 
+NUMBERS = {
+    "tag:yaml.org,2002:int": r"^[-+]?(?:0|[1-9][0-9]*)$",
+    "tag:yaml.org,2002:float": r"^[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?$"
+    r"|^[-+]?[0-9]+[eE][-+]?[0-9]+$"
+    r"|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$",
+}
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is refused: which of both counts would be a guess."""
+
+class Loader(yaml.SafeLoader):
+    """YAML in which a key stands once and 010 and 1:30 are no other numbers than written.
+
+    Which of two equal keys counts would be a guess; YAML 1.1 reads 8 and 90.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """A mapping, each key once."""
@@ -27,19 +38,27 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, rule) for tag, rule in rules if tag not in NUMBERS]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _rule in NUMBERS.items():
+    Loader.add_implicit_resolver(_tag, re.compile(_rule), [*"-+.0123456789"])
+
+
 def read_yaml(file: Path) -> dict[str, Any]:
     """A YAML file as a mapping."""
     try:
-        value = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+        value = yaml.load(file.read_text(encoding="utf-8"), Loader=Loader)
     except FileNotFoundError:
         raise UsageError(
             f"There is no file {file}.",
             remedy=f"use one of {', '.join(str(p) for p in known_experiments())}",
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{file} cannot be read: {error}", remedy="correct the file at the line named above"
-        ) from error
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        said = error.strerror if isinstance(error, OSError) else error
+        fix = "name a YAML file that you may read" if said is not error else "correct the file"
+        raise UsageError(f"{file} cannot be read: {said}", remedy=fix) from error
     if value is None:
         return {}
     if not isinstance(value, dict):

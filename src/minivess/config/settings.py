@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from minivess.config.complaints import validated
 from minivess.config.experiment import ExperimentConfig
+from minivess.config.files import Loader
 from minivess.config.part import Auto, Part
 from minivess.errors import UsageError, nearest
 
@@ -26,10 +27,15 @@ def parse(word: str) -> tuple[str, Any]:
             remedy="write settings as key=value, for example training.max_epochs=5",
         )
     refuse_unknown(key, f"the word {word!r}")
+    if not text.strip():
+        raise UsageError(
+            f"The word {word!r} gives no value.",
+            remedy=f"write one behind the equals sign, or leave {word} out",
+        )
     if is_text(key):
         return key, None if text == "null" else text
     try:
-        return key, yaml.safe_load(text)
+        return key, yaml.load(text, Loader=Loader)
     except yaml.YAMLError as error:
         raise UsageError(
             f"The value of {key}, {text!r}, cannot be read: {error}",
