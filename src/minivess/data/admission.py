@@ -6,7 +6,7 @@ Imports no reader, so that a model can be loaded where minivess is not installed
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,19 +87,17 @@ def _values(array: Array, low: float, high: float) -> list[Finding]:
     return []
 
 
-def _few_values(array: Array) -> list[Finding]:
+def _few_values(array: Array) -> Iterator[Finding]:
     """Label maps have a handful of values; one voxel of many is looked at."""
     sample = np.unique(array.ravel(order="K")[:: max(1, array.size // SAMPLE)])
-    if array.size < SAMPLE // 16 or len(sample) > FEW_VALUES:
-        return []
-    shown = ", ".join(f"{value:g}" for value in sample)
-    return [finding("few_values", f"Voxels have {len(sample)} values only ({shown}).")]
+    if array.size >= SAMPLE // 16 and len(sample) <= FEW_VALUES:
+        shown = ", ".join(f"{value:g}" for value in sample)
+        yield finding("few_values", f"Voxels have {len(sample)} values only ({shown}).")
 
 
-def _slices(shape: tuple[int, ...]) -> list[Finding]:
+def _slices(shape: tuple[int, ...]) -> Iterator[Finding]:
     thinnest = min(shape)
     if thinnest == 1:
-        return [finding("wrong_dimensions", f"The volume has a single slice, shape {shape}.")]
-    if thinnest < FEW_SLICES:
-        return [finding("few_slices", f"An axis has {thinnest} slices only, shape {shape}.")]
-    return []
+        yield finding("wrong_dimensions", f"The volume has a single slice, shape {shape}.")
+    elif thinnest < FEW_SLICES:
+        yield finding("few_slices", f"An axis has {thinnest} slices only, shape {shape}.")

@@ -177,29 +177,28 @@ def _measure_all(
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    waiting = [
-        (
+    jobs = [
+        partial(
+            measure,
             case,
-            partial(
-                measure,
-                case,
-                config=config,
-                hashes=(hashes[case.image], hashes[cast(Path, case.label)]),
-                store=stores[case.case],
-            ),
+            config=config,
+            hashes=(hashes[case.image], hashes[cast(Path, case.label)]),
+            store=stores[case.case],
         )
         for case in cases
     ]
+    done = 0
     if size >= PARALLEL_BYTES and cores > 1 and len(cases) > 1:
         with pool_of(min(cores, len(cases))) as pool:
-            futures = [pool.submit(job) for _, job in waiting]
+            futures = [pool.submit(job) for job in jobs]
             try:
-                for future in futures:
+                for case, future in zip(cases, futures, strict=True):
                     result = future.result()
-                    yield waiting.pop(0)[0], result
+                    done += 1
+                    yield case, result
             except BrokenProcessPool:
                 log.warning("A measuring process was killed (memory?); going on one by one.")
-    for case, job in waiting:
+    for case, job in zip(cases[done:], jobs[done:], strict=True):
         yield case, job()
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -131,21 +131,19 @@ def _each(code: str, paths: Iterable[Path], text: str) -> list[Finding]:
 # --- one volume ---------------------------------------------------------------------------
 
 
-def _geometry(volume: Volume) -> list[Finding]:
-    found = []
+def _geometry(volume: Volume) -> Iterator[Finding]:
     spacing = written(volume)
     if not volume.spacing_known and is_grid(volume):
         problem = "The file does not state a voxel size in a unit of length along every axis; "
-        found.append(finding("unknown_spacing", f"{problem}{spacing} is used."))
+        yield finding("unknown_spacing", f"{problem}{spacing} is used.")
     if not _plausible(volume):
         problem = f"The header gives a voxel size of {spacing}."
         severity: Severity = "warning" if is_grid(volume) else "error"
-        found.append(finding("implausible_spacing", problem, severity=severity))
-    found += [finding(code, message) for code, message in volume.remarks]
+        yield finding("implausible_spacing", problem, severity=severity)
+    yield from (finding(code, message) for code, message in volume.remarks)
     if (tilt := _tilt(volume)) > LARGEST_TILT:
         problem = f"Axes of the grid are {tilt:.1f} degrees from right angles."
-        found.append(finding("sheared_affine", problem))
-    return found
+        yield finding("sheared_affine", problem)
 
 
 def _tilt(volume: Volume) -> float:
@@ -248,13 +246,12 @@ def _outliers(stats: Sequence[VolumeStats], limit: float) -> list[Finding]:
     ]
 
 
-def _units(stats: Sequence[VolumeStats]) -> list[Finding]:
+def _units(stats: Sequence[VolumeStats]) -> Iterator[Finding]:
     """Distances are given in the unit of each volume, so that means over several mean nothing."""
     named = sorted({volume.unit for volume in stats})
-    if len(named) < 2:
-        return []
-    problem = f"Volumes state their voxel sizes in several units ({', '.join(named)})."
-    return [finding("mixed_units", problem)]
+    if len(named) > 1:
+        problem = f"Volumes state their voxel sizes in several units ({', '.join(named)})."
+        yield finding("mixed_units", problem)
 
 
 def _properties(
