@@ -20,6 +20,7 @@ from minivess.contracts import (
     Member,
     TrainingResult,
 )
+from minivess.data.checks import several
 from minivess.errors import StoreError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def analyse(session: Session, upstream: Sequence[str] = ()) -> AnalysisResult:
     session.need_store()
     identity.require(session)
     training = handoff.receive_training(session, upstream)
-    session.say(f"Analyse   {len(training.families)} families of {training.experiment}")
+    session.say(f"Analyse   {several(len(training.families), 'family')} of {training.experiment}")
     ingredients = recipe(session, training)
     key = keys.digest(ingredients)
     result = handoff.find(session, names.ANALYSIS, key, AnalysisResult)
@@ -65,7 +66,8 @@ def _analyse(
         name=training.experiment,
         kind=names.ANALYSIS,
         key=key,
-        note=f"Out-of-fold judgement of {len(training.families)} families of {training.experiment}",
+        note=f"Out-of-fold judgement of {several(len(training.families), 'family')} "
+        f"of {training.experiment}",
         dataset=profile.dataset,
         config=session.config,
         ingredients=ingredients,
@@ -230,7 +232,7 @@ def crown(session: Session, result: AnalysisResult) -> None:
     tags = champion_tags(champion) | {"champion_analysis_run_id": str(result.run_id)}
     if not tags.items() <= session.store.get(champion.run_id).tags.items():
         session.store.set_tags(champion.run_id, tags)
-    families = f"chosen among {len(result.families)} families"
+    families = f"chosen among {several(len(result.families), 'family')}"
     handoff.move(
         session,
         str(champion.model_name),

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from flows import cli, grid, handoff
@@ -145,7 +146,7 @@ def carry_out(order: CellOrder) -> None:
     from flows import attempts
     from minivess.tracking.run import Run, Straight
 
-    env = configs.environment().model_copy(update={"prefect_disabled": True})
+    env = replace(configs.environment(), prefect_disabled=True)
     with open_session(
         settings_of(order),
         env,

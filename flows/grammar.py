@@ -257,9 +257,15 @@ def _verb(words: Sequence[str]) -> tuple[str, list[str]]:
     """The verb, and all the other words; help and version are given here."""
     bare = [word for word in words if not word.startswith("-")]
     if bare[:1] == ["help"]:
-        if not bare[1:]:
+        asked = [word for word in words if word not in ("help", "-h", "--help", "--debug")]
+        if not asked:
             _show(overview().format_help())
-        bare, words = bare[1:], [*bare[1:], "--help"]
+        if asked[1:] and " ".join(asked) not in ROWS:
+            raise UsageError(
+                f"`minivess help` takes one verb, but got {', '.join(map(repr, asked))}.",
+                remedy=f"minivess help {nearest(asked[0], VERBS) or ''}".strip(),
+            )
+        bare, words = asked, [*asked, "--help"]
     if not bare:
         if "--version" in words:
             from importlib.metadata import version
@@ -349,13 +355,14 @@ def refuse_unused(options: argparse.Namespace, stages: Sequence[str] = ()) -> No
         if any(row.reads(key) for row in rows) or (stages and key == "flows"):
             continue
         running = f" with flows=[{','.join(stages)}]" if stages else ""
-        readers = [other for other, row in VERBS.items() if row.reads(key)]
-        first = [other for other in ("profile", "train", "analyse", "deploy") if other in readers]
+        readers = [
+            other for other, row in VERBS.items() if row.reads(key) and other != options.verb
+        ]
         raise UsageError(
             f"`minivess {options.verb}`{running} does not use {key}.",
-            remedy=f"leave {word} out; it belongs to {_listed(first or readers)}",
+            remedy=f"leave {word} out; it belongs to {_listed(readers)}",
         )
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(f"minivess {name}" for name in names)
+    return f"minivess {', '.join(names)}"

@@ -11,6 +11,7 @@ from flows.profile_data import profile_for, settings
 from flows.session import Session
 from minivess import names
 from minivess.contracts import DatasetProfile, FamilyRun, RunRecord, TrainingResult
+from minivess.data.checks import several
 from minivess.errors import PlanError, StoreError
 
 ASK_ABOVE_HOURS = 12.0
@@ -22,7 +23,7 @@ def train(session: Session, upstream: Sequence[str] = ()) -> TrainingResult:
     profile = profile_for(session, upstream)
     wanted = grid.families(session.config, profile)
     n_cells = sum(len(family.cells) for family in wanted)
-    session.say(f"Train     {len(wanted)} families, {n_cells} cells")
+    session.say(f"Train     {several(len(wanted), 'family')}, {several(n_cells, 'cell')}")
     for note in dict.fromkeys(note for family in wanted for note in family.split.notes):
         session.say(f"  note: {note}")
     finished = {family.key: reusable(session, family, profile) for family in wanted}
@@ -30,7 +31,7 @@ def train(session: Session, upstream: Sequence[str] = ()) -> TrainingResult:
     for family in wanted:
         run = finished[family.key]
         if run is not None:
-            session.reuse(f"{family.name}, {len(family.cells)} folds", run.run_id)
+            session.reuse(f"{family.name}, {several(len(family.cells), 'fold')}", run.run_id)
     if missing:
         trained = session.orchestra.flow(
             "train", _train, session, profile, missing, parameters=settings(session)
@@ -193,7 +194,7 @@ def forecast(session: Session, ground: Ground, missing: Sequence[grid.Family]) -
         session.say(
             f"  {name}: patch {'x'.join(map(str, plan.patch_size))}, batch {plan.batch_size}, "
             f"{plan.device}, {plan.mixed_precision} precision{judged}; forecast for "
-            f"{n_cells} cells: {cost.seconds_per_epoch:.1f} s per epoch, "
+            f"{several(n_cells, 'cell')}: {cost.seconds_per_epoch:.1f} s per epoch, "
             f"{duration(cost.total_hours)}"
         )
     on_cpu = any(plan.device == "cpu" for _, plan in ground.models.values())

@@ -166,7 +166,8 @@ def test_every_setting_and_option_belongs_to_a_verb_and_every_verb_is_carried_ou
 
 
 @pytest.mark.parametrize(("words", "said"), [
-    (["analyse", "training.max_epochs=5"], "minivess train"),
+    (["analyse", "training.max_epochs=5"],
+     "minivess experiment, watch, data-changed, train, search, plan"),
     (["profile", "--upstream", "x", "--apply"], "--upstream"),
     (["demo-data", "DIR", "--force"], "minivess purge"),
     (["experiment", "--upstream", "x"], "minivess train"),
@@ -175,6 +176,8 @@ def test_every_setting_and_option_belongs_to_a_verb_and_every_verb_is_carried_ou
     (["status", "--follow", "--json"], "--json"),
     (["review", "list", "--why", "x"], "minivess review accept"),
     (["notify", "http://x", "training.folds=2"], "takes URL"),
+    (["help", "train", "extra"], "minivess help train"),
+    (["help", "train", "--yes"], "'--yes'"),
 ])  # fmt: skip
 def test_a_word_that_would_be_ignored_is_refused(
     words: list[str], said: str, capsys: pytest.CaptureFixture[str]

@@ -122,7 +122,7 @@ def test_what_is_deployed_is_what_the_analysis_names_wherever_aliases_point(own:
     where = ("name=my vessels-smoke",)
     said, partial = own.type("analyse", *where, "--upstream", other)
     assert "`champion` of my vessels-smoke moves" in said
-    assert "chosen among 1 families" in said
+    assert "chosen among 1 family" in said
     client = own.store.client
     client.delete_registered_model_alias(MODEL, names.CHAMPION_ALIAS)
     _, deployed = own.type("deploy", *where, "--upstream", partial["analysis_run_id"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,7 @@ def test_no_animal_trains_what_it_validates_and_a_shared_crop_is_told(
 ) -> None:
     words = [f"data.root={mice}", "training.test_fraction=0.2", *rule(mice)]
     config, env = configs.load(words=words), configs.Environment(prefect_disabled=True)
-    with open_session(config, env.model_copy(update={"home": mice.parent / "home"})) as session:
+    with open_session(config, replace(env, home=mice.parent / "home")) as session:
         profile = unversioned_profile(session, look(session))
     made = grid.split(config, profile, seed)
     for fold in made.folds:

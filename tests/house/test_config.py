@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,19 @@ def test_a_word_without_a_value_is_refused(key: str):
         load([], [f"{key}="], EMPTY)
 
 
+@pytest.mark.parametrize("key", ["data.root", "data.name", "name", "tracking.uri", "model.norm"])
+@pytest.mark.parametrize("text", ["", " "])
+def test_empty_text_is_refused_from_a_file_and_from_python(key: str, text: str, tmp_path: Path):
+    part, _, leaf = key.rpartition(".")
+    tree = {part: {leaf: text}} if part else {leaf: text}
+    file = yaml_file(tmp_path, json.dumps(tree))
+    said = rf"{key}='{text}' is refused: empty text gives no value"
+    with pytest.raises(UsageError, match=rf"mine\.yaml: {said}"):
+        load([file], [], EMPTY)
+    with pytest.raises(UsageError, match=said):
+        config.validated(ExperimentConfig, tree)
+
+
 def test_a_number_is_the_one_that_is_written():
     assert load([], ["training.max_epochs=010"], EMPTY).training.max_epochs == 10
     assert load([], ["training.learning_rate=1e-4"], EMPTY).training.learning_rate == 1e-4
@@ -302,8 +316,17 @@ def test_a_refused_value_is_named_with_its_key():
     ("training.folds=true", "no numbers"),
     ("training.optimizer=sdg", "one of adamw, adam, sgd"),
     ("training.seeds=1", "Try: 'training.seeds=[1]'"),
+    ("training.seeds=[42,42]", "42 stands there twice"),
+    ("training.losses=dice_ce,dice_ce", "'dice_ce' stands there twice"),
+    ("training.axes={filters: [[4], [8], [4]]}", "[4] stands there twice"),
+    ("flows=[train,train]", "'train' stands there twice"),
+    ("training.losses=dice_ce,", "gives no value"),
+    ("model.filters=4", "Try: 'model.filters=[4]'"),
+    ("model.filtres=[4]", "did you mean model.filters?"),
+    ("training.axes.filters=[4,8]", "Try: 'training.axes.filters=[[4]]'"),
+    ("training.axes.filtres=[[4]]", "did you mean training.axes.filters?"),
     ("data.label_map.a=1", "its name must be a whole number"),
-    ("search.space={training.ema_decay: {lo: 1}}", "did you mean low?"),
+    ("search.space={training.ema_decay: {lo: 1}}", "ema_decay.low?"),
 ])  # fmt: skip
 def test_a_refused_value_is_told_what_its_key_takes(word: str, said: str):
     with pytest.raises(UsageError) as refusal:
@@ -316,12 +339,16 @@ def test_a_refused_value_is_told_what_its_key_takes(word: str, said: str):
 def test_a_refused_value_of_a_file_names_the_file(tmp_path: Path, monkeypatch: Any):
     with pytest.raises(UsageError, match=r"mine\.yaml: training\.max_epochs='many'"):
         load([yaml_file(tmp_path, "training: {max_epochs: many}")], [OWN_DATA], EMPTY)
+    with pytest.raises(
+        UsageError, match=r"mine\.yaml: model\.filters=4 .*\s.*'model\.filters=\[4\]'"
+    ):
+        load([yaml_file(tmp_path, "model: {filters: 4}")], [OWN_DATA], EMPTY)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs/tiers").mkdir(parents=True)
     yaml_file(tmp_path / "configs/tiers", "batch_size: 0\npatch_size: [8,8,8]\nnum_workers: 0")
     with pytest.raises(UsageError, match=r"tiers/mine\.yaml: batch_size=0"):
         config.tier("mine")
-    with pytest.raises(UsageError, match=r"dynunet, as set here: filters='big'"):
+    with pytest.raises(UsageError, match=r"dynunet, as set here: model.filters='big'"):
         config.model("dynunet", {"filters": "big"})
 
 

@@ -76,7 +76,7 @@ def test_any_field_of_a_model_can_be_an_axis() -> None:
 
 
 def test_an_axis_that_no_model_has_is_named() -> None:
-    with pytest.raises(UsageError, match=r"'filterz'.*\n.*filters"):
+    with pytest.raises(UsageError, match=r"filterz'.*\n.*filters"):
         grid.models(config(training={"axes": {"filterz": [[4]]}}))
 
 

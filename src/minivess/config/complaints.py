@@ -43,7 +43,7 @@ def validated(
         UsageError: naming the file, the key, its value and what the key takes.
     """
     try:
-        return kind.model_validate(values, context=context)
+        return kind.model_validate(values, context={"where": where, **context})
     except ValidationError as error:
         raise _refusal(kind, values, error.errors()[0], where) from None
 
@@ -54,10 +54,16 @@ def _refusal(kind: type[Any], values: Any, first: Any, where: Callable[[str], st
     said = first["msg"].removeprefix("Value error, ")
     if not key:
         return UsageError(said, remedy="change one of the two settings named")
+    full = f"{where(key)}{key}"
+    word = full.rpartition(": ")[2]
     if first["type"] == "extra_forbidden":
         near = nearest(steps[-1], annotation.model_fields)
-        meant = f"did you mean {near}?" if near else f"one of {', '.join(annotation.model_fields)}"
-        return UsageError(f"{where(key)}{key!r} is no setting.", remedy=meant)
+        meant = (
+            f"did you mean {word.removesuffix(steps[-1])}{near}?"
+            if near
+            else f"one of {', '.join(annotation.model_fields)}"
+        )
+        return UsageError(f"{full.removesuffix(word)}{word!r} is no setting.", remedy=meant)
     if first["type"] == "missing" and len(steps) == 1:
         return UsageError(f"{where(key)}{key} is missing.", remedy=f"add the line `{key}: ...`")
     value = values
@@ -67,11 +73,10 @@ def _refusal(kind: type[Any], values: Any, first: Any, where: Callable[[str], st
         subject = "its name" if "[key]" in steps else "it"
         said = f"{subject} must be {taken(annotation, limits)}"
     listed = get_origin(annotation) is tuple and not isinstance(value, list | str)
-    full = f"{where(key)}{key}"
-    word = full.rpartition(": ")[2]
+    only = f"[[{value}]]" if word.startswith("training.axes.") else f"[{value}]"
     return UsageError(
         f"{full}={value!r} is refused: {said}.",
-        remedy=f"'{word}=[{value}]'" if listed else f"another value for {word}, or leave it out",
+        remedy=f"'{word}={only}'" if listed else f"another value for {word}, or leave it out",
     )
 
 

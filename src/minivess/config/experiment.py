@@ -18,7 +18,8 @@ from pydantic import (
 
 from minivess import units
 from minivess.config.contradictions import CONTRADICTIONS
-from minivess.config.part import Auto, Part, uncounted
+from minivess.config.part import Auto, Part, each_once, uncounted
+from minivess.config.shelves import refuse_fields
 from minivess.contracts import IGNORED, LabelMap
 
 
@@ -104,9 +105,9 @@ class DataConfig(Part):
             raise ValueError(message)
         return mapping
 
-    @field_validator("root", mode="before")
+    @field_validator("root")
     @classmethod
-    def _folder_or_address(cls, root: object) -> object:
+    def _folder_or_address(cls, root: Path | str | None) -> Path | str | None:
         return Path(root) if isinstance(root, str) and "://" not in root else root
 
     @field_validator("name")
@@ -233,6 +234,16 @@ class TrainingConfig(Part):
         "if_changed", "train cells whose key is already FINISHED: only if changed, always, never"
     )
 
+    _each_once = field_validator("models", "losses", "axes", "seeds")(each_once)
+
+    @field_validator("axes")
+    @classmethod
+    def _fields_of_networks(cls, axes: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        for name, values in axes.items():
+            for value in values:
+                refuse_fields({name: value}, "training.axes.", info.context)
+        return axes
+
 
 class Dimension(Part):
     """The values that one setting may take in a search: a range, or choices."""
@@ -242,6 +253,8 @@ class Dimension(Part):
     step: int | float | None = Field(default=None, gt=0)
     log: bool = Field(default=False, description="as likely between 0.001 and 0.01 as up to 0.1")
     choices: tuple[Any, ...] | None = Field(default=None, min_length=1)
+
+    _each_once = field_validator("choices")(each_once)
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -299,6 +312,8 @@ class AnalysisConfig(Part):
     )
     figures: int = Field(default=6, ge=1, description="volumes shown in the report, worst first")
 
+    _each_once = field_validator("ensembles")(each_once)
+
 
 class DeploymentConfig(Part):
     """What a champion must pass before it serves."""
@@ -344,6 +359,14 @@ class ExperimentConfig(Part):
     analysis: AnalysisConfig = AnalysisConfig()
     deployment: DeploymentConfig = DeploymentConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    _each_once = field_validator("flows")(each_once)
+
+    @field_validator("model")
+    @classmethod
+    def _fields_of_networks(cls, fields: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        refuse_fields(fields, "model.", info.context)
+        return fields
 
     @model_validator(mode="after")
     def _refuse_contradictions(self, info: ValidationInfo) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -33,7 +34,11 @@ class Part(BaseModel):
             raise ValueError(message)
         listed = get_origin(annotation) is tuple and get_args(annotation)[-1] is Ellipsis
         if listed and isinstance(value, str):
-            return [part.strip() for part in value.split(",")]
+            value = [part.strip() for part in value.split(",")]
+        for said in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(said, str) and not said.strip():
+                message = "empty text gives no value"
+                raise ValueError(message)
         return value
 
     def counted(self) -> dict[str, Any]:
@@ -45,6 +50,15 @@ class Part(BaseModel):
             for name, field in type(self).model_fields.items()
             if _counts(field)
         }
+
+
+def each_once(values: Any) -> Any:
+    """A list, or each list of a mapping, refused where a value stands in it twice."""
+    for listed in values.values() if isinstance(values, Mapping) else (values or (),):
+        if twice := [one for place, one in enumerate(listed) if one in listed[:place]]:
+            message = f"{twice[0]!r} stands there twice"
+            raise ValueError(message)
+    return values
 
 
 def _counts(field: FieldInfo) -> bool:

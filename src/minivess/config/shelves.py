@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from minivess.config.complaints import validated
+from minivess.config.complaints import nowhere, validated
 from minivess.config.files import find, read_yaml
 from minivess.config.part import Auto, Part
 from minivess.contracts import LossTerm, Shape
@@ -83,6 +83,13 @@ def tier(name: str) -> TierConfig:
     return built
 
 
+def refuse_fields(changes: Mapping[str, Any], prefix: str, context: Any) -> None:
+    """Refuse what no file in configs/models may hold; `prefix` is where an experiment sets it."""
+    where = (context or {}).get("where", nowhere)
+    least = {"name": "any", "family": "any", "builder": "any", "filters": [1]}
+    validated(ModelConfig, {**least, **changes}, lambda key: f"{where(prefix + key)}{prefix}")
+
+
 def _read(
     kind: type[Part],
     shelf: str,
@@ -95,7 +102,9 @@ def _read(
     return validated(
         kind,
         {"name": name, **read_yaml(path), **changes},
-        lambda key: f"{name}, as set here: " if key.partition(".")[0] in changes else f"{path}: ",
+        lambda key: (
+            f"{name}, as set here: model." if key.partition(".")[0] in changes else f"{path}: "
+        ),
     )
 
 

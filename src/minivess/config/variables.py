@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from minivess.config.part import Part
 from minivess.errors import UsageError
 
 
-class Environment(Part):
+@dataclass(frozen=True)
+class Environment:
     """The environment variables that mean something here, read once."""
 
     home: Path = Path("outputs")

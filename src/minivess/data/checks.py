@@ -209,6 +209,12 @@ def some(names: Iterable[object], most: int) -> str:
     return ", ".join(first[:most]) + (", ..." if len(first) > most else "")
 
 
+def several(number: int, noun: str) -> str:
+    """`1 family`, `2 families`."""
+    more = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number} {noun if number == 1 else more}"
+
+
 def finding(
     code: str,
     message: str,

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from minivess import files
-from minivess.data.checks import some
+from minivess.data.checks import several, some
 from minivess.data.filenames import stem
 from minivess.errors import DataError
 
@@ -31,7 +31,8 @@ def groups_of(root: Path, cases: list[str], rule: str | None) -> tuple[dict[str,
         return {}, _suspicion(cases)
     count = len(set(groups.values()))
     return groups, [
-        f"{count} groups by {source}: a group is never split between training and validation."
+        f"{several(count, 'group')} by {source}: "
+        "a group is never split between training and validation."
     ]
 
 
