@@ -11,7 +11,7 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
@@ -62,11 +62,14 @@ COMMANDS = {
 
 def publish(session: Session, kind: str, scope: str, pointer: dict[str, Any]) -> None:
     """Point `latest_...` and the name of one dataset or experiment at finished runs."""
-    latest = names.LATEST[kind]
-    scoped = f"{latest.removeprefix('latest_')}-{slug(scope)}"
-    for name in (latest, scoped):
+    for name in (names.LATEST[kind], scoped(kind, scope)):
         if session.orchestra.get(name) != pointer:
             session.orchestra.put(name, pointer)
+
+
+def scoped(kind: str, scope: str) -> str:
+    """The pointer of one dataset or experiment."""
+    return f"{names.LATEST[kind].removeprefix('latest_')}-{slug(scope)}"
 
 
 def complete(
@@ -442,26 +445,28 @@ def _latest_families(session: Session) -> list[RunRecord]:
     return [newest[name] for name in sorted(newest)]
 
 
-def rebuild(session: Session) -> dict[str, dict[str, Any]]:
-    """Write every pointer anew from MLflow alone; returns what they now hold."""
-    pointers: dict[str, dict[str, Any]] = {}
+class Pointer(NamedTuple):
+    """What `latest_...` of a kind and the name of one dataset or experiment hold."""
+
+    kind: str
+    scope: str
+    rank: int
+    holds: dict[str, Any]
+
+
+def current(session: Session) -> list[Pointer]:
+    """The pointers of the dataset and experiment in the settings, from MLflow alone."""
+    found = []
     try:
-        profile = receive_profile(session)
-        pointers[names.PROFILE] = profile_pointer(profile)
-        publish(session, names.PROFILE, profile.dataset, pointers[names.PROFILE])
-        training = receive_training(session)
-        pointers[names.FAMILY] = training_pointer(training)
-        publish(session, names.FAMILY, training.experiment, pointers[names.FAMILY])
-        analysis = receive_analysis(session)
-        pointers[names.ANALYSIS] = analysis_pointer(analysis)
-        publish(session, names.ANALYSIS, analysis.experiment, pointers[names.ANALYSIS])
-        deployment = receive_deployment(session)
-        pointers[names.DEPLOYMENT] = deployment_pointer(deployment)
-        publish(session, names.DEPLOYMENT, deployment.model_name, pointers[names.DEPLOYMENT])
+        for kind, receive, scope, holds in CHAIN:
+            result = receive(session)
+            (*_, run_id) = result.run_ids if kind == names.FAMILY else (result.run_id,)
+            newest = rank(session.store.get(run_id))
+            found.append(Pointer(kind, getattr(result, scope), newest, holds(result)))
     except StoreError as missing:
         # A chain that has not got further yet has no more to point at.
         session.say(f"  {missing.problem}")
-    return pointers
+    return found
 
 
 def receive_deployment(session: Session) -> DeploymentResult:
@@ -474,3 +479,12 @@ def receive_deployment(session: Session) -> DeploymentResult:
     )
     result = read(session, record, names.DEPLOYMENT_ARTIFACT, DeploymentResult)
     return result.replace(run_id=record.run_id)
+
+
+CHAIN: tuple[tuple[str, Callable[[Session], Any], str, Callable[[Any], dict[str, Any]]], ...] = (
+    (names.PROFILE, receive_profile, "dataset", profile_pointer),
+    (names.FAMILY, receive_training, "experiment", training_pointer),
+    (names.ANALYSIS, receive_analysis, "experiment", analysis_pointer),
+    (names.DEPLOYMENT, receive_deployment, "model_name", deployment_pointer),
+)
+"""Each kind with its current result, the scope of that and what its pointer holds."""

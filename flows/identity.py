@@ -11,6 +11,7 @@ from flows.session import Session
 from minivess import names
 from minivess.config import DEMO, ExperimentConfig
 from minivess.contracts import RunRecord
+from minivess.data.versioning import is_place, places
 from minivess.errors import StoreError, UsageError
 from minivess.home import Home
 
@@ -34,26 +35,26 @@ def require(session: Session, hashes: Mapping[Path, str] | None = None) -> None:
         require_here(session.home, config)
         return
     mine = [one for one in profiles if one.params.get(names.DATASET_NAME) == config.dataset]
-    if any(is_place(one.params.get("data_dataset_path", ""), config) for one in mine):
+    if any(is_place(one.params.get("data_dataset_path", ""), config.data.root) for one in mine):
         return
+    known = {one.params.get(names.DATASET_NAME, "") for one in profiles} | {*places(session.home)}
     if not mine:
-        _require_new(config, {one.params.get(names.DATASET_NAME, "") for one in profiles})
+        _require_new(config, known)
         require_here(session.home, config)
     elif config.data.name is not None:
         session.say(f"  note: {config.dataset} lay at {mine[0].params.get('data_dataset_path')}")
     elif hashes is not None and same_files(session, mine[0], hashes):
         session.say(f"  note: {config.dataset} has moved here; its files are those profiled before")
     else:
-        raise _taken(config, mine[0].params.get("data_dataset_path", "elsewhere"))
+        raise _taken(config, mine[0].params.get("data_dataset_path", "elsewhere"), known)
 
 
 def require_here(home: Home, config: ExperimentConfig) -> None:
     """Likewise, by what this home has curated under the name; MLflow is not asked."""
-    from minivess.data import versioning
-
-    place = versioning.place_of(home, config.dataset)
-    if config.data.root and place and not config.data.name and not is_place(place, config):
-        raise _taken(config, place)
+    known = places(home)
+    place, asked = known.get(config.dataset), config.data
+    if asked.root and place and not asked.name and not is_place(place, asked.root):
+        raise _taken(config, place, known)
 
 
 def require_experiment(session: Session) -> None:
@@ -75,14 +76,6 @@ def require_experiment(session: Session) -> None:
         f"The experiment {config.experiment!r} {what}, so it cannot take {config.dataset!r}.",
         remedy=f"name={_free(config.dataset, known)}",
     )
-
-
-def is_place(recorded: str, config: ExperimentConfig) -> bool:
-    """Whether the data asked for lie where a profile says that its data lay."""
-    root = config.data.root
-    if root is None or "://" in recorded or isinstance(root, str):
-        return str(root).rstrip("/") == recorded.rstrip("/")
-    return Path(recorded).resolve() == root.resolve()
 
 
 def same_files(session: Session, profile: RunRecord, hashes: Mapping[Path, str]) -> bool:
@@ -117,10 +110,12 @@ def _free(name: str, known: Mapping[str, object] | set[str]) -> str:
     return f"{name}-{number}"
 
 
-def _taken(config: ExperimentConfig, place: str) -> UsageError:
+def _taken(
+    config: ExperimentConfig, place: str, known: Mapping[str, object] | set[str]
+) -> UsageError:
     return UsageError(
         f"The dataset {config.dataset!r} lies at {place}; {config.data.root} is another folder of "
         "that name with other files.",
-        remedy=f"data.name={config.dataset}-2 if it is another dataset, "
+        remedy=f"data.name={_free(config.dataset, known)} if it is another dataset, "
         f"data.name={config.dataset} if it is the same one at a new place",
     )

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from minivess.tracking.registry import Registered
 
 SHOWN = 10
+ALIASES = (names.PRODUCTION_ALIAS, names.CHAMPION_ALIAS)
+"""Whose version segments, the first that is there."""
 
 log = logging.getLogger(__name__)
 
@@ -125,23 +127,25 @@ def _named(session: Session) -> tuple[Registered, str]:
     from minivess.tracking import registry
 
     models = registry.models(session.store)
-    name = session.config.experiment
-    if session.config.name is None and session.config.data.root is None:
-        if len(models) > 1:
+    able = [name for name, aliases in models.items() if aliases.keys() & set(ALIASES)]
+    asked, name = session.config, session.config.experiment
+    if asked.name is None and asked.data.root is None:
+        if len(able) > 1:
             raise UsageError(
-                f"This home holds models of {len(models)} experiments, and none is named: "
-                f"{_listed(models)}.",
-                remedy=f"add the word that decides, for example {_word(next(iter(models)))}, "
+                f"This home holds models of {len(able)} experiments, and none is named: "
+                f"{_listed(able)}.",
+                remedy=f"add the word that decides, for example {_word(able[0])}, "
                 "data.root=FOLDER, or --upstream RUN_ID",
             )
-        name = next(iter(models), name)
+        name = next(iter(able or models), name)
     if name not in models:
+        known = able if asked.data.root is None else []
         raise StoreError(
             f"There is no model of an experiment {name!r} here"
-            + (f"; there are {_listed(models)}." if models else ", nor of any other."),
-            remedy=_word(next(iter(models))) if models else "run `minivess experiment` first",
+            + (f"; there are {_listed(able)}." if able else ", nor of any other."),
+            remedy=_word(known[0]) if known else f"run `{session.command('experiment')}` first",
         )
-    for alias in (names.PRODUCTION_ALIAS, names.CHAMPION_ALIAS):
+    for alias in ALIASES:
         if alias in models[name]:
             return registry.by_version(session.store, name, models[name][alias]), alias
     raise StoreError(
@@ -154,8 +158,8 @@ def _word(name: str) -> str:
     return shlex.quote(f"name={name}")
 
 
-def _listed(models: Sequence[str] | dict[str, dict[str, str]]) -> str:
-    shown = ", ".join(map(_word, list(models)[:SHOWN]))
+def _listed(models: Sequence[str]) -> str:
+    shown = ", ".join(map(_word, models[:SHOWN]))
     return shown + (f" and {len(models) - SHOWN} more" if len(models) > SHOWN else "")
 
 

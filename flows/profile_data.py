@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows import ground, handoff, identity
+from flows import ground, handoff
 from flows.session import Session
 from flows.survey import Survey, look
 from flows.telling import markdown, say_decided, show, tell
 from minivess import config as configs
 from minivess import keys, names
 from minivess.contracts import DatasetProfile
+from minivess.data.versioning import is_place
 from minivess.errors import PlanError, UsageError
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def require_asked(session: Session, profile: DatasetProfile) -> None:
     differing = [n for n, value in asked.items() if made_of["settings"].get(n) != value]
     here = look(session) if isinstance(data.root, Path) and data.root.is_dir() else None
     files = here.ingredients["files"] if here else {}
-    if data.root and not data.name and not identity.is_place(profile.dataset_path, session.config):
+    if data.root and not data.name and not is_place(profile.dataset_path, data.root):
         differing += ["root"] * (sorted(files.values()) != sorted(made_of["files"].values()))
     if differing:
         raise UsageError(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from flows import orchestrator, output, signals
 from flows.board import Board
 from flows.plain import Orchestrator
+from minivess import config as configs
 from minivess import home as homes
 from minivess.config import Environment, ExperimentConfig, silence_telemetry
 from minivess.contracts import DatasetProfile, RunRecord
@@ -199,6 +200,8 @@ def open_session(
     Flows that an event or a deployment starts wait for the lock; a command typed by a user
     does not (`wait=False`) and ends with who holds it.
     """
+    from minivess.data.versioning import known_as
+
     silence_telemetry()
     logs.before.records.clear()
     home = homes.open_home(env.home, reading=not lock)
@@ -207,9 +210,12 @@ def open_session(
         if lock:
             stack.enter_context(homes.lock(home.root / "lock", what=what, wait=wait))
         orchestra = stack.enter_context(orchestrator.use(home, env))
+        name = known_as(home, config)
         session = Session(
-            config, env, home, orchestra,
+            configs.changed(config, {"data.name": name}) if name else config, env, home, orchestra,
             launched_by=launched_by, yes=yes, json=json, words=tuple(words),
         )  # fmt: skip
+        if name:
+            session.say(f"  note: {config.data.root} is the dataset {name!r} of this home")
         yield session
         session.finish()

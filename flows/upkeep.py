@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from flows.session import Session
+from minivess import config as configs
 from minivess import home as homes
 from minivess import names
 from minivess.config import Environment, ExperimentConfig
@@ -104,12 +105,19 @@ def settle(session: Session, run_ids: Collection[str]) -> Outcome:
         end = session.command(f"settle {record.run_id}")
         session.say(f"  {record.name} runs on {host}; if not: {end}")
     flows = session.orchestra.settle()
-    pointers = handoff.rebuild(session)
-    try:
-        _set_aliases(session, pointers)
-    except StoreError as error:
-        # One run that is gone keeps nothing else from being settled.
-        session.say(f"  {error.problem} Then settle again: {error.remedy}")
+    pointers = []
+    for one in _chains(session):
+        found = handoff.current(one)
+        pointers += found
+        try:
+            _set_aliases(one, {pointer.kind for pointer in found})
+        except StoreError as error:
+            # One run that is gone keeps nothing else from being settled.
+            session.say(f"  {error.problem} Then settle again: {error.remedy}")
+    # The newest last: that is what `latest_...` means.
+    pointers.sort(key=lambda pointer: pointer.rank)
+    for pointer in pointers:
+        handoff.publish(session, pointer.kind, pointer.scope, pointer.holds)
     waiting = [outbox.journal.uid for outbox in store.sender.pending()]
     session.say(
         f"  {len(settled)} dead runs and {len(flows)} flow runs settled, {len(waiting)} journals "
@@ -119,8 +127,28 @@ def settle(session: Session, run_ids: Collection[str]) -> Outcome:
         "settled": [record.run_id for record in settled],
         "flow_runs": flows,
         "waiting": waiting,
-        "pointers": pointers,
+        "pointers": {handoff.scoped(one.kind, one.scope): one.holds for one in pointers},
     }
+
+
+def _chains(session: Session) -> list[Session]:
+    """This session for each experiment, and each dataset without one, that the words mean."""
+    store, asked = session.store, session.config
+    profiles = store.search(kind=names.PROFILE, status="FINISHED")
+    experiments = {
+        (dataset, name) for name, datasets in store.experiments().items()
+        if name not in names.OWN_EXPERIMENTS for dataset in datasets
+    }  # fmt: skip
+    profiled = {profile.param(names.DATASET_NAME) for profile in profiles}
+    untrained = profiled - {dataset for dataset, _ in experiments}
+    stated = asked.data.root is not None or asked.data.name is not None
+    meant = [
+        session.with_config(configs.changed(asked, {"data.name": dataset, "name": name}))
+        for dataset, name in sorted(experiments | {(dataset, dataset) for dataset in untrained})
+        if asked.name is None or name == asked.experiment
+        if not stated or dataset == asked.dataset
+    ]
+    return meant or [session] * (stated or asked.name is not None)
 
 
 def _set_aliases(session: Session, pointers: Collection[str]) -> None:

@@ -139,6 +139,11 @@ def test_a_moved_folder_goes_on_and_both_remedies_of_a_refused_one_work(
     other = minivess("profile", f"data.root={third}", "data.name=vessels-2")
     assert other["reused"] == []
     assert (scene.home.dvc / "vessels-2").is_dir()
+    known = minivess("profile", f"data.root={third}")
+    assert f"{third} is the dataset 'vessels-2' of this home" in known["said"]
+    assert known["reused"] == [other["data_profile_run_id"]]
+    fourth = minivess("profile", f"data.root={vessels(tmp_path / 'd' / 'vessels', 40)}", expected=2)
+    assert "data.name=vessels-3 if it is another dataset" in fourth["said"]
     same = minivess("profile", f"data.root={third}", "data.name=vessels")
     assert f"note: vessels lay at {scene.first}" in same["said"]
     assert minivess("profile", f"data.root={third}")["reused"] == [same["data_profile_run_id"]]

@@ -122,6 +122,30 @@ def test_what_names_no_model_is_refused(
     assert not (folder / "out").exists()
 
 
+@pytest.mark.usefixtures("folder")
+def test_only_models_in_production_or_champion_are_offered(
+    tmp_path: Path, two: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = open_store(open_home(Path(two["home"])), TrackingConfig())
+    store.client.delete_registered_model_alias("demo", names.CHAMPION_ALIAS)
+    try:
+        assert predict(tmp_path, "name=vesels") == 1
+        assert "there are name=vessels." in capsys.readouterr().err
+        assert predict(tmp_path, "--json") == 0
+        assert "vessels version 1 (champion)" in capsys.readouterr().err
+        assert predict(tmp_path, "name=demo") == 1
+        assert "run `minivess analyse name=demo` first" in capsys.readouterr().err
+    finally:
+        store.client.set_registered_model_alias("demo", names.CHAMPION_ALIAS, "1")
+
+
+def test_the_remedy_for_data_without_a_model_trains_on_those_data(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(folder, f"data.root={folder / 'in'}") == 1
+    assert f"run `minivess experiment data.root={folder / 'in'}` first" in capsys.readouterr().err
+
+
 def test_a_refused_file_is_named_in_summary_and_json_and_exits_with_1(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

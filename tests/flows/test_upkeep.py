@@ -18,7 +18,10 @@ from minivess import names
 from minivess.config import TrackingConfig
 from minivess.home import open_home
 from minivess.tracking import process
+from minivess.tracking.life import recorded
+from minivess.tracking.params import data_params
 from minivess.tracking.store import Store, open_store
+from tests.tracking.conftest import QUIET, profile_of
 
 Verb = Callable[..., tuple[int, dict[str, Any]]]
 
@@ -180,6 +183,29 @@ def test_a_run_of_another_host_is_ended_only_by_a_persons_word(
     code, told = minivess("settle", alive)
     assert (code, "is not dead" in told["error"]) == (1, True)
     assert store.get(alive).status == "RUNNING"
+
+
+def test_settle_points_at_the_newest_of_every_dataset_and_names_no_other(
+    store: Store, minivess: Verb, tmp_path: Path
+) -> None:
+    assert minivess("settle")[1]["pointers"] == {}
+    made = {}
+    for name in ("tubes", "nets"):
+        common = {"key": name, "note": "n", "dataset": name, "config": QUIET, "ingredients": {}}
+        profile = profile_of().replace(dataset=name)
+        with recorded(
+            store, experiment=names.PROFILE_EXPERIMENT, name=name, kind=names.PROFILE, **common
+        ) as run:
+            run.params(data_params(profile))
+            run.json(profile, names.PROFILE_ARTIFACT)
+        made[name] = run.run_id
+    told = minivess("settle")[1]["pointers"]
+    assert {name: held["run_id"] for name, held in told.items()} == {
+        f"data_profile-{name}": run_id for name, run_id in made.items()
+    }
+    latest = json.loads(open_home(tmp_path / "home").pointers.read_text())["latest_data_profile"]
+    assert latest["run_id"] == made["nets"]
+    assert list(minivess("settle", "data.name=tubes")[1]["pointers"]) == ["data_profile-tubes"]
 
 
 def test_a_lock_tells_who_holds_it_to_whoever_looks(tmp_path: Path) -> None:

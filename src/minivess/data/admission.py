@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minivess.contracts import Finding
-from minivess.data.checks import finding
+from minivess.data.checks import AT_PREDICTION, finding
 from minivess.errors import DataError
 
 FEW_SLICES = 5
@@ -40,7 +40,7 @@ def check_reach(shape: Sequence[int], divisor: Sequence[int]) -> list[Finding]:
 
 
 def admit(findings: Sequence[Finding]) -> list[Finding]:
-    """Warnings, of which the user is told.
+    """Warnings, of which the user is told, with remedies for a volume that is segmented.
 
     Raises:
         DataError: an error is among the findings; it carries the code of the first.
@@ -48,7 +48,11 @@ def admit(findings: Sequence[Finding]) -> list[Finding]:
     for found in findings:
         if found.severity == "error":
             raise DataError(found.message, remedy=found.remedy, code=found.code)
-    return [found for found in findings if found.severity == "warning"]
+    return [
+        found.replace(remedy=AT_PREDICTION.get(found.code, found.remedy))
+        for found in findings
+        if found.severity == "warning"
+    ]
 
 
 def answered(logits: Array) -> Array:

@@ -202,6 +202,15 @@ CHECKS: dict[str, Check] = {
     ),
 }
 
+AT_PREDICTION = {
+    "few_slices": "look at the mask: networks see little along this axis",
+    "few_values": "name the image, if this is a label",
+    "read_as": "look at the mask; store one stack of slices (x, y, z) in a file if it is wrong",
+    "unknown_spacing": "state the voxel size in the file, or for `minivess predict` "
+    "data.spacing=[0.5,0.5,2] data.unit=micron: the mask carries it",
+}
+"""Remedies that differ where a volume is segmented only."""
+
 
 def some(names: Iterable[object], most: int) -> str:
     """The first names, and whether there are more."""

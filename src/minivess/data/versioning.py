@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import Any
 import yaml
 
 from minivess import files
-from minivess.config import set_environment
+from minivess.config import ExperimentConfig, set_environment
 from minivess.contracts import Case
 from minivess.data.curated import (
     curate,
@@ -25,7 +26,7 @@ from minivess.data.curated import (
     state_file,
 )
 from minivess.data.together import is_committed, together
-from minivess.errors import DataError, MinivessError, RemoteError
+from minivess.errors import DataError, MinivessError, RemoteError, UsageError
 from minivess.home import Home, lock
 
 log = logging.getLogger(__name__)
@@ -178,13 +179,42 @@ def _address(remote: str) -> str:
     return remote if "://" in remote else str(Path(remote).expanduser().resolve())
 
 
-def place_of(home: Home, dataset: str) -> str:
-    """Where the originals of the curated set of this name lie, as far as its .dvc file says it."""
-    dvc_file = home.dvc / f"{folder_of(home, dataset).name}.dvc"
-    if not dvc_file.is_file():
-        return ""
-    meta = yaml.safe_load(dvc_file.read_text(encoding="utf-8")).get("meta") or {}
-    return str(meta.get("place", ""))
+def places(home: Home) -> dict[str, str]:
+    """Where the originals of each dataset of this home lie, as far as its .dvc file says it."""
+    found = {}
+    for dvc_file in filter(Path.is_file, home.dvc.glob("*.dvc")):
+        bare = dvc_file.stem.removeprefix("data-")
+        name = bare if folder_of(home, bare).name == dvc_file.stem else dvc_file.stem
+        meta = yaml.safe_load(dvc_file.read_text(encoding="utf-8")).get("meta") or {}
+        found[name] = str(meta.get("place", ""))
+    return found
+
+
+def is_place(recorded: str, root: Path | str | None) -> bool:
+    """Whether the data asked for lie where a profile says that its data lay."""
+    if root is None or not recorded or "://" in recorded or isinstance(root, str):
+        return str(root).rstrip("/") == recorded.rstrip("/")
+    return Path(recorded).resolve() == root.resolve()
+
+
+def known_as(home: Home, config: ExperimentConfig) -> str | None:
+    """The name that the folder asked for was given in this home, where it is not the folder's own.
+
+    Raises:
+        UsageError: it was given several.
+    """
+    root = config.data.root
+    if root is None or config.data.name is not None:
+        return None
+    given = sorted(name for name, place in places(home).items() if is_place(place, root))
+    if not given or config.dataset in given:
+        return None
+    if len(given) > 1:
+        raise UsageError(
+            f"{root} was profiled as {', '.join(given)}, and none is named.",
+            remedy=" or ".join(shlex.quote(f"data.name={name}") for name in given),
+        )
+    return given[0]
 
 
 def _describe(dvc_file: Path, place: str, review: Mapping[str, Any]) -> None:
