@@ -50,7 +50,9 @@ def test_octa_crops_of_one_quadrant_never_straddle_training_and_validation(
 ) -> None:
     result = run("experiment", *SMOKE, f"data.root={shared('octa_vessels')}")
     assert result["deployment_run_id"]
-    for spec in specs(home, "octa_vessels"):
+    cells = specs(home, "octa_vessels-smoke")
+    assert len(cells) == 2
+    for spec in cells:
         quadrants = [
             {case.split("_")[1][0] for case in part} for part in (spec.fold.train, spec.fold.val)
         ]
@@ -63,7 +65,7 @@ def test_hippocampus_is_judged_with_its_three_classes(
 ) -> None:
     words = (f"data.root={shared('hippocampus')}", "flows=[profile,train,analyse]")
     result = run("experiment", *SMOKE, *words)
-    assert {spec.classes for spec in specs(home, "hippocampus")} == {(0, 1, 2)}
+    assert {spec.classes for spec in specs(home, "hippocampus-smoke")} == {(0, 1, 2)}
     store = open_store(home, TrackingConfig())
     metrics = store.get(result["analysis_run_id"]).metrics
     assert {"champion_dice", "champion_dice_class1", "champion_dice_class2"} <= set(metrics)

@@ -129,7 +129,9 @@ def story(
             flows={name: flow_runs(client, name) for name in ("profile-data", "train")},
             profiles=profiles,
             files=files(store, profiles[0].info.run_id),
-            families=[run for run in runs(store, "vessels") if names.PARENT not in run.data.tags],
+            families=[
+                run for run in runs(store, "vessels-smoke") if names.PARENT not in run.data.tags
+            ],
             shown={str(made.key): str(made.type) for made in client.read_artifacts()},
             variables={
                 name: client.read_variable_by_name(name).value
