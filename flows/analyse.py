@@ -20,8 +20,8 @@ from minivess.contracts import (
     Member,
     TrainingResult,
 )
-from minivess.data.checks import several
 from minivess.errors import StoreError
+from minivess.text import several
 
 if TYPE_CHECKING:
     from minivess.analysis.wording import Unit

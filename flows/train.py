@@ -11,8 +11,8 @@ from flows.profile_data import profile_for, settings
 from flows.session import Session
 from minivess import names
 from minivess.contracts import DatasetProfile, FamilyRun, RunRecord, TrainingResult
-from minivess.data.checks import several
 from minivess.errors import PlanError, StoreError
+from minivess.text import several
 
 ASK_ABOVE_HOURS = 12.0
 

@@ -24,8 +24,9 @@ CELL_CODE = (
 )  # fmt: skip
 ANALYSIS_CODE = ("analysis", "inference.py", "evaluation", "networks.py", "architectures.py")
 DEPLOYMENT_CODE = (  # a service reads and checks files as well
-    *READING_CODE, "data/quality.py", "data/admission.py", "data/checks.py", "serving",
-    "inference.py", "networks.py", "architectures.py",
+    *READING_CODE, "data/quality.py", "data/admission.py", "data/checks.py", "data/grids.py",
+    "data/intensities.py", "data/labels.py", "serving", "inference.py", "networks.py",
+    "architectures.py",
 )  # fmt: skip
 NUMERIC_PACKAGES = ("torch", "monai", "numpy")
 KNOWN_PACKAGES = ("minivess", "monai", "torch")

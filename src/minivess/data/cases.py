@@ -8,7 +8,6 @@ from itertools import chain
 from pathlib import Path
 
 from minivess.contracts import Case, Pairing
-from minivess.data.checks import some
 from minivess.data.datalist import ignored, listed
 from minivess.data.filenames import is_volume, parts, unread, unread_kinds
 from minivess.data.groups import groups_of
@@ -16,6 +15,7 @@ from minivess.data.layouts import recognised
 from minivess.data.matches import Ambiguous, Pair, Reading
 from minivess.data.patterns import by_pattern, proposed
 from minivess.errors import DataError
+from minivess.text import some
 
 KINDS = ".nii.gz, .nii, .tif, .nrrd, .mha, .hdr + .img"
 KNOWN_TEXTS = frozenset({".json", ".md", ".txt", ".csv", ".tsv", ".yaml", ".yml", ".pdf", ".html"})

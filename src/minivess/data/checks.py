@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import islice
 from typing import NamedTuple
 
 from minivess.contracts import Finding, Severity
@@ -210,18 +208,6 @@ AT_PREDICTION = {
     "data.spacing=[0.5,0.5,2] data.unit=micron: the mask carries it",
 }
 """Remedies that differ where a volume is segmented only."""
-
-
-def some(names: Iterable[object], most: int) -> str:
-    """The first names, and whether there are more."""
-    first = [str(name) for name in islice(names, most + 1)]
-    return ", ".join(first[:most]) + (", ..." if len(first) > most else "")
-
-
-def several(number: int, noun: str) -> str:
-    """`1 family`, `2 families`."""
-    more = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
-    return f"{number} {noun if number == 1 else more}"
 
 
 def finding(

@@ -14,10 +14,11 @@ from typing import Any
 from urllib.parse import unquote
 
 from minivess.contracts import Finding
-from minivess.data.checks import finding, some
+from minivess.data.checks import finding
 from minivess.data.filenames import parts, stem, suffix, unread
 from minivess.data.matches import Reading, named
 from minivess.errors import DataError
+from minivess.text import some
 
 FORM = 'write {"training": [{"image": "images/a.nii.gz", "label": "labels/a.nii.gz"}, ...]}'
 OTHER_PARTS = ("validation", "val", "test", "testing")

@@ -8,9 +8,9 @@ from collections import Counter
 from pathlib import Path
 
 from minivess import files
-from minivess.data.checks import several, some
 from minivess.data.filenames import stem
 from minivess.errors import DataError
+from minivess.text import several, some
 
 GROUPS = "groups.json"
 SUBJECT = r"(?:^|_)(sub-[A-Za-z0-9]+)"  # BIDS

@@ -9,8 +9,9 @@ from itertools import count
 import numpy as np
 
 from minivess.contracts import IGNORED, Finding, LabelMap, VolumeStats
-from minivess.data.checks import finding, some
+from minivess.data.checks import finding
 from minivess.data.payload import Array, Volume
+from minivess.text import some
 
 LARGE_VALUE, MANY_CLASSES = 64, 64
 SEVERAL = 5  # so many values may as well number objects

@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 from minivess.contracts import Case, Finding, Pairing
 from minivess.data import review_db
-from minivess.data.checks import some
 from minivess.errors import DataError
 from minivess.home import Home
+from minivess.text import some
 
 Verdict = Literal["accept", "reject", "fix", "reopen"]
 Role = Literal["image", "label"]

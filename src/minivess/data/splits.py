@@ -11,8 +11,8 @@ from pathlib import Path
 
 from minivess import keys
 from minivess.contracts import Fold, Split
-from minivess.data.checks import some
 from minivess.errors import DataError
+from minivess.text import some
 
 Unit = tuple[str, ...]  # volumes that stay together: a group, or a single volume
 

@@ -17,10 +17,10 @@ import numpy as np
 from minivess import units
 from minivess.contracts import Spacing
 from minivess.data import payload
-from minivess.data.checks import some
 from minivess.data.filenames import parts, stem
 from minivess.data.payload import DimensionsError, Remarks, Volume, damaged
 from minivess.errors import DataError
+from minivess.text import some
 
 # What one byte can become at most: LZW about 1400 and deflate 1032, newer codecs far more.
 MOST_PACKED, OLD_CODECS, RAW = 1500, (5, 8, 32946), 1
