@@ -37,7 +37,8 @@ SETTINGS = (
 def opened(root: Path, home: Home, *words: str) -> Iterator[Session]:
     """A session without Prefect; one thread a cell, so that results can be compared bit by bit."""
     env = config.Environment(home=home.root, prefect_disabled=True)
-    asked = config.load([], [f"data.root={root}", *SETTINGS, *words], env)
+    later = {word.partition("=")[0]: word for word in (*SETTINGS, *words)}
+    asked = config.load([], [f"data.root={root}", *later.values()], env)
     with open_session(asked, env, yes=True) as session:
         yield session
 
