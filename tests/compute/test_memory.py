@@ -26,7 +26,8 @@ def footprint(
     network: Network, *words: str, precision: Any = "none", cache: Path | None = None
 ) -> Footprint:
     """On a CPU, with words as a user types them."""
-    training = config.load([], ["training.losses=[dice_ce]", *words]).training
+    loss = [] if any("losses" in word for word in words) else ["training.losses=[dice_ce]"]
+    training = config.load([], [*loss, *words]).training
     return Footprint(training, network, precision, device="cpu", cache=cache)
 
 
