@@ -7,6 +7,7 @@ import os
 import pty
 import termios
 import threading
+from pathlib import Path
 
 from flows import cli
 from tests.training.dying import die_at
@@ -34,3 +35,31 @@ def lose_terminal(words: list[str]) -> int:
     os.close(slave)
     threading.Thread(target=watch, daemon=True).start()
     return cli.main(words)
+
+
+def outage(words: list[str]) -> int:
+    """Profile the data at `words[0]` while MLflow's server is killed and started again."""
+    from bench import faults
+    from flows.profile_data import profile_data
+    from flows.session import open_session
+    from minivess import files
+    from minivess.config import Environment, load
+
+    root, home, folder = map(Path, words)
+    server = faults.Server(folder)
+    server.start()
+    asked = load([], [f"data.root={root}", f"tracking.uri={server.uri}"])
+    try:
+        with open_session(asked, Environment(home=home, prefect_disabled=True)) as session:
+            session.store.client.search_experiments()
+            server.kill()
+            profile = profile_data(session)
+            assert not session.home.pointers.exists()
+            server.start()
+        run_id = session.store.resolve(str(profile.run_id))
+        published = files.read_json(session.home.pointers)
+        assert published["latest_data_profile"]["run_id"] == run_id
+        assert session.store.get(run_id).status == "FINISHED"
+    finally:
+        server.kill()
+    return 0

@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 
 from bench import faults
-from flows.profile_data import profile_data
-from flows.session import open_session
 from minivess import config, files
-from minivess.config import Environment, TrackingConfig
+from minivess.config import TrackingConfig
 from minivess.home import Home, open_home
 from minivess.tracking.lifecycle import settle
 from minivess.tracking.store import open_store
 from tests.commands import Command
+from tests.faults import deaths
 from tests.faults.limits import fill, small_disk
 
 pytestmark = pytest.mark.slow
@@ -35,27 +34,13 @@ def test_a_storm_of_faults_loses_nothing_and_doubles_nothing(tmp_path: Path, bla
 
 
 def test_an_outage_within_a_command_is_said_once_and_its_result_is_published_at_the_end(
-    make_dataset: Callable[..., Path], home: Home, tmp_path: Path, blank: Path,
-    capfd: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    server = faults.Server(tmp_path)
-    shutil.copy(blank, server.database)
-    server.start()
-    words = [f"data.root={make_dataset(4)}", f"tracking.uri={server.uri}"]
-    asked, env = config.load([], words), Environment(home=home.root, prefect_disabled=True)
-    try:
-        with open_session(asked, env) as session:
-            session.store.client.search_experiments()
-            server.kill()
-            profile = profile_data(session)
-            assert not home.pointers.exists()
-            server.start()
-        run_id = session.store.resolve(str(profile.run_id))
-        assert files.read_json(home.pointers)["latest_data_profile"]["run_id"] == run_id
-        assert session.store.get(run_id).status == "FINISHED"
-    finally:
-        server.kill()
-    said = "".join(capfd.readouterr())
+    make_dataset: Callable[..., Path], home: Home, tmp_path: Path, blank: Path
+) -> None:
+    shutil.copy(blank, tmp_path / "server.db")
+    words = [str(make_dataset(4)), str(home.root), str(tmp_path)]
+    done = Command(words, config.child_environment(), home.root / "outage", main=deaths.outage)
+    assert done.wait() == 0, done.err
+    said = done.out + done.err
     assert "Retrying" not in said
     assert said.count("Work goes on") <= 2, said
 
