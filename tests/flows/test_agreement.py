@@ -37,7 +37,7 @@ from minivess.contracts import (
 from minivess.errors import StoreError
 from minivess.home import Home, open_home
 from minivess.serving import package, served
-from minivess.tracking import purge, registry
+from minivess.tracking import artifacts, purge, registry
 from minivess.tracking.audit import audit
 from tests.tracking.conftest import NETWORK, profile_of
 from tests.tracking.test_chain import WINDOW
@@ -68,9 +68,10 @@ class Fabricated:
         client.set_terminated(made)
         return self.store.get(made)
 
-    def hold(self, record: RunRecord, **artifacts: Any) -> None:
-        root = Path(record.artifact_uri.removeprefix("file://"))
-        for path, value in artifacts.items():
+    def hold(self, record: RunRecord, **held: Any) -> None:
+        root = artifacts.local(record.artifact_uri)
+        assert root is not None
+        for path, value in held.items():
             files.write_json(root / path, value)
 
     def family(self, name: str) -> None:
@@ -285,7 +286,9 @@ def made(home: Home, stocked: None) -> Iterator[Fabricated]:
 
 def test_what_is_damaged_or_gone_is_not_reused_and_audit_says_so(made: Fabricated) -> None:
     record = made.store.get(made.families[0].run_id)
-    path = Path(record.artifact_uri.removeprefix("file://")) / "model" / "MLmodel"
+    root = artifacts.local(record.artifact_uri)
+    assert root is not None
+    path = root / "model" / "MLmodel"
     entry = {"size": path.stat().st_size, "sha256": files.sha256(path)}
     made.hold(record, **{names.FILES_ARTIFACT: {"model/MLmodel": entry}})
     handoff.require_whole(made.session, record, names.FAMILY)

@@ -175,7 +175,7 @@ CHECKS: dict[str, Check] = {
     ),
     "broken_link": Check(
         "A link leads nowhere; it is left out, and so is its partner.",
-        "mend the link or remove it",
+        "fix the link or remove it",
     ),
     "unread_format": Check(
         "Files of a format that is not read, or without their content, lie among the volumes.",
