@@ -268,6 +268,21 @@ def test_a_file_of_the_same_name_from_another_folder_does_not_replace_a_mask(
         predict.plan(other, tmp_path / "out")
 
 
+def test_a_mask_that_was_corrected_by_hand_is_not_replaced(
+    inputs: Path, tmp_path: Path, how: dict[str, Any]
+) -> None:
+    masks(inputs, tmp_path / "out", how)
+    path = tmp_path / "out" / "a_mask.nii.gz"
+    written = nib.load(path)
+    corrected = np.asarray(written.dataobj).copy()
+    corrected[0, 0, 0] += 1
+    nib.save(nib.Nifti1Image(corrected, written.affine, written.header), path)
+    with pytest.raises(
+        UsageError, match=r"a_mask\.nii\.gz .* was changed since `predict` wrote it"
+    ):
+        predict.plan(inputs, tmp_path / "out")
+
+
 def test_an_answer_that_is_no_number_is_no_empty_mask(
     inputs: Path, tmp_path: Path, how: dict[str, Any]
 ) -> None:

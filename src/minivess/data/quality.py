@@ -24,7 +24,7 @@ from minivess.data.grids import aligned, difference, is_grid, same_place, writte
 from minivess.data.intensities import Spread
 from minivess.data.payload import Array, Volume
 from minivess.data.resemblance import matches
-from minivess.data.volume import is_own_mask
+from minivess.data.volume import is_corrected, is_own_mask
 
 # No decision of a reviewer makes these usable; another file does.
 BEYOND_ACCEPTING = frozenset(
@@ -111,7 +111,8 @@ def check_pairing(pairing: Pairing) -> list[Finding]:
             more = f" and {len(paths) - 1} more are" if len(paths) > 1 else " is"
             problem = f"{paths[0].name}{more} not read: {what}."
             found.append(finding("unread_format", problem, remedy=remedy))
-    ours = [case.label for case in pairing.cases if case.label and is_own_mask(case.label)]
+    labels = [case.label for case in pairing.cases if case.label]
+    ours = [label for label in labels if is_own_mask(label) and not is_corrected(label)]
     if ours:
         problem = f"{len(ours)} labels were written by `minivess predict`, {ours[0].name} first."
         found.append(finding("predicted_label", problem))

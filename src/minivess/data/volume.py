@@ -5,6 +5,7 @@ Axes are (X, Y, Z). Arrays keep the dtype of the file; raw spacing and unit are 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -190,9 +191,12 @@ def write_mask(path: Path, mask: Array, like: Volume, *, of: str = "") -> Path:
             f"{like.shape}.",
             remedy="give a mask of the volume's shape and a file name ending in .nii.gz",
         )
-    return nifti.write(
-        path, np.asarray(mask, dtype=np.uint8), like, about=f"{OWN_MASK} {of}".encode()
-    )
+    about = f"{OWN_MASK} {of} {_content(mask)}"
+    return nifti.write(path, np.asarray(mask, dtype=np.uint8), like, about=about.encode())
+
+
+def _content(mask: Array) -> str:
+    return hashlib.blake2b(mask.astype(np.int32).tobytes(), digest_size=8).hexdigest()
 
 
 def write_volume(path: Path, volume: Volume) -> Path:
@@ -205,6 +209,15 @@ def write_volume(path: Path, volume: Volume) -> Path:
 def is_own_mask(path: Path, *, of: str = "") -> bool:
     """Whether `write_mask` wrote this file, of the source with this mark if one is given."""
     return suffix(path) in NIFTI and nifti.about(path).startswith(f"{OWN_MASK} {of}".encode())
+
+
+def is_corrected(path: Path) -> bool:
+    """Whether a mask that `write_mask` wrote holds other voxels since: editors keep its header."""
+    _, _, content = nifti.about(path).decode("latin-1").removeprefix(f"{OWN_MASK} ").partition(" ")
+    try:
+        return bool(content) and content != _content(read(path).array)
+    except DataError:  # a damaged file is no correction; whoever reads it says what it lacks
+        return False
 
 
 def _regridded(volume: Volume, image: Array) -> Volume:

@@ -243,10 +243,18 @@ def _quoted(*paths: Path) -> str:
 
 
 def _refuse_occupied(source: Path, target: Path) -> None:
-    """Only a mask that `predict` wrote of the same file is replaced."""
-    if target.exists() and not volume.is_own_mask(target, of=_mark(source)):
-        what = "the mask of another file" if volume.is_own_mask(target) else "no mask of ours"
-        raise UsageError(
-            f"{target} is there already, and {what}; the mask of {source} would replace it.",
-            remedy="move that file away, or name another place for the masks",
-        )
+    """Only a mask that `predict` wrote of the same file, and that is as it wrote it, is replaced."""
+    if not target.exists():
+        return
+    if not volume.is_own_mask(target):
+        what = "no mask of ours"
+    elif not volume.is_own_mask(target, of=_mark(source)):
+        what = "the mask of another file"
+    elif volume.is_corrected(target):
+        what = "was changed since `predict` wrote it"
+    else:
+        return
+    raise UsageError(
+        f"{target} is there already, and {what}; the mask of {source} would replace it.",
+        remedy="move that file away, or name another place for the masks",
+    )
