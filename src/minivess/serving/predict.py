@@ -243,7 +243,7 @@ def _quoted(*paths: Path) -> str:
 
 
 def _refuse_occupied(source: Path, target: Path) -> None:
-    """Only a mask that `predict` wrote of the same file, and that is as it wrote it, is replaced."""
+    """Only a mask of the same file, and as `predict` wrote it, is replaced."""
     if not target.exists():
         return
     if not volume.is_own_mask(target):
