@@ -109,13 +109,13 @@ def gather(source: Store, run_id: str, folder: Path, *, leave: Sequence[str] = H
         StoreError: it is no FINISHED training run.
     """
     family, cells = _training(source, run_id)
-    profile = family.params[names.UPSTREAM_PROFILE]
+    profile = family.param(names.UPSTREAM_PROFILE)
     target = open_store(homes.open_home(folder / "home"), TrackingConfig())
     for one in (family.run_id, *(cell.run_id for cell in cells), profile):
         bundle.copy(source, target, one, leave=leave)
     recipe = Recipe(
         run_id, family.run_id, tuple(cell.run_id for cell in cells), profile, family.experiment,
-        family.params["sys_git_commit"],
+        family.param("sys_git_commit"),
     )  # fmt: skip
     files.write_json(folder / RECIPE, recipe._asdict())
     files.write_text(folder / DIFF, source.read_text(family.run_id, "environment/git.diff"))
@@ -132,7 +132,7 @@ def _training(store: Store, run_id: str) -> tuple[RunRecord, list[RunRecord]]:
             remedy="give the training run that `minivess lineage` shows for it",
         )
     if kind == names.CELL:
-        return store.get(record.tags[names.PARENT]), [record]
+        return store.get(record.tag(names.PARENT)), [record]
     family = FamilyRun.model_validate(store.read_json(run_id, names.TRAINING_ARTIFACT))
     return record, [store.get(child) for child in family.child_run_ids]
 
@@ -249,7 +249,7 @@ def rerun(session: Session, folder: Path) -> dict[str, Any]:
     outcome = {
         **found, "run_id": recipe.run_id, "commit": recipe.commit, "not_restored": lost,
         "surroundings": told, "folder": str(folder),
-        "dataset_hash": family.params[names.DATASET_HASH],
+        "dataset_hash": family.param(names.DATASET_HASH),
     }  # fmt: skip
     files.write_json(folder / "verdict.json", outcome)
     return outcome
@@ -274,8 +274,8 @@ def _settings(store: Store, home: Home, recipe: Recipe, folder: Path) -> list[st
     asked = store.read_json(recipe.family, "config/experiment_config.json")
     training = {k: v for k, v in asked.get("training", {}).items() if k not in OURS}
     training |= {
-        "losses": [family.params["loss_name"]],
-        "seeds": [int(family.params["seed"])],
+        "losses": [family.param("loss_name")],
+        "seeds": [int(family.param("seed"))],
         "splits": str(_splits(store, recipe, folder)),
         **_model(store, recipe, asked.get("training", {})),
     }
@@ -298,7 +298,7 @@ def _splits(store: Store, recipe: Recipe, folder: Path) -> Path:
     held = store.artifacts(recipe.family, "splits")
     path = next(name for name in held if "fold_seed" in name)
     split = Split.model_validate(store.read_json(recipe.family, path))
-    wanted = {store.get(cell).tags["fold_id"] for cell in recipe.cells}
+    wanted = {store.get(cell).tag("fold_id") for cell in recipe.cells}
     folds = tuple(fold for fold in split.folds if str(fold.index) in wanted)
     return files.write_text(
         folder / "splits.json", split.replace(folds=folds).model_dump_json(indent=2)
@@ -307,7 +307,7 @@ def _splits(store: Store, recipe: Recipe, folder: Path) -> Path:
 
 def _model(store: Store, recipe: Recipe, training: Mapping[str, Any]) -> dict[str, Any]:
     """The model's name, and its point on the axes where there are any."""
-    name = store.get(recipe.family).params["model_name"]
+    name = store.get(recipe.family).param("model_name")
     axes = training.get("axes", {})
     if not axes:
         return {"models": [name]}
@@ -320,7 +320,7 @@ def _plans(store: Store, home: Home, recipe: Recipe) -> None:
     """Each cell goes on with its own plan, as if it had been stopped before its first step."""
     for cell in recipe.cells:
         record = store.get(cell)
-        folder = home.cells / record.tags[names.KEY]
+        folder = home.cells / record.tag(names.KEY)
         shutil.rmtree(folder, ignore_errors=True)
         for artifact in (names.PLAN_ARTIFACT, names.SPEC_ARTIFACT):
             store.download(cell, artifact, folder)
@@ -352,8 +352,8 @@ def _train(code: Path | None, home: Home, words: Sequence[str]) -> dict[str, Any
 
 def _judge(store: Store, recipe: Recipe, made: Mapping[str, Any]) -> dict[str, Any]:
     (parent,) = made["training_run_ids"]
-    children = {r.tags["fold_id"]: r for r in store.search(parent=parent, kind=names.CELL)}
-    pairs = [(cell, children[store.get(cell).tags["fold_id"]].run_id) for cell in recipe.cells]
+    children = {r.tag("fold_id"): r for r in store.search(parent=parent, kind=names.CELL)}
+    pairs = [(cell, children[store.get(cell).tag("fold_id")].run_id) for cell in recipe.cells]
     if recipe.run_id == recipe.family:
         pairs.append((recipe.family, parent))
     verdicts = [

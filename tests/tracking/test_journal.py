@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.entities import ViewType
+from mlflow.exceptions import MlflowException
 
 from minivess import names
 from minivess.config import TrackingConfig
-from minivess.errors import StoreAway
+from minivess.errors import StoreAway, StoreError
 from minivess.home import open_home
 from minivess.tracking import process, sending, sheets
+from minivess.tracking.connection import door
 from minivess.tracking.journal import Journal, line, parse
 from minivess.tracking.life import opening, recorded
 from minivess.tracking.lifecycle import replay, settle
 from minivess.tracking.run import Run
 from minivess.tracking.sender import Outbox
-from minivess.tracking.store import Store, open_store, store_at
+from minivess.tracking.store import NotThereYet, Store, open_store, store_at
 from tests.tracking.conftest import QUIET, OpenRun
 
 VALUES = st.recursive(
@@ -136,7 +139,9 @@ def test_a_writer_killed_at_any_moment_has_written_what_it_said(tmp_path: Path) 
 # --- replay -------------------------------------------------------------------------------
 
 
-def written(store: Store, experiment: str, *, steps: int = 30, parent: str | None = None) -> str:
+def written(
+    store: Store, experiment: str, *, steps: int = 30, parent: str | None = None, note: str = ""
+) -> str:
     """The journal of a run that nobody has sent yet; returns its uid."""
     uid = os.urandom(16).hex()
     above = {names.PARENT: f"uid-{parent}"} if parent else {}
@@ -147,7 +152,7 @@ def written(store: Store, experiment: str, *, steps: int = 30, parent: str | Non
     for step in range(steps):
         run.metrics({"a": step / 7, "b": float("nan")}, step=step)
     run.params({"learning_rate": 0.1})
-    run.json({"me": run.run_id, "parent": parent and f"uid-{parent}"}, "a/b.json")
+    run.json({"me": run.run_id, "parent": parent and f"uid-{parent}", "note": note}, "a/b.json")
     run.tags({"seen": "1"})
     run.tags({"seen": "2"})
     journal.close({"op": "close", "status": "FINISHED", "t": int(time.time() * 1000), "tags": {}})
@@ -236,6 +241,28 @@ def test_parents_are_made_before_their_children_and_known_by_their_ids(
     assert store.get(below).tags[names.PARENT] == above
     assert store.read_json(below, "a/b.json")["parent"] == above
     assert not list(store.home.journal.glob("*.jsonl"))
+
+
+def test_a_log_that_names_a_run_of_another_store_is_stored_as_it_is_and_one_that_waits_is_awaited(
+    store: Store, experiment: str
+) -> None:
+    elsewhere, waiting = f"uid-{uuid.uuid4().hex}", written(store, experiment)
+    held = Journal(store.home.journal, waiting)
+    uid = written(store, experiment, note=f"{elsewhere} and uid-{waiting}")
+    outbox = Outbox(store, Journal(store.home.journal, uid))
+    with pytest.raises(NotThereYet, match=waiting):
+        outbox.send()
+    Outbox(store, held).send()
+    outbox.send()
+    note = store.read_json(require_whole(store, uid), "a/b.json")["note"]
+    assert note == f"{elsewhere} and {store.by_uid(waiting)[0]}"
+
+
+def test_what_a_store_refuses_ends_as_a_sentence(store: Store) -> None:
+    for reason in ("the disk is full", "the disk is full."):
+        said = r"^Could not write: the disk is full\.\n"
+        with pytest.raises(StoreError, match=said), door("write"):
+            raise MlflowException(reason)
 
 
 def test_a_spool_file_that_changed_is_refused_and_everything_else_is_stored(

@@ -195,7 +195,7 @@ def door(what: str) -> Iterator[None]:
         yield
     except MlflowException as error:
         raise (StoreError if error.error_code in ANSWERS else StoreAway)(
-            f"Could not {what}: {_first_line(error)}", remedy=_remedy(error)
+            f"Could not {what}: {_first_line(error).rstrip('.')}.", remedy=_remedy(error)
         ) from error
     except OSError as error:
         raise StoreAway(

@@ -147,5 +147,5 @@ def _resolved(store: Store, path: Path, temporary: Path) -> Path:
     if not REFERENCE.search(content):
         return path
     copy = temporary / path.name
-    copy.write_text(store.resolve(content), encoding="utf-8", errors="surrogateescape")
+    copy.write_text(store.resolve_prose(content), encoding="utf-8", errors="surrogateescape")
     return copy

@@ -126,7 +126,10 @@ class Store:
 
     def waits(self, record: RunRecord) -> bool:
         """Whether this home's journal still holds something of a run."""
-        return (self.home.journal / f"{record.tags.get(names.UID)}.jsonl").exists()
+        return self._journal(record.tags.get(names.UID)).exists()
+
+    def _journal(self, uid: str | None) -> Path:
+        return self.home.journal / f"{uid}.jsonl"
 
     def resolve(self, text: str) -> str:
         """The text with every `uid-...` replaced by the id that MLflow gave to that run.
@@ -136,8 +139,16 @@ class Store:
         """
         return REFERENCE.sub(lambda found: self._id(found[1]), text)
 
+    def resolve_prose(self, text: str) -> str:
+        """The same for a log or page, which may also name runs of other stores: these stay.
+
+        Raises:
+            NotThereYet: a run that waits in this home's journal has not been sent.
+        """
+        return REFERENCE.sub(self._id_if_ours, text)
+
     def resolved(self, value: T) -> T:
-        """The same for a plain value."""
+        """The same as `resolve` for a plain value."""
         text = json.dumps(value)
         return cast("T", json.loads(self.resolve(text))) if REFERENCE.search(text) else value
 
@@ -154,6 +165,16 @@ class Store:
                 )
             self._ids[uid] = found[0]
         return self._ids[uid]
+
+    def _id_if_ours(self, reference: re.Match[str]) -> str:
+        # Looked at first: a journal goes once its run is in the store.
+        waits = self._journal(reference[1]).exists()
+        try:
+            return self._id(reference[1])
+        except NotThereYet:
+            if waits:
+                raise
+            return reference[0]
 
     # --- experiments ----------------------------------------------------------------------
 
