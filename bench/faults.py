@@ -31,10 +31,10 @@ from pathlib import Path
 from minivess import config, names
 from minivess.config import ExperimentConfig, TrackingConfig
 from minivess.home import open_home
-from minivess.tracking import sender
-from minivess.tracking.life import recorded
-from minivess.tracking.run import Run
-from minivess.tracking.store import Store, store_at
+from minivess.tracking.journal import uploader
+from minivess.tracking.run.run import Run
+from minivess.tracking.run.run_lifecycle import recorded
+from minivess.tracking.store.store import Store, store_at
 
 RELAYED = ("500", "slow", "silent", "lost", "gone")
 REAL = ("killed", "frozen", "locked")
@@ -322,8 +322,8 @@ def check(uri: str, report: Report) -> None:
 def haste() -> Iterator[None]:
     """Short patience, so that many faults fit into little time; nothing else differs."""
     limits = ("LONGEST_PAUSE_S", "GLANCE_S", "PATIENCE_S", "SILENCE_S", "OPENING_S")
-    before = {name: getattr(sender, name) for name in limits}
-    vars(sender).update(zip(limits, (0.5, 0.1, 0.2, 2.0, 1.0), strict=True))
+    before = {name: getattr(uploader, name) for name in limits}
+    vars(uploader).update(zip(limits, (0.5, 0.1, 0.2, 2.0, 1.0), strict=True))
     with config.changed_environment(
         MLFLOW_HTTP_REQUEST_TIMEOUT="2", MLFLOW_HTTP_REQUEST_MAX_RETRIES="1",
         MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR="0",
@@ -331,7 +331,7 @@ def haste() -> Iterator[None]:
         try:
             yield
         finally:
-            vars(sender).update(before)
+            vars(uploader).update(before)
 
 
 def storm(folder: Path, faults: list[str], seed: int, say: Callable[[str], object]) -> Report:
@@ -356,10 +356,10 @@ def storm(folder: Path, faults: list[str], seed: int, say: Callable[[str], objec
             while not over.is_set():
                 train(store, index, report, None)
                 index += 1
-        say(f"calm, {len(store.sender.pending())} runs on their way")
+        say(f"calm, {len(uploader.of(store).pending())} runs on their way")
         # In haste a wait gives up early on what only takes its time; a command would try again.
         until = time.monotonic() + CALM_S
-        while (left := store.sender.flush_all()) and time.monotonic() < until:
+        while (left := uploader.of(store).flush_all()) and time.monotonic() < until:
             say(f"{len(left)} runs left")
         say(f"{len(left)} runs left")
         report.unfinished += len(left)

@@ -125,9 +125,9 @@ def one(
 
 def peak_gb(device: str) -> float:
     """GiB at the peak; on a GPU the driver's context and torch's kernels are in it."""
-    from minivess.compute import usage
+    from minivess.compute.reporting import peak_memory
 
-    peak = usage.peak_gb(device)
+    peak = peak_memory.peak_gb(device)
     if device == "cpu":
         return peak
     import pynvml
@@ -137,7 +137,7 @@ def peak_gb(device: str) -> float:
     gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
     held = {p.pid: p.usedGpuMemory for p in pynvml.nvmlDeviceGetComputeRunningProcesses(gpu)}
     context = int(held[os.getpid()]) - int(torch.cuda.memory_reserved())
-    return peak + context / usage.GIB
+    return peak + context / peak_memory.GIB
 
 
 def predicted(
@@ -145,8 +145,8 @@ def predicted(
 ) -> dict[str, float]:
     """GiB as the plan sees them for every patch, and seconds of the first and a later question."""
     from minivess import config
-    from minivess.compute import memo
-    from minivess.compute.memory import Footprint
+    from minivess.compute.memory import cache as memo
+    from minivess.compute.memory.prediction import Footprint
 
     training = config.load([], [f"training.losses=[{loss}]"]).training
 
@@ -192,7 +192,7 @@ def judged(network: Any, loss: str, patch: Any, precision: Any, device: str) -> 
     import torch
 
     from minivess import inference
-    from minivess.compute import usage
+    from minivess.compute.reporting import peak_memory
     from minivess.contracts import Window
 
     module, criterion = built(network, loss, device)
@@ -202,7 +202,7 @@ def judged(network: Any, loss: str, patch: Any, precision: Any, device: str) -> 
         weight.grad = torch.zeros_like(weight)
     updater.step()
     updater.zero_grad(set_to_none=True)
-    usage.reset_peak(device)
+    peak_memory.reset_peak(device)
     image = torch.randn(1, *volume(patch)).numpy()
     target = (torch.rand(1, 1, *volume(patch)) > 0.9).long()
     window = Window(patch_size=patch, overlap=0.25, normalisation="none")

@@ -62,7 +62,7 @@ def shapes(root: Path) -> list[tuple[int, ...]]:
     """The shapes of a folder's volumes, from their headers."""
     from nibabel import Nifti1Image
 
-    from minivess.data import cases
+    from minivess.data.pairing import cases
 
     read = Nifti1Image.from_filename
     return [tuple(read(case.image).shape[:3]) for case in cases.pair(root).cases]

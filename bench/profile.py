@@ -29,13 +29,14 @@ import psutil
 
 from minivess.config import DataConfig
 from minivess.contracts import Case
-from minivess.data import profile as profiles
-from minivess.data import quality, vessels
-from minivess.data.cases import pair
-from minivess.data.index import Index
-from minivess.data.measurement import measure
-from minivess.data.payload import block
-from minivess.data.volume import read
+from minivess.data.demo import vessels
+from minivess.data.formats.decode import block
+from minivess.data.formats.volume import read
+from minivess.data.pairing.cases import pair
+from minivess.data.profiling import profile as profiles
+from minivess.data.profiling import quality
+from minivess.data.profiling.measurement import measure
+from minivess.data.versions.file_hashes import Index
 
 SHAPE = (256, 256, 64)
 VOXELS = int(np.prod(SHAPE))

@@ -20,8 +20,9 @@ from minivess import names
 from minivess.analysis import workspace
 from minivess.config import TrackingConfig
 from minivess.home import open_home
-from minivess.tracking import audit, rows, status
-from minivess.tracking.store import Store, open_store
+from minivess.tracking.store import export
+from minivess.tracking.store.store import Store, open_store
+from minivess.tracking.upkeep import audit, status
 
 FAMILY = 6  # a parent and its five folds
 START = 1_700_000_000_000
@@ -133,7 +134,7 @@ def refresh(store: Store) -> None:
     """What `minivess sql` does before it asks."""
     path = store.home.workspace
     known = workspace.known(path)
-    workspace.refresh(path, rows.rows(store, known), unchanged=known)
+    workspace.refresh(path, export.rows(store, known), unchanged=known)
 
 
 def clocked(what: Callable[[], object]) -> float:

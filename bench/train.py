@@ -27,10 +27,11 @@ from torch import nn
 
 from minivess import config, losses, networks
 from minivess.contracts import Case, CellSpec, ComputePlan, Fold, Window
-from minivess.data import phantom, volume
-from minivess.data.cases import pair
-from minivess.training import epochs, loaders, sessions
-from minivess.training.pulse import Pulse
+from minivess.data.demo import phantom
+from minivess.data.formats import volume
+from minivess.data.pairing.cases import pair
+from minivess.training import context, epochs, loaders
+from minivess.training.monitoring.watchdog import Pulse
 from minivess.training.state import State
 
 HERE = Path(__file__).parent
@@ -214,7 +215,7 @@ def ours(case: Setting) -> Contender:
             case.spec, plan, case.training, batches=batches, loss=loss, pulse=pulse
         )
         state.epoch += 1
-        with sessions.machine(plan):
+        with context.machine(plan):
             return timed(lambda: steps.run(state), iterations, plan.device)
 
     return run
@@ -246,7 +247,7 @@ def bare(case: Setting) -> Contender:
         case.spec, case.plan, config.ExperimentConfig(training=case.training), case.cases
     )
     device, step = case.plan.device, step_of(case)
-    with sessions.machine(case.plan):
+    with context.machine(case.plan):
         made = list(loaders.Batches(volumes, case.plan, case.training, 1).epoch(0))
     held = [(batch.image.to(device), batch.label.to(device).long()) for batch in made[:8]]
 

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from minivess.data import curated, versioning
-from minivess.data.cases import pair
-from minivess.data.index import SETTLED_NS
+from minivess.data.pairing.cases import pair
+from minivess.data.versions import curated, versioning
+from minivess.data.versions.file_hashes import SETTLED_NS
 from minivess.home import open_home
 
 

@@ -22,14 +22,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from flows import grid, ground, orchestrator, planning, survey
-from flows.session import Session
 from minivess import config as configs
 from minivess import home, names
 from minivess.contracts import CellResult, ComputePlan
-from minivess.data import volume
-from minivess.data.cases import pair
+from minivess.data.formats import volume
+from minivess.data.pairing.cases import pair
 from minivess.evaluation import metrics, statistics
+from minivess.grid import context, families
+from minivess.orchestration import orchestrator
+from minivess.orchestration.session import Session
+from minivess.stages import dataset_scan
+from minivess.stages import plan as planning
 from minivess.training import trainer
 
 HERE = Path(__file__).parent
@@ -74,19 +77,19 @@ class Ours:
         config = configs.load([options.file], asked, env)
         with orchestrator.use(home.open_home(env.home), env) as orchestra:
             self.session = Session(config, env, orchestra.home, orchestra)
-            profile = planning.unversioned_profile(self.session, survey.look(self.session))
-            self.family = grid.families(config, profile)[-1]
-            hardware = ground.measure_hardware(self.session)
-            model = ground.planned(self.session, profile, hardware, self.family)
+            profile = planning.unversioned_profile(self.session, dataset_scan.look(self.session))
+            self.family = families.families(config, profile)[-1]
+            hardware = context.measure_hardware(self.session)
+            model = context.planned(self.session, profile, hardware, self.family)
         cases = {case.case: case for case in pair(options.data).cases}
-        self.ground = ground.Ground(profile, cases, hardware, {self.family.model.name: model})
+        self.ground = context.Ground(profile, cases, hardware, {self.family.model.name: model})
 
     @property
     def plan(self) -> ComputePlan:
         """What the product chose for this machine."""
         return self.ground.models[self.family.model.name][1]
 
-    def train(self, cell: grid.Cell) -> Rows:
+    def train(self, cell: families.Cell) -> Rows:
         """Two epochs tell how many fit, then those are trained."""
         _, short = self.cell(cell, 2, "short")
         epochs = max(2, int(self.budget / (short / 2)))
@@ -101,7 +104,7 @@ class Ours:
         )
         return {row.case: row.values for row in result.volumes}
 
-    def cell(self, cell: grid.Cell, epochs: int, name: str) -> tuple[CellResult, float]:
+    def cell(self, cell: families.Cell, epochs: int, name: str) -> tuple[CellResult, float]:
         """The cell trained for so many epochs, and the processor seconds that this took."""
         asked = {"max_epochs": epochs, "judged_epoch": "last"}
         training = self.session.config.training.model_copy(update=asked)
@@ -115,7 +118,7 @@ class Ours:
         return result, time.process_time() - begun
 
 
-def theirs(options: Any, side: Ours, cell: grid.Cell) -> Rows:
+def theirs(options: Any, side: Ours, cell: families.Cell) -> Rows:
     """nnU-Net with its own plans on the same fold, judged by our metrics."""
     folder = side.folder / f"nnunet{cell.fold.index}"
     asked = {

@@ -1,211 +1,31 @@
-"""Flow 2, for the data scientist: plan, train the grid, judge each fold, register the models."""
+"""Flow 2, for the data scientist."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
-from flows import attempts, cells, families, grid, handoff, identity, side_by_side
-from flows import ground as grounds
-from flows.ground import Ground
-from flows.profile_data import profile_for, settings
-from flows.session import Session
-from minivess import names
-from minivess.contracts import DatasetProfile, FamilyRun, RunRecord, TrainingResult
-from minivess.errors import PlanError, StoreError
-from minivess.text import several
+from prefect import flow
 
-ASK_ABOVE_HOURS = 12.0
+from minivess.contracts import CellOrder
+from minivess.grid import worker
+from minivess.orchestration.session import deployed_session
+from minivess.stages import train as stage
 
 
-def train(session: Session, upstream: Sequence[str] = ()) -> TrainingResult:
-    """Train every cell of the grid that is not trained yet."""
-    identity.require_experiment(session)
-    profile = profile_for(session, upstream)
-    wanted = grid.families(session.config, profile)
-    n_cells = sum(len(family.cells) for family in wanted)
-    session.say(f"Train     {several(len(wanted), 'family')}, {several(n_cells, 'cell')}")
-    for note in dict.fromkeys(note for family in wanted for note in family.split.notes):
-        session.say(f"  note: {note}")
-    finished = {family.key: reusable(session, family, profile) for family in wanted}
-    missing = [family for family in wanted if finished[family.key] is None]
-    for family in wanted:
-        run = finished[family.key]
-        if run is not None:
-            session.reuse(f"{family.name}, {several(len(family.cells), 'fold')}", run.run_id)
-    if missing:
-        trained = session.orchestra.flow(
-            "train", _train, session, profile, missing, parameters=settings(session)
-        )
-        finished |= trained
-    result = TrainingResult(
-        experiment=session.config.experiment,
-        data_profile_run_id=str(profile.run_id),
-        dataset_hash=profile.dataset_hash,
-        families=tuple(run for family in wanted if (run := finished[family.key]) is not None),
-    )
-    for run in result.families if missing else ():
-        session.say(families.told(run))
-    handoff.complete(
-        session,
-        names.FAMILY,
-        result.experiment,
-        handoff.training_pointer(result),
-        run_ids=result.run_ids,
-        follow=lambda _: register(session, result),
-    )
-    return result
+@flow(name="train", persist_result=False)
+def train(
+    settings: tuple[str, ...] = (), files: tuple[str, ...] = (), upstream: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Train the grid on the latest profile, or on the profile run given as `upstream`.
 
-
-def _train(
-    session: Session, profile: DatasetProfile, missing: Sequence[grid.Family]
-) -> dict[str, FamilyRun | None]:
-    if not session.store.away:
-        session.store.probe_write()
-    ground = grounds.prepare(session, profile, missing)
-    if session.config.training.deployment is None:
-        forecast(session, ground, missing)
-    session.board.expect(sum(len(family.cells) for family in missing))
-    if side_by_side.wanted(session, ground):
-        trained = side_by_side.train(session, ground, missing)
-    else:
-        trained = {family.key: train_family(session, ground, family) for family in missing}
-    session.orchestra.table(
-        "losses", families.comparison(trained.values()), "Families on their folds"
-    )
-    for run in trained.values():
-        key = f"mlflow-{handoff.slug(run.run_name).replace('_', '-')}"
-        session.orchestra.link(key, session.page_of(run.run_id), f"{run.run_name} in MLflow")
-    return dict(trained)
-
-
-def train_family(session: Session, ground: Ground, family: grid.Family) -> FamilyRun:
-    """One parent run, opened before training, with a child run for each fold."""
-    with families.opened(session, ground, family) as parent:
-        results = [
-            session.orchestra.task(
-                f"{family.name} fold {cell.fold.index}",
-                attempts.train_cell, session, ground, (family, cell, parent),
-            )
-            for cell in family.cells
-        ]  # fmt: skip
-        return families.finish(session, family, parent, results)
-
-
-def register(session: Session, result: TrainingResult) -> None:
-    """A version of the experiment's model for each family, under the family's own alias.
-
-    The best of each loss has the alias `best_<loss>` as well.
+    Leaves a parent run for each configuration (model, loss, seed) and a child run for each fold.
     """
-    from minivess.tracking import registry
-
-    best = best_of_each_loss(result.families)
-    numbers = versions(session, result)
-    for family in result.families:
-        aliases = [family.run_name] + [f"best_{family.loss}"] * (best[family.loss] is family)
-        for alias in aliases:
-            version = numbers[family.run_name]
-            registry.set_alias(session.store, result.experiment, handoff.slug(alias), version)
+    with deployed_session(settings, files) as session:
+        made = stage.train(session, upstream)
+        return {"experiment": made.experiment, "training_run_ids": list(made.run_ids)}
 
 
-def versions(session: Session, result: TrainingResult) -> dict[str, str]:
-    """The version of each family's model by its name, registered where that was not done yet."""
-    return {
-        family.run_name: version_of(session, result.experiment, family.run_id)
-        for family in result.families
-    }
-
-
-def version_of(session: Session, name: str, run_id: str) -> str:
-    """The version of a model that a training run became, registered where it is not there."""
-    from minivess.tracking import registry
-
-    record = session.store.get(run_id)
-    return registry.register(
-        session.store,
-        name=name,
-        run_id=run_id,
-        note=record.tags.get(names.NOTE, record.name),
-        tags={"family": record.name, names.DATASET_HASH: record.param(names.DATASET_HASH)},
-    )
-
-
-def best_of_each_loss(runs: Sequence[FamilyRun]) -> dict[str, FamilyRun]:
-    """Loss -> the family with the highest primary metric; one without any comes last."""
-    ranked = sorted(runs, key=lambda run: run.metrics.get(f"eval_{names.PRIMARY}", -1.0))
-    return {run.loss: run for run in ranked}
-
-
-def reusable(session: Session, family: grid.Family, profile: DatasetProfile) -> FamilyRun | None:
-    """The finished parent run that serves for this family, if its results are whole."""
-    retrain, experiment = session.config.training.retrain, session.config.experiment
-    if retrain == "always":
-        return None
-    record = session.find(family.key, experiment=experiment)
-    if record is None and retrain == "never":
-        record = newest_of_name(session, family, profile)
-    if record is None:
-        return None
-    try:
-        handoff.require_whole(session, record, names.FAMILY)
-        run = handoff.family_of(session, record)
-        for child in run.child_run_ids:
-            cells.require_whole(session, child)
-    except StoreError as error:
-        session.say(f"  {family.name} is not reused: {error.problem}")
-        return None
-    return run
-
-
-def newest_of_name(session: Session, family: grid.Family, profile: DatasetProfile) -> RunRecord:
-    """For retrain=never: the newest finished family of this name and data, changed or not."""
-    for record in session.store.search(
-        experiment=session.config.experiment, kind=names.FAMILY, status="FINISHED"
-    ):
-        same_data = record.params.get(names.DATASET_HASH) == profile.dataset_hash
-        if record.name == family.name and same_data:
-            return record
-    raise StoreError(
-        f"training.retrain=never, but {family.name} has no finished run on this data.",
-        remedy="leave out training.retrain, so that what is missing trains",
-    )
-
-
-def forecast(session: Session, ground: Ground, missing: Sequence[grid.Family]) -> None:
-    """Say what the grid will cost; on a CPU, above twelve hours, go on only with --yes.
-
-    Raises:
-        PlanError: the grid is forecast above twelve hours and --yes was not given.
-    """
-    from minivess.compute import page
-
-    hours = 0.0
-    for name in ground.models:
-        those = [family for family in missing if family.model.name == name]
-        n_cells = sum(len(family.cells) for family in those)
-        cost = grounds.probed(session, ground, those)
-        plan = ground.models[name][1]
-        ground.costs[name] = cost
-        session.orchestra.markdown(
-            f"plan-{handoff.slug(name).replace('_', '-')}",
-            page.markdown(plan, cost, ground.hardware),
-        )
-        hours += cost.total_hours
-        judged = "" if plan.mixed_precision == "none" else ", reported figures in float32"
-        session.say(
-            f"  {name}: patch {'x'.join(map(str, plan.patch_size))}, batch {plan.batch_size}, "
-            f"{plan.device}, {plan.mixed_precision} precision{judged}; forecast for "
-            f"{several(n_cells, 'cell')}: {cost.seconds_per_epoch:.1f} s per epoch, "
-            f"{duration(cost.total_hours)}"
-        )
-    on_cpu = any(plan.device == "cpu" for _, plan in ground.models.values())
-    if on_cpu and hours > ASK_ABOVE_HOURS and not session.yes:
-        raise PlanError(
-            f"On this CPU the grid would take about {duration(hours)}.",
-            remedy="add --yes to start it all the same, or use the small grid: "
-            + session.command("experiment configs/experiments/lite.yaml"),
-        )
-
-
-def duration(hours: float) -> str:
-    """Hours as people say them."""
-    return f"{hours * 60:.1f} min" if hours < 1 else f"{hours:.1f} h"
+@flow(name="train-cell", persist_result=False)
+def train_cell(order: dict[str, Any]) -> None:
+    """Train one fold of one configuration for a coordinator, which reads the result from MLflow."""
+    worker.run(CellOrder.model_validate(order))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
-from flows import cli
+from minivess.cli import main as cli
 
 LIMIT_S = 600.0
 """A machine with eight times too much to do takes minutes for seconds of work."""

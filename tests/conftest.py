@@ -17,7 +17,7 @@ from hypothesis import settings
 from minivess.home import Home, open_home
 
 if TYPE_CHECKING:
-    from flows.processes import Server
+    from minivess.runtime.processes import Server
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -82,7 +82,7 @@ def home(tmp_path: Path) -> Home:
 def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty MLflow database to copy: making one takes seconds."""
     from minivess.config import TrackingConfig
-    from minivess.tracking.store import open_store
+    from minivess.tracking.store.store import open_store
 
     home = open_home(tmp_path_factory.mktemp("blank"))
     open_store(home, TrackingConfig())
@@ -92,10 +92,10 @@ def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Home, Server]]:
     """A home whose Prefect server runs until all tests are done."""
-    from flows import servers
+    from minivess.orchestration import prefect_server
 
     home = open_home(tmp_path_factory.mktemp("served"))
-    with servers.prefect_server(home) as server:
+    with prefect_server.prefect_server(home) as server:
         yield home, server
 
 

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from flows import grammar
+from minivess.cli import grammar
 
 QUOTED = r"'[^'\n]*'|\"[^\"\n]*\""
 COMMAND = re.compile(

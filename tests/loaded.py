@@ -15,8 +15,8 @@ import onnxruntime  # noqa: F401
 import torch._dynamo  # noqa: F401
 from sqlalchemy.orm import configure_mappers
 
-from minivess.tracking import environment
-from minivess.tracking.connection import preload
+from minivess.tracking.run import environment
+from minivess.tracking.store.connection import preload
 
 preload()
 
@@ -28,11 +28,11 @@ from mlflow.utils.requirements_utils import (  # noqa: E402
     warn_dependency_requirement_mismatches,
 )
 
-import flows.deploy  # noqa: E402
-import flows.experiment  # noqa: E402
-import flows.verbs  # noqa: E402, F401
 import minivess.analysis.pipeline  # noqa: E402
-import minivess.tracking.model  # noqa: E402
+import minivess.cli.commands  # noqa: E402
+import minivess.stages.deploy  # noqa: E402
+import minivess.stages.experiment  # noqa: E402
+import minivess.tracking.run.model  # noqa: E402
 import minivess.training.trainer  # noqa: E402, F401
 
 configure_mappers()

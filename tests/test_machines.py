@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from flows import cli
 from minivess import names
+from minivess.cli import main
 from minivess.config import TrackingConfig
 from minivess.home import open_home
-from minivess.tracking.store import open_store
+from minivess.tracking.store.store import open_store
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +39,7 @@ def machine(
     def run(home: str, *words: str) -> dict[str, object]:
         monkeypatch.setenv("MINIVESS_HOME", str(tmp_path / home))
         files = ("configs/experiments/smoke.yaml", str(shared / "lab.yaml"))
-        assert cli.main([*words, *files, "--json"]) == 0, capsys.readouterr().err
+        assert main.main([*words, *files, "--json"]) == 0, capsys.readouterr().err
         found: dict[str, object] = json.loads(capsys.readouterr().out.splitlines()[-1])
         return found
 

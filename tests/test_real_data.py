@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from flows import cli
 from minivess import names
+from minivess.cli import main
 from minivess.config import TrackingConfig
 from minivess.contracts import CellSpec
 from minivess.home import Home
-from minivess.tracking.store import open_store
+from minivess.tracking.store.store import open_store
 from tests.conftest import shared
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("stocked")]
@@ -29,7 +29,7 @@ def run(
     monkeypatch.setenv("PREFECT_DISABLED", "1")
 
     def call(*words: str) -> dict[str, Any]:
-        assert cli.main([*words, "--json"]) == 0, capsys.readouterr().err
+        assert main.main([*words, "--json"]) == 0, capsys.readouterr().err
         found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
         return found
 

@@ -13,21 +13,18 @@ from typing import Any
 
 Ingredients = dict[str, Any]
 
-DATA_CODE = ("data", "units.py")
-READING_CODE = (  # of data, what makes arrays of files; the rest tells of them
-    "data/volume.py", "data/payload.py", "data/nifti.py", "data/tiff.py", "data/nrrd.py",
-    "data/metaimage.py", "data/filenames.py", "data/resampling.py", "units.py",
-)  # fmt: skip
+FORMATS = ("data/formats", "units.py")  # of data, what makes arrays of files
+MODELS = ("networks.py", "architectures.py", "inference.py", "evaluation")
+CHECKS = (*FORMATS, "data/profiling", "data/checks.py")
+# What a version holds is decided by all of data but its pages.
+DATA_CODE = ("data", "-data/pages", "units.py")
 CELL_CODE = (
-    *READING_CODE, "networks.py", "architectures.py", "losses.py", "loss_terms.py",
-    "soft_skeleton.py", "training", "inference.py", "evaluation", "compute",
+    *FORMATS, *MODELS, "losses.py", "loss_terms.py", "soft_skeleton.py", "training",
+    "-training/monitoring", "-training/speed_probe.py", "compute", "-compute/reporting",
 )  # fmt: skip
-ANALYSIS_CODE = ("analysis", "inference.py", "evaluation", "networks.py", "architectures.py")
-DEPLOYMENT_CODE = (  # a service reads and checks files as well
-    *READING_CODE, "data/quality.py", "data/admission.py", "data/checks.py", "data/grids.py",
-    "data/intensities.py", "data/labels.py", "serving", "inference.py", "networks.py",
-    "architectures.py",
-)  # fmt: skip
+PREDICTION_CODE = ("analysis/predictions.py", *MODELS)
+ANALYSIS_CODE = ("analysis", *MODELS)
+DEPLOYMENT_CODE = (*CHECKS, *MODELS, "serving")  # a service reads and checks files as well
 NUMERIC_PACKAGES = ("torch", "monai", "numpy")
 KNOWN_PACKAGES = ("minivess", "monai", "torch")
 """Import paths into these name no code of the researcher's own."""
@@ -43,20 +40,25 @@ def digest(value: Any) -> str:
 def code(parts: tuple[str, ...]) -> dict[str, str]:
     """File name -> digest of its syntax tree, without docstrings, comments and formatting.
 
-    `parts` are files and folders of the package `minivess`, read once by a process that has loaded
-    them.
+    `parts` are files and folders of the package `minivess`, `-folder` one of those that does not
+    count; they are read once by a process that has loaded them.
     """
     package = Path(__file__).parent
-    files = sorted(
+    counted = {file for part in parts for file in _sources(package / part)}
+    left_out = {
         file
         for part in parts
-        for file in ([package / part] if part.endswith(".py") else _sources(package / part))
-    )
-    return {str(file.relative_to(package)): source_digest(file) for file in files}
+        if part.startswith("-")
+        for file in _sources(package / part.removeprefix("-"))
+    }
+    return {
+        file.relative_to(package).as_posix(): source_digest(file)
+        for file in sorted(counted - left_out)
+    }
 
 
-def _sources(folder: Path) -> list[Path]:
-    return [*folder.rglob("*.py"), *folder.rglob("*.j2")]
+def _sources(part: Path) -> list[Path]:
+    return [part] if part.is_file() else [*part.rglob("*.py"), *part.rglob("*.j2")]
 
 
 def source_digest(file: Path) -> str:

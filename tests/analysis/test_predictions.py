@@ -8,7 +8,7 @@ from minivess import files, inference
 from minivess.analysis import ensembling, predictions
 from minivess.config import ExperimentConfig
 from minivess.contracts import IGNORED
-from minivess.data import volume
+from minivess.data.formats import volume
 from minivess.errors import DataError, PlanError
 from minivess.evaluation import metrics
 

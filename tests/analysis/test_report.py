@@ -7,23 +7,15 @@ import numpy as np
 import pytest
 
 from minivess import names
-from minivess.analysis import (
-    ensembling,
-    figures,
-    limits,
-    methods,
-    panels,
-    pipeline,
-    report,
-    wording,
-)
+from minivess.analysis import ensembling, formatting, pipeline
+from minivess.analysis.report import figures, limitations, methods, overlays, report
 from minivess.config import EvaluationConfig, ExperimentConfig
 from minivess.contracts import Interval
 
 
 @pytest.fixture
 def page(result, profile, tmp_path):
-    drawn = figures.draw(result, tmp_path, wording.Unit("µm"))
+    drawn = figures.draw(result, tmp_path, formatting.Unit("µm"))
     strip = _strip(tmp_path / "vol02.png")
     drawn.append(figures.Drawn("panel vol02", strip, None, "hardest", "vol02"))
     links = {"parent_good": "http://127.0.0.1:5000/#/runs/parent_good"}
@@ -34,7 +26,7 @@ def page(result, profile, tmp_path):
 def _strip(path):
     truth = np.zeros((16, 20, 4), dtype=np.uint8)
     truth[4:9, 4:9] = 1
-    return panels.draw(
+    return overlays.draw(
         truth * 100.0, truth, np.roll(truth, 2, axis=0), spacing=(0.5, 0.5, 1.0), unit="micron",
         path=path,
     )  # fmt: skip
@@ -59,7 +51,7 @@ def test_families_ensembles_and_the_untrained_network_stand_in_one_table(page):
     table = page[page.index('id="families"') : page.index('id="volumes"')]
     for name in ("dynunet_good", "dynunet_fair", "mean_all", "untrained"):
         assert name in table
-    assert f"{wording.MINUS}0.217" in table
+    assert f"{formatting.MINUS}0.217" in table
 
 
 def test_lineage_ids_are_linked_where_an_address_is_known(page):
@@ -132,7 +124,7 @@ def test_figures_are_files_of_their_own_too(result, tmp_path):
 def test_the_difference_tile_tells_found_missed_and_extra_apart():
     truth, said = np.zeros((3, 1, 2), np.uint8), np.zeros((3, 1, 2), np.uint8)
     truth[0], said[0], truth[1], said[2] = 1, 1, 1, 1
-    found, missed, extra = panels.difference(truth, said)[:, 0]
+    found, missed, extra = overlays.difference(truth, said)[:, 0]
     assert found.min() > 0.9
     assert missed[2] > missed[0]
     assert extra[0] > extra[2]
@@ -140,7 +132,7 @@ def test_the_difference_tile_tells_found_missed_and_extra_apart():
 
 def test_confused_classes_have_a_colour_of_their_own():
     truth, said = np.full((1, 1, 1), 1, np.uint8), np.full((1, 1, 1), 2, np.uint8)
-    confused = panels.difference(truth, said)[0, 0]
+    confused = overlays.difference(truth, said)[0, 0]
     assert confused[0] > confused[1] < confused[2]
 
 
@@ -148,13 +140,13 @@ def test_confused_classes_have_a_colour_of_their_own():
     ("about", "length"), [(0.9, 0.5), (1.0, 1), (4.99, 2), (5.2, 5), (130, 100), (0.02, 0.02)]
 )
 def test_scale_bars_have_round_lengths(about, length):
-    assert panels.round_length(about) == pytest.approx(length)
+    assert overlays.round_length(about) == pytest.approx(length)
 
 
 def test_few_volumes_are_said_to_give_no_interval_or_one_that_is_too_narrow(judged, result):
     def first(scores, **options):
         best = judged("dynunet_good", scores, **options)
-        return limits.notes(result, best, ExperimentConfig())[0]
+        return limitations.notes(result, best, ExperimentConfig())[0]
 
     assert first([0.5, 0.6, 0.7, 0.8, 0.9]) == "All intervals rest on 5 volumes."
     assert "83 % of trials" in first([0.5, 0.6, 0.7, 0.8, 0.9], ci_method="percentile")
@@ -173,14 +165,14 @@ def test_three_groups_are_nowhere_called_a_confidence_interval(judged, result, p
     assert "range of 3" in text
     assert "6 volumes in 3 groups" in text
     assert "95 %" not in text + report.markdown(few)
-    assert wording.bounds(best.intervals["dice"]) == "range of 3 0.750 to 0.825"
+    assert formatting.bounds(best.intervals["dice"]) == "range of 3 0.750 to 0.825"
 
 
 def test_distances_are_told_in_a_unit_of_the_voxels_size_and_never_as_nothing(profile):
     def told(unit, edge, value):
         volumes = [one.replace(unit=unit, voxel_spacing=(edge,) * 3) for one in profile(2).volumes]
-        known = wording.metric(
-            "masd_class2", wording.distance_unit(profile(2).replace(volumes=volumes))
+        known = formatting.metric(
+            "masd_class2", formatting.distance_unit(profile(2).replace(volumes=volumes))
         )
         return f"{known.label} {known.number(value)} {known.unit}"
 
@@ -238,20 +230,20 @@ def test_the_methods_tell_what_the_networks_were_trained_with(two_folds, result,
 
 def test_numbers_are_spelled_in_one_way():
     gap = Interval(mean=-0.5, lower=-0.25, upper=0.1, level=0.95, n=3)
-    assert wording.bounds(gap) == f"95 % CI {wording.MINUS}0.250 to 0.100"
-    assert wording.number(None) == wording.UNDEFINED
-    assert wording.metric("masd_class2").number(1.234) == "1.23"
-    assert wording.metric(f"{names.PRIMARY}_class3").label == "Compound, class 3"
-    assert [wording.nth(rank) for rank in (1, 2, 3, 11, 22)] == [
+    assert formatting.bounds(gap) == f"95 % CI {formatting.MINUS}0.250 to 0.100"
+    assert formatting.number(None) == formatting.UNDEFINED
+    assert formatting.metric("masd_class2").number(1.234) == "1.23"
+    assert formatting.metric(f"{names.PRIMARY}_class3").label == "Compound, class 3"
+    assert [formatting.nth(rank) for rank in (1, 2, 3, 11, 22)] == [
         "hardest", "2nd hardest", "3rd hardest", "11th hardest", "22nd hardest",
     ]  # fmt: skip
-    assert [wording.count(n) for n in (812, 45_300, 1_190_000)] == ["812", "45.3 k", "1.19 M"]
+    assert [formatting.count(n) for n in (812, 45_300, 1_190_000)] == ["812", "45.3 k", "1.19 M"]
 
 
 def test_bright_structures_are_projected_and_dark_ones_shown_in_a_slice():
     truth = np.zeros((6, 6, 4), np.uint8)
     truth[2:4, 2:4, 1] = 1
-    title, plane = panels.view(1.0 * truth, truth)
+    title, plane = overlays.view(1.0 * truth, truth)
     assert (title, plane.max()) == ("image", 1.0)
-    title, plane = panels.view(1.0 - truth, truth)
+    title, plane = overlays.view(1.0 - truth, truth)
     assert (title, plane[2, 2]) == ("image, slice 1", 0.0)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from minivess import config
-from minivess.compute import forecast, page, plan
-from minivess.compute.forecast import Times
+from minivess.compute import plan
+from minivess.compute.reporting import forecast, plan_page
+from minivess.compute.reporting.forecast import Times
 from minivess.contracts import (
     CellResult,
     ComputePlan,
@@ -106,11 +107,11 @@ def test_what_a_cell_took_counts_its_folder_and_its_run(
 def test_the_decision_is_shown_whole(make_scene: Callable[..., Scene]) -> None:
     settings, network, chosen, profile, machine = make_scene("training.batch_size=2")
     found = cost((settings, network, chosen, profile, machine))
-    shown = page.machine_text(machine) + page.text("dynunet", chosen, found)
-    table = page.markdown(chosen, found, machine)
+    shown = plan_page.machine_text(machine) + plan_page.text("dynunet", chosen, found)
+    table = plan_page.markdown(chosen, found, machine)
     said = " ".join(shown.split())
     for name, choice in chosen.choices.items():
-        value = page.shown(choice.value)
+        value = plan_page.shown(choice.value)
         assert f"{name} {value} {choice.reason}" in said
         assert choice.more in said
         assert f"| {name} | {value} | {choice.bound} | {choice.reason} |" in table

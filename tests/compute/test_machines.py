@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from minivess import config
-from minivess.compute import memo, plan, speed
+from minivess.compute import bf16_benchmark, plan
+from minivess.compute.memory import cache
 from minivess.contracts import ComputePlan, DatasetProfile, Hardware, Network
 from tests.compute.machines import EIGHT, replay
 
@@ -142,11 +143,11 @@ def test_a_gpu_computes_bf16_where_that_is_fast_and_fp16_elsewhere(
 def test_the_speed_of_bf16_is_timed_once_for_each_machine(
     make_machine: Callable[..., Hardware], tmp_path: Path
 ) -> None:
-    memo.KNOWN.clear()
-    first = speed.measured(make_machine(), cache=tmp_path)
-    memo.KNOWN.clear()
-    assert speed.measured(make_machine(), cache=tmp_path) == first
+    cache.KNOWN.clear()
+    first = bf16_benchmark.measured(make_machine(), cache=tmp_path)
+    cache.KNOWN.clear()
+    assert bf16_benchmark.measured(make_machine(), cache=tmp_path) == first
     assert first.bf16_gains["cpu"] > 0
     assert len(list(tmp_path.glob("*.json"))) == 1
-    speed.measured(make_machine(cpu_model="another"), cache=tmp_path)
+    bf16_benchmark.measured(make_machine(cpu_model="another"), cache=tmp_path)
     assert len(list(tmp_path.glob("*.json"))) == 2

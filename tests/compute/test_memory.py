@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from minivess import config, networks
-from minivess.compute import memo
-from minivess.compute.memory import Footprint
+from minivess.compute.memory import cache as memo
+from minivess.compute.memory.prediction import Footprint
 from minivess.contracts import Network
 
 BENCH = Path(__file__).resolve().parents[2] / "bench" / "memory.py"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from minivess import config
-from minivess.compute import patch, plan, recovery
+from minivess.compute import out_of_memory, patch, plan
 from minivess.config import ExperimentConfig
 from minivess.contracts import ComputePlan, DatasetProfile, Hardware, Network
 from minivess.errors import DataError, OutOfMemory
@@ -40,7 +40,7 @@ def make_world(
 
 def smaller(world: tuple[ExperimentConfig, Network, DatasetProfile, ComputePlan]) -> ComputePlan:
     settings, network, profile, chosen = world
-    return recovery.smaller(chosen, settings, network, profile, n_train=3)
+    return out_of_memory.smaller(chosen, settings, network, profile, n_train=3)
 
 
 def wrapped(cause: Exception) -> RuntimeError:
@@ -64,7 +64,7 @@ def test_every_librarys_words_for_it_become_one_error(
 ) -> None:
     _, network, _, chosen = make_world()
     said = r"plan 1 \(patch 48x48x16, batch"
-    with pytest.raises(OutOfMemory, match=said) as raised, recovery.typed(network, chosen):
+    with pytest.raises(OutOfMemory, match=said) as raised, out_of_memory.typed(network, chosen):
         raise error
     assert raised.value.__cause__ is error
 
@@ -79,7 +79,7 @@ def test_every_librarys_words_for_it_become_one_error(
 )
 def test_other_errors_stay_what_they_are(make_world: MakeWorld, error: Exception) -> None:
     _, network, _, chosen = make_world()
-    with pytest.raises(type(error)) as raised, recovery.typed(network, chosen):
+    with pytest.raises(type(error)) as raised, out_of_memory.typed(network, chosen):
         raise error
     assert raised.value is error
 
@@ -87,9 +87,9 @@ def test_other_errors_stay_what_they_are(make_world: MakeWorld, error: Exception
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_a_full_gpu_is_out_of_memory(make_world: MakeWorld) -> None:
     _, network, _, chosen = make_world()
-    with pytest.raises(OutOfMemory), recovery.typed(network, chosen):
+    with pytest.raises(OutOfMemory), out_of_memory.typed(network, chosen):
         torch.empty(2**45, dtype=torch.uint8, device="cuda")
-    recovery.release()
+    out_of_memory.release()
 
 
 def test_the_next_plan_is_one_step_smaller_and_says_why(make_world: MakeWorld) -> None:
@@ -134,6 +134,6 @@ def test_at_the_floor_and_after_the_last_restart_the_need_is_named(make_world: M
     floor = chosen.replace(patch_size=(16, 16, 16), batch_size=1)
     with pytest.raises(OutOfMemory, match=r"needs \d+ MB .*there is no smaller plan"):
         smaller((settings, network, profile, floor))
-    last = chosen.replace(number=recovery.RESTARTS + 1)
+    last = chosen.replace(number=out_of_memory.RESTARTS + 1)
     with pytest.raises(OutOfMemory, match=r"needs \d+ MB .*5 restarts"):
         smaller((settings, network, profile, last))

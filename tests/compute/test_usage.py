@@ -7,18 +7,18 @@ import sys
 import pytest
 import torch
 
-from minivess.compute import forecast, usage
+from minivess.compute.reporting import forecast, peak_memory
 from minivess.contracts import Forecast
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems keep one peak for good")
 def test_the_peak_is_that_of_the_work_since_it_was_reset() -> None:
     torch.ones(64 * 1024**2).sum()
-    usage.reset_peak("cpu")
-    before = usage.peak_gb("cpu")
+    peak_memory.reset_peak("cpu")
+    before = peak_memory.peak_gb("cpu")
     torch.ones(32 * 1024**2).sum()
-    assert usage.peak_gb("cpu") - before == pytest.approx(0.125, abs=0.03)
-    assert usage.held_gb() == pytest.approx(before, abs=0.03)
+    assert peak_memory.peak_gb("cpu") - before == pytest.approx(0.125, abs=0.03)
+    assert peak_memory.held_gb() == pytest.approx(before, abs=0.03)
 
 
 def test_the_forecast_of_a_cell_is_its_share_of_the_grid() -> None:

@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from minivess.config import DataConfig, local_without_proxy
-from minivess.data import profile as profiles
-from minivess.data.cases import pair
-from minivess.data.index import Index
+from minivess.data.pairing.cases import pair
+from minivess.data.profiling import profile as profiles
+from minivess.data.versions.file_hashes import Index
 from minivess.home import Home
 
 

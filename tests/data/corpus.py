@@ -15,7 +15,7 @@ import nrrd
 import numpy as np
 import tifffile
 
-from minivess.data.volume import read, write_mask
+from minivess.data.formats.volume import read, write_mask
 from tests.conftest import tube
 
 Array = np.ndarray

@@ -9,8 +9,8 @@ import numpy as np
 import yaml
 
 from minivess.config import DataConfig
-from minivess.data.analyzer import analyse
-from minivess.data.cases import pair
+from minivess.data.pages.analyzer import analyse
+from minivess.data.pairing.cases import pair
 from tests.conftest import tube, write_nifti
 
 MakeDataset = Callable[..., Path]

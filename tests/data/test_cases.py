@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from minivess.config import load
-from minivess.data.cases import pair
-from minivess.data.filenames import is_volume, stem, suffix
-from minivess.data.quality import check_pairing
-from minivess.data.volume import read
+from minivess.data.formats.filenames import is_volume, stem, suffix
+from minivess.data.formats.volume import read
+from minivess.data.pairing.cases import pair
+from minivess.data.profiling.quality import check_pairing
 from minivess.errors import DataError
 from tests.conftest import shared, tube, write_nifti
 

@@ -14,10 +14,10 @@ import pytest
 
 from minivess.config import DataConfig
 from minivess.contracts import Case
-from minivess.data.cases import pair
 from minivess.data.checks import CHECKS, table
-from minivess.data.measurement import measure
-from minivess.data.quality import check_pairing, check_set
+from minivess.data.pairing.cases import pair
+from minivess.data.profiling.measurement import measure
+from minivess.data.profiling.quality import check_pairing, check_set
 from tests.conftest import tube, write_nifti
 from tests.data.corpus import KINDS, SETS, lay
 
@@ -28,14 +28,16 @@ PROFILE = """
 import json, resource, sys
 from pathlib import Path
 from minivess.config import DataConfig
-from minivess.data import cases, index, profile
+from minivess.data.pairing import cases
+from minivess.data.profiling import profile
+from minivess.data.versions import file_hashes
 root, home = map(Path, sys.argv[1:3])
 taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (taken + int(sys.argv[3]),) * 2)
 pairing = cases.pair(root)
 paths = [path for case in pairing.cases for path in (case.image, case.label)]
 measured = profile.profile(
-    pairing, index.Index(home / "index.json").hashes(paths),
+    pairing, file_hashes.Index(home / "index.json").hashes(paths),
     config=DataConfig(outlier_z=1e9), cache=home,
 )
 print(json.dumps({

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from minivess.contracts import Case, Pairing
-from minivess.data import exchange, review
-from minivess.data.cases import pair
 from minivess.data.checks import finding
-from minivess.data.curated import index_of
+from minivess.data.pairing.cases import pair
+from minivess.data.review import exchange, review
+from minivess.data.versions.curated import index_of
 from minivess.errors import DataError
 from minivess.home import Home
 from tests.conftest import write_nifti

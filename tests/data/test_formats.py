@@ -15,11 +15,11 @@ import pytest
 import tifffile
 
 from minivess.config import DataConfig, ResamplingConfig
-from minivess.data.cases import pair
-from minivess.data.curated import curate
-from minivess.data.filenames import SUFFIXES, stem, suffix
-from minivess.data.measurement import measure
-from minivess.data.volume import DimensionsError, load, read, write_mask
+from minivess.data.formats.filenames import SUFFIXES, stem, suffix
+from minivess.data.formats.volume import DimensionsError, load, read, write_mask
+from minivess.data.pairing.cases import pair
+from minivess.data.profiling.measurement import measure
+from minivess.data.versions.curated import curate
 from minivess.errors import DataError
 from minivess.home import Home
 from tests.conftest import tube
@@ -197,7 +197,7 @@ BARE = """
 import sys
 from pathlib import Path
 sys.modules["imagecodecs"] = None
-from minivess.data.volume import read
+from minivess.data.formats.volume import read
 from minivess.errors import DataError
 try:
     read(Path(sys.argv[1]))

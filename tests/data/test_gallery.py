@@ -10,10 +10,10 @@ from PIL import Image
 
 from minivess.config import DataConfig
 from minivess.contracts import Case, DatasetProfile
-from minivess.data import gallery
-from minivess.data import profile as profiles
-from minivess.data.cases import pair
-from minivess.data.index import Index
+from minivess.data.pages import gallery
+from minivess.data.pairing.cases import pair
+from minivess.data.profiling import profile as profiles
+from minivess.data.versions.file_hashes import Index
 from minivess.home import Home
 
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from minivess.config import DataConfig, ResamplingConfig
-from minivess.data import measurement
-from minivess.data.cases import pair
-from minivess.data.curated import curate, folder_hash
-from minivess.data.grids import aligned
-from minivess.data.measurement import measure
-from minivess.data.profile import summarise
-from minivess.data.volume import Volume, load, read
+from minivess.data.formats.volume import Volume, load, read
+from minivess.data.pairing.cases import pair
+from minivess.data.profiling import measurement
+from minivess.data.profiling.grids import aligned
+from minivess.data.profiling.measurement import measure
+from minivess.data.profiling.profile import summarise
+from minivess.data.versions.curated import curate, folder_hash
 from minivess.home import Home
 from tests.conftest import tube
 

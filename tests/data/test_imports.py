@@ -7,7 +7,10 @@ import sys
 
 LOOK = """
 import sys
-from minivess.data import cases, index, phantom, splits, versioning
+from minivess.data import splits
+from minivess.data.demo import phantom
+from minivess.data.pairing import cases
+from minivess.data.versions import file_hashes, versioning
 heavy = {"numpy", "scipy", "nibabel", "torch", "monai", "dvc", "matplotlib"} & set(sys.modules)
 assert not heavy, heavy
 """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from minivess.data.index import UNREADABLE, Index
+from minivess.data.versions.file_hashes import UNREADABLE, Index
 
 
 def old(path: Path, content: bytes, age_s: float = 3600) -> Path:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from minivess import config as configs
-from minivess.data import profile as profiles
-from minivess.data.labels import numbered, proposed_map
+from minivess.data.profiling import profile as profiles
+from minivess.data.profiling.labels import numbered, proposed_map
 from minivess.errors import DataError, UsageError
 from tests.conftest import tube, write_nifti
 

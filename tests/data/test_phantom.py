@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from minivess.data import phantom, vessels
-from minivess.data.cases import pair
-from minivess.data.volume import read
+from minivess.data.demo import phantom, vessels
+from minivess.data.formats.volume import read
+from minivess.data.pairing.cases import pair
 from minivess.errors import DataError
 
 SEED = 7

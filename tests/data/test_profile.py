@@ -16,11 +16,11 @@ from hypothesis.extra.numpy import arrays
 
 from minivess.config import DataConfig, ResamplingConfig
 from minivess.contracts import DatasetProfile
-from minivess.data import profile as profiles
-from minivess.data.cases import pair
-from minivess.data.index import Index
-from minivess.data.intensities import spread
-from minivess.data.measurement import measure
+from minivess.data.pairing.cases import pair
+from minivess.data.profiling import profile as profiles
+from minivess.data.profiling.intensities import spread
+from minivess.data.profiling.measurement import measure
+from minivess.data.versions.file_hashes import Index
 from minivess.errors import DataError
 from minivess.home import Home
 from tests.conftest import shared, tube, write_nifti
@@ -155,11 +155,13 @@ PROFILE = """
 import sys
 from pathlib import Path
 from minivess.config import DataConfig
-from minivess.data import cases, index, profile
+from minivess.data.pairing import cases
+from minivess.data.profiling import profile
+from minivess.data.versions import file_hashes
 root, cache = map(Path, sys.argv[1:3])
 pairing = cases.pair(root)
 paths = [path for case in pairing.cases for path in (case.image, case.label)]
-hashes = index.Index(cache / "index.json").hashes(paths)
+hashes = file_hashes.Index(cache / "index.json").hashes(paths)
 print(len(profile.profile(pairing, hashes, config=DataConfig(), cache=cache).stats))
 """
 
@@ -258,7 +260,7 @@ def test_processes_give_what_one_process_gives(
 
 POOL = """
 import os, sys, time
-from minivess.data.profile import pool_of
+from minivess.data.profiling.profile import pool_of
 if __name__ == "__main__":
     with pool_of(2) as pool:
         print(*{pool.submit(os.getpid).result() for _ in range(2)}, flush=True)

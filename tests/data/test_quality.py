@@ -10,9 +10,9 @@ import pytest
 
 from minivess.config import DataConfig
 from minivess.contracts import Case, Finding, VolumeStats
-from minivess.data.cases import pair
-from minivess.data.measurement import measure
-from minivess.data.quality import check_pairing, check_set, robust_z
+from minivess.data.pairing.cases import pair
+from minivess.data.profiling.measurement import measure
+from minivess.data.profiling.quality import check_pairing, check_set, robust_z
 from tests.conftest import tube, write_nifti
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from minivess.config import ResamplingConfig
 from minivess.contracts import Case
-from minivess.data.resampling import by_spacing
-from minivess.data.volume import load
+from minivess.data.formats.resampling import by_spacing
+from minivess.data.formats.volume import load
 from minivess.errors import DataError
 from tests.conftest import tube, write_nifti
 

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from minivess.data import phantom
-from minivess.data.cases import pair
-from minivess.data.profile import Measured
-from minivess.data.resemblance import matches, signature
-from minivess.data.volume import read
+from minivess.data.demo import phantom
+from minivess.data.formats.volume import read
+from minivess.data.pairing.cases import pair
+from minivess.data.profiling.duplicates import matches, signature
+from minivess.data.profiling.profile import Measured
 from tests.conftest import shared, tube, write_nifti
 
 WHOLE, _ = tube((64, 60, 20), seed=1)

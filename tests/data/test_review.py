@@ -12,12 +12,13 @@ import pytest
 
 from minivess.config import DataConfig
 from minivess.contracts import Pairing
-from minivess.data import deciding, review
-from minivess.data import profile as profiles
-from minivess.data.cases import pair
-from minivess.data.curated import index_of
-from minivess.data.profile import Measured
-from minivess.data.reviewed import Reviewed, after_review, rejections
+from minivess.data.pairing.cases import pair
+from minivess.data.profiling import profile as profiles
+from minivess.data.profiling.profile import Measured
+from minivess.data.review import decide as deciding
+from minivess.data.review import review
+from minivess.data.review.apply import Reviewed, after_review, rejections
+from minivess.data.versions.curated import index_of
 from minivess.errors import DataError
 from minivess.home import Home
 from tests.conftest import tube, write_nifti

@@ -11,8 +11,8 @@ from typing import Any
 import boto3
 import pytest
 
-from minivess.data.cases import pair
-from minivess.data.sources import Mirror
+from minivess.data.pairing.cases import pair
+from minivess.data.versions.remote import Mirror
 from minivess.errors import DataError
 
 MakeDataset = Callable[..., Path]
@@ -132,7 +132,7 @@ import subprocess
 import sys
 from pathlib import Path
 sys.modules["s3fs"] = None
-from minivess.data.sources import Mirror
+from minivess.data.versions.remote import Mirror
 Mirror("s3://volumes/minivess", Path(sys.argv[1])).listed()
 """
 

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import yaml
 
-from minivess.data import versioning
-from minivess.data.cases import pair
-from minivess.data.curated import curated_hash, folder_hash, index_of
-from minivess.data.together import put_back, together
-from minivess.data.versioning import Version, commit, restore
+from minivess.data.pairing.cases import pair
+from minivess.data.versions import versioning
+from minivess.data.versions.curated import curated_hash, folder_hash, index_of
+from minivess.data.versions.transaction import put_back, together
+from minivess.data.versions.versioning import Version, commit, restore
 from minivess.errors import DataError
 from minivess.home import Home, open_home
 from tests.conftest import write_nifti
@@ -82,9 +82,9 @@ def test_where_git_refuses_nothing_changes(make_dataset: MakeDataset, home: Home
     ("step", "committed"),
     [
         ("dvc.repo.Repo.push", False),
-        ("minivess.data.versioning._describe", False),
-        ("minivess.data.together._commit", False),
-        ("minivess.data.together._done", True),
+        ("minivess.data.versions.versioning._describe", False),
+        ("minivess.data.versions.transaction._commit", False),
+        ("minivess.data.versions.transaction._done", True),
     ],
 )
 def test_killed_before_any_step_file_decisions_and_commit_agree(

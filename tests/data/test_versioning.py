@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from minivess.config import DataConfig
-from minivess.data import profile as profiles
-from minivess.data.cases import pair
-from minivess.data.curated import curate, folder_hash, folder_of, index_of
-from minivess.data.versioning import Version, commit, restore
+from minivess.data.pairing.cases import pair
+from minivess.data.profiling import profile as profiles
+from minivess.data.versions.curated import curate, folder_hash, folder_of, index_of
+from minivess.data.versions.versioning import Version, commit, restore
 from minivess.errors import DataError
 from minivess.home import Home, open_home
 from tests.conftest import write_nifti
@@ -68,7 +68,7 @@ def test_our_hash_is_the_one_that_dvc_gives(make_dataset: MakeDataset, home: Hom
 
 
 def pair_image(root: Path):
-    from minivess.data.volume import read
+    from minivess.data.formats.volume import read
 
     return read(root / "images" / "vol00.nii.gz").array
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from minivess.config import ResamplingConfig
 from minivess.contracts import Case
-from minivess.data.volume import (
+from minivess.data.formats.volume import (
     DimensionsError,
     Volume,
     class_indices,

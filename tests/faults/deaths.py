@@ -9,7 +9,7 @@ import termios
 import threading
 from pathlib import Path
 
-from flows import cli
+from minivess.cli import main as cli
 from tests.training.dying import die_at
 
 
@@ -40,10 +40,10 @@ def lose_terminal(words: list[str]) -> int:
 def outage(words: list[str]) -> int:
     """Profile the data at `words[0]` while MLflow's server is killed and started again."""
     from bench import faults
-    from flows.profile_data import profile_data
-    from flows.session import open_session
     from minivess import files
     from minivess.config import Environment, load
+    from minivess.orchestration.session import open_session
+    from minivess.stages.profile import profile_data
 
     root, home, folder = map(Path, words)
     server = faults.Server(folder)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import cli
+from minivess.cli import main
 from minivess.compute.hardware import control_groups
 from tests.commands import Command
 
@@ -84,7 +84,7 @@ def read_only(folder: Path) -> Iterator[None]:
 def inside(group: Path, words: list[str]) -> int:
     """Run the words in a control group from their first on."""
     (group / "cgroup.procs").write_text(str(os.getpid()))
-    return cli.main(words)
+    return main.main(words)
 
 
 def starve(group: Path, command: Command) -> None:

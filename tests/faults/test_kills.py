@@ -14,8 +14,8 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from flows import cli
 from minivess import names
+from minivess.cli import main as cli
 from minivess.home import Home, open_home
 from tests.commands import Command, Main
 from tests.faults import deaths
@@ -92,7 +92,7 @@ def test_after_kill_9_the_same_command_settles_the_dead_runs_and_finishes(
 ) -> None:
     root, words = make_dataset(4), ("flows=[profile,train]", "training.max_epochs=3")
     # At the end of the second of three epochs.
-    dying = partial(deaths.main, "minivess.training.cell.write_history", 2)
+    dying = partial(deaths.main, "minivess.training.cell_folder.write_history", 2)
     killed = start(root, home, *words, main=dying)
     assert killed.wait() == -signal.SIGKILL, killed.err
     assert len(list(home.cells.glob("*/last.pth"))) == 1
@@ -123,8 +123,8 @@ def test_a_failing_fold_fails_its_parent_too(make_dataset: Callable[..., Path], 
 
 
 DEATHS = {
-    "between cells": ("flows.attempts.train_cell", 2),
-    "in the report": ("minivess.analysis.report.render", 1),
+    "between cells": ("minivess.grid.cell_training.train_cell", 2),
+    "in the report": ("minivess.analysis.report.report.render", 1),
 }
 
 

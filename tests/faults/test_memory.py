@@ -31,13 +31,16 @@ WORDS = [
 TOO_LARGE = """
 import dataclasses, json, os, resource, sys
 from pathlib import Path
-from flows import cli, grid, handoff, train
-from flows import ground as grounds
-from flows.session import open_session
+from minivess.cli import main as cli
+from minivess.grid import context as grounds
+from minivess.grid import families as grids
+from minivess.orchestration import handoff
+from minivess.stages import train
+from minivess.orchestration.session import open_session
 from minivess import config as configs
 from minivess.errors import OutOfMemory
 import torch
-import minivess.training.trainer, minivess.tracking.model
+import minivess.training.trainer, minivess.tracking.run.model
 
 torch.set_num_threads(1)
 
@@ -48,7 +51,7 @@ def limit(headroom):
 
 def stand(session):
     profile = handoff.receive_profile(session, ())
-    families = grid.families(session.config, profile)
+    families = grids.families(session.config, profile)
     return grounds.prepare(session, profile, families), families[0]
 
 words = sys.argv[1:]

@@ -13,8 +13,8 @@ from bench import faults
 from minivess import config, files
 from minivess.config import TrackingConfig
 from minivess.home import Home, open_home
-from minivess.tracking.lifecycle import settle
-from minivess.tracking.store import open_store
+from minivess.tracking.run.dead_runs import settle
+from minivess.tracking.store.store import open_store
 from tests.commands import Command
 from tests.faults import deaths
 from tests.faults.limits import fill, small_disk

@@ -15,12 +15,14 @@ from pathlib import Path
 from prefect import flow
 from sqlalchemy.orm import configure_mappers
 
-from flows import flow_runs, signals, watched
-from flows.session import Session, open_session
 from minivess import config, names
-from minivess.tracking import environment, life
-from minivess.tracking.connection import preload
-from minivess.tracking.run import Run, attach
+from minivess.orchestration import flow_runs
+from minivess.orchestration import prefect as watched
+from minivess.orchestration.session import Session, open_session
+from minivess.runtime import signals
+from minivess.tracking.run import environment, run_lifecycle
+from minivess.tracking.run.run import Run, attach
+from minivess.tracking.store.connection import preload
 
 PARENT = "parent dies, child lives"
 QUIET = config.ExperimentConfig(tracking=config.TrackingConfig(log_system_metrics=False))
@@ -43,7 +45,7 @@ def heard(name: str) -> str:
 
 def opened(session: Session, name: str, parent: Run | None = None) -> AbstractContextManager[Run]:
     """A run as the flows open it."""
-    return life.recorded(
+    return run_lifecycle.recorded(
         session.store, experiment="endings", name=name, kind=names.CELL, key=name, note="n",
         dataset="d", config=session.config, ingredients={}, parent=parent,
     )  # fmt: skip

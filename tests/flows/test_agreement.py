@@ -15,12 +15,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
-from flows import deploy as deploys
-from flows import handoff
-from flows.analyse import analyse, recipe
-from flows.deploy import deploy
-from flows.session import Session, open_session
-from flows.train import register
 from minivess import config, files, keys, names
 from minivess.contracts import (
     AnalysisResult,
@@ -36,9 +30,16 @@ from minivess.contracts import (
 )
 from minivess.errors import StoreError
 from minivess.home import Home, open_home
-from minivess.serving import package, served
-from minivess.tracking import artifacts, purge, registry
-from minivess.tracking.audit import audit
+from minivess.orchestration import handoff
+from minivess.orchestration.session import Session, open_session
+from minivess.serving import model_record, package
+from minivess.stages import deploy as deploys
+from minivess.stages.analyse import analyse, recipe
+from minivess.stages.deploy import deploy
+from minivess.stages.train import register
+from minivess.tracking.store import artifacts, registry
+from minivess.tracking.upkeep import purge
+from minivess.tracking.upkeep.audit import audit
 from tests.tracking.conftest import NETWORK, profile_of
 from tests.tracking.test_chain import WINDOW
 
@@ -138,11 +139,11 @@ class Fabricated:
             names.UPSTREAM_ANALYSIS: str(analysis.run_id),
             names.UPSTREAM_TRAINING: champion.run_id,
         }
-        service = served.ServedModel(
+        service = model_record.ServedModel(
             name=name, version=version, network=NETWORK, window=WINDOW, divisor=(1, 1, 1),
             classes=(0, 1), lineage=lineage,
         )  # fmt: skip
-        served.write(place, service)
+        model_record.write(place, service)
         if self.store.find(key, experiment=names.DEPLOYMENT_EXPERIMENT) is None:
             result = DeploymentResult(
                 analysis_run_id=str(analysis.run_id), model_name=self.name, model_version=version,

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows import cli
 from minivess import names
+from minivess.cli import main
 from minivess.config import TrackingConfig
 from minivess.home import Home
-from minivess.tracking.store import open_store
+from minivess.tracking.store.store import open_store
 from tests.conftest import write_nifti
 
 pytestmark = pytest.mark.usefixtures("stocked")
@@ -38,7 +38,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Run a command that must fail; returns its paragraph."""
 
     def run(*words: str, code: int = 1) -> str:
-        assert cli.main(list(words)) == code
+        assert main.main(list(words)) == code
         paragraph = capsys.readouterr().err
         assert "Try: " in paragraph
         assert "Traceback" not in paragraph
@@ -115,7 +115,7 @@ def test_one_bad_volume_is_quarantined_and_the_others_go_on(
 ) -> None:
     root = make_dataset(4)
     spoil(root)
-    assert cli.main(["profile", f"data.root={root}", "--json"]) == 0
+    assert main.main(["profile", f"data.root={root}", "--json"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["quarantined"] == ["vol00"]
     assert result["n_volumes"] == 3
@@ -125,7 +125,7 @@ def test_one_good_volume_is_profiled_but_cannot_be_trained_on(
     refused: Callable[..., str], make_dataset: MakeDataset
 ) -> None:
     root = make_dataset(1)
-    assert cli.main(["profile", f"data.root={root}"]) == 0
+    assert main.main(["profile", f"data.root={root}"]) == 0
     assert "volume" in refused("train", f"data.root={root}")
 
 
@@ -134,7 +134,7 @@ def test_labels_of_0_and_255_stop_with_the_one_line_that_goes_on(
 ) -> None:
     root = make_dataset(3, value=255)
     assert "data.label_map.255=1" in refused("profile", f"data.root={root}")
-    assert cli.main(["profile", f"data.root={root}", "data.label_map.255=1"]) == 0
+    assert main.main(["profile", f"data.root={root}", "data.label_map.255=1"]) == 0
 
 
 def test_an_unknown_key_is_wrong_usage_and_names_the_nearest(refused: Callable[..., str]) -> None:
@@ -220,7 +220,7 @@ def test_a_grid_of_more_than_twelve_hours_on_a_cpu_asks_before_it_starts(
     refused: Callable[..., str], make_dataset: MakeDataset
 ) -> None:
     root = make_dataset(4)
-    assert cli.main(["profile", f"data.root={root}"]) == 0
+    assert main.main(["profile", f"data.root={root}"]) == 0
     paragraph = refused(
         "train", f"data.root={root}", "model.filters=[4,8,16]", "training.max_epochs=1000000"
     )

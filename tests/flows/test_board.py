@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from flows.board import Board
-from minivess.training.pulse import Beat
+from minivess.orchestration.progress import Board
+from minivess.training.monitoring.watchdog import Beat
 
 
 def test_without_a_terminal_each_epoch_is_one_plain_line_with_the_time_left() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import cli
+from minivess.cli import main
 from minivess.home import Home
 
 Evil = Callable[[Path], Path]
@@ -64,7 +64,7 @@ def test_a_bundle_that_leads_out_of_its_folder_is_refused(
     make: Evil, outside: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREFECT_DISABLED", "1")
-    assert cli.main(["reproduce", str(make(outside)), "--trust"]) == 1
+    assert main.main(["reproduce", str(make(outside)), "--trust"]) == 1
     assert "leads out of the bundle's folder" in capsys.readouterr().err
     assert not [path for path in outside.rglob("escaped.txt") if path.is_file()]
     assert (outside / "home" / "kept.txt").read_text() == "kept"
@@ -77,9 +77,9 @@ def test_the_code_of_a_bundle_runs_only_where_somebody_says_that_it_is_trusted(
     monkeypatch.setenv("PREFECT_DISABLED", "1")
     monkeypatch.chdir(outside / "home")
     climbing_zip(outside / "home")
-    assert cli.main(["reproduce", word]) == 2
+    assert main.main(["reproduce", word]) == 2
     assert f"minivess reproduce {word} --trust" in capsys.readouterr().err
-    assert cli.main(["reproduce", word, "--trust"]) == 1
+    assert main.main(["reproduce", word, "--trust"]) == 1
     assert (outside / "home" / "kept.txt").read_text() == "kept"
 
 
@@ -88,6 +88,6 @@ def test_an_id_that_no_run_has_removes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setenv("PREFECT_DISABLED", "1")
-    assert cli.main(["reproduce", "../kept.txt"]) == 1
+    assert main.main(["reproduce", "../kept.txt"]) == 1
     assert "../kept.txt" in capsys.readouterr().err
     assert (outside / "home" / "kept.txt").read_text() == "kept"

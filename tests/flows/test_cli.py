@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from flows import cli, grammar, output, verbs
-from flows.grammar import OPTIONS, ROWS, VERBS
 from minivess import config
+from minivess.cli import commands, grammar, main
+from minivess.runtime import output
+from minivess.verbs import OPTIONS, ROWS, VERBS
 from tests import grammar as printed
 from tests.house.test_config import OTHER
 
@@ -24,7 +25,7 @@ VALUES = {"config": ["configs/experiments/lite.yaml"], "upstream": ["ID"], "why"
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from flows import cli, grammar; grammar.overview().format_help();"
+        "import sys; from minivess.cli import grammar, main; grammar.overview().format_help();"
         "heavy = ('torch', 'mlflow', 'prefect', 'pydantic', 'numpy');"
         "print([module for module in heavy if module in sys.modules])"
     )
@@ -34,7 +35,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 def told(words: list[str], capsys: pytest.CaptureFixture[str], code: int = 0) -> str:
     """What a command prints that ends at once."""
-    assert cli.main(words) == code
+    assert main.main(words) == code
     streams = capsys.readouterr()
     return streams.out if code == 0 else streams.err
 
@@ -74,13 +75,13 @@ def test_a_bare_word_that_no_verb_takes_is_wrong_usage(capsys: pytest.CaptureFix
 
 
 def test_config_and_bare_files_are_the_same() -> None:
-    bare = cli.read(["train", "configs/experiments/demo.yaml"])
-    named = cli.read(["train", "--config", "configs/experiments/demo.yaml"])
+    bare = main.read(["train", "configs/experiments/demo.yaml"])
+    named = main.read(["train", "--config", "configs/experiments/demo.yaml"])
     assert bare.files == named.files == ["configs/experiments/demo.yaml"]
 
 
 def test_a_tier_shorthand_is_the_profile_word() -> None:
-    assert cli.read(["plan", "--gpu-low"]).words == ["compute.profile=gpu_low"]
+    assert main.read(["plan", "--gpu-low"]).words == ["compute.profile=gpu_low"]
 
 
 @pytest.mark.parametrize("words", [["--cpu", "--gpu-low"], ["--cpu", "compute.profile=gpu_high"]])
@@ -92,17 +93,17 @@ def test_two_tiers_are_a_contradiction(
 
 def test_bare_words_with_an_equals_sign_are_no_settings(tmp_path: Path) -> None:
     query = "select * from metrics where key='dice'"
-    assert cli.read(["sql", query]).arguments == [query]
+    assert main.read(["sql", query]).arguments == [query]
     (tmp_path / "name=a.nii.gz").touch()
     words = [str(tmp_path / "name=a.nii.gz"), "out=2", "name=vessels"]
-    read = cli.read(["predict", *words])
+    read = main.read(["predict", *words])
     assert (read.arguments, read.words) == (words[:2], words[2:])
 
 
 def test_json_is_one_object_on_the_last_line_and_nothing_else_is_on_standard_output(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["demo-data", str(tmp_path / "demo"), "data.demo_volumes=4", "--json"]) == 0
+    assert main.main(["demo-data", str(tmp_path / "demo"), "data.demo_volumes=4", "--json"]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     assert json.loads(line) == {"folder": str(tmp_path / "demo")}
     assert len(list((tmp_path / "demo" / "images").iterdir())) == 4
@@ -130,7 +131,7 @@ def test_an_option_is_taken_or_refused(name: str, capsys: pytest.CaptureFixture[
     for option in OPTIONS:
         words = [*name.split(), *printed.bare_words(name), f"--{option}", *VALUES.get(option, ())]
         if option in ROWS[name].accepts():
-            assert cli.read(words).verb == name.split()[0]
+            assert main.read(words).verb == name.split()[0]
         else:
             refused = told(words, capsys, 2)
             assert f"`minivess {name}` does not use --{option}" in refused
@@ -144,7 +145,7 @@ def test_a_setting_is_taken_or_refused(name: str, capsys: pytest.CaptureFixture[
         words = [*OTHER[key], *(["data.root=/data/vessels"] if own else [])]
         words = [*name.split(), *printed.bare_words(name), *words]
         if ROWS[name].reads(key):
-            taken: object = verbs.settings(cli.read(words))
+            taken: object = commands.settings(main.read(words))
             for part in key.split("."):
                 taken = getattr(taken, part)
             assert taken is not None
@@ -161,7 +162,7 @@ def test_every_setting_and_option_belongs_to_a_verb_and_every_verb_is_carried_ou
     rows = list(ROWS.values())
     assert all(any(row.reads(key) for row in rows) for key in config.leaves())
     assert all(any(option in row.accepts() for row in rows) for option in OPTIONS)
-    stories = {verb for verb in VERBS if hasattr(verbs, f"run_{verb.replace('-', '_')}")}
+    stories = {verb for verb in VERBS if hasattr(commands, f"run_{verb.replace('-', '_')}")}
     assert stories == set(VERBS) - {"help"}
 
 
@@ -186,8 +187,8 @@ def test_a_word_that_would_be_ignored_is_refused(
 
 
 def test_one_file_serves_all_verbs() -> None:
-    read = cli.read(["deploy", "configs/experiments/search.yaml", "data.root=/data/vessels"])
-    assert verbs.settings(read).training.max_epochs == 20
+    read = main.read(["deploy", "configs/experiments/search.yaml", "data.root=/data/vessels"])
+    assert commands.settings(read).training.max_epochs == 20
 
 
 # --- the spelling of commands ---------------------------------------------------------------

@@ -26,13 +26,15 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas import FlowRun
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 
-from flows import cli, connection, deployed
-from flows.processes import Server
-from flows.session import open_session
-from flows.train import train
+from flows import watch
 from minivess import config, names
+from minivess.cli import main
 from minivess.config import Environment, changed_environment, child_environment
 from minivess.home import Home, open_home
+from minivess.orchestration import prefect_client
+from minivess.orchestration.session import open_session
+from minivess.runtime.processes import Server
+from minivess.stages.train import train
 from tests.commands import Command
 from tests.conftest import tube, write_nifti
 
@@ -88,7 +90,7 @@ def story(
         "PWD": str(CLONE),
     }
     with ExitStack() as stack:
-        stack.enter_context(connection.client(served[0], Environment()))
+        stack.enter_context(prefect_client.client(served[0], Environment()))
         stack.enter_context(changed_environment(**surroundings))
         client = stack.enter_context(get_client(sync_client=True))
         url, notices = stack.enter_context(listener())
@@ -97,7 +99,7 @@ def story(
             words = ("watch", *SMOKE, f"data.root={root}")
             watcher = Command(words, child_environment(), home.root / f"watcher{number}")
             stack.callback(watcher.send_signal, signal.SIGKILL)
-        assert cli.main(["notify", url]) == 0
+        assert main.main(["notify", url]) == 0
         wait_for(lambda: any(pool.name == POOL for pool in client.read_work_pools()))
         deploy = ("deploy", "--prefect-file", "deployments/prefect.yaml", "--all")
         subprocess.run(
@@ -117,7 +119,7 @@ def story(
         wait_for(lambda: bool(notices))
         words = (SMOKE[1], f"data.root={root}")
         with redirect_stdout(StringIO()) as said:
-            assert cli.main(["data-changed", SMOKE[0], *words, "--json"]) == 0
+            assert main.main(["data-changed", SMOKE[0], *words, "--json"]) == 0
 
         store = MlflowClient(f"sqlite:///{home.database}")
         profiles = runs(store, names.PROFILE_EXPERIMENT)
@@ -143,7 +145,7 @@ def story(
             notices=notices,
             asked_again=[
                 json.loads(said.getvalue().splitlines()[-1]),
-                deployed.watch_data(settings=words, files=SMOKE[:1]),
+                watch.watch_data(settings=words, files=SMOKE[:1]),
             ],
             schedules={
                 (schedule.active, schedule.schedule.interval)
@@ -153,7 +155,9 @@ def story(
 
 
 def test_every_flow_is_deployed_and_only_training_waits_for_somebody(story: Story) -> None:
-    flows = ("profile-data", "watch-data", "train", "train-cell", "analyse", "deploy")
+    flows = (
+        "profile-data", "watch-data", "train", "train-cell", "analyse", "deploy", "experiment",
+    )  # fmt: skip
     assert story.deployments == {f"{name}/local" for name in flows}
     assert story.automations[PROFILE_TRIGGER]
     assert not story.automations[TRAINING_TRIGGER]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from flows import analyse, families
 from minivess import names
 from minivess.config import EvaluationConfig
 from minivess.contracts import AnalysisResult, CellResult, Champion, Judged, VolumeMetrics
 from minivess.evaluation import statistics
+from minivess.grid import family_run
+from minivess.stages import analyse
 
 CONFIG = EvaluationConfig(bootstrap_n=100)
 
@@ -27,7 +28,7 @@ def fold(primary: float, *masd: float | None, best: float = 0.5) -> CellResult:
 
 
 def test_a_parent_counts_what_is_undefined_and_says_what_its_bounds_are() -> None:
-    found = families.aggregate(CONFIG, [fold(0.5, 2.0, None, 4.0), fold(0.7, None, None, 3.0)])
+    found = family_run.aggregate(CONFIG, [fold(0.5, 2.0, None, 4.0), fold(0.7, None, None, 3.0)])
     assert (found["eval_masd_class2"], found["eval_masd_class2_n_undefined"]) == (3, 3)
     assert found["eval_fold1_masd_class2_n_undefined"] == 2
     assert found["eval_fold0_dice_ci_level"] == 0.75  # the range of three
@@ -37,7 +38,7 @@ def test_a_parent_counts_what_is_undefined_and_says_what_its_bounds_are() -> Non
 
 
 def test_the_registered_fold_is_the_one_whose_judged_weights_did_best() -> None:
-    assert families.best_fold([fold(0.5, 1.0, best=0.9), fold(0.7, 1.0, best=0.6)]) == 1
+    assert family_run.best_fold([fold(0.5, 1.0, best=0.9), fold(0.7, 1.0, best=0.6)]) == 1
 
 
 def test_an_analysis_holds_the_champions_test_set_apart() -> None:

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from flows import cli
 from minivess import names
+from minivess.cli import main
 from minivess.config import TrackingConfig
 from minivess.home import Home, open_home
-from minivess.tracking import registry
-from minivess.tracking.artifacts import local
-from minivess.tracking.store import Store, open_store
+from minivess.tracking.store import registry
+from minivess.tracking.store.artifacts import local
+from minivess.tracking.store.store import Store, open_store
 from tests.conftest import tube, write_nifti
 
 pytestmark = pytest.mark.slow
@@ -45,7 +45,7 @@ class Own:
         """A command; what it said and its JSON."""
         out, err = io.StringIO(), io.StringIO()
         with redirect_stdout(out), redirect_stderr(err):
-            code = cli.main([*words, "--json"])
+            code = main.main([*words, "--json"])
         assert code == expected, err.getvalue()
         return err.getvalue(), json.loads(out.getvalue().splitlines()[-1]) if out.getvalue() else {}
 

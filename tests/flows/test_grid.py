@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from flows import grid
 from minivess import config
 from minivess.contracts import DatasetProfile, Split
+from minivess.grid import families
 from tests.tracking.conftest import profile_of
 
 SPARSE, DENSE = ("a", "b", "c", "d"), ("e", "f", "g", "h")
@@ -24,7 +24,7 @@ def profile() -> DatasetProfile:
 
 
 def split(*words: str, seed: int = 1) -> Split:
-    return grid.split(config.load([], ["data.root=set", *words]), profile(), seed)
+    return families.split(config.load([], ["data.root=set", *words]), profile(), seed)
 
 
 def test_folds_are_stratified_by_foreground_only_when_asked() -> None:

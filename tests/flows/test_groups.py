@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from flows import grid
-from flows.planning import unversioned_profile
-from flows.session import open_session
-from flows.survey import look
 from minivess import config as configs
+from minivess.grid import families
+from minivess.orchestration.session import open_session
+from minivess.stages.dataset_scan import look
+from minivess.stages.plan import unversioned_profile
 from tests.conftest import tube, write_nifti
 
 
@@ -49,7 +49,7 @@ def test_no_animal_trains_what_it_validates_and_a_shared_crop_is_told(
     config, env = configs.load(words=words), configs.Environment(prefect_disabled=True)
     with open_session(config, replace(env, home=mice.parent / "home")) as session:
         profile = unversioned_profile(session, look(session))
-    made = grid.split(config, profile, seed)
+    made = families.split(config, profile, seed)
     for fold in made.folds:
         animals = [{case[:2] for case in side} for side in (fold.train, fold.val, made.test)]
         assert len(set.union(*animals)) == sum(map(len, animals)) == 5

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from flows import cli
-from flows.profile_data import profile_data
-from flows.session import open_session
 from minivess import config as configs
 from minivess import names
+from minivess.cli import main
 from minivess.config import TrackingConfig
 from minivess.home import Home, open_home
-from minivess.tracking.store import Store, open_store
+from minivess.orchestration.session import open_session
+from minivess.stages.profile import profile_data
+from minivess.tracking.store.store import Store, open_store
 from tests.conftest import tube, write_nifti
 
 Typed = Callable[..., dict[str, Any]]
@@ -68,7 +68,7 @@ def minivess(
     monkeypatch.setenv("MINIVESS_HOME", str(scene.home.root))
 
     def run(*words: str, expected: int = 0) -> dict[str, Any]:
-        code = cli.main([*words, "--json"])
+        code = main.main([*words, "--json"])
         told = capsys.readouterr()
         assert code == expected, told.err
         return {**(json.loads(told.out.splitlines()[-1]) if told.out else {}), "said": told.err}

@@ -20,14 +20,14 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Cancelling
 
-from flows import connection, orchestrator
-from flows.processes import Server
 from minivess import config, names
 from minivess.config import Environment, TrackingConfig
 from minivess.contracts import RunRecord
 from minivess.home import Home, open_home
-from minivess.tracking import lifecycle
-from minivess.tracking.store import Store, open_store
+from minivess.orchestration import orchestrator, prefect_client
+from minivess.runtime.processes import Server
+from minivess.tracking.run import dead_runs
+from minivess.tracking.store.store import Store, open_store
 from tests.faults.limits import memory_group
 
 pytestmark = pytest.mark.slow
@@ -104,7 +104,7 @@ class Scene:
         return {run.name: run for run in self.store.search(experiment="endings")}
 
     def settle(self) -> None:
-        lifecycle.settle(self.store)
+        dead_runs.settle(self.store)
         env = Environment(prefect_api_url=self.server.api, home=self.home.root)
         with orchestrator.use(self.home, env) as orchestra:
             orchestra.settle()
@@ -121,7 +121,7 @@ def wait_until(true: Callable[[], object]) -> None:
 @pytest.fixture(scope="module")
 def scene(served: tuple[Home, Server], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """Every way carried out: as commands, then through a worker; the dead are settled."""
-    with connection.client(served[0], Environment()), get_client(sync_client=True) as client:
+    with prefect_client.client(served[0], Environment()), get_client(sync_client=True) as client:
         scene = Scene(open_home(tmp_path_factory.mktemp("endings")), served[1], client)
         commands(scene)
         worker(scene)

@@ -19,12 +19,12 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
 
-from flows import orchestrator, servers
-from flows.plain import Orchestrator
-from flows.processes import Server
 from minivess.config import Environment, child_environment
 from minivess.errors import DataError, OrchestrationError, RemoteError, StoreError
 from minivess.home import Home, open_home
+from minivess.orchestration import orchestrator, prefect_server
+from minivess.orchestration.base import Orchestrator
+from minivess.runtime.processes import Server
 
 Served = tuple[Home, Server]
 
@@ -127,7 +127,7 @@ def test_work_with_a_key_is_done_once_and_again_when_its_result_is_lost(
     assert [watched.flow("train", story, key) for key in ("one", "one", "two", "one")] == [
         ("measured", 1), ("measured", 1), ("measured", 2), ("measured", 1),
     ]  # fmt: skip
-    storage = servers.folder_of(served[0], Environment()) / "storage"
+    storage = prefect_server.folder_of(served[0], Environment()) / "storage"
     for content in ("damaged", None):
         (storage / "one").write_text(content) if content else (storage / "one").unlink()
         assert watched.flow("train", story, "one") == ("measured", len(done))
@@ -308,7 +308,7 @@ logging.basicConfig(level=logging.WARNING, format="%(message)s")
 from minivess.config import environment
 from minivess.errors import DataError
 from minivess.home import open_home
-from flows import orchestrator
+from minivess.orchestration import orchestrator
 env = environment()
 def story():
     print("running", flush=True)
@@ -348,7 +348,7 @@ def test_sigterm_unwinds_the_story_and_ends_the_private_server(
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "running\n"
-    server = servers.running(home.prefect)
+    server = prefect_server.running(home.prefect)
     assert server is not None
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=300)
@@ -360,7 +360,7 @@ def test_deciding_that_all_is_reused_imports_no_prefect_and_starts_no_server(
     tmp_path: Path,
 ) -> None:
     code = (
-        "import sys; from pathlib import Path; from flows import orchestrator\n"
+        "import sys; from pathlib import Path; from minivess.orchestration import orchestrator\n"
         "from minivess.home import open_home; from minivess.config import Environment\n"
         f"home = open_home(Path({str(tmp_path / 'h')!r}))\n"
         "with orchestrator.use(home, Environment()) as o:\n"
@@ -375,11 +375,11 @@ def test_a_server_that_dies_loses_no_result_and_another_takes_over(
     warm_home: Callable[[], Home], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Fewer than usual: each attempt at the dead server costs seconds; a fresh one may answer 503.
-    monkeypatch.setattr("flows.connection.PRIVATE_RETRIES", "2")
+    monkeypatch.setattr("minivess.orchestration.prefect_client.PRIVATE_RETRIES", "2")
     home = warm_home()
 
     def story() -> Server:
-        server = servers.running(home.prefect)
+        server = prefect_server.running(home.prefect)
         assert server is not None
         psutil.Process(server.process.pid).kill()
         while server.process.alive:
@@ -389,7 +389,7 @@ def test_a_server_that_dies_loses_no_result_and_another_takes_over(
     with orchestrator.use(home, Environment()) as orchestra:
         killed = orchestra.flow("train", story)
         orchestra.put("latest_training", {"run_ids": ["a"]})
-        successor = servers.running(home.prefect)
+        successor = prefect_server.running(home.prefect)
         assert successor is not None
         assert successor != killed
         assert orchestra.flow("analyse", orchestra.get, "latest_training") == {"run_ids": ["a"]}

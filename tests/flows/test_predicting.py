@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from flows import cli
 from minivess import names, networks
+from minivess.cli import main
 from minivess.config import TrackingConfig
 from minivess.contracts import Window
 from minivess.home import Home, open_home
-from minivess.tracking import model, registry
-from minivess.tracking.life import recorded
-from minivess.tracking.params import data_params, preparation_params, upstream_params
-from minivess.tracking.store import open_store
+from minivess.tracking.run import model
+from minivess.tracking.run.params import data_params, preparation_params, upstream_params
+from minivess.tracking.run.run_lifecycle import recorded
+from minivess.tracking.store import registry
+from minivess.tracking.store.store import open_store
 from tests.conftest import tube, write_nifti
 from tests.tracking.conftest import NETWORK, QUIET, profile_of
 
@@ -62,7 +63,7 @@ def folder(tmp_path: Path, two: dict[str, str], monkeypatch: pytest.MonkeyPatch)
 
 def predict(folder: Path, *words: str) -> int:
     """The verb on the folder's volume."""
-    return cli.main(["predict", str(folder / "in"), str(folder / "out"), *words])
+    return main.main(["predict", str(folder / "in"), str(folder / "out"), *words])
 
 
 @pytest.mark.parametrize("verb", ["analyse", "predict"])
@@ -70,7 +71,7 @@ def test_an_id_of_another_experiment_than_the_one_named_is_refused(
     verb: str, folder: Path, two: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = [str(folder / "in"), str(folder / "out")] if verb == "predict" else []
-    assert cli.main([verb, *files, "--upstream", two["vessels"], "name=elsewhere"]) == 1
+    assert main.main([verb, *files, "--upstream", two["vessels"], "name=elsewhere"]) == 1
     assert ", but name says 'elsewhere'" in capsys.readouterr().err
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from flows.plain import Orchestrator
-from flows.session import Session
 from minivess.config import Environment, ExperimentConfig
 from minivess.home import Home
+from minivess.orchestration.base import Orchestrator
+from minivess.orchestration.session import Session
 
 
 class Page(Orchestrator):

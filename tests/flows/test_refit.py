@@ -10,17 +10,19 @@ from typing import Any
 
 import pytest
 
-from flows.analyse import analyse
-from flows.cells import require_whole
-from flows.profile_data import profile_data
-from flows.refit import refit, shortened, stopping_epoch
-from flows.session import Session, open_session
-from flows.train import train
 from minivess import config, names
 from minivess.contracts import CellResult, FamilyRun
 from minivess.errors import StoreError
+from minivess.grid.cell_run import require_whole
 from minivess.home import Home
-from minivess.tracking import audit, model, registry
+from minivess.orchestration.session import Session, open_session
+from minivess.stages.analyse import analyse
+from minivess.stages.profile import profile_data
+from minivess.stages.refit import refit, shortened, stopping_epoch
+from minivess.stages.train import train
+from minivess.tracking.run import model
+from minivess.tracking.store import registry
+from minivess.tracking.upkeep import audit
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("stocked")]
 
@@ -104,7 +106,7 @@ def test_a_champion_that_went_on_from_a_shorter_training_is_refit_from_the_start
 
 
 def test_the_best_family_of_each_loss_has_the_alias_of_that_loss() -> None:
-    from flows.train import best_of_each_loss
+    from minivess.stages.train import best_of_each_loss
 
     def family(name: str, loss: str, value: float) -> FamilyRun:
         return FamilyRun(

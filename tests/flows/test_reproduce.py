@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 
-from flows import cli
 from minivess import names
+from minivess.cli import main
 from minivess.config import TrackingConfig
 from minivess.home import open_home
-from minivess.tracking import comparison, environment
-from minivess.tracking.comparison import Difference
-from minivess.tracking.store import Store, open_store
+from minivess.tracking.run import environment
+from minivess.tracking.store.store import Store, open_store
+from minivess.tracking.upkeep import comparison
+from minivess.tracking.upkeep.comparison import Difference
 from tests.conftest import tube, write_nifti
 
 pytestmark = pytest.mark.slow
@@ -74,7 +75,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, blank: Path) -> Elsewhere:
     words = [*WORDS, f"data.root={data}", f"data.remote={shared}/dvc",
              f"tracking.artifact_root={shared}/artifacts"]  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "experiment", *words],
+        [sys.executable, "-m", "minivess.cli.main", "experiment", *words],
         cwd=clone, capture_output=True, text=True, check=False,
         env={**os.environ, "PYTHONPATH": f"{clone / 'src'}:{clone}", "PREFECT_DISABLED": "1",
              "MINIVESS_HOME": str(root / "home"), "MLFLOW_TRACKING_URI": uri},
@@ -87,7 +88,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, blank: Path) -> Elsewhere:
 
 def minivess(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, Any]]:
     """Type a verb; its exit code and what it printed."""
-    code = cli.main([*words, "--json"])
+    code = main.main([*words, "--json"])
     said = capsys.readouterr()
     assert said.out, said.err
     return code, json.loads(said.out.splitlines()[-1])
@@ -161,14 +162,14 @@ def test_what_is_no_training_is_not_done_again(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", trained.uri)
     (profile,) = trained.store.search(kind=names.PROFILE)
-    assert cli.main(["reproduce", profile.run_id]) == 1
+    assert main.main(["reproduce", profile.run_id]) == 1
     assert "only a FINISHED training" in capsys.readouterr().err
 
 
 def test_a_commit_that_is_nowhere_is_said_and_the_present_code_runs_on_its_own(
     tmp_path: Path,
 ) -> None:
-    from flows import code_state
+    from minivess.stages import code_state
 
     repository = code_state.clone()
     assert repository == CLONE

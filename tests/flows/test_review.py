@@ -13,9 +13,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from flows import cli
-from minivess.data import volume
-from minivess.data.curated import folder_hash
+from minivess.cli import main
+from minivess.data.formats import volume
+from minivess.data.versions.curated import folder_hash
 from minivess.home import Home
 from tests.conftest import write_nifti
 
@@ -30,7 +30,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     monkeypatch.setenv("PREFECT_DISABLED", "1")
 
     def run(*words: str, code: int = 0) -> dict[str, Any]:
-        assert cli.main([*words, "--json"]) == code
+        assert main.main([*words, "--json"]) == code
         told = capsys.readouterr()
         return json.loads(told.out.splitlines()[-1]) if code == 0 else {"error": told.err}
 

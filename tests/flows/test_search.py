@@ -13,15 +13,15 @@ import pytest
 from mlflow import MlflowClient
 from optuna import TrialPruned
 
-from flows.profile_data import profile_data
-from flows.search import search
-from flows.session import open_session
-from flows.train import train
-from flows.trials import Trials
 from minivess import config, names
 from minivess.config import SearchConfig
 from minivess.errors import UsageError
+from minivess.grid.trials import Trials
 from minivess.home import Home
+from minivess.orchestration.session import open_session
+from minivess.stages.profile import profile_data
+from minivess.stages.search import search
+from minivess.stages.train import train
 from tests.commands import Command
 from tests.faults import deaths
 
@@ -129,7 +129,7 @@ def test_a_killed_search_goes_on_prunes_and_hands_over_a_file_that_runs(
 
     variables = {**os.environ, "MINIVESS_HOME": str(home.root), "PREFECT_DISABLED": "1"}
     # In the first fold of the first trial.
-    dying = partial(deaths.main, "minivess.training.cell.write_history", 3)
+    dying = partial(deaths.main, "minivess.training.cell_folder.write_history", 3)
     killed = Command(("search", *words), variables, tmp_path / "search", main=dying)
     assert killed.wait() == -signal.SIGKILL, killed.err
 

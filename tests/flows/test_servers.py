@@ -15,31 +15,32 @@ from pathlib import Path
 
 import pytest
 
-from flows import orchestrator, processes, servers
-from flows.processes import PROBE_LIMIT_S, Server, end_leftover, free_port, read
 from minivess.config import Environment, TrackingConfig, changed_environment, child_environment
 from minivess.errors import OrchestrationError
 from minivess.home import Home
+from minivess.orchestration import orchestrator, prefect_server
+from minivess.runtime import processes
+from minivess.runtime.processes import PROBE_LIMIT_S, Server, end_leftover, free_port, read
 
 Served = tuple[Home, Server]
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from flows import servers
+from minivess.orchestration import prefect_server
 from minivess.home import open_home
-with servers.prefect_server(open_home(Path(sys.argv[1]))) as server:
+with prefect_server.prefect_server(open_home(Path(sys.argv[1]))) as server:
     print(server.url, flush=True)
     time.sleep(600)
 """
 UI = """
 import sys
 from pathlib import Path
-from flows import servers
+from minivess.orchestration import prefect_server
 from minivess.config import Environment, TrackingConfig
 from minivess.home import open_home
 ports = dict(zip(("prefect_port", "mlflow_port"), map(int, sys.argv[2:])))
-servers.ui(open_home(Path(sys.argv[1])), TrackingConfig(), env=Environment(), **ports)
+prefect_server.ui(open_home(Path(sys.argv[1])), TrackingConfig(), env=Environment(), **ports)
 """
 
 
@@ -61,7 +62,7 @@ def line(process: subprocess.Popen[str]) -> str:
 
 def test_a_server_that_runs_is_used_and_left_running(served: Served) -> None:
     home, server = served
-    with servers.prefect_server(home) as again:
+    with prefect_server.prefect_server(home) as again:
         assert again == server
     assert server.process.alive
 
@@ -81,7 +82,7 @@ def test_a_server_of_our_own_takes_no_settings_that_are_meant_for_another(
         "PREFECT_PROFILES_PATH": str(profiles),
         "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true",
     }
-    caplog.set_level("INFO", "flows")
+    caplog.set_level("INFO", "minivess")
     with changed_environment(**theirs), orchestrator.use(warm_home(), Environment()) as orchestra:
         assert orchestra.flow("train", lambda: orchestra.task("step", lambda: 7)) == 7
     assert "does not use PREFECT_PROFILE, PREFECT_PROFILES_PATH" in caplog.text
@@ -93,12 +94,12 @@ def test_a_server_that_is_started_again_meanwhile_ends_no_flow(
     home, port, run_id = warm_home(), free_port(), []
     env = Environment(prefect_api_url=f"http://127.0.0.1:{port}/api", home=home.root)
     with ExitStack() as first, ExitStack() as second:
-        first.enter_context(servers.prefect_server(home, port=port))
+        first.enter_context(prefect_server.prefect_server(home, port=port))
 
         def story() -> int:
             run_id.append(str(orchestra.page()).rpartition("/")[2])
             first.close()
-            second.enter_context(servers.prefect_server(home, port=port))
+            second.enter_context(prefect_server.prefect_server(home, port=port))
             return orchestra.task("step", lambda: 7)
 
         with orchestrator.use(home, env) as orchestra:
@@ -110,17 +111,17 @@ def test_what_a_killed_command_left_is_ended_by_the_next(warm_home: Callable[[],
     home = warm_home()
     killed = command(HOLD, home.root)
     url = line(killed)
-    left = read(home.prefect / servers.PRIVATE)
+    left = read(home.prefect / prefect_server.PRIVATE)
     killed.kill()
     killed.communicate()
     assert left is not None
     assert left.url == url
     assert left.process.alive
-    with servers.prefect_server(home) as server:
+    with prefect_server.prefect_server(home) as server:
         assert server.url != url
         assert not left.process.alive
     assert not server.process.alive
-    assert not (home.prefect / servers.PRIVATE).exists()
+    assert not (home.prefect / prefect_server.PRIVATE).exists()
 
 
 def test_a_server_whose_starter_dies_before_recording_it_never_starts(home: Home) -> None:
@@ -135,12 +136,12 @@ def test_a_server_whose_starter_dies_before_recording_it_never_starts(home: Home
 
 
 def test_a_record_of_another_host_is_not_ours_to_use_or_end(home: Home, served: Served) -> None:
-    text = (served[0].prefect / servers.PRIVATE).read_text()
+    text = (served[0].prefect / prefect_server.PRIVATE).read_text()
     home.prefect.mkdir()
-    record = home.prefect / servers.PRIVATE
+    record = home.prefect / prefect_server.PRIVATE
     record.write_text(text.replace(socket.gethostname(), "elsewhere"))
-    assert servers.running(home.prefect) is None
-    servers.end_leftover(record)
+    assert prefect_server.running(home.prefect) is None
+    prefect_server.end_leftover(record)
     assert served[1].process.alive
 
 
@@ -149,10 +150,10 @@ def test_a_server_that_cannot_start_says_where_to_read_why(home: Home) -> None:
     (home.prefect / "prefect.db").write_text("not a database, " * 100)
     with (
         pytest.raises(OrchestrationError, match=r"prefect-server\.log.*PREFECT_DISABLED=1"),
-        servers.prefect_server(home),
+        prefect_server.prefect_server(home),
     ):
         pass
-    assert not (home.prefect / servers.PRIVATE).exists()
+    assert not (home.prefect / prefect_server.PRIVATE).exists()
 
 
 # --- PREFECT_API_URL -----------------------------------------------------------------------
@@ -160,7 +161,7 @@ def test_a_server_that_cannot_start_says_where_to_read_why(home: Home) -> None:
 
 def test_a_given_server_is_used_as_it_is(served: Served, home: Home) -> None:
     env = Environment(prefect_api_url=served[1].api)
-    with servers.connect(home, env) as api:
+    with prefect_server.connect(home, env) as api:
         assert api == served[1].api
     assert not home.prefect.exists()
 
@@ -169,18 +170,18 @@ def test_an_address_where_nobody_listens_is_named_with_its_remedy() -> None:
     with pytest.raises(
         OrchestrationError, match=r"127\.0\.0\.1:9/api.*(?s:.)*unset PREFECT_API_URL"
     ):
-        servers.probe("http://127.0.0.1:9/api")
+        prefect_server.probe("http://127.0.0.1:9/api")
 
 
 def test_an_address_that_accepts_and_stays_silent_is_given_up_soon(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert PROBE_LIMIT_S == 5.0
-    monkeypatch.setattr("flows.processes.PROBE_LIMIT_S", 0.3)
+    monkeypatch.setattr("minivess.runtime.processes.PROBE_LIMIT_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/api"
         with pytest.raises(OrchestrationError, match="does not answer"):
-            servers.probe(address)
+            prefect_server.probe(address)
 
 
 @pytest.mark.parametrize("path", ["", "/api/nothing"])
@@ -188,7 +189,7 @@ def test_an_address_that_is_no_prefect_api_is_told_from_a_silent_one(
     served: Served, path: str
 ) -> None:
     with pytest.raises(OrchestrationError, match="is no Prefect API"):
-        servers.probe(served[1].url + path)
+        prefect_server.probe(served[1].url + path)
 
 
 # --- minivess ui ---------------------------------------------------------------------------
@@ -198,7 +199,7 @@ def test_a_busy_port_is_named_with_who_has_it_and_a_way_out(home: Home) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(OrchestrationError) as refused:
-            servers.ui(home, TrackingConfig(), env=Environment(), prefect_port=port)
+            prefect_server.ui(home, TrackingConfig(), env=Environment(), prefect_port=port)
     assert f"Port {port} for Prefect's server is taken by" in refused.value.problem
     assert f"pid {os.getpid()}" in refused.value.problem
     assert "minivess ui --prefect-port" in refused.value.remedy
@@ -207,7 +208,7 @@ def test_a_busy_port_is_named_with_who_has_it_and_a_way_out(home: Home) -> None:
 def test_the_pages_show_flows_live_and_end_with_ctrl_c(warm_home: Callable[[], Home]) -> None:
     home, ports = warm_home(), (free_port(), free_port())
     left = leave_page(home, *ports)
-    with servers.prefect_server(home) as server:
+    with prefect_server.prefect_server(home) as server:
         assert server == left  # flows use the page of a killed ui, and do not end it
     ui = command(UI, home.root, *ports)
     shown = [line(ui), line(ui)]
@@ -221,8 +222,8 @@ def test_the_pages_show_flows_live_and_end_with_ctrl_c(warm_home: Callable[[], H
         with orchestrator.use(home, Environment()) as orchestra:
             assert f":{ports[0]}/" in str(orchestra.flow("train", lambda: orchestra.page("live")))
         with pytest.raises(OrchestrationError, match="already runs"):
-            servers.ui(home, TrackingConfig(), env=Environment())
-        found = [read(home.prefect / servers.UI), read(home.root / servers.MLFLOW)]
+            prefect_server.ui(home, TrackingConfig(), env=Environment())
+        found = [read(home.prefect / prefect_server.UI), read(home.root / prefect_server.MLFLOW)]
         assert all(server is not None and server.process.alive for server in found)
     finally:
         ui.send_signal(signal.SIGINT)
@@ -234,10 +235,10 @@ def test_the_pages_show_flows_live_and_end_with_ctrl_c(warm_home: Callable[[], H
 def leave_page(home: Home, *ports: int) -> Server:
     """Kill a `minivess ui` as soon as its Prefect page answers."""
     killed = command(UI, home.root, *ports)
-    while (server := servers.running(home.prefect)) is None:
+    while (server := prefect_server.running(home.prefect)) is None:
         time.sleep(0.1)
     killed.kill()
     killed.communicate()
     # It may have begun with MLflow's server, which stands in its own group.
-    end_leftover(home.root / servers.MLFLOW)
+    end_leftover(home.root / prefect_server.MLFLOW)
     return server

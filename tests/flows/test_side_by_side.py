@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from flows import grid
-from flows.handoff import receive_profile
-from flows.profile_data import profile_data
-from flows.session import Session, open_session
-from flows.train import train
 from minivess import config, names
 from minivess.contracts import RunRecord
 from minivess.errors import OrchestrationError, TrainingError
+from minivess.grid import families
 from minivess.home import Home
+from minivess.orchestration.handoff import receive_profile
+from minivess.orchestration.session import Session, open_session
+from minivess.stages.profile import profile_data
+from minivess.stages.train import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("stocked")]
 
@@ -65,7 +65,7 @@ def test_cells_in_processes_give_the_same_weights_and_a_failure_stays_with_its_f
 
     words = ("name=side_by_side", "training.losses=[dice_ce,focal]", "training.parallel_cells=2")
     with opened(root, home, two, *words) as session:
-        wanted = grid.families(session.config, receive_profile(session))
+        wanted = families.families(session.config, receive_profile(session))
         # A file where the trainer wants its folder.
         home.cells.mkdir()
         (home.cells / wanted[1].cells[1].key).write_text("")
@@ -98,8 +98,8 @@ def test_cells_in_processes_give_the_same_weights_and_a_failure_stays_with_its_f
 def test_a_cell_ends_with_the_coordinator_that_was_killed() -> None:
     starter = subprocess.Popen(["sleep", "600"])
     code = (
-        "import sys, time; from flows.cell_process import end_with; "
-        "from flows.processes import process_of; "
+        "import sys, time; from minivess.grid.worker import end_with; "
+        "from minivess.runtime.processes import process_of; "
         "end_with(process_of(int(sys.argv[1]))); print('ready', flush=True); time.sleep(600)"
     )
     words = [sys.executable, "-c", code, str(starter.pid)]

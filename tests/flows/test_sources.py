@@ -11,7 +11,7 @@ import boto3
 import pytest
 from mlflow import MlflowClient
 
-from flows import cli
+from minivess.cli import main
 from tests.conftest import tube
 from tests.data.conftest import bucket as bucket
 from tests.data.test_formats import mha, nrrd_of, ome
@@ -27,7 +27,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     monkeypatch.setenv("PREFECT_DISABLED", "1")
 
     def run(*words: str) -> dict[str, Any]:
-        assert cli.main([*words, "--json"]) == 0
+        assert main.main([*words, "--json"]) == 0
         told = capsys.readouterr()
         return {**json.loads(told.out.splitlines()[-1]), "said": told.err}
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import tifffile
 
-from flows.planning import unversioned_profile
-from flows.session import open_session
-from flows.survey import look
-from flows.telling import tell, voxel_size
 from minivess import config as configs
 from minivess.contracts import DatasetProfile
+from minivess.orchestration.session import open_session
+from minivess.stages.dataset_scan import look
+from minivess.stages.plan import unversioned_profile
+from minivess.stages.profile_text import tell, voxel_size
 from tests.conftest import tube
 
 FLIPPED = np.array([[0, -1], [1, 1], [2, 1]])

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from flows import cells, grid
-from flows.plain import Orchestrator
-from flows.session import Session
 from minivess import config, names
+from minivess.grid import cell_run, families
 from minivess.home import Home
-from minivess.tracking.life import recorded
-from minivess.training.pulse import Beat
+from minivess.orchestration.base import Orchestrator
+from minivess.orchestration.session import Session
+from minivess.tracking.journal import uploader
+from minivess.tracking.run.run_lifecycle import recorded
+from minivess.training.monitoring.watchdog import Beat
 from tests.tracking.conftest import QUIET, profile_of
 
 
@@ -34,7 +35,7 @@ def test_beats_epochs_stalls_and_images_reach_whoever_looks(
     shutil.copy(blank, home.database)
     page = Page(home)
     session = Session(QUIET, config.Environment(home=home.root), home, page)
-    family = grid.families(QUIET, profile_of())[0]
+    family = families.families(QUIET, profile_of())[0]
     watched = []
     stack, image = tmp_path / "stall.txt", tmp_path / "predictions" / "epoch_0000.png"
     image.parent.mkdir()
@@ -46,7 +47,7 @@ def test_beats_epochs_stalls_and_images_reach_whoever_looks(
     ) as run:  # fmt: skip
         session.board.expect(3)
         axes = (family, family.cells[1])
-        with cells.told(
+        with cell_run.told(
             session, axes, run, tmp_path, watch=lambda *seen: watched.append(seen)
         ) as tell:
             tell.beat(Beat(0, 100, 1, 4, None))
@@ -55,7 +56,7 @@ def test_beats_epochs_stalls_and_images_reach_whoever_looks(
             tell.epoch(0, {"val_dice": 0.5, "learning_rate": 1e-3}, 5940.0)
             tell.figure(image)
             tell.stall(stack)
-            session.store.sender.flush_all()
+            uploader.of(session.store).flush_all()
             stalled = session.store.get(run.run_id).tags[names.STALLED]
             tell.stall(None)
 

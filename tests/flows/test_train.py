@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from flows import cli
 from minivess import names
+from minivess.cli import main
 from minivess.config import TrackingConfig
 from minivess.contracts import RunRecord
 from minivess.home import Home
-from minivess.tracking.store import open_store
+from minivess.tracking.store.store import open_store
 
 CODE = """
 import torch
@@ -70,7 +70,7 @@ def minivess(
     monkeypatch.setenv("PREFECT_DISABLED", "1")
 
     def run(verb: str, *words: str, expected: int = 0) -> dict[str, Any]:
-        code = cli.main([verb, "mine.yaml", f"data.root={root}", *words, "--json"])
+        code = main.main([verb, "mine.yaml", f"data.root={root}", *words, "--json"])
         said = capsys.readouterr()
         assert code == expected, said.err
         told = json.loads(said.out.splitlines()[-1]) if said.out else {}

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from flows import cli, upkeep
-from flows.session import Session
 from minivess import home as homes
 from minivess import names
+from minivess.cli import main, maintenance
 from minivess.config import TrackingConfig
 from minivess.home import open_home
-from minivess.tracking import process
-from minivess.tracking.life import recorded
-from minivess.tracking.params import data_params
-from minivess.tracking.store import Store, open_store
+from minivess.orchestration.session import Session
+from minivess.runtime import liveness
+from minivess.tracking.run.params import data_params
+from minivess.tracking.run.run_lifecycle import recorded
+from minivess.tracking.store.store import Store, open_store
 from tests.tracking.conftest import QUIET, profile_of
 
 Verb = Callable[..., tuple[int, dict[str, Any]]]
@@ -40,7 +40,7 @@ def minivess(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     monkeypatch.setenv("PREFECT_DISABLED", "1")
 
     def run(*words: str) -> tuple[int, dict[str, Any]]:
-        code = cli.main([*words, "--json"])
+        code = main.main([*words, "--json"])
         said = capsys.readouterr()
         return code, json.loads(said.out.splitlines()[-1]) if said.out else {"error": said.err}
 
@@ -105,12 +105,12 @@ def test_a_moved_home_names_the_command_that_mends_it(
 
 
 def test_status_tells_what_runs_until_when_and_what_is_left(store: Store, minivess: Verb) -> None:
-    running = make(store, "RUNNING", **process.identity(), **{names.KIND: names.CELL})
+    running = make(store, "RUNNING", **liveness.identity(), **{names.KIND: names.CELL})
     store.client.log_param(running, "max_epochs", "5")
     begun = store.client.get_run(running).info.start_time
     for step in range(3):
         store.client.log_metric(running, "train_loss", 1.0, begun + 10_000 * step, step)
-    dead = make(store, "RUNNING", **{**process.identity(), process.STARTED: "1"})
+    dead = make(store, "RUNNING", **{**liveness.identity(), liveness.STARTED: "1"})
     killed = make(store, "KILLED", **{names.KEY: "k", names.ERROR_TYPE: "ProcessDied"})
     make(store, "KILLED", **{names.KEY: "done"})
     make(store, **{names.KEY: "done"})
@@ -161,16 +161,16 @@ def test_status_follows_until_ctrl_c(
         if said.count("1 runs") == 3:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(upkeep, "FOLLOW_S", 0.01)
+    monkeypatch.setattr(maintenance, "FOLLOW_S", 0.01)
     monkeypatch.setattr(Session, "say", tell)
-    assert cli.main(["status", "--follow"]) == 130
+    assert main.main(["status", "--follow"]) == 130
     assert "Interrupted" in capsys.readouterr().err
 
 
 def test_a_run_of_another_host_is_ended_only_by_a_persons_word(
     store: Store, minivess: Verb
 ) -> None:
-    elsewhere = {**process.identity(), process.HOST: "elsewhere", names.UID: "u"}
+    elsewhere = {**liveness.identity(), liveness.HOST: "elsewhere", names.UID: "u"}
     run = make(store, "RUNNING", **elsewhere)
     assert minivess("settle")[1]["settled"] == []
     assert store.get(run).status == "RUNNING"
@@ -179,7 +179,7 @@ def test_a_run_of_another_host_is_ended_only_by_a_persons_word(
     assert (ended.status, ended.tags[names.ERROR_TYPE]) == ("KILLED", names.PROCESS_DIED)
     code, told = minivess("settle", run)
     assert (code, "an ended run keeps its status" in told["error"]) == (1, True)
-    alive = make(store, "RUNNING", **process.identity(), **{names.UID: "v"})
+    alive = make(store, "RUNNING", **liveness.identity(), **{names.UID: "v"})
     code, told = minivess("settle", alive)
     assert (code, "is not dead" in told["error"]) == (1, True)
     assert store.get(alive).status == "RUNNING"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.grammar import VERBS
 from minivess import config
+from minivess.verbs import VERBS
 from tests import grammar
 
 CLONE = Path(__file__).resolve().parents[2]

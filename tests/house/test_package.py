@@ -14,12 +14,12 @@ CLONE = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
-def test_the_wheel_carries_both_packages_and_the_settings(tmp_path: Path):
+def test_the_wheel_carries_minivess_alone_with_its_settings(tmp_path: Path):
     source = tmp_path / "source"
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(CLONE / name, source)
-    for name in ("src", "flows", "configs", "deployments"):
+    for name in ("src", "configs"):
         shutil.copytree(CLONE / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-m", "pip", "wheel", "-qq", "--no-deps", "-w", tmp_path, source]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -28,8 +28,8 @@ def test_the_wheel_carries_both_packages_and_the_settings(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     names = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
     expected = {f"minivess/_configs/experiments/{f.name}" for f in experiments()}
-    assert {"minivess/config/experiment.py", "flows/cli.py", *expected} <= names
-    assert not any(name.startswith(("tests/", "configs/")) for name in names)
+    assert {"minivess/config/experiment.py", "minivess/cli/main.py", *expected} <= names
+    assert not any(name.startswith(("tests/", "configs/", "flows/")) for name in names)
 
 
 def experiments() -> list[Path]:

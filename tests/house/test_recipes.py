@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.grammar import VERBS
+from minivess.verbs import VERBS
 
 CLONE = Path(__file__).resolve().parents[2]
 JUST = Path(sys.executable).with_name("just")

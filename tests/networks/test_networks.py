@@ -12,8 +12,8 @@ import torch
 from minivess import config, networks
 from minivess.contracts import Network, Shape
 from minivess.errors import PlanError, TrainingError, UsageError
-from minivess.tracking.params import arch_params
-from minivess.tracking.values import text
+from minivess.tracking.run.encoding import text
+from minivess.tracking.run.params import arch_params
 
 
 def dynunet(min_shape: Shape = (32, 32, 16), **changes: object) -> Network:

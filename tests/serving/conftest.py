@@ -11,7 +11,7 @@ import torch
 from minivess import networks
 from minivess.config import ModelConfig
 from minivess.contracts import Case, Network, Shape, Window
-from minivess.serving import served
+from minivess.serving import model_record
 from tests.conftest import tube, write_nifti
 
 torch.set_num_threads(1)
@@ -71,9 +71,9 @@ LINEAGE = {"training_run_id": "a1b2", "analysis_run_id": "c3d4", "dataset_hash":
 
 
 @pytest.fixture(scope="session")
-def model(network: Network, window: Window) -> served.ServedModel:
+def model(network: Network, window: Window) -> model_record.ServedModel:
     """The record of the tiny network, with label values that are no channel numbers."""
-    return served.ServedModel(
+    return model_record.ServedModel(
         name="tubes",
         version="1",
         network=network,

@@ -10,8 +10,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from minivess.serving import served
-from minivess.serving.gate import Gate, page
+from minivess.serving import model_record
+from minivess.serving.middleware import Gate, page
 
 Client = Callable[..., TestClient]
 MULTIPART = {"content-type": "multipart/form-data; boundary=x"}
@@ -28,11 +28,13 @@ async def fail(_: Request) -> Response:
 
 
 @pytest.fixture
-def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: served.ServedModel) -> Client:
+def client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: model_record.ServedModel
+) -> Client:
     """A client of a small application behind the gate, with limits as given."""
 
     def make(**limits: int) -> TestClient:
-        served.write(tmp_path, model.replace(**limits))
+        model_record.write(tmp_path, model.replace(**limits))
         monkeypatch.chdir(tmp_path)
         routes = [Route("/predict", size, methods=["POST"]), Route("/fail", fail)]
         return TestClient(Gate(Starlette(routes=routes)))
@@ -40,9 +42,14 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: served.Served
     return make
 
 
-def test_every_answer_names_model_and_lineage(client: Client, model: served.ServedModel) -> None:
+def test_every_answer_names_model_and_lineage(
+    client: Client, model: model_record.ServedModel
+) -> None:
     for answer in (client().post("/predict", headers=MULTIPART), client().get("/nowhere")):
-        assert served.lineage_of(dict(answer.headers)) == {"model": "tubes:1", **model.lineage}
+        assert model_record.lineage_of(dict(answer.headers)) == {
+            "model": "tubes:1",
+            **model.lineage,
+        }
 
 
 def test_a_body_that_says_it_is_too_large_is_not_read(client: Client) -> None:
@@ -89,7 +96,7 @@ def test_what_is_no_upload_is_refused(client: Client) -> None:
     assert answer.status_code == 415
 
 
-def test_the_page_loads_nothing_from_elsewhere(model: served.ServedModel) -> None:
+def test_the_page_loads_nothing_from_elsewhere(model: model_record.ServedModel) -> None:
     text = page(model.replace(lineage={"note": "<script>"}))
     assert "<script" not in text
     assert "https://" not in text
@@ -99,5 +106,5 @@ def test_a_folder_without_a_record_does_not_serve(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(served.ServingError, match=r"model_config\.json"):
+    with pytest.raises(model_record.ServingError, match=r"model_config\.json"):
         Gate(Starlette())

@@ -13,8 +13,8 @@ import tifffile
 from minivess import networks
 from minivess.config import DataConfig
 from minivess.contracts import Network, Window
-from minivess.data import volume
 from minivess.data.checks import CHECKS
+from minivess.data.formats import volume
 from minivess.errors import DataError, ServingError, UsageError
 from minivess.serving import export, predict
 from tests.conftest import shared, tube, write_nifti

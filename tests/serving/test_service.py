@@ -16,10 +16,10 @@ import yaml
 
 from minivess import networks
 from minivess.contracts import Case, Network, Window
-from minivess.data import volume
+from minivess.data.formats import volume
 from minivess.errors import ServingError
 from minivess.home import Home, open_home
-from minivess.serving import export, package, predict, served, smoke
+from minivess.serving import export, model_record, package, predict, smoke
 from tests.conftest import tube, write_nifti
 from tests.serving.conftest import LINEAGE, make_case
 
@@ -84,7 +84,7 @@ def expected(case: Case, onnx: Path, network: Network, window: Window) -> np.nda
 def test_a_bento_holds_model_record_and_sources_below_home(tag: str, served_home: Home) -> None:
     source = served_home.served / "bentoml" / "bentos" / "tubes-champion" / "3" / "src"
     assert tag == "tubes-champion:3"
-    assert served.read(source).lineage == LINEAGE
+    assert model_record.read(source).lineage == LINEAGE
     assert (source / "model.onnx").is_file()
     assert (source / "minivess" / "serving" / "service.py").is_file()
     assert not (Path.home() / "bentoml").exists()

@@ -12,9 +12,9 @@ import pytest
 from minivess import names
 from minivess.config import ExperimentConfig, TrackingConfig
 from minivess.contracts import DatasetProfile, Fold, Loss, LossTerm, Network, Split, VolumeStats
-from minivess.tracking.life import recorded
-from minivess.tracking.run import Run
-from minivess.tracking.store import Store
+from minivess.tracking.run.run import Run
+from minivess.tracking.run.run_lifecycle import recorded
+from minivess.tracking.store.store import Store
 from tests.tracking import stores
 
 QUIET = ExperimentConfig(tracking=TrackingConfig(log_system_metrics=False))

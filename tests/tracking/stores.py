@@ -17,7 +17,7 @@ from bench.faults import Server, free_port
 from minivess.config import TrackingConfig
 from minivess.errors import StoreError
 from minivess.home import open_home
-from minivess.tracking.store import Store, open_store
+from minivess.tracking.store.store import Store, open_store
 
 KINDS = ("sqlite", "server", "postgres")
 
@@ -78,7 +78,7 @@ def postgres() -> Iterator[str]:
 
 
 def _wait(uri: str) -> None:
-    from minivess.tracking.connection import probe
+    from minivess.tracking.store.connection import probe
 
     deadline = time.monotonic() + 300
     while True:

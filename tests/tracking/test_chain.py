@@ -13,11 +13,13 @@ import torch
 from minivess import inference, names, networks
 from minivess.contracts import CellResult, CellSpec, FamilyRun, VolumeMetrics, Window
 from minivess.errors import DataError, StoreError
-from minivess.tracking import lineage, members, model, registry
-from minivess.tracking.life import recorded
-from minivess.tracking.params import data_params, upstream_params
-from minivess.tracking.rows import rows
-from minivess.tracking.store import Store
+from minivess.tracking.run import model
+from minivess.tracking.run.params import data_params, upstream_params
+from minivess.tracking.run.run_lifecycle import recorded
+from minivess.tracking.store import fold_models, registry
+from minivess.tracking.store.export import rows
+from minivess.tracking.store.store import Store
+from minivess.tracking.upkeep import lineage
 from tests.tracking.conftest import LOSS, NETWORK, QUIET, SPLIT, profile_of
 
 WINDOW = Window(patch_size=(16, 16, 4), overlap=0.25, normalisation="zscore")
@@ -116,7 +118,7 @@ def family_run(run_id: str, children: list[str]) -> FamilyRun:
 def test_members_come_with_spec_and_local_checkpoint(
     store: Store, chain: Chain, tmp_path: Path
 ) -> None:
-    found = members.fetch(store, [chain.family], tmp_path)
+    found = fold_models.fetch(store, [chain.family], tmp_path)
     assert [member.spec.fold.index for member in found] == [0, 1]
     assert found[0].checkpoint == store.home.cells / ("0" * 32) / names.BEST_PRIMARY
     assert found[1].untrained == {"dice": 0.1}
@@ -130,7 +132,7 @@ def test_members_of_another_machine_are_downloaded(
     original = store.home.cells / ("0" * 32)
     original.rename(tmp_path / "away")
     try:
-        member = members.fetch(store, [chain.family], tmp_path / "here")[0]
+        member = fold_models.fetch(store, [chain.family], tmp_path / "here")[0]
         assert member.checkpoint.parent == tmp_path / "here" / ("0" * 32)
         assert networks.load(NETWORK, member.checkpoint)
     finally:

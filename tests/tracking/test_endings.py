@@ -16,10 +16,12 @@ import pytest
 from minivess import names
 from minivess.contracts import RunRecord
 from minivess.errors import StoreError
-from minivess.tracking import logs, process, sending
-from minivess.tracking.life import EXPERIMENT_NOTES, opening, outcome
-from minivess.tracking.lifecycle import settle
-from minivess.tracking.store import Store
+from minivess.runtime import liveness
+from minivess.tracking.journal import upload
+from minivess.tracking.run import logs
+from minivess.tracking.run.dead_runs import settle
+from minivess.tracking.run.run_lifecycle import EXPERIMENT_NOTES, opening, outcome
+from minivess.tracking.store.store import Store
 from tests.tracking.conftest import OpenRun
 
 PROGRAM = """
@@ -28,10 +30,10 @@ from pathlib import Path
 from sqlalchemy.orm import configure_mappers
 from minivess.config import ExperimentConfig, TrackingConfig
 from minivess.home import open_home
-from minivess.tracking import environment
-from minivess.tracking.connection import preload
-from minivess.tracking.life import recorded
-from minivess.tracking.store import open_store
+from minivess.tracking.run import environment
+from minivess.tracking.store.connection import preload
+from minivess.tracking.run.run_lifecycle import recorded
+from minivess.tracking.store.store import open_store
 
 # What is slow and opens nothing happens once, before the forks.
 preload()
@@ -153,7 +155,7 @@ def dead_pid() -> int:
 def left_running(store: Store, experiment: str) -> Iterator[str]:
     """A run that is RUNNING in MLflow and has no journal here, as another home's would be."""
     tags = {names.KIND: names.CELL, names.UID: uuid.uuid4().hex}
-    run_id = sending.run_of(store, opening(experiment, "tubes", "run", tags))
+    run_id = upload.run_of(store, opening(experiment, "tubes", "run", tags))
     yield run_id
     store.client.set_terminated(run_id)
 
@@ -163,16 +165,16 @@ def test_a_living_process_keeps_its_run(store: Store, left_running: str) -> None
     assert store.get(left_running).status == "RUNNING"
 
 
-@pytest.mark.parametrize("tag", [process.HOST, process.MACHINE, process.NAMESPACE])
+@pytest.mark.parametrize("tag", [liveness.HOST, liveness.MACHINE, liveness.NAMESPACE])
 def test_a_run_of_another_host_or_container_stays(
     store: Store, left_running: str, dead_pid: int, tag: str
 ) -> None:
-    store.set_tags(left_running, {process.PID: str(dead_pid), tag: "elsewhere"})
+    store.set_tags(left_running, {liveness.PID: str(dead_pid), tag: "elsewhere"})
     assert settle(store) == []
     assert store.get(left_running).status == "RUNNING"
 
 
-@pytest.mark.parametrize("tag", [process.BOOT, process.STARTED])
+@pytest.mark.parametrize("tag", [liveness.BOOT, liveness.STARTED])
 def test_a_number_that_another_process_has_by_now_does_not_keep_a_run_alive(
     store: Store, left_running: str, tag: str
 ) -> None:
@@ -182,7 +184,7 @@ def test_a_number_that_another_process_has_by_now_does_not_keep_a_run_alive(
 
 
 def test_settling_twice_changes_nothing(store: Store, left_running: str, dead_pid: int) -> None:
-    store.set_tags(left_running, {process.PID: str(dead_pid)})
+    store.set_tags(left_running, {liveness.PID: str(dead_pid)})
     assert len(settle(store)) == 1
     ended = store.get(left_running)
     assert settle(store) == []
@@ -191,24 +193,28 @@ def test_settling_twice_changes_nothing(store: Store, left_running: str, dead_pi
 
 def test_a_child_that_waits_for_its_parent_is_gone(store: Store) -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
-    tags = {**process.identity(), process.PID: str(child.pid), process.STARTED: "1"}
+    tags = {
+        **liveness.identity(),
+        liveness.PID: str(child.pid),
+        liveness.STARTED: "1",
+    }
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    assert process.started(child.pid) is None
-    assert process.is_gone(tags)
+    assert liveness.started(child.pid) is None
+    assert liveness.is_gone(tags)
     child.wait()
 
 
 def test_only_finished_runs_hand_over_members(store: Store, left_running: str) -> None:
-    from minivess.tracking import members
+    from minivess.tracking.store import fold_models
 
     with pytest.raises(StoreError, match="RUNNING; only FINISHED"):
-        members.fetch(store, [left_running], store.home.cells)
+        fold_models.fetch(store, [left_running], store.home.cells)
 
 
 def test_names_of_kinds_have_a_log_file_each() -> None:
-    from minivess.tracking import logs, schema
+    from minivess.tracking.run import logs, required_fields
 
-    assert set(logs.MAIN) == set(EXPERIMENT_NOTES) == set(schema.KINDS)
+    assert set(logs.MAIN) == set(EXPERIMENT_NOTES) == set(required_fields.KINDS)
 
 
 def test_the_log_of_a_run_holds_what_the_command_said_before_it_and_within(

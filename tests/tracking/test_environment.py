@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from minivess import config
-from minivess.tracking import environment, schema
+from minivess.tracking.run import environment, required_fields
 
 
 def git(folder: Path, *words: str) -> str:
@@ -80,7 +80,7 @@ def test_the_params_are_exactly_those_of_the_contract_and_take_under_a_second() 
         begun = time.process_time() + children()
         params = environment.collect().params
         took.append(time.process_time() + children() - begun)
-    assert set(params) == {f"sys_{name}" for name in schema.SYS}
+    assert set(params) == {f"sys_{name}" for name in required_fields.SYS}
     assert min(took) < 1
 
 
@@ -101,7 +101,7 @@ def test_no_collector_can_abort_a_run(monkeypatch: pytest.MonkeyPatch, kind: typ
     ):  # fmt: skip
         monkeypatch.setattr(module, name, broken)
     found = environment.collect()
-    assert {f"sys_{name}" for name in schema.SYS} <= set(found.params)
+    assert {f"sys_{name}" for name in required_fields.SYS} <= set(found.params)
     assert found.params["sys_git_commit"] == found.params["sys_hostname"] == "unknown"
     assert found.info == {}
 

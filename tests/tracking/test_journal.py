@@ -9,7 +9,6 @@ import statistics
 import subprocess
 import sys
 import time
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +17,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.entities import ViewType
-from mlflow.exceptions import MlflowException
 
 from minivess import names
 from minivess.config import TrackingConfig
-from minivess.errors import StoreAway, StoreError
+from minivess.errors import StoreAway
 from minivess.home import open_home
-from minivess.tracking import process, sending, sheets
-from minivess.tracking.connection import door
-from minivess.tracking.journal import Journal, line, parse
-from minivess.tracking.life import opening, recorded
-from minivess.tracking.lifecycle import replay, settle
-from minivess.tracking.run import Run
-from minivess.tracking.sender import Outbox
-from minivess.tracking.store import NotThereYet, Store, open_store, store_at
+from minivess.runtime import liveness
+from minivess.tracking.journal import upload, uploader
+from minivess.tracking.journal.journal import Journal, line, parse
+from minivess.tracking.journal.uploader import Outbox
+from minivess.tracking.run import metric_files
+from minivess.tracking.run.dead_runs import replay, settle
+from minivess.tracking.run.run import Run
+from minivess.tracking.run.run_lifecycle import opening, recorded
+from minivess.tracking.store.store import Store, open_store, store_at
 from tests.tracking.conftest import QUIET, OpenRun
 
 VALUES = st.recursive(
@@ -97,8 +96,8 @@ def test_one_journal_has_one_holder(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from minivess.tracking.journal import Journal
-from minivess.tracking.run import Run
+from minivess.tracking.journal.journal import Journal
+from minivess.tracking.run.run import Run
 journal = Journal(Path(sys.argv[1]), sys.argv[2])
 journal.keep()
 run = Run(journal, "r", uid=sys.argv[2], name="r", kind="cell")
@@ -139,9 +138,7 @@ def test_a_writer_killed_at_any_moment_has_written_what_it_said(tmp_path: Path) 
 # --- replay -------------------------------------------------------------------------------
 
 
-def written(
-    store: Store, experiment: str, *, steps: int = 30, parent: str | None = None, note: str = ""
-) -> str:
+def written(store: Store, experiment: str, *, steps: int = 30, parent: str | None = None) -> str:
     """The journal of a run that nobody has sent yet; returns its uid."""
     uid = os.urandom(16).hex()
     above = {names.PARENT: f"uid-{parent}"} if parent else {}
@@ -152,7 +149,7 @@ def written(
     for step in range(steps):
         run.metrics({"a": step / 7, "b": float("nan")}, step=step)
     run.params({"learning_rate": 0.1})
-    run.json({"me": run.run_id, "parent": parent and f"uid-{parent}", "note": note}, "a/b.json")
+    run.json({"me": run.run_id, "parent": parent and f"uid-{parent}"}, "a/b.json")
     run.tags({"seen": "1"})
     run.tags({"seen": "2"})
     journal.close({"op": "close", "status": "FINISHED", "t": int(time.time() * 1000), "tags": {}})
@@ -222,7 +219,7 @@ def test_a_sender_that_dies_before_or_after_any_call_doubles_nothing(
 def test_a_run_made_twice_by_a_lost_answer_stays_once(store: Store, experiment: str) -> None:
     uid = written(store, experiment)
     (journal,) = [Journal(store.home.journal, uid)]
-    sending.run_of(store, journal.operations[0])
+    upload.run_of(store, journal.operations[0])
     twin = dict(journal.operations[0])
     store.client.create_run(
         store.experiment_id(experiment, dataset="tubes", note="n"), twin["t"], twin["tags"]
@@ -241,28 +238,6 @@ def test_parents_are_made_before_their_children_and_known_by_their_ids(
     assert store.get(below).tags[names.PARENT] == above
     assert store.read_json(below, "a/b.json")["parent"] == above
     assert not list(store.home.journal.glob("*.jsonl"))
-
-
-def test_a_log_that_names_a_run_of_another_store_is_stored_as_it_is_and_one_that_waits_is_awaited(
-    store: Store, experiment: str
-) -> None:
-    elsewhere, waiting = f"uid-{uuid.uuid4().hex}", written(store, experiment)
-    held = Journal(store.home.journal, waiting)
-    uid = written(store, experiment, note=f"{elsewhere} and uid-{waiting}")
-    outbox = Outbox(store, Journal(store.home.journal, uid))
-    with pytest.raises(NotThereYet, match=waiting):
-        outbox.send()
-    Outbox(store, held).send()
-    outbox.send()
-    note = store.read_json(require_whole(store, uid), "a/b.json")["note"]
-    assert note == f"{elsewhere} and {store.by_uid(waiting)[0]}"
-
-
-def test_what_a_store_refuses_ends_as_a_sentence(store: Store) -> None:
-    for reason in ("the disk is full", "the disk is full."):
-        said = r"^Could not write: the disk is full\.\n"
-        with pytest.raises(StoreError, match=said), door("write"):
-            raise MlflowException(reason)
 
 
 def test_a_spool_file_that_changed_is_refused_and_everything_else_is_stored(
@@ -284,8 +259,8 @@ def test_a_spool_file_that_changed_is_refused_and_everything_else_is_stored(
 FULL = """
 import json, resource, sys
 from pathlib import Path
-from minivess.tracking.journal import Journal, parse
-from minivess.tracking.run import Run
+from minivess.tracking.journal.journal import Journal, parse
+from minivess.tracking.run.run import Run
 
 def room(size):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
@@ -363,7 +338,7 @@ def test_a_run_without_a_store_appears_complete_after_the_next_start(
     assert child.run_id == f"uid-{child.uid}"
     with pytest.raises(StoreAway, match="does not answer"):
         away.get(child.run_id)
-    for outbox in away.sender.pending():
+    for outbox in uploader.of(away).pending():
         outbox.journal.release()
     back = open_store(away.home, TrackingConfig())
     assert settle(back) == []
@@ -374,7 +349,7 @@ def test_a_run_without_a_store_appears_complete_after_the_next_start(
     assert held == {"children": [found.run_id]}
     assert "logs/train.log" in back.artifacts(found.run_id)
     assert [r.message for r in caplog.records if r.levelname == "WARNING"] == []
-    (row,) = sheets.summarise(sheets.folder(away.home, "e"))[:1]
+    (row,) = metric_files.summarise(metric_files.folder(away.home, "e"))[:1]
     assert (row["metric"], row["family"], row["mean"]) == ("dice", "above", 0.5)
 
 
@@ -383,7 +358,7 @@ def test_a_dead_process_leaves_a_journal_that_settling_ends_as_killed(
 ) -> None:
     uid = os.urandom(16).hex()
     opened = opening(experiment, "tubes", "r", {names.UID: uid, names.KIND: names.CELL})
-    opened["tags"][process.STARTED] = "1"
+    opened["tags"][liveness.STARTED] = "1"
     journal = Journal(store.home.journal, uid)
     journal.append(opened)
     run = Run(journal, uid, uid=uid, name="r", kind=names.CELL)
@@ -401,14 +376,14 @@ def test_metrics_are_rows_of_a_file_while_the_run_goes_on_and_parquet_afterwards
 ) -> None:
     with open_run() as run:
         run.metrics({"val_dice": 0.5}, step=3)
-        path = sheets.folder(store.home, experiment) / "history" / f"run-{run.uid[:8]}.csv"
+        path = metric_files.folder(store.home, experiment) / "history" / f"run-{run.uid[:8]}.csv"
         deadline = time.monotonic() + 300
         while not path.is_file() and time.monotonic() < deadline:
             time.sleep(0.05)
-        (row,) = sheets.read(path)
+        (row,) = metric_files.read(path)
         run.metrics({"val_dice": float("nan")}, step=4)
     assert (row["step"], row["metric"], row["value"]) == ("3", "val_dice", "0.5")
-    assert [row["value"] for row in sheets.read(path)] == ["0.5", ""]
+    assert [row["value"] for row in metric_files.read(path)] == ["0.5", ""]
     assert pq.read_table(path.with_suffix(".parquet")).column("step").to_pylist() == [3, 4]
 
 
@@ -416,15 +391,17 @@ def test_the_newest_row_of_a_fold_counts_and_families_are_ranked(tmp_path: Path)
     for family, fold, dice, masd in (
         ("a", 0, 0.1, 9.0), ("a", 0, 0.5, 2.0), ("a", 1, 0.7, 4.0), ("b", 0, 0.9, 5.0),
     ):  # fmt: skip
-        sheets.add_fold(tmp_path, {"family": family, "fold": fold, "dice": dice, "masd": masd})
-    rows = sheets.summarise(tmp_path)
+        metric_files.add_fold(
+            tmp_path, {"family": family, "fold": fold, "dice": dice, "masd": masd}
+        )
+    rows = metric_files.summarise(tmp_path)
     first = {row["metric"]: row["family"] for row in rows if row["rank"] == 1}
     assert first == {"dice": "b", "masd": "a"}
     (a,) = [row for row in rows if (row["metric"], row["family"]) == ("dice", "a")]
     assert a["mean"] == pytest.approx(0.6)
     assert a["std"] == pytest.approx(0.1414, abs=1e-3)
     assert a["n_folds"] == 2
-    assert len(sheets.read(tmp_path / "summary.csv")) == 4
+    assert len(metric_files.read(tmp_path / "summary.csv")) == 4
 
 
 def test_distances_of_each_class_rank_upwards_and_say_how_many_volumes_they_are_without(
@@ -438,10 +415,10 @@ def test_distances_of_each_class_rank_upwards_and_say_how_many_volumes_they_are_
             "hd95_class2": near,
             "hd95_class2_n_undefined": lost,
         }
-        sheets.add_fold(tmp_path, row)
+        metric_files.add_fold(tmp_path, row)
     nothing = {"n_volumes": 4, "masd_class1": None, "masd_class1_n_undefined": 4}
-    sheets.add_fold(tmp_path, {"family": "c", "fold": 0, **nothing})
-    rows = sheets.summarise(tmp_path)
+    metric_files.add_fold(tmp_path, {"family": "c", "fold": 0, **nothing})
+    rows = metric_files.summarise(tmp_path)
     first = {row["metric"]: row["family"] for row in rows if row["rank"] == 1}
     (c,) = [row for row in rows if row["family"] == "c"]
     assert (c["metric"], c["mean"], c["n_undefined"], c["rank"]) == ("masd_class1", None, 4, 3)

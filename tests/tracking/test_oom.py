@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from minivess.tracking import oom, process
+from minivess.runtime import liveness, oom
 
 PID = 4711
 RECORD = "3,2171,6059611365,-;{}: Killed process {} (python) total-vm:211880kB, UID:0\n"
@@ -39,8 +39,12 @@ def test_the_counter_has_to_grow_and_a_readable_log_to_name_the_process(
     tmp_path: Path, kills: int, named: tuple[int, ...], expected: bool
 ) -> None:
     file = counter(tmp_path / "job" / "memory.events", kills)
-    noted = {**process.identity(), process.PID: str(PID), oom.BEFORE: json.dumps({str(file): 0})}
-    noted[process.NAMESPACE] = oom.FIRST_NAMESPACE
+    noted = {
+        **liveness.identity(),
+        liveness.PID: str(PID),
+        oom.BEFORE: json.dumps({str(file): 0}),
+    }
+    noted[liveness.NAMESPACE] = oom.FIRST_NAMESPACE
     found, evidence = oom.verdict(noted, log(tmp_path / "kmsg", *named))
     assert found is expected
     assert json.loads(evidence[oom.AFTER]) == {str(file): kills}
@@ -51,7 +55,7 @@ def test_the_narrowest_counter_that_is_still_there_decides(tmp_path: Path) -> No
     counter(own, 0)
     counter(machine, 3)  # elsewhere on this machine memory ran out
     before = {str(gone): 0, str(own): 0, str(machine): 1}
-    noted = {**process.identity(), oom.BEFORE: json.dumps(before)}
+    noted = {**liveness.identity(), oom.BEFORE: json.dumps(before)}
     assert oom.verdict(noted, tmp_path / "kmsg")[0] is False
     own.unlink()
     assert oom.verdict(noted, tmp_path / "kmsg")[0] is True
@@ -59,12 +63,16 @@ def test_the_narrowest_counter_that_is_still_there_decides(tmp_path: Path) -> No
 
 def test_a_restart_of_the_machine_is_no_kill(tmp_path: Path) -> None:
     file = counter(tmp_path / "memory.events", 5)
-    noted = {**process.identity(), oom.BEFORE: json.dumps({str(file): 0}), process.BOOT: "before"}
+    noted = {
+        **liveness.identity(),
+        oom.BEFORE: json.dumps({str(file): 0}),
+        liveness.BOOT: "before",
+    }
     assert oom.verdict(noted, tmp_path / "kmsg")[0] is False
 
 
 def test_a_run_that_noted_nothing_died_of_nothing_known() -> None:
-    assert oom.verdict({**process.identity()}) == (False, {})
+    assert oom.verdict({**liveness.identity()}) == (False, {})
 
 
 def test_this_machine_counts_kills() -> None:

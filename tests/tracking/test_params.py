@@ -7,8 +7,8 @@ import json
 from minivess import names
 from minivess.config import EvaluationConfig, ExperimentConfig, ModelConfig, TrainingConfig
 from minivess.contracts import Choice, ComputePlan
-from minivess.tracking import params
-from minivess.tracking.values import text
+from minivess.tracking.run import params
+from minivess.tracking.run.encoding import text
 from tests.tracking.conftest import LOSS, NETWORK, SPLIT, profile_of
 
 PLAN = ComputePlan(

@@ -15,8 +15,9 @@ import pytest
 from minivess import names
 from minivess.config import ExperimentConfig, TrackingConfig
 from minivess.errors import DataError, StoreError
-from minivess.tracking.run import attach
-from minivess.tracking.store import Store
+from minivess.tracking.journal import uploader
+from minivess.tracking.run.run import attach
+from minivess.tracking.store.store import Store
 from tests.tracking.conftest import OpenRun, profile_of
 
 SYSTEM = {
@@ -74,7 +75,7 @@ def test_configuration_environment_and_logs_are_stored_unasked(
     store: Store, open_run: OpenRun
 ) -> None:
     with open_run() as run:
-        logging.getLogger("minivess.data.volume").warning("vol3 looks odd")
+        logging.getLogger("minivess.data.formats.volume").warning("vol3 looks odd")
     held = store.artifacts(run.run_id)
     assert {
         "config/resolved_config.yaml", "config/experiment_config.json",
@@ -82,7 +83,7 @@ def test_configuration_environment_and_logs_are_stored_unasked(
         "environment/system_info.json", "environment/git.diff", "lineage/key.json",
         "logs/train.log", "logs/performance.log", "logs/warnings.log",
     } <= set(held)  # fmt: skip
-    assert "[data] minivess.data.volume: vol3 looks odd" in store.read_text(
+    assert "[data] minivess.data.formats.volume: vol3 looks odd" in store.read_text(
         run.run_id, "logs/warnings.log"
     )
     assert store.read_json(run.run_id, "lineage/key.json") == {"seed": 1}
@@ -101,7 +102,7 @@ def test_an_equal_param_may_be_written_again_and_a_different_one_is_refused_by_n
     with open_run() as run:
         run.params({"learning_rate": 0.001, "patch_size": (64, 64, 16)})
         run.params({"learning_rate": 0.001})
-        assert store.sender.flush_all() == []
+        assert uploader.of(store).flush_all() == []
         with pytest.raises(StoreError, match="learning_rate"):
             run.params({"learning_rate": 0.01, "other": 1})
         with pytest.raises(StoreError, match="learning_rate"):
@@ -255,10 +256,10 @@ def test_what_the_artifact_folder_refuses_waits_and_the_run_ends_with_it(
 ) -> None:
     if store.uri.startswith("http"):
         pytest.skip("the folder is the server's")
-    monkeypatch.setattr("minivess.tracking.sender.PATIENCE_S", 1.0)
+    monkeypatch.setattr("minivess.tracking.journal.uploader.PATIENCE_S", 1.0)
     with open_run() as run:
         place = Path(url2pathname(urlsplit(store.get(run.run_id).artifact_uri).path))
-        assert store.sender.flush_all() == []
+        assert uploader.of(store).flush_all() == []
         shutil.rmtree(place)
         place.write_text("a file where the folder was")
         run.metrics({"val_dice": 0.5}, step=0)
@@ -269,7 +270,7 @@ def test_what_the_artifact_folder_refuses_waits_and_the_run_ends_with_it(
     assert ["store a/b.txt" in warnings[0], "is not wholly in MLflow" in warnings[1]] == [True] * 2
     assert len(warnings) == 2
     place.unlink()
-    assert store.sender.flush_all() == []
+    assert uploader.of(store).flush_all() == []
     assert store.get(run.run_id).status == "FINISHED"
     assert store.read_text(run.run_id, "a/b.txt") == "kept"
     assert "logs/train.log" in store.artifacts(run.run_id)

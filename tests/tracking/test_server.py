@@ -13,9 +13,9 @@ from minivess import names
 from minivess.config import TrackingConfig
 from minivess.errors import StoreError
 from minivess.home import open_home
-from minivess.tracking import registry
-from minivess.tracking.life import recorded
-from minivess.tracking.store import Store, open_store
+from minivess.tracking.run.run_lifecycle import recorded
+from minivess.tracking.store import registry
+from minivess.tracking.store.store import Store, open_store
 from tests.tracking.conftest import QUIET, profile_of
 
 pytestmark = pytest.mark.slow

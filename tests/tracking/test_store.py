@@ -19,7 +19,7 @@ from minivess import names
 from minivess.config import TrackingConfig
 from minivess.errors import StoreError
 from minivess.home import Home, open_home
-from minivess.tracking.store import Store, open_store
+from minivess.tracking.store.store import Store, open_store
 from tests.tracking import stores
 from tests.tracking.conftest import OpenRun
 
@@ -160,7 +160,7 @@ def test_a_server_that_is_not_there_is_named_with_the_variable_to_set(home: Home
 def test_a_server_that_accepts_and_never_answers_is_given_up_after_five_seconds(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("minivess.tracking.connection.PROBE_S", 0.3)
+    monkeypatch.setattr("minivess.tracking.store.connection.PROBE_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(StoreError, match="does not answer"):
@@ -223,7 +223,7 @@ def test_a_fresh_store_may_be_opened_by_several_processes_at_once(
     program = (
         "import sys; from pathlib import Path; from minivess.home import open_home\n"
         "from minivess.config import TrackingConfig\n"
-        "from minivess.tracking.store import open_store\n"
+        "from minivess.tracking.store.store import open_store\n"
         "settings = TrackingConfig(uri=sys.argv[2] or None)\n"
         "store = open_store(open_home(Path(sys.argv[1])), settings)\n"
         "print(store.experiment_id('shared', dataset='d', note='n'), 'torch' in sys.modules)"

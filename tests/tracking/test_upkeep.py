@@ -15,10 +15,11 @@ from minivess import config, names
 from minivess.config import TrackingConfig
 from minivess.errors import StoreError
 from minivess.home import open_home
-from minivess.tracking import audit, backfill, bundle, purge, rebase, registry, tables
-from minivess.tracking.params import arch_params, data_params, loss_params, plan_params
-from minivess.tracking.store import Store, open_store
-from minivess.tracking.values import text
+from minivess.tracking.run.encoding import text
+from minivess.tracking.run.params import arch_params, data_params, loss_params, plan_params
+from minivess.tracking.store import registry, sql_reader
+from minivess.tracking.store.store import Store, open_store
+from minivess.tracking.upkeep import audit, backfill, bundle, purge, rebase
 from tests.tracking.conftest import LOSS, NETWORK, SPLIT, OpenRun, profile_of
 from tests.tracking.test_params import PLAN
 
@@ -191,7 +192,7 @@ client.set_terminated(run.run_id, "FINISHED", 2000)
         assert done.returncode == 0, done.stderr
     store = open_store(open_home(tmp_path / "home"), TrackingConfig(uri=new))
     backfill.apply(store, backfill.look(store))
-    (record,) = [r for r in tables.records(store) if r.experiment == "old"]
+    (record,) = [r for r in sql_reader.records(store) if r.experiment == "old"]
     assert (record.params["loss_name"], record.params["data_val_volume_ids"]) == (
         "cbdice", '{"0": ["a"]}',
     )  # fmt: skip
@@ -243,7 +244,7 @@ def test_purge_removes_what_is_needed_only_by_force(own: Store) -> None:
     assert purge.apply(own, doomed.values()) == []
     assert own.client.get_run(above).info.run_id == above
     assert len(purge.apply(own, doomed.values(), force=True)) == 3
-    assert [record.run_id for record in tables.records(own)] == [other]
+    assert [record.run_id for record in sql_reader.records(own)] == [other]
 
 
 def test_purge_takes_only_runs_that_were_deleted(own: Store) -> None:
@@ -307,7 +308,7 @@ def test_a_copied_run_is_the_same_in_a_store_of_its_own(
     bundle.copy(own, other, run, leave=("checkpoints",))
     before, after = own.get(run), other.get(run)
     assert after.replace(artifact_uri=before.artifact_uri) == before
-    assert tables.histories(other, [run]) == tables.histories(own, [run])
+    assert sql_reader.histories(other, [run]) == sql_reader.histories(own, [run])
     held = own.artifacts(run)
     shutil.rmtree(own.home.artifacts)
     bundle.copy(other, own, old_run(other))
@@ -329,7 +330,7 @@ def test_the_tables_give_the_same_as_the_client(
         own.client.log_metric(run, "endless", float("inf"), timestamp=5, step=0)
     own.client.delete_run(old_run(own))
     quick = everything(own)
-    monkeypatch.setattr(tables, "DATABASES", ())
+    monkeypatch.setattr(sql_reader, "DATABASES", ())
     assert everything(own) == quick
     assert len(quick[0]) == 3
     assert len([row for row in quick[1] if row["key"] == "val_dice"]) == 12
@@ -338,8 +339,8 @@ def test_the_tables_give_the_same_as_the_client(
 
 
 def everything(store: Store) -> tuple[list[object], list[dict[str, object]]]:
-    records = tables.records(store)
-    history = tables.histories(store, {record.run_id for record in records})
+    records = sql_reader.records(store)
+    history = sql_reader.histories(store, {record.run_id for record in records})
     order = [("run_id", "ascending"), ("key", "ascending"), ("step", "ascending")]
     by_id = sorted(records, key=lambda record: record.run_id)
     return by_id, history.sort_by(order).to_pylist()

@@ -12,7 +12,7 @@ import torch
 from minivess import names
 from minivess.contracts import CellResult
 from minivess.errors import PlanError
-from minivess.training import cell, distributed, loaders
+from minivess.training import cell_folder, distributed, loaders
 from tests.training import scene
 
 CLONE = Path(__file__).resolve().parents[2]
@@ -35,7 +35,7 @@ def test_two_processes_train_a_cell_as_one_does_and_go_on_after_a_death(tmp_path
     done = share(tmp_path / "data", tmp_path / "shared")
     assert done.returncode == 0, done.stderr
 
-    together = cell.complete(tmp_path / "shared", "a-key")
+    together = cell_folder.complete(tmp_path / "shared", "a-key")
     assert isinstance(together, CellResult)
     mine, theirs = (
         torch.load(tmp_path / folder / names.LAST, weights_only=True)
@@ -43,7 +43,7 @@ def test_two_processes_train_a_cell_as_one_does_and_go_on_after_a_death(tmp_path
     )
     for name, weight in mine["weights"].items():
         torch.testing.assert_close(theirs["weights"][name], weight, rtol=1e-3, atol=1e-4)
-    histories = (cell.read_history(tmp_path / folder) for folder in ("alone", "shared"))
+    histories = (cell_folder.read_history(tmp_path / folder) for folder in ("alone", "shared"))
     for one, two in zip(*histories, strict=True):
         assert one["metrics"].keys() == two["metrics"].keys()
         assert two["metrics"]["train_loss"] == pytest.approx(one["metrics"]["train_loss"], rel=1e-4)

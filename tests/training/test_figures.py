@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.image import imread
 
-from minivess.training import figures
+from minivess.training.monitoring import figures
 
 RED, BLUE = np.array(figures.VERDICTS[1:])
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from minivess.errors import DataError, PlanError
-from minivess.training import guard
+from minivess.training import batch_checks
 from minivess.training.loaders import Batch
 from tests.conftest import tube, write_nifti
 from tests.training import scene
@@ -22,14 +22,14 @@ def batch(*, patch=(16, 16, 8), channels=1, kind=torch.uint8, highest=1) -> Batc
 
 
 def test_what_suits_the_plan_passes():
-    guard.shape(batch(), SPEC, PLAN)
-    guard.contents(batch(), SPEC)
+    batch_checks.shape(batch(), SPEC, PLAN)
+    batch_checks.contents(batch(), SPEC)
 
 
 @pytest.mark.parametrize("wrong", [batch(patch=(16, 16, 4)), batch(channels=2)])
 def test_another_shape_than_the_plans_is_stopped(wrong):
     with pytest.raises(PlanError, match="the plan and the network say") as raised:
-        guard.shape(wrong, SPEC, PLAN)
+        batch_checks.shape(wrong, SPEC, PLAN)
     assert "retrain=always" in raised.value.remedy
 
 
@@ -39,7 +39,7 @@ def test_another_shape_than_the_plans_is_stopped(wrong):
 ])  # fmt: skip
 def test_other_numbers_than_the_networks_are_stopped_by_name(wrong, complaint):
     with pytest.raises(DataError, match=f"vol0, vol1 came with .*{complaint}"):
-        guard.contents(wrong, SPEC)
+        batch_checks.contents(wrong, SPEC)
 
 
 @pytest.mark.parametrize("case", ["vol2", "vol3"])
@@ -61,7 +61,7 @@ def test_a_training_stops_before_its_first_step_for_either_loader(tmp_path, case
 def test_a_volume_whose_label_does_not_cover_it_is_stopped():
     short = Batch(("vol3",), torch.zeros(1, 1, 24, 24, 8), torch.zeros(1, 1, 24, 24, 7))
     with pytest.raises(DataError, match="vol3 has an image of"):
-        guard.whole_volume(short, SPEC)
+        batch_checks.whole_volume(short, SPEC)
     two = Batch(("vol3",), torch.zeros(1, 2, 24, 24, 8), torch.zeros(1, 1, 24, 24, 8))
     with pytest.raises(PlanError, match="has 2 channels"):
-        guard.whole_volume(two, SPEC)
+        batch_checks.whole_volume(two, SPEC)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from minivess import files
-from minivess.compute import recovery
+from minivess.compute import out_of_memory
 from minivess.errors import OutOfMemory
-from minivess.training import cell
+from minivess.training import cell_folder
 from tests.commands import LIMIT_S, forks
 from tests.training import scene
 
@@ -32,10 +32,10 @@ def limited(root: Path) -> None:
         scene.train(root / "cell", cases, config=config, plan={**options, "batch_size": 256})
     except OutOfMemory as error:
         story = {"problem": error.problem, "cause": type(error.__cause__).__name__}
-    recovery.release()
+    out_of_memory.release()
     spec = scene.make_spec()
     small = scene.make_plan(spec, **options, batch_size=4, number=2)
-    cell.open_cell(root / "cell", spec, small, resume=False)
+    cell_folder.open_cell(root / "cell", spec, small, resume=False)
     story["epochs"] = scene.train(root / "cell", cases, config=config).epochs
     files.write_json(root / "story.json", story)
 
@@ -55,6 +55,6 @@ def test_a_real_limit_ends_typed_and_the_process_goes_on_with_a_smaller_plan(tmp
     assert story["problem"].startswith("dynunet ran out of memory with plan 1 (patch 16x16x8")
     assert story["cause"] == "RuntimeError"
     assert story["epochs"] == 1
-    stored = cell.stored_plan(tmp_path / "cell", "a-key")
+    stored = cell_folder.stored_plan(tmp_path / "cell", "a-key")
     assert stored is not None
     assert (stored.number, stored.batch_size) == (2, 4)

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from minivess.config import TrainingConfig
-from minivess.training import optimisation
+from minivess.training import optim
 
 
 def rates(**fields) -> list[float]:
     training = TrainingConfig(max_epochs=10, learning_rate=0.1, **fields)
-    return [optimisation.learning_rate(epoch, training) for epoch in range(10)]
+    return [optim.learning_rate(epoch, training) for epoch in range(10)]
 
 
 @pytest.mark.parametrize("scheduler", ["cosine", "poly"])
@@ -38,16 +38,16 @@ def test_warmup_rises_in_equal_steps_to_the_given_rate():
 )
 def test_the_optimizer_asked_for_is_made_with_its_decay(name, kind):
     training = TrainingConfig(optimizer=name, weight_decay=0.5)
-    made = optimisation.optimizer(nn.Linear(2, 2), training)
+    made = optim.optimizer(nn.Linear(2, 2), training)
     assert type(made) is kind
     assert made.param_groups[0]["weight_decay"] == 0.5
 
 
 def test_the_average_follows_the_weights_by_its_decay():
     network = nn.Linear(1, 1, bias=False)
-    average = optimisation.average(network, 0.75)
+    average = optim.average(network, 0.75)
     for value in (1.0, 2.0):
         nn.init.constant_(network.weight, value)
         average.update_parameters(network)
     assert average.module.weight.item() == pytest.approx(1.25)
-    assert optimisation.average(network, 0.0) is None
+    assert optim.average(network, 0.0) is None

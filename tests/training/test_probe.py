@@ -9,7 +9,7 @@ import torch
 
 from minivess.contracts import LossTerm
 from minivess.errors import PlanError
-from minivess.training import probe
+from minivess.training import speed_probe
 from tests.training.scene import make_cases, make_config, make_plan, make_spec
 
 
@@ -22,8 +22,8 @@ def test_each_loss_of_the_grid_is_timed_on_the_first_batch(
     spec = make_spec()
     skeletons = make_spec(terms=(LossTerm(loss="dice_ce_cldice"),))
     cases, config = make_cases(tmp_path), make_config(accumulation_steps=2, ema_decay=0.9)
-    found = probe.times([spec, skeletons], make_plan(spec, **changes), config, cases)
-    assert found.steps == 2 * probe.STEPS
+    found = speed_probe.times([spec, skeletons], make_plan(spec, **changes), config, cases)
+    assert found.steps == 2 * speed_probe.STEPS
     assert min(found.step, found.load, found.window, found.judge) > 0
 
 
@@ -33,7 +33,7 @@ def test_the_probe_leaves_threads_and_random_numbers_as_they_were(tmp_path: Path
     torch.manual_seed(1)
     expected = torch.rand(2)
     torch.manual_seed(1)
-    probe.times([spec], make_plan(spec, threads=before + 1), make_config(), cases)
+    speed_probe.times([spec], make_plan(spec, threads=before + 1), make_config(), cases)
     assert torch.get_num_threads() == before
     assert torch.equal(torch.rand(2), expected)
 
@@ -41,4 +41,4 @@ def test_the_probe_leaves_threads_and_random_numbers_as_they_were(tmp_path: Path
 def test_a_first_batch_that_does_not_suit_the_plan_is_refused(tmp_path: Path) -> None:
     spec, cases = make_spec(), make_cases(tmp_path)
     with pytest.raises(PlanError, match="does not fit"):
-        probe.times([spec], make_plan(spec, patch_size=(16, 32, 8)), make_config(), cases)
+        speed_probe.times([spec], make_plan(spec, patch_size=(16, 32, 8)), make_config(), cases)

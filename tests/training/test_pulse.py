@@ -8,21 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from minivess.training import pulse
+from minivess.training.monitoring import watchdog
 
 
 class Heard:
     """What the thread told, and a way to wait for it."""
 
     def __init__(self, folder: Path) -> None:
-        self.beats: list[pulse.Beat] = []
+        self.beats: list[watchdog.Beat] = []
         self.stalls: list[Path | None] = []
         self.news = threading.Condition()
-        self.pulse = pulse.Pulse(
+        self.pulse = watchdog.Pulse(
             on_beat=self.beat, on_stall=self.stall, folder=folder, patience=3, shortest_s=0.2
         )
 
-    def beat(self, beat: pulse.Beat) -> None:
+    def beat(self, beat: watchdog.Beat) -> None:
         with self.news:
             self.beats.append(beat)
             self.news.notify_all()
@@ -66,32 +66,32 @@ def test_patience_is_a_multiple_of_the_longest_usual_time(tmp_path, monkeypatch)
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     nobody = {"on_beat": lambda _: None, "on_stall": lambda _: None, "folder": tmp_path}
-    watched = pulse.Pulse(**nobody)
-    assert watched.limit_s() == pulse.UNKNOWN_S
+    watched = watchdog.Pulse(**nobody)
+    assert watched.limit_s() == watchdog.UNKNOWN_S
     for _ in range(5):
         now += 1
         watched.step(1)
-    assert watched.limit_s() == pulse.SHORTEST_S
+    assert watched.limit_s() == watchdog.SHORTEST_S
     now += 10
     watched.tick("volume")
-    assert watched.limit_s() == pulse.PATIENCE * 10
+    assert watched.limit_s() == watchdog.PATIENCE * 10
 
 
 def test_the_time_left_runs_down_within_an_epoch(tmp_path, monkeypatch):
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    watched = pulse.Pulse(on_beat=lambda _: None, on_stall=lambda _: None, folder=tmp_path)
-    watched.begin(pulse.Beat(1, 3, 0, 4, 60.0))
+    watched = watchdog.Pulse(on_beat=lambda _: None, on_stall=lambda _: None, folder=tmp_path)
+    watched.begin(watchdog.Beat(1, 3, 0, 4, 60.0))
     left = []
     for _ in range(3):
         now += 25
         left.append(watched.now().left_s)
     assert left == [35, 10, 0]
-    watched.begin(pulse.Beat(0, 3, 0, 4, None))
+    watched.begin(watchdog.Beat(0, 3, 0, 4, None))
     assert watched.now().left_s is None
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(5, "5 s"), (600, "10 min"), (9000, "2.5 h")])
 def test_a_beat_in_words(seconds, words):
-    beat = pulse.Beat(epoch=2, epochs=10, step=3, steps=8, left_s=seconds)
-    assert pulse.described(beat) == f"epoch 3/10, step 3/8, about {words} left"
+    beat = watchdog.Beat(epoch=2, epochs=10, step=3, steps=8, left_s=seconds)
+    assert watchdog.described(beat) == f"epoch 3/10, step 3/8, about {words} left"

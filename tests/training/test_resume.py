@@ -9,7 +9,7 @@ import torch
 
 from minivess import files, names
 from minivess.contracts import CellResult, LossTerm
-from minivess.training import cell, checkpoint, trainer
+from minivess.training import cell_folder, checkpoint, trainer
 from tests.training import dying, scene
 
 TRAINING = "minivess.training"
@@ -56,7 +56,7 @@ def uninterrupted(tmp_path_factory) -> tuple[Path, Path, CellResult, scene.Heard
 
 
 def story(folder: Path) -> list[tuple[int, dict[str, float]]]:
-    return [(entry["epoch"], entry["metrics"]) for entry in cell.read_history(folder)]
+    return [(entry["epoch"], entry["metrics"]) for entry in cell_folder.read_history(folder)]
 
 
 def same_weights(one: Path, other: Path) -> bool:
@@ -119,11 +119,11 @@ def test_a_cell_goes_on_with_the_plan_that_it_was_started_with(uninterrupted):
 def test_an_unfinished_cell_starts_again_on_another_device_and_a_finished_one_stays(tmp_path):
     spec = scene.make_spec()
     here, elsewhere = scene.make_plan(spec), scene.make_plan(spec, device="cuda")
-    cell.open_cell(tmp_path, spec, elsewhere, resume=True)
-    assert cell.open_cell(tmp_path, spec, here, resume=True) == here
+    cell_folder.open_cell(tmp_path, spec, elsewhere, resume=True)
+    assert cell_folder.open_cell(tmp_path, spec, here, resume=True) == here
     config = scene.make_config(max_epochs=1)
     result = scene.train(tmp_path, scene.make_cases(tmp_path), config=config)
-    assert cell.open_cell(tmp_path, spec, elsewhere, resume=True) == here
+    assert cell_folder.open_cell(tmp_path, spec, elsewhere, resume=True) == here
     assert trainer.complete(tmp_path, spec.key) == result
 
 
@@ -146,9 +146,9 @@ def test_a_result_whose_files_are_not_as_recorded_is_no_result(tmp_path, harm):
 def test_without_resume_and_for_another_key_a_folder_starts_afresh(tmp_path):
     cases, config = scene.make_cases(tmp_path), scene.make_config(max_epochs=1)
     scene.train(tmp_path / "cell", cases, config=config)
-    stored = files.read_json(tmp_path / "cell" / cell.PLAN)
+    stored = files.read_json(tmp_path / "cell" / cell_folder.PLAN)
     longer = scene.make_config(max_epochs=2)
     assert scene.train(tmp_path / "cell", cases, config=longer, resume=False).epochs == 2
     other = scene.make_spec(key="another")
     assert scene.train(tmp_path / "cell", cases, config=config, spec=other).key == "another"
-    assert files.read_json(tmp_path / "cell" / cell.PLAN) == stored
+    assert files.read_json(tmp_path / "cell" / cell_folder.PLAN) == stored

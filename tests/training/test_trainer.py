@@ -11,7 +11,8 @@ from minivess import names, networks
 from minivess.config import TrainingConfig
 from minivess.contracts import CellResult, LossTerm
 from minivess.errors import TrainingError
-from minivess.training import cell, checkpoint, clock
+from minivess.training import cell_folder, checkpoint
+from minivess.training.monitoring import timing
 from tests.conftest import write_nifti
 from tests.training import scene
 
@@ -57,16 +58,16 @@ def test_the_result_holds_each_validation_volume_and_files_with_their_sizes(trai
     assert result.best["val_loss"] == min(metrics["val_loss"] for metrics in heard.metrics)
     primary = [metrics.get(f"val_{names.PRIMARY}", 0) for metrics in heard.metrics]
     assert result.best[f"val_{names.PRIMARY}"] == max(primary)
-    left = {*names.CHECKPOINTS, names.FINAL, names.HISTORY, names.CELL_SPEC, cell.CURVES}
+    left = {*names.CHECKPOINTS, names.FINAL, names.HISTORY, names.CELL_SPEC, cell_folder.CURVES}
     assert left <= set(result.files)
 
 
 def test_the_shares_of_the_wall_time_are_told_part_by_part(trained):
     _, result, _ = trained
-    assert set(result.time_shares) == {*clock.PARTS, clock.BESIDE}
-    assert sum(result.time_shares[part] for part in clock.PARTS) == pytest.approx(1)
-    assert result.time_shares[clock.STEPPING] > 0
-    assert result.time_shares[clock.BESIDE] > 0
+    assert set(result.time_shares) == {*timing.PARTS, timing.BESIDE}
+    assert sum(result.time_shares[part] for part in timing.PARTS) == pytest.approx(1)
+    assert result.time_shares[timing.STEPPING] > 0
+    assert result.time_shares[timing.BESIDE] > 0
 
 
 @pytest.mark.parametrize("judged", ["last", "best"])
@@ -104,7 +105,7 @@ def test_figures_come_at_their_interval_and_at_the_end(trained):
 
 def test_a_figure_that_fails_warns_and_never_stops_training(cases, tmp_path, caplog):
     spec = scene.make_spec()
-    (tmp_path / cell.PREDICTIONS).write_text("a file where the folder should be")
+    (tmp_path / cell_folder.PREDICTIONS).write_text("a file where the folder should be")
     scene.trainer.train_cell(
         spec,
         scene.make_plan(spec),

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from minivess import names
-from minivess.analysis import wording
+from minivess.analysis import formatting
 from minivess.config import ExperimentConfig
 from minivess.contracts import Champion, Interval, Judged
 from minivess.errors import DataError
@@ -134,14 +134,14 @@ def _size(winner: Judged, second: Judged) -> str:
 
 
 def _parameters(judged: Judged) -> str:
-    return wording.count(judged.trainable_parameters)
+    return formatting.count(judged.trainable_parameters)
 
 
 def _stated(judged: Judged) -> str:
     interval = judged.intervals[names.PRIMARY]
-    mean_value, n = wording.number(interval.mean), wording.volumes(interval.n)
-    return f"{mean_value} ({wording.bounds(interval)}, {n})"
+    mean_value, n = formatting.number(interval.mean), formatting.volumes(interval.n)
+    return f"{mean_value} ({formatting.bounds(interval)}, {n})"
 
 
 def _spelled(gap: Interval) -> str:
-    return f"{wording.number(gap.mean)} ({wording.bounds(gap)})"
+    return f"{formatting.number(gap.mean)} ({formatting.bounds(gap)})"

@@ -8,16 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minivess import files, names
-from minivess.analysis import (
-    champion,
-    ensembling,
-    figures,
-    leaks,
-    panels,
-    predictions,
-    report,
-    wording,
-)
+from minivess.analysis import champion, ensembling, formatting, leaks, predictions
+from minivess.analysis.report import figures, overlays, report
 from minivess.config import ExperimentConfig
 from minivess.contracts import (
     AnalysisResult,
@@ -27,7 +19,7 @@ from minivess.contracts import (
     Member,
     VolumeMetrics,
 )
-from minivess.data import volume
+from minivess.data.formats import volume
 from minivess.errors import DataError
 from minivess.evaluation import metrics
 
@@ -130,8 +122,8 @@ def on_common_volumes(
     if common == all_of_them:
         return rows, []
     note = (
-        f"Families are compared on the {wording.volumes(len(common))} that all of them were judged "
-        f"on; {', '.join(sorted(all_of_them - common))} count for none."
+        f"Families are compared on the {formatting.volumes(len(common))} that all of them were "
+        f"judged on; {', '.join(sorted(all_of_them - common))} count for none."
     )
     return {name: [row for row in of if row.case in common] for name, of in rows.items()}, [note]
 
@@ -167,7 +159,7 @@ def shown(best: Judged, count: int) -> list[tuple[str, str]]:
     ranked = figures.worst_first(best)
     middle = ranked[len(ranked) // 2]
     worst = ranked[: min(count, len(ranked))]
-    named = [(one.case, wording.nth(rank)) for rank, one in enumerate(worst, start=1)]
+    named = [(one.case, formatting.nth(rank)) for rank, one in enumerate(worst, start=1)]
     return [(middle.case, f"a typical volume: the middle one of {len(ranked)} by Dice"), *named]
 
 
@@ -185,7 +177,7 @@ def draw(
     masks = {one.metrics.case: one.mask for one in found.predictions[best.name]}
     spec = members[0].spec
     strips: dict[str, Path] = {}
-    drawn = figures.draw(result, folder, wording.distance_unit(profile))
+    drawn = figures.draw(result, folder, formatting.distance_unit(profile))
     for case, why in shown(best, config.analysis.figures):
         if case not in strips:
             image, label, geometry = volume.load(
@@ -194,7 +186,7 @@ def draw(
             if label is None:
                 continue
             truth = volume.class_indices(label, spec.classes, case)
-            strips[case] = panels.draw(
+            strips[case] = overlays.draw(
                 image[0],
                 *metrics.judged(truth, predictions.read_mask(masks[case])),
                 spacing=geometry.spacing,
@@ -214,7 +206,7 @@ def _write(
     links: Mapping[str, str],
     folder: Path,
 ) -> dict[Path, str]:
-    unit = wording.distance_unit(profile)
+    unit = formatting.distance_unit(profile)
     written = report.tables(result, folder / "tables", unit)
     written += [one.path for one in drawn]
     rows = report.volume_rows(result)

@@ -22,7 +22,7 @@ from minivess import files, inference, keys, networks
 from minivess.analysis import leaks
 from minivess.config import ExperimentConfig
 from minivess.contracts import Case, Member, VolumeMetrics
-from minivess.data import volume
+from minivess.data.formats import volume
 from minivess.errors import DataError, PlanError
 from minivess.evaluation import metrics
 
@@ -294,7 +294,7 @@ def _network(record: str, checkpoint: Path, device: str) -> Any:
 
 @lru_cache
 def _code() -> dict[str, str]:
-    return keys.code(("analysis/predictions.py", *keys.ANALYSIS_CODE[1:]))
+    return keys.code(keys.PREDICTION_CODE)
 
 
 def _device(config: ExperimentConfig) -> str:

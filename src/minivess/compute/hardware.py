@@ -14,18 +14,15 @@ import psutil
 
 from minivess.config import Environment
 from minivess.contracts import Hardware
+from minivess.runtime.cgroups import CGROUP, GIB, control_groups, cpu_quota, memory_limit, text_of
 
 log = logging.getLogger(__name__)
 
-GIB = 1024**3
 Place = Literal["local", "docker", "kubernetes", "cloud", "ci"]
-CGROUP = Path("/sys/fs/cgroup")
 CONTAINER_MARKS = (Path("/.dockerenv"), Path("/run/.containerenv"))
 CLOUD_VENDORS = ("amazon", "google", "microsoft", "digitalocean", "openstack", "hetzner", "alibaba")
 FAST_BF16 = frozenset({"avx512_bf16", "amx_bf16"})
 BF16_COMPUTE_CAPABILITY = 8
-UNLIMITED = 2**60
-"""Version 1 of control groups writes a number near 2**63 where there is no limit."""
 
 
 class Gpu(NamedTuple):
@@ -141,73 +138,16 @@ def _groups(controller: str, root: Path) -> list[Path]:
     )
 
 
-def control_groups(
-    controller: str, *, table: Path = Path("/proc/self/cgroup"), root: Path = CGROUP
-) -> list[Path]:
-    """Folders of this process's control groups, v2 and v1, inner ones first.
-
-    A container often sees its own group as the root, so the root is looked at too.
-    """
-    found: list[Path] = []
-    for line in _text(table).splitlines():
-        _, controllers, inside = line.split(":", 2)
-        if controllers and controller not in controllers.split(","):
-            continue
-        base = root / controllers if controllers else root
-        group = base / inside.strip("/")
-        found += [place for place in (group, *group.parents) if place.is_relative_to(base)]
-    return [place for place in found if place.is_dir()]
-
-
-def cpu_quota(group: Path) -> float | None:
-    """Cores that a control group grants, None without a limit."""
-    words = _text(group / "cpu.max").split() or [
-        _text(group / "cpu.cfs_quota_us"),
-        _text(group / "cpu.cfs_period_us"),
-    ]
-    if len(words) != 2 or not all(word.isdigit() for word in words):
-        return None
-    return int(words[0]) / int(words[1])
-
-
-def memory_limit(group: Path) -> tuple[float, float] | None:
-    """(limit, used) GiB of a control group, None without a limit.
-
-    File cache counts as free: the kernel gives it back before it refuses memory.
-    """
-    for limit_name, used_name, cached in (
-        ("memory.max", "memory.current", "inactive_file"),
-        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    ):
-        limit, used = _text(group / limit_name), _text(group / used_name)
-        if limit.isdigit() and used.isdigit() and int(limit) < UNLIMITED:
-            reclaimable = _statistic(group / "memory.stat", cached)
-            return int(limit) / GIB, max(0, int(used) - reclaimable) / GIB
-    return None
-
-
-def _statistic(file: Path, name: str) -> int:
-    pairs = (line.split() for line in _text(file).splitlines())
-    return next((int(pair[1]) for pair in pairs if pair[:1] == [name]), 0)
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
-
-
 def cpu_model(root: Path = Path("/")) -> str:
     """The processor's name, or `unknown`."""
-    lines = _text(root / "proc/cpuinfo").splitlines()
+    lines = text_of(root / "proc/cpuinfo").splitlines()
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, "") or platform.processor() or "unknown"
 
 
 def cpu_flags(root: Path = Path("/")) -> frozenset[str]:
     """Instruction sets that the kernel lists; empty where there is no /proc/cpuinfo."""
-    for line in _text(root / "proc/cpuinfo").splitlines():
+    for line in text_of(root / "proc/cpuinfo").splitlines():
         if line.startswith("flags"):
             return frozenset(line.partition(":")[2].split())
     return frozenset()
@@ -330,5 +270,5 @@ def place(env: Environment, root: Path = Path("/")) -> Place:
         return "ci"
     if any((root / mark.relative_to("/")).exists() for mark in CONTAINER_MARKS):
         return "docker"
-    vendor = _text(root / "sys/class/dmi/id/sys_vendor").lower()
+    vendor = text_of(root / "sys/class/dmi/id/sys_vendor").lower()
     return "cloud" if any(name in vendor for name in CLOUD_VENDORS) else "local"

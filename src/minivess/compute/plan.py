@@ -12,15 +12,16 @@ from pathlib import Path
 
 from minivess import config as configuration
 from minivess import networks
-from minivess.compute import budget
+from minivess.compute import choices as budget
 from minivess.compute import hardware as machine
-from minivess.compute.budget import USER
-from minivess.compute.memory import Footprint
+from minivess.compute.choices import USER
+from minivess.compute.memory.prediction import Footprint
 from minivess.compute.patch import fitting, padding, shape_text, shapes_of
-from minivess.compute.sizes import Sizes
+from minivess.compute.patch_and_batch import Sizes
 from minivess.config import ComputeConfig, ExperimentConfig, TierConfig
 from minivess.contracts import Choice, ComputePlan, DatasetProfile, Hardware, Network, Shape
 from minivess.errors import PlanError
+from minivess.runtime.cgroups import GIB
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +171,7 @@ def guard(
     shapes = shapes_of(profile)
     _guard_patch(plan, shapes)
     available = hardware.ram_available_gb if hardware else machine.memory()[1]
-    cached = plan.cache_rate * sum(math.prod(shape) for shape in shapes.values()) * 5 / machine.GIB
+    cached = plan.cache_rate * sum(math.prod(shape) for shape in shapes.values()) * 5 / GIB
     if cached > available:
         rate = math.floor(60 * available / cached * plan.cache_rate) / 100
         raise PlanError(

@@ -3,8 +3,33 @@
 Later files win over earlier ones, standard environment variables over files, words over all.
 """
 
+from minivess.config.base import Auto, Part, uncounted
+from minivess.config.catalog import LossConfig, ModelConfig, TierConfig, imported, loss, model, tier
 from minivess.config.complaints import taken, validated
 from minivess.config.contradictions import CONTRADICTIONS, Clash
+from minivess.config.dotted_keys import (
+    changed,
+    dotted,
+    example,
+    field_of,
+    known,
+    leaves,
+    parse,
+    refuse_unknown,
+)
+from minivess.config.env_variables import (
+    QUIET,
+    Environment,
+    caller,
+    changed_environment,
+    child_environment,
+    default_environment,
+    environment,
+    foreign,
+    local_without_proxy,
+    set_environment,
+    silence_telemetry,
+)
 from minivess.config.experiment import (
     DEMO,
     AnalysisConfig,
@@ -21,40 +46,7 @@ from minivess.config.experiment import (
     TrainingConfig,
 )
 from minivess.config.files import find, folders, known_experiments, read_yaml
-from minivess.config.part import Auto, Part, uncounted
-from minivess.config.reading import load, merge, words
-from minivess.config.settings import (
-    changed,
-    dotted,
-    example,
-    field_of,
-    known,
-    leaves,
-    parse,
-    refuse_unknown,
-)
-from minivess.config.shelves import (
-    LossConfig,
-    ModelConfig,
-    TierConfig,
-    imported,
-    loss,
-    model,
-    tier,
-)
-from minivess.config.variables import (
-    QUIET,
-    Environment,
-    caller,
-    changed_environment,
-    child_environment,
-    default_environment,
-    environment,
-    foreign,
-    local_without_proxy,
-    set_environment,
-    silence_telemetry,
-)
+from minivess.config.loader import load, merge, words
 
 __all__ = [
     "CONTRADICTIONS",

@@ -17,9 +17,9 @@ from pydantic import (
 )
 
 from minivess import units
+from minivess.config.base import Auto, Part, each_once, uncounted
+from minivess.config.catalog import refuse_fields
 from minivess.config.contradictions import CONTRADICTIONS
-from minivess.config.part import Auto, Part, each_once, uncounted
-from minivess.config.shelves import refuse_fields
 from minivess.contracts import IGNORED, LabelMap
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from minivess import files, inference, networks
 from minivess.config import DeploymentConfig, ResamplingConfig
 from minivess.contracts import Case, Engine, Network, Parity, Shape, Window
-from minivess.data import volume
+from minivess.data.formats import volume
 from minivess.errors import ServingError
 
 if TYPE_CHECKING:

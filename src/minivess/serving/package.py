@@ -15,7 +15,7 @@ import yaml
 from minivess import config, files, networks
 from minivess.contracts import Network, Window
 from minivess.errors import ServingError
-from minivess.serving import served
+from minivess.serving import model_record
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SERVICE = "minivess.serving.service:Segmentation"
@@ -54,7 +54,7 @@ def build(
     Raises:
         ServingError: BentoML refuses to build.
     """
-    model = served.ServedModel(
+    model = model_record.ServedModel(
         name=plain(name),
         version=plain(version),
         network=network,
@@ -73,16 +73,16 @@ def build(
     return model.label
 
 
-def built(folder: Path, name: str, version: str) -> served.ServedModel | None:
+def built(folder: Path, name: str, version: str) -> model_record.ServedModel | None:
     """The record of the bento `name:version` below `folder`, if it is there."""
     place = bento_home(folder) / "bentos" / plain(name) / plain(version) / "src"
-    return served.read(place) if (place / served.CONFIG).is_file() else None
+    return model_record.read(place) if (place / model_record.CONFIG).is_file() else None
 
 
-def stage(source: Path, onnx: Path, model: served.ServedModel) -> Path:
+def stage(source: Path, onnx: Path, model: model_record.ServedModel) -> Path:
     """Lay out what the bento is built from."""
-    files.copy(onnx, source / served.ONNX)
-    served.write(source, model)
+    files.copy(onnx, source / model_record.ONNX)
+    model_record.write(source, model)
     shutil.copytree(
         PACKAGE,
         source / "minivess",
@@ -93,12 +93,12 @@ def stage(source: Path, onnx: Path, model: served.ServedModel) -> Path:
     return source
 
 
-def bentofile(model: served.ServedModel) -> dict[str, object]:
+def bentofile(model: model_record.ServedModel) -> dict[str, object]:
     """BentoML's build file. Local serving uses this environment, an image installs the pins."""
     return {
         "service": SERVICE,
         "name": model.name,
-        "include": [served.ONNX, served.CONFIG, "minivess/", "README.md"],
+        "include": [model_record.ONNX, model_record.CONFIG, "minivess/", "README.md"],
         "labels": {"project": "minivess", **{k: label_value(v) for k, v in model.lineage.items()}},
         "python": {
             "packages": [f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS],
@@ -108,7 +108,7 @@ def bentofile(model: served.ServedModel) -> dict[str, object]:
     }
 
 
-def readme(model: served.ServedModel) -> str:
+def readme(model: model_record.ServedModel) -> str:
     """What BentoML's page shows."""
     rows = "".join(f"| {key} | `{value}` |\n" for key, value in sorted(model.lineage.items()))
     return (
@@ -138,11 +138,11 @@ def environment(folder: Path) -> dict[str, str]:
     return config.child_environment(BENTOML_HOME=str(home), PIP_NO_INDEX="1")
 
 
-def _discard(folder: Path, model: served.ServedModel) -> None:
+def _discard(folder: Path, model: model_record.ServedModel) -> None:
     shutil.rmtree(bento_home(folder) / "bentos" / model.name / model.version, ignore_errors=True)
 
 
-def _run_bentoml(folder: Path, source: Path, model: served.ServedModel) -> None:
+def _run_bentoml(folder: Path, source: Path, model: model_record.ServedModel) -> None:
     command = [
         sys.executable, "-m", "bentoml", "build", str(source), "--version", model.version,
         "--output", "tag",

@@ -17,12 +17,13 @@ import numpy.typing as npt
 from minivess import inference, keys
 from minivess.config import DataConfig
 from minivess.contracts import Finding, Shape, Window
-from minivess.data import admission, quality, volume
-from minivess.data.cases import walk
 from minivess.data.checks import finding
-from minivess.data.filenames import NIFTI, SUFFIXES, is_volume, stem, suffix, unread
-from minivess.data.grids import restated
-from minivess.data.layouts import is_label, is_label_folder
+from minivess.data.formats import volume
+from minivess.data.formats.filenames import NIFTI, SUFFIXES, is_volume, stem, suffix, unread
+from minivess.data.pairing.cases import walk
+from minivess.data.pairing.layouts import is_label, is_label_folder
+from minivess.data.profiling import admission, quality
+from minivess.data.profiling.grids import restated
 from minivess.errors import DataError, MinivessError, ServingError, UsageError
 
 if TYPE_CHECKING:

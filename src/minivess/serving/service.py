@@ -24,10 +24,10 @@ from starlette.datastructures import UploadFile
 from starlette.responses import FileResponse, JSONResponse
 
 from minivess.contracts import Shape
-from minivess.data import volume
+from minivess.data.formats import volume
 from minivess.errors import DataError
-from minivess.serving import served
-from minivess.serving.gate import Gate
+from minivess.serving import model_record
+from minivess.serving.middleware import Gate
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -47,14 +47,14 @@ class Segmentation:
     """Segments 3-D volumes with the champion of an experiment."""
 
     def __init__(self) -> None:
-        from minivess.serving import export, meters
+        from minivess.serving import export, metrics
 
         # MONAI imports mlflow where it finds it; a service has no use for it.
         sys.modules.setdefault("mlflow", None)  # type: ignore[arg-type]
         MultipartSerde.ensure_file = staticmethod(uploaded)
-        self.model = served.read(Path.cwd())
-        self.forward = export.forward(Path.cwd() / served.ONNX)
-        self.seconds = meters.SECONDS.labels(self.model.label)
+        self.model = model_record.read(Path.cwd())
+        self.forward = export.forward(Path.cwd() / model_record.ONNX)
+        self.seconds = metrics.SECONDS.labels(self.model.label)
         self._warm_up()
 
     # The annotation names what BentoML documents; a Response carries headers and status as well.

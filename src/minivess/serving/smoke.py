@@ -18,10 +18,10 @@ import numpy.typing as npt
 import psutil
 
 from minivess.contracts import Case, Smoke
-from minivess.data import volume
+from minivess.data.formats import volume
 from minivess.errors import ServingError
 from minivess.home import Home
-from minivess.serving import package, served
+from minivess.serving import model_record, package
 
 HOST = "127.0.0.1"
 ASK_TIMEOUT_S = 1800
@@ -66,7 +66,7 @@ def ask(url: str, case: Case, expected: npt.NDArray[np.uint8], *, minimum: float
     if got.shape != expected.shape or not np.allclose(got.affine, sent.affine, atol=1e-4):
         raise _failed(case, f"a mask of shape {got.shape} on another grid than {expected.shape}")
     agreement = float((got.array == expected).mean())
-    lineage = served.lineage_of(dict(answer.headers))
+    lineage = model_record.lineage_of(dict(answer.headers))
     if agreement < minimum:
         raise _failed(case, f"a mask that agrees with ours on {agreement:.4%} of the voxels only")
     if "model" not in lineage:
@@ -112,7 +112,7 @@ def running(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command under the supervisor, output to `log`; ended on leaving."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    supervised = [sys.executable, "-m", "minivess.serving.supervisor", *command]
+    supervised = [sys.executable, "-m", "minivess.runtime.supervisor", *command]
     with log.open("wb") as stream:
         process = subprocess.Popen(
             supervised,
@@ -158,7 +158,7 @@ def _wait(address: str, process: subprocess.Popen[bytes], log: Path, timeout: fl
 def _ready(address: str) -> bool:
     with contextlib.suppress(httpx.HTTPError):
         answer = httpx.get(f"{address}/readyz", timeout=2, trust_env=False)
-        return answer.is_success and "model" in served.lineage_of(dict(answer.headers))
+        return answer.is_success and "model" in model_record.lineage_of(dict(answer.headers))
     return False
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from minivess import files
-from minivess.training.cell import PREVIOUS
+from minivess.training.cell_folder import PREVIOUS
 
 log = logging.getLogger(__name__)
 State = dict[str, Any]

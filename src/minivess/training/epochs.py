@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from minivess.config import TrainingConfig
 from minivess.contracts import IGNORED, CellSpec, ComputePlan
 from minivess.errors import TrainingError
-from minivess.training import distributed, guard, optimisation
+from minivess.training import batch_checks, distributed, optim
 from minivess.training.loaders import Batch, Batches
-from minivess.training.pulse import Pulse
+from minivess.training.monitoring.watchdog import Pulse
 from minivess.training.state import State
 from minivess.training.transforms import seed_of
 
@@ -49,13 +49,13 @@ class Steps:
             TrainingError: a loss that is not finite.
             PlanError: a batch of another shape than the plan's.
         """
-        rate = optimisation.learning_rate(state.epoch, self.training)
-        optimisation.set_learning_rate(state.optimizer, rate)
+        rate = optim.learning_rate(state.epoch, self.training)
+        optim.set_learning_rate(state.optimizer, rate)
         state.network.train()
         state.optimizer.zero_grad(set_to_none=True)
         tally = Tally(self.spec.network.out_channels, self.plan.device, ignores=self.spec.ignores)
         for step, batch in enumerate(self.batches.epoch(state.epoch)):
-            guard.shape(batch, self.spec, self.plan)
+            batch_checks.shape(batch, self.spec, self.plan)
             seed = seed_of("step", self.spec.seed, state.epoch, step)
             torch.manual_seed(seed + distributed.rank())
             self._accumulate(state, batch, tally)

@@ -12,8 +12,8 @@ from torch.optim.swa_utils import AveragedModel
 from minivess import networks
 from minivess.config import TrainingConfig
 from minivess.contracts import CellSpec, ComputePlan
-from minivess.training import optimisation
-from minivess.training.cell import History
+from minivess.training import optim
+from minivess.training.cell_folder import History
 from minivess.training.checkpoint import State as Stored
 
 
@@ -36,13 +36,13 @@ class State:
     def start(cls, spec: CellSpec, plan: ComputePlan, training: TrainingConfig) -> State:
         """The state before the first step, a function of the seed."""
         network = networks.initial(spec.network, spec.seed).to(plan.device)
-        average = optimisation.average(network, training.ema_decay)
+        average = optim.average(network, training.ema_decay)
         if training.gradient_checkpointing:
             network = networks.recompute(network)
         return cls(
             network=network,
             average=average,
-            optimizer=optimisation.optimizer(network, training),
+            optimizer=optim.optimizer(network, training),
             scaler=torch.amp.GradScaler(
                 torch.device(plan.device).type, enabled=plan.mixed_precision == "fp16"
             ),

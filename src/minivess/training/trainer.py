@@ -11,26 +11,26 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from minivess import losses, names, networks
-from minivess.compute import recovery
+from minivess.compute import out_of_memory
 from minivess.config import ExperimentConfig
 from minivess.contracts import Case, CellResult, CellSpec, ComputePlan
 from minivess.errors import OutOfMemory
 from minivess.training import (
-    cell,
+    batch_checks,
+    cell_folder,
     checkpoint,
+    context,
+    deferred_validation,
     distributed,
     epochs,
-    figures,
-    guard,
     loaders,
-    sessions,
-    settlement,
 )
-from minivess.training.cell import complete
-from minivess.training.clock import JUDGING, PREDICTING, STEPPING, shares
-from minivess.training.pulse import Pulse
-from minivess.training.sessions import Callbacks, Session
-from minivess.training.settlement import BEST, Settle
+from minivess.training.cell_folder import complete
+from minivess.training.context import Callbacks, Session
+from minivess.training.deferred_validation import BEST, Settle
+from minivess.training.monitoring import figures
+from minivess.training.monitoring.timing import JUDGING, PREDICTING, STEPPING, shares
+from minivess.training.monitoring.watchdog import Pulse
 from minivess.training.state import State
 
 __all__ = ["Callbacks", "OutOfMemory", "complete", "train_cell"]
@@ -60,16 +60,16 @@ def train_cell(
     """
     finished = complete(folder, spec.key) if resume else None
     if finished is not None:
-        _tell_again(tell, cell.read_history(folder), folder)
+        _tell_again(tell, cell_folder.read_history(folder), folder)
         return finished
-    plan = cell.open_cell(folder, spec, plan, resume=resume)
+    plan = cell_folder.open_cell(folder, spec, plan, resume=resume)
     with (
-        recovery.typed(spec.network, plan),
-        sessions.opened(
+        out_of_memory.typed(spec.network, plan),
+        context.opened(
             spec, plan, config, cases, folder=folder, labels=labels, tell=tell
         ) as session,
     ):
-        guard.first_of_each(session.steps.batches, session.validation.volumes, spec, plan)
+        batch_checks.first_of_each(session.steps.batches, session.validation.volumes, spec, plan)
         state = State.start(spec, plan, config.training)
         settle = _begin(session, state)
         distributed.refuse(state.network, plan.batch_size)
@@ -87,7 +87,7 @@ def assist() -> None:
     """Take part in the steps of each cell that the first process trains, until it is done."""
     while (job := distributed.heard()) is not None:
         spec, plan, config, cases, folder, epoch = job
-        with sessions.machine(plan):
+        with context.machine(plan):
             # The first process watches over the training; the others wait while it judges.
             steps = epochs.Steps(
                 spec,
@@ -117,9 +117,11 @@ def _begin(session: Session, state: State) -> Settle:
         _tell_again(session.tell, state.history[: -1 if state.unsettled else None], session.folder)
         if state.unsettled:
             entry = state.history[-1]
-            settlement.settle(session, state, entry, settlement.judge(session, state, entry))
+            deferred_validation.settle(
+                session, state, entry, deferred_validation.judge(session, state, entry)
+            )
         state.epoch += 1
-        return settlement.nothing
+        return deferred_validation.nothing
     judging = session.validation.run(state.judged, topology=True, reported=True)
 
     def settle() -> None:
@@ -137,10 +139,10 @@ def _one_epoch(session: Session, state: State, settle: Settle) -> Settle:
     settle()
     entry = {"epoch": state.epoch, "metrics": metrics}
     state.history.append(entry)
-    waiting = settlement.judge(session, state, entry)
+    waiting = deferred_validation.judge(session, state, entry)
     entry["spent"] = session.lap({})
     entry["time"], entry["seconds"] = time.time(), time.perf_counter() - started
-    return settlement.keep(session, state, entry, waiting)
+    return deferred_validation.keep(session, state, entry, waiting)
 
 
 def _finish(session: Session, state: State) -> CellResult:
@@ -157,10 +159,10 @@ def _finish(session: Session, state: State) -> CellResult:
         judging = session.validation.run(network, topology=True, reported=True)
     with session.clock.on(JUDGING):
         judgement = judging.wait()
-    drawn = session.judges.submit(figures.curves, folder / cell.CURVES, state.history)
-    settlement.shown(drawn, session.tell.figure)
+    drawn = session.judges.submit(figures.curves, folder / cell_folder.CURVES, state.history)
+    deferred_validation.shown(drawn, session.tell.figure)
     last["spent"] = session.lap(last["spent"])
-    settlement.store(session, state)
+    deferred_validation.store(session, state)
     checkpoint.previous(folder / names.LAST).unlink(missing_ok=True)
     result = CellResult(
         key=spec.key,
@@ -174,14 +176,14 @@ def _finish(session: Session, state: State) -> CellResult:
         untrained=state.untrained,
         volumes=judgement.volumes,
         checkpoint=name,
-        files=cell.sizes(folder),
+        files=cell_folder.sizes(folder),
     )
-    cell.write_result(folder, result)
+    cell_folder.write_result(folder, result)
     return result
 
 
-def _tell_again(tell: Callbacks, history: cell.History, folder: Path) -> None:
+def _tell_again(tell: Callbacks, history: cell_folder.History, folder: Path) -> None:
     for entry in history:
         tell.epoch(entry["epoch"], entry["metrics"], None)
-    for path in cell.figures(folder) if history else ():
+    for path in cell_folder.figures(folder) if history else ():
         tell.figure(path)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from minivess import inference, losses, soft_skeleton
 from minivess.config import ResamplingConfig
 from minivess.contracts import IGNORED, Case, CellSpec, ComputePlan, Shape
-from minivess.data import volume
+from minivess.data.formats import volume
 from minivess.errors import DataError, PlanError
 
 Sample = dict[str, Any]

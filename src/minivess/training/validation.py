@@ -19,9 +19,9 @@ from minivess.config import EvaluationConfig
 from minivess.contracts import CellSpec, ComputePlan, VolumeMetrics
 from minivess.evaluation import metrics
 from minivess.names import PRIMARY
-from minivess.training.figures import Panel
 from minivess.training.loaders import Volumes
-from minivess.training.pulse import Pulse
+from minivess.training.monitoring.figures import Panel
+from minivess.training.monitoring.watchdog import Pulse
 from minivess.training.transforms import Sample
 
 EACH_EPOCH = ("dice", "f1")

@@ -1,0 +1,1 @@
+"""The report: its sections, figures, methods and limitations."""

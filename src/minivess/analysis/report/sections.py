@@ -1,0 +1,289 @@
+"""The report's content as plain rows and sentences; the template only sets them.
+
+Everything here is text that a reader sees, so numbers are already spelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from minivess import names
+from minivess.analysis import champion, formatting
+from minivess.analysis.report import figures
+from minivess.config import ExperimentConfig
+from minivess.contracts import AnalysisResult, DatasetProfile, Interval, Judged, Member
+
+HEADLINE = (names.PRIMARY, "dice", "cldice", "masd")
+# F1 of voxels is the same number as Dice; it stands in the CSV.
+COLUMNS = (names.PRIMARY, "dice", "cldice", "masd", "hd95", "nsd")
+Row = dict[str, Any]
+
+
+def headline(result: AnalysisResult, unit: formatting.Unit) -> list[Row]:
+    """The champion's main metrics, each beside the untrained network's."""
+    best = figures.champion_of(result)
+    cards = []
+    for name in HEADLINE:
+        interval = best.intervals.get(name)
+        if interval is None or interval.mean is None:
+            continue
+        known, before = formatting.metric(name, unit), result.untrained.get(name)
+        reach = 1.0 if not known.unit else 1.05 * max(before or 0, interval.upper or interval.mean)
+        cards.append(
+            {
+                "label": known.label,
+                "unit": known.unit,
+                "meaning": known.meaning,
+                "value": known.number(interval.mean),
+                **_about_mean(interval, known.number),
+                "before": known.number(before),
+                "bar": _bar(interval, before, reach),
+            }
+        )
+    return cards
+
+
+def _bar(interval: Interval, before: float | None, reach: float) -> Row:
+    """Places on a line from 0 to `reach`, in percent."""
+
+    def place(value: float | None) -> float | None:
+        return None if value is None else round(100 * min(max(value / (reach or 1), 0), 1), 2)
+
+    return {
+        "mean": place(interval.mean),
+        "lower": place(interval.lower),
+        "upper": place(interval.upper),
+        "before": place(before),
+    }
+
+
+def comparison(
+    result: AnalysisResult,
+    config: ExperimentConfig,
+    members: Sequence[Member],
+    unit: formatting.Unit,
+) -> Row:
+    """The table of families, ensembles and the untrained network."""
+    best = figures.champion_of(result)
+    metrics = [name for name in COLUMNS if champion.mean(best, name) is not None]
+    return {
+        "columns": [_column(name, unit) for name in metrics],
+        "called": best.intervals[names.PRIMARY].called,
+        "rows": [
+            {
+                "name": one.name,
+                "about": _about(one, members),
+                "kind": _kind(one, best),
+                "parameters": formatting.count(one.trainable_parameters),
+                "n": one.intervals[names.PRIMARY].n,
+                "cells": [_cell(one, name, unit) for name in metrics],
+                "difference": None if one is best else _difference(one, best, config),
+            }
+            for one in figures.ordered(result)
+        ],
+        "untrained": [
+            formatting.metric(name, unit).number(result.untrained.get(name)) for name in metrics
+        ]
+        if result.untrained
+        else None,
+    }
+
+
+def _column(name: str, unit: formatting.Unit) -> Row:
+    known = formatting.metric(name, unit)
+    return {
+        "label": known.label,
+        "unit": known.unit,
+        "arrow": "↑" if known.higher_is_better else "↓",
+        "meaning": known.meaning,
+    }
+
+
+def _kind(one: Judged, best: Judged) -> str:
+    if one is best:
+        return "champion"
+    return "ensemble" if len(one.members) > 1 else "family"
+
+
+def _about(one: Judged, members: Sequence[Member]) -> str:
+    if len(one.members) > 1:
+        families = formatting.counted(len(one.members), "family", "families")
+        return f"mean probability of {families}"
+    for member in members:
+        if member.family == one.name:
+            spec = member.spec
+            mixed = f" · {spec.loss.formula}" if len(spec.loss.terms) > 1 else ""
+            return f"{spec.network.family}{mixed} · seed {spec.seed}"
+    return ""
+
+
+def _difference(one: Judged, best: Judged, config: ExperimentConfig) -> Row:
+    compared = champion.compare(one, best, config)
+    gap = compared.difference
+    return {
+        "value": formatting.signed(gap.mean),
+        "bounds": _range(gap, formatting.signed).replace(formatting.DASH, " to "),
+        "tied": compared.tied,
+    }
+
+
+def _cell(one: Judged, metric: str, unit: formatting.Unit) -> Row:
+    interval, spell = one.intervals.get(metric), formatting.metric(metric, unit).number
+    if interval is None:
+        return {"value": formatting.UNDEFINED, "bounds": "", "undefined": ""}
+    return {"value": spell(interval.mean), **_about_mean(interval, spell)}
+
+
+def _about_mean(interval: Interval, spell: Callable[[float | None], str]) -> Row:
+    return {"bounds": _range(interval, spell), "undefined": formatting.undefined(interval)}
+
+
+def _range(interval: Interval, spell: Callable[[float | None], str]) -> str:
+    if interval.lower is None or interval.upper is None:
+        return ""
+    between = formatting.DASH if interval.lower >= 0 else " to "
+    return f"{spell(interval.lower)}{between}{spell(interval.upper)}"
+
+
+def test(result: AnalysisResult, unit: formatting.Unit) -> Row | None:
+    """Families and ensembles on the held-out test set, in the order of the other table."""
+    if not result.test:
+        return None
+    metrics = [name for name in COLUMNS if name in result.test[0].intervals]
+    return {
+        "sentence": test_sentence(result),
+        "columns": [_column(name, unit) for name in metrics],
+        "rows": [
+            {
+                "name": one.name,
+                "kind": "champion" if one.name == result.champion.family else "",
+                "cells": [_cell(one, name, unit) for name in metrics],
+            }
+            for one in _like(result.test, figures.ordered(result))
+        ],
+    }
+
+
+def _like(judged: Sequence[Judged], order: Sequence[Judged]) -> list[Judged]:
+    places = [one.name for one in order]
+    return sorted(judged, key=lambda one: places.index(one.name))
+
+
+def test_sentence(result: AnalysisResult) -> str:
+    """How many volumes were held out, and who judged them."""
+    return (
+        f"Held-out test set, {figures.evidence(result.test[0])}: no part in training, in any "
+        "choice, or in the figures above. Each volume was judged by each fold's network alone, as "
+        "one network is what is served; its values are their means."
+    )
+
+
+def per_class(result: AnalysisResult, unit: formatting.Unit) -> Row | None:
+    """The champion class by class, where there are several."""
+    best = figures.champion_of(result)
+    values = sorted(
+        {int(name.partition("_class")[2]) for name in best.intervals if "_class" in name}
+    )
+    if not values:
+        return None
+    return {
+        "columns": [_column(name, unit) for name in COLUMNS],
+        "rows": [
+            {
+                "name": f"class {value}",
+                "cells": [_cell(best, f"{name}_class{value}", unit) for name in COLUMNS],
+            }
+            for value in values
+        ],
+    }
+
+
+def volumes(result: AnalysisResult, profile: DatasetProfile, unit: formatting.Unit) -> Row:
+    """Every volume with the champion's metrics, hardest first."""
+    best = figures.champion_of(result)
+    stats = {volume.case: volume for volume in profile.volumes}
+    metrics = [name for name in COLUMNS if champion.mean(best, name) is not None]
+    rows = []
+    for one in figures.worst_first(best):
+        known = stats.get(one.case)
+        rows.append(
+            {
+                "case": one.case,
+                "group": one.group or "",
+                "shape": formatting.shape(known.shape) if known else "",
+                "spacing": formatting.spacing(known.voxel_spacing, unit) if known else "",
+                "foreground": f"{100 * known.foreground_ratio:.1f} %" if known else "",
+                "cells": [
+                    formatting.metric(name, unit).number(one.values.get(name)) for name in metrics
+                ],
+            }
+        )
+    return {
+        "columns": [_column(name, unit) for name in metrics],
+        "grouped": any(row["group"] for row in rows),
+        "rows": rows,
+    }
+
+
+def data(profile: DatasetProfile, unit: formatting.Unit) -> list[tuple[str, str]]:
+    """The dataset in a dozen lines."""
+    low, high = profile.spacing_range
+    shapes = f"{formatting.shape(profile.min_shape)} to {formatting.shape(profile.max_shape)}"
+    foreground = sorted(volume.foreground_ratio for volume in profile.volumes)
+    groups = {volume.group for volume in profile.volumes} - {None}
+    between = "" if low == high else f"{formatting.spacing(low, unit)} to "
+    uneven = "anisotropic" if profile.is_anisotropic else "near isotropic"
+    facts = [
+        ("Dataset", profile.dataset),
+        ("Volumes", f"{profile.n_volumes}" + (f" in {len(groups)} groups" if groups else "")),
+        ("Shapes", f"{shapes}, median {formatting.shape(profile.median_shape)} voxels"),
+        ("Voxels", f"{between}{formatting.spacing(high, unit)} {unit.name}, {uneven}"),
+        ("Foreground", _foreground(foreground)),
+        ("Classes", ", ".join(map(str, profile.classes))),
+        ("Label map", profile.mapped if profile.label_map else ""),
+        ("Size", f"{_size(profile.total_size_gb)} as float32"),
+        ("Quarantined", ", ".join(profile.quarantined)),
+        ("Outliers", ", ".join(profile.outliers)),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _size(gigabytes: float) -> str:
+    return f"{gigabytes:.3g} GB" if gigabytes >= 1 else f"{1000 * gigabytes:.3g} MB"
+
+
+def _foreground(ratios: Sequence[float]) -> str:
+    if not ratios:
+        return ""
+    low, middle, high = ratios[0], ratios[len(ratios) // 2], ratios[-1]
+    return f"{100 * low:.1f} to {100 * high:.1f} % of the voxels, median {100 * middle:.1f} %"
+
+
+def lineage(
+    result: AnalysisResult,
+    profile: DatasetProfile,
+    members: Sequence[Member],
+    links: Mapping[str, str],
+) -> list[Row]:
+    """From this report back to the bytes: (what, id, link, note)."""
+    named = {member.parent_run_id: member.family for member in members}
+    trained = [
+        ("Training run", run_id, named.get(run_id, "") + _crowned(run_id, result))
+        for run_id in result.training_run_ids
+    ]
+    chain = [
+        ("Analysis run", result.run_id or "", "this report"),
+        *trained,
+        ("Profile run", profile.run_id or "", profile.dataset),
+        ("Data version", result.dataset_hash, "DVC hash of the curated folder"),
+    ]
+    return [
+        {"what": what, "id": value, "note": note, "link": links.get(value)}
+        for what, value, note in chain
+        if value
+    ]
+
+
+def _crowned(run_id: str, result: AnalysisResult) -> str:
+    return ", champion" if run_id == result.champion.run_id else ""

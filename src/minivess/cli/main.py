@@ -1,0 +1,41 @@
+"""`minivess VERB [FILE.yaml ...] [key=value ...]`: words in, exit code out.
+
+Nothing heavy is imported here: `--help` and a mistyped verb answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+from minivess.cli.grammar import read
+from minivess.runtime.entry import guarded, show_logs
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; 0 done, 1 expected failure, 2 wrong usage, 130/143 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+
+    def work() -> int:
+        options = read(words)
+        show_logs(debug=debug)
+        # Networks and losses of one's own lie beside one's configs/; last, so they hide nothing.
+        sys.path.extend({os.getcwd()} - set(sys.path))
+        from minivess.cli import commands
+
+        outcome = commands.run(options)
+        code: int = outcome.pop("exit_code", 0)
+        if options.json:
+            from minivess.tracking.run.encoding import plain
+
+            sys.stdout.write(json.dumps(plain(outcome)) + "\n")
+        return code
+
+    return guarded(work, debug=debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

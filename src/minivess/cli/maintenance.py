@@ -1,0 +1,293 @@
+"""The verbs that look after what is kept: dry-run first, changed only with `--apply`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from minivess import config as configs
+from minivess import home as homes
+from minivess import names
+from minivess.config import Environment, ExperimentConfig
+from minivess.errors import StoreError
+from minivess.orchestration.session import Session
+from minivess.runtime import liveness
+
+Outcome = dict[str, Any]
+
+SHOWN = 20
+FOLLOW_S = 5.0
+
+
+# --- status -------------------------------------------------------------------------------
+
+
+def status(session: Session, *, follow: bool) -> Outcome:
+    """What runs, what is unfinished, what is out of date; `follow` until Ctrl-C."""
+    from minivess.tracking.store.store import open_store
+    from minivess.tracking.upkeep import status as statuses
+
+    # Not the session's store: looking settles nothing.
+    store = open_store(session.home, session.config.tracking)
+    while True:
+        begun = time.monotonic()
+        found = statuses.look(store)
+        for line in _status_lines(session, found):
+            session.say(line)
+        if not follow:
+            return {
+                "runs": found.runs,
+                "running": [
+                    {
+                        "run_id": one.record.run_id, "name": one.record.name, "where": one.where,
+                        "seconds": one.seconds, "epochs": one.epochs, "eta_s": one.eta_s,
+                    }
+                    for one in found.running
+                ],
+                "unfinished": [record.run_id for record in found.unfinished],
+                "stale": found.stale,
+            }  # fmt: skip
+        # A store that is slow to read is read less often.
+        time.sleep(max(FOLLOW_S, 5 * (time.monotonic() - begun)))
+        session.say("\x1b[2J\x1b[H" if sys.stdout.isatty() else "")
+
+
+def _status_lines(session: Session, found: Any) -> list[str]:
+    lines = [f"{found.runs} runs"]
+    holder = homes.holds(session.home.root / "lock")
+    if holder is not None:
+        lines.append(f"  `{holder['what']}` works here (pid {holder['pid']})")
+    waiting = len(list(session.home.journal.glob("*.jsonl")))
+    if waiting:
+        lines.append(f"  {waiting} runs are open or wait in the journal for MLflow")
+    for one in found.running:
+        epochs = f"  epoch {one.epochs[0]}/{one.epochs[1]}" if one.epochs else ""
+        eta = f"  about {duration(one.eta_s)} left" if one.eta_s is not None else ""
+        lines.append(
+            f"  runs       {one.record.name}  {duration(one.seconds)}  {one.where}{epochs}{eta}"
+        )
+    lines += [
+        f"  unfinished {r.name}  {r.status}  {r.tags.get(names.ERROR_TYPE, '')}  run {r.run_id}"
+        for r in found.unfinished[:SHOWN]
+    ]
+    return lines + more(found.unfinished) + [f"  stale      {what}" for what in found.stale]
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3.5 min, 2.1 h."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def more(items: Sequence[object]) -> list[str]:
+    """A line for what is not shown."""
+    rest = len(items) - SHOWN
+    return [f"  ... and {rest} more (--json lists all)"] if rest > 0 else []
+
+
+def settle(session: Session, run_ids: Collection[str]) -> Outcome:
+    """Replay journals, end dead runs in MLflow and Prefect, and those given.
+
+    Every pointer, alias and missing model is written anew.
+    """
+    from minivess.orchestration import handoff
+    from minivess.tracking.journal import uploader
+    from minivess.tracking.run import dead_runs
+
+    session.need_store()
+    store = session.store
+    settled = [*session.settled, *(dead_runs.end(store, run_id) for run_id in run_ids)]
+    for record in dead_runs.elsewhere(store):
+        host = record.tags.get(liveness.HOST, "another tool")
+        end = session.command(f"settle {record.run_id}")
+        session.say(f"  {record.name} runs on {host}; if not: {end}")
+    flows = session.orchestra.settle()
+    pointers = []
+    for one in _chains(session):
+        found = handoff.current(one)
+        pointers += found
+        try:
+            _set_aliases(one, {pointer.kind for pointer in found})
+        except StoreError as error:
+            # One run that is gone keeps nothing else from being settled.
+            session.say(f"  {error.problem} Then settle again: {error.remedy}")
+    # The newest last: that is what `latest_...` means.
+    pointers.sort(key=lambda pointer: pointer.rank)
+    for pointer in pointers:
+        handoff.publish(session, pointer.kind, pointer.scope, pointer.holds)
+    waiting = [outbox.journal.uid for outbox in uploader.of(store).pending()]
+    session.say(
+        f"  {len(settled)} dead runs and {len(flows)} flow runs settled, {len(waiting)} journals "
+        f"wait, {len(pointers)} pointers written"
+    )
+    return {
+        "settled": [record.run_id for record in settled],
+        "flow_runs": flows,
+        "waiting": waiting,
+        "pointers": {handoff.scoped(one.kind, one.scope): one.holds for one in pointers},
+    }
+
+
+def _chains(session: Session) -> list[Session]:
+    """This session for each experiment, and each dataset without one, that the words mean."""
+    store, asked = session.store, session.config
+    profiles = store.search(kind=names.PROFILE, status="FINISHED")
+    experiments = {
+        (dataset, name) for name, datasets in store.experiments().items()
+        if name not in names.OWN_EXPERIMENTS for dataset in datasets
+    }  # fmt: skip
+    profiled = {profile.param(names.DATASET_NAME) for profile in profiles}
+    untrained = profiled - {dataset for dataset, _ in experiments}
+    stated = asked.data.root is not None or asked.data.name is not None
+    meant = [
+        session.with_config(configs.changed(asked, {"data.name": dataset, "name": name}))
+        for dataset, name in sorted(experiments | {(dataset, dataset) for dataset in untrained})
+        if asked.name is None or name == asked.experiment
+        if not stated or dataset == asked.dataset
+    ]
+    return meant or [session] * (stated or asked.name is not None)
+
+
+def _set_aliases(session: Session, pointers: Collection[str]) -> None:
+    """Let the registry say what the current runs say."""
+    from minivess.orchestration import handoff
+    from minivess.stages.analyse import crown
+    from minivess.stages.deploy import promote, with_version
+    from minivess.stages.train import register
+
+    if names.FAMILY in pointers:
+        register(session, handoff.receive_training(session))
+    if names.ANALYSIS in pointers:
+        crown(session, with_version(session, handoff.receive_analysis(session)))
+    if names.DEPLOYMENT in pointers:
+        deployed = handoff.receive_deployment(session)
+        analysis = handoff.receive_analysis(session, [deployed.analysis_run_id])
+        if with_version(session, analysis).champion.model_version == deployed.model_version:
+            promote(session, deployed)
+        else:
+            session.say(
+                f"  version {deployed.model_version} in production is gone: "
+                + session.command("deploy", f"name={deployed.model_name}")
+            )
+
+
+def reproduce(session: Session, what: str, *, trust: bool) -> Outcome:
+    """A training run done again; exit code 1 if other values came out."""
+    from minivess.stages import reproduce as reproductions
+
+    found = reproductions.reproduce(session, what, trust=trust)
+    for line in (f"differs: {name}" for name in found["ingredients"]):
+        session.say(f"  {line}")
+    for one in found["differences"][:SHOWN]:
+        session.say(
+            f"  {one['metric']} at step {one['step']}: {one['before']} there, {one['after']} here"
+        )
+    for line in more(found["differences"]):
+        session.say(line)
+    if found["missing"]:
+        session.say(f"  only one of both has: {', '.join(found['missing'])}")
+    session.say(f"  verdict: {found['verdict']} ({found['compared']} values compared)")
+    return {**found, "exit_code": 0 if found["verdict"] == "identical" else 1}
+
+
+# --- audit and backfill -------------------------------------------------------------------
+
+
+def audit(session: Session, run_ids: Collection[str]) -> Outcome:
+    """Runs that lack what downstream flows and readers rely on; exit code 1 if there are any."""
+    from minivess.tracking.upkeep import audit as audits
+
+    gaps = audits.audit(session.store, run_ids)
+    for gap in gaps[:SHOWN]:
+        session.say(f"  {gap.kind} {gap.name}, {gap.status}, run {gap.run_id}")
+        session.say(f"    lacks {', '.join(gap.missing[:SHOWN])}")
+        for line in more(gap.missing):
+            session.say(f"  {line}")
+    for line in more(gaps):
+        session.say(line)
+    backfilled = session.command("backfill")
+    told = f"{len(gaps)} runs lack what others rely on; older ones may get it: {backfilled}"
+    session.say(f"  {told if gaps else 'all runs are whole'}")
+    return {"gaps": [gap._asdict() for gap in gaps], "exit_code": 1 if gaps else 0}
+
+
+def backfill(session: Session, run_ids: Collection[str], *, apply: bool) -> Outcome:
+    """Params that older runs prove themselves."""
+    from minivess.tracking.upkeep import backfill as backfills
+
+    additions = backfills.look(session.store, run_ids)
+    for one in additions[:SHOWN]:
+        session.say(f"  {one.name}, run {one.run_id}: {len(one.params)} params")
+        session.say(f"    {', '.join(sorted(one.params))}")
+        for line in one.differing:
+            session.say(f"    stays as it is: {line}")
+    for line in more(additions):
+        session.say(line)
+    if apply:
+        backfills.apply(session.store, additions)
+    total = sum(len(one.params) for one in additions)
+    conclude(session, f"{total} params of {len(additions)} runs", "added", apply=apply)
+    return {"runs": [one._asdict() for one in additions], "applied": apply}
+
+
+def conclude(session: Session, what: str, done: str, *, apply: bool) -> None:
+    """What was done, or what `--apply` would do."""
+    session.say(f"  {what} {done}" if apply else f"  {what} would be {done}; do it with --apply")
+
+
+# --- purge and rebase ---------------------------------------------------------------------
+
+
+def purge(session: Session, run_ids: Collection[str], *, apply: bool, force: bool) -> Outcome:
+    """Deleted runs, removed for good."""
+    from minivess.tracking.upkeep import purge as purges
+
+    doomed = purges.look(session.store, run_ids)
+    for one in doomed[:SHOWN]:
+        session.say(f"  {one.record.name}, run {one.record.run_id}: {one.size / 1e6:.1f} MB")
+        if one.needed_by:
+            session.say(f"    {'forced' if force else 'stays'}: needed by {one.needed_by[0]}")
+    for line in more(doomed):
+        session.say(line)
+    gone = [one for one in doomed if force or not one.needed_by]
+    if apply:
+        purges.apply(session.store, gone, force=force)
+    freed = sum(one.size for one in gone)
+    conclude(session, f"{len(gone)} runs, {freed / 1e6:.1f} MB", "removed", apply=apply)
+    return {
+        "removed": [one.record.run_id for one in gone],
+        "bytes": freed,
+        "kept": {o.record.run_id: list(o.needed_by) for o in doomed if o not in gone},
+        "applied": apply,
+    }
+
+
+def rebase(
+    config: ExperimentConfig, env: Environment, words: Sequence[str], *, apply: bool
+) -> tuple[list[str], Outcome]:
+    """Artifact addresses after a move, of the whole home or from OLD to NEW; lines to say."""
+    from minivess.tracking.store.sql_reader import is_database
+    from minivess.tracking.store.store import open_store
+    from minivess.tracking.upkeep import rebase as rebases
+
+    home = homes.open_home(env.home, moved=True)
+    with homes.lock(home.root / "lock", what="minivess rebase"):
+        old, new = words or (str(home.recorded), str(home.root))
+        if old == new:
+            return ["  nothing has moved"], {"moves": {}, "applied": False}
+        store = open_store(home, config.tracking)
+        step = rebases.apply if apply else rebases.look
+        # A server keeps its own addresses: there, a moved home only says where it is now.
+        moves = [] if not words and not is_database(store) else step(store, old, new)
+        if apply and not words:
+            home.workspace.unlink(missing_ok=True)
+            home.arrived()
+    lines = [f"  {move.addresses} in {move.column}" for move in moves]
+    total = sum(move.addresses for move in moves)
+    told = f"  {total} addresses from {old} to {new}"
+    lines.append(f"{told} rewritten" if apply else f"{told}: rewrite them with --apply")
+    return lines, {"moves": {m.column: m.addresses for m in moves}, "applied": apply}

@@ -1,0 +1,146 @@
+"""`minivess review ...`: the queue of flagged volumes, and what people decide about them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+from minivess.config import ExperimentConfig
+from minivess.data.review import review
+from minivess.errors import UsageError
+from minivess.home import Home
+from minivess.stages import dataset_identity
+
+Say = Callable[[str], object]
+Outcome = dict[str, Any]
+
+
+def run(options: argparse.Namespace, config: ExperimentConfig, home: Home, say: Say) -> Outcome:
+    """Carry out one action on the queue of one dataset."""
+    action, cases = options.action or "list", options.arguments
+    dataset = dataset_of(options, config, home)
+    if action == "export":
+        return export(options, home, dataset, cases, say)
+    if action == "import":
+        return take_back(options, home, cases, say)
+    if action == "list":
+        return show(home, dataset, say, everything=options.all)
+    return decide(options, home, dataset, cast(review.Verdict, action), cases, say)
+
+
+def dataset_of(options: argparse.Namespace, config: ExperimentConfig, home: Home) -> str:
+    """The dataset asked for: by name, by data.root, or the only one of this home."""
+    known = review.datasets(home)
+    if options.dataset and config.data.root:
+        raise UsageError(
+            "--dataset and data.root both say which dataset is meant.",
+            remedy="leave out one of the two",
+        )
+    if not options.dataset:
+        dataset_identity.require_here(home, config)
+    if options.dataset or config.data.root or config.data.name:
+        return str(options.dataset or config.dataset)
+    if len(known) == 1:
+        return known[0]
+    if not known:
+        raise UsageError(
+            f"No dataset was profiled in {home.root}, so there is nothing to review.",
+            remedy="minivess profile data.root=/path/to/the/data",
+        )
+    raise UsageError(
+        f"There are several datasets: {', '.join(known)}.",
+        remedy=f"minivess review list --dataset {known[0]}",
+    )
+
+
+def show(home: Home, dataset: str, say: Say, *, everything: bool) -> Outcome:
+    """The queue, oldest findings first, with the commands that decide."""
+    known = review.entries(home, dataset)
+    shown = [entry for entry in known if everything or entry.is_open]
+    for entry in shown:
+        say(f"{entry.case}   {'open' if entry.is_open else entry.verdict or 'nothing found'}")
+        for finding in entry.findings:
+            say(f"  {finding.severity} {finding.code}: {finding.message}")
+        for made in entry.decisions:
+            what = f" {made.role} {made.file}" if made.role else ""
+            say(f"  {made.at[:16]} {made.verdict}{what} by {made.who}: {made.why}")
+    waiting = sum(entry.is_open for entry in known)
+    say(f"{dataset}: {waiting} of {len(known)} volumes wait for a decision")
+    if waiting:
+        say("  minivess review accept CASE --why '...'; all that can be done: minivess help review")
+    return {"dataset": dataset, "open": waiting, "volumes": [plain(entry) for entry in shown]}
+
+
+def decide(
+    options: argparse.Namespace,
+    home: Home,
+    dataset: str,
+    verdict: review.Verdict,
+    cases: list[str],
+    say: Say,
+) -> Outcome:
+    """Write one decision down about each volume named."""
+    files = {"image": options.image, "label": options.label}
+    given = {cast(review.Role, role): Path(file) for role, file in files.items() if file}
+    from minivess.data.review import decide as deciding
+
+    entries = [review.find(home, dataset, case) for case in cases]
+    for entry in entries:
+        deciding.decide(
+            home, entry, verdict, who=options.who, why=options.why or "", replacements=given
+        )
+        say(f"  {entry.case}: {verdict}")
+    say("  the next `minivess profile` makes the version in which this counts")
+    return {"dataset": dataset, "decided": cases, "verdict": verdict}
+
+
+def export(
+    options: argparse.Namespace, home: Home, dataset: str, words: list[str], say: Say
+) -> Outcome:
+    """Hand volumes to an annotation tool: those named, else those that wait."""
+    from minivess.data.review import exchange
+
+    folder, cases = Path(words[0]).expanduser(), words[1:]
+    if cases and options.all:
+        raise UsageError("Volumes are named, and --all is given.", remedy="leave out one of both")
+    entries = [review.find(home, dataset, case) for case in cases] or [
+        entry for entry in review.entries(home, dataset) if options.all or entry.is_open
+    ]
+    if not entries:
+        raise UsageError(
+            f"No volume of {dataset} waits for a decision.",
+            remedy="name the volumes, or export every one with --all",
+        )
+    write = exchange.to_label_studio if options.tool == "label-studio" else exchange.to_slicer
+    written = write(home, entries, folder)
+    say(f"  {folder}: {', '.join(written)}")
+    if left := [entry.case for entry in entries if entry.case not in written]:
+        say(f"  left out, their images cannot be read: {', '.join(left)}")
+    say(f"  then: minivess review import {folder} --why '...'")
+    return {"dataset": dataset, "folder": str(folder), "cases": written}
+
+
+def take_back(options: argparse.Namespace, home: Home, words: list[str], say: Say) -> Outcome:
+    """Read decisions back from an annotation tool."""
+    from minivess.data.review import exchange
+
+    why = options.why or "corrected in 3D Slicer"
+    taken, left = exchange.read_back(home, Path(words[0]).expanduser(), who=options.who, why=why)
+    say(f"  {len(taken)} decided: {', '.join(taken) or 'none'}")
+    if left:
+        why_left = "no verdict, a fix without a file, changed since, another name"
+        say(f"  left as they are ({why_left}): {', '.join(left)}")
+    return {"decided": taken, "left": left}
+
+
+def plain(entry: review.Entry) -> dict[str, Any]:
+    """An entry for --json."""
+    return {
+        "case": entry.case,
+        "verdict": entry.verdict,
+        "open": entry.is_open,
+        "findings": [finding.model_dump(mode="json") for finding in entry.findings],
+        "decisions": [vars(made) for made in entry.decisions],
+    }

@@ -1,0 +1,52 @@
+"""What was found once about a network is kept on disk under the content that it depends on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from minivess import files, keys
+
+log = logging.getLogger(__name__)
+
+CODE = (
+    "networks.py", "architectures.py", "losses.py", "loss_terms.py", "soft_skeleton.py",
+    "compute/memory",
+)  # fmt: skip
+KNOWN: dict[str, Any] = {}
+"""What this process has found or read already."""
+
+
+def remembered(
+    folder: Path | None, ingredients: Mapping[str, Any], work: Callable[[], Any], *, own: list[str]
+) -> Any:
+    """A JSON value: known in this process, read from `folder`, or worked out and kept there.
+
+    `own` are import paths that `ingredients` names: their files count by their bytes.
+    """
+    own_code = keys.own_modules(path for path in own if ":" in path)
+    key = keys.digest({**ingredients, "own_modules": own_code})
+    if key not in KNOWN:
+        KNOWN[key] = work() if folder is None else _stored(folder, key, work)
+    return KNOWN[key]
+
+
+def _stored(folder: Path, key: str, work: Callable[[], Any]) -> Any:
+    file = folder / f"{keys.digest([key, *_software()])}.json"
+    try:
+        return files.read_json(file)
+    except (FileNotFoundError, ValueError):
+        value = work()
+    try:
+        files.write_json(file, value)
+    except OSError as error:
+        log.warning("%s cannot be written (%s); it will be worked out again", file, error)
+    return value
+
+
+@cache
+def _software() -> tuple[dict[str, str], dict[str, str]]:
+    return keys.code(CODE), keys.versions()

@@ -1,0 +1,254 @@
+"""Steps on hollow tensors, which have shapes but no contents: their memory can be added up.
+
+Losses look at contents, so a loss runs by itself on a small real volume.
+"""
+
+from __future__ import annotations
+
+import math
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from minivess import losses, networks
+from minivess.contracts import Loss, Network, Shape
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+Precision = Literal["none", "bf16", "fp16"]
+Line = tuple[float, float]
+"""Bytes at no voxel, and bytes for each voxel of each patch."""
+
+LOSS_SIDE = 32
+"""Voxels along each axis of the volume on which a loss is measured: room for a thick vessel."""
+
+MOST_VOXELS = 2**28
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a training process does that shows in its memory."""
+
+    precision: Precision
+    optimizer: Literal["adamw", "adam", "sgd"]
+    checkpointing: bool = False
+    average: bool = False
+    accumulating: bool = False
+    on_gpu: bool = False
+
+
+# --- networks -----------------------------------------------------------------------------
+
+
+def _envelope(watched: Callable[[Shape], list[int]], patch: Shape) -> list[Line]:
+    """The lines, through equal moments of a patch and one twice as long, that lead somewhere.
+
+    Shifted windows take other operations in other patches; then the two peaks are compared.
+    """
+    x, y, z = patch
+    one, two = watched(patch), watched((2 * x, y, z))
+    if len(one) != len(two):
+        one, two = [max(one)], [max(two)]
+    voxels = math.prod(patch)
+    lines = {(2 * low - high, (high - low) / voxels) for low, high in zip(one, two, strict=True)}
+    sizes = (2**power for power in range(MOST_VOXELS.bit_length()))
+    return sorted({max(lines, key=lambda line: line[0] + line[1] * size) for size in sizes})
+
+
+class FakeTraining:
+    """A network in training, on hollow tensors."""
+
+    def __init__(self, network: Network, settings: Settings) -> None:
+        from minivess.compute.memory.fake_tensors import Hollow
+
+        self.network = network
+        self.settings = settings
+        self.mode = Hollow()  # type: ignore[no-untyped-call]
+        self.module = deepcopy(networks.weightless(network))
+        if settings.checkpointing:
+            networks.recompute(self.module)
+        with self.mode:
+            replace_by_fakes(self.module)
+            self.updater = _optimizer(settings, self.module)
+            for weight in self.module.parameters():
+                weight.grad = weight.detach().clone()
+            self.updater.step()
+            self.updater.zero_grad(set_to_none=True)
+            weights = list(self.module.parameters()) if settings.average else []
+            self.average = [weight.detach().clone() for weight in weights]
+
+    def step_lines(self, patch: Shape, loss_bytes: float) -> list[Line]:
+        """Memory of one training step; the highest line at a number of voxels counts.
+
+        `loss_bytes` for each voxel of each patch are alive between forward and backward.
+        """
+        if self.settings.accumulating:
+            self._step(patch, loss_bytes, update=False)
+        lines = _envelope(lambda size: self._step(size, loss_bytes), patch)
+        self.updater.zero_grad(set_to_none=True)
+        return lines
+
+    def window_lines(self, patch: Shape) -> list[Line]:
+        """Memory of one forward without gradients."""
+        return _envelope(self._window, patch)
+
+    def _step(self, patch: Shape, loss_bytes: float, *, update: bool = True) -> list[int]:
+        """Bytes alive after each operation of forward, loss, backward and update."""
+        import torch
+
+        def work(volume: Tensor) -> None:
+            with _autocast(self.settings):
+                logits = self.module.train()(volume)
+            heads = logits.shape[1] if logits.ndim > volume.ndim else 1
+            held = torch.empty(round(loss_bytes * heads * math.prod(patch)), dtype=torch.uint8)
+            loss = logits.float().sum()
+            del held
+            loss.backward()
+            if update:
+                self.updater.step()
+                self.updater.zero_grad(set_to_none=not self.settings.accumulating)
+
+        return self._watched(work, patch)
+
+    def _window(self, patch: Shape) -> list[int]:
+        """Bytes alive after each operation of a forward without gradients."""
+        import torch
+
+        def work(volume: Tensor) -> None:
+            # What is reported is judged in float32, whatever training computes in.
+            with torch.no_grad():
+                self.module.eval()(volume).float()
+
+        return self._watched(work, patch)
+
+    def _watched(self, work: Callable[[Tensor], None], patch: Shape) -> list[int]:
+        import torch
+
+        from minivess.compute.memory.tracker import Moments
+
+        with self.mode, _same_random_state():
+            volume = torch.empty((1, self.network.in_channels, *patch))
+            target = torch.empty((1, 1, *patch), dtype=torch.int64)
+            moments = Moments([volume, target, *self._state()])
+            with moments:
+                work(volume)
+        return moments.alive
+
+    def _state(self) -> Iterator[Tensor]:
+        import torch
+
+        yield from self.average
+        yield from self.module.buffers()
+        for weight in self.module.parameters():
+            yield weight
+            if weight.grad is not None:
+                yield weight.grad
+        for kept in self.updater.state.values():
+            yield from (value for value in kept.values() if isinstance(value, torch.Tensor))
+
+
+def replace_by_fakes(module: nn.Module) -> None:
+    """Give a module on the meta device hollow weights; called while `Hollow` is entered."""
+    import torch
+
+    for part in module.modules():
+        for name, weight in list(part._parameters.items()):
+            if weight is not None:
+                fake = torch.empty_like(weight, device="cpu", requires_grad=False)
+                part._parameters[name] = torch.nn.Parameter(fake, requires_grad=True)
+        for name, buffer in list(part._buffers.items()):
+            if buffer is not None:
+                part._buffers[name] = torch.empty_like(buffer, device="cpu")
+
+
+def _optimizer(settings: Settings, module: nn.Module) -> torch.optim.Optimizer:
+    """On a GPU torch updates all weights at once, over temporaries as large as they are."""
+    import torch
+
+    weights, at_once = list(module.parameters()), settings.on_gpu
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(weights, lr=1e-3, momentum=0.9, foreach=at_once)
+    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    return kind(weights, lr=1e-3, foreach=at_once)
+
+
+@contextmanager
+def _autocast(settings: Settings) -> Iterator[None]:
+    """Autocast of the CPU, with those norms in float32 that CUDA's autocast keeps there."""
+    import torch
+    from torch.nn import functional
+    from torch.overrides import TorchFunctionMode
+    from torch.utils._pytree import tree_map
+
+    class NormsInFloat32(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+        ) -> Any:
+            def widened(value: Any) -> Any:
+                return value.float() if isinstance(value, torch.Tensor) else value
+
+            if func in {functional.group_norm, functional.layer_norm}:
+                args, kwargs = tree_map(widened, (args, kwargs))
+            return func(*args, **(kwargs or {}))
+
+    if settings.precision == "none":
+        yield
+        return
+    kind = torch.float16 if settings.precision == "fp16" else torch.bfloat16
+    with torch.autocast("cpu", dtype=kind), NormsInFloat32() if settings.on_gpu else nullcontext():
+        yield
+
+
+@contextmanager
+def _same_random_state() -> Iterator[None]:
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        yield
+
+
+# --- losses -------------------------------------------------------------------------------
+
+
+def loss_bytes(loss: Loss, out_channels: int, *, gradients: bool) -> float:
+    """Bytes per voxel that a loss takes beside its logits: in a step, or only to be known."""
+    import torch
+
+    from minivess.compute.memory.tracker import Moments
+
+    def work() -> None:
+        value = module(logits, target)["loss"]
+        if gradients:
+            value.backward()
+
+    with _same_random_state(), torch.set_grad_enabled(gradients):
+        logits, target = _thick_vessel(out_channels)
+        module = losses.build(loss, out_channels)
+        moments = Moments([])
+        with moments:
+            work()
+        logits.grad = None
+        # What numpy takes, once the first run has imported what it needs.
+        tracemalloc.start()
+        try:
+            work()
+            foreign = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    return (max(moments.alive) + foreign) / LOSS_SIDE**3
+
+
+def _thick_vessel(out_channels: int) -> tuple[Tensor, Tensor]:
+    """Logits and a ball of every class, so thick that skeletons take all their erosions."""
+    import torch
+
+    side = torch.linspace(-1, 1, LOSS_SIDE) ** 2
+    ball = side[:, None, None] + side[None, :, None] + side[None, None, :] < 0.9
+    target = (ball.long() * (out_channels - 1))[None, None]
+    logits = torch.stack([(target[0, 0] == index) * 4.0 for index in range(out_channels)])[None]
+    return logits.requires_grad_(torch.is_grad_enabled()), target

@@ -1,0 +1,139 @@
+"""What the grid will cost: a few real steps were timed, and the rest is arithmetic."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+from minivess import inference, networks
+from minivess.compute.choices import loaded_gb
+from minivess.compute.memory.prediction import JUDGING_PROCESS_GB, PROCESS_GB, map_bytes
+from minivess.compute.patch import shapes_of
+from minivess.compute.reporting import peak_memory
+from minivess.config import ExperimentConfig
+from minivess.contracts import (
+    CellResult,
+    ComputePlan,
+    DatasetProfile,
+    Forecast,
+    Network,
+    Window,
+)
+
+GIB = 1024**3
+
+CELL_GB = 0.01
+"""Figures, logs, configuration and metrics of one cell."""
+
+
+BESIDE_GB = 0.05
+"""Pictures, metrics in threads and what is on its way to MLflow; 0.03 to 0.08 in cells of the demo
+volumes, beyond what their process held before."""
+
+
+class Times(NamedTuple):
+    """Seconds of a step, of making its batch, of one window, and of judging one voxel."""
+
+    step: float
+    load: float
+    window: float
+    judge: float
+    steps: int
+
+
+def forecast(
+    config: ExperimentConfig,
+    network: Network,
+    plan: ComputePlan,
+    profile: DatasetProfile,
+    times: Times,
+    *,
+    cells: int,
+    held_gb: float,
+) -> Forecast:
+    """Hours, memory and disk of `cells` cells, from what a probe of a few seconds timed.
+
+    `held_gb`: main memory that the process which trains holds before it does.
+    """
+    training = config.training
+    ahead = times.load / plan.num_workers - times.step if plan.num_workers else times.load
+    step = times.step + max(0.0, ahead)
+    epoch = step * plan.iterations_per_epoch * training.accumulation_steps
+    epoch += _validation(config, plan, profile, times)
+    on_gpu = plan.device == "cuda"
+    process = max(plan.predicted_memory_gb, plan.predicted_window_gb)
+    maps = map_bytes(network) * math.prod(profile.max_shape) / GIB
+    step_gb = plan.predicted_memory_gb - PROCESS_GB["cpu"]
+    judging_gb = plan.predicted_window_gb - JUDGING_PROCESS_GB["cpu"]
+    return Forecast(
+        cells=cells,
+        seconds_per_step=times.step,
+        seconds_per_epoch=epoch,
+        total_hours=cells * training.max_epochs * epoch / 3600,
+        ram_gb=held_gb
+        + BESIDE_GB
+        + (maps if on_gpu else max(step_gb, judging_gb))
+        + plan.cache_rate * loaded_gb(config, network, profile),
+        vram_gb=process if on_gpu else 0.0,
+        disk_gb=cells * _cell_gb(config, network),
+        method=f"{times.steps} training steps, one window and the metrics of one patch were timed "
+        "on the first batch; the rest is arithmetic, and early stopping would end sooner",
+    )
+
+
+def _validation(
+    config: ExperimentConfig, plan: ComputePlan, profile: DatasetProfile, times: Times
+) -> float:
+    """Seconds of the validation of an average fold, its topology metrics spread over epochs."""
+    window = Window(
+        patch_size=plan.patch_size,
+        overlap=config.training.sliding_window_overlap,
+        normalisation=config.data.normalisation,
+    )
+    shapes = shapes_of(profile).values()
+    count = sum(inference.windows(shape, window, plan.divisor) for shape in shapes)
+    judging = times.judge * sum(math.prod(shape) for shape in shapes)
+    share = 1 / min(config.training.folds, profile.n_volumes)
+    return share * (count * times.window + judging / config.evaluation.interval_epochs)
+
+
+def _cell_gb(config: ExperimentConfig, network: Network) -> float:
+    """Two best checkpoints, the last one and its judged weights, in the cell's folder and its run.
+
+    Beside them, for a while, the last one's predecessor; and a family keeps its best cell's
+    weights as a model.
+    """
+    training = config.training
+    weights = networks.parameters(networks.initial(network, seed=0)) * 4 / GIB
+    last = weights * ((2 if training.optimizer == "sgd" else 3) + (training.ema_decay > 0))
+    sole = 2 + (training.judged_epoch == "last")
+    return CELL_GB + 2 * (sole * weights + last) + last + weights / training.folds
+
+
+def forecast_metrics(cost: Forecast, epochs: int) -> dict[str, float]:
+    """What was expected of one cell of this many epochs."""
+    return {
+        "forecast_seconds_per_epoch": cost.seconds_per_epoch,
+        "forecast_seconds": cost.seconds_per_epoch * epochs,
+        "forecast_ram_gb": cost.ram_gb,
+        "forecast_vram_gb": cost.vram_gb,
+        "forecast_disk_gb": cost.disk_gb / max(cost.cells, 1),
+    }
+
+
+def actual_metrics(
+    result: CellResult, plan: ComputePlan, folder: Path, *, trained: bool
+) -> dict[str, float]:
+    """What one cell took, by the names of its forecast; memory only if it trained here and now."""
+    kept = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    found = {
+        "actual_seconds_per_epoch": result.training_time_seconds / max(result.epochs, 1),
+        "actual_seconds": result.training_time_seconds,
+        # What a result vouches for lies in its run, too.
+        "actual_disk_gb": (kept + sum(result.files.values())) / GIB,
+    }
+    if not trained:
+        return found
+    vram = peak_memory.peak_gb("cuda") if plan.device == "cuda" else 0.0
+    return found | {"actual_ram_gb": peak_memory.peak_gb("cpu"), "actual_vram_gb": vram}

@@ -1,0 +1,1 @@
+"""Demo volumes with exact labels."""

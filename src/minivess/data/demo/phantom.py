@@ -1,0 +1,71 @@
+"""Demo volumes in a folder: made once, kept while complete. Imports nothing heavy until then."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from pathlib import Path
+
+from minivess import files
+from minivess.errors import DataError
+
+MANIFEST = "phantom.json"
+RECIPE = 1  # raise it when vessels.py makes other volumes
+
+
+def generate(folder: Path, *, n: int, seed: int) -> Path:
+    """Make `n` volumes with labels in folder/images and folder/labels.
+
+    The same arguments give the same bytes; a complete folder of the same arguments is kept.
+
+    Raises:
+        DataError: the folder holds files that are not ours.
+    """
+    recipe = {"recipe": RECIPE, "n": n, "seed": seed}
+    if _complete(folder, recipe):
+        return folder
+    if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
+        raise DataError(
+            f"{folder} holds files already, so no demo volumes are written there.",
+            remedy="choose an empty folder",
+        )
+    building = folder.with_name(f".{uuid.uuid4().hex[:8]}-{folder.name}")
+    try:
+        sizes = {
+            name: size for index in range(n) for name, size in _write(building, index, seed).items()
+        }
+        files.write_json(building / MANIFEST, {**recipe, "files": sizes})
+        shutil.rmtree(folder, ignore_errors=True)
+        building.replace(folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return folder
+
+
+def _complete(folder: Path, recipe: dict[str, int]) -> bool:
+    if not (folder / MANIFEST).exists():
+        return False
+    manifest = files.read_json(folder / MANIFEST)
+    sizes: dict[str, int] = manifest.pop("files")
+    return manifest == recipe and all(
+        (folder / name).exists() and (folder / name).stat().st_size == size
+        for name, size in sizes.items()
+    )
+
+
+def _write(folder: Path, index: int, seed: int) -> dict[str, int]:
+    import nibabel as nib
+    import numpy as np
+
+    from minivess.data.demo import vessels
+
+    image, label, spacing = vessels.volume(index, seed)
+    name = f"phantom{index:02d}_z{image.shape[2]:02d}.nii.gz"
+    sizes = {}
+    for part, array in (("images", image), ("labels", label)):
+        nifti = nib.Nifti1Image(array, np.diag([*spacing, 1.0]))
+        nifti.header.set_xyzt_units(xyz="micron")
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        nib.save(nifti, folder / part / name)
+        sizes[f"{part}/{name}"] = (folder / part / name).stat().st_size
+    return sizes

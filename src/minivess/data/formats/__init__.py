@@ -1,0 +1,1 @@
+"""Volume files of any format as arrays with their geometry."""

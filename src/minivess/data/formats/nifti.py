@@ -1,0 +1,163 @@
+"""NIfTI, in one file or as a pair with Analyze: in its own dtype, float32 where it is scaled."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+from minivess import files, units
+from minivess.data.formats import decode
+from minivess.data.formats.decode import Array, Remarks, Volume, damaged
+from minivess.data.formats.filenames import parts
+from minivess.errors import DataError
+
+FIRST, SECOND = 348, 540  # bytes of the headers of NIfTI-1 and NIfTI-2
+HEADER_ERRORS = (nib.spatialimages.HeaderDataError, ValueError, KeyError, OverflowError)
+TOLERANCE = 1e-3  # of a voxel; headers jitter in the last digits of float32
+Affine = npt.NDArray[np.float64]
+
+
+def read(path: Path) -> Volume:
+    """Read a `.nii`, a `.nii.gz`, or the two files `.hdr` and `.img` of a volume."""
+    packing = "gzip" if path.name.lower().endswith(".gz") else "raw"
+    head, body = _files(path)
+    header, raw = _header(head, packing)
+    shape = decode.shape_of(path, header.get_data_shape())
+    dtype = decode.dtype_of(path, header.get_data_dtype())
+    array = decode.voxels(body, shape, dtype, skip=int(header.get_data_offset()), packing=packing)
+    slope, inter = header.get_slope_inter()
+    if slope is not None and (slope, inter) != (1.0, 0.0):
+        array = (array * float(slope) + float(inter)).astype(np.float32)
+    unit = _unit(header)
+    affine, placed, sized, remarks = _geometry(header, raw)
+    return Volume(
+        array,
+        decode.spacing_of(np.linalg.norm(affine[:3, :3], axis=0)),
+        unit or units.UNKNOWN,
+        affine,
+        spacing_known=sized and unit is not None,
+        placed=placed,
+        alone=head == body,
+        remarks=remarks,
+    )
+
+
+def write(path: Path, array: Array, like: Volume, *, about: bytes = b"") -> Path:
+    """Write an array (X, Y, Z) with the geometry of `like`; equal arrays give equal bytes."""
+    image = nib.Nifti1Image(array, like.affine, dtype=array.dtype)
+    image.header.set_zooms(like.spacing)
+    image.header.set_xyzt_units(xyz=like.unit)
+    image.header["descrip"] = about
+    content = image.to_bytes()
+    packed = gzip.compress(content, 1, mtime=0) if path.name.endswith(".gz") else content
+    return files.write(path, lambda temporary: temporary.write_bytes(packed))
+
+
+def _files(path: Path) -> tuple[Path, Path]:
+    """Where the header is, and where the voxels are."""
+    if path.suffix.lower() not in (".hdr", ".img"):
+        return path, path
+    both = parts(path)
+    if len(both) < 2:
+        raise damaged(path, "is one half of a pair .hdr and .img whose other half is not there")
+    return (both[0], both[1]) if path.suffix.lower() == ".hdr" else (both[1], both[0])
+
+
+def about(path: Path) -> bytes:
+    """What the header says that the file is; empty where it cannot be read."""
+    try:
+        header, _ = _header(path, "gzip" if path.name.lower().endswith(".gz") else "raw")
+    except (DataError, OSError):
+        return b""
+    return bytes(header["descrip"].item())
+
+
+def _header(path: Path, packing: str) -> tuple[Any, bytes]:
+    """The header, corrected as nibabel does, and its bytes as they are."""
+    raw = decode.block(path, FIRST, packing=packing).tobytes()
+    try:
+        if path.suffix.lower() == ".hdr":
+            is_nifti = raw[344:347] == b"ni1"
+            return (nib.nifti1.Nifti1PairHeader if is_nifti else nib.Spm2AnalyzeHeader)(raw), raw
+        if nib.Nifti1Header.may_contain_header(raw):
+            return nib.Nifti1Header(raw), raw
+        if raw[4:8] == b"n+2\0":
+            raw = decode.block(path, SECOND, packing=packing).tobytes()
+            return nib.Nifti2Header(raw), raw
+    # A damaged header fails in many ways: bad codes, sizes that overflow.
+    except HEADER_ERRORS as error:
+        raise damaged(path, f"cannot be read ({error})") from error
+    raise damaged(path, "is no NIfTI volume")
+
+
+def _unit(header: Any) -> str | None:
+    """As coded; None for a code that the standard does not define. Analyze is in millimetres."""
+    try:
+        return str(header.get_xyzt_units()[0])
+    except AttributeError:
+        return "mm"
+    except KeyError:
+        return None
+
+
+def _geometry(header: Any, raw: bytes) -> tuple[Affine, bool, bool, Remarks]:
+    """The affine that everything follows: sform, else qform, else the sizes of pixdim alone.
+
+    Also whether it places the volume, whether it states sizes, and what the others say.
+    """
+    forms = {"sform": _form(header, "get_sform"), "qform": _form(header, "get_qform")}
+    stated = {name: form for name, form in forms.items() if form is not None}
+    usable = {name: form for name, form in stated.items() if decode.is_invertible(form)}
+    sizes = np.asarray(header.get_zooms()[:3], dtype=np.float64)
+    odd = [f"{name}, which holds no usable numbers" for name in stated if name not in usable]
+    if not usable:
+        base = np.asarray(header.get_base_affine(), dtype=np.float64)
+        return base, False, _states_sizes(header, raw), _disagree(odd, "pixdim")
+    used, affine = next(iter(usable.items()))
+    steps = np.linalg.norm(affine[:3, :3], axis=0)
+    for name, form in usable.items():
+        if not _is_same(form, affine):
+            place = ", in another place" if _size(form) == _size(affine) else ""
+            odd.append(f"{name} ({_size(form)}{place})")
+    if not np.allclose(sizes, steps, rtol=TOLERANCE) and "qform" not in usable:
+        odd.append(f"pixdim ({units.written(sizes, '')})")
+    return affine, True, True, _disagree(odd, f"{used} ({_size(affine)})")
+
+
+def _disagree(others: list[str], used: str) -> Remarks:
+    if not others:
+        return ()
+    return (("forms_disagree", f"The header holds several geometries: {used} is used for voxel "
+             f"size and place, against {' and '.join(others)}."),)  # fmt: skip
+
+
+def _form(header: Any, name: str) -> Affine | None:
+    """A form where it is coded; a rotation that is none becomes one without numbers."""
+    try:
+        form = getattr(header, name)(coded=True)[0]
+    except AttributeError:  # Analyze has none
+        return None
+    except (ValueError, nib.spatialimages.HeaderDataError):
+        return np.full((4, 4), np.nan)
+    return None if form is None else np.asarray(form, dtype=np.float64)
+
+
+def _is_same(form: Affine, used: Affine) -> bool:
+    """Whether two forms are one within a thousandth of a voxel."""
+    step = max(float(np.abs(used[:3, :3]).max()), 1e-12)
+    return bool(np.allclose(form, used, atol=TOLERANCE * step, rtol=1e-4))
+
+
+def _size(form: Affine) -> str:
+    return units.written(np.linalg.norm(form[:3, :3], axis=0), "")
+
+
+def _states_sizes(header: Any, raw: bytes) -> bool:
+    """Whether the sizes in the file are not 0, which nibabel silently makes 1."""
+    steps = type(header)(raw, check=False)["pixdim"][1:4]
+    return bool(np.isfinite(steps).all() and np.all(steps != 0))

@@ -1,0 +1,1 @@
+"""Volumes and their dataset shown to people and to other tools; decides nothing."""

@@ -1,0 +1,187 @@
+"""What a human looks at: one page with every volume and its label, and plots of the set."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment
+
+from minivess import files
+from minivess.contracts import Case, DatasetProfile, VolumeStats
+from minivess.data.pages.views import legend, readable_views
+
+History = Mapping[str, Sequence[Mapping[str, Any]]]  # case -> decisions, oldest first
+
+TEMPLATE = Path(__file__).with_name("gallery.html.j2")
+SAID = {"accept": "accepted", "fix": "mended"}
+STATES = ("open", "out", "decided", "fine")  # the order of the cards
+
+
+def render(
+    profile: DatasetProfile,
+    cases: Sequence[Case],
+    path: Path,
+    *,
+    left_out: Sequence[Case] = (),
+    history: History | None = None,
+) -> Path:
+    """Write one self-contained page: views of each volume, findings, decisions, commands.
+
+    `left_out` are cases that are not in the profile, shown as far as they can be read; `history`
+    holds the decisions that counted, by case.
+    """
+    by_case = {volume.case: volume for volume in profile.volumes}
+    made = history or {}
+    shown = [case for case in cases if case.case in by_case]
+    cards = [
+        _card(profile, case, by_case.get(case.case), made.get(case.case, []))
+        for case in sorted([*shown, *left_out], key=lambda case: case.case)
+    ]
+    names = {card["case"] for card in cards}
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["anchor"] = lambda name: "v-" + re.sub(r"[^A-Za-z0-9_.-]", "-", name)
+    text = environment.from_string(TEMPLATE.read_text("utf-8")).render(
+        profile=profile,
+        cards=sorted(cards, key=lambda card: STATES.index(card["state"])),
+        strips=_strips(profile, {card["case"]: card["state"] for card in cards}),
+        waiting=sum(bool(card["waits"]) for card in cards),
+        decided_count=len(made),
+        others=[f for f in profile.findings if f.case not in names],
+        memory=_memory(profile.total_size_gb),
+        colours=legend(profile.classes),
+    )
+    return files.write_text(path, text)
+
+
+def plots(profile: DatasetProfile, folder: Path) -> list[Path]:
+    """Write the figures shapes.png, intensities.png, foreground.png and spacings.png."""
+    units = ", ".join(sorted({volume.unit for volume in profile.volumes}))
+    drawings = {
+        "shapes": (_draw_shapes, "shapes", "voxels"),
+        "spacings": (_draw_spacings, "voxel size", units),
+        "intensities": (_draw_intensities, "intensities", "raw value, 0.5 to 99.5 %"),
+        "foreground": (_draw_foreground, "foreground", "% of voxels"),
+    }
+    return [_figure(profile, *drawn, folder / f"{name}.png") for name, drawn in drawings.items()]
+
+
+# --- cards --------------------------------------------------------------------------------
+
+
+def _card(
+    profile: DatasetProfile,
+    case: Case,
+    volume: VolumeStats | None,
+    history: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    findings = [f for f in profile.findings if f.case == case.case and f.code != "rejected"]
+    flagged = any(finding.severity != "info" for finding in findings)
+    state = "fine"
+    label = "in the set"
+    if volume is None:
+        state, label = "out", "rejected" if history else "left out"
+    elif history:
+        state, label = "decided", SAID[history[-1]["verdict"]]
+    elif flagged:
+        state, label = "open", "in the set, flagged"
+    return {
+        "case": case.case,
+        "volume": volume,
+        "state": state,
+        "label": label,
+        "waits": flagged and not history,
+        "findings": findings,
+        "history": history,
+        "views": readable_views(case, volume, profile.label_map),
+        "commands": _commands(profile.dataset, case.case, decided=bool(history)),
+    }
+
+
+def _commands(dataset: str, case: str, *, decided: bool) -> dict[str, str]:
+    name, where = shlex.quote(case), f"--dataset {shlex.quote(dataset)} --why '...'"
+    found = {
+        "put it in": f"minivess review accept {name} {where}",
+        "leave it out": f"minivess review reject {name} {where}",
+        "mend it": f"minivess review fix {name} --label FILE {where}",
+    }
+    return {**found, "start over": f"minivess review reopen {name} {where}"} if decided else found
+
+
+def _memory(gib: float) -> str:
+    return f"{gib:.3g} GiB" if gib >= 1 else f"{1024 * gib:.3g} MiB"
+
+
+def _strips(profile: DatasetProfile, states: Mapping[str, str]) -> list[dict[str, Any]]:
+    """A line for each property, with a dot for each volume."""
+    volumes = profile.volumes
+    unit = ", ".join(sorted({volume.unit for volume in volumes}))
+    series: list[tuple[str, str, list[float]]] = [
+        ("In-plane size", "voxels along x", [float(v.shape[0]) for v in volumes]),
+        ("Depth", "voxels along z", [float(v.shape[2]) for v in volumes]),
+        ("Voxel size", f"{unit} along x", [v.voxel_spacing[0] for v in volumes]),
+        ("Slice distance", f"{unit} along z", [v.voxel_spacing[2] for v in volumes]),
+        ("Mean intensity", "raw value", [v.intensity_mean for v in volumes]),
+        ("Foreground", "% of voxels", [100 * v.foreground_ratio for v in volumes]),
+    ]
+    found = []
+    for name, measured_in, values in series:
+        low, high = min(values), max(values)
+        dots = [
+            {
+                "case": volume.case,
+                "state": states.get(volume.case, "fine"),
+                "value": value,
+                "at": 100 * (value - low) / (high - low) if high > low else 50.0,
+            }
+            for volume, value in zip(volumes, values, strict=True)
+        ]
+        found.append({"name": name, "unit": measured_in, "low": low, "high": high, "dots": dots})
+    return found
+
+
+# --- plots --------------------------------------------------------------------------------
+
+
+def _figure(profile: DatasetProfile, draw: Any, what: str, unit: str, path: Path) -> Path:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    draw(axes, profile.volumes)
+    _label(axes, profile.volumes, f"{profile.dataset}: {what}", unit)
+    return files.write(path, lambda temporary: figure.savefig(temporary, dpi=120))
+
+
+def _draw_shapes(axes: Any, volumes: Sequence[VolumeStats]) -> None:
+    axes.plot([volume.shape for volume in volumes], "o-", label=[*"xyz"], markersize=4)
+    axes.legend()
+
+
+def _draw_spacings(axes: Any, volumes: Sequence[VolumeStats]) -> None:
+    axes.plot([volume.voxel_spacing for volume in volumes], "o-", label=[*"xyz"], markersize=4)
+    axes.legend()
+
+
+def _draw_intensities(axes: Any, volumes: Sequence[VolumeStats]) -> None:
+    """Ranges from the 0.5 to the 99.5 percentile, quartiles as boxes."""
+    edges = {"whislo": "0.5", "q1": "25", "med": "50", "q3": "75", "whishi": "99.5"}
+    boxes = [{edge: v.percentiles[q] for edge, q in edges.items()} for v in volumes]
+    axes.bxp(boxes, positions=range(len(boxes)), showfliers=False)
+
+
+def _draw_foreground(axes: Any, volumes: Sequence[VolumeStats]) -> None:
+    axes.bar(range(len(volumes)), [100 * v.foreground_ratio for v in volumes])
+
+
+def _label(axes: Any, volumes: Sequence[VolumeStats], title: str, unit: str) -> None:
+    axes.set_title(title)
+    axes.set_ylabel(unit)
+    if len(volumes) <= 40:
+        axes.set_xticks(range(len(volumes)), [v.case for v in volumes], rotation=90, fontsize=7)
+    else:
+        axes.set_xticks([])
+        axes.set_xlabel(f"{len(volumes)} volumes")

@@ -1,0 +1,1 @@
+"""Which image belongs to which label, read from names, lists and folders."""

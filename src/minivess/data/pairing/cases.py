@@ -1,0 +1,182 @@
+"""Which image belongs to which label, read from names alone. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+
+from minivess.contracts import Case, Pairing
+from minivess.data.formats.filenames import is_volume, parts, unread, unread_kinds
+from minivess.data.pairing.datalist import ignored, listed
+from minivess.data.pairing.groups import groups_of
+from minivess.data.pairing.layouts import recognised
+from minivess.data.pairing.matches import Ambiguous, Pair, Reading
+from minivess.data.pairing.patterns import by_pattern, proposed
+from minivess.errors import DataError
+from minivess.text import some
+
+KINDS = ".nii.gz, .nii, .tif, .nrrd, .mha, .hdr + .img"
+KNOWN_TEXTS = frozenset({".json", ".md", ".txt", ".csv", ".tsv", ".yaml", ".yml", ".pdf", ".html"})
+CHUNKED = (".zarr", ".n5")  # folders that are one array
+
+
+def pair(
+    root: Path, *, image: str | None = None, label: str | None = None, group: str | None = None
+) -> Pairing:
+    """Pair the images and labels below `root`; patterns are relative to it.
+
+    Raises:
+        DataError: no such folder, nothing in it, nothing that pairs or more than one way to pair
+            it, or a case without a group.
+    """
+    root = root.expanduser()
+    found, others = _volumes(root)
+    try:
+        reading = _reading(root, found, image, label)
+    except Ambiguous as question:
+        raise _ambiguous(root, found, question.pairs) from None
+    _set_absent_aside(reading)
+    if not reading.cases:
+        raise _nothing_paired(root, reading, [*found, *others])
+    groups, notes = groups_of(root, sorted(reading.cases), group)
+    chosen = (*reading.images, *reading.labels, *chain(*reading.cases.values()))
+    used = {part for path in chosen for part in parts(path)}
+    return Pairing(
+        layout=reading.layout,
+        cases=tuple(
+            Case(case=case, image=files[0], label=files[1], group=groups.get(case))
+            for case, files in sorted(reading.cases.items())
+        ),
+        unpaired_images=tuple(sorted(reading.images)),
+        unpaired_labels=tuple(sorted(reading.labels)),
+        ignored=ignored(root),
+        left=tuple(path for path in (*found, *others) if path not in used),
+        notes=(*reading.notes, *notes, *_split_file(root)),
+        findings=tuple(reading.findings),
+    )
+
+
+def _reading(root: Path, found: list[Path], image: str | None, label: str | None) -> Reading:
+    if image is not None and label is not None:
+        return by_pattern(root, found, image, label)
+    if image is not None or label is not None:
+        raise DataError(
+            "data.image and data.label belong together, and only one of them is given.",
+            remedy="data.image='*_img.nii.gz' data.label='{case}_seg.nii.gz', or neither",
+        )
+    return listed(root, found) or recognised(root, found)
+
+
+def _split_file(root: Path) -> list[str]:
+    path = root / "splits_final.json"  # of nnU-Net
+    used = f"{path.name} states folds, which are used with training.splits={path}."
+    return [used] if path.exists() else []
+
+
+def _set_absent_aside(reading: Reading) -> None:
+    """A pair of which a file is a link without content takes no part; neither does its partner."""
+    for case, (image, label) in list(reading.cases.items()):
+        if not (image.exists() and label.exists()):
+            del reading.cases[case]
+            reading.images.append(image)
+            reading.labels.append(label)
+    reading.images = [path for path in reading.images if path.exists()]
+    reading.labels = [path for path in reading.labels if path.exists()]
+
+
+def _volumes(root: Path) -> tuple[list[Path], list[Path]]:
+    """Volume files, and other files that might have been meant."""
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "does not exist"
+        raise DataError(
+            f"The data folder {root} {what}.",
+            remedy="data.root=/path/to/a/folder that holds images and labels",
+        )
+    found, others = [], []
+    for path in sorted(walk(root)):
+        if is_volume(path) and not path.is_dir():
+            found.append(path)
+        elif path.suffix not in KNOWN_TEXTS and (path.suffix or unread(path)):
+            others.append(path)
+    if not found:
+        raise _nothing_found(root, others)
+    return found, others
+
+
+def walk(root: Path) -> Iterator[Path]:
+    """Files that are not hidden, broken links too; linked folders included, each once."""
+    seen = set()
+    for folder, folders, names in os.walk(root, onerror=_refuse, followlinks=True):
+        chunked = [name for name in folders if name.lower().endswith(CHUNKED)]
+        skipped = {"__MACOSX", "lost+found", *chunked}
+        folders[:] = [name for name in sorted(folders) if name[0] != "." and name not in skipped]
+        real = os.path.realpath(folder)
+        if real in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(real)
+        paths = (Path(folder) / name for name in (*names, *chunked) if not name.startswith("."))
+        yield from (path for path in paths if path.exists() or path.is_symlink())
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(
+        f"The folder {error.filename} cannot be read: {error.strerror}.",
+        remedy=f"chmod u+rx {error.filename}, or move it out of the data",
+    ) from error
+
+
+def _nothing_found(root: Path, others: list[Path]) -> DataError:
+    read, remedy = _not_read(root, others)
+    return DataError(
+        f"{root} holds no volume ({KINDS}){read}.",
+        remedy=remedy
+        or "data.root=/path/to/a/folder with images/ and labels/, or leave data.root out for demo "
+        "data",
+    )
+
+
+def _not_read(root: Path, paths: list[Path]) -> tuple[str, str]:
+    """What there is of other kinds, and what to do about it."""
+    for what, remedy, files in unread_kinds(paths):
+        return f"; {len(files)} files are not read, {what}: {_some(root, files)}", remedy
+    return "", ""
+
+
+def _ambiguous(root: Path, found: list[Path], pairs: list[Pair]) -> DataError:
+    images, labels = (list(dict.fromkeys(files)) for files in zip(*pairs, strict=True))
+    one, several = (images[:1], labels) if len(labels) > 1 else (labels[:1], images)
+    what = "labels" if several is labels else "images"
+    words = proposed(root, found, pairs)
+    return DataError(
+        f"{_some(root, one)} has {len(several)} {what} that fit it alike: {_some(root, several)}.",
+        remedy=f"say which are meant: {_or(words)}"
+        if words
+        else "move all but one of them out of data.root",
+    )
+
+
+def _nothing_paired(root: Path, reading: Reading, files: list[Path]) -> DataError:
+    found = [path for path in files if is_volume(path)]
+    read, remedy = _not_read(root, [p for p in files if not (is_volume(p) and p.exists())])
+    reason = "".join(f" {finding.case}: {finding.message}" for finding in reading.findings[:1])
+    words = proposed(root, found, reading.examples)
+    best = {text: count for text, count in words.items() if count == max(words.values())}
+    return DataError(
+        f"No image in {root} has a label ({len(reading.images)} images and {len(reading.labels)} "
+        f"labels were seen; first files: {_some(root, found)}{read}).{reason}",
+        remedy=f"if these are the pairs: {_or(best)}"
+        if best
+        else remedy or "give labels the names of their images, in images/ and labels/",
+    )
+
+
+def _or(words: Mapping[str, int]) -> str:
+    ways = [f"{text} ({count} pair{'s' if count > 1 else ''})" for text, count in words.items()]
+    return ", or ".join((*ways[:4], *(["so on for the others"] if ways[4:] else [])))
+
+
+def _some(root: Path, paths: list[Path]) -> str:
+    return some((path.relative_to(root).as_posix() for path in paths), 4)

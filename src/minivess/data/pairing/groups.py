@@ -1,0 +1,106 @@
+"""Which volumes belong together: one animal, one patient, one slide. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from pathlib import Path
+
+from minivess import files
+from minivess.data.formats.filenames import stem
+from minivess.errors import DataError
+from minivess.text import several, some
+
+GROUPS = "groups.json"
+SUBJECT = r"(?:^|_)(sub-[A-Za-z0-9]+)"  # BIDS
+PREFIXES = [  # m1_left, m1a -> m1; then less and less of the name
+    r"^(.+?)(?:[_\-. ][^_\-. ]+|(?<=\d)[A-Za-z]+\d*)?$",
+    *(rf"^(.+?)(?:[_\-. ][^_\-. ]+){{0,{parts}}}$" for parts in (2, 3)),
+]
+
+
+def groups_of(root: Path, cases: list[str], rule: str | None) -> tuple[dict[str, str], list[str]]:
+    """Case -> group, and what to say about it."""
+    if rule is not None and not rule.endswith(".json"):
+        groups, source = _by_regex(cases, rule), f"data.group={rule}"
+    elif rule is not None or (root / GROUPS).exists():
+        path = _group_file(root, rule)
+        groups, source = _by_file(cases, path), str(path if rule else GROUPS)
+    else:
+        return {}, _suspicion(cases)
+    count = len(set(groups.values()))
+    return groups, [
+        f"{several(count, 'group')} by {source}: "
+        "a group is never split between training and validation."
+    ]
+
+
+def _group_file(root: Path, rule: str | None) -> Path:
+    candidates = [Path(rule).expanduser(), root / rule] if rule else [root / GROUPS]
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        raise DataError(f"There is no group file {rule}.", remedy="data.group=/path/to/groups.json")
+    return path
+
+
+def _by_file(cases: list[str], path: Path) -> dict[str, str]:
+    try:
+        content = files.read_json(path)
+    except ValueError as error:
+        raise DataError(
+            f"The group file {path} is no JSON: {error}.", remedy='write {"case": "group", ...}'
+        ) from error
+    if not isinstance(content, dict) or any(
+        group is None or isinstance(group, (dict, list)) for group in content.values()
+    ):
+        raise DataError(
+            f"The group file {path} does not give each case one name of a group.",
+            remedy='write {"case": "group", ...}',
+        )
+    named = {stem(Path(name)): str(group) for name, group in content.items()}
+    named |= {unicodedata.normalize("NFC", name): group for name, group in content.items()}
+    return _complete(cases, {c: str(named[c]) for c in cases if c in named}, str(path))
+
+
+def _by_regex(cases: list[str], rule: str) -> dict[str, str]:
+    try:
+        expression = re.compile(rule)
+    except re.error as error:
+        raise DataError(
+            f"data.group={rule} is no regular expression: {error}.",
+            remedy=r"for example 'data.group=^(mouse\d+)', or a JSON file",
+        ) from error
+    groups = {case: group for case in cases if (group := _of(expression, case)) is not None}
+    return _complete(cases, groups, f"data.group={rule}")
+
+
+def _complete(cases: list[str], groups: dict[str, str], source: str) -> dict[str, str]:
+    missing = [case for case in cases if case not in groups]
+    if missing:
+        raise DataError(
+            f"{source} names no group for {len(missing)} of {len(cases)} volumes: "
+            f"{some(missing, 1)}.",
+            remedy="give every volume a group, or leave data.group out",
+        )
+    return groups
+
+
+def _suspicion(cases: list[str]) -> list[str]:
+    """Volumes of one subject often share a prefix; across folds they would leak."""
+    subjects = [SUBJECT] if all(re.search(SUBJECT, case) for case in cases) else PREFIXES
+    for rule in subjects:
+        prefixes = Counter(_of(rule, case) for case in cases)
+        shared = {prefix: count for prefix, count in prefixes.items() if count > 1}
+        if len(prefixes) > 1 and shared:
+            shown = some((f"{prefix} ({count})" for prefix, count in shared.items()), 3)
+            return [
+                f"Warning: volumes share name prefixes: {shown}. If a prefix is one subject, its "
+                f"volumes must not stand in both training and validation: 'data.group={rule}'."
+            ]
+    return []
+
+
+def _of(rule: str | re.Pattern[str], case: str) -> str | None:
+    match = re.search(rule, case)
+    return next((part for part in match.groups() if part), match.group()) if match else None

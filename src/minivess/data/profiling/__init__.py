@@ -1,0 +1,1 @@
+"""Volumes measured, checked and shown, and the dataset summed up."""

@@ -1,0 +1,123 @@
+"""Grids of image and label in one world space, and voxel sizes that somebody states."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+from nibabel.orientations import apply_orientation, inv_ornt_aff
+
+from minivess import units
+from minivess.config import DataConfig
+from minivess.data.formats.decode import Volume, is_invertible, spacing_of
+
+TOLERANCE = 1e-3  # of a voxel; headers jitter in the last digits of float32
+TURNED = 1e-2  # how far directions may be from those of flipped or exchanged axes
+
+Affine = npt.NDArray[np.float64]
+
+
+def aligned(label: Volume, image: Volume) -> Volume:
+    """The label on its image's grid where flips and an exchange of axes lead there, else itself.
+
+    Nothing is interpolated; both headers have to name the same place for every voxel.
+    """
+    if label.placed != image.placed or not is_grid(image):
+        return label
+    for factor in _factors(label, image):
+        turn = _turn(label.affine[:3, :3] * factor, image.affine[:3, :3])
+        if turn is None:
+            continue
+        axes = np.abs(turn).argmax(axis=0)  # for each axis of the label that of the image
+        way = np.column_stack([axes, turn[axes, range(3)]])
+        turned = replace(
+            label,
+            array=apply_orientation(label.array, way),
+            affine=label.affine @ inv_ornt_aff(way, label.shape),
+            spacing=spacing_of(label.spacing[axis] for axis in np.argsort(axes)),
+        )
+        if turned.shape == image.shape and same_place(turned, image):
+            return turned
+    return label
+
+
+def same_place(label: Volume, image: Volume) -> bool:
+    """Whether the corners of both grids fall together, within a small part of a voxel."""
+    corners = np.array([[0, 0, 0, 1], [*image.shape, 1]], dtype=float)
+    voxel = min((step for step in image.spacing if step > 0), default=1.0)
+    allowed = TOLERANCE * voxel * max(image.shape)
+    scales = (np.array([factor] * 3 + [1.0])[:, None] for factor in _factors(label, image))
+    return any(
+        np.abs(corners @ (image.affine - label.affine * scale).T).max() <= allowed
+        for scale in scales
+    )
+
+
+def difference(label: Volume, image: Volume) -> str:
+    """How the place of a label differs from that of its image."""
+    factor = _factors(label, image)[0]
+    if not np.allclose(np.array(label.spacing) * factor, image.spacing, rtol=1e-3):
+        return f"the label's voxels are {written(label)}, the image's {written(image)}"
+    first, second = (each.affine[:3, :3] / np.array(each.spacing) for each in (label, image))
+    if np.linalg.det(first) * np.linalg.det(second) < 0:
+        return "the label's axes are those of a mirror image"
+    angle = np.degrees(np.arccos(np.clip((np.trace(second.T @ first) - 1) / 2, -1, 1)))
+    if angle > 0.1:
+        return f"the label is turned by {angle:.1f} degrees"
+    shift = label.affine[:3, 3] * factor - image.affine[:3, 3]
+    return f"the label is shifted by {units.written(shift, image.unit)}"
+
+
+def restated(volume: Volume, config: DataConfig) -> Volume:
+    """The volume with the voxel size that `data.spacing` states, if any; says what it overrides."""
+    if config.spacing is None:
+        return volume
+    factors, unit = units.common([config.unit] * 3)
+    steps = np.array(config.spacing) * factors
+    spacing = spacing_of(steps)
+    if unit == volume.unit and np.allclose(spacing, volume.spacing, rtol=1e-4):
+        return replace(volume, spacing_known=True)
+    affine = np.diag([*spacing, 1.0])
+    remarks = volume.remarks
+    if is_grid(volume):
+        affine = volume.affine.copy()
+        affine[:3, :3] *= steps / volume.spacing
+        own = np.array(volume.spacing) * _factors(volume, replace(volume, unit=unit))[0]
+        if volume.spacing_known and not np.allclose(own, spacing, rtol=1e-3):
+            said = f"data.spacing is used; the file states {written(volume)}."
+            remarks = (*remarks, ("spacing_overridden", said))
+    sized = replace(volume, spacing=spacing, unit=unit, affine=affine, spacing_known=True)
+    return replace(sized, alone=False, remarks=remarks)
+
+
+def written(volume: Volume) -> str:
+    """Its voxel size as people write it."""
+    return units.written(volume.spacing, volume.unit)
+
+
+def is_grid(volume: Volume) -> bool:
+    """Whether voxels have a size, and an affine that can be followed back."""
+    has_sizes = units.positive(volume.spacing)[1]
+    return has_sizes and is_invertible(volume.affine)
+
+
+def _factors(label: Volume, image: Volume) -> tuple[float, ...]:
+    """What brings lengths of the label into the image's unit; as numbers alone, where those agree.
+
+    Many tools write mm whatever the unit was.
+    """
+    both = units.in_micron(label.unit), units.in_micron(image.unit)
+    return (both[0] / both[1], 1.0) if both[0] and both[1] else (1.0,)
+
+
+def _turn(label: Affine, image: Affine) -> Affine | None:
+    """How the label's axes run along the image's, -1, 0 or 1; None if they do not, or are alike."""
+    if not np.isfinite(label).all():
+        return None
+    found = np.linalg.solve(image, label)
+    turn = np.rint(found)
+    is_exchange = (np.abs(turn).sum(axis=0) == 1).all() and (np.abs(turn).sum(axis=1) == 1).all()
+    if not is_exchange or np.abs(found - turn).max() > TURNED or (turn == np.eye(3)).all():
+        return None
+    return np.asarray(turn, dtype=np.float64)

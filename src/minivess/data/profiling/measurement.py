@@ -1,0 +1,159 @@
+"""One volume in numbers, at native resolution, from one reading of its files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+import numpy as np
+
+from minivess import files, keys
+from minivess.config import DataConfig
+from minivess.contracts import IGNORED, Case, Finding, LabelMap, VolumeStats
+from minivess.data.checks import finding
+from minivess.data.formats.filenames import curated_names
+from minivess.data.formats.volume import Array, Volume, classes_of, read, whole, write_volume
+from minivess.data.profiling import quality
+from minivess.data.profiling.duplicates import signature
+from minivess.data.profiling.grids import aligned, restated
+from minivess.data.profiling.intensities import present, spread
+from minivess.data.versions.curated import as_curated, standing
+from minivess.errors import DataError, MinivessError
+
+
+class Measurement(NamedTuple):
+    """One volume in numbers, what was found, and its signature.
+
+    No numbers where nobody's decision could make it usable.
+    """
+
+    stats: VolumeStats | None
+    findings: list[Finding]
+    signature: str = ""
+
+
+def measure(
+    case: Case,
+    *,
+    config: DataConfig,
+    hashes: Sequence[str] | None = None,
+    store: Path | None = None,
+) -> Measurement:
+    """Measure one volume at native resolution.
+
+    `hashes` are the md5 of image and label, where they are known already; what cannot be curated
+    as it lies in the folder is written below `store`.
+    """
+    try:
+        with _named(case):
+            return _measure(case, config, hashes, store)
+    except DataError as error:
+        found = finding(error.code, error.problem, case=case.case, remedy=error.remedy)
+        return Measurement(None, [found])
+
+
+@contextmanager
+def _named(case: Case) -> Iterator[None]:
+    """What a library raises about one volume keeps out this volume alone."""
+    try:
+        yield
+    except (MinivessError, OSError):  # reading is translated; what is left is a disk that is full
+        raise
+    except Exception as error:  # libraries raise what they like about odd voxels
+        raise DataError(
+            f"{case.image} and {case.label} cannot be measured ({type(error).__name__}: {error}).",
+            remedy="replace the files or remove them",
+        ) from error
+
+
+def _measure(
+    case: Case, config: DataConfig, hashes: Sequence[str] | None, store: Path | None
+) -> Measurement:
+    path, ignores = cast(Path, case.label), IGNORED in config.labels.values()
+    # The label comes first: what counting its pieces takes is free again before the image.
+    label = read(path)
+    classes = classes_of(label.array, path, config.labels)
+    pieces = foreground(classes, ignores=ignores)
+    stored = read(case.image)
+    image = restated(stored, config)
+    values = spread(image.array)
+    findings = quality.check(
+        case.case, image, label, classes, values, ignores=ignores, stored=stored
+    )
+    if any(f.severity == "error" and f.code in quality.BEYOND_ACCEPTING for f in findings):
+        return Measurement(None, findings)
+    converted = _convert(image, label, aligned(label, stored), store)
+    named = curated_names(as_curated(case, converted, store or Path()))
+    stats = VolumeStats(
+        case=case.case,
+        filename=named[0],
+        label_filename=named[1],
+        group=case.group,
+        shape=image.shape,
+        voxel_spacing=image.spacing,
+        unit=image.unit,
+        dtype=str(image.array.dtype),
+        size_bytes=case.image.stat().st_size + path.stat().st_size,
+        content_hash=keys.digest(list(hashes or (files.md5(case.image), files.md5(path)))),
+        converted=converted,
+        mapped=_mapped(whole(label.array, path), config.labels),
+        **values.numbers(),
+        **pieces,
+    )
+    return Measurement(stats, findings, signature(image.array))
+
+
+def _convert(
+    image: Volume, label: Volume, turned: Volume, store: Path | None
+) -> dict[Literal["image", "label"], str]:
+    """Write what is not right as it lies: a turned label, a stated voxel size, a volume of parts.
+
+    The curated set then holds the volume as it was measured, whoever reads it.
+    """
+    wanted: dict[Literal["image", "label"], Volume] = {}
+    if not image.alone:
+        wanted["image"] = image
+    if turned is not label or not label.alone:
+        wanted["label"] = replace(image, array=turned.array)
+    return {
+        role: files.md5(write_volume(standing(store, role), volume))
+        for role, volume in wanted.items()
+        if store is not None
+    }
+
+
+def _mapped(values: Array, label_map: LabelMap) -> tuple[int | str, ...]:
+    """Which keys of the label map a label holds; a map that names nothing is a slip."""
+    return tuple(old for old in label_map if old == "*" or (values == old).any())
+
+
+def foreground(classes: Array, *, ignores: bool = False) -> dict[str, Any]:
+    """What the label (X, Y, Z) holds: its values, its share of foreground, its pieces."""
+    import cc3d
+
+    values, judged = present(classes), classes.size
+    if ignores:
+        values = tuple(value for value in values if value != IGNORED)
+        judged = max(int(np.count_nonzero(classes != IGNORED)), 1)
+        classes = np.where(classes == IGNORED, 0, classes)
+    # What has no negative values may be counted as it is.
+    mask = classes if classes.min() >= 0 else classes != 0
+    _, components = cc3d.connected_components(
+        mask, connectivity=26, return_N=True, binary_image=True
+    )
+    share = float(np.count_nonzero(mask) / judged)
+    return {
+        "label_values": values,
+        "foreground_ratio": share,
+        "commonest": _commonest(classes) if 2 * share > 1 else 0,
+        "components": int(components),
+    }
+
+
+def _commonest(classes: Array) -> int:
+    """The value that most voxels hold."""
+    found, counts = np.unique(classes, return_counts=True)
+    return int(found[counts.argmax()])

@@ -1,0 +1,326 @@
+"""The dataset in numbers: each volume measured once for its content, then summed up."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from minivess import keys, units
+from minivess.config import DataConfig, ResamplingConfig
+from minivess.contracts import (
+    Case,
+    DatasetProfile,
+    Finding,
+    LabelMap,
+    Pairing,
+    Shape,
+    VolumeStats,
+)
+from minivess.data.formats.decode import spacing_of
+from minivess.data.formats.resampling import shape_after
+from minivess.data.profiling import labels, quality
+from minivess.data.profiling.cache import key_of, recall, remember, store_of
+from minivess.data.profiling.measurement import Measurement, measure
+from minivess.data.versions.curated import as_curated, curated_hash, standing
+from minivess.data.versions.file_hashes import Index
+from minivess.data.versions.versioning import Version
+from minivess.errors import DataError
+
+log = logging.getLogger(__name__)
+
+GIB = 2**30
+PARALLEL_BYTES = 200_000_000  # below this, starting processes costs more than it saves
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All volumes of a set: the usable ones in numbers, and what was found.
+
+    `cases` are the usable ones as they are curated, `dataset_hash` is the one that DVC will then
+    give them.
+    """
+
+    stats: tuple[VolumeStats, ...]
+    cases: tuple[Case, ...]
+    findings: tuple[Finding, ...]
+    quarantined: tuple[str, ...]
+    rescanned: int
+    dataset_hash: str
+
+
+def profile(
+    pairing: Pairing,
+    hashes: Mapping[Path, str],
+    *,
+    config: DataConfig,
+    cache: Path,
+    accepted: Set[str] = frozenset(),
+    on_volume: Callable[[int, int], None] | None = None,
+) -> Measured:
+    """Measure every volume whose content, settings or profiler changed; take the rest from `cache`.
+
+    `accepted` are the volumes that review lets in despite their errors; `on_volume(done, total)`
+    is called after each volume.
+
+    Raises:
+        DataError: nothing usable is left, label values need a map, or (strict) any error.
+    """
+    counted = config.counted()
+    settings = {name: counted[name] for name in ("label_map", "ignore_label", "spacing", "unit")}
+    rule = {"code": keys.code(keys.CHECKS), **settings}
+    stores = {case.case: store_of(cache, key_of(case, hashes, rule)) for case in pairing.cases}
+    results: dict[str, Measurement] = {}
+    fresh: list[Case] = []
+    for case in pairing.cases:
+        known = recall(cache, key_of(case, hashes, rule), case)
+        if known is None:
+            fresh.append(case)
+        else:
+            results[case.case] = known
+    damaged = _damaged(results, stores, cache)
+    fresh += [case for case in pairing.cases if case.case in damaged]
+    for done, (case, result) in enumerate(_measure_all(fresh, config, hashes, stores), start=1):
+        results[case.case] = remember(cache, key_of(case, hashes, rule), result)
+        if on_volume is not None:
+            on_volume(len(pairing.cases) - len(fresh) + done, len(pairing.cases))
+    judged = {case: _judged(result, case in accepted) for case, result in results.items()}
+    gathered = _gather(pairing, judged, hashes, config, stores)
+    measured = replace(gathered, rescanned=len(fresh))
+    _refuse(measured, strict=config.strict)
+    return measured
+
+
+def summarise(
+    measured: Measured,
+    *,
+    dataset: str,
+    dataset_path: str,
+    version: Version | None,
+    label_map: LabelMap,
+) -> DatasetProfile:
+    """Sum up the usable volumes; without a version nothing was copied, and no file is named.
+
+    Raises:
+        DataError: nothing usable is left, or label values need a map.
+    """
+    _refuse(measured, strict=False)
+    stats = measured.stats
+    spacings = np.array([volume.voxel_spacing for volume in stats])
+    return DatasetProfile(
+        dataset=dataset,
+        dataset_path=dataset_path,
+        dataset_hash=version.dataset_hash if version else measured.dataset_hash,
+        curated=version.relative(version.curated) if version else "",
+        dvc_file=version.relative(version.dvc_file) if version else "",
+        remote=version.remote if version else None,
+        n_volumes=len(stats),
+        spacing_range=(spacing_of(spacings.min(axis=0)), spacing_of(spacings.max(axis=0))),
+        is_anisotropic=_is_anisotropic(
+            spacings * [[units.in_micron(volume.unit) or 1.0] for volume in stats]
+        ),
+        **_extent(stats),
+        outliers=tuple(
+            sorted({f.case for f in measured.findings if f.code == "outlier" and f.case})
+        ),
+        warnings=tuple(
+            f"{f.case or dataset}: {f.message}"
+            for f in measured.findings
+            if f.severity == "warning"
+        ),
+        classes=tuple(sorted({0}.union(*(volume.label_values for volume in stats)))),
+        label_map=label_map,
+        volumes=stats,
+        findings=measured.findings,
+        quarantined=measured.quarantined,
+    )
+
+
+def as_loaded(profile: DatasetProfile, resampling: ResamplingConfig) -> DatasetProfile:
+    """The profile with the shapes that networks will see, for planning; native unless asked."""
+    if not resampling.enabled:
+        return profile
+    volumes = tuple(
+        volume.replace(shape=shape_after(volume.shape, volume.voxel_spacing, resampling))
+        for volume in profile.volumes
+    )
+    return profile.replace(volumes=volumes, **_extent(volumes))
+
+
+# --- many volumes -------------------------------------------------------------------------
+
+
+def _measure_all(
+    cases: Sequence[Case],
+    config: DataConfig,
+    hashes: Mapping[Path, str],
+    stores: Mapping[str, Path],
+) -> Iterator[tuple[Case, Measurement]]:
+    size = sum(path.stat().st_size for case in cases for path in (case.image, case.label) if path)
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    jobs = [
+        partial(
+            measure,
+            case,
+            config=config,
+            hashes=(hashes[case.image], hashes[cast(Path, case.label)]),
+            store=stores[case.case],
+        )
+        for case in cases
+    ]
+    done = 0
+    if size >= PARALLEL_BYTES and cores > 1 and len(cases) > 1:
+        with pool_of(min(cores, len(cases))) as pool:
+            futures = [pool.submit(job) for job in jobs]
+            try:
+                for case, future in zip(cases, futures, strict=True):
+                    result = future.result()
+                    done += 1
+                    yield case, result
+            except BrokenProcessPool:
+                log.warning("A measuring process was killed (memory?); going on one by one.")
+    for case, job in zip(cases[done:], jobs[done:], strict=True):
+        yield case, job()
+
+
+def pool_of(n: int) -> ProcessPoolExecutor:
+    """Processes that measure volumes; forked ones may deadlock beside threads (torch, gRPC)."""
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(n, mp_context=context, initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """Without it, processes of a pool wait for ever when what started them is killed."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _judged(result: Measurement, accepted: bool) -> Measurement:
+    """An error keeps a volume out, unless review accepted it: then it counts as a warning."""
+    errors = [finding for finding in result.findings if finding.severity == "error"]
+    if result.stats is None or not errors:
+        return result
+    if not accepted:
+        return result._replace(stats=None)
+    return result._replace(
+        findings=[f.replace(severity="warning") if f in errors else f for f in result.findings]
+    )
+
+
+def _gather(
+    pairing: Pairing,
+    results: Mapping[str, Measurement],
+    hashes: Mapping[Path, str],
+    config: DataConfig,
+    stores: Mapping[str, Path],
+) -> Measured:
+    ordered = [results[case.case] for case in pairing.cases]
+    stats = tuple(result.stats for result in ordered if result.stats is not None)
+    signatures = {r.stats.case: r.signature for r in ordered if r.stats is not None}
+    findings = [
+        *quality.check_pairing(pairing),
+        *labels.unsaid(pairing.ignored, config.labels),
+        *(finding for result in ordered for finding in result.findings),
+        *quality.check_set(stats, signatures, outlier_z=config.outlier_z, label_map=config.labels),
+    ]
+    good = {volume.case: volume.converted for volume in stats}
+    cases = tuple(
+        as_curated(case, good[case.case], stores[case.case])
+        for case in pairing.cases
+        if case.case in good
+    )
+    return Measured(
+        stats=stats,
+        cases=cases,
+        findings=tuple(findings),
+        quarantined=tuple(case.case for case in pairing.cases if case.case not in good),
+        rescanned=0,
+        dataset_hash=curated_hash(cases, {**hashes, **_written(results, stores)}),
+    )
+
+
+def _written(results: Mapping[str, Measurement], stores: Mapping[str, Path]) -> dict[Path, str]:
+    """What was written to be curated, with the md5 that it had then."""
+    return {
+        standing(stores[case], role): md5
+        for case, result in results.items()
+        if result.stats is not None
+        for role, md5 in result.stats.converted.items()
+    }
+
+
+def _damaged(
+    results: Mapping[str, Measurement], stores: Mapping[str, Path], cache: Path
+) -> list[str]:
+    """Known volumes of which something that was written is no longer what it was."""
+    written = _written(results, stores)
+    found = Index(cache / "index.json").hashes(written) if written else {}
+    folders = {path.parent for path, md5 in written.items() if found[path] != md5}
+    return [case for case in results if stores[case] in folders]
+
+
+def _refuse(measured: Measured, *, strict: bool) -> None:
+    errors = [finding for finding in measured.findings if finding.severity == "error"]
+    for error in errors:
+        if error.case is None:
+            raise DataError(error.message, remedy=error.remedy)
+        if strict:
+            raise DataError(
+                f"{error.case}: {error.message} (data.strict stops at the first unusable volume)",
+                remedy=error.remedy,
+            )
+    if not measured.stats:
+        kinds = ", ".join(f"{n} {code}" for code, n in Counter(e.code for e in errors).items())
+        raise DataError(
+            f"None of {len(measured.quarantined)} volumes can be used ({kinds}). "
+            f"{errors[0].case}: {errors[0].message}",
+            remedy=errors[0].remedy,
+        )
+
+
+# --- the set ------------------------------------------------------------------------------
+
+
+def _extent(volumes: Sequence[VolumeStats]) -> dict[str, Any]:
+    """Shapes over the set, and memory as float32."""
+    shapes = np.array([volume.shape for volume in volumes])
+    total = float(shapes.prod(axis=1).sum()) * 4 / GIB
+    return {
+        "min_shape": _shape(shapes.min(axis=0)),
+        "max_shape": _shape(shapes.max(axis=0)),
+        "median_shape": _shape(np.median(shapes, axis=0)),
+        "total_size_gb": total,
+        "per_volume_mean_gb": total / len(volumes),
+    }
+
+
+def _shape(values: npt.NDArray[Any]) -> Shape:
+    return cast(Shape, tuple(round(float(value)) for value in values))
+
+
+def _is_anisotropic(spacings: npt.NDArray[np.float64]) -> bool:
+    """Spacing differs more than twofold between volumes, or within a voxel."""
+    positive = np.maximum(spacings, 1e-12)
+    across = positive.max(axis=0) / positive.min(axis=0)
+    within = positive.max(axis=1) / positive.min(axis=1)
+    return bool(max(across.max(), within.max()) > 2)

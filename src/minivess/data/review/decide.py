@@ -1,0 +1,117 @@
+"""Decisions about volumes: checked, then written down; a fix brings files, which we keep."""
+
+from __future__ import annotations
+
+import getpass
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from minivess import files
+from minivess.data.formats.filenames import parts, suffix
+from minivess.data.formats.volume import Volume, read, write_volume
+from minivess.data.profiling.grids import aligned
+from minivess.data.profiling.quality import BEYOND_ACCEPTING
+from minivess.data.review import database as review_db
+from minivess.data.review import review
+from minivess.errors import DataError
+from minivess.home import Home
+
+
+def decide(
+    home: Home,
+    entry: review.Entry,
+    verdict: review.Verdict,
+    *,
+    who: str | None,
+    why: str,
+    replacements: Mapping[review.Role, Path] | None = None,
+) -> None:
+    """Write a decision down, with who, when and why; a fix brings its files.
+
+    Raises:
+        DataError: no reason is given, the volume cannot be used as it is, or a file does not fit.
+    """
+    if not why.strip():
+        raise DataError(
+            f"A decision about {entry.case} needs its reason.",
+            remedy=f"minivess review {verdict} {entry.case} --why 'what you saw'",
+        )
+    if verdict == "accept":
+        _refuse_unusable(entry)
+    row = {
+        "at": review.now(), "dataset": entry.dataset, "case_id": entry.case,
+        "image_md5": entry.image_md5, "label_md5": entry.label_md5,
+        "verdict": verdict, "who": who or getpass.getuser(), "why": why.strip(),
+    }  # fmt: skip
+    rows: list[dict[str, str]] = [row]
+    if verdict == "fix":
+        _check_fit(home, entry, replacements or {})
+        rows = [
+            {**row, "role": role, **_keep(home, path)}
+            for role, path in (replacements or {}).items()
+        ]
+    if _said_already(entry, rows):
+        return
+    with review_db.opened(home) as database:
+        database.execute("begin immediate")
+        for each in rows:
+            review_db.insert(database, "decisions", each)
+        database.commit()
+
+
+def _said_already(entry: review.Entry, rows: Sequence[Mapping[str, object]]) -> bool:
+    """Whether these are the last decisions, word for word: importing twice decides once."""
+    words = ("verdict", "who", "why", "role", "file_md5")
+    last = [[getattr(made, word) for word in words] for made in entry.decisions[-len(rows) :]]
+    return last == [[row.get(word) for word in words] for row in rows]
+
+
+def _refuse_unusable(entry: review.Entry) -> None:
+    for finding in () if entry.replaced else entry.findings:
+        if finding.severity == "error" and finding.code in BEYOND_ACCEPTING:
+            raise DataError(
+                f"{entry.case} cannot be used as it is: {finding.message}",
+                remedy=f"minivess review fix {entry.case} --label FILE (or --image FILE) "
+                "--why '...', or reject it",
+            )
+
+
+def _check_fit(home: Home, entry: review.Entry, given: Mapping[review.Role, Path]) -> None:
+    """Read what will stand in for the originals: it must be a volume, both on one grid."""
+    if not given:
+        raise DataError(
+            f"A fix of {entry.case} needs a file.",
+            remedy=f"minivess review fix {entry.case} --label FILE (or --image FILE) --why '...'",
+        )
+    stands = review.standing(home, entry)
+    for role, path in given.items():
+        other: review.Role = "label" if role == "image" else "image"
+        new, beside = read(path.expanduser()), _volume(stands[other])
+        if len(given) == 1 and beside is not None and aligned(new, beside).shape != beside.shape:
+            raise DataError(
+                f"The new {role} of {entry.case} has shape {new.shape}, its {other} "
+                f"{beside.shape}.",
+                remedy=f"save the {role} on the grid of its {other}, or give both files",
+            )
+
+
+def _volume(path: Path) -> Volume | None:
+    try:
+        return read(path)
+    except DataError:
+        return None  # the original is what is wrong; profiling looks at the pair again
+
+
+def _keep(home: Home, path: Path) -> dict[str, str]:
+    """Our own copy of a replacement, named by its bytes; of several files one NIfTI."""
+    source = path.expanduser()
+    if len(parts(source)) > 1:
+        with tempfile.TemporaryDirectory() as folder:
+            return _keep(home, write_volume(Path(folder) / "whole.nii.gz", read(source)))
+    md5 = files.md5(source)
+    name = f"{md5}{suffix(source)}"
+    target = review.files_of(home) / name
+    if not target.exists():
+        files.copy(source, target)
+    return {"file": name, "file_md5": md5}

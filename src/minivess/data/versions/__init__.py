@@ -1,0 +1,1 @@
+"""Curated copies of volumes under DVC, and where their originals lie."""

@@ -1,0 +1,236 @@
+"""What the run of one fold of one family holds, and whether it may serve again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minivess import names
+from minivess.contracts import CellResult, CellSpec, ComputePlan
+from minivess.errors import StoreError
+from minivess.grid.context import Ground, Watch
+from minivess.grid.families import Cell, Family
+from minivess.orchestration import handoff
+from minivess.orchestration.progress import share
+from minivess.orchestration.session import Session
+
+if TYPE_CHECKING:
+    from minivess.tracking.run.run import Run
+    from minivess.training.trainer import Callbacks
+
+SHOWN = ("train_loss", "val_loss", "val_dice", f"val_{names.PRIMARY}")
+Trained = tuple[str, CellResult]
+"""The child run's id and what the cell left behind."""
+
+
+@contextmanager
+def told(
+    session: Session, axes: tuple[Family, Cell], run: Run, folder: Path, *, watch: Watch
+) -> Iterator[Callbacks]:
+    """Who hears of a training: its run, the terminal, Prefect's page.
+
+    The training waits for one write per epoch and for `watch`, which may raise to end the cell;
+    pages are moved by a thread.
+    """
+    from minivess.training.monitoring.watchdog import HEARTBEAT_S, Beat, described
+    from minivess.training.trainer import Callbacks
+
+    family, cell = axes
+    title, total = f"{family.name} fold {cell.fold.index}", session.config.training.max_epochs
+    slug = handoff.slug(f"{family.name}-{cell.fold.index}").replace("_", "-")
+    progress = session.orchestra.progress(f"training-{slug}", "epochs trained")
+    beaten = 0.0
+    with session.board.cell(title) as row:
+
+        def epoch(number: int, metrics: dict[str, float], left_s: float | None) -> None:
+            run.metrics(metrics, step=number)
+            if left_s is not None:  # one that was trained just now, not told again
+                shown = " ".join(f"{name} {metrics[name]:.3f}" for name in SHOWN if name in metrics)
+                row.epoch(Beat(number, total, 1, 1, left_s), shown)
+            watch(cell.fold.index, number, metrics)
+
+        def figure(path: Path) -> None:
+            run.file(path, figure_place(path, folder))
+
+        def beat(now: Beat) -> None:
+            nonlocal beaten
+            row.beat(now)
+            progress(share(now))
+            if time.monotonic() - beaten >= HEARTBEAT_S:
+                beaten = time.monotonic()
+                run.tags({names.HEARTBEAT: f"{datetime.now(UTC):%FT%TZ} {described(now)}"})
+
+        def stall(stack: Path | None) -> None:
+            what = "over since" if stack is None else "since"
+            run.tags({names.STALLED: f"{what} {datetime.now(UTC):%FT%TZ}"})
+            if stack is not None:
+                run.file(stack, "logs")
+
+        def resumed(done: int) -> None:
+            session.say(f"  {title} goes on after epoch {done}")
+
+        yield Callbacks(epoch, figure, beat, stall, resumed)
+    progress(1.0)
+
+
+def figure_place(path: Path, folder: Path) -> str:
+    """Where in a run an image of a cell goes."""
+    return (Path("figures") / path.parent.relative_to(folder)).as_posix()
+
+
+def publish(run: Run, folder: Path, spec: CellSpec, result: CellResult) -> None:
+    """Everything that a finished cell left behind, into its run."""
+    from minivess.compute.reporting.network_summary import summary
+
+    run.params({
+        "training_time_seconds": round(result.training_time_seconds, 3),
+        "trainable_parameters": result.trainable_parameters,
+    })  # fmt: skip
+    run.metrics({f"untrained_{name}": value for name, value in result.untrained.items()}, step=0)
+    run.metrics({f"time_share_{part}": x for part, x in result.time_shares.items()}, step=0)
+    run.metrics({"trainable_parameters": float(result.trainable_parameters)}, step=0)
+    best = {f"best_{name}": value for name, value in result.best.items()}
+    run.tags({name: f"{value:.6g}" for name, value in best.items()})
+    run.row = best | means(result) | undefined(result) | {"n_volumes": len(result.volumes)}
+    for name in (*names.CHECKPOINTS, names.FINAL):
+        if name in result.files:
+            run.file(folder / name, "checkpoints")
+    run.file(folder / names.HISTORY, str(Path(names.HISTORY_ARTIFACT).parent))
+    run.text(summary(spec.network, spec.window.patch_size), "model_summary.txt")
+    run.table(volume_rows(spec.fold.index, result), names.PER_VOLUME_ARTIFACT)
+    run.json(spec.model_dump(mode="json"), names.SPEC_ARTIFACT)
+    run.json(result.model_dump(mode="json"), names.RESULT_ARTIFACT)
+
+
+def means(result: CellResult) -> dict[str, float]:
+    """The mean of each metric over the validation volumes in which it is defined."""
+    values: dict[str, list[float]] = {}
+    for volume in result.volumes:
+        for name, value in volume.values.items():
+            if value is not None:
+                values.setdefault(name, []).append(value)
+    return {name: sum(found) / len(found) for name, found in values.items()}
+
+
+def undefined(result: CellResult) -> dict[str, float]:
+    """`<distance>_n_undefined`: of how many volumes there is no such distance."""
+    rows = [volume.values for volume in result.volumes]
+    return {
+        f"{name}_n_undefined": float(sum(name in row and row[name] is None for row in rows))
+        for name in dict.fromkeys(name for row in rows for name in row)
+        if names.stem(name) in names.DISTANCES
+    }
+
+
+def reusable(session: Session, cell: Cell) -> Trained | None:
+    """The finished child run of this key, if it is whole and may serve."""
+    if session.config.training.retrain == "always":
+        return None
+    record = session.find(cell.key, experiment=session.config.experiment)
+    if record is None:
+        return None
+    try:
+        return record.run_id, require_whole(session, record.run_id)
+    except StoreError as error:
+        session.say(f"  fold {cell.fold.index} is not reused: {error.problem}")
+        return None
+
+
+def require_whole(session: Session, run_id: str) -> CellResult:
+    """The result that a child run holds.
+
+    Raises:
+        StoreError: its result is missing, or a checkpoint has not the size recorded for it.
+    """
+    record = session.store.get(run_id)
+    handoff.require_whole(session, record, names.CELL)
+    result = handoff.read(session, record, names.RESULT_ARTIFACT, CellResult)
+    held = session.store.artifacts(run_id)
+    for name in (*names.CHECKPOINTS, names.FINAL):
+        if name in result.files and held.get(f"checkpoints/{name}") != result.files[name]:
+            raise StoreError(
+                f"checkpoints/{name} of run {run_id} has {held.get(f'checkpoints/{name}')} bytes "
+                f"where {result.files[name]} were written.",
+                remedy="let the cell train again: it will, unless training.retrain=never",
+            )
+    return result
+
+
+def describe(
+    session: Session,
+    ground: Ground,
+    axes: tuple[Family, Run],
+    plan: ComputePlan,
+    cell: Cell | None = None,
+) -> None:
+    """Every param and input artifact of a parent or child run, before the first step."""
+    from minivess.tracking.run import params
+
+    family, run = axes
+    network, _ = ground.models[family.model.name]
+    fold = cell.fold if cell else None
+    run.params(
+        params.training_params(session.config, plan, seed=family.seed)
+        | params.arch_params(network, plan.divisor)
+        | params.loss_params(family.loss)
+        | params.evaluation_params(session.config.evaluation)
+        | params.data_params(ground.profile, family.split, fold)
+        | {names.UPSTREAM_PROFILE: str(ground.profile.run_id), "fold_ids": fold_ids(family, cell)}
+    )
+    run.dataset(ground.profile)
+    run.json(plan.model_dump(mode="json"), names.PLAN_ARTIFACT)
+    cost = ground.costs.get(family.model.name)
+    if cost is not None:
+        from minivess.compute.reporting import plan_page
+
+        run.text(plan_page.markdown(plan, cost, ground.hardware), names.PLAN_PAGE_ARTIFACT)
+    run.json(ground.profile.model_dump(mode="json"), names.PROFILE_ARTIFACT)
+    run.json({names.UPSTREAM_PROFILE: ground.profile.run_id}, names.UPSTREAM_ARTIFACT)
+    split_file = f"splits/{len(family.split.folds)}fold_seed{family.split.seed}.json"
+    run.json(family.split.model_dump(mode="json"), split_file)
+    run.json(fold_details(family), "splits/fold_details.json")
+
+
+def fold_ids(family: Family, cell: Cell | None) -> str:
+    """`0` in a child, `0,1,2` in a parent."""
+    return ",".join(str(part.fold.index) for part in ([cell] if cell else family.cells))
+
+
+def fold_details(family: Family) -> list[dict[str, object]]:
+    """The folds with their sizes and keys."""
+    return [
+        {
+            "fold": cell.fold.index,
+            "key": cell.key,
+            "n_train": len(cell.fold.train),
+            "n_val": len(cell.fold.val),
+            "train": list(cell.fold.train),
+            "val": list(cell.fold.val),
+        }
+        for cell in family.cells
+    ]
+
+
+def tags(ground: Ground, family: Family) -> dict[str, str]:
+    """What MLflow's page filters training runs by."""
+    network, plan = ground.models[family.model.name]
+    return {
+        "loss_function": family.loss.name,
+        "loss_type": family.loss.name,
+        "num_folds": str(len(family.cells)),
+        "model_family": network.family,
+        "model_name": network.name,
+        "compute_profile": plan.tier,
+    }
+
+
+def volume_rows(fold: int, result: CellResult) -> list[dict[str, object]]:
+    """One row per validation volume."""
+    return [
+        {"fold": fold, "case": volume.case, "group": volume.group, **volume.values}
+        for volume in result.volumes
+    ]

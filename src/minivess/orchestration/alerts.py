@@ -1,0 +1,50 @@
+"""Word of failures: an automation of Prefect that calls a web address when a flow ends badly."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+from uuid import UUID
+
+from minivess.orchestration import prefect_client, prefect_server
+from minivess.orchestration.session import Session
+
+BLOCK, AUTOMATION = "minivess-failed", "minivess a flow failed"
+FAILED = ("Failed", "Crashed", "TimedOut")
+# What Slack, Mattermost, Rocket.Chat and Teams take alike.
+TEXT = (
+    '{"text": {{ (flow.name ~ " " ~ flow_run.state.name ~ ": " ~ flow_run.state.message'
+    ' ~ " " ~ flow_run|ui_url) | tojson }}}'
+)
+
+
+def notify(session: Session, url: str) -> dict[str, Any]:
+    """Let Prefect's server POST a line to `url` whenever a deployed flow fails.
+
+    Raises:
+        OrchestrationError: no Prefect server listens.
+    """
+    prefect_server.require(session.home, session.env)
+    with prefect_client.client(session.home, session.env):
+        from prefect.blocks.webhook import Webhook
+        from prefect.client.orchestration import get_client
+        from prefect.events.actions import CallWebhook
+        from prefect.events.schemas.automations import AutomationCore, EventTrigger
+
+        hook = Webhook.model_validate({"url": url, "headers": {"Content-Type": "application/json"}})
+        block = cast(UUID, hook.save(BLOCK, overwrite=True))
+        wanted = AutomationCore(
+            name=AUTOMATION,
+            description="Made by `minivess notify URL`.",
+            trigger=EventTrigger(
+                expect={f"prefect.flow-run.{state}" for state in FAILED},
+                # Every deployment of deployments/prefect.yaml carries this tag.
+                match_related={"prefect.resource.id": "prefect.tag.minivess"},
+            ),
+            actions=[CallWebhook(block_document_id=block, payload=TEXT)],
+        )
+        with get_client(sync_client=True) as client:
+            for old in client.read_automations_by_name(AUTOMATION):
+                client.delete_automation(old.id)
+            made = client.create_automation(wanted)
+    session.say(f"  deployed flows that fail are told to that address (automation {AUTOMATION!r})")
+    return {"automation": AUTOMATION, "automation_id": str(made)}

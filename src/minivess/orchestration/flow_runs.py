@@ -1,0 +1,214 @@
+"""Prefect's flow runs end as MLflow's runs do, whatever ended the process.
+
+Each flow run of this home has a small file while it runs, which says whose process runs it. A
+process that died leaves the file behind; the next command that reaches Prefect's server ends the
+flow run, with the same cause as the MLflow runs of that process.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
+
+from minivess import files
+from minivess.errors import DiskFull
+from minivess.runtime import liveness, oom
+from minivess.runtime.signals import Terminated
+from minivess.tracking.run import dead_runs
+from minivess.tracking.run.run_lifecycle import outcome
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import State
+
+T = TypeVar("T")
+
+FOLDER = "flow-runs"
+CANCEL_POLL_S = 5.0
+# MLflow's word -> Prefect's type of state.
+STATES = {"FINISHED": "COMPLETED", "FAILED": "FAILED", "KILLED": "CRASHED"}
+log = logging.getLogger(__name__)
+
+
+class Cancelled(Terminated):
+    """Somebody cancelled this flow on Prefect's page."""
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGTERM)
+
+    def __str__(self) -> str:
+        return "cancelled on Prefect's page"
+
+
+def begin(prefect_home: Path, flow_run_id: UUID, api: str | None) -> Path:
+    """Write the file of a flow run; `api` is the server's address where the user gave one."""
+    content = {"api": api, "process": liveness.identity() | oom.tags(), "ended": None}
+    return files.write_json(prefect_home / FOLDER / f"{flow_run_id}.json", content)
+
+
+def carried_out(story: Callable[[], T], record: Path, *, within_worker: bool) -> T | State[Any]:
+    """Carry out a story within its flow run; its result, or the state to end the flow run with.
+
+    Prefect takes every exit for a crash; here exit code 0 is a completed flow, another one a
+    failed flow, and what was cancelled on the page ends as cancelled. A worker sees to
+    cancellation itself. How the story ended is noted, in case that Prefect cannot be told.
+    """
+    try:
+        with nullcontext() if within_worker else cancellable(UUID(record.stem)):
+            result = story()
+    except BaseException as error:
+        kind, message = ending(error)
+        _note(record, kind, message)
+        if not isinstance(error, SystemExit) or kind == "CRASHED" or within_worker:
+            raise
+        return _state(kind, message)
+    _note(record, "COMPLETED", "")
+    return result
+
+
+def ending(error: BaseException) -> tuple[str, str]:
+    """Prefect's type of state for what a story raised, and the reason."""
+    message = f"{type(error).__name__}: {error}"
+    return ("CANCELLED" if isinstance(error, Cancelled) else STATES[outcome(error)]), message
+
+
+def _note(record: Path, kind: str, message: str) -> None:
+    try:
+        files.write_json(record, {**files.read_json(record), "ended": [kind, message]})
+    except DiskFull as error:
+        log.warning("%s Prefect is told by the next command.", error.problem)
+
+
+@contextmanager
+def cancellable(flow_run_id: UUID) -> Iterator[None]:
+    """Let `Cancel` on Prefect's page end this process's story, as a worker would.
+
+    Asked every few seconds by a thread; the story sees `Cancelled` in the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked, over = threading.Event(), threading.Event()
+    before = signal.getsignal(signal.SIGTERM)
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        if asked.is_set():
+            raise Cancelled
+        if callable(before):
+            before(number, frame)
+        else:
+            raise SystemExit(128 + number)
+
+    def watch() -> None:
+        from prefect.client.orchestration import get_client
+
+        with get_client(sync_client=True) as client:
+            while not over.wait(CANCEL_POLL_S):
+                if _is_cancelled(client, flow_run_id) and not over.is_set():
+                    asked.set()
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return
+
+    signal.signal(signal.SIGTERM, leave)
+    threading.Thread(target=watch, name="cancellation", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _is_cancelled(client: SyncPrefectClient, flow_run_id: UUID) -> bool:
+    import httpx
+    from prefect.exceptions import PrefectException
+
+    try:
+        state = client.read_flow_run(flow_run_id).state
+    except (httpx.HTTPError, PrefectException, OSError, RuntimeError) as error:
+        log.debug("Prefect's server was not asked whether to stop: %s", error)
+        return False
+    return state is not None and state.type.value in ("CANCELLING", "CANCELLED")
+
+
+# --- after a death ------------------------------------------------------------------------
+
+
+def left(prefect_home: Path) -> list[Path]:
+    """Files of flow runs whose process ran on this host and is gone."""
+    return [
+        record
+        for record in sorted((prefect_home / FOLDER).glob("*.json"))
+        if liveness.is_gone(files.read_json(record)["process"])
+    ]
+
+
+def settle(prefect_home: Path, api: str | None) -> list[str]:
+    """End flow runs whose process died, tasks included; the client must reach the server.
+
+    One that has ended stays as it is, and one that this server does not know waits for the
+    server at the address that its file names. Returns the ids of those that were ended.
+    """
+    records = left(prefect_home)
+    if not records:
+        return []
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    settled = []
+    with get_client(sync_client=True) as client:
+        for record in records:
+            content = files.read_json(record)
+            try:
+                if _end(client, UUID(record.stem), content):
+                    settled.append(record.stem)
+            except ObjectNotFound:
+                if content["api"] != api:
+                    continue
+            record.unlink(missing_ok=True)
+    return settled
+
+
+def _end(client: SyncPrefectClient, flow_run_id: UUID, content: dict[str, Any]) -> bool:
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterId,
+        TaskRunFilter,
+        TaskRunFilterState,
+        TaskRunFilterStateType,
+    )
+    from prefect.client.schemas.objects import StateType
+    from prefect.states import Crashed
+
+    state = client.read_flow_run(flow_run_id).state
+    if state is not None and state.is_final():
+        return False
+    new = _state(*(content["ended"] or _death(content["process"])))
+    client.set_flow_run_state(flow_run_id, new, force=True)
+    going_on = TaskRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING])
+    open_tasks = client.read_task_runs(
+        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id])),
+        task_run_filter=TaskRunFilter(state=TaskRunFilterState(type=going_on)),
+    )
+    for task in open_tasks:
+        client.set_task_run_state(task.id, Crashed(message=new.message), force=True)
+    log.info("Flow run %s is %s: %s", flow_run_id, new.name, new.message)
+    return True
+
+
+def _death(tags: dict[str, str]) -> tuple[str, str]:
+    found = dead_runs.cause(tags)
+    return "CRASHED", f"{found['error_type']}: {found['error_message']}"
+
+
+def _state(kind: str, message: str) -> State[Any]:
+    from prefect.client.schemas.objects import State, StateType
+
+    return State(type=StateType(kind), name=kind.capitalize(), message=message)

@@ -1,0 +1,396 @@
+"""Stories watched by Prefect: flows, tasks, artifacts, variables and events.
+
+Prefect gets neither the arguments of a story nor its result, only the settings to show: configs,
+stores and arrays are not its to copy, validate or keep.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
+from uuid import UUID
+
+from minivess.config import Environment
+from minivess.errors import OrchestrationError, PrefectAway
+from minivess.home import Home
+from minivess.orchestration import flow_runs, prefect_client, prefect_server
+from minivess.orchestration.base import (
+    Orchestrator,
+    Pointer,
+    delays,
+    refuse_unfit,
+    within,
+    worth_retrying,
+)
+from minivess.runtime.processes import HOST, answers
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+    from prefect.context import FlowRunContext
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+CREATION_RACES = 5
+PROGRESS_INTERVAL_S = 1.0
+# A server that is gone makes each call wait for its retries: after one failure, rest.
+SILENCE_S = 300.0
+
+
+class PrefectOrchestrator(Orchestrator):
+    """Stories as Prefect flows, on a server that is found or started with the first of them."""
+
+    def __init__(self, home: Home, env: Environment, stack: ExitStack) -> None:
+        super().__init__(home)
+        self._env = env
+        self._stack = stack
+        self._api: str | None = None
+        self._silent_until = 0.0
+        self._settled: list[str] = []
+
+    def flow(
+        self,
+        name: str,
+        story: Callable[..., T],
+        *args: Any,
+        parameters: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> T:
+        """Run a story as a Prefect flow; within a deployed flow of this name, as part of it."""
+        current = flow_run()
+        if current is not None and current.flow is not None and current.flow.name == name:
+            return self._part(lambda: story(*args, **kwargs))
+        self._connect()
+        from prefect import Flow
+
+        told = Told(lambda: story(*args, **kwargs))
+
+        def run(settings: dict[str, Any]) -> Any:
+            told.record = self._record()
+            return flow_runs.carried_out(told.run, told.record, within_worker=False)
+
+        made = Flow(run, name=name, validate_parameters=False, persist_result=False)
+        return told.through(lambda: made(plain(parameters or {})), name)
+
+    def _settle(self) -> None:
+        folder = prefect_server.folder_of(self.home, self._env)
+        self._settled += flow_runs.settle(folder, self._env.prefect_api_url)
+
+    def _part(self, story: Callable[[], T]) -> T:
+        """The story of a flow that a worker runs."""
+        prefect_client.outlive_worker()
+        self._settle()
+        # The file stays: this process tells Prefect afterwards, and the server may be gone by then.
+        return cast("T", flow_runs.carried_out(story, self._record(), within_worker=True))
+
+    def _record(self) -> Path:
+        current = flow_run()
+        assert current is not None
+        assert current.flow_run is not None
+        folder = prefect_server.folder_of(self.home, self._env)
+        return flow_runs.begin(folder, current.flow_run.id, self._env.prefect_api_url)
+
+    def settle(self) -> list[str]:
+        """End flow runs of this home whose process died; starts a server only if there are any."""
+        if flow_runs.left(prefect_server.folder_of(self.home, self._env)):
+            self._connect()
+        return self._settled
+
+    def task(
+        self,
+        name: str,
+        work: Callable[..., T],
+        *args: Any,
+        retries: int = 0,
+        retry_delay_s: float = 2.0,
+        key: str | None = None,
+        limit_s: float | None = None,
+        **kwargs: Any,
+    ) -> T:
+        """Run a step as a Prefect task in this thread; outside of a flow, plainly."""
+        if flow_run() is None:
+            how: Any = {"retries": retries, "retry_delay_s": retry_delay_s, "limit_s": limit_s}
+            return super().task(name, work, *args, **how, **kwargs)
+        from prefect import Task
+        from prefect.cache_policies import NO_CACHE, CacheKeyFnPolicy
+
+        def limited() -> T:
+            with within(limit_s, name):
+                return work(*args, **kwargs)
+
+        told = Told(limited)
+        kept = key is not None
+        made = Task(
+            told.answer if kept else told.run,
+            name=name,
+            retries=retries,
+            retry_delay_seconds=delays(retries, retry_delay_s),
+            retry_condition_fn=lambda *_: _again(name, told),
+            cache_policy=CacheKeyFnPolicy(cache_key_fn=lambda *_: key) if kept else NO_CACHE,
+            persist_result=kept,
+            result_serializer="pickle" if kept else None,
+        )
+        return told.through(made, name)
+
+    def markdown(self, key: str, text: str) -> None:
+        """Show a text on the page of the current run."""
+        self._show("create_markdown_artifact", text, key=slug(key))
+
+    def table(self, key: str, rows: Sequence[Mapping[str, Any]], description: str = "") -> None:
+        """Show a table on the page of the current run."""
+        shown = [plain(row) for row in rows]
+        self._show("create_table_artifact", shown, key=slug(key), description=description)
+
+    def link(self, key: str, url: str, text: str = "") -> None:
+        """Show a link on the page of the current run."""
+        self._show("create_link_artifact", url, text or None, key=slug(key))
+
+    def progress(self, key: str, description: str = "") -> Callable[[float], None]:
+        """A function that moves a bar on the page of the current run, at most once a second."""
+        made = self._show("create_progress_artifact", 0.0, key=slug(key), description=description)
+        shown_at = time.monotonic()
+
+        def move(fraction: float) -> None:
+            nonlocal shown_at
+            now = time.monotonic()
+            if made is None or (fraction < 1.0 and now - shown_at < PROGRESS_INTERVAL_S):
+                return
+            shown_at = now
+            self._show("update_progress_artifact", made, 100.0 * min(max(fraction, 0.0), 1.0))
+
+        return move
+
+    def submit(self, deployment: str, parameters: Mapping[str, Any]) -> str:
+        """Start a run of a deployment on its work pool; returns its id.
+
+        Raises:
+            OrchestrationError: no server that workers could know, or no such deployment.
+        """
+        if not self._env.prefect_api_url:
+            raise OrchestrationError(
+                f"training.deployment={deployment} needs the Prefect server that its worker asks.",
+                remedy="export PREFECT_API_URL=http://HOST:4200/api, as the worker has it",
+            )
+        self._connect()
+        from prefect.deployments import run_deployment
+        from prefect.exceptions import ObjectNotFound
+
+        try:
+            made = _asked(
+                lambda: run_deployment(deployment, parameters=plain(parameters), timeout=0)
+            )
+        except ObjectNotFound as error:
+            raise OrchestrationError(
+                f"Prefect knows no deployment {deployment!r}.",
+                remedy="prefect deploy --prefect-file deployments/prefect.yaml --all",
+            ) from error
+        return str(cast("FlowRun", made).id)
+
+    def state(self, run_id: str) -> Literal["running", "completed", "failed"]:
+        """How a submitted run is doing."""
+        from prefect.client.orchestration import get_client
+
+        with get_client(sync_client=True) as client:
+            found = _asked(lambda: client.read_flow_run(UUID(run_id))).state
+        if found is None or not found.is_final():
+            return "running"
+        return "completed" if found.is_completed() else "failed"
+
+    def cancel(self, run_id: str) -> None:
+        """Ask the worker to end a submitted run."""
+        from prefect.client.orchestration import get_client
+        from prefect.states import Cancelling
+
+        with get_client(sync_client=True) as client:
+            _asked(lambda: client.set_flow_run_state(UUID(run_id), Cancelling()))
+
+    def get(self, name: str) -> Pointer | None:
+        """The Prefect Variable of this name; a private server is not started for it."""
+        if self._api is None and flow_run() is None and not self._env.prefect_api_url:
+            found = prefect_server.stored_variable(self.home, self._env, name)
+        else:
+            self._connect()
+            from prefect.variables import Variable
+
+            found = _asked(lambda: Variable.get(name))
+        return found if isinstance(found, dict) else None
+
+    def put(self, name: str, value: Pointer) -> None:
+        """Set the Prefect Variable of this name."""
+        refuse_unfit(name, value)
+        self._connect()
+        from prefect.exceptions import ObjectAlreadyExists
+        from prefect.variables import Variable
+
+        for left in range(CREATION_RACES, -1, -1):
+            try:
+                _asked(lambda: Variable.set(name, value, overwrite=True))
+                return
+            except ObjectAlreadyExists:
+                # Somebody else created it between our look and our writing.
+                if not left:
+                    raise
+
+    def emit(self, event: str, resource: str, payload: Mapping[str, Any]) -> None:
+        """Send an event; a private server is not started for it, because nobody listens there."""
+        if self._api is None and flow_run() is None:
+            folder = prefect_server.folder_of(self.home, self._env)
+            if not self._env.prefect_api_url and prefect_server.running(folder) is None:
+                return
+            self._connect()
+        from prefect.events import emit_event
+
+        emit_event(event, {"prefect.resource.id": resource}, payload=plain(payload))
+
+    def page(self, kind: Literal["live", "kept"] = "kept") -> str | None:
+        """Address of the current flow run's page; a private server's port is gone afterwards."""
+        current = flow_run()
+        if current is None or current.flow_run is None:
+            return None
+        api = self._env.prefect_api_url or self._api or ""
+        if kind == "kept" and not self._env.prefect_api_url:
+            api = f"http://{HOST}:{prefect_server.PREFECT_PORT}/api"
+        return f"{api.removesuffix('/api')}/runs/flow-run/{current.flow_run.id}"
+
+    def _connect(self) -> None:
+        """Find or start the server; a deployed flow has its server already.
+
+        The page of `minivess ui` may be closed while its server is used: then another one serves.
+        """
+        if flow_run() is not None:
+            return
+        if self._api is not None:
+            # Asked twice: a busy machine may once take longer than the limit.
+            health = f"{self._api}/health"
+            if self._env.prefect_api_url or answers(health) or answers(health):
+                return
+            log.warning("Prefect's server at %s is gone; another one takes over", self._api)
+            self._stack.close()
+        self._api = self._stack.enter_context(prefect_client.client(self.home, self._env))
+        self._settle()
+
+    def _show(self, function: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a function of prefect.artifacts; a page that cannot be written stops no work."""
+        if flow_run() is None or time.monotonic() < self._silent_until:
+            return None
+        import prefect.artifacts
+
+        try:
+            return getattr(prefect.artifacts, function)(*args, **kwargs)
+        except _prefect_failures() as error:
+            log.warning("Prefect's page could not be written to: %s", error)
+            self._silent_until = time.monotonic() + SILENCE_S
+            return None
+
+
+class Told(Generic[T]):
+    """A story told to Prefect: whether it began, and how it ended, whatever Prefect makes of it.
+
+    One that did not begin and did not fail was told before: Prefect gives the result that it kept.
+    """
+
+    def __init__(self, story: Callable[[], T]) -> None:
+        self.story = story
+        self.began = False
+        self.values: list[T] = []
+        self.error: BaseException | None = None
+        self.record: Path | None = None
+
+    def run(self) -> None:
+        """Called by Prefect, which sees neither arguments nor result."""
+        self.began, self.error = True, None
+        try:
+            self.values = [self.story()]
+        except BaseException as error:
+            self.error = error
+            raise
+
+    def answer(self) -> T:
+        """The same, where Prefect is to keep the result."""
+        self.run()
+        return self.values[0]
+
+    def through(self, engine: Callable[[], object], name: str) -> T:
+        """Let Prefect run the story, then give its result or its very own exception."""
+        try:
+            kept = engine()
+        except Exception as failure:
+            if failure is self.error:
+                raise
+            if self.error is not None:
+                raise self.error from None
+            if not self.began:
+                raise OrchestrationError(
+                    f"Prefect could not start {name!r}: {failure}",
+                    remedy="run the same command again, or without Prefect: PREFECT_DISABLED=1",
+                ) from failure
+            log.warning("Prefect was not told that %r is done: %s", name, failure)
+            return self.values[0]
+        if self.error is not None:
+            raise self.error
+        if self.record is not None:
+            self.record.unlink()
+        return self.values[0] if self.began else cast(T, kept)
+
+
+def _again(name: str, told: Told[Any]) -> bool:
+    error = told.error
+    again = error is not None and worth_retrying(error)
+    if again:
+        log.warning("%s failed and is tried again: %s", name, error)
+    return again
+
+
+def flow_run() -> FlowRunContext | None:
+    """The Prefect flow run that this code is part of; looking does not import Prefect."""
+    if "prefect.context" not in sys.modules:
+        return None
+    from prefect.context import FlowRunContext
+
+    return FlowRunContext.get()
+
+
+def slug(key: str) -> str:
+    """A key that artifacts accept: lower-case letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", key.lower()).strip("-")
+
+
+def plain(value: Any) -> Any:
+    """JSON of anything: NaN and infinity become null, what is unknown its text."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    return plain(value.item()) if hasattr(value, "item") else str(value)
+
+
+def _prefect_failures() -> tuple[type[Exception], ...]:
+    """What Prefect's client raises when its server is gone or refuses."""
+    import httpx
+    from prefect.exceptions import PrefectException
+
+    return (httpx.HTTPError, PrefectException, OSError, RuntimeError)
+
+
+def _asked(question: Callable[[], T]) -> T:
+    import httpx
+
+    try:
+        return question()
+    except (httpx.HTTPError, OSError) as error:
+        raise PrefectAway(
+            f"Prefect's server does not answer any more: {error}",
+            remedy="run `minivess settle`, which writes all pointers anew from MLflow",
+        ) from error

@@ -1,0 +1,130 @@
+"""Prefect's client in this process: pointed at a server for a while, kept calm, then drained."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from minivess.config import (
+    Environment,
+    changed_environment,
+    foreign,
+    local_without_proxy,
+)
+from minivess.home import Home
+from minivess.orchestration import prefect_server
+from minivess.runtime import output
+
+log = logging.getLogger(__name__)
+
+DRAIN_LIMIT_S = 10.0
+# A private server that does not answer has died, so Prefect's own patience would bring nothing.
+PRIVATE_RETRIES = "4"
+
+
+@contextmanager
+def client(home: Home, env: Environment) -> Iterator[str]:
+    """Point Prefect in this process at the server of this home; gives the API address."""
+    with ExitStack() as stack:
+        api = stack.enter_context(prefect_server.connect(home, env))
+        stack.enter_context(changed_environment(**_variables(home, env, api)))
+        _refresh_settings()
+        stack.enter_context(_calm())
+        stack.callback(_drain)
+        log.info("Prefect's page while this runs: %s", api.removesuffix("/api"))
+        yield api
+
+
+def _variables(home: Home, env: Environment, api: str) -> dict[str, str | None]:
+    private: dict[str, str | None] = {}
+    if not env.prefect_api_url:
+        private = dict.fromkeys(foreign()) | prefect_server.without_profiles(home)
+        private["PREFECT_CLIENT_MAX_RETRIES"] = PRIVATE_RETRIES
+    return {
+        **local_without_proxy(),
+        **private,
+        "PREFECT_HOME": str(prefect_server.folder_of(home, env)),
+        "PREFECT_API_URL": api,
+        # No process may start a server of its own behind our back.
+        "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    }
+
+
+def outlive_worker() -> None:
+    """Prefect's log lines to a worker that has died are dropped; by itself it would exit."""
+    from prefect.logging.handlers import PrefectConsoleHandler
+
+    loggers = [logging.getLogger(), *map(logging.getLogger, logging.root.manager.loggerDict)]
+    for handler in (handler for logger in loggers for handler in logger.handlers):
+        if isinstance(handler, PrefectConsoleHandler):
+            handler.console.on_broken_pipe = output.unheard  # type: ignore[method-assign]
+
+
+def _refresh_settings() -> None:
+    """Prefect reads its environment at import; let it read again, in every thread."""
+    import prefect.main  # noqa: F401 (sets up logging, which `_calm` then changes)
+    from prefect.context import refresh_global_settings_context
+
+    refresh_global_settings_context()
+
+
+def _drain() -> None:
+    """Send what waits in Prefect's queues before the server ends, so that nothing is retried."""
+    from prefect.events.worker import EventsWorker
+
+    # All queues share one registry, so that this drains log lines as well.
+    EventsWorker.drain_all(timeout=DRAIN_LIMIT_S, at_exit=False)
+
+
+@contextmanager
+def _calm() -> Iterator[None]:
+    """Warnings of Prefect on standard error, our own log lines on Prefect's page.
+
+    A user who wants all log lines (--debug) keeps Prefect's as well.
+    """
+    from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler
+
+    root, prefect, internal = map(logging.getLogger, ("", "prefect", "prefect._internal"))
+    page = APILogHandler()
+    ours = logging.getLogger("minivess")
+    with ExitStack() as stack:
+        ours.addHandler(page)
+        stack.callback(ours.removeHandler, page)
+        if not root.isEnabledFor(logging.INFO):
+            for handler in [h for h in root.handlers if isinstance(h, PrefectConsoleHandler)]:
+                root.removeHandler(handler)
+            shown = logging.StreamHandler()
+            shown.setLevel(logging.WARNING)
+            shown.setFormatter(logging.Formatter("  Prefect: %(message)s"))
+            shown.addFilter(News())
+            for logger in (prefect, internal):
+                stack.enter_context(_only(logger, shown))
+        yield
+
+
+class News(logging.Filter):
+    """Each warning once; a story's own failure is told by the command, not by Prefect."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to show a line."""
+        known = str(record.msg) in self.told
+        self.told.add(str(record.msg))
+        return not known and not record.name.startswith(("prefect.flow_runs", "prefect.task_runs"))
+
+
+@contextmanager
+def _only(logger: logging.Logger, handler: logging.Handler) -> Iterator[None]:
+    before = logger.handlers[:], logger.propagate
+    logger.handlers, logger.propagate = [handler], False
+    try:
+        yield
+    finally:
+        logger.handlers, logger.propagate = before

@@ -1,0 +1,250 @@
+"""One command's surroundings: its settings, home folder, MLflow store and orchestrator."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from minivess import config as configs
+from minivess import home as homes
+from minivess.config import Environment, ExperimentConfig, silence_telemetry
+from minivess.contracts import DatasetProfile, RunRecord
+from minivess.errors import StoreAway, StoreError
+from minivess.home import Home
+from minivess.orchestration import orchestrator
+from minivess.orchestration.base import Orchestrator
+from minivess.orchestration.progress import Board
+from minivess.runtime import output, signals
+from minivess.tracking.run import logs
+from minivess.verbs import VERBS
+
+if TYPE_CHECKING:
+    from minivess.tracking.store.store import Store
+
+MLFLOW_PAGE = "http://127.0.0.1:5000"
+
+log = logging.getLogger(__name__)
+course = logging.getLogger(logs.COURSE)
+Answer = TypeVar("Answer")
+
+
+@dataclass
+class Session:
+    """What every story needs, opened once for a command."""
+
+    config: ExperimentConfig
+    env: Environment
+    home: Home
+    orchestra: Orchestrator
+    launched_by: str = "cli"
+    yes: bool = False
+    json: bool = False
+    words: tuple[str, ...] = ()
+    """The files and settings that were typed."""
+    reused: list[str] = field(default_factory=list)
+    settled: list[RunRecord] = field(default_factory=list)
+    """Dead runs that this command found and ended."""
+    held_back: dict[str, Callable[[], object]] = field(default_factory=dict)
+    """What is published as soon as MLflow holds all of it."""
+    profiles: dict[str, DatasetProfile] = field(default_factory=dict)
+    """Profiles that this command made or read, by run id."""
+
+    @cached_property
+    def store(self) -> Store:
+        """MLflow, asked when it is first needed; what earlier commands left is settled then.
+
+        While it does not answer, runs are kept in the journal.
+        """
+        from minivess.tracking.run.dead_runs import settle
+        from minivess.tracking.store.store import store_at
+
+        store = store_at(self.home, self.config.tracking)
+        try:
+            store.connect()
+            self.settled = settle(store) if self.home.writable else []
+            for record in self.settled:
+                self.say(
+                    f"A run that died earlier is now marked KILLED: {record.name} ({record.run_id})"
+                )
+        except StoreAway as away:
+            self.say(f"{away.problem} Work goes on; runs are kept in {self.home.journal}.")
+        return store
+
+    def with_config(self, config: ExperimentConfig) -> Session:
+        """The same surroundings with other settings."""
+        other = replace(self, config=config)
+        other.__dict__["store"] = self.store
+        return other
+
+    def ask(self, question: Callable[[Store], Answer]) -> Answer | None:
+        """What MLflow knows; none while it does not answer, and nothing is waited for then."""
+        if self.store.away:
+            return None
+        try:
+            return question(self.store)
+        except StoreAway as away:
+            log.warning("%s Work goes on without the answer.", away.problem)
+            return None
+
+    def find(self, key: str, *, experiment: str) -> RunRecord | None:
+        """The finished run of a content key, as far as MLflow can be asked."""
+        return self.ask(lambda store: store.find(key, experiment=experiment))
+
+    def need_store(self) -> None:
+        """Let MLflow take what this command has written, before a stage that reads it there.
+
+        Raises:
+            StoreAway: it does not answer.
+        """
+        from minivess.tracking.journal import uploader
+        from minivess.tracking.store.store import SETTLE_FIRST
+
+        try:
+            self.store.connect()
+        except StoreAway as away:
+            raise StoreAway(
+                f"{away.problem} The next stage builds on what lies there.", remedy=SETTLE_FIRST
+            ) from away
+        uploader.of(self.store).flush_all()
+
+    def finish(self) -> None:
+        """Let what is left in the journal reach MLflow, or say that it waits."""
+        if "store" not in vars(self):
+            return
+        from minivess.tracking.journal import uploader
+
+        if self.store.away:
+            with suppress(StoreError):  # it may be back by now
+                self.store.connect()
+        left = uploader.of(self.store).flush_all()
+        for publish in [] if left else list(self.held_back.values()):
+            publish()
+        if left:
+            self.say(
+                f"{len(left)} runs wait in {self.home.journal} for MLflow; once it takes them, "
+                f"`{self.command('settle')}` stores and publishes them."
+            )
+
+    @cached_property
+    def board(self) -> Board:
+        """How far the grid is, shown on the terminal."""
+        return Board(self.say, live=sys.stdout.isatty() and not self.json)
+
+    def page_of(self, run_id: str) -> str:
+        """Address of a run in MLflow's page: its server's, or that of `minivess ui`."""
+        uri = self.config.tracking.uri or ""
+        page = uri if uri.startswith("http") else MLFLOW_PAGE
+        return self.ask(lambda store: store.url(run_id, page)) or page
+
+    def say(self, text: str = "", *, warning: str | None = None) -> None:
+        """Tell the user, and the logs of runs: as a `warning` of a category, or as the course.
+
+        With --json, standard output belongs to the one JSON object.
+        """
+        output.tell(sys.stderr if self.json else sys.stdout, text)
+        if text.strip():
+            level = logging.WARNING if warning else logging.INFO
+            course.log(level, "%s", text.strip(), extra={"category": warning or "other"})
+
+    def command(self, verb: str, *own: str) -> str:
+        """A command to go on with: the words typed that it uses, or `own` ones and the store."""
+        row, uri = VERBS[verb.split()[0]], self.config.tracking.uri
+        if own and uri and uri != self.env.mlflow_tracking_uri:
+            own = (*own, f"tracking.uri={uri}")
+        typed = [w for w in self.words if row.reads(w.partition("=")[0]) or "=" not in w]
+        return " ".join(["minivess", verb, *map(shlex.quote, own or typed)])
+
+    @contextmanager
+    def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """What to call as `(done, total)`: a bar in the terminal, and one on Prefect's page."""
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        console = Console(file=sys.stderr if self.json else sys.stdout)
+        columns = ("  {task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        shown = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        move = self.orchestra.progress(what, what)
+        with shown:
+            bar = shown.add_task(what, total=None)
+
+            def tell(done: int, total: int) -> None:
+                shown.update(bar, completed=done, total=total)
+                move(done / total)
+
+            yield tell
+
+    def reuse(self, what: str, run_id: str) -> None:
+        """Say that a finished result serves again."""
+        self.reused.append(run_id)
+        self.say(f"  reused   {what} (run {run_id})")
+
+
+@contextmanager
+def open_session(
+    config: ExperimentConfig,
+    env: Environment,
+    *,
+    what: str = "minivess",
+    launched_by: str = "cli",
+    lock: bool = True,
+    wait: bool = False,
+    yes: bool = False,
+    json: bool = False,
+    words: Sequence[str] = (),
+) -> Iterator[Session]:
+    """Open the home folder, hold its lock while stories run, and end what was started.
+
+    Flows that an event or a deployment starts wait for the lock; a command typed by a user
+    does not (`wait=False`) and ends with who holds it.
+    """
+    from minivess.data.versions.versioning import known_as
+
+    silence_telemetry()
+    logs.before.records.clear()
+    home = homes.open_home(env.home, reading=not lock)
+    with ExitStack() as stack:
+        stack.enter_context(signals.terminable())
+        if lock:
+            stack.enter_context(homes.lock(home.root / "lock", what=what, wait=wait))
+        orchestra = stack.enter_context(orchestrator.use(home, env))
+        name = known_as(home, config)
+        session = Session(
+            configs.changed(config, {"data.name": name}) if name else config, env, home, orchestra,
+            launched_by=launched_by, yes=yes, json=json, words=tuple(words),
+        )  # fmt: skip
+        if name:
+            session.say(f"  note: {config.data.root} is the dataset {name!r} of this home")
+        yield session
+        session.finish()
+
+
+@contextmanager
+def deployed_session(
+    settings: Sequence[str], files: Sequence[str], *, lock: bool = True
+) -> Iterator[Session]:
+    """The session of a deployed flow, whose parameters are what the command line takes."""
+    from minivess.tracking.run.run_lifecycle import outcome
+
+    env = configs.environment()
+    asked = configs.load([Path(file) for file in files], settings, env)
+    try:
+        # Nobody is there to confirm a long grid. Of two events at once, the second waits and
+        # finds the work done.
+        with open_session(
+            asked, env, what="deployment", launched_by="deployment", lock=lock, wait=True, yes=True,
+            words=[*files, *settings],
+        ) as session:  # fmt: skip
+            yield session
+    except SystemExit as leave:
+        # Prefect takes every exit for a crash; MLflow's runs say what it was.
+        if outcome(leave) == "FAILED":
+            raise RuntimeError(f"exit code {leave.code}") from leave
+        if outcome(leave) == "KILLED":
+            raise

@@ -1,0 +1,1 @@
+"""Processes, signals, output: what a program needs of its operating system."""

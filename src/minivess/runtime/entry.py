@@ -1,0 +1,68 @@
+"""The outermost call of a process: failures become one paragraph and an exit code."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Callable
+
+from minivess import files
+from minivess.errors import MinivessError
+from minivess.runtime import output, signals
+
+STORIES = tuple(f"minivess.{room}" for room in ("stages", "grid", "orchestration", "cli"))
+"""Loggers whose progress is shown, too."""
+
+
+def guarded(work: Callable[[], int], *, debug: bool = False) -> int:
+    """Do the work of a process, which gives its exit code; failures become a paragraph and one."""
+    # A job started with & inherits an ignored SIGINT; a user's `kill -INT` must still count.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with signals.terminable():
+            return work()
+    except MinivessError as error:
+        return fail(str(error), error.exit_code, debug=debug)
+    except signals.Terminated as leave:
+        code = int(str(leave.code))
+        return fail("Terminated. What was finished is kept; the same command goes on.", code)
+    except KeyboardInterrupt:
+        return fail("Interrupted. What was finished is kept; the same command goes on.", 130)
+    except SystemExit as leave:
+        return leave.code if isinstance(leave.code, int) else 1
+    except Exception as error:
+        if debug:
+            raise
+        if expected := files.expected(error):
+            return fail(str(expected), 1)
+        return fail(
+            f"Unexpected {type(error).__name__}: {error}\n"
+            "  Try: the same command with --debug shows where; please report it",
+            1,
+        )
+
+
+def fail(message: str, code: int, *, debug: bool = False) -> int:
+    """One paragraph on standard error, and the exit code."""
+    output.tell(sys.stderr, message)
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    return code
+
+
+def show_logs(*, debug: bool) -> None:
+    """Log lines go to standard error: warnings always, our own progress only with --debug."""
+
+    def shown(record: logging.LogRecord) -> bool:
+        ours = "minivess" if debug else STORIES
+        return record.levelno >= logging.WARNING or record.name.startswith(ours)
+
+    handler = logging.StreamHandler(sys.stderr)
+    # The handler chooses, not the loggers: runs lower their levels for their own log files.
+    handler.addFilter(shown)
+    handler.setFormatter(output.Lines("  %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    logging.getLogger("minivess").setLevel(logging.INFO)

@@ -1,0 +1,211 @@
+"""What every request passes before and after the service: limits, ids, remedies, counting."""
+
+from __future__ import annotations
+
+import html
+import json
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.responses import HTMLResponse, JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from minivess.serving import model_record
+
+ROUTE = "/predict"
+USAGE = f"curl -F image=@volume.nii.gz -F answer=nifti http://HOST:PORT{ROUTE} -o mask.nii.gz"
+MEGABYTE = 2**20
+
+
+class Gate:
+    """ASGI middleware of the service.
+
+    Refuses what is too large or no upload before it is read, adds model and lineage ids to every
+    answer, gives every error a remedy, and counts the answers.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        from minivess.serving import metrics
+
+        self.app = app
+        self.model = model_record.read(Path.cwd())
+        self.waiting = 0
+        self.requests = metrics.REQUESTS
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        answer = Answer(send, self.model)
+        if scope["path"] == "/":
+            # BentoML's own page loads a tracker from the internet.
+            await HTMLResponse(page(self.model))(scope, receive, answer.send)
+        elif scope["path"] != ROUTE:
+            await self.app(scope, receive, answer.send)
+        else:
+            await self._counted(scope, receive, answer)
+
+    async def _counted(self, scope: Scope, receive: Receive, answer: Answer) -> None:
+        try:
+            await self._predict(scope, receive, answer)
+        finally:
+            self.requests.labels(self.model.label, str(answer.status)).inc()
+
+    async def _predict(self, scope: Scope, receive: Receive, answer: Answer) -> None:
+        refusal = self._refusal(scope)
+        if refusal is not None:
+            await refusal(scope, receive, answer.send)
+            return
+        body = Body(receive, self.model.max_upload_mb * MEGABYTE)
+        self.waiting += 1
+        try:
+            await self.app(scope, body.receive, body.unless_too_large(answer.send))
+        except ClientDisconnect:
+            if not body.too_large:
+                raise
+        finally:
+            self.waiting -= 1
+        if body.too_large:
+            await self._too_large()(scope, receive, answer.send)
+
+    def _refusal(self, scope: Scope) -> JSONResponse | None:
+        headers = Headers(scope=scope)
+        length = headers.get("content-length", "0")
+        if scope["method"] == "POST" and not headers.get("content-type", "").startswith(
+            "multipart/form-data"
+        ):
+            return error(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The volume must be an upload.", USAGE)
+        if not length.isdigit() or int(length) > self.model.max_upload_mb * MEGABYTE:
+            return self._too_large()
+        if self.waiting >= self.model.max_waiting:
+            problem = f"{self.waiting} volumes are waiting already."
+            return error(HTTPStatus.TOO_MANY_REQUESTS, problem, "ask again in a minute")
+        return None
+
+    def _too_large(self) -> JSONResponse:
+        return error(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            f"The upload is larger than {self.model.max_upload_mb} MiB.",
+            "send the volume compressed (.nii.gz), or in blocks",
+        )
+
+
+class Body:
+    """Counts a request's bytes as they arrive; past the limit it hangs up."""
+
+    def __init__(self, receive: Receive, limit: int) -> None:
+        self._receive = receive
+        self._left = limit
+
+    @property
+    def too_large(self) -> bool:
+        """Whether the limit was passed."""
+        return self._left < 0
+
+    async def receive(self) -> Message:
+        """The next part of the body."""
+        message = await self._receive()
+        self._left -= len(message.get("body", b""))
+        return {"type": "http.disconnect"} if self.too_large else message
+
+    def unless_too_large(self, send: Send) -> Send:
+        """Drop what the service says about a body that was cut off."""
+
+        async def guarded(message: Message) -> None:
+            if not self.too_large:
+                await send(message)
+
+        return guarded
+
+
+class Answer:
+    """Adds ids to an answer; an error without a remedy is held back and written anew."""
+
+    def __init__(self, send: Send, model: model_record.ServedModel) -> None:
+        self._send = send
+        self._model = model
+        self._start: Message | None = None
+        self._body = b""
+        self.status = 500
+
+    async def send(self, message: Message) -> None:
+        """Pass one ASGI message on."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            MutableHeaders(raw=message["headers"]).update(self._model.headers())
+            if self.status < 400:
+                await self._send(message)
+            else:
+                self._start = message
+        elif self._start is None:
+            await self._send(message)
+        else:
+            self._body += message.get("body", b"")
+            if not message.get("more_body", False):
+                await self._finish(self._start)
+
+    async def _finish(self, start: Message) -> None:
+        body = explained(self.status, self._body, self._model)
+        headers = MutableHeaders(raw=start["headers"])
+        headers["content-type"] = "application/json"
+        headers["content-length"] = str(len(body))
+        await self._send(start)
+        await self._send({"type": "http.response.body", "body": body})
+
+
+def page(model: model_record.ServedModel) -> str:
+    """The page at `/`: what is served, and how to ask it. It loads nothing from elsewhere."""
+    rows = "".join(
+        f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
+        for name, value in {"model": model.label, **model.lineage}.items()
+    )
+    links = " · ".join(f'<a href="{path}">{path}</a>' for path in ("/metrics", "/readyz"))
+    return (
+        f"<!doctype html><title>{html.escape(model.label)}</title>"
+        "<style>body{font-family:sans-serif;margin:3rem}th{text-align:left;padding-right:2rem}"
+        f"</style><h1>{html.escape(model.label)}</h1><pre>{html.escape(USAGE)}</pre>"
+        f"<table>{rows}</table><p>{links}</p>"
+    )
+
+
+def error(status: HTTPStatus, problem: str, remedy: str) -> JSONResponse:
+    """An answer that says what is wrong and what to do."""
+    return JSONResponse({"error": problem, "remedy": remedy}, status_code=status)
+
+
+def explained(status: int, body: bytes, model: model_record.ServedModel) -> bytes:
+    """The JSON body of an error: error, remedy, code of a check, model and lineage."""
+    said = _parsed(body)
+    own = "remedy" in said
+    remedy = USAGE if status < 500 else "read the service's log; the input was not the cause"
+    answer = {
+        "error": said["error"] if own else _problem(status, said),
+        "remedy": said["remedy"] if own else remedy,
+        **({"code": said["code"]} if own and "code" in said else {}),
+        "model": model.label,
+        "lineage": model.lineage,
+    }
+    return json.dumps(answer).encode()
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    try:
+        said = json.loads(body)
+    except ValueError:
+        return {}
+    if isinstance(said, list) and said:  # BentoML wraps its own errors in a list
+        said = said[0]
+    return said if isinstance(said, dict) else {}
+
+
+def _problem(status: int, said: dict[str, Any]) -> str:
+    details = [
+        f"{'.'.join(str(step) for step in item.get('loc', ()))}: {item.get('msg')}"
+        for item in said.get("detail", ())
+        if isinstance(item, dict)
+    ]
+    return "; ".join(details) or str(said.get("error", HTTPStatus(status).phrase))

@@ -1,0 +1,88 @@
+"""The code of a run: its commit in a folder of its own, with what was not committed."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from minivess import config, files
+from minivess.errors import OrchestrationError
+from minivess.tracking.run.environment import CUT, LEFT_OUT, UNKNOWN
+
+REF = "refs/minivess/reproduce"
+
+
+def clone() -> Path | None:
+    """The repository that this package runs from; None for an installed copy."""
+    package = Path(config.__file__).parent
+    if _try(package, "ls-files", "--error-unmatch", "__init__.py") is None:
+        return None
+    return Path(_git(package, "rev-parse", "--show-toplevel"))
+
+
+def has(repository: Path, commit: str) -> bool:
+    """Whether a commit is here, or comes from where the clone came from."""
+    wanted = f"{commit}^{{commit}}"
+    if _try(repository, "cat-file", "-e", wanted) is None:
+        _try(repository, "fetch", "--quiet", "origin", commit)
+    return commit != UNKNOWN and _try(repository, "cat-file", "-e", wanted) is not None
+
+
+def pack(repository: Path, commit: str, file: Path) -> None:
+    """The history up to a commit, in one file."""
+    _git(repository, "update-ref", REF, commit)
+    try:
+        _git(repository, "bundle", "create", "--quiet", str(file), REF)
+    finally:
+        _git(repository, "update-ref", "-d", REF)
+
+
+def check_out(source: Path, commit: str, folder: Path) -> None:
+    """A repository at this commit, from a clone (that stays as it is) or a packed history."""
+    folder.mkdir(parents=True)
+    _git(folder, "init", "--quiet")
+    if source.is_dir():
+        shared = _git(source, "rev-parse", "--path-format=absolute", "--git-path", "objects")
+        files.write_text(folder / ".git" / "objects" / "info" / "alternates", f"{shared}\n")
+    else:
+        _git(folder, "fetch", "--quiet", str(source), REF)
+    _git(folder, "checkout", "--quiet", "--detach", commit)
+
+
+def apply(folder: Path, diff: Path) -> list[str]:
+    """Change the commit into what was run; what could not be restored, in words."""
+    text = diff.read_text(encoding="utf-8")
+    lost = [
+        f"new file {line.removeprefix(LEFT_OUT).strip()}: too large to be kept with the run"
+        for line in text.splitlines()
+        if line.startswith(LEFT_OUT)
+    ]
+    if not text.strip() or text.rstrip().endswith(CUT):
+        return lost + (["the uncommitted changes: too large to be kept"] if text.strip() else [])
+    if text.count("\ndiff --git ") + text.startswith("diff --git ") == 0:
+        return lost
+    if _try(folder, "apply", "--whitespace=nowarn", str(diff.resolve())) is None:
+        lost.append("the uncommitted changes: git apply refuses them")
+    return lost
+
+
+def _git(folder: Path, *words: str) -> str:
+    found = _try(folder, *words)
+    if found is None:
+        raise OrchestrationError(
+            f"git {' '.join(words)} failed in {folder}.",
+            remedy="run the same command in a clone of the project with git installed",
+        )
+    return found
+
+
+def _try(folder: Path, *words: str) -> str | None:
+    done = subprocess.run(
+        ["git", "-C", str(folder), *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env=config.child_environment(GIT_TERMINAL_PROMPT="0"),
+    )
+    return done.stdout.strip() if done.returncode == 0 else None

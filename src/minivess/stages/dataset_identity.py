@@ -1,0 +1,121 @@
+"""What a dataset's name means: where its originals lie and what they hold, never the name alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from minivess import names
+from minivess.config import DEMO, ExperimentConfig
+from minivess.contracts import RunRecord
+from minivess.data.versions.versioning import is_place, places
+from minivess.errors import StoreError, UsageError
+from minivess.home import Home
+from minivess.orchestration.handoff import slug
+from minivess.orchestration.session import Session
+
+LONGEST_LABEL = 63
+"""BentoML cuts names there."""
+
+
+def require(session: Session, hashes: Mapping[Path, str] | None = None) -> None:
+    """The dataset's name means these data, and no other dataset is called nearly so.
+
+    With the `hashes` of its files, a folder that was moved is recognised.
+
+    Raises:
+        UsageError: the name belongs to other data.
+    """
+    config = session.config
+    if config.data.root is None:
+        return
+    profiles = session.ask(lambda store: store.search(kind=names.PROFILE, status="FINISHED"))
+    if profiles is None:
+        require_here(session.home, config)
+        return
+    mine = [one for one in profiles if one.params.get(names.DATASET_NAME) == config.dataset]
+    if any(is_place(one.params.get("data_dataset_path", ""), config.data.root) for one in mine):
+        return
+    known = {one.params.get(names.DATASET_NAME, "") for one in profiles} | {*places(session.home)}
+    if not mine:
+        _require_new(config, known)
+        require_here(session.home, config)
+    elif config.data.name is not None:
+        session.say(f"  note: {config.dataset} lay at {mine[0].params.get('data_dataset_path')}")
+    elif hashes is not None and same_files(session, mine[0], hashes):
+        session.say(f"  note: {config.dataset} has moved here; its files are those profiled before")
+    else:
+        raise _taken(config, mine[0].params.get("data_dataset_path", "elsewhere"), known)
+
+
+def require_here(home: Home, config: ExperimentConfig) -> None:
+    """Likewise, by what this home has curated under the name; MLflow is not asked."""
+    known = places(home)
+    place, asked = known.get(config.dataset), config.data
+    if asked.root and place and not asked.name and not is_place(place, asked.root):
+        raise _taken(config, place, known)
+
+
+def require_experiment(session: Session) -> None:
+    """The experiment is one of this dataset, and no other is called nearly so.
+
+    Raises:
+        UsageError: it is another dataset's, or one of our own.
+    """
+    config = session.config
+    known = session.ask(lambda store: store.experiments()) or {}
+    theirs, alike = known.get(config.experiment, ()), _alike(config.experiment, known)
+    if config.experiment in names.OWN_EXPERIMENTS or (theirs and config.dataset not in theirs):
+        what = f"holds {', '.join(theirs)}" if theirs else "is kept for runs of other kinds"
+    elif config.experiment not in known and alike is not None:
+        what = f"would share names with the experiment {alike!r}"
+    else:
+        return
+    raise UsageError(
+        f"The experiment {config.experiment!r} {what}, so it cannot take {config.dataset!r}.",
+        remedy=f"name={_free(config.dataset, known)}",
+    )
+
+
+def same_files(session: Session, profile: RunRecord, hashes: Mapping[Path, str]) -> bool:
+    """Whether a profile was made of files with these bytes, whatever they are called."""
+    try:
+        made_of = session.store.read_json(profile.run_id, names.INGREDIENTS_ARTIFACT)
+    except StoreError:
+        return False
+    return Counter(made_of.get("files", {}).values()) == Counter(hashes.values())
+
+
+def _require_new(config: ExperimentConfig, known: set[str]) -> None:
+    alike = DEMO if config.dataset == DEMO else _alike(config.dataset, known)
+    if alike is not None:
+        raise UsageError(
+            f"The dataset {config.dataset!r} would share names with the dataset {alike!r}.",
+            remedy=f"data.name={_free(config.dataset, known)}",
+        )
+
+
+def _alike(name: str, known: Mapping[str, object] | set[str]) -> str | None:
+    """A name that becomes the same Variable, service or folder."""
+    label = slug(name)[:LONGEST_LABEL]
+    return next((o for o in known if o != name and slug(o)[:LONGEST_LABEL] == label), None)
+
+
+def _free(name: str, known: Mapping[str, object] | set[str]) -> str:
+    """The name with the first number that makes it a new one."""
+    number = 2
+    while f"{name}-{number}" in known or _alike(f"{name}-{number}", known):
+        number += 1
+    return f"{name}-{number}"
+
+
+def _taken(
+    config: ExperimentConfig, place: str, known: Mapping[str, object] | set[str]
+) -> UsageError:
+    return UsageError(
+        f"The dataset {config.dataset!r} lies at {place}; {config.data.root} is another folder of "
+        "that name with other files.",
+        remedy=f"data.name={_free(config.dataset, known)} if it is another dataset, "
+        f"data.name={config.dataset} if it is the same one at a new place",
+    )

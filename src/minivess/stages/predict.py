@@ -1,0 +1,240 @@
+"""`minivess predict`: which model segments, and what becomes of each file."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Iterable, Sequence, Set
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from minivess import names
+from minivess.contracts import Finding, RunRecord
+from minivess.errors import ServingError, StoreError, UsageError
+from minivess.orchestration import handoff
+from minivess.orchestration.session import Session
+from minivess.stages import dataset_identity
+
+if TYPE_CHECKING:
+    from minivess.serving.predict import Outcome
+    from minivess.tracking.store.registry import Registered
+
+SHOWN = 10
+ALIASES = (names.PRODUCTION_ALIAS, names.CHAMPION_ALIAS)
+"""Whose version segments, the first that is there."""
+
+log = logging.getLogger(__name__)
+
+
+class Chosen(NamedTuple):
+    """The model that segments, the training run behind it, and why it was taken."""
+
+    version: Registered
+    training: RunRecord
+    why: str
+
+
+def predict(
+    session: Session, source: Path, target: Path, *, upstream: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Segment files; a file that is refused does not keep others from it, but exits with 1."""
+    from minivess.serving import predict as masks
+
+    plan = masks.plan(source, target)
+    if not upstream:
+        dataset_identity.require(session)
+    chosen = choose(session, upstream)
+    session.say(f"Predict   {described(chosen)}")
+    for path, reason in plan.left.items():
+        session.say(f"  left out  {path}: {reason}")
+    outcomes: list[Outcome] = []
+    for outcome in masks.each(plan.pairs, session.config.data, **ready(session, chosen)):
+        tell(session, outcome, {found.code for one in outcomes for found in one.findings})
+        outcomes.append(outcome)
+    refused = [outcome for outcome in outcomes if outcome.mask is None]
+    if refused:
+        session.say(
+            f"  {len(refused)} of {len(outcomes)} volumes could not be segmented: "
+            + ", ".join(f"{one.source.name} ({one.findings[0].code})" for one in refused)
+        )
+    return {
+        "model": facts(chosen),
+        "files": [str(outcome.mask) for outcome in outcomes if outcome.mask],
+        "refused": [_told(one) for one in refused],
+        "warnings": [_told(one) for one in outcomes if one.mask and one.findings],
+        "left_out": {str(path): reason for path, reason in plan.left.items()},
+        "exit_code": 1 if refused else 0,
+    }
+
+
+def tell(session: Session, outcome: Outcome, known: Set[str]) -> None:
+    """One file's mask, or what refused it; what to do, where that was not said of another file."""
+    if outcome.mask:
+        session.say(f"  {outcome.mask}")
+    for found in outcome.findings:
+        word = "refused" if found.severity == "error" else "warning"
+        log.warning("%s  %s: %s: %s", word, outcome.source, found.code, found.message)
+        if found.code not in known:
+            log.warning("  Try: %s", found.remedy)
+
+
+def _told(outcome: Outcome) -> dict[str, Any]:
+    findings: Iterable[Finding] = outcome.findings
+    fields = {"code", "message", "remedy"}
+    return {
+        "file": str(outcome.source),
+        "findings": [found.model_dump(include=fields) for found in findings],
+    }
+
+
+# --- the model ----------------------------------------------------------------------------
+
+
+def choose(session: Session, upstream: Sequence[str]) -> Chosen:
+    """The model of the run or alias that is given, else of the experiment that is named.
+
+    Raises:
+        UsageError: several are given, or none is and the home has several.
+        StoreError: there is no such model.
+        ServingError: it was trained on resampled volumes.
+    """
+    if len(upstream) > 1:
+        raise UsageError(
+            f"{len(upstream)} upstream ids were given, and one model segments.",
+            remedy="give one: --upstream ID",
+        )
+    version, why = _given(session, upstream[0]) if upstream else _named(session)
+    training = session.store.get(version.run_id)
+    if training.param("data_resampling_enabled") != "False":
+        raise ServingError(
+            f"{version.name} version {version.version} was trained on resampled volumes, and "
+            "`predict` segments files at their own resolution.",
+            remedy="train at native resolution (leave out data.resampling)",
+        )
+    if upstream and session.config.name is not None:
+        handoff.require_named(session, training, version.name)
+    dataset, asked = training.params[names.DATASET_NAME], session.config
+    if asked.data.root is not None and dataset != asked.dataset:
+        raise UsageError(
+            f"{version.name} version {version.version} was trained on {dataset!r}, and data.root "
+            f"names {asked.dataset!r}.",
+            remedy="leave out data.root, or name a model of these data",
+        )
+    return Chosen(version, training, why)
+
+
+def _named(session: Session) -> tuple[Registered, str]:
+    """The model of the experiment in the settings, or the only one of the home."""
+    from minivess.tracking.store import registry
+
+    models = registry.models(session.store)
+    able = [name for name, aliases in models.items() if aliases.keys() & set(ALIASES)]
+    asked, name = session.config, session.config.experiment
+    if asked.name is None and asked.data.root is None:
+        if len(able) > 1:
+            raise UsageError(
+                f"This home holds models of {len(able)} experiments, and none is named: "
+                f"{_listed(able)}.",
+                remedy=f"add the word that decides, for example {_word(able[0])}, "
+                "data.root=FOLDER, or --upstream RUN_ID",
+            )
+        name = next(iter(able or models), name)
+    if name not in models:
+        known = able if asked.data.root is None else []
+        raise StoreError(
+            f"There is no model of an experiment {name!r} here"
+            + (f"; there are {_listed(able)}." if able else ", nor of any other."),
+            remedy=_word(known[0]) if known else f"run `{session.command('experiment')}` first",
+        )
+    for alias in ALIASES:
+        if alias in models[name]:
+            return registry.by_version(session.store, name, models[name][alias]), alias
+    raise StoreError(
+        f"No version of {name} is in production or champion.",
+        remedy=f"run `minivess analyse {_word(name)}` first, or name a training: --upstream RUN_ID",
+    )
+
+
+def _word(name: str) -> str:
+    return shlex.quote(f"name={name}")
+
+
+def _listed(models: Sequence[str]) -> str:
+    shown = ", ".join(map(_word, models[:SHOWN]))
+    return shown + (f" and {len(models) - SHOWN} more" if len(models) > SHOWN else "")
+
+
+def _given(session: Session, ref: str) -> tuple[Registered, str]:
+    """The model that a run id, NAME@alias or NAME/version means."""
+    from minivess.contracts import AnalysisResult
+    from minivess.tracking.store import registry
+
+    store = session.store
+    name, at, alias = ref.removeprefix("models:/").partition("@")
+    if at:
+        return registry.by_alias(store, name, alias), f"given as {ref}"
+    name, slash, number = name.rpartition("/")
+    if slash and number.isdigit():
+        return registry.by_version(store, name, number), f"given as {ref}"
+    record = store.get(ref)
+    kind, why = record.tags.get(names.KIND), f"given as {ref}"
+    if kind == names.DEPLOYMENT:
+        return registry.of_run(store, record.param(names.UPSTREAM_TRAINING)), why
+    if kind == names.ANALYSIS:
+        analysis = handoff.read(session, record, names.ANALYSIS_ARTIFACT, AnalysisResult)
+        return registry.of_run(store, analysis.champion.run_id), why
+    if kind in (names.FAMILY, names.REFIT):
+        return registry.of_run(store, record.run_id), why
+    raise StoreError(
+        f"Run {ref} is of kind {kind!r} and holds no model.",
+        remedy="give the run of a training, analysis or deployment, or NAME@production",
+    )
+
+
+def ready(session: Session, chosen: Chosen) -> dict[str, Any]:
+    """How the chosen network is run: exported once, then kept."""
+    from minivess import networks
+    from minivess.serving import export
+    from minivess.tracking.run import model
+
+    run_id = chosen.version.run_id
+    folder = session.store.download(
+        run_id, names.MODEL_ARTIFACT, session.home.served / "champions" / run_id
+    )
+    network, window, checkpoint = model.parts(folder)
+    profile = handoff.profile_used(session, chosen.training)
+    return {
+        "forward": export.forward_of(network, checkpoint, folder / "model.onnx"),
+        "window": window,
+        "divisor": networks.divisor(network),
+        "in_channels": network.in_channels,
+        "classes": profile.classes,
+    }
+
+
+def facts(chosen: Chosen) -> dict[str, Any]:
+    """Which model it is, what it was trained on, and how good it was on volumes it never saw."""
+    version, params = chosen.version, chosen.training.params
+    return {
+        "name": version.name,
+        "version": version.version,
+        "chosen": chosen.why,
+        "training_run_id": version.run_id,
+        "family": chosen.training.name,
+        "dataset": params[names.DATASET_NAME],
+        "dataset_path": params["data_dataset_path"],
+        "dataset_hash": params[names.DATASET_HASH],
+        "n_volumes": int(params["data_n_volumes"]),
+        "out_of_fold_dice": chosen.training.metrics.get("eval_dice"),
+    }
+
+
+def described(chosen: Chosen) -> str:
+    """The same for people."""
+    said = facts(chosen)
+    dice = said["out_of_fold_dice"]
+    judged = "never scored" if dice is None else f"out-of-fold Dice {dice:.3f}"
+    return (
+        "{name} version {version} ({chosen}): {family}, {judged}\n"
+        "  trained on {n_volumes} volumes of {dataset_path}, data {dataset_hash}"
+    ).format(**said, judged=judged)

@@ -1,0 +1,145 @@
+"""The champion once more, trained on every volume of the folds: a model to use, never to score.
+
+No volume is left to judge it by, so when to stop is fixed beforehand: after as many epochs as the
+judged weights of the champion's folds had on average, with the schedule shortened to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from minivess import names
+from minivess.config import ExperimentConfig
+from minivess.contracts import AnalysisResult, CellResult, DatasetProfile, Fold, RunRecord
+from minivess.errors import StoreError
+from minivess.grid import cell_run, cell_training, families, family_run
+from minivess.grid import context as grounds
+from minivess.orchestration import handoff
+from minivess.orchestration.session import Session
+from minivess.stages.profile import settings
+
+
+def refit(session: Session, upstream: Sequence[str] = ()) -> str:
+    """Train the champion of an analysis on all volumes, or find that this was done; the run's id.
+
+    Raises:
+        StoreError: no analysis yet, or its champion was trained with other settings than these.
+    """
+    session.need_store()
+    analysis = handoff.receive_analysis(session, upstream)
+    record = session.store.get(analysis.champion.run_id)
+    profile = handoff.profile_used(session, record)
+    champion = wanted(session, profile, record)
+    epochs = stopping_epoch(
+        [
+            cell_run.require_whole(session, run_id)
+            for run_id in handoff.family_of(session, record).child_run_ids
+        ]
+    )
+    rule = (
+        f"{epochs} epochs: the mean of the judged epochs of the {len(champion.cells)} folds of "
+        f"{champion.name}, with the schedule shortened to them"
+    )
+    session = session.with_config(shortened(session.config, epochs))
+    family = whole(session, profile, champion)
+    session.say(f"Refit     {champion.name} on {len(family.split.folds[0].train)} volumes, {rule}")
+    found = session.store.find(family.key, experiment=session.config.experiment)
+    reusable = session.config.training.retrain != "always"
+    if found is not None and reusable and handoff.is_whole(session, found, names.REFIT):
+        session.reuse(family.name, found.run_id)
+        run_id = found.run_id
+    else:
+        run_id = session.orchestra.flow(
+            "refit", _refit, session, (analysis, profile, family), rule,
+            parameters=settings(session),
+        )  # fmt: skip
+    register(session, analysis, run_id)
+    return run_id
+
+
+def wanted(session: Session, profile: DatasetProfile, record: RunRecord) -> families.Family:
+    """The champion as a family of the grid that the settings ask for."""
+    for family in families.families(session.config, profile):
+        if family.key == record.tag(names.KEY):
+            return family
+    raise StoreError(
+        f"The champion {record.name} (run {record.run_id}) was not trained with these settings, so "
+        "they cannot train it again.",
+        remedy=f"give the settings of that training, or run `{session.command('train')}` and "
+        f"`{session.command('analyse')}` first",
+    )
+
+
+def stopping_epoch(folds: Sequence[CellResult]) -> int:
+    """How many epochs the judged weights of the folds had, on average; epochs count from 0."""
+    return max(1, round(sum(fold.judged_epoch + 1 for fold in folds) / len(folds)))
+
+
+def shortened(config: ExperimentConfig, epochs: int) -> ExperimentConfig:
+    """The settings with this many epochs, and nothing that would stop earlier."""
+    training = config.training.model_copy(
+        update={
+            "max_epochs": epochs,
+            "extends": None,
+            "warmup_epochs": min(config.training.warmup_epochs, epochs - 1),
+            "early_stopping_patience": 0,
+        }
+    )
+    return config.model_copy(update={"training": training})
+
+
+def whole(session: Session, profile: DatasetProfile, champion: families.Family) -> families.Family:
+    """The champion with one fold, in which every volume but the held-out test set trains."""
+    fold = champion.split.folds[0]
+    everything = Fold(index=0, train=tuple(sorted({*fold.train, *fold.val})), val=())
+    split = champion.split.replace(folds=(everything,))
+    axes = (champion.model, champion.loss.name, champion.seed)
+    family = families.family(session.config, profile, axes, split)
+    return replace(family, name=f"{champion.name}_all")
+
+
+def _refit(
+    session: Session, axes: tuple[AnalysisResult, DatasetProfile, families.Family], rule: str
+) -> str:
+    from minivess.tracking.run.run_lifecycle import recorded
+
+    analysis, profile, family = axes
+    ground = grounds.prepare(session, profile, [family])
+    with recorded(
+        session.store,
+        experiment=session.config.experiment,
+        name=family.name,
+        kind=names.REFIT,
+        key=family.key,
+        note=f"{analysis.champion.family}, the champion, on all volumes; never scored. {rule}.",
+        dataset=profile.dataset,
+        config=session.config,
+        ingredients=family.ingredients,
+        launched_by=session.launched_by,
+        tags=cell_run.tags(ground, family) | {"stopping_rule": rule},
+    ) as run:
+        cell_run.describe(session, ground, (family, run), ground.models[family.model.name][1])
+        run.params({
+            names.UPSTREAM_TRAINING: analysis.champion.run_id,
+            names.UPSTREAM_ANALYSIS: str(analysis.run_id),
+        })  # fmt: skip
+        trained = cell_training.train_cell(session, ground, (family, family.cells[0], run))
+        run.metrics({"trainable_parameters": float(trained[1].trainable_parameters)}, step=0)
+        family_run.log_best_model(session, run, [trained])
+        return run.run_id
+
+
+def register(session: Session, analysis: AnalysisResult, run_id: str) -> None:
+    """A version of the experiment's model under an alias of its own; `champion` stays."""
+    from minivess.tracking.store import registry
+
+    name = str(analysis.champion.model_name)
+    version = registry.register(
+        session.store,
+        name=name,
+        run_id=run_id,
+        note=session.store.get(run_id).tag(names.NOTE),
+        tags={"refit_of": analysis.champion.family, "scored": "false"},
+    )
+    registry.set_alias(session.store, name, names.REFIT_ALIAS, version)

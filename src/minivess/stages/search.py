@@ -1,0 +1,261 @@
+"""The search for settings: trials under a parent run, and the winner as an experiment file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from minivess import config as configs
+from minivess import files, keys, names
+from minivess.config import ExperimentConfig
+from minivess.contracts import DatasetProfile
+from minivess.errors import PlanError, TrainingError, UsageError
+from minivess.grid import cell_run, cell_training, families, family_run, trials
+from minivess.grid import context as grounds
+from minivess.grid.trials import Suggestion, Trials
+from minivess.orchestration import handoff
+from minivess.orchestration.session import Session
+from minivess.stages import dataset_identity
+from minivess.stages.profile import profile_for, settings
+
+if TYPE_CHECKING:
+    from minivess.tracking.run.run import Run
+
+
+def search(session: Session, upstream: Sequence[str] = ()) -> dict[str, Any]:
+    """Try settings until there are as many trials as asked; the winner and where its file is.
+
+    Raises:
+        UsageError: nothing to search, a grid of several families, or no Optuna.
+        TrainingError: no trial came to an end.
+    """
+    require_one_family(session.config)
+    session.need_store()
+    dataset_identity.require_experiment(session)
+    profile = profile_for(session, upstream)
+    ingredients = recipe(session.config, profile)
+    key = keys.digest(ingredients)
+    study = Trials(session.home.searches / "trials.db", key, session.config.search)
+    asked = session.config.search.trials
+    found = session.store.find(whole_key(key, asked), experiment=session.config.experiment)
+    session.say(f"Search    {asked} trials of {', '.join(session.config.search.space)}")
+    if found is not None and len(study.ended) >= asked:
+        session.reuse("search", found.run_id)
+        run_id = found.run_id
+    else:
+        run_id = session.orchestra.flow(
+            "search", _search, session, (profile, study, key), ingredients,
+            parameters=settings(session),
+        )  # fmt: skip
+    return outcome(session, study, run_id)
+
+
+def recipe(config: ExperimentConfig, profile: DatasetProfile) -> keys.Ingredients:
+    """What decides the trials; how many there are does not."""
+    parts = ("data", "compute", "model", "training", "evaluation", "search")
+    return {
+        "dataset_hash": profile.dataset_hash,
+        "settings": {name: value for name, value in config.counted().items() if name in parts},
+        "code": keys.code(keys.CELL_CODE),
+        "versions": keys.versions((*keys.NUMERIC_PACKAGES, "optuna")),
+    }
+
+
+def whole_key(key: str, asked: int) -> str:
+    """The key of the run that holds this many trials."""
+    return keys.digest([key, asked])
+
+
+def require_one_family(config: ExperimentConfig) -> None:
+    """Check that there is a space, and that a trial is one model, one loss and one seed.
+
+    Raises:
+        UsageError: it is not so.
+    """
+    from minivess.training.grid import GRID_FIELDS
+
+    space, training = config.search.space, config.training
+    if not space:
+        raise UsageError(
+            "A search needs a space, and search.space is empty.",
+            remedy="minivess search configs/experiments/search.yaml, which shows one",
+        )
+    for name in ("models", "losses", "seeds"):
+        given = getattr(training, name)
+        if len(given) > 1 and f"training.{name}" not in space:
+            raise UsageError(
+                f"A trial has one of training.{name}, and {len(given)} are given.",
+                remedy=f"training.{name}=[{given[0]}], or choices of training.{name} in the space",
+            )
+    for key in space:
+        configs.refuse_unknown(key, "search.space")
+    fixed = {f"training.{name}" for name in GRID_FIELDS - {"models", "losses", "seeds"}}
+    if training.axes or fixed & space.keys():
+        raise UsageError(
+            f"Trials are compared on the same folds, and each is one model; {sorted(fixed)} "
+            "cannot be searched.",
+            remedy="search over model.filters and the like, without training.axes",
+        )
+
+
+def _search(
+    session: Session, axes: tuple[DatasetProfile, Trials, str], ingredients: keys.Ingredients
+) -> str:
+    from minivess.tracking.run import params
+    from minivess.tracking.run.run_lifecycle import recorded
+
+    (profile, study, key), wanted = axes, session.config.search
+    with recorded(
+        session.store,
+        experiment=session.config.experiment,
+        name=f"search_{handoff.slug(session.config.experiment)}",
+        kind=names.SEARCH,
+        key=whole_key(key, wanted.trials),
+        note=f"{wanted.trials} trials of {', '.join(wanted.space)}, by {wanted.metric}",
+        dataset=profile.dataset,
+        config=session.config,
+        ingredients=ingredients,
+        launched_by=session.launched_by,
+    ) as run:
+        run.params(
+            {f"search_{name}": value for name, value in wanted.model_dump(mode="json").items()}
+            | params.data_params(profile)
+            | {names.UPSTREAM_PROFILE: str(profile.run_id)}
+        )
+        run.dataset(profile)
+        run.json({names.UPSTREAM_PROFILE: profile.run_id}, names.UPSTREAM_ARTIFACT)
+        for row in study.rows():
+            # Trials of an attempt that was killed belong to the one that goes on.
+            if row[trials.RUN_ID]:
+                earlier = session.store.resolve(row[trials.RUN_ID])
+                session.store.set_tags(earlier, {names.PARENT: run.run_id})
+        progress = session.orchestra.progress("search", "trials ended")
+        while len(study.ended) < wanted.trials:
+            one_trial(session, study, profile, run)
+            progress(len(study.ended) / wanted.trials)
+        conclude(session, study, run)
+        return run.run_id
+
+
+def one_trial(session: Session, study: Trials, profile: DatasetProfile, run: Run) -> None:
+    """Train the folds of one suggestion; pruned or failed, it counts as tried."""
+    from minivess.tracking.run.run_lifecycle import recorded
+
+    number, suggestion = len(study.ended), study.ask()
+    own = session.with_config(configs.changed(session.config, suggestion.settings))
+    tried = trials.shown(suggestion.settings)
+    session.say(f"  trial {number}: {tried}")
+    (family,) = families.families(own.config, profile)
+    pruned = trials.optuna().TrialPruned
+    try:
+        ground = grounds.prepare(own, profile, [family])
+        with recorded(
+            own.store,
+            experiment=own.config.experiment,
+            name=f"trial_{number}",
+            kind=names.TRIAL,
+            key=keys.digest([names.TRIAL, family.key]),
+            note=tried,
+            dataset=profile.dataset,
+            config=own.config,
+            ingredients=family.ingredients,
+            launched_by=own.launched_by,
+            parent=run,
+            tags=cell_run.tags(ground, family),
+        ) as child:
+            suggestion.opened(child.run_id)
+            cell_run.describe(own, ground, (family, child), ground.models[family.model.name][1])
+            watched = replace(ground, watch=watcher(own.config, suggestion))
+            results = [
+                cell_training.train_cell(own, watched, (family, cell, child))
+                for cell in family.cells
+            ]
+            metrics = family_run.aggregate(own.config.evaluation, [r for _, r in results])
+            child.metrics(metrics, step=0)
+        value = metrics.get(f"eval_{own.config.search.metric}")
+        study.tell(suggestion, value)
+        session.say(f"  trial {number}: {own.config.search.metric} {value}")
+    except pruned as error:
+        study.tell(suggestion, pruned=True)
+        session.say(f"  trial {number}: {error}")
+    except (TrainingError, PlanError) as error:
+        study.tell(suggestion)
+        session.say(f"  trial {number} failed: {error.problem}")
+
+
+def watcher(config: ExperimentConfig, suggestion: Suggestion) -> grounds.Watch:
+    """Reports each epoch that has the metric; folds follow each other in the count of steps."""
+    name, total = f"val_{config.search.metric}", config.training.max_epochs
+
+    def watch(fold: int, epoch: int, metrics: dict[str, float]) -> None:
+        if name in metrics:
+            suggestion.report(metrics[name], fold * total + epoch)
+
+    return watch
+
+
+def conclude(session: Session, study: Trials, run: Run) -> None:
+    """The table of trials, the winner and its file into the parent run.
+
+    Raises:
+        TrainingError: there is no winner.
+    """
+    rows = study.rows()
+    run.table(rows, "search/trials.json")
+    counts = {
+        state: sum(row["state"] == state for row in rows)
+        for state in ("complete", "pruned", "fail")
+    }
+    run.metrics({f"n_trials_{state}": float(count) for state, count in counts.items()}, step=0)
+    if study.best is None:
+        raise TrainingError(
+            f"None of {len(rows)} trials came to an end.",
+            remedy="look at the notes of the trial runs in MLflow, and narrow search.space",
+        )
+    number, value, found = study.best
+    run.metrics({f"best_{session.config.search.metric}": value}, step=0)
+    run.tags({
+        "best_trial": f"trial_{number}",
+        **{f"best_{key}": json.dumps(setting) for key, setting in found.items()},
+    })  # fmt: skip
+    run.file(winner_file(session, study, run.run_id), "search")
+
+
+def winner_file(session: Session, study: Trials, run_id: str) -> Path:
+    """The winner as an experiment file: the settings of the search, with what it found."""
+    assert study.best is not None
+    number, value, found = study.best
+    config = configs.changed(session.config, found)
+    tree = config.model_dump(mode="json", exclude_unset=True, exclude={"search"})
+    if session.env.mlflow_tracking_uri:
+        tree.get("tracking", {}).pop("uri", None)
+    title = (
+        f"# trial_{number}, the best of {len(study.ended)}: {session.config.search.metric} "
+        f"{value:.4f}.\n# Found by the search in MLflow run {run_id}.\n"
+    )
+    place = session.home.searches / f"{handoff.slug(session.config.experiment)}.yaml"
+    return files.write_text(place, title + yaml.safe_dump(tree, sort_keys=False))
+
+
+def outcome(session: Session, study: Trials, run_id: str) -> dict[str, Any]:
+    """What `--json` prints, and what the user is told."""
+    assert study.best is not None
+    number, value, found = study.best
+    file = winner_file(session, study, run_id)
+    session.say(
+        f"  best of {len(study.ended)}, chosen on the folds that judged it: trial {number}, "
+        f"{session.config.search.metric} {value:.4f}, {trials.shown(found)}"
+    )
+    session.say(f"  go on: minivess experiment {file}")
+    return {
+        "search_run_id": run_id,
+        "trials": study.rows(),
+        "best": {"trial": number, "value": value, "settings": found},
+        "file": str(file),
+        "reused": session.reused,
+    }

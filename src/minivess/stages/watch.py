@@ -1,0 +1,88 @@
+"""New data: noticed by polling or told by a hook, and announced as an event.
+
+An event starts flow 1 through an automation (deployments/prefect.yaml). Events may arrive twice;
+the flow looks its key up under the home's lock, so that one version of the data gets one run.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from minivess import config as configs
+from minivess import names
+from minivess.contracts import RunRecord
+from minivess.errors import MinivessError
+from minivess.orchestration import orchestrator, prefect_server
+from minivess.orchestration.session import Session
+from minivess.stages.dataset_scan import look
+
+SETTLE_S = 2.0  # files that are still being copied change within this time
+
+
+def data_changed(session: Session) -> dict[str, Any]:
+    """Announce the data once, unless a profile of exactly these files exists.
+
+    Raises:
+        OrchestrationError: no Prefect server listens.
+    """
+    key = look(session).key
+    record = profile_of(session, key)
+    if record is not None:
+        session.say(f"  nothing new: profile {record.run_id} is of exactly these files")
+        return {"emitted": False, "data_profile_run_id": record.run_id}
+    announce(session, key)
+    return {"emitted": True, "event": names.DATA_CHANGED}
+
+
+def watch(session: Session) -> dict[str, Any]:
+    """Look at the data every `data.watch_interval_s` until Ctrl-C; announce each state once."""
+    every = session.config.data.watch_interval_s
+    session.say(
+        f"Watching  {session.config.data.root or 'the demo data'} every {every:g} s; Ctrl-C"
+    )
+    announced = None
+    while True:
+        try:
+            announced = news(session, announced)
+        except MinivessError as error:
+            # Folders come and go, servers restart: the next look may succeed.
+            session.say(f"  {error}")
+        time.sleep(every)
+
+
+def news(session: Session, announced: str | None) -> str | None:
+    """One look: announce data that nobody profiled or announced; returns what was announced last.
+
+    Data that still change are left for the next look.
+    """
+    key = look(session).key
+    if key == announced or profile_of(session, key) is not None:
+        return announced
+    time.sleep(SETTLE_S)
+    if look(session).key != key:
+        return announced
+    announce(session, key)
+    return key
+
+
+def profile_of(session: Session, key: str) -> RunRecord | None:
+    """The finished profile of exactly these files, decisions and settings."""
+    return session.store.find(key, experiment=names.PROFILE_EXPERIMENT)
+
+
+def announce(session: Session, key: str) -> None:
+    """Send the event, and stay until it is sent.
+
+    Raises:
+        OrchestrationError: no Prefect server listens.
+    """
+    prefect_server.require(session.home, session.env)
+    dataset = session.config.dataset
+    with orchestrator.use(session.home, session.env) as orchestra:
+        orchestra.emit(
+            names.DATA_CHANGED,
+            f"minivess.dataset.{dataset}",
+            {"dataset": dataset, "key": key, "settings": configs.words(session.config)},
+        )
+    session.say(f"  new data in {dataset}: {names.DATA_CHANGED} sent")

@@ -1,0 +1,1 @@
+"""A run's operations kept in files until the MLflow store has taken them."""

@@ -1,0 +1,151 @@
+"""What a run's operations become in MLflow; each call may be repeated and changes nothing then."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from minivess import names
+from minivess.errors import StoreAway, StoreError
+from minivess.tracking.journal.journal import TEXTS, Operation
+from minivess.tracking.store import artifacts
+from minivess.tracking.store.connection import door
+from minivess.tracking.store.store import REFERENCE, Store
+
+if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput
+
+METRICS_PER_CALL, NAMES_PER_CALL = 800, 100
+ENDED = ("FINISHED", "FAILED", "KILLED")
+log = logging.getLogger(__name__)
+
+
+# --- runs ---------------------------------------------------------------------------------
+
+
+def run_of(store: Store, opening: Operation) -> str:
+    """The id of a run: found by its uid, else made with its original start time."""
+    tags = store.resolved(opening["tags"])
+    found = store.by_uid(tags[names.UID])
+    if found:
+        return found[0]
+    experiment_id = store.experiment_id(
+        opening["experiment"], dataset=opening["dataset"], note=opening["note"]
+    )
+    with door(f"open the run {opening['name']!r}"):
+        made = store.client.create_run(experiment_id, opening["t"], tags, opening["name"])
+    return str(made.info.run_id)
+
+
+def end(store: Store, run_id: str, uid: str, closing: Operation) -> None:
+    """Set the final status and its tags, unless the run has ended already.
+
+    A request that was lost and yet carried out may have made the run twice; the empty one goes.
+    """
+    for other in store.by_uid(uid, deleted=False):
+        if other != run_id:
+            with door(f"delete run {other}, made twice"):
+                store.client.delete_run(other)
+    with door(f"read run {run_id}"):
+        status = store.client.get_run(run_id).info.status
+    if status in ENDED:
+        if status != closing["status"]:
+            log.warning("Run %s is %s already; it stays so.", run_id, status)
+        return
+    store.set_tags(run_id, {**closing["tags"], "run_status": closing["status"]})
+    with door(f"end run {run_id}"):
+        store.client.set_terminated(run_id, closing["status"], closing["t"])
+
+
+# --- values -------------------------------------------------------------------------------
+
+
+def values(store: Store, run_id: str, operations: Sequence[Operation]) -> None:
+    """Metrics in their order, params, tags and datasets of several `log` operations."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    params: dict[str, str] = {}
+    tags: dict[str, str] = {}
+    for operation in operations:
+        params |= store.resolved(operation.get("params", {}))
+        tags |= store.resolved(operation.get("tags", {}))
+    queues = iter(_metrics(operations)), iter(params.items()), iter(tags.items())
+    while True:
+        metrics = [Metric(*one) for one in islice(queues[0], METRICS_PER_CALL)]
+        batch = [Param(*one) for one in islice(queues[1], NAMES_PER_CALL)]
+        labels = [RunTag(*one) for one in islice(queues[2], NAMES_PER_CALL)]
+        if not (metrics or batch or labels):
+            break
+        with door(f"write values of run {run_id}"):
+            store.client.log_batch(run_id, metrics, batch, labels, synchronous=True)
+    described = [_input(operation["dataset"]) for operation in operations if "dataset" in operation]
+    if described:
+        with door(f"write the dataset of run {run_id}"):
+            store.client.log_inputs(run_id, described)
+
+
+def _metrics(operations: Sequence[Operation]) -> Iterator[tuple[str, float, int, int]]:
+    for operation in operations:
+        for name, value in operation.get("metrics", {}).items():
+            # JSON has no word for an undefined number.
+            number = math.nan if value is None else value
+            yield name, number, operation["t"], operation["step"]
+
+
+def _input(values: dict[str, Any]) -> DatasetInput:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    described = Dataset(
+        name=values["name"],
+        digest=values["digest"],
+        source_type="local",
+        source=json.dumps({"uri": values["uri"]}),
+        profile=json.dumps(values["profile"]),
+    )
+    return DatasetInput(described, [InputTag("mlflow.data.context", values["context"])])
+
+
+# --- files --------------------------------------------------------------------------------
+
+
+def files(store: Store, run_id: str, copies: Sequence[tuple[Path, str]]) -> None:
+    """Store files as artifacts `to`; their sizes are read back.
+
+    Raises:
+        StoreAway: one did not arrive whole.
+    """
+    expected: dict[str, dict[str, int]] = defaultdict(dict)
+    with tempfile.TemporaryDirectory(prefix="minivess-") as temporary:
+        for path, to in copies:
+            ready = _resolved(store, path, Path(temporary))
+            folder = str(PurePosixPath(to).parent)
+            with door(f"store {to} in run {run_id}"):
+                store.client.log_artifact(run_id, str(ready), None if folder == "." else folder)
+            expected[folder][to] = ready.stat().st_size
+    for folder, sizes in expected.items():
+        with door(f"list the artifacts of run {run_id}"):
+            listed = store.client.list_artifacts(run_id, None if folder == "." else folder)
+        found = {entry.path: int(entry.file_size or 0) for entry in listed}
+        try:
+            artifacts.require_sizes(found, sizes, what=f"run {run_id}")
+        except StoreError as torn:
+            raise StoreAway(torn.problem, remedy=torn.remedy) from torn
+
+
+def _resolved(store: Store, path: Path, temporary: Path) -> Path:
+    """The file itself, or a copy that names runs by the ids which MLflow gave them."""
+    if path.suffix not in TEXTS:
+        return path
+    content = path.read_text(encoding="utf-8", errors="surrogateescape")
+    if not REFERENCE.search(content):
+        return path
+    copy = temporary / path.name
+    copy.write_text(store.resolve(content), encoding="utf-8", errors="surrogateescape")
+    return copy

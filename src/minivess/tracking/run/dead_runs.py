@@ -1,0 +1,186 @@
+"""Runs whose process died without a word."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from minivess import names
+from minivess.contracts import RunRecord
+from minivess.errors import StoreError
+from minivess.runtime import liveness, oom
+from minivess.tracking.journal import uploader
+from minivess.tracking.journal.journal import Journal, Operation, parse
+from minivess.tracking.run.recorder import Recording
+from minivess.tracking.run.run import attach
+from minivess.tracking.store.connection import door
+from minivess.tracking.store.store import REFERENCE, Store
+
+FRESH_S, WORKERS_LEAVE_S = 60.0, 10.0
+log = logging.getLogger(__name__)
+
+
+def settle(store: Store) -> list[RunRecord]:
+    """Send the journals of earlier commands; end runs of this host whose process is gone as KILLED.
+
+    Returns the runs that it ended as they now are. `error_type` is OutOfMemoryKill where the
+    kernel killed the process for its memory, else ProcessDied. A run of another host, of a living
+    process, or of a process that cannot be seen from here stays, and so does every run that has
+    ended; one whose journal is not stored yet stays for the next time.
+    """
+    ended = replay(store)
+    return [store.get(run_id) for run_id in ended] + [
+        _end(store, record)
+        for record in store.search(status="RUNNING")
+        if names.UID in record.tags and not store.waits(record) and liveness.is_gone(record.tags)
+    ]
+
+
+def end(store: Store, run_id: str) -> RunRecord:
+    """End a run as KILLED by a person's word, because its host will not do it any more.
+
+    Raises:
+        StoreError: it has ended, or its process lives on this host.
+    """
+    record = store.get(run_id)
+    if record.status != "RUNNING":
+        raise StoreError(
+            f"Run {run_id} is {record.status}, and an ended run keeps its status.",
+            remedy="copy the id of a run that `minivess status` shows as running",
+        )
+    pid = record.tags.get(liveness.PID, "")
+    if liveness.is_here(record.tags) and not liveness.is_gone(record.tags):
+        raise StoreError(
+            f"Run {run_id} is not dead: process {pid} works on it.", remedy=f"kill {pid}"
+        )
+    return _end(store, record)
+
+
+def elsewhere(store: Store) -> list[RunRecord]:
+    """Runs that go on, or seem to, on hosts whose processes cannot be seen from here."""
+    return [r for r in store.search(status="RUNNING") if not liveness.is_here(r.tags)]
+
+
+def replay(store: Store) -> list[str]:
+    """Send every journal that no living process holds; returns the runs that it ended as KILLED.
+
+    Parents go first. A store that fails is waited for a few seconds only.
+    """
+    journals = sorted(_left(store), key=lambda journal: int(journal.operations[0]["t"]))
+    outboxes, ended = [], []
+    for journal in journals:
+        if journal.operations[-1]["op"] != "close":
+            ended.append(_end_journal(store, journal))
+        else:
+            outboxes.append(uploader.of(store).take(journal))
+    for outbox in outboxes:
+        if not store.away:
+            uploader.of(store).flush(outbox)
+    return [run_id for run_id in ended if not REFERENCE.match(run_id)]
+
+
+def _left(store: Store) -> Iterator[Journal]:
+    """The journals of processes that are gone, locked, and closed ones that wait for the store."""
+    held = {outbox.journal.uid for outbox in uploader.of(store).pending()}
+    for path in store.home.journal.glob("*.jsonl"):
+        if path.stem in held:
+            continue
+        journal = _locked(path)
+        if journal is None:
+            continue
+        if not journal.operations:
+            # Killed before its first line; a younger one is just being made.
+            if time.time() - path.stat().st_mtime > FRESH_S:
+                journal.remove()
+            else:
+                journal.release()
+        elif journal.operations[-1]["op"] == "close" or _is_gone(journal.operations):
+            yield journal
+        else:
+            journal.release()
+
+
+def _locked(path: Path) -> Journal | None:
+    """The journal, unless a process holds it; workers outlive a dead process by seconds."""
+    deadline = time.monotonic() + WORKERS_LEAVE_S
+    while True:
+        try:
+            return Journal(path.parent, path.stem)
+        except BlockingIOError:
+            operations, _ = parse(path.read_bytes())
+            if not (operations and _is_gone(operations)) or time.monotonic() > deadline:
+                return None
+        time.sleep(0.1)
+
+
+def _is_gone(operations: Sequence[Operation]) -> bool:
+    return liveness.is_gone(operations[0]["tags"])
+
+
+def _end_journal(store: Store, journal: Journal) -> str:
+    """Close the journal of a dead process as it was last heard of, its logs included."""
+    opening = journal.operations[0]
+    stamps = [one["t"] for one in journal.operations if _is_steady(one)]
+    recording = Recording(store, journal, opening)
+    folder = store.home.logs / journal.uid
+    if folder.is_dir():
+        recording.run.folder(folder, "logs")
+    found = cause(opening["tags"])
+    recording.close("KILLED", found, max(stamps, default=None))
+    log.info("Run %s is KILLED: %s.", opening["name"], found["error_message"])
+    return recording.run.run_id
+
+
+def _is_steady(operation: Operation) -> bool:
+    """Metrics of the work itself; samples of the machine may be younger."""
+    return any(not name.startswith("system/") for name in operation.get("metrics", {}))
+
+
+def _end(store: Store, record: RunRecord) -> RunRecord:
+    if store.get(record.run_id).status != "RUNNING":
+        return store.get(record.run_id)
+    ended = _last_sign(store, record)
+    _store_logs(store, record)
+    store.set_tags(record.run_id, cause(record.tags) | {"run_status": "KILLED"})
+    with door(f"end run {record.run_id}"):
+        store.client.set_terminated(record.run_id, "KILLED", ended)
+    settled = store.get(record.run_id)
+    log.info(
+        "Run %s (%s) is KILLED: %s.", record.name, record.run_id, settled.tags["error_message"]
+    )
+    return settled
+
+
+def cause(tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags that say what ended the process that wrote `tags`, with the evidence."""
+    for_memory, evidence = oom.verdict(tags)
+    pid = tags.get(liveness.PID)
+    if for_memory:
+        kind, message = names.OUT_OF_MEMORY_KILL, f"the kernel killed process {pid} for its memory"
+    else:
+        kind, message = names.PROCESS_DIED, f"process {pid} ended before its run"
+    return {names.ERROR_TYPE: kind, "error_message": message, **evidence}
+
+
+def _last_sign(store: Store, record: RunRecord) -> int:
+    """When the run last wrote a metric, in milliseconds; now, if it never did."""
+    steady = sorted(record.metrics, key=lambda name: not name.startswith("system/"))
+    with door(f"read metrics of run {record.run_id}"):
+        stamps = [
+            entry.timestamp
+            for name in steady[:1]
+            for entry in store.client.get_metric_history(record.run_id, name)
+        ]
+    return max(stamps, default=time.time_ns() // 1_000_000)
+
+
+def _store_logs(store: Store, record: RunRecord) -> None:
+    folder = store.home.logs / record.tags[names.UID]
+    if not folder.is_dir():
+        return
+    try:
+        attach(store, record.run_id).folder(folder, "logs")
+    except StoreError as error:
+        log.warning("The logs of run %s were not stored: %s", record.run_id, error.problem)

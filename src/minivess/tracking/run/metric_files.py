@@ -1,0 +1,191 @@
+"""Metrics as plain files that are readable while training runs; MLflow is not needed for them.
+
+tables/<experiment>/history/<run>-<uid>.csv   time,step,metric,value; a line within a second
+tables/<experiment>/history/<run>-<uid>.parquet   the same, when the run has ended
+tables/<experiment>/metrics.csv   one row for each fold that finished
+tables/<experiment>/summary.csv   made from metrics.csv alone
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import math
+import os
+import re
+import statistics
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from minivess import files, home, names
+from minivess.errors import StoreError
+from minivess.home import Home
+from minivess.tracking.journal.journal import Journal, Operation
+
+HEADER = ("time", "step", "metric", "value")
+FOLD = ("family", "fold", "run", "ended", "n_volumes")
+LOWER_IS_BETTER = (*names.DISTANCES, "minutes")
+UNDEFINED, VOLUMES = "_n_undefined", "n_volumes"
+Row = dict[str, Any]
+log = logging.getLogger(__name__)
+
+
+def folder(place: Home, experiment: str) -> Path:
+    """Where the files of an experiment lie."""
+    return place.tables / re.sub(r"[^A-Za-z0-9._-]+", "-", experiment).strip("-.")
+
+
+# --- the history of a run -----------------------------------------------------------------
+
+
+class History:
+    """The metrics of one journal, line by line as they come."""
+
+    def __init__(self, journal: Journal, path: Path) -> None:
+        self.journal, self.path = journal, path
+        self._offset = self._read = 0
+        self._torn = False
+        self._lock, self._finished = threading.Lock(), False
+
+    def update(self) -> None:
+        """Append what is new."""
+        with self._lock:
+            if not self._finished:
+                self._append()
+
+    def _append(self) -> None:
+        found, self._offset = self.journal.read(self._offset, self._read)
+        self._read += len(found)
+        lines = list(_lines(found))
+        if not lines:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(_text(lines, header=stream.tell() == 0))
+        except OSError as error:
+            if not self._torn:
+                log.warning("%s lacks lines (%s) until the run ends.", self.path, error.strerror)
+            self._torn = True
+
+    def finish(self) -> None:
+        """Write all of it anew, as CSV and as Parquet."""
+        with self._lock:
+            self._finished = True
+            found, _ = self.journal.read(0, 0)
+        lines = list(_lines(found))
+        if not lines:
+            return
+        try:
+            files.write_text(self.path, _text(lines, header=True))
+            files.write(self.path.with_suffix(".parquet"), lambda file: _parquet(lines, file))
+        except OSError as error:
+            log.warning("%s could not be written: %s", self.path, error.strerror)
+
+
+def _lines(operations: Iterable[Operation]) -> Iterator[tuple[int, int, str, float | None]]:
+    for operation in operations:
+        for name, value in operation.get("metrics", {}).items():
+            yield operation["t"], operation["step"], name, value
+
+
+def _text(rows: Iterable[tuple[object, ...]], *, header: bool) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([HEADER, *rows] if header else rows)
+    return text.getvalue()
+
+
+def _parquet(rows: list[tuple[int, int, str, float | None]], path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = dict(zip(HEADER, zip(*rows, strict=True), strict=True))
+    columns["value"] = tuple(math.nan if v is None else v for v in columns["value"])
+    pq.write_table(pa.table({name: list(column) for name, column in columns.items()}), path)
+
+
+# --- one row for each fold, and what they say together -------------------------------------
+
+
+def add_fold(place: Path, row: Mapping[str, Any]) -> None:
+    """Add a row to metrics.csv; cells that end at the same time wait for each other."""
+    path = place / "metrics.csv"
+    with home.lock(path.with_suffix(".lock"), what="adding a fold", wait=True):
+        rows = [*read(path), dict(row)] if path.is_file() else [dict(row)]
+        _write(path, rows, FOLD)
+
+
+def summarise(place: Path) -> list[Row]:
+    """Mean, standard deviation and rank of each family by each metric, into summary.csv.
+
+    The newest row of a fold counts. Means are over volumes, as everywhere; the deviation is that of
+    the folds. `n_undefined` says how many volumes a mean is without.
+
+    Raises:
+        StoreError: no fold has finished.
+    """
+    path = place / "metrics.csv"
+    if not path.is_file():
+        raise StoreError(
+            f"There is no {path}: no fold of this experiment has finished here.",
+            remedy="name the experiment (name=...) or the data (data.root=...), or train first",
+        )
+    newest = {(row["family"], row["fold"]): row for row in read(path)}
+    folds: dict[str, dict[str, list[dict[str, str]]]] = defaultdict(lambda: defaultdict(list))
+    for (family, _), row in newest.items():
+        for metric, value in row.items():
+            # The best epoch flatters, and losses of different formulas have different scales.
+            if metric in FOLD or metric.endswith(UNDEFINED) or metric.startswith("best_"):
+                continue
+            if value or _lost(row, metric):
+                folds[metric][family].append(row)
+    rows = [row for metric in sorted(folds) for row in _ranked(metric, folds[metric])]
+    if os.access(place, os.W_OK):
+        _write(place / "summary.csv", rows, ())
+    return rows
+
+
+def _ranked(metric: str, folds: Mapping[str, list[dict[str, str]]]) -> list[Row]:
+    sign = 1 if names.stem(metric) in LOWER_IS_BETTER else -1
+    found = [_summed(metric, family, rows) for family, rows in folds.items()]
+    found.sort(key=lambda row: (row["mean"] is None, sign * (row["mean"] or 0), row["family"]))
+    return [row | {"rank": place + 1} for place, row in enumerate(found)]
+
+
+def _summed(metric: str, family: str, rows: list[dict[str, str]]) -> Row:
+    known = [row for row in rows if row[metric]]
+    numbers = [float(row[metric]) for row in known]
+    over_volumes = names.stem(metric) in names.METRICS and all(row.get(VOLUMES) for row in rows)
+    weights = [float(row[VOLUMES]) - _lost(row, metric) for row in known] if over_volumes else None
+    return {
+        "metric": metric,
+        "family": family,
+        "mean": statistics.fmean(numbers, weights) if numbers else None,
+        "std": statistics.stdev(numbers) if len(numbers) > 1 else None,
+        "n_folds": len(numbers),
+        "n_undefined": sum(_lost(row, metric) for row in rows),
+    }
+
+
+def _lost(row: Mapping[str, str], metric: str) -> float:
+    return float(row.get(metric + UNDEFINED) or 0)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def _write(path: Path, rows: list[Row], first: tuple[str, ...]) -> None:
+    columns = list(dict.fromkeys([*first, *(name for row in rows for name in row)]))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    files.write_text(path, text.getvalue())

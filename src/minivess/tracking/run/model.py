@@ -1,0 +1,230 @@
+"""The MLflow model of a trained network: code, weights and settings; nothing is pickled.
+
+A folder that `mlflow.pyfunc.load_model` opens. It takes raw volumes (B, C_in, X, Y, Z) of any
+size and gives the probabilities (B, C_out, X, Y, Z) that the validation of its training saw.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import mlflow.pyfunc
+import numpy as np
+from mlflow.models import ModelSignature
+from mlflow.pyfunc import PyFuncModel
+from mlflow.pyfunc.model import PythonModel
+from mlflow.types import Schema, TensorSpec
+from numpy.typing import NDArray
+
+import minivess
+from minivess import files, inference, keys, names, networks
+from minivess.contracts import Network, Shape, Window
+from minivess.data.profiling import admission
+from minivess.errors import DataError, StoreError
+from minivess.tracking.run.environment import version
+from minivess.tracking.run.run import Run
+from minivess.tracking.store import registry
+from minivess.tracking.store.store import Store
+
+CONFIG, CHECKPOINT = "model_config.json", "checkpoint.pth"
+WEIGHTS = f"weights{networks.SAFE_SUFFIX}"
+"""The same weights in a format that cannot carry code; what is loaded elsewhere is this file."""
+REQUIREMENTS = (
+    "mlflow", "torch", "monai", "numpy", "pydantic", "omegaconf", "PyYAML", "safetensors"
+)  # fmt: skip
+EXAMPLE_SIDE = 16
+Array = NDArray[np.float32]
+
+
+def save(
+    folder: Path,
+    *,
+    network: Network,
+    window: Window,
+    checkpoint: Path,
+    example: Shape | None = None,
+) -> Path:
+    """Write the model folder; `example` is the (X, Y, Z) of its input example.
+
+    Raises:
+        StoreError: the checkpoint is not there.
+    """
+    if not checkpoint.is_file():
+        raise StoreError(
+            f"There is no checkpoint {checkpoint} to make a model of.",
+            remedy="train that cell again: training.retrain=always",
+        )
+    shape = (1, network.in_channels, *(example or _small(window.patch_size)))
+    with tempfile.TemporaryDirectory(prefix="minivess-") as temporary:
+        settings = Path(temporary) / CONFIG
+        weights = Path(temporary) / CHECKPOINT
+        files.write_json(
+            settings, {"network": network.model_dump(mode="json"), "window": window.model_dump()}
+        )
+        _place(checkpoint, weights)
+        safe = _without_pickle(checkpoint, Path(temporary) / WEIGHTS)
+        mlflow.pyfunc.save_model(
+            folder,
+            python_model=str(Path(__file__).with_name("model_code.py")),
+            artifacts={
+                "model_config": str(settings),
+                "checkpoint": str(weights),
+                "weights": str(safe),
+            },
+            code_paths=[_package(Path(temporary)), *_own_code(network.builder)],
+            signature=_signature(network),
+            input_example=np.arange(math.prod(shape), dtype=np.float32).reshape(shape),
+            pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
+        )
+    return folder
+
+
+def log_model(
+    run: Run, *, network: Network, window: Window, checkpoint: Path, example: Shape | None = None
+) -> None:
+    """Save the model and store it as the run's `model`; sizes are verified."""
+    with tempfile.TemporaryDirectory(prefix="minivess-") as temporary:
+        folder = Path(temporary) / names.MODEL_ARTIFACT
+        save(folder, network=network, window=window, checkpoint=checkpoint, example=example)
+        run.folder(folder, names.MODEL_ARTIFACT)
+
+
+def load(store: Store, name: str, alias: str) -> PyFuncModel:
+    """The registered model behind an alias, ready to predict."""
+    found = registry.by_alias(store, name, alias)
+    into = store.home.served / "champions" / found.run_id
+    folder = store.download(found.run_id, names.MODEL_ARTIFACT, into)
+    loaded: PyFuncModel = mlflow.pyfunc.load_model(str(folder))
+    return loaded
+
+
+def parts(folder: Path) -> tuple[Network, Window, Path]:
+    """Network, window and weights of a model folder.
+
+    Raises:
+        StoreError: the folder is no model of ours.
+    """
+    found = {path.name: path for path in (folder / "artifacts").glob("*")}
+    if not {CONFIG, CHECKPOINT} <= set(found):
+        raise StoreError(
+            f"{folder} holds no {CONFIG} and {CHECKPOINT}.",
+            remedy="give the model folder of a training run",
+        )
+    values = json.loads(found[CONFIG].read_text(encoding="utf-8"))
+    network, window = (
+        Network.model_validate(values["network"]),
+        Window.model_validate(values["window"]),
+    )
+    # Models of release 0.1 have the checkpoint alone.
+    return network, window, found.get(WEIGHTS, found[CHECKPOINT])
+
+
+def _small(patch: Shape) -> Shape:
+    """An example small enough for the JSON file that it becomes; any size would do."""
+    x, y, z = (min(side, EXAMPLE_SIDE) for side in patch)
+    return x, y, z
+
+
+def _place(checkpoint: Path, weights: Path) -> None:
+    """The checkpoint under the model's own name, without a copy where the file system can."""
+    try:
+        weights.hardlink_to(checkpoint)
+    except OSError:
+        shutil.copyfile(checkpoint, weights)
+
+
+def _without_pickle(checkpoint: Path, target: Path) -> Path:
+    import torch
+    from safetensors.torch import save_file
+
+    stored = torch.load(checkpoint, map_location="cpu", weights_only=True)["weights"]
+    # Weights that two layers share are written for each of them.
+    save_file({name: weight.contiguous().clone() for name, weight in stored.items()}, target)
+    return target
+
+
+def _signature(network: Network) -> ModelSignature:
+    def volume(channels: int, name: str) -> Schema:
+        return Schema([TensorSpec(np.dtype(np.float32), (-1, channels, -1, -1, -1), name)])
+
+    return ModelSignature(
+        volume(network.in_channels, "input"), volume(network.out_channels, "output")
+    )
+
+
+def _package(temporary: Path) -> str:
+    """The package's source, so that the model loads where minivess is not installed."""
+    source = Path(minivess.__file__).parent
+    target = temporary / "minivess"
+    ignored = shutil.ignore_patterns("__pycache__", "_configs", "_deployments")
+    shutil.copytree(source, target, ignore=ignored)
+    return str(target)
+
+
+def _own_code(builder: str) -> list[str]:
+    """The researcher's module or package that builds the network, if it is not ours."""
+    top = builder.partition(":")[0].partition(".")[0]
+    spec = None if top in keys.KNOWN_PACKAGES else importlib.util.find_spec(top)
+    if spec is None or spec.origin is None:
+        return []
+    file = Path(spec.origin)
+    return [str(file.parent if file.name == "__init__.py" else file)]
+
+
+class Segmenter(PythonModel):
+    """Raw volumes in, class probabilities out, by the same sliding window as in training."""
+
+    def load_context(self, context: Any) -> None:
+        """Build the network from the model's own files; a GPU is used where there is one."""
+        import torch
+
+        folder = Path(context.artifacts["checkpoint"]).parent.parent
+        self.network, self.window, checkpoint = parts(folder)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.module = networks.load(self.network, checkpoint).to(self.device)
+        self.divisor = networks.divisor(self.network)
+
+    # MLflow takes other type hints than a bare array for a schema, and warns of a missing one.
+    def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> Array:
+        """(B, C_in, X, Y, Z) raw intensities -> (B, C_out, X, Y, Z) probabilities.
+
+        Raises:
+            DataError: a volume that `profile` would quarantine; its place, code and remedy.
+        """
+        volumes = model_input["input"] if isinstance(model_input, dict) else model_input
+        for place, volume in enumerate(volumes):
+            self._admit(np.asarray(volume), place)
+        return np.stack([self._probabilities(volume) for volume in volumes])
+
+    def _admit(self, volume: Array, place: int) -> None:
+        """Refuse what cannot be segmented; warn of what is odd."""
+        if volume.ndim != 4 or len(volume) != self.network.in_channels:
+            raise DataError(
+                f"wrong_dimensions: volume {place} has shape {volume.shape}, not "
+                f"({self.network.in_channels}, X, Y, Z).",
+                remedy="give an array (B, C, X, Y, Z) of raw intensities",
+                code="wrong_dimensions",
+            )
+        reach = admission.check_reach(volume.shape[1:], self.divisor)
+        for channel in volume:
+            try:
+                odd = admission.admit([*admission.check_array(channel), *reach])
+            except DataError as error:
+                problem = f"{error.code}: volume {place} of the batch: {error.problem}"
+                raise DataError(problem, remedy=error.remedy, code=error.code) from error
+            for found in odd:
+                warnings.warn(f"{found.code}: volume {place}: {found.message}", stacklevel=2)
+
+    def _probabilities(self, volume: Array) -> Array:
+        image = inference.normalise(volume, self.window.normalisation)
+        found = inference.logits(
+            self.module, image, self.window, divisor=self.divisor, device=self.device
+        )
+        return inference.probabilities(admission.answered(found))

@@ -1,0 +1,1 @@
+"""The MLflow store: experiments, runs, artifacts and models read back."""

@@ -1,0 +1,230 @@
+"""Reaching an MLflow store: its address, a quick probe, and its errors in our words."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sqlite3
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from http.client import HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
+
+from minivess import config, home
+from minivess.errors import StoreAway, StoreError
+from minivess.home import Home
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+PROBE_S = 5.0
+TIME_LIMITS = {"postgresql": "connect_timeout", "mysql": "connect_timeout", "mssql": "timeout"}
+DRIVERS = {
+    "psycopg": "'psycopg[binary]'",
+    "psycopg2": "psycopg2-binary",
+    "MySQLdb": "mysqlclient",
+}
+CHATTY = (
+    "alembic",
+    "mlflow.pyfunc",
+    "mlflow.tracking._tracking_service.client",
+)
+CHECK_ADDRESS = (
+    "check the address in MLFLOW_TRACKING_URI (or tracking.uri) and that the server there runs; "
+    "without either, runs are kept in a SQLite file in the output folder"
+)
+# What a store says of a request that it understood; everything else may pass.
+ANSWERS = (
+    "INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS",
+    "INVALID_STATE", "ENDPOINT_NOT_FOUND", "NOT_FOUND", "BAD_REQUEST", "NOT_IMPLEMENTED",
+    "PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED",
+)  # fmt: skip
+ADVISORY_LOCK = 7_305_811
+log = logging.getLogger(__name__)
+
+
+def address(place: Home, settings: config.TrackingConfig) -> str:
+    """Where runs are kept: the given store, else SQLite in the home folder."""
+    return settings.uri or f"sqlite:///{place.database}"
+
+
+def connect(place: Home, uri: str) -> MlflowClient:
+    """A client for exactly this store; nothing global in MLflow is changed.
+
+    Raises:
+        StoreError: no such kind of store, or it does not answer within five seconds.
+    """
+    refuse_folders(uri)
+    preload()
+    probe(uri)
+    from mlflow import MlflowClient
+
+    with door(f"open the MLflow store at {shown(uri)}"), _alone(place, uri):
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+        return client
+
+
+@contextmanager
+def _alone(place: Home, uri: str) -> Iterator[None]:
+    """Two processes that create one fresh database break each other's migration."""
+    if uri.startswith("sqlite:") and place.writable:
+        with home.lock(place.root / "mlflow.lock", what="opening MLflow's database", wait=True):
+            yield
+    elif uri.startswith("postgresql"):
+        import sqlalchemy as sa
+
+        with sa.create_engine(uri, poolclass=sa.NullPool).connect() as connection:
+            connection.execute(sa.text(f"select pg_advisory_lock({ADVISORY_LOCK})"))
+            yield
+    else:
+        yield
+
+
+def preload() -> None:
+    """Import MLflow, silent and with short patience; takes about a second the first time."""
+    config.silence_telemetry()
+    # MLflow's own seven retries keep a command hanging for minutes after a server has died.
+    config.default_environment(
+        MLFLOW_HTTP_REQUEST_MAX_RETRIES="3",
+        MLFLOW_HTTP_REQUEST_TIMEOUT="30",
+        MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false",
+        MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT="true",
+    )
+    # MLflow configures its loggers when it is imported, so ours come after.
+    import mlflow  # noqa: F401
+
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # A locked database is said in one line by us, in a page of traceback by MLflow; a server that
+    # does not answer once, not with each retry.
+    for name in ("mlflow.store.db.utils", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def refuse_folders(uri: str) -> None:
+    """Folder stores are what MLflow itself no longer opens.
+
+    Raises:
+        StoreError: the address is a folder.
+    """
+    if "://" not in uri and not uri.startswith(("sqlite:", "databricks")):
+        raise StoreError(
+            f"The MLflow store {uri!r} is a folder, which MLflow no longer supports.",
+            remedy=f"use MLFLOW_TRACKING_URI=sqlite:///{uri.rstrip('/')}.db "
+            "(`mlflow migrate-filestore` carries old runs over), or leave it unset",
+        )
+    if uri.startswith("file:"):
+        refuse_folders(urlsplit(uri).path)
+
+
+def probe(uri: str) -> None:
+    """Ask a store whether it is there and lets us in, within five seconds.
+
+    Raises:
+        StoreError: it does not.
+    """
+    scheme = urlsplit(uri).scheme.partition("+")[0]
+    try:
+        if scheme in {"http", "https"}:
+            _ask_server(uri)
+        elif scheme == "sqlite":
+            _ask_file(Path(uri.removeprefix("sqlite:///").partition("?")[0]))
+        elif scheme in TIME_LIMITS:
+            _ask_database(uri, {TIME_LIMITS[scheme]: int(PROBE_S)})
+    except (OSError, ValueError, HTTPException, sqlite3.Error) as error:
+        reason = getattr(error, "reason", None) or error
+        # A mistyped address and a file that is no database stay so; the rest may come back.
+        lasting = isinstance(error, ValueError) or type(error) is sqlite3.DatabaseError
+        raise (StoreError if lasting else StoreAway)(
+            f"The MLflow store at {shown(uri)} does not answer ({reason}).", remedy=CHECK_ADDRESS
+        ) from error
+
+
+def _ask_server(uri: str) -> None:
+    parts = urlsplit(uri)
+    if parts.hostname in {"127.0.0.1", "localhost", "::1"}:
+        config.set_environment(**config.local_without_proxy())
+    # MLflow sends the credentials of an address by itself; a health check needs none.
+    place = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    try:
+        urllib.request.urlopen(f"{place.rstrip('/')}/health", timeout=PROBE_S).close()
+    except urllib.error.HTTPError as answer:
+        # Whatever answers is there; the first real call shows whether it is MLflow and lets us in.
+        log.debug("%s answers %s to a health check", shown(uri), answer.code)
+
+
+def _ask_file(path: Path) -> None:
+    """Touch the database as MLflow will; it would itself try for almost an hour."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(path, timeout=PROBE_S)) as connection:
+        connection.execute("SELECT count(*) FROM sqlite_master")
+
+
+def _ask_database(uri: str, limit: dict[str, int]) -> None:
+    """Connect once, for the same reason."""
+    import sqlalchemy as sa
+
+    try:
+        engine = sa.create_engine(uri, poolclass=sa.NullPool, connect_args=limit)
+        engine.connect().close()
+    except ModuleNotFoundError as error:
+        raise StoreError(
+            f"The MLflow store at {shown(uri)} needs the Python package {error.name!r}.",
+            remedy=f"pip install {DRIVERS.get(str(error.name), error.name)}",
+        ) from error
+    except sa.exc.SQLAlchemyError as error:
+        raise OSError(_first_line(error)) from error
+
+
+@contextmanager
+def door(what: str) -> Iterator[None]:
+    """Say MLflow's errors in our words.
+
+    Raises:
+        StoreError: MLflow refused to do `what`.
+        StoreAway: it, its database or its artifact store could not.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        raise (StoreError if error.error_code in ANSWERS else StoreAway)(
+            f"Could not {what}: {_first_line(error)}", remedy=_remedy(error)
+        ) from error
+    except OSError as error:
+        raise StoreAway(
+            f"Could not {what}: {error.strerror or error}.",
+            remedy="check free disk space and the permissions of the artifact folder",
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    text = re.sub(r"(://[^:/@\s]+):[^@\s]+@", r"\1:***@", str(error))
+    lines = text.strip().split("\n")
+    # SQLAlchemy begins with a note on when a statement was sent; what went wrong comes after it.
+    return next((line for line in lines if not line.startswith("(raised as")), lines[0])[:400]
+
+
+def _remedy(error: Exception) -> str:
+    text = str(error)
+    if "out-of-date database schema" in text:
+        return "back the database up, then run `mlflow db upgrade` on its address"
+    if any(code in text for code in ("401", "403", "Unauthorized", "PERMISSION_DENIED")):
+        return (
+            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN)"
+        )
+    return CHECK_ADDRESS
+
+
+def shown(uri: str) -> str:
+    """An address without its password."""
+    parts = urlsplit(uri)
+    if not parts.password:
+        return uri
+    return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":***@")))

@@ -1,0 +1,69 @@
+"""All runs as plain rows, for the workspace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from minivess import names
+from minivess.contracts import RunRecord
+from minivess.tracking.store import sql_reader
+from minivess.tracking.store.run_files import held
+from minivess.tracking.store.store import Store
+
+Row = dict[str, Any]
+
+NOTHING: Mapping[str, int] = MappingProxyType({})
+JUDGED = (names.CELL, names.ANALYSIS)
+
+
+def rows(store: Store, known: Mapping[str, int] = NOTHING) -> dict[str, Any]:
+    """Rows of the tables runs, params, metrics (an Arrow table) and volumes.
+
+    Runs and params are always whole. `known` names ended runs (id -> end time in milliseconds)
+    whose metrics and volumes the reader has: those are left out.
+    """
+    records = sql_reader.records(store)
+    fresh = [r for r in records if r.end_time is None or known.get(r.run_id) != r.end_time]
+    return {
+        "runs": [_run(record) for record in records],
+        "params": [
+            {"run_id": record.run_id, "key": key, "value": value}
+            for record in records
+            for key, value in sorted(record.params.items())
+        ],
+        "metrics": sql_reader.histories(store, {record.run_id for record in fresh}),
+        "volumes": [row for record in fresh for row in _volumes(store, record)],
+    }
+
+
+def _run(record: RunRecord) -> Row:
+    return {
+        "run_id": record.run_id,
+        "experiment": record.params.get(names.UPSTREAM_EXPERIMENT, record.experiment),
+        "dataset": record.params.get(names.DATASET_NAME),
+        "kind": record.tags.get(names.KIND),
+        "name": record.name,
+        "status": record.status,
+        "parent_run_id": record.tags.get(names.PARENT),
+        "start_time": record.start_time,
+        "end_time": record.end_time,
+        "content_key": record.tags.get(names.KEY),
+        "dataset_hash": record.params.get(names.DATASET_HASH),
+        "artifact_uri": record.artifact_uri,
+    }
+
+
+def _volumes(store: Store, record: RunRecord) -> list[Row]:
+    """One row for each judged volume; a child has its parent's volumes once, in the child."""
+    if record.status != "FINISHED" or record.tags.get(names.KIND) not in JUDGED:
+        return []
+    if names.PER_VOLUME_ARTIFACT not in held(store, record, "evaluation"):
+        return []
+    table = store.read_json(record.run_id, names.PER_VOLUME_ARTIFACT)
+    return [
+        {"name": record.name, **dict(zip(table["columns"], values, strict=True)),
+         "run_id": record.run_id}
+        for values in table["data"]
+    ]  # fmt: skip

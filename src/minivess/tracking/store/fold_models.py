@@ -1,0 +1,96 @@
+"""Trained networks out of MLflow: what analysis needs, as records and paths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from minivess import names
+from minivess.contracts import CellResult, CellSpec, FamilyRun, Member
+from minivess.errors import StoreError
+from minivess.tracking.store import run_files
+from minivess.tracking.store.store import Store
+
+Record = TypeVar("Record", FamilyRun, CellSpec, CellResult)
+
+
+def fetch(store: Store, run_ids: Sequence[str], into: Path) -> list[Member]:
+    """The folds of these parent runs, with their checkpoints on this machine.
+
+    A checkpoint that lies here already, with the size its training recorded, is used;
+    another is downloaded to `into`/<cell key>.
+
+    Raises:
+        StoreError: a run is not FINISHED, or does not hold what training leaves behind.
+    """
+    return [member for run_id in run_ids for member in _family(store, run_id, into)]
+
+
+def _family(store: Store, run_id: str, into: Path) -> list[Member]:
+    _require_finished(store, run_id)
+    family = _read(store, run_id, names.TRAINING_ARTIFACT, FamilyRun)
+    return [_member(store, family, child, into) for child in family.child_run_ids]
+
+
+def _member(store: Store, family: FamilyRun, child: str, into: Path) -> Member:
+    _require_finished(store, child)
+    spec = _read(store, child, names.SPEC_ARTIFACT, CellSpec)
+    result = _read(store, child, names.RESULT_ARTIFACT, CellResult)
+    made_of = store.read_json(child, names.INGREDIENTS_ARTIFACT)
+    return Member(
+        run_id=child,
+        parent_run_id=family.run_id,
+        cell_key=spec.key,
+        family=family.run_name,
+        spec=spec,
+        checkpoint=_checkpoint(store, child, result, into),
+        stopped_early=result.stopped_early,
+        trainable_parameters=result.trainable_parameters,
+        untrained=result.untrained,
+        settings={
+            "training": made_of["training"],
+            "resampling": made_of["data"]["resampling"],
+        },
+    )
+
+
+def _checkpoint(store: Store, run_id: str, result: CellResult, into: Path) -> Path:
+    artifact = f"checkpoints/{Path(result.checkpoint).name}"
+    size = {"size": result.files[result.checkpoint]}
+    entry = run_files.written(store, run_id).get(artifact, size)
+    for folder in (store.home.cells / result.key, into / result.key):
+        if run_files.is_same(folder / result.checkpoint, entry):
+            return folder / result.checkpoint
+    (into / result.key / result.checkpoint).unlink(missing_ok=True)
+    fetched = store.download(run_id, artifact, into / result.key)
+    if not run_files.is_same(fetched, entry):
+        raise StoreError(
+            f"{artifact} of run {run_id} is not what training wrote: it should have "
+            f"{entry['size']} bytes and has {fetched.stat().st_size}.",
+            remedy="run `minivess train` with its settings, which notices it and trains that cell",
+        )
+    return fetched
+
+
+def _require_finished(store: Store, run_id: str) -> None:
+    record = store.get(run_id)
+    if record.status != "FINISHED":
+        raise StoreError(
+            f"Run {run_id} ({record.name}) is {record.status}; only FINISHED runs are built on.",
+            remedy="run `minivess train` with the same settings again; finished folds are reused",
+        )
+
+
+def _read(store: Store, run_id: str, path: str, kind: type[Record]) -> Record:
+    try:
+        return kind.model_validate(store.read_json(run_id, path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise StoreError(
+            f"{path} of run {run_id} is no {kind.__name__}: {where}: {first['msg']}.",
+            remedy="it was made by another release; train again with training.retrain=always",
+        ) from error

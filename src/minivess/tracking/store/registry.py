@@ -1,0 +1,160 @@
+"""Registered models: one version for each run, found again by alias."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from minivess import names
+from minivess.errors import StoreError
+from minivess.tracking.store.connection import door
+from minivess.tracking.store.store import Store
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+
+
+class Registered(NamedTuple):
+    """One version of a registered model."""
+
+    name: str
+    version: str
+    run_id: str
+    tags: dict[str, str]
+
+
+def register(store: Store, *, name: str, run_id: str, note: str, tags: Mapping[str, str]) -> str:
+    """Register the model that a run holds and return its version; a second call finds the first.
+
+    Raises:
+        StoreError: the run holds no model, or the registry refuses the name.
+    """
+    run_id = store.resolve(run_id)
+    known = versions(store, name, run_id=run_id)
+    if known:
+        return known[0].version
+    if not store.artifacts(run_id, names.MODEL_ARTIFACT):
+        raise StoreError(
+            f"Run {run_id} holds no model to register.",
+            remedy="give a FINISHED training run, or train again with training.retrain=always",
+        )
+    _make(store, name)
+    with door(f"register the model of run {run_id} as {name!r}"):
+        made = store.client.create_model_version(
+            name,
+            source=f"runs:/{run_id}/{names.MODEL_ARTIFACT}",
+            run_id=run_id,
+            tags=dict(tags),
+            description=note,
+        )
+    return str(made.version)
+
+
+def _make(store: Store, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        with door(f"make the registered model {name!r}"):
+            store.client.create_registered_model(name, tags={"project": names.PROJECT})
+    except StoreError as error:
+        cause = error.__cause__
+        if not isinstance(cause, MlflowException) or cause.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        with door(f"read the registered model {name!r}"):
+            there = store.client.get_registered_model(name)
+        if there.tags.get("project") != names.PROJECT:
+            raise StoreError(
+                f"The store holds a registered model {name!r} that another tool made.",
+                remedy="name=OTHER, a name for this experiment that no model has",
+            ) from error
+
+
+def set_alias(store: Store, name: str, alias: str, version: str) -> Registered | None:
+    """Point an alias at a version; returns the one that it pointed at until now, if any."""
+    before = aliased(store, name, alias)
+    if before is None or before.version != version:
+        with door(f"set the alias {alias!r} of model {name!r}"):
+            store.client.set_registered_model_alias(name, alias, version)
+    return before
+
+
+def aliased(store: Store, name: str, alias: str) -> Registered | None:
+    """The version that an alias points at, none without one."""
+    try:
+        return by_alias(store, name, alias)
+    except StoreError as error:
+        if getattr(error.__cause__, "error_code", "") not in ABSENT:
+            raise
+        return None
+
+
+def by_alias(store: Store, name: str, alias: str) -> Registered:
+    """The version that an alias points at.
+
+    Raises:
+        StoreError: there is no such model or alias.
+    """
+    return _found(f"{name}@{alias}", lambda: store.client.get_model_version_by_alias(name, alias))
+
+
+def by_version(store: Store, name: str, version: str) -> Registered:
+    """One version by its number.
+
+    Raises:
+        StoreError: there is no such model or version.
+    """
+    return _found(f"{name}/{version}", lambda: store.client.get_model_version(name, version))
+
+
+def _found(reference: str, look: Callable[[], ModelVersion]) -> Registered:
+    try:
+        with door(f"find the registered model {reference}"):
+            return _plain(look())
+    except StoreError as error:
+        if getattr(error.__cause__, "error_code", "") not in ABSENT:
+            raise
+        raise StoreError(
+            f"There is no registered model {reference}.",
+            remedy="run `minivess experiment` or `minivess analyse` with the same settings first",
+        ) from error.__cause__
+
+
+def versions(store: Store, name: str, *, run_id: str | None = None) -> list[Registered]:
+    """All versions of a model, newest first; optionally only those made from one run."""
+    quoted = name.replace("'", "")
+    wanted = f"name='{quoted}'" + (f" and run_id='{run_id}'" if run_id else "")
+    with door(f"list the versions of model {name!r}"):
+        found = store.client.search_model_versions(wanted)
+    return sorted((_plain(one) for one in found), key=lambda one: -int(one.version))
+
+
+def models(store: Store) -> dict[str, dict[str, str]]:
+    """Our registered models, each with its aliases and the versions that they point at."""
+    with door("list the registered models"):
+        found = store.client.search_registered_models(f"tags.project = '{names.PROJECT}'")
+    return {
+        model.name: {alias: str(version) for alias, version in model.aliases.items()}
+        for model in found
+    }
+
+
+def of_run(store: Store, run_id: str) -> Registered:
+    """The version that was made from a run.
+
+    Raises:
+        StoreError: its model is not registered.
+    """
+    with door(f"find the model of run {run_id}"):
+        found = store.client.search_model_versions(f"run_id='{run_id}'")
+    if not found:
+        raise StoreError(
+            f"The model of run {run_id} is not registered.",
+            remedy="run `minivess train` with its settings; what is trained is registered again",
+        )
+    return _plain(found[0])
+
+
+def _plain(version: ModelVersion) -> Registered:
+    return Registered(version.name, str(version.version), version.run_id or "", dict(version.tags))

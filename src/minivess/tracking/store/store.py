@@ -1,0 +1,430 @@
+"""The MLflow store as the product sees it: experiments, runs found by key, artifacts read back."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shlex
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+from urllib.parse import urlsplit
+
+from minivess import names
+from minivess.config import TrackingConfig
+from minivess.contracts import RunRecord
+from minivess.errors import StoreAway, StoreError
+from minivess.home import Home
+from minivess.tracking.store import artifacts
+from minivess.tracking.store.connection import address, connect, door, probe, shown
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment, Run
+
+PAGE = 500
+REFERENCE = re.compile(r"uid-([0-9a-f]{32})")
+"""How a run is named until MLflow has given it an id."""
+SETTLE_FIRST = "once MLflow answers: `minivess settle`, then the same command"
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class NotThereYet(StoreAway):
+    """A run waits in the journal for the store."""
+
+
+def open_store(home: Home, tracking: TrackingConfig) -> Store:
+    """Open the store that the settings name; the default is SQLite in the home folder.
+
+    Raises:
+        StoreAway: it does not answer within five seconds.
+        StoreError: it cannot be opened.
+    """
+    store = store_at(home, tracking)
+    store.connect()
+    return store
+
+
+def store_at(home: Home, tracking: TrackingConfig) -> Store:
+    """The same store, asked for nothing yet."""
+    uri = address(home, tracking)
+    root = tracking.artifact_root
+    if root is None and not uri.startswith(("http:", "https:", "databricks")):
+        root = home.artifacts.as_uri()
+    elif root is not None and not urlsplit(root).scheme:
+        root = Path(root).expanduser().resolve().as_uri()
+    return Store(uri=uri, home=home, artifact_root=root)
+
+
+@dataclass
+class Store:
+    """One MLflow store, always addressed explicitly."""
+
+    uri: str
+    home: Home
+    artifact_root: str | None = None
+    away: bool = False
+    """Whether the last attempt to reach it failed; work goes on without it meanwhile."""
+    uploader: Any = field(default=None, repr=False)
+    """What brings this process's journals into the store: see `journal.uploader.of`."""
+    _client: MlflowClient | None = field(default=None, repr=False)
+    _names: dict[str, str] = field(default_factory=dict, repr=False)
+    _ids: dict[str, str] = field(default_factory=dict, repr=False)
+    _renamed: set[str] = field(default_factory=set, repr=False)
+
+    @property
+    def client(self) -> MlflowClient:
+        """MLflow's client, connected at its first use."""
+        if self._client is None:
+            self._client = connect(self.home, self.uri)
+        return self._client
+
+    def connect(self) -> None:
+        """Ask the store whether it is there.
+
+        Raises:
+            StoreAway: it does not answer within five seconds.
+            StoreError: it cannot be opened.
+        """
+        try:
+            if self._client is None:
+                self._client = connect(self.home, self.uri)
+            else:
+                probe(self.uri)
+        except StoreAway:
+            self.away = True
+            raise
+        self.away = False
+
+    # --- runs that the store has no id for yet --------------------------------------------
+
+    def by_uid(self, uid: str, *, deleted: bool = True) -> list[str]:
+        """Ids of the runs with this uid, the one that holds most first."""
+        from mlflow.entities import ViewType
+
+        with door(f"search the runs at {shown(self.uri)}"):
+            runs = self.client.search_runs(
+                self._experiment_ids(None),
+                f"tags.`{names.UID}` = '{uid}'",
+                ViewType.ALL if deleted else ViewType.ACTIVE_ONLY,
+            )
+        runs.sort(key=lambda run: (-len(run.data.params) - len(run.data.metrics), run.info.run_id))
+        return [str(run.info.run_id) for run in runs]
+
+    def waits(self, record: RunRecord) -> bool:
+        """Whether this home's journal still holds something of a run."""
+        return (self.home.journal / f"{record.tags.get(names.UID)}.jsonl").exists()
+
+    def resolve(self, text: str) -> str:
+        """The text with every `uid-...` replaced by the id that MLflow gave to that run.
+
+        Raises:
+            NotThereYet: one of them has not been sent.
+        """
+        return REFERENCE.sub(lambda found: self._id(found[1]), text)
+
+    def resolved(self, value: T) -> T:
+        """The same for a plain value."""
+        text = json.dumps(value)
+        return cast("T", json.loads(self.resolve(text))) if REFERENCE.search(text) else value
+
+    def know(self, uid: str, run_id: str) -> None:
+        """Remember the id of a run."""
+        self._ids[uid] = run_id
+
+    def _id(self, uid: str) -> str:
+        if uid not in self._ids:
+            found = self.by_uid(uid)
+            if not found:
+                raise NotThereYet(
+                    f"The run uid-{uid} has not reached MLflow yet.", remedy=SETTLE_FIRST
+                )
+            self._ids[uid] = found[0]
+        return self._ids[uid]
+
+    # --- experiments ----------------------------------------------------------------------
+
+    def experiment_id(self, name: str, *, dataset: str, note: str) -> str:
+        """The id of an experiment, made or restored where needed."""
+        with door(f"open the experiment {name!r}"):
+            found = self._experiment(name) or self._create(name)
+            if found.lifecycle_stage == "deleted":
+                # A deleted experiment keeps its name, so a new one could not be made beside it.
+                log.warning("The MLflow experiment %r was deleted; it is restored.", name)
+                self.client.restore_experiment(found.experiment_id)
+            for tag, value in self._experiment_tags(found, dataset, note).items():
+                self.client.set_experiment_tag(found.experiment_id, tag, value)
+        return str(found.experiment_id)
+
+    def _create(self, name: str) -> Experiment:
+        from mlflow.exceptions import MlflowException
+
+        place = None
+        if self.artifact_root:
+            bounded = not self.uri.startswith("sqlite")
+            place = artifacts.folder(self.artifact_root, name, bounded=bounded)
+        try:
+            self.client.create_experiment(name, artifact_location=place)
+        except MlflowException as error:
+            # Another process made it between our look and our attempt.
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        made = self.client.get_experiment_by_name(name)
+        if made is None:
+            raise StoreError(
+                f"The experiment {name!r} was made but cannot be read back.",
+                remedy="run the same command again",
+            )
+        return made
+
+    @staticmethod
+    def _experiment_tags(found: Experiment, dataset: str, note: str) -> dict[str, str]:
+        known = [part for part in found.tags.get("dataset", "").split(", ") if part]
+        datasets = known if dataset in known else [*known, dataset]
+        wanted = {"project": names.PROJECT, "dataset": ", ".join(datasets), names.NOTE: note}
+        if names.NOTE in found.tags:
+            # The page lets people edit this text; what they wrote stays.
+            del wanted[names.NOTE]
+        return {tag: value for tag, value in wanted.items() if found.tags.get(tag) != value}
+
+    def _experiment(self, name: str) -> Experiment | None:
+        """The experiment of a name; one that was renamed in MLflow is known by its runs."""
+        found = self.client.get_experiment_by_name(name)
+        if found is not None or name in names.OWN_EXPERIMENTS:
+            return found
+        for kind in names.TRAINING_KINDS:
+            runs = self.client.search_runs(
+                [one.experiment_id for one in self.client.search_experiments()],
+                f"tags.{names.GROUP} = {_quoted(name)} and tags.`{names.KIND}` = '{kind}'",
+                max_results=1,
+            )
+            if runs:
+                found = self.client.get_experiment(runs[0].info.experiment_id)
+                if name not in self._renamed:
+                    log.warning("The experiment %r is called %r in MLflow now.", name, found.name)
+                self._renamed.add(name)
+                return found
+        return None
+
+    def _experiment_ids(self, experiment: str | None) -> list[str]:
+        if experiment is not None:
+            found = self._experiment(experiment)
+            if found is None or found.lifecycle_stage == "deleted":
+                return []
+            self._names[found.experiment_id] = experiment
+            return [found.experiment_id]
+        self._names |= {e.experiment_id: e.name for e in self.client.search_experiments()}
+        return list(self._names)
+
+    def experiments(self) -> dict[str, list[str]]:
+        """Our experiments with the datasets that each holds."""
+        with door(f"list the experiments at {shown(self.uri)}"):
+            found = self.client.search_experiments(
+                filter_string=f"tags.project = '{names.PROJECT}'"
+            )
+        return {e.name: [d for d in e.tags.get("dataset", "").split(", ") if d] for e in found}
+
+    # --- runs -----------------------------------------------------------------------------
+
+    def find(self, key: str, *, experiment: str) -> RunRecord | None:
+        """The newest FINISHED run with this content key."""
+        found = self._search([f"tags.{names.KEY} = '{key}'"], experiment, "FINISHED", limit=1)
+        return found[0] if found else None
+
+    def last(self, key: str, *, experiment: str) -> RunRecord | None:
+        """The newest run with this content key, however it ended."""
+        found = self._search([f"tags.{names.KEY} = '{key}'"], experiment, None, limit=1)
+        return found[0] if found else None
+
+    def latest(
+        self, *, experiment: str | None = None, kind: str, params: Mapping[str, str] | None = None
+    ) -> RunRecord | None:
+        """The newest FINISHED run of a kind, optionally with these params."""
+        filters = [f"tags.`{names.KIND}` = '{kind}'"]
+        filters += [f"params.{name} = {_quoted(value)}" for name, value in (params or {}).items()]
+        return next(iter(_ranked(self._search(filters, experiment, "FINISHED"))), None)
+
+    def search(
+        self,
+        *,
+        experiment: str | None = None,
+        kind: str | None = None,
+        parent: str | None = None,
+        status: str | None = None,
+    ) -> list[RunRecord]:
+        """Runs that are not deleted, newest first; see `rank`."""
+        filters = []
+        if kind is not None:
+            filters.append(f"tags.`{names.KIND}` = '{kind}'")
+        if parent is not None:
+            filters.append(f"tags.`{names.PARENT}` = '{parent}'")
+        return _ranked(self._search(filters, experiment, status))
+
+    def _search(
+        self,
+        filters: list[str],
+        experiment: str | None,
+        status: str | None,
+        limit: int | None = None,
+    ) -> list[RunRecord]:
+        if status is not None:
+            filters = [*filters, f"attributes.status = '{status}'"]
+        records: list[RunRecord] = []
+        with door(f"search the runs at {shown(self.uri)}"):
+            ids = self._experiment_ids(experiment)
+            token: str | None = None
+            while ids:
+                page = self.client.search_runs(
+                    ids,
+                    " and ".join(filters),
+                    max_results=limit or PAGE,
+                    order_by=["attributes.start_time DESC"],
+                    page_token=token,
+                )
+                records += [self.record(run) for run in page]
+                token = page.token
+                if limit is not None or not token:
+                    break
+        return records
+
+    def get(self, run_id: str) -> RunRecord:
+        """One run.
+
+        Raises:
+            StoreError: there is no such run, or it was deleted.
+        """
+        from mlflow.exceptions import MlflowException
+
+        run_id = self.resolve(run_id)
+        try:
+            with door(f"read run {run_id}"):
+                run = self.client.get_run(run_id)
+        except StoreError as error:
+            cause = error.__cause__
+            if not isinstance(cause, MlflowException) or cause.error_code not in {
+                "RESOURCE_DOES_NOT_EXIST",
+                "INVALID_PARAMETER_VALUE",
+            }:
+                raise
+            raise StoreError(
+                f"There is no run {run_id} in the MLflow store at {shown(self.uri)}.",
+                remedy="copy the id from `minivess status` or from MLflow's page (`minivess ui`)",
+            ) from error
+        if run.info.lifecycle_stage == "deleted":
+            raise StoreError(
+                f"Run {run_id} was deleted from the MLflow store.",
+                remedy=f"{self.command(f'runs restore --run-id {run_id}')}, or give another run",
+            )
+        return self.record(run)
+
+    def record(self, run: Run) -> RunRecord:
+        """A run of MLflow's in plain values; a metric whose last value is undefined is left out."""
+        info = run.info
+        return RunRecord(
+            run_id=info.run_id,
+            name=info.run_name or "",
+            experiment=self._experiment_name(info.experiment_id),
+            status=info.status,
+            start_time=info.start_time,
+            end_time=info.end_time,
+            artifact_uri=info.artifact_uri,
+            params=run.data.params,
+            tags=run.data.tags,
+            metrics={name: v for name, v in run.data.metrics.items() if v == v and abs(v) < 1e308},
+        )
+
+    def _experiment_name(self, experiment_id: str) -> str:
+        if experiment_id not in self._names:
+            self._names[experiment_id] = self.client.get_experiment(experiment_id).name
+        return self._names[experiment_id]
+
+    def command(self, words: str) -> str:
+        """A command of MLflow's own on this store, to be copied into a shell."""
+        variable = f"MLFLOW_TRACKING_URI={shlex.quote(shown(self.uri))}"
+        return f"{variable} {shlex.quote(sys.executable)} -m mlflow {words}"
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Write or replace tags of a run, whatever its status."""
+        from mlflow.entities import RunTag
+
+        run_id = self.resolve(run_id)
+        batch = [RunTag(name, str(value)) for name, value in tags.items()]
+        with door(f"write tags of run {run_id}"):
+            self.client.log_batch(run_id, tags=batch, synchronous=True)
+
+    def url(self, run_id: str, ui: str) -> str:
+        """The page of a run below the address of MLflow's page."""
+        run_id = self.resolve(run_id)
+        with door(f"read run {run_id}"):
+            experiment = self.client.get_run(run_id).info.experiment_id
+        return f"{ui.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
+
+    # --- artifacts ------------------------------------------------------------------------
+
+    def read_json(self, run_id: str, path: str) -> Any:
+        """A JSON artifact of a run.
+
+        Raises:
+            StoreError: it is absent or no JSON.
+        """
+        text = self.read_text(run_id, path)
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise StoreError(
+                f"The artifact {path} of run {run_id} is no JSON ({error}).",
+                remedy="run the flow that made it again",
+            ) from error
+
+    def read_text(self, run_id: str, path: str) -> str:
+        """A text artifact of a run."""
+        with tempfile.TemporaryDirectory(prefix="minivess-") as folder:
+            return self.download(run_id, path, Path(folder)).read_text(encoding="utf-8")
+
+    def download(self, run_id: str, path: str, into: Path) -> Path:
+        """Bring an artifact (file or folder) to `into`/<its name>; what is whole there stays.
+
+        Raises:
+            StoreError: it is absent, or does not arrive with the sizes that the store says.
+        """
+        return artifacts.download(self.client, self.resolve(run_id), path, into)
+
+    def artifacts(self, run_id: str, path: str | None = None) -> dict[str, int]:
+        """Every artifact file of a run (or below one of its folders) with its size in bytes."""
+        return artifacts.listing(self.client, self.resolve(run_id), path)
+
+    def probe_write(self, experiment: str | None = None) -> None:
+        """Write a small file where artifacts go, read it back and remove it.
+
+        Raises:
+            StoreError: the artifact store cannot be written.
+        """
+        artifacts.try_writing(self._artifact_place(experiment), self.uri)
+
+    def _artifact_place(self, experiment: str | None) -> str:
+        with door(f"find the artifact store of {shown(self.uri)}"):
+            found = self.client.get_experiment_by_name(experiment) if experiment else None
+            if found is None and self.artifact_root is None:
+                found = next(iter(self.client.search_experiments(max_results=1)), None)
+        if found is not None:
+            return str(found.artifact_location)
+        return self.artifact_root or self.home.artifacts.as_uri()
+
+
+def rank(record: RunRecord) -> int:
+    """When a run became the one that counts: last published by a command, else begun."""
+    stamp = record.tags.get(names.PUBLISHED, "")
+    return max(int(stamp) if stamp.isdecimal() else 0, record.start_time)
+
+
+def _ranked(records: list[RunRecord]) -> list[RunRecord]:
+    return sorted(records, key=rank, reverse=True)
+
+
+def _quoted(value: str) -> str:
+    return f'"{value}"' if "'" in value else f"'{value}'"

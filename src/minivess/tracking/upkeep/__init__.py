@@ -1,0 +1,1 @@
+"""Stored runs inspected, completed, compared, moved and removed."""

@@ -1,0 +1,82 @@
+"""Runs held against the contract: what is missing, and what contradicts itself."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+from minivess import names
+from minivess.contracts import RunRecord
+from minivess.tracking.run import required_fields
+from minivess.tracking.store import sql_reader
+from minivess.tracking.store.run_files import damage, held
+from minivess.tracking.store.store import Store
+
+UPSTREAM = (names.UPSTREAM_PROFILE, names.UPSTREAM_TRAINING, names.UPSTREAM_ANALYSIS)
+EQUAL_TAGS = ("loss_function", "loss_type")
+
+
+class Gap(NamedTuple):
+    """A run that is not what downstream flows and readers rely on."""
+
+    run_id: str
+    name: str
+    kind: str
+    status: str
+    missing: tuple[str, ...]
+
+
+def audit(store: Store, run_ids: Collection[str] = ()) -> list[Gap]:
+    """Every ended run, or those given, that lacks something; newest first.
+
+    Raises:
+        StoreError: a run given does not exist.
+    """
+    everything = sql_reader.records(store)
+    known = {record.run_id: record for record in everything}
+    chosen = [known.get(run_id) or store.get(run_id) for run_id in run_ids] or everything
+    found = [_judged(store, record, known) for record in chosen if record.end_time is not None]
+    return [gap for gap in found if gap.missing]
+
+
+def _judged(store: Store, record: RunRecord, known: Mapping[str, RunRecord]) -> Gap:
+    artifacts = set(held(store, record)) if required_fields.of(record).artifacts else set()
+    lacking = [*required_fields.missing(record, artifacts), *damage(store, record)]
+    kind = record.tags.get(names.KIND, "unknown")
+    return Gap(
+        record.run_id,
+        record.name,
+        kind,
+        record.status,
+        (*lacking, *_contradictions(record), *_broken(record, known)),
+    )
+
+
+def _contradictions(record: RunRecord) -> list[str]:
+    """Names that must agree in two places, and do not."""
+    found = []
+    said = record.tags.get("run_status", record.status)
+    if said != record.status:
+        found.append(f"tag run_status is {said}")
+    losses = {record.tags[name] for name in EQUAL_TAGS if name in record.tags}
+    losses |= {record.params["loss_name"]} if "loss_name" in record.params else set()
+    if len(losses) > 1:
+        found.append(f"loss is named {' and '.join(sorted(losses))}")
+    return found
+
+
+def _broken(record: RunRecord, known: Mapping[str, RunRecord]) -> list[str]:
+    """Upstream runs that are gone, not FINISHED, or of other data."""
+    found = []
+    for param in UPSTREAM:
+        run_id = record.params.get(param)
+        if run_id is None:
+            continue
+        above = known.get(run_id)
+        if above is None:
+            found.append(f"{param} {run_id} is no run here")
+        elif above.status != "FINISHED":
+            found.append(f"{param} {run_id} is {above.status}")
+        elif above.params.get(names.DATASET_HASH) != record.params.get(names.DATASET_HASH):
+            found.append(f"{param} {run_id} is of other data")
+    return found

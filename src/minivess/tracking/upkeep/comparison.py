@@ -1,0 +1,86 @@
+"""Two runs that should be the same: where their metrics, machines and packages differ."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from minivess.tracking.run import environment
+from minivess.tracking.store import sql_reader
+from minivess.tracking.store.store import Store
+
+# What a run costs differs each time, on the same machine too.
+COSTS = re.compile(r"^(system/|actual_|forecast_)|seconds|time|share|memory|duration")
+MATTERS = (
+    "python_version", "os", "cpu_model", "torch_version", "monai_version", "numpy_version",
+    "cuda_version", "cudnn_version", "gpu_model",
+)  # fmt: skip
+Values = dict[tuple[str, int], float | None]
+
+
+class Difference(NamedTuple):
+    """One value that came out otherwise."""
+
+    metric: str
+    step: int
+    before: float | None
+    after: float | None
+
+    @property
+    def size(self) -> float:
+        """How far apart; infinite where only one of them is defined."""
+        if self.before is None or self.after is None:
+            return float("inf")
+        return abs(self.before - self.after)
+
+
+class Verdict(NamedTuple):
+    """What comparing two runs found."""
+
+    compared: int
+    differences: list[Difference]
+    missing: list[str]
+
+    @property
+    def word(self) -> str:
+        """`identical`, bit for bit, or `differs`."""
+        same = self.compared and not self.differences and not self.missing
+        return "identical" if same else "differs"
+
+
+def compare(before: Values, after: Values) -> Verdict:
+    """Every value of one run against the same metric and step of the other, exactly."""
+    shared = sorted(before.keys() & after.keys())
+    differences = [
+        Difference(*key, before[key], after[key]) for key in shared if before[key] != after[key]
+    ]
+    missing = {name for name, _ in before.keys() ^ after.keys()}
+    return Verdict(len(shared), differences, sorted(missing))
+
+
+def values(store: Store, run_id: str) -> Values:
+    """Every metric of a run by name and step, costs left out; an undefined value is None."""
+    rows = sql_reader.histories(store, [run_id]).to_pylist()
+    return {(row["key"], row["step"]): row["value"] for row in rows if not COSTS.search(row["key"])}
+
+
+def surroundings(params: Mapping[str, str], frozen: str) -> list[str]:
+    """How this machine and its packages differ from those of a run; `frozen` is its list."""
+    here = environment.collect()
+    found = [
+        f"{name}: {params[f'sys_{name}']} there, {here.params[f'sys_{name}']} here"
+        for name in MATTERS
+        if f"sys_{name}" in params and params[f"sys_{name}"] != here.params[f"sys_{name}"]
+    ]
+    there, ours = _packages(frozen), _packages(here.files["frozen_deps.txt"])
+    return found + [
+        f"package {name}: {there.get(name, 'absent')} there, {ours.get(name, 'absent')} here"
+        for name in sorted(there.keys() | ours.keys())
+        if there.get(name) != ours.get(name)
+    ]
+
+
+def _packages(frozen: str) -> dict[str, str]:
+    lines = (line.strip().partition("==") for line in frozen.splitlines() if "==" in line)
+    return {name.lower(): version for name, _, version in lines}

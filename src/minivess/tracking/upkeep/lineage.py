@@ -1,0 +1,165 @@
+"""From a model, a deployment or any other run back to the data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from html import escape
+
+from minivess import names
+from minivess.contracts import RunRecord
+from minivess.errors import StoreError
+from minivess.tracking.store import registry
+from minivess.tracking.store.store import Store
+
+MACHINE = ("hostname", "cpu_model", "gpu_model")
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }}
+body {{ max-width: 50rem; margin: 2rem auto; padding: 0 1rem; }}
+ol {{ list-style: none; padding: 0; }}
+li {{ position: relative; border: 1px solid #8886; border-radius: .5rem; }}
+li {{ padding: .2rem 1rem; margin-bottom: 2rem; }}
+li:not(:last-child)::after {{ content: "\\2193"; position: absolute; left: 50%; bottom: -1.8rem; }}
+h2 {{ font-size: 1.1rem; margin: .5rem 0; }}
+dl {{ display: grid; grid-template-columns: 8rem 1fr; margin: 0 0 .5rem; }}
+dd {{ margin: 0; overflow-wrap: anywhere; }}
+</style>
+<h1>{title}</h1>
+<ol>
+{steps}
+</ol>
+</html>
+"""
+RUN_ID = re.compile(r"[0-9a-f]{32}")
+UPSTREAM = {
+    names.DEPLOYMENT: names.UPSTREAM_ANALYSIS,
+    names.ANALYSIS: names.UPSTREAM_TRAINING,
+    names.FAMILY: names.UPSTREAM_PROFILE,
+}
+
+
+def walk(store: Store, ref: str) -> list[RunRecord]:
+    """The runs from `ref` up to the profile, whose param `data_dataset_hash` ends the chain.
+
+    `ref` is a run id or a model: `name`, `name@alias`, `name/version`.
+
+    Raises:
+        StoreError: a link is missing, or two runs of the chain belong to different data.
+    """
+    record = store.get(start(store, ref))
+    chain = [record]
+    while record.tags.get(names.KIND) != names.PROFILE:
+        record = store.get(_above(record))
+        if record in chain:
+            raise StoreError(
+                f"The lineage of {ref} runs in a circle at run {record.run_id}.",
+                remedy="its upstream params were changed by hand; run the flows again",
+            )
+        chain.append(record)
+    _require_one_dataset(chain)
+    return chain
+
+
+def start(store: Store, ref: str) -> str:
+    """The run that a reference means; of a bare model name, what is in production or champion.
+
+    A model in production begins with the deployment that put it there.
+    """
+    ref = ref.removeprefix("models:/").removeprefix("runs:/")
+    if RUN_ID.fullmatch(ref.split("/")[0]):
+        return ref.split("/")[0]
+    name, at, alias = ref.partition("@")
+    if at:
+        return _aliased(store, name, alias)
+    name, slash, number = ref.rpartition("/")
+    if slash and number.isdigit():
+        return registry.by_version(store, name, number).run_id
+    return _preferred(store, ref)
+
+
+def page(chain: Sequence[RunRecord], links: Mapping[str, str], *, served: str = "") -> str:
+    """The chain as one self-contained HTML page; `served` is what stands before its first run.
+
+    `links` maps run ids to their pages.
+    """
+    steps = [_step(record, links.get(record.run_id, "")) for record in chain]
+    data = chain[-1].params
+    first = f"<li><h2>served model</h2><p>{escape(served)}</p></li>" if served else ""
+    last = (
+        f"<li><h2>data</h2><p>{escape(data.get(names.DATASET_NAME, ''))}, DVC hash "
+        f"<code>{escape(data.get(names.DATASET_HASH, ''))}</code></p></li>"
+    )
+    title = escape(f"Lineage of {served or chain[0].name}")
+    return PAGE.format(title=title, steps="\n".join([first, *steps, last]))
+
+
+def _step(record: RunRecord, link: str) -> str:
+    """One run: who, when, and by which code on which machine."""
+    when = datetime.fromtimestamp(record.start_time / 1000, UTC).isoformat(" ", "minutes")
+    dirty = " with changes" if record.params.get("sys_git_dirty") == "True" else ""
+    facts = {
+        "run": record.run_id,
+        "ended": f"{record.status}, started {when}",
+        "code": f"{record.params.get('sys_git_commit', 'unknown')}{dirty}",
+        "machine": " ".join(record.params.get(f"sys_{name}", "") for name in MACHINE).strip(),
+        "content key": record.tags.get(names.KEY, ""),
+        "note": record.tags.get(names.NOTE, ""),
+    }
+    rows = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in facts.items())
+    name = f"{record.tags.get(names.KIND, 'run')}: {record.name}"
+    head = f'<a href="{escape(link)}">{escape(name)}</a>' if link else escape(name)
+    return f"<li><h2>{head}</h2><dl>{rows}</dl></li>"
+
+
+def _preferred(store: Store, name: str) -> str:
+    for alias in (names.PRODUCTION_ALIAS, names.CHAMPION_ALIAS):
+        try:
+            return _aliased(store, name, alias)
+        except StoreError as absent:
+            last = absent
+    found = registry.versions(store, name)
+    if found:
+        return found[0].run_id
+    raise StoreError(
+        f"{name!r} is neither a run id nor a registered model.",
+        remedy="give a run id of 32 digits, or a model as name, name@alias or name/version",
+    ) from last
+
+
+def _aliased(store: Store, name: str, alias: str) -> str:
+    run_id = registry.by_alias(store, name, alias).run_id
+    if alias == names.PRODUCTION_ALIAS:
+        deployed = store.latest(kind=names.DEPLOYMENT, params={names.UPSTREAM_TRAINING: run_id})
+        if deployed is not None:
+            return deployed.run_id
+    return run_id
+
+
+def _above(record: RunRecord) -> str:
+    kind = record.tags.get(names.KIND, "")
+    if kind == names.CELL:
+        where, found = f"tag {names.PARENT}", record.tags.get(names.PARENT)
+    else:
+        where = f"param {UPSTREAM.get(kind, names.UPSTREAM_PROFILE)}"
+        found = record.params.get(UPSTREAM.get(kind, names.UPSTREAM_PROFILE))
+    if not found:
+        raise StoreError(
+            f"The lineage breaks at run {record.run_id} ({record.name}): it has no {where}.",
+            remedy="run that flow again; every run of this release carries it",
+        )
+    return found
+
+
+def _require_one_dataset(chain: list[RunRecord]) -> None:
+    wanted = chain[-1].params.get(names.DATASET_HASH)
+    for record in chain:
+        found = record.params.get(names.DATASET_HASH)
+        if found is None or found != wanted:
+            raise StoreError(
+                f"Run {record.run_id} ({record.name}) says {names.DATASET_HASH}={found}, and its "
+                f"profile {chain[-1].run_id} says {wanted}.",
+                remedy="run the flows again on one version of the data",
+            )

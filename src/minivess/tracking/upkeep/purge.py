@@ -1,0 +1,176 @@
+"""Deleted runs, removed for good: from the store, from the artifacts, and what lies here for them.
+
+MLflow only marks a run as deleted. A run that something which is kept builds on, or whose model is
+registered, stays unless it is forced.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from minivess import config, names
+from minivess.contracts import RunRecord
+from minivess.errors import StoreError
+from minivess.tracking.store import artifacts, run_files, sql_reader
+from minivess.tracking.store.connection import door
+from minivess.tracking.store.store import PAGE, Store
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+RUN_ID = re.compile(r"[0-9a-f]{32}")
+UPSTREAM_PREFIX = "upstream_"
+
+
+class Doomed(NamedTuple):
+    """A deleted run: what goes with it, and what still needs it."""
+
+    record: RunRecord
+    folders: tuple[Path, ...]
+    size: int
+    needed_by: tuple[str, ...]
+
+
+def look(store: Store, run_ids: Collection[str] = ()) -> list[Doomed]:
+    """Every deleted run, or those given, with its size in bytes; changes nothing.
+
+    Raises:
+        StoreError: a run given is not deleted.
+    """
+    deleted = {run.info.run_id: run for run in _deleted(store)}
+    for run_id in run_ids:
+        if run_id not in deleted:
+            raise StoreError(
+                f"Run {run_id} is not among the deleted runs.",
+                remedy="delete it first, on MLflow's page or by "
+                f"{store.command(f'runs delete --run-id {run_id}')}",
+            )
+    chosen = [deleted[run_id] for run_id in run_ids or deleted]
+    if not chosen:
+        return []
+    kept = sql_reader.records(store)
+    needed = _needed(store, kept)
+    keys = {record.tags.get(names.KEY) for record in kept}
+    return [_doomed(store, run, needed, keys) for run in chosen]
+
+
+def apply(store: Store, doomed: Iterable[Doomed], *, force: bool = False) -> list[Doomed]:
+    """Remove them; those still needed only by force. Returns what was removed.
+
+    Raises:
+        StoreError: the store is a server, which removes nothing for good.
+    """
+    chosen = [one for one in doomed if force or not one.needed_by]
+    if not chosen:
+        return []
+    if not sql_reader.is_database(store):
+        raise StoreError(
+            f"{store.uri} is a server; only its database can remove runs for good.",
+            remedy="on the server's machine: MLFLOW_TRACKING_URI=<the address of its database> "
+            "minivess purge --apply",
+        )
+    _collect(store, [one.record.run_id for one in chosen])
+    for one in chosen:
+        for folder in one.folders:
+            shutil.rmtree(folder, ignore_errors=True)
+    return chosen
+
+
+def _collect(store: Store, run_ids: Collection[str]) -> None:
+    """MLflow's own `mlflow gc`, which also empties artifact stores that are not on this disk."""
+    import subprocess
+    import sys
+
+    words = ["gc", "--backend-store-uri", store.uri, "--tracking-uri", store.uri]
+    done = subprocess.run(
+        [sys.executable, "-m", "mlflow", *words, "--run-ids", ",".join(run_ids)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=config.child_environment(),
+    )
+    if done.returncode != 0:
+        raise StoreError(
+            f"`mlflow gc` failed: {done.stderr.strip().splitlines()[-1:]}",
+            remedy="mend what it names, then run the same command again: it goes on where it was",
+        )
+
+
+def _deleted(store: Store) -> list[Run]:
+    from mlflow.entities import ViewType
+
+    found: list[Run] = []
+    with door("list the deleted runs"):
+        experiments = store.client.search_experiments(view_type=ViewType.ALL)
+        ids, token = [one.experiment_id for one in experiments], None
+        while True:
+            page = store.client.search_runs(
+                ids, run_view_type=ViewType.DELETED_ONLY, max_results=PAGE, page_token=token
+            )
+            found += page
+            token = page.token
+            if not token:
+                return found
+
+
+def _doomed(
+    store: Store, run: Run, needed: Mapping[str, list[str]], keys: Collection[str | None]
+) -> Doomed:
+    record = store.record(run)
+    folders = tuple(folder for folder in _local(store, record, keys) if folder.is_dir())
+    size = sum(_size(folder) for folder in folders)
+    if artifacts.local(record.artifact_uri) is None:
+        size += sum(store.artifacts(record.run_id).values())
+    return Doomed(record, folders, size, tuple(needed.get(record.run_id, ())))
+
+
+def _local(store: Store, record: RunRecord, keys: Collection[str | None]) -> list[Path]:
+    """Folders on this disk that are this run's alone."""
+    home, key = store.home, record.tags.get(names.KEY)
+    root = artifacts.local(record.artifact_uri)
+    # Never more than a folder that bears the run's own id.
+    found = [part for part in (root, *root.parents) if part.name == record.run_id] if root else []
+    found += [home.reports / record.run_id, home.served / record.run_id]
+    found += [home.served / "champions" / record.run_id]
+    if names.UID in record.tags:
+        found.append(home.logs / record.tags[names.UID])
+    if key and RUN_ID.fullmatch(key) and key not in keys:
+        found.append(home.cells / key)
+    return found
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _needed(store: Store, kept: Iterable[RunRecord]) -> dict[str, list[str]]:
+    """Run id -> who refers to it: runs that are not deleted, and registered models."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for record in kept:
+        for run_id in _references(store, record) - {record.run_id}:
+            found[run_id].append(f"run {record.run_id} ({record.name})")
+    with door("list the registered models"):
+        token: Any = None
+        while True:
+            page = store.client.search_model_versions(max_results=PAGE, page_token=token)
+            for version in page:
+                found[version.run_id or ""].append(f"model {version.name}/{version.version}")
+            token = page.token
+            if not token:
+                return found
+
+
+def _references(store: Store, record: RunRecord) -> set[str]:
+    """Runs that a run names as its upstream, its parent or its folds."""
+    told = [value for name, value in record.params.items() if name.startswith(UPSTREAM_PREFIX)]
+    told += [record.tags.get(names.PARENT, ""), record.tags.get(names.RESTART_OF, "")]
+    files = {names.FAMILY: names.TRAINING_ARTIFACT, names.ANALYSIS: names.UPSTREAM_ARTIFACT}
+    path = files.get(record.tags.get(names.KIND, ""))
+    if path and path in run_files.held(store, record, str(Path(path).parent)):
+        told.append(store.read_text(record.run_id, path))
+    return set(RUN_ID.findall(" ".join(told)))

@@ -1,0 +1,169 @@
+"""What stays the same while one cell trains: its loaders, judges, callbacks and the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from monai.data.meta_obj import get_track_meta, set_track_meta
+
+from minivess import losses
+from minivess.config import ExperimentConfig
+from minivess.contracts import Case, CellSpec, ComputePlan
+from minivess.training import epochs, loaders
+from minivess.training.monitoring.timing import BESIDE, Clock, Laps
+from minivess.training.monitoring.watchdog import Beat, OnBeat, OnStall, Pulse
+from minivess.training.state import State
+from minivess.training.validation import Validation
+
+OnEpoch = Callable[[int, dict[str, float], float | None], None]
+OnFigure = Callable[[Path], None]
+
+
+def _nobody(_: object) -> None:
+    """Nobody listens."""
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Who is told what.
+
+    `epoch`: its number, its metrics, and the seconds left after it where known; `figure`: an image.
+    A thread calls `beat` each second, and `stall` with a file of stacks, or None once it goes on.
+    `resumed`: how many epochs were done before; these are told again without seconds left.
+    """
+
+    epoch: OnEpoch
+    figure: OnFigure
+    beat: OnBeat = _nobody
+    stall: OnStall = _nobody
+    resumed: Callable[[int], None] = _nobody
+
+
+@dataclass(frozen=True)
+class Session:
+    """One cell in training."""
+
+    spec: CellSpec
+    plan: ComputePlan
+    config: ExperimentConfig
+    folder: Path
+    steps: epochs.Steps
+    validation: Validation
+    judges: Executor
+    tell: Callbacks
+    pulse: Pulse
+    clock: Clock = field(default_factory=Clock)
+
+    def over(self, state: State) -> bool:
+        """Whether no epoch is left, or too many have passed without a better loss."""
+        return state.epoch >= self.config.training.max_epochs or self.patience_is_over(state)
+
+    def patience_is_over(self, state: State) -> bool:
+        """Whether early stopping ends the training before epoch `state.epoch`."""
+        patience = self.config.training.early_stopping_patience
+        best = state.best.get("val_loss", {"epoch": -1})
+        return bool(patience) and state.epoch - 1 - best["epoch"] >= patience
+
+    def stops_here(self, state: State, loss: float) -> bool:
+        """Whether early stopping ends the training with epoch `state.epoch` and its loss."""
+        patience = self.config.training.early_stopping_patience
+        best = state.best.get("val_loss", {"epoch": -1, "value": float("inf")})
+        waited = state.epoch - best["epoch"]
+        return bool(patience) and not loss < best["value"] and waited >= patience
+
+    def begin(self, state: State) -> None:
+        """Let the pulse know which epoch begins."""
+        epochs = self.config.training.max_epochs
+        steps = self.steps.batches.per_epoch
+        self.pulse.begin(Beat(state.epoch, epochs, 0, steps, self._promised_s(state)))
+
+    def left_s(self, state: State) -> float | None:
+        """Seconds that may be left, at the pace of the epochs done."""
+        promised = self._promised_s(state)
+        under_way = state.epoch >= len(state.history)
+        return promised and max(0.0, promised - (self.pulse.since_s() if under_way else 0.0))
+
+    def _promised_s(self, state: State) -> float | None:
+        done = [entry["seconds"] for entry in state.history]
+        left = self.config.training.max_epochs - len(done)
+        return left * sum(done) / len(done) if done else None
+
+    def lap(self, spent: Laps) -> Laps:
+        """The seconds of an epoch with those since the last lap."""
+        self.clock.add(BESIDE, self.validation.processor_seconds())
+        return self.clock.lap(spent)
+
+
+@contextmanager
+def opened(
+    spec: CellSpec,
+    plan: ComputePlan,
+    config: ExperimentConfig,
+    cases: Mapping[str, Case],
+    *,
+    folder: Path,
+    labels: Path | None,
+    tell: Callbacks,
+) -> Iterator[Session]:
+    """A session with its threads; threads and kernels of torch are as planned meanwhile."""
+    with ExitStack() as stack:
+        stack.enter_context(machine(plan))
+        judges = stack.enter_context(_threads(plan))
+        pulse = stack.enter_context(Pulse(on_beat=tell.beat, on_stall=tell.stall, folder=folder))
+        loss = losses.build(spec.loss, spec.network.out_channels, ignores=spec.ignores).to(
+            plan.device
+        )
+        train = loaders.training_volumes(spec, plan, config, cases)
+        val = loaders.validation_volumes(spec, plan, config, cases)
+        batches = loaders.Batches(train, plan, config.training, spec.seed)
+        yield Session(
+            spec=spec,
+            plan=plan,
+            config=config,
+            folder=folder,
+            steps=epochs.Steps(
+                spec, plan, config.training, batches=batches, loss=loss, pulse=pulse
+            ),
+            validation=Validation(
+                spec, plan, config.evaluation,
+                volumes=val, loss=loss, judges=judges, pulse=pulse, labels=labels,
+            ),
+            judges=judges,
+            tell=tell,
+            pulse=pulse,
+        )  # fmt: skip
+
+
+@contextmanager
+def _threads(plan: ComputePlan) -> Iterator[Executor]:
+    """Threads for metrics and figures; what waits is dropped where the training fails."""
+    pool = ThreadPoolExecutor(max(1, plan.num_workers // 2), thread_name_prefix="judge")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def machine(plan: ComputePlan) -> Iterator[None]:
+    """Threads and kernels as planned, and as they were afterwards.
+
+    Another number of threads adds up in another order and gives other bits.
+    """
+    threads, tracked = torch.get_num_threads(), get_track_meta()
+    cudnn = torch.backends.cudnn
+    kernels = cudnn.deterministic, cudnn.benchmark
+    torch.set_num_threads(plan.threads)
+    set_track_meta(False)  # plain tensors: patches need no affine, and collating metadata costs
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        set_track_meta(tracked)
+        cudnn.deterministic, cudnn.benchmark = kernels

@@ -1,0 +1,115 @@
+"""A few real steps on the first real batch, timed before a grid begins."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+
+import torch
+
+from minivess import inference, losses
+from minivess.compute.reporting.forecast import Times
+from minivess.config import ExperimentConfig
+from minivess.contracts import Case, CellSpec, ComputePlan
+from minivess.evaluation import metrics
+from minivess.training import batch_checks, context, epochs, loaders
+from minivess.training.loaders import Batch, Batches
+from minivess.training.monitoring.watchdog import Pulse
+from minivess.training.state import State
+
+PROBE_S = 3.0
+"""Seconds after which no further step of a loss is timed."""
+
+STEPS = 3
+
+
+def times(
+    specs: Sequence[CellSpec],
+    plan: ComputePlan,
+    config: ExperimentConfig,
+    cases: Mapping[str, Case],
+) -> Times:
+    """Seconds of what a training does; `specs` are cells of one network, one for each loss.
+
+    Raises:
+        DataError, PlanError: a batch that does not suit the network or the plan.
+    """
+    spec = specs[0]
+    with context.machine(plan), torch.random.fork_rng():
+        volumes = loaders.training_volumes(spec, plan, config, cases)
+        batches = loaders.Batches(volumes, plan, config.training, spec.seed)
+        draw = partial(batches.batch, 0, 0, batches.order(0))
+        first = draw()  # volumes are read now, and kept later
+        batch_checks.shape(first, spec, plan)
+        batch_checks.contents(first, spec)
+        state = State.start(spec, plan, config.training)
+        window = partial(_window, state, first, spec, plan)
+        timed = [_steps(one, plan, config, batches=First(batches, first)) for one in specs]
+        return Times(
+            step=sum(map(min, timed)) / len(timed),
+            load=_seconds(draw),
+            window=min(_seconds(window) for _ in range(2)),
+            judge=_judging(first, spec, config),
+            steps=sum(map(len, timed)),
+        )
+
+
+class First(Batches):
+    """The first batch again and again, with the seconds that the step on it took."""
+
+    def __init__(self, batches: Batches, batch: Batch) -> None:
+        super().__init__(batches.volumes, batches.plan, batches.training, batches.seed)
+        self.first = batch
+        self.seconds: list[float] = []
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Enough for a few steps; the first of them sets up kernels and is no measure."""
+        while len(self.seconds) < 2 or (len(self.seconds) <= STEPS and sum(self.seconds) < PROBE_S):
+            begun = time.perf_counter()
+            yield self.first
+            _finish(self.plan.device)
+            self.seconds.append(time.perf_counter() - begun)
+
+
+def _steps(
+    spec: CellSpec, plan: ComputePlan, config: ExperimentConfig, *, batches: First
+) -> list[float]:
+    loss = losses.build(spec.loss, spec.network.out_channels, ignores=spec.ignores).to(plan.device)
+    state = State.start(spec, plan, config.training)
+    epochs.Steps(
+        spec, plan, config.training, batches=batches, loss=loss, pulse=Pulse.unheard()
+    ).run(state)
+    return batches.seconds[1:]
+
+
+def _window(state: State, batch: Batch, spec: CellSpec, plan: ComputePlan) -> None:
+    inference.logits(
+        state.judged.eval(),
+        batch.image[0].numpy(),
+        spec.window,
+        divisor=plan.divisor,
+        device=plan.device,
+        precision=plan.mixed_precision,
+    )
+
+
+def _judging(batch: Batch, spec: CellSpec, config: ExperimentConfig) -> float:
+    """Seconds of all metrics for each voxel, where a label is judged against itself, moved."""
+    label = batch.label[0, 0].numpy()
+    work = partial(
+        metrics.judge, label[::-1].copy(), label, classes=spec.classes, config=config.evaluation
+    )
+    return min(_seconds(work) for _ in range(2)) / math.prod(label.shape)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def _finish(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()

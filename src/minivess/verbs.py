@@ -1,0 +1,149 @@
+"""Every verb of the command line: its words, its options, and the settings that it uses.
+
+Nothing heavy is imported here, so that help and a mistyped verb answer at once.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal, NamedTuple
+
+TIERS = ("cpu", "gpu_low", "gpu_high", "dgx_spark", "cloud_single", "cloud_multi")
+FLAG: dict[str, Any] = {"action": "store_true", "default": False}
+PORT: dict[str, Any] = {"type": int, "metavar": "PORT"}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "config": {"action": "append", "dest": "files", "metavar": "FILE",
+               "help": "a YAML file of settings; bare file names do the same"},
+    "upstream": {"action": "append", "default": [], "metavar": "ID[,ID]",
+                 "help": "run ids to build on, instead of the latest"},
+    **{tier.replace("_", "-"): {"action": "append_const", "dest": "tiers", "const": tier,
+                                "help": f"compute.profile={tier}"} for tier in TIERS},
+    "yes": {**FLAG, "help": "start even if the forecast is long"},
+    "apply": {**FLAG, "help": "do what is only shown without it"},
+    "force": {**FLAG, "help": "also what is still needed"},
+    "follow": {**FLAG, "help": "again and again, until Ctrl-C"},
+    "export": {"nargs": "?", "const": "", "metavar": "FILE.zip",
+               "help": "make a portable bundle (a folder without .zip) instead"},
+    "trust": {**FLAG, "help": "run the code that a bundle brings, with your rights"},
+    "why": {"help": "the reason of the decision"},
+    "who": {"help": "who decides, instead of the name of this account"},
+    "label": {"metavar": "FILE", "help": "the label file to use"},
+    "image": {"metavar": "FILE", "help": "the image file to use"},
+    "dataset": {"help": "the dataset, where this home has several"},
+    "as": {"dest": "tool", "choices": ("slicer", "label-studio"), "default": "slicer",
+           "help": "the tool that the folder is for"},
+    "all": {**FLAG, "help": "decided volumes as well"},
+    "prefect-port": {**PORT, "default": 4200, "help": "of Prefect's page, 4200 by default"},
+    "mlflow-port": {**PORT, "default": 5000, "help": "of MLflow's page, 5000 by default"},
+    "json": {**FLAG, "help": "print one JSON object as the last line"},
+    "debug": {**FLAG, "help": "show tracebacks and all log lines"},
+}  # fmt: skip
+
+
+class Verb(NamedTuple):
+    """One row of the grammar."""
+
+    help: str
+    bare: str = ""
+    """Words that are no settings: `IN OUT`, `[ID ...]`."""
+    options: tuple[str, ...] = ("json",)
+    uses: tuple[str, ...] = ()
+    """Parts and settings that decide what it does; `-key` takes one out again."""
+    opens: Literal["nothing", "home", "lock", "lock to apply"] = "home"
+
+    def reads(self, key: str) -> bool:
+        """Whether a setting decides anything here."""
+        named = {part.removeprefix("-"): not part.startswith("-") for part in self.uses}
+        held = [kept for part, kept in named.items() if f"{key}.".startswith(f"{part}.")]
+        return bool(held) and all(held)
+
+    def accepts(self) -> tuple[str, ...]:
+        """Its options, with those of every verb."""
+        return (*(("config",) if self.uses else ()), *self.options, "debug")
+
+
+TIER = tuple(tier.replace("_", "-") for tier in TIERS)
+STORE = ("tracking.uri",)
+DATASET = ("data.root", "data.name")
+NAMED = ("name", *DATASET, *STORE)
+DATA = ("name", "data", "-data.watch_interval_s", "tracking")
+GRID = (*DATA, "compute", "model", "training", "evaluation")
+JUDGED = (*NAMED, "tracking", "training.device", "evaluation", "analysis")
+SERVED = (*NAMED, "tracking", "deployment")
+# A trial is one family, whose cells train one after the other in this process.
+TRIED = (*GRID, "search", "-training.refit", "-training.deployment", "-training.parallel_cells",
+         "-training.processes_per_cell")  # fmt: skip
+# An event hands on what it does not use itself; where runs are kept is the reader's affair.
+HANDED_ON = (*(part for part in GRID if part not in ("tracking", "-data.watch_interval_s")), *STORE)
+DECIDES = ("why", "who", "dataset", "json")
+
+VERBS = {
+    "experiment": Verb("the four flows in order; without arguments on demo data", "",
+                       (*TIER, "yes", "json"), ("flows", *GRID, *JUDGED, *SERVED), "lock"),
+    "profile": Verb("flow 1: pair, check, measure and version a dataset", "",
+                    ("json",), DATA, "lock"),
+    "review": Verb("list, accept, reject, fix, export, import: decide about flagged volumes",
+                   "[ACTION ...]", ("all", "dataset", "json"), DATASET),
+    "watch": Verb("look at the data every hour and announce what is new (data.watch_interval_s)",
+                  "", (), HANDED_ON),
+    "data-changed": Verb("announce new data once: for a Git hook, a CI step, a webhook",
+                         "", ("json",), (*HANDED_ON, "-data.watch_interval_s")),
+    "notify": Verb("let Prefect's server call this address when a deployed flow fails", "URL"),
+    "train": Verb("flow 2: train every cell of the grid that is not trained yet", "",
+                  ("upstream", *TIER, "yes", "json"), GRID, "lock"),
+    "search": Verb("try the settings of the part `search:`, write the best as an experiment file",
+                   "", ("upstream", *TIER, "json"), TRIED, "lock"),
+    "analyse": Verb("flow 3: judge out of fold, choose the champion, write the report", "",
+                    ("upstream", "json"), JUDGED, "lock"),
+    "deploy": Verb("flow 4: export, prove and serve the champion", "",
+                   ("upstream", "json"), SERVED, "lock"),
+    "plan": Verb("check the data, show every automatic choice and what the grid will cost", "",
+                 ("upstream", *TIER, "json"), (*HANDED_ON, "-data.watch_interval_s")),
+    "predict": Verb("segment files or folders with the model in production", "IN OUT",
+                    ("upstream", "json"), (*NAMED, "data.spacing", "data.unit")),
+    "lineage": Verb("from a run id or model name back to the data hash", "REF", uses=STORE),
+    "sql": Verb("ask DuckDB over all runs: one SELECT", "QUERY", uses=STORE),
+    "status": Verb("what runs, until when, what is unfinished or out of date", "",
+                   ("follow", "json"), STORE),
+    "summary": Verb("mean, deviation and rank of each family, from plain files alone", "",
+                    ("json",), ("name", *DATASET), "nothing"),
+    "settle": Verb("replay journals, mark dead runs as KILLED, write all pointers anew",
+                   "[ID ...]", ("json",), NAMED, "lock"),
+    "audit": Verb("runs that lack what others rely on; exit code 1 if any does", "[ID ...]",
+                  uses=STORE),
+    "backfill": Verb("params that older runs prove themselves", "[ID ...]",
+                     ("apply", "json"), STORE, "lock to apply"),
+    "purge": Verb("remove deleted runs for good", "[ID ...]",
+                  ("apply", "force", "json"), STORE, "lock to apply"),
+    "rebase": Verb("artifact addresses after a move", "[OLD NEW]",
+                   ("apply", "json"), STORE, "nothing"),
+    "reproduce": Verb("do a training again and compare, or make a bundle", "RUN_ID_OR_BUNDLE",
+                      ("export", "trust", "json"), STORE, "lock"),
+    "demo-data": Verb("write the demo volumes into a folder", "DIR",
+                      ("json",), ("data.demo_volumes", "data.demo_seed"), "nothing"),
+    "ui": Verb("Prefect's page at :4200 and MLflow's at :5000, until Ctrl-C", "",
+               ("prefect-port", "mlflow-port"), STORE, "nothing"),
+    "help": Verb("what a verb does, its options and its settings", "[VERB]", ()),
+}  # fmt: skip
+ACTIONS = {
+    "list": VERBS["review"]._replace(help="what waits for a decision", bare=""),
+    "accept": Verb("goes in despite its finding", "CASE ...", DECIDES, DATASET),
+    "reject": Verb("is left out", "CASE ...", DECIDES, DATASET),
+    "fix": Verb("goes in with other files in place of its own", "CASE",
+                ("label", "image", *DECIDES), DATASET),
+    "reopen": Verb("what was decided counts no more", "CASE ...", DECIDES, DATASET),
+    "export": Verb("what waits, or the volumes named, for an annotation tool", "DIR [CASE ...]",
+                   ("as", "all", "dataset", "json"), DATASET),
+    "import": Verb("what was changed or judged there, as decisions", "DIR_OR_FILE.json",
+                   ("why", "who", "json")),
+}  # fmt: skip
+ROWS = VERBS | {f"review {action}": row for action, row in ACTIONS.items()}
+
+COMMAND = re.compile(rf"(?<![\w./-])minivess (?=(?:VERB|{'|'.join(VERBS)})\b)")
+
+
+def spelled(text: str) -> str:
+    """Commands as they can be typed here: `just train` where `just` called."""
+    from minivess.config import caller
+
+    return COMMAND.sub(f"{caller()} ", text)
