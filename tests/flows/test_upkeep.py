@@ -83,9 +83,11 @@ def test_purge_says_what_it_would_free(store: Store, minivess: Verb) -> None:
     assert store.client.get_run(run).info.lifecycle_stage == "deleted"
 
 
+@pytest.mark.parametrize("named", [False, True])
 def test_a_moved_home_names_the_command_that_mends_it(
-    store: Store, minivess: Verb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    named: bool, store: Store, minivess: Verb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    words = [str(store.home.root), str(tmp_path / "new")] if named else []
     run = make(store, loss_function="cbdice")
     store.client.log_text(run, "x", "a.txt")
     shutil.move(store.home.root, tmp_path / "new")
@@ -94,7 +96,7 @@ def test_a_moved_home_names_the_command_that_mends_it(
     assert (code, "minivess rebase --apply" in told["error"]) == (1, True)
     assert minivess("rebase")[1]["applied"] is False
     assert minivess("status")[0] == 1
-    code, told = minivess("rebase", "--apply")
+    code, told = minivess("rebase", *words, "--apply")
     assert (code, told["moves"]["runs.artifact_uri"]) == (0, 1)
     assert minivess("status")[1]["runs"] == 1
     assert minivess("rebase", "--apply")[1] == {"moves": {}, "applied": False}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 from minivess import config as configs
@@ -276,14 +277,16 @@ def rebase(
 
     home = homes.open_home(env.home, moved=True)
     with homes.lock(home.root / "lock", what="minivess rebase"):
-        old, new = words or (str(home.recorded), str(home.root))
+        here = (str(home.recorded), str(home.root))
+        old, new = words or here
+        whole = (str(Path(old)), str(Path(new))) == here
         if old == new:
             return ["  nothing has moved"], {"moves": {}, "applied": False}
         store = open_store(home, config.tracking)
         step = rebases.apply if apply else rebases.look
         # A server keeps its own addresses: there, a moved home only says where it is now.
-        moves = [] if not words and not is_database(store) else step(store, old, new)
-        if apply and not words:
+        moves = [] if whole and not is_database(store) else step(store, old, new)
+        if apply and whole:
             home.workspace.unlink(missing_ok=True)
             home.arrived()
     lines = [f"  {move.addresses} in {move.column}" for move in moves]
