@@ -78,6 +78,10 @@ class StoreError(MinivessError):
     """MLflow refuses, or does not hold what was asked for."""
 
 
+class DeletedRunError(StoreError):
+    """A run that MLflow still keeps, but as deleted."""
+
+
 class StoreAway(StoreError):  # noqa: N818 (it says where the store is, not that we erred)
     """MLflow, its database or its artifact store does not answer for now."""
 

@@ -53,7 +53,13 @@ def replace(path: Path) -> None:
     other.replace(path)
 
 
-@pytest.mark.parametrize("change", [touch, replace])
+def write_in_place(path: Path) -> None:
+    status = path.stat()
+    path.write_bytes(b"VESSEL")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("change", [touch, replace, write_in_place])
 def test_another_time_or_inode_makes_it_read_again(tmp_path: Path, index: Index, change) -> None:
     path = old(tmp_path / "a", b"vessel")
     index.hashes([path])

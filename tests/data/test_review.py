@@ -78,7 +78,7 @@ def test_flagged_volumes_wait_until_something_is_decided(bench: Bench) -> None:
     reviewed, measured = bench.profile()
     assert reviewed.rejected == ("vol02",)
     assert [volume.case for volume in measured.stats] == ["vol00", "vol03"]
-    assert "by Ada" in rejections(reviewed)[0].message
+    assert "by Ada" in rejections("d", reviewed)[0].message
 
 
 def test_an_accepted_volume_goes_in_despite_its_error(bench: Bench) -> None:
@@ -94,7 +94,7 @@ def test_what_cannot_be_used_cannot_be_accepted(bench: Bench) -> None:
     bench.profile()
     with pytest.raises(DataError, match="cannot be used") as refused:
         bench.decide("accept", "vol02")
-    assert "review fix vol02 --label" in refused.value.remedy
+    assert "review fix vol02 --dataset tubes --label" in refused.value.remedy
 
 
 def test_a_fix_brings_its_own_file_and_leaves_the_original_alone(

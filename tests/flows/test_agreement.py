@@ -314,6 +314,8 @@ def test_a_renamed_experiment_is_found_by_its_runs(made: Fabricated) -> None:
     assert found.run_id == made.families[0].run_id
     assert handoff.receive_training(made.session).experiment == "tubes"
     assert made.store.experiment_id("tubes", dataset="demo", note="n") == place.experiment_id
+    client.delete_experiment(client.create_experiment("tubes"))
+    assert handoff.receive_training(made.session).experiment == "tubes"
 
 
 def test_a_run_that_is_not_ours_is_named_with_what_it_lacks(made: Fabricated) -> None:
@@ -334,6 +336,17 @@ def test_a_deleted_run_comes_back_by_the_command_printed(made: Fabricated) -> No
         made.store.get(run_id)
     assert run_shell(deleted.value.remedy) == 0
     assert made.store.get(run_id).status == "FINISHED"
+
+
+@pytest.mark.slow
+def test_a_deleted_experiment_comes_back_by_the_command_printed(made: Fabricated) -> None:
+    place = made.store.client.get_experiment_by_name("tubes")
+    assert place is not None
+    made.store.client.delete_experiment(place.experiment_id)
+    with pytest.raises(StoreError) as deleted:
+        made.store.get(made.families[0].run_id)
+    assert run_shell(deleted.value.remedy) == 0
+    assert handoff.receive_training(made.session).experiment == "tubes"
 
 
 def run_shell(remedy: str, after: str = "") -> int:

@@ -17,6 +17,7 @@ from minivess.cli import main
 from minivess.config import TrackingConfig
 from minivess.home import Home, open_home
 from minivess.orchestration.session import open_session
+from minivess.stages.dataset_scan import look
 from minivess.stages.profile import profile_data
 from minivess.tracking.store.store import Store, open_store
 from tests.conftest import tube, write_nifti
@@ -103,6 +104,19 @@ def test_names_that_would_share_a_variable_or_the_demos_are_refused(
     refused = minivess("profile", f"data.root={other}", expected=2)["said"]
     assert f"share names with the dataset '{folder.lower()}'" in refused
     assert f"data.name={folder}-2" in refused
+
+
+def test_a_renamed_folder_is_told_of_the_dataset_that_has_its_files(
+    scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(scene.first, tmp_path / "renamed")
+    env = configs.Environment(home=scene.home.root, prefect_disabled=True)
+    asked = configs.load(words=[f"data.root={tmp_path / 'renamed'}"], env=env)
+    with open_session(asked, env) as session:
+        look(session)
+    assert "files of vessels, which is another dataset here; data.name=vessels" in "".join(
+        capsys.readouterr()
+    )
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -35,6 +36,20 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return json.loads(told.out.splitlines()[-1]) if code == 0 else {"error": told.err}
 
     return run
+
+
+def test_a_printed_decision_names_its_dataset(
+    run: Run, make_dataset: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = make_dataset(4)
+    shutil.copytree(root, tmp_path / "o'brien scans")
+    for place in (root, tmp_path / "o'brien scans"):
+        run("profile", f"data.root={place}")
+    asked = run("review", "list", code=2)["error"]
+    assert run(*shlex.split(asked.partition("Try: minivess ")[2]))["dataset"] == "o'brien scans"
+    typed = run("review", "reject", "vol01", f"data.root={root}", code=1)["error"]
+    run(*shlex.split(typed.partition("Try: minivess ")[2]))
+    assert run("profile", f"data.root={root}")["quarantined"] == ["vol01"]
 
 
 def test_decisions_make_a_new_version_once(run: Run, make_dataset: Callable[..., Path]) -> None:

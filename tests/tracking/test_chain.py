@@ -151,9 +151,41 @@ def test_a_run_without_a_model_is_not_registered(store: Store, chain: Chain) -> 
         registry.register(store, name="chain", run_id=chain.profile, note="n", tags={})
 
 
-def test_an_alias_that_nothing_has_is_named(store: Store, chain: Chain) -> None:
-    with pytest.raises(StoreError, match="chain@production"):
-        registry.by_alias(store, "chain", names.PRODUCTION_ALIAS)
+def test_a_model_whose_name_holds_a_quote_is_registered_once(store: Store, chain: Chain) -> None:
+    asked = {"name": "o'brien", "run_id": chain.family, "note": "n", "tags": {}}
+    assert registry.register(store, **asked) == registry.register(store, **asked)
+    store.client.delete_registered_model("o'brien")
+
+
+def test_more_models_than_mlflow_lists_at_once_are_found(store: Store, chain: Chain) -> None:
+    for number in range(101):
+        store.client.create_registered_model(f"a{number}", tags={"project": names.PROJECT})
+    assert "chain" in registry.models(store)
+    for number in range(101):
+        store.client.delete_registered_model(f"a{number}")
+
+
+def test_of_a_run_our_own_model_comes_before_one_made_by_hand(store: Store, chain: Chain) -> None:
+    source = f"runs:/{chain.family}/{names.MODEL_ARTIFACT}"
+    store.client.create_registered_model("lab")
+    store.client.create_model_version("lab", source, chain.family)
+    assert registry.of_run(store, chain.family).name == "chain"
+    store.client.delete_registered_model("lab")
+
+
+@pytest.mark.parametrize(
+    ("alias", "command"),
+    [
+        (names.PRODUCTION_ALIAS, "minivess deploy name=chain"),
+        ("challenger", "minivess train` with its settings"),
+    ],
+)
+def test_an_alias_that_nothing_has_is_named_with_the_verb_that_sets_it(
+    store: Store, chain: Chain, alias: str, command: str
+) -> None:
+    with pytest.raises(StoreError, match=f"chain@{alias}") as refused:
+        registry.by_alias(store, "chain", alias)
+    assert command in refused.value.remedy
 
 
 def test_the_registered_model_predicts_what_the_network_does_at_any_size(
@@ -233,6 +265,14 @@ def test_a_model_walks_up_to_its_data(store: Store, chain: Chain, ref: str) -> N
 def test_what_is_neither_run_nor_model_is_said(store: Store) -> None:
     with pytest.raises(StoreError, match="neither a run id nor a registered model"):
         lineage.walk(store, "nobody")
+
+
+def test_a_model_that_lost_its_versions_is_no_stranger(store: Store) -> None:
+    store.client.create_registered_model("bare", tags={"project": names.PROJECT})
+    with pytest.raises(StoreError, match="has no version any more") as refused:
+        lineage.walk(store, "bare")
+    assert "minivess analyse name=bare" in refused.value.remedy
+    store.client.delete_registered_model("bare")
 
 
 def test_the_page_of_a_chain_names_every_run_and_the_data(store: Store, chain: Chain) -> None:

@@ -82,6 +82,17 @@ def test_audit_names_contradictions_and_broken_links(own: Store) -> None:
     } <= set(gap.missing)  # fmt: skip
 
 
+def test_audit_says_how_a_deleted_run_comes_back(own: Store) -> None:
+    above = old_run(own)
+    run = old_run(own)
+    own.client.log_param(run, names.UPSTREAM_TRAINING, above)
+    own.client.delete_run(above)
+    (gap,) = audit.audit(own, [run])
+    (told,) = (one for one in gap.missing if one.startswith(names.UPSTREAM_TRAINING))
+    assert f"{above} was deleted: " in told
+    assert f"runs restore --run-id {above}" in told
+
+
 def test_a_run_that_goes_on_is_not_judged(own: Store) -> None:
     old_run(own, status="RUNNING")
     assert audit.audit(own) == []

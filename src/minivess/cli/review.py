@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -51,7 +52,7 @@ def dataset_of(options: argparse.Namespace, config: ExperimentConfig, home: Home
         )
     raise UsageError(
         f"There are several datasets: {', '.join(known)}.",
-        remedy=f"minivess review list --dataset {known[0]}",
+        remedy=f"minivess review list --dataset {shlex.quote(known[0])}",
     )
 
 
@@ -69,7 +70,8 @@ def show(home: Home, dataset: str, say: Say, *, everything: bool) -> Outcome:
     waiting = sum(entry.is_open for entry in known)
     say(f"{dataset}: {waiting} of {len(known)} volumes wait for a decision")
     if waiting:
-        say("  minivess review accept CASE --why '...'; all that can be done: minivess help review")
+        decide_so = review.command("accept", dataset)
+        say(f"  {decide_so}; all that can be done: minivess help review")
     return {"dataset": dataset, "open": waiting, "volumes": [plain(entry) for entry in shown]}
 
 
@@ -118,7 +120,7 @@ def export(
     say(f"  {folder}: {', '.join(written)}")
     if left := [entry.case for entry in entries if entry.case not in written]:
         say(f"  left out, their images cannot be read: {', '.join(left)}")
-    say(f"  then: minivess review import {folder} --why '...'")
+    say(f"  then: {review.command('import', dataset, str(folder))}")
     return {"dataset": dataset, "folder": str(folder), "cases": written}
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from minivess import names
@@ -41,6 +42,7 @@ def require(session: Session, hashes: Mapping[Path, str] | None = None) -> None:
     if not mine:
         _require_new(config, known)
         require_here(session.home, config)
+        _say_renamed(session, profiles, hashes or {})
     elif config.data.name is not None:
         session.say(f"  note: {config.dataset} lay at {mine[0].params.get('data_dataset_path')}")
     elif hashes is not None and same_files(session, mine[0], hashes):
@@ -85,6 +87,21 @@ def same_files(session: Session, profile: RunRecord, hashes: Mapping[Path, str])
     except StoreError:
         return False
     return Counter(made_of.get("files", {}).values()) == Counter(hashes.values())
+
+
+def _say_renamed(
+    session: Session, profiles: Iterable[RunRecord], hashes: Mapping[Path, str]
+) -> None:
+    """A folder that was renamed is a new dataset: what is known of its files lies with the old."""
+    newest: dict[str, RunRecord] = {}
+    for profile in profiles:
+        newest.setdefault(profile.params.get(names.DATASET_NAME, ""), profile)
+    for dataset, profile in newest.items():
+        if hashes and same_files(session, profile, hashes):
+            session.say(
+                f"  note: these are the files of {dataset}, which is another dataset here; "
+                f"{shlex.quote(f'data.name={dataset}')} goes on with its reviews and models"
+            )
 
 
 def _require_new(config: ExperimentConfig, known: set[str]) -> None:

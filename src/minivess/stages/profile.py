@@ -150,7 +150,7 @@ def measure(session: Session, survey: Survey) -> Measured:
         )
     return replace(
         measured,
-        findings=(*measured.findings, *rejections(survey.reviewed)),
+        findings=(*measured.findings, *rejections(session.config.dataset, survey.reviewed)),
         quarantined=(*measured.quarantined, *survey.reviewed.rejected),
     )
 

@@ -59,7 +59,7 @@ def after_review(
         first = pairing.cases[0].case
         raise DataError(
             f"Review rejected all {len(pairing.cases)} volumes of {dataset}.",
-            remedy=f"minivess review reopen {first} --why 'why it may go in after all'",
+            remedy=review.command("reopen", dataset, first, "--why 'why it may go in after all'"),
         )
     accepted = frozenset(c for c, decided in in_force.items() if decided["verdict"] == "accept")
     return Reviewed(pairing.replace(cases=tuple(kept)), known, accepted, in_force, told)
@@ -73,14 +73,14 @@ def history(decisions: tuple[Decision, ...]) -> list[dict[str, Any]]:
     ]
 
 
-def rejections(reviewed: Reviewed) -> list[Finding]:
+def rejections(dataset: str, reviewed: Reviewed) -> list[Finding]:
     """A finding for each volume that somebody left out, saying who and why."""
     return [
         finding(
             "rejected",
             f"Left out by {last['who']} on {last['at'][:10]}: {last['why']}",
             case=case,
-            remedy=f"minivess review reopen {case} --why '...'",
+            remedy=review.command("reopen", dataset, case),
         )
         for case in reviewed.rejected
         for last in [reviewed.history[case][-1]]

@@ -35,7 +35,7 @@ def decide(
     if not why.strip():
         raise DataError(
             f"A decision about {entry.case} needs its reason.",
-            remedy=f"minivess review {verdict} {entry.case} --why 'what you saw'",
+            remedy=review.command(verdict, entry.dataset, entry.case, "--why 'what you saw'"),
         )
     if verdict == "accept":
         _refuse_unusable(entry)
@@ -72,9 +72,13 @@ def _refuse_unusable(entry: review.Entry) -> None:
         if finding.severity == "error" and finding.code in BEYOND_ACCEPTING:
             raise DataError(
                 f"{entry.case} cannot be used as it is: {finding.message}",
-                remedy=f"minivess review fix {entry.case} --label FILE (or --image FILE) "
-                "--why '...', or reject it",
+                remedy=f"{_fix(entry)}, or reject it",
             )
+
+
+def _fix(entry: review.Entry) -> str:
+    rest = "--label FILE (or --image FILE) --why '...'"
+    return review.command("fix", entry.dataset, entry.case, rest)
 
 
 def _check_fit(home: Home, entry: review.Entry, given: Mapping[review.Role, Path]) -> None:
@@ -82,7 +86,7 @@ def _check_fit(home: Home, entry: review.Entry, given: Mapping[review.Role, Path
     if not given:
         raise DataError(
             f"A fix of {entry.case} needs a file.",
-            remedy=f"minivess review fix {entry.case} --label FILE (or --image FILE) --why '...'",
+            remedy=_fix(entry),
         )
     stands = review.standing(home, entry)
     for role, path in given.items():

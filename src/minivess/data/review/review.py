@@ -7,6 +7,7 @@ were looked at; when a file changes, it is asked about anew.
 from __future__ import annotations
 
 import json
+import shlex
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -124,6 +125,12 @@ def decisions(home: Home, dataset: str) -> dict[Mark, tuple[Decision, ...]]:
     return found
 
 
+def command(action: str, dataset: str, case: str = "CASE", rest: str = "--why '...'") -> str:
+    """A command about one volume, which runs where this home has several datasets as well."""
+    place = f"--dataset {shlex.quote(dataset)}"
+    return f"minivess review {action} {shlex.quote(case)} {place} {rest}"
+
+
 def find(home: Home, dataset: str, case: str) -> Entry:
     """One volume.
 
@@ -135,7 +142,8 @@ def find(home: Home, dataset: str, case: str) -> Entry:
         shown = some(known, 5) or "none"
         raise DataError(
             f"{dataset} has no volume {case!r} (known: {shown}).",
-            remedy="minivess review list --all, after `minivess profile` has seen the volumes",
+            remedy=f"minivess review list --all --dataset {shlex.quote(dataset)}, after "
+            "`minivess profile` has seen the volumes",
         )
     return known[case]
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from minivess import names
 from minivess.errors import StoreError
 from minivess.tracking.store.connection import door
-from minivess.tracking.store.store import Store
+from minivess.tracking.store.store import Store, quoted
 
 if TYPE_CHECKING:
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
+ALIASED_BY = {names.CHAMPION_ALIAS: "analyse", names.PRODUCTION_ALIAS: "deploy"}
+"""The verb that sets an alias; those of families are set by `train`."""
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
@@ -96,7 +99,15 @@ def by_alias(store: Store, name: str, alias: str) -> Registered:
     Raises:
         StoreError: there is no such model or alias.
     """
-    return _found(f"{name}@{alias}", lambda: store.client.get_model_version_by_alias(name, alias))
+    verb = ALIASED_BY.get(alias)
+    settings = shlex.quote(f"name={name}")
+    return _found(
+        f"{name}@{alias}",
+        lambda: store.client.get_model_version_by_alias(name, alias),
+        f"run `minivess {verb} {settings}`, which sets this alias"
+        if verb
+        else "run `minivess train` with its settings, which sets the aliases of families",
+    )
 
 
 def by_version(store: Store, name: str, version: str) -> Registered:
@@ -105,10 +116,14 @@ def by_version(store: Store, name: str, version: str) -> Registered:
     Raises:
         StoreError: there is no such model or version.
     """
-    return _found(f"{name}/{version}", lambda: store.client.get_model_version(name, version))
+    return _found(
+        f"{name}/{version}",
+        lambda: store.client.get_model_version(name, version),
+        "give a version that MLflow's page shows (`minivess ui`), or an alias as NAME@champion",
+    )
 
 
-def _found(reference: str, look: Callable[[], ModelVersion]) -> Registered:
+def _found(reference: str, look: Callable[[], ModelVersion], remedy: str) -> Registered:
     try:
         with door(f"find the registered model {reference}"):
             return _plain(look())
@@ -116,15 +131,13 @@ def _found(reference: str, look: Callable[[], ModelVersion]) -> Registered:
         if getattr(error.__cause__, "error_code", "") not in ABSENT:
             raise
         raise StoreError(
-            f"There is no registered model {reference}.",
-            remedy="run `minivess experiment` or `minivess analyse` with the same settings first",
+            f"There is no registered model {reference}.", remedy=remedy
         ) from error.__cause__
 
 
 def versions(store: Store, name: str, *, run_id: str | None = None) -> list[Registered]:
     """All versions of a model, newest first; optionally only those made from one run."""
-    quoted = name.replace("'", "")
-    wanted = f"name='{quoted}'" + (f" and run_id='{run_id}'" if run_id else "")
+    wanted = f"name={quoted(name)}" + (f" and run_id='{run_id}'" if run_id else "")
     with door(f"list the versions of model {name!r}"):
         found = store.client.search_model_versions(wanted)
     return sorted((_plain(one) for one in found), key=lambda one: -int(one.version))
@@ -132,8 +145,14 @@ def versions(store: Store, name: str, *, run_id: str | None = None) -> list[Regi
 
 def models(store: Store) -> dict[str, dict[str, str]]:
     """Our registered models, each with its aliases and the versions that they point at."""
+    wanted, token = f"tags.project = '{names.PROJECT}'", None
+    found: list[RegisteredModel] = []
     with door("list the registered models"):
-        found = store.client.search_registered_models(f"tags.project = '{names.PROJECT}'")
+        while token or not found:
+            page = store.client.search_registered_models(wanted, page_token=token)
+            found += page
+            if not (token := page.token):
+                break
     return {
         model.name: {alias: str(version) for alias, version in model.aliases.items()}
         for model in found
@@ -141,7 +160,7 @@ def models(store: Store) -> dict[str, dict[str, str]]:
 
 
 def of_run(store: Store, run_id: str) -> Registered:
-    """The version that was made from a run.
+    """The version that was made from a run, of our own models before those made by hand.
 
     Raises:
         StoreError: its model is not registered.
@@ -153,7 +172,8 @@ def of_run(store: Store, run_id: str) -> Registered:
             f"The model of run {run_id} is not registered.",
             remedy="run `minivess train` with its settings; what is trained is registered again",
         )
-    return _plain(found[0])
+    own = models(store) if len(found) > 1 else {}
+    return _plain(max(found, key=lambda version: version.name in own))
 
 
 def _plain(version: ModelVersion) -> Registered:

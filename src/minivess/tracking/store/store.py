@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from minivess import names
 from minivess.config import TrackingConfig
 from minivess.contracts import RunRecord
-from minivess.errors import StoreAway, StoreError
+from minivess.errors import DeletedRunError, StoreAway, StoreError
 from minivess.home import Home
 from minivess.tracking.store import artifacts
 from minivess.tracking.store.connection import address, connect, door, probe, shown
@@ -195,12 +195,13 @@ class Store:
     def _experiment(self, name: str) -> Experiment | None:
         """The experiment of a name; one that was renamed in MLflow is known by its runs."""
         found = self.client.get_experiment_by_name(name)
-        if found is not None or name in names.OWN_EXPERIMENTS:
+        is_there = found is not None and found.lifecycle_stage != "deleted"
+        if is_there or name in names.OWN_EXPERIMENTS:
             return found
         for kind in names.TRAINING_KINDS:
             runs = self.client.search_runs(
                 [one.experiment_id for one in self.client.search_experiments()],
-                f"tags.{names.GROUP} = {_quoted(name)} and tags.`{names.KIND}` = '{kind}'",
+                f"tags.{names.GROUP} = {quoted(name)} and tags.`{names.KIND}` = '{kind}'",
                 max_results=1,
             )
             if runs:
@@ -209,7 +210,7 @@ class Store:
                     log.warning("The experiment %r is called %r in MLflow now.", name, found.name)
                 self._renamed.add(name)
                 return found
-        return None
+        return found
 
     def _experiment_ids(self, experiment: str | None) -> list[str]:
         if experiment is not None:
@@ -246,7 +247,7 @@ class Store:
     ) -> RunRecord | None:
         """The newest FINISHED run of a kind, optionally with these params."""
         filters = [f"tags.`{names.KIND}` = '{kind}'"]
-        filters += [f"params.{name} = {_quoted(value)}" for name, value in (params or {}).items()]
+        filters += [f"params.{name} = {quoted(value)}" for name, value in (params or {}).items()]
         return next(iter(_ranked(self._search(filters, experiment, "FINISHED"))), None)
 
     def search(
@@ -316,11 +317,18 @@ class Store:
                 remedy="copy the id from `minivess status` or from MLflow's page (`minivess ui`)",
             ) from error
         if run.info.lifecycle_stage == "deleted":
-            raise StoreError(
+            raise DeletedRunError(
                 f"Run {run_id} was deleted from the MLflow store.",
-                remedy=f"{self.command(f'runs restore --run-id {run_id}')}, or give another run",
+                remedy=f"{self._restoring(run)}, or give another run",
             )
         return self.record(run)
+
+    def _restoring(self, run: Run) -> str:
+        """The command that brings a deleted run back, or its experiment, which takes it along."""
+        experiment = run.info.experiment_id
+        if self.client.get_experiment(experiment).lifecycle_stage == "deleted":
+            return self.command(f"experiments restore --experiment-id {experiment}")
+        return self.command(f"runs restore --run-id {run.info.run_id}")
 
     def record(self, run: Run) -> RunRecord:
         """A run of MLflow's in plain values; a metric whose last value is undefined is left out."""
@@ -426,5 +434,6 @@ def _ranked(records: list[RunRecord]) -> list[RunRecord]:
     return sorted(records, key=rank, reverse=True)
 
 
-def _quoted(value: str) -> str:
+def quoted(value: str) -> str:
+    """A value in MLflow's filters."""
     return f'"{value}"' if "'" in value else f"'{value}'"

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from minivess import names
 from minivess.contracts import RunRecord
+from minivess.errors import DeletedRunError, StoreError
 from minivess.tracking.run import required_fields
 from minivess.tracking.store import sql_reader
 from minivess.tracking.store.run_files import damage, held
@@ -48,7 +49,7 @@ def _judged(store: Store, record: RunRecord, known: Mapping[str, RunRecord]) -> 
         record.name,
         kind,
         record.status,
-        (*lacking, *_contradictions(record), *_broken(record, known)),
+        (*lacking, *_contradictions(record), *_broken(store, record, known)),
     )
 
 
@@ -65,7 +66,7 @@ def _contradictions(record: RunRecord) -> list[str]:
     return found
 
 
-def _broken(record: RunRecord, known: Mapping[str, RunRecord]) -> list[str]:
+def _broken(store: Store, record: RunRecord, known: Mapping[str, RunRecord]) -> list[str]:
     """Upstream runs that are gone, not FINISHED, or of other data."""
     found = []
     for param in UPSTREAM:
@@ -74,9 +75,19 @@ def _broken(record: RunRecord, known: Mapping[str, RunRecord]) -> list[str]:
             continue
         above = known.get(run_id)
         if above is None:
-            found.append(f"{param} {run_id} is no run here")
+            found.append(f"{param} {run_id} {_gone(store, run_id)}")
         elif above.status != "FINISHED":
             found.append(f"{param} {run_id} is {above.status}")
         elif above.params.get(names.DATASET_HASH) != record.params.get(names.DATASET_HASH):
             found.append(f"{param} {run_id} is of other data")
     return found
+
+
+def _gone(store: Store, run_id: str) -> str:
+    try:
+        store.get(run_id)
+    except DeletedRunError as deleted:
+        return f"was deleted: {deleted.remedy}"
+    except StoreError:
+        pass
+    return "is no run here"

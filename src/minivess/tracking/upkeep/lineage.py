@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
@@ -123,6 +124,12 @@ def _preferred(store: Store, name: str) -> str:
     found = registry.versions(store, name)
     if found:
         return found[0].run_id
+    if name in registry.models(store):
+        raise StoreError(
+            f"The model {name!r} has no version any more.",
+            remedy=f"run `minivess analyse {shlex.quote(f'name={name}')}`, which registers what "
+            "was trained",
+        )
     raise StoreError(
         f"{name!r} is neither a run id nor a registered model.",
         remedy="give a run id of 32 digits, or a model as name, name@alias or name/version",
