@@ -98,6 +98,8 @@ def filled(command: str) -> str:
     if re.match(r"just (train|experiment|search)", command):
         short = [word for word in SHORT.split() if word.partition("=")[0] not in given]
         command += " " + " ".join(f"'{word}'" for word in short)
+    if command.startswith("just review"):  # the pages speak of a home with one dataset
+        command += " --dataset demo"
     return command + (" search.trials=1" if command.startswith("just search") else "")
 
 

@@ -188,6 +188,22 @@ def test_a_mask_is_written_with_the_geometry_of_its_image(tmp_path: Path) -> Non
     assert written.array.dtype == np.uint8
     assert (written.spacing, written.unit) == (volume.spacing, "micron")
     np.testing.assert_array_equal(written.affine, volume.affine)
+    header = nib.load(tmp_path / "out" / "mask.nii.gz").header
+    assert (header["sform_code"], header["qform_code"]) == (2, 2)
+    np.testing.assert_allclose(header.get_qform(), volume.affine, atol=1e-6)
+
+
+def test_a_header_that_is_corrected_prints_nothing_and_is_noted_with_its_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    content = bytearray(nib.Nifti1Image(np.zeros((5, 6, 7), np.int16), np.eye(4)).to_bytes())
+    content[80:84] = np.float32(-0.5).tobytes()
+    (tmp_path / "image.nii").write_bytes(content)
+    with caplog.at_level("INFO"):
+        read(tmp_path / "image.nii")
+    assert "".join(capfd.readouterr()) == ""
+    (note,) = [text for text in caplog.messages if "pixdim" in text]
+    assert note.startswith(f"{tmp_path / 'image.nii'}: pixdim")
 
 
 def test_a_mask_of_another_shape_is_not_written(tmp_path: Path) -> None:

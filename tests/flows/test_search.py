@@ -100,6 +100,15 @@ def test_what_cannot_be_searched_is_refused(
         search(session)
 
 
+@pytest.mark.parametrize(("space", "what"), [
+    ("{model.filterz: {choices: [[4, 8]]}}", "search.space.model.filterz"),
+    ("{model.dropout: {low: 0.1, high: 3}}", r"search\.space\.model\.dropout=3 .* below 1"),
+])  # fmt: skip
+def test_a_space_over_what_no_network_has_is_refused_as_it_is_read(space: str, what: str) -> None:
+    with pytest.raises(UsageError, match=what):
+        config.load([], [f"search.space={space}"])
+
+
 def seed_of_good_then_bad(folder: Path) -> int:
     """A seed with which the first trial learns and the second does not."""
     space = {"training.learning_rate": {"choices": [0.02, 0.0000001]}}

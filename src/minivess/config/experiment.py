@@ -256,6 +256,11 @@ class Dimension(Part):
 
     _each_once = field_validator("choices")(each_once)
 
+    @property
+    def ends(self) -> tuple[Any, ...]:
+        """Its choices, or the two ends of its range."""
+        return (self.low, self.high) if self.choices is None else self.choices
+
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
         ranged = self.low is not None and self.high is not None
@@ -288,6 +293,17 @@ class SearchConfig(Part):
     startup_trials: int = Field(
         default=5, ge=1, description="trials before any is pruned and before tpe learns from them"
     )
+
+    @field_validator("space")
+    @classmethod
+    def _fields_of_networks(
+        cls, space: dict[str, Dimension], info: ValidationInfo
+    ) -> dict[str, Dimension]:
+        for key, dimension in space.items():
+            part, _, name = key.partition(".")
+            for value in dimension.ends if part == "model" and name else ():
+                refuse_fields({name: value}, "search.space.model.", info.context)
+        return space
 
 
 class EvaluationConfig(Part):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ FIRST, SECOND = 348, 540  # bytes of the headers of NIfTI-1 and NIfTI-2
 HEADER_ERRORS = (nib.spatialimages.HeaderDataError, ValueError, KeyError, OverflowError)
 TOLERANCE = 1e-3  # of a voxel; headers jitter in the last digits of float32
 Affine = npt.NDArray[np.float64]
+log = logging.getLogger(__name__)
 
 
 def read(path: Path) -> Volume:
@@ -51,11 +53,23 @@ def write(path: Path, array: Array, like: Volume, *, about: bytes = b"") -> Path
     """Write an array (X, Y, Z) with the geometry of `like`; equal arrays give equal bytes."""
     image = nib.Nifti1Image(array, like.affine, dtype=array.dtype)
     image.header.set_zooms(like.spacing)
+    if about:
+        _place_twice(image)
     image.header.set_xyzt_units(xyz=like.unit)
     image.header["descrip"] = about
     content = image.to_bytes()
     packed = gzip.compress(content, 1, mtime=0) if path.name.endswith(".gz") else content
     return files.write(path, lambda temporary: temporary.write_bytes(packed))
+
+
+def _place_twice(image: nib.Nifti1Image) -> None:
+    """State the place of a mask as qform too, for readers of one form; curated bytes stay.
+
+    Code 2 of both is "aligned to another file", here to the image. A qform holds no shear.
+    """
+    image.set_qform(image.affine, code=2)
+    if not _is_same(image.get_qform(), image.affine):
+        image.set_qform(None, code=0)
 
 
 def _files(path: Path) -> tuple[Path, Path]:
@@ -83,16 +97,31 @@ def _header(path: Path, packing: str) -> tuple[Any, bytes]:
     try:
         if path.suffix.lower() == ".hdr":
             is_nifti = raw[344:347] == b"ni1"
-            return (nib.nifti1.Nifti1PairHeader if is_nifti else nib.Spm2AnalyzeHeader)(raw), raw
+            kind = nib.nifti1.Nifti1PairHeader if is_nifti else nib.Spm2AnalyzeHeader
+            return _corrected(kind, raw, path), raw
         if nib.Nifti1Header.may_contain_header(raw):
-            return nib.Nifti1Header(raw), raw
+            return _corrected(nib.Nifti1Header, raw, path), raw
         if raw[4:8] == b"n+2\0":
             raw = decode.block(path, SECOND, packing=packing).tobytes()
-            return nib.Nifti2Header(raw), raw
+            return _corrected(nib.Nifti2Header, raw, path), raw
     # A damaged header fails in many ways: bad codes, sizes that overflow.
     except HEADER_ERRORS as error:
         raise damaged(path, f"cannot be read ({error})") from error
     raise damaged(path, "is no NIfTI volume")
+
+
+class _Corrections(logging.LoggerAdapter[logging.Logger]):
+    """What nibabel corrects, for logs: findings say it to people, once and with the file."""
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        """Note a correction, however grave nibabel calls it."""
+        self.logger.info("%s: %s", dict(self.extra or {})["file"], msg)
+
+
+def _corrected(kind: Any, raw: bytes, path: Path) -> Any:
+    header = kind(raw, check=False)
+    header.check_fix(logger=_Corrections(log, {"file": str(path)}))
+    return header
 
 
 def _unit(header: Any) -> str | None:
