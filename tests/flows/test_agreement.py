@@ -345,6 +345,9 @@ def test_a_deleted_experiment_comes_back_by_the_command_printed(made: Fabricated
     made.store.client.delete_experiment(place.experiment_id)
     with pytest.raises(StoreError) as deleted:
         made.store.get(made.families[0].run_id)
+    with pytest.raises(StoreError) as empty:
+        handoff.receive_training(made.session)
+    assert deleted.value.remedy.startswith(empty.value.remedy)
     assert run_shell(deleted.value.remedy) == 0
     assert handoff.receive_training(made.session).experiment == "tubes"
 

@@ -107,7 +107,7 @@ def test_the_model_that_is_named_segments_and_is_said_with_its_data_and_its_dice
     [
         (
             ["name=vesels"],
-            "no model of an experiment 'vesels' here; there are name=demo, name=vessels",
+            "'vesels' here; there are name=demo, name=vessels.\n  Try: name=vessels",
         ),
         (["--upstream={vessels_profile}"], "is of kind 'profile' and holds no model"),
         (["--upstream={vessels},{demo}"], "2 upstream ids were given"),

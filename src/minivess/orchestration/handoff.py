@@ -436,7 +436,7 @@ def _latest_families(session: Session) -> list[RunRecord]:
     if not records:
         raise StoreError(
             f"The experiment {experiment!r} has no finished training run.",
-            remedy=f"run `{session.command('train')}` first",
+            remedy=session.store.restoring(experiment) or f"run `{session.command('train')}` first",
         )
     newest: dict[str, RunRecord] = {}
     for record in records:

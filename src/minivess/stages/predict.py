@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minivess import names
 from minivess.contracts import Finding, RunRecord
-from minivess.errors import ServingError, StoreError, UsageError
+from minivess.errors import ServingError, StoreError, UsageError, nearest
 from minivess.orchestration import handoff
 from minivess.orchestration.session import Session
 from minivess.stages import dataset_identity
@@ -140,11 +140,10 @@ def _named(session: Session) -> tuple[Registered, str]:
             )
         name = next(iter(able or models), name)
     if name not in models:
-        known = able if asked.data.root is None else []
         raise StoreError(
             f"There is no model of an experiment {name!r} here"
             + (f"; there are {_listed(able)}." if able else ", nor of any other."),
-            remedy=_word(known[0]) if known else f"run `{session.command('experiment')}` first",
+            remedy=_instead(session, name, able),
         )
     for alias in ALIASES:
         if alias in models[name]:
@@ -153,6 +152,14 @@ def _named(session: Session) -> tuple[Registered, str]:
         f"No version of {name} is in production or champion.",
         remedy=f"run `minivess analyse {_word(name)}` first, or name a training: --upstream RUN_ID",
     )
+
+
+def _instead(session: Session, name: str, able: Sequence[str]) -> str:
+    """The model that was nearly named; another one is never suggested alone."""
+    if not able or session.config.data.root is not None:
+        return f"run `{session.command('experiment')}` first"
+    near = nearest(name, able)
+    return _word(near) if near else "give the name of one of these, or data.root=FOLDER"
 
 
 def _word(name: str) -> str:

@@ -212,6 +212,14 @@ class Store:
                 return found
         return found
 
+    def restoring(self, experiment: str) -> str | None:
+        """The command that brings a deleted experiment back; none where it is not deleted."""
+        with door(f"open the experiment {experiment!r}"):
+            found = self._experiment(experiment)
+        if found is None or found.lifecycle_stage != "deleted":
+            return None
+        return self.command(f"experiments restore --experiment-id {found.experiment_id}")
+
     def _experiment_ids(self, experiment: str | None) -> list[str]:
         if experiment is not None:
             found = self._experiment(experiment)
