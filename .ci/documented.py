@@ -96,7 +96,12 @@ def filled(command: str) -> str:
         command = command.replace(written, meant)
     given = {word.strip("'").partition("=")[0] for word in command.split()}
     if re.match(r"just (train|experiment|search)", command):
-        short = [word for word in SHORT.split() if word.partition("=")[0] not in given]
+        varied = "training.axes." in command
+        short = [
+            word
+            for word in SHORT.split()
+            if word.partition("=")[0] not in given and not (varied and word.startswith("model."))
+        ]
         command += " " + " ".join(f"'{word}'" for word in short)
     if command.startswith("just review"):  # the pages speak of a home with one dataset
         command += " --dataset demo"

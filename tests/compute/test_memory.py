@@ -27,8 +27,9 @@ def footprint(
 ) -> Footprint:
     """On a CPU, with words as a user types them."""
     loss = [] if any("losses" in word for word in words) else ["training.losses=[dice_ce]"]
-    training = config.load([], [*loss, *words]).training
-    return Footprint(training, network, precision, device="cpu", cache=cache)
+    asked = config.load([], [*loss, *words])
+    ignores = asked.data.ignore_label is not None
+    return Footprint(asked.training, network, precision, device="cpu", cache=cache, ignores=ignores)
 
 
 def test_a_real_step_takes_what_was_predicted(
@@ -45,6 +46,18 @@ def test_a_real_step_takes_what_was_predicted(
     assert row is not None
     assert float(row[2]) == pytest.approx(measured["measured"], abs=0.01)
     assert -5 <= int(row[3]) <= 25
+
+
+def test_voxels_that_do_not_count_cost_copies_of_the_logits(
+    make_network: Callable[..., Network], tmp_path: Path
+) -> None:
+    network, volume = make_network(), (256, 256, 128)
+    without, given = (
+        footprint(network, *words, cache=tmp_path).window_gb((32, 32, 8), volume)
+        for words in ((), ("data.ignore_label=255",))
+    )
+    copy = 4 * network.out_channels * math.prod(volume) / 2**30
+    assert 1.5 * copy < given - without < 3 * copy
 
 
 def test_memory_grows_in_a_straight_line_with_voxels_and_batch(

@@ -107,7 +107,10 @@ def smaller(
         keep_patch=training.patch_size != "auto",
         keep_batch=training.batch_size != "auto",
     )
-    found = Footprint(training, network, plan.mixed_precision, device=plan.device, cache=cache)
+    found = Footprint(
+        training, network, plan.mixed_precision, device=plan.device, cache=cache,
+        ignores=config.data.ignore_label is not None,
+    )  # fmt: skip
     if plan.number > RESTARTS or down is None or not found.accepts(*down):
         raise _stuck(plan, training, network)
     patch, batch = down

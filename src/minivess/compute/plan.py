@@ -48,7 +48,10 @@ def resolve(
     start, chosen = tier(hardware, config.compute, config.training.processes_per_cell)
     on = _device(config, start, hardware)
     precision = budget.precision(config, network, start, hardware, on.value)
-    found = Footprint(config.training, network, precision.value, device=on.value, cache=cache)
+    found = Footprint(
+        config.training, network, precision.value, device=on.value, cache=cache,
+        ignores=config.data.ignore_label is not None,
+    )  # fmt: skip
     sizes = Sizes(config, found, profile, start)
     step_gb = sizes.least_gb(n_train) / MEMORY_SHARE if on.value == "cpu" else 0.0
     kept, kept_gb = budget.cache(config, network, profile, hardware, step_gb=step_gb)

@@ -215,7 +215,7 @@ def _same_random_state() -> Iterator[None]:
 # --- losses -------------------------------------------------------------------------------
 
 
-def loss_bytes(loss: Loss, out_channels: int, *, gradients: bool) -> float:
+def loss_bytes(loss: Loss, out_channels: int, *, gradients: bool, ignores: bool = False) -> float:
     """Bytes per voxel that a loss takes beside its logits: in a step, or only to be known."""
     import torch
 
@@ -228,7 +228,7 @@ def loss_bytes(loss: Loss, out_channels: int, *, gradients: bool) -> float:
 
     with _same_random_state(), torch.set_grad_enabled(gradients):
         logits, target = _thick_vessel(out_channels)
-        module = losses.build(loss, out_channels)
+        module = losses.build(loss, out_channels, ignores=ignores)
         moments = Moments([])
         with moments:
             work()

@@ -59,10 +59,12 @@ class Footprint:
         *,
         device: str,
         cache: Path | None = None,
+        ignores: bool = False,
     ) -> None:
         self.network = network
         self.device = device
         self.cache = cache
+        self.ignores = ignores
         self.processes = training.processes_per_cell
         self.losses = [losses.resolve(configuration.loss(name)) for name in training.losses]
         self.settings = Settings(
@@ -143,8 +145,9 @@ class Footprint:
         channels = self.network.out_channels
         found = remembered(
             self.cache,
-            {"loss": loss.model_dump(mode="json"), "channels": channels, "gradients": gradients},
-            lambda: dry_run.loss_bytes(loss, channels, gradients=gradients),
+            {"loss": loss.model_dump(mode="json"), "channels": channels, "gradients": gradients}
+            | ({"ignores": True} if self.ignores else {}),
+            lambda: dry_run.loss_bytes(loss, channels, gradients=gradients, ignores=self.ignores),
             own=[term.loss for term in loss.terms],
         )
         return float(found)
