@@ -47,6 +47,8 @@ def test_a_printed_decision_names_its_dataset(
         run("profile", f"data.root={place}")
     asked = run("review", "list", code=2)["error"]
     assert run(*shlex.split(asked.partition("Try: minivess ")[2]))["dataset"] == "o'brien scans"
+    run("review", "export", str(tmp_path / "out"), "vol01", f"data.root={root}")
+    run("review", "import", str(tmp_path / "out"), "--why", "seen")
     typed = run("review", "reject", "vol01", f"data.root={root}", code=1)["error"]
     run(*shlex.split(typed.partition("Try: minivess ")[2]))
     assert run("profile", f"data.root={root}")["quarantined"] == ["vol01"]

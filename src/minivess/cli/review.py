@@ -21,11 +21,11 @@ Outcome = dict[str, Any]
 def run(options: argparse.Namespace, config: ExperimentConfig, home: Home, say: Say) -> Outcome:
     """Carry out one action on the queue of one dataset."""
     action, cases = options.action or "list", options.arguments
+    if action == "import":  # what was exported says which dataset it is of
+        return take_back(options, home, cases, say)
     dataset = dataset_of(options, config, home)
     if action == "export":
         return export(options, home, dataset, cases, say)
-    if action == "import":
-        return take_back(options, home, cases, say)
     if action == "list":
         return show(home, dataset, say, everything=options.all)
     return decide(options, home, dataset, cast(review.Verdict, action), cases, say)
@@ -120,7 +120,7 @@ def export(
     say(f"  {folder}: {', '.join(written)}")
     if left := [entry.case for entry in entries if entry.case not in written]:
         say(f"  left out, their images cannot be read: {', '.join(left)}")
-    say(f"  then: {review.command('import', dataset, str(folder))}")
+    say(f"  then: minivess review import {shlex.quote(str(folder))} --why '...'")
     return {"dataset": dataset, "folder": str(folder), "cases": written}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -168,7 +167,7 @@ def queue(session: Session, survey: Survey, profile: DatasetProfile) -> None:
         in_force=survey.reviewed.in_force,
     )
     if waiting:
-        queue = session.command(f"review list --dataset {shlex.quote(profile.dataset)}")
+        queue = session.command("review list", "--dataset", profile.dataset)
         session.say(f"  review   {len(waiting)} volumes wait for a decision: {queue}")
 
 
