@@ -67,7 +67,7 @@ def judged() -> Callable[..., Judged]:
             intervals={
                 metric: statistics.interval(
                     [volume.values[metric] for volume in volumes],
-                    config=EvaluationConfig(bootstrap_n=200, **evaluation),
+                    config=EvaluationConfig.model_validate({"bootstrap_n": 200, **evaluation}),
                     groups=groups,
                 )
                 for metric in metrics

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -67,7 +68,7 @@ def test_other_test_labels_change_nothing_but_the_test_table(member, cases, prof
 
     before = found("before")
     for case in ("vol02", "vol03"):
-        label = nib.load(cases[case].label)
+        label: Any = nib.load(cases[case].label)
         data = np.asarray(label.dataobj)[::-1]
         nib.save(nib.Nifti1Image(data, label.affine, label.header), cases[case].label)
     after = found("after")

@@ -138,7 +138,9 @@ def test_an_ensemble_is_the_mean_probability_of_its_families(two_folds, cases, j
         + predictions.predict(members[2], cases["vol01"], CONFIG)
     ) / 2
     kept = {one.metrics.case: one.mask for one in found.predictions["mean_all"]}
-    assert (predictions.read_mask(kept["vol01"]) == inference.mask(mean)).mean() > 0.999
+    assert (
+        predictions.read_mask(kept["vol01"]) == inference.mask(mean.astype(np.float32))
+    ).mean() > 0.999
 
 
 def test_what_was_judged_is_not_judged_again(two_folds, cases, judge, tmp_path):

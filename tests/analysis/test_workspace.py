@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import threading
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from minivess.analysis import workspace
 from minivess.errors import StoreError, UsageError
 
-ROWS = {
+ROWS: dict[str, Any] = {
     "runs": [
         {"run_id": "a", "kind": "family", "name": "dynunet_dice_ce", "start_time": 1_000_000,
          "end_time": 3_000_000, "experiment": "tubes", "dataset": "tubes", "status": "FINISHED"},

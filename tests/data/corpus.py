@@ -9,6 +9,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import nrrd
@@ -61,11 +62,11 @@ class Pair:
             if fields.keys() & {"dim", "magic", "datatype", "sizeof_hdr"}:
                 return  # of the image alone
 
-    def bytes(self, change: Callable[[bytes], bytes]) -> None:
+    def packed(self, change: Callable[[bytes], bytes]) -> None:
         self.image.write_bytes(change(self.image.read_bytes()))
 
     def inner(self, change: Callable[[bytes], bytes]) -> None:
-        self.bytes(lambda raw: gzip.compress(change(gzip.decompress(raw))))
+        self.packed(lambda raw: gzip.compress(change(gzip.decompress(raw))))
 
 
 def write(path: Path, array: Array, affine: Array | None = None) -> None:
@@ -147,7 +148,7 @@ def thumbnail(pair: Pair) -> None:
         writer.write(pair.image_array.T)
 
 
-def tif(pair: Pair, array: Array, **options: object) -> None:
+def tif(pair: Pair, array: Array, **options: Any) -> None:
     tifffile.imwrite(pair.rename(".tif"), array, **options)
 
 
@@ -157,7 +158,7 @@ def gone(pair: Pair) -> None:
 
 
 def not_gzip(pair: Pair) -> None:
-    pair.bytes(gzip.decompress)
+    pair.packed(gzip.decompress)
 
 
 def two_members(pair: Pair) -> None:
@@ -199,17 +200,17 @@ def header_lies(*dim: int) -> Callable[[Pair], None]:
 
 KINDS: dict[str, tuple[Callable[[Pair], object], Expected]] = {
     # what is no volume, or is less than one
-    "gzip cut in its header": (lambda p: p.bytes(lambda b: b[:7]), UNREADABLE),
-    "gzip cut in the volume's header": (lambda p: p.bytes(lambda b: b[:60]), UNREADABLE),
-    "gzip cut in the voxels": (lambda p: p.bytes(lambda b: b[: len(b) // 2]), UNREADABLE),
-    "gzip cut at the last voxel": (lambda p: p.bytes(lambda b: b[:-12]), UNREADABLE),
-    "gzip cut in its checksum": (lambda p: p.bytes(lambda b: b[:-3]), UNREADABLE),
+    "gzip cut in its header": (lambda p: p.packed(lambda b: b[:7]), UNREADABLE),
+    "gzip cut in the volume's header": (lambda p: p.packed(lambda b: b[:60]), UNREADABLE),
+    "gzip cut in the voxels": (lambda p: p.packed(lambda b: b[: len(b) // 2]), UNREADABLE),
+    "gzip cut at the last voxel": (lambda p: p.packed(lambda b: b[:-12]), UNREADABLE),
+    "gzip cut in its checksum": (lambda p: p.packed(lambda b: b[:-3]), UNREADABLE),
     "gzip with a wrong bit": (
-        lambda p: p.bytes(lambda b: b[:900] + bytes([b[900] ^ 64]) + b[901:]),
+        lambda p: p.packed(lambda b: b[:900] + bytes([b[900] ^ 64]) + b[901:]),
         UNREADABLE,
     ),
     "gzip with a wrong checksum": (
-        lambda p: p.bytes(lambda b: b[:-8] + b"abcd" + b[-4:]),
+        lambda p: p.packed(lambda b: b[:-8] + b"abcd" + b[-4:]),
         UNREADABLE,
     ),
     "gzip in name only": (not_gzip, UNREADABLE),
@@ -218,9 +219,9 @@ KINDS: dict[str, tuple[Callable[[Pair], object], Expected]] = {
     "voxels missing": (lambda p: p.inner(lambda b: b[:-500]), UNREADABLE),
     "voxels too many": (lambda p: p.inner(lambda b: b + bytes(500)), FINE),
     "header cut": (lambda p: p.inner(lambda b: b[:200]), UNREADABLE),
-    "empty file": (lambda p: p.bytes(lambda b: b""), UNREADABLE),
-    "text": (lambda p: p.bytes(lambda b: b"no volume"), UNREADABLE),
-    "random bytes": (lambda p: p.bytes(lambda b: os.urandom(2000)), UNREADABLE),
+    "empty file": (lambda p: p.packed(lambda b: b""), UNREADABLE),
+    "text": (lambda p: p.packed(lambda b: b"no volume"), UNREADABLE),
+    "random bytes": (lambda p: p.packed(lambda b: os.urandom(2000)), UNREADABLE),
     "wrong magic": (lambda p: p.header(magic=b"xyz"), UNREADABLE),
     "wrong header size": (lambda p: p.header(sizeof_hdr=999), FINE),
     "unknown dtype": (lambda p: p.header(datatype=77), UNREADABLE),
@@ -307,13 +308,13 @@ KINDS: dict[str, tuple[Callable[[Pair], object], Expected]] = {
     ),
     "tif of one page": (lambda p: tif(p, p.image_array.T[0]), DIMENSIONS),
     "tif cut": (
-        lambda p: (tif(p, p.image_array.T), p.bytes(lambda b: b[:1500])),
+        lambda p: (tif(p, p.image_array.T), p.packed(lambda b: b[:1500])),
         UNREADABLE,
     ),
     "tif of text": (lambda p: p.rename(".tif").write_text("none"), UNREADABLE),
     "nrrd of text": (lambda p: p.rename(".nrrd").write_text("none"), UNREADABLE),
     "nrrd cut": (
-        lambda p: (nrrd.write(str(p.rename(".nrrd")), p.image_array), p.bytes(lambda b: b[:-50])),
+        lambda p: (nrrd.write(str(p.rename(".nrrd")), p.image_array), p.packed(lambda b: b[:-50])),
         UNREADABLE,
     ),
     "mha of text": (lambda p: p.rename(".mha").write_text("none"), UNREADABLE),

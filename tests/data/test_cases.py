@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -120,7 +121,7 @@ LISTED = {  # entry as written -> its files
 def test_dataset_json_is_obeyed_as_written(tmp_path: Path, what: str) -> None:
     names, image = LISTED[what]
     listed = json.loads(json.dumps(names).replace("ROOT", tmp_path.as_posix()))
-    label = (names[1][0] if what == "list of one" else names[1]).replace("\\", "/")
+    label = str(names[1][0] if what == "list of one" else names[1]).replace("\\", "/")
     label = label.removeprefix("ROOT/").removeprefix("./")
     lay(tmp_path, image, label, "images/a.nii.gz", "labels/a.nii.gz", "images/b.nii.gz")
     found = pair(write_list(tmp_path, {"image": listed[0], "label": listed[1]}))
@@ -145,7 +146,9 @@ def test_files_of_one_name_in_listed_folders_are_told_apart(tmp_path: Path) -> N
 
 def test_a_null_label_and_several_channels_cost_one_case_each(tmp_path: Path) -> None:
     lay(tmp_path, *(f"{part}/{name}.nii.gz" for part in "xy" for name in "abcd"))
-    entries = [{"image": f"x/{name}.nii.gz", "label": f"y/{name}.nii.gz"} for name in "abc"]
+    entries: list[dict[str, Any]] = [
+        {"image": f"x/{name}.nii.gz", "label": f"y/{name}.nii.gz"} for name in "abc"
+    ]
     entries[1] |= {"label": None}
     entries[2] |= {"image": ["x/c.nii.gz", "x/d.nii.gz"]}
     found = pair(write_list(tmp_path, *entries))

@@ -51,7 +51,8 @@ print(json.dumps({
 def profiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, str]]]:
     """The whole corpus, profiled as one folder by one process that may not take much memory."""
     folder = tmp_path_factory.mktemp("corpus")
-    command = [sys.executable, "-c", PROFILE, lay(folder / "root"), folder / "home", str(MEMORY)]
+    command = [sys.executable, "-c", PROFILE, str(lay(folder / "root"))]
+    command += [str(folder / "home"), str(MEMORY)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

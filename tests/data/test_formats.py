@@ -7,6 +7,7 @@ import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import nrrd
@@ -29,7 +30,7 @@ SPACING = (0.5, 0.6, 2.0)
 ARRAY = np.random.default_rng(0).integers(0, 4000, (12, 10, 6)).astype(np.uint16)
 
 
-def ome(path: Path, array: Array = ARRAY, **options: object) -> Path:
+def ome(path: Path, array: Array = ARRAY, **options: Any) -> Path:
     names = {f"PhysicalSize{axis}": step for axis, step in zip("XYZ", SPACING, strict=True)}
     units = {f"PhysicalSize{axis}Unit": "µm" for axis in "XYZ"}
     metadata = {"axes": "ZYX", **names, **units}
@@ -214,7 +215,7 @@ def test_a_decoder_that_is_not_installed_is_named_with_what_installs_it(tmp_path
     assert said.endswith("| pip install imagecodecs\n")
 
 
-def sized(unit: str | tuple[str | None, ...], sizes: tuple[float | None, ...], **more: object):
+def sized(unit: str | tuple[str | None, ...], sizes: tuple[float | None, ...], **more: Any):
     """OME-TIFF with its own unit for each axis."""
     units = (unit,) * 3 if isinstance(unit, str) else unit
     stated = {f"PhysicalSize{a}": v for a, v in zip("XYZ", sizes, strict=True) if v is not None}
@@ -224,13 +225,13 @@ def sized(unit: str | tuple[str | None, ...], sizes: tuple[float | None, ...], *
     )
 
 
-def fiji(unit: str | None, across: float | None, depth: float | None, **more: object):
+def fiji(unit: str | None, across: float | None, depth: float | None, **more: Any):
     meta = {"axes": "ZYX", "unit": unit, "spacing": depth, **more}
     return lambda path: tifffile.imwrite(
         path,
         ARRAY.T,
         imagej=True,
-        **({"resolution": (1 / across, 1 / across)} if across else {}),
+        resolution=(1 / across, 1 / across) if across else None,
         metadata={key: value for key, value in meta.items() if value is not None},
     )
 
@@ -287,7 +288,7 @@ STATED: dict[str, tuple[str, Callable[[Path], object], tuple[object, str, bool]]
     "NRRD axes in units of their own": (
         ".nrrd",
         lambda p: nrrd_of(
-            p,
+            p, ARRAY,
             **{"space directions": np.diag([0.5, 0.5, 2000]), "space units": ["um", "um", "nm"]},
         ),
         TRUE,
@@ -352,9 +353,9 @@ def ome_set(path: Path, *names: str) -> None:
 def emptied(path: Path) -> None:
     """A plane that the file promises and does not hold."""
     tifffile.imwrite(path, ARRAY.T, compression="zlib")
-    with tifffile.TiffFile(path, mode="r+b") as tiff:
-        tag = tiff.pages[2].tags["StripByteCounts"]
-        tag.overwrite([0] * len(tiff.pages[2].databytecounts))
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tag = tiff.pages.get(2).aspage().tags["StripByteCounts"]
+        tag.overwrite([0] * len(tiff.pages.get(2).aspage().databytecounts))
 
 
 PARTIAL: dict[str, tuple[str, Callable[[Path], object], str]] = {

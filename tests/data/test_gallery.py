@@ -62,7 +62,8 @@ def test_a_volume_left_out_is_shown_as_far_as_it_can_be_read(shown, tmp_path: Pa
 
 
 def test_the_page_asks_for_nothing_else(shown, tmp_path: Path) -> None:
-    page = gallery.render(*shown, tmp_path / "gallery.html").read_text()
+    profile, cases = shown
+    page = gallery.render(profile, cases, tmp_path / "gallery.html").read_text()
     addresses = re.findall(r'(?:src|href)="([^"]{0,20})', page)
     assert all(address.startswith(("data:image/", "#")) for address in addresses)
     assert "<script" not in page

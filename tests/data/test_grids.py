@@ -13,7 +13,7 @@ import pytest
 from minivess.config import DataConfig, ResamplingConfig
 from minivess.data.formats.volume import Volume, load, read
 from minivess.data.pairing.cases import pair
-from minivess.data.profiling import measurement
+from minivess.data.profiling import intensities, measurement
 from minivess.data.profiling.grids import aligned
 from minivess.data.profiling.measurement import measure
 from minivess.data.profiling.profile import summarise
@@ -50,8 +50,8 @@ def test_a_label_in_any_orientation_of_its_world_lies_on_the_grid_of_its_image()
     for orientation in ORIENTATIONS:
         label = stored(mask, OBLIQUE, orientation)
         affine = np.diag([1e-3, 1e-3, 1e-3, 1]) @ label.affine  # and in another unit
-        steps = tuple(float(step) for step in nib.affines.voxel_sizes(affine))
-        turned = aligned(Volume(np.asarray(label.dataobj), steps, "mm", affine), fixed)
+        x, y, z = (float(step) for step in nib.affines.voxel_sizes(affine))
+        turned = aligned(Volume(np.asarray(label.dataobj), (x, y, z), "mm", affine), fixed)
         np.testing.assert_array_equal(turned.array, mask)
 
 
@@ -131,8 +131,9 @@ def test_a_library_that_fails_over_one_volume_keeps_out_this_volume_by_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run
 ) -> None:
     for case in "ab":
-        save(tmp_path, *(nib.Nifti1Image(each, np.eye(4)) for each in tube(SHAPE, ord(case))), case)
-    counted = measurement.spread
+        image, mask = (nib.Nifti1Image(each, np.eye(4)) for each in tube(SHAPE, ord(case)))
+        save(tmp_path, image, mask, case)
+    counted = intensities.spread
     odd = read(tmp_path / "images" / "b.nii.gz").array
 
     def fails(array: np.ndarray) -> object:

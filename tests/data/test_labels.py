@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -34,7 +35,7 @@ def folder(tmp_path: Path, label: Callable[[np.ndarray, int], np.ndarray]) -> Pa
     return tmp_path
 
 
-def cut(mask: np.ndarray, values: Iterable[int], dtype: type = np.int32) -> np.ndarray:
+def cut(mask: np.ndarray, values: Iterable[int], dtype: Any = np.int32) -> np.ndarray:
     """Pieces of a tube along y get these values."""
     listed, found = list(values), np.zeros(mask.shape, dtype)
     for place, value in enumerate(listed):

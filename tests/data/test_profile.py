@@ -28,9 +28,9 @@ from tests.conftest import shared, tube, write_nifti
 MakeDataset = Callable[..., Path]
 
 
-def summarised(measured: profiles.Measured, **label_map: int) -> DatasetProfile:
+def summarised(measured: profiles.Measured) -> DatasetProfile:
     return profiles.summarise(
-        measured, dataset="tubes", dataset_path="tubes", version=None, label_map=dict(label_map)
+        measured, dataset="tubes", dataset_path="tubes", version=None, label_map={}
     )
 
 
@@ -170,7 +170,7 @@ def test_two_processes_that_share_a_cache_do_no_harm(
     make_dataset: MakeDataset, run, home: Home
 ) -> None:
     root = make_dataset(6)
-    command = [sys.executable, "-c", PROFILE, root, home.profile_cache]
+    command = [sys.executable, "-c", PROFILE, str(root), str(home.profile_cache)]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [process.communicate(timeout=600)[0] for process in both] == ["6\n", "6\n"]
     measured = run(root)

@@ -24,7 +24,7 @@ Run = Callable[..., Measured]
 
 def alike(**images: np.ndarray) -> list[tuple[str, str, str]]:
     signed = {name: (image.shape, signature(image)) for name, image in images.items()}
-    return [tuple(match) for match in matches(signed)]
+    return [(match[0], match[1], match[2]) for match in matches(signed)]
 
 
 @given(st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(0, 6)))

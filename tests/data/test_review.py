@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,7 +48,8 @@ class Bench:
         )
         return reviewed, measured
 
-    def decide(self, verdict: review.Verdict, case: str, **replacements: Path) -> None:
+    def decide(self, verdict: review.Verdict, case: str, **files: Path) -> None:
+        replacements: dict[Any, Path] = dict(files)
         entry = review.find(self.home, "tubes", case)
         deciding.decide(
             self.home, entry, verdict, who="Ada", why="looked", replacements=replacements

@@ -9,6 +9,7 @@ import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from tests.conftest import write_nifti
 MakeDataset = Callable[..., Path]
 
 
-def versioned(home: Home, root: Path, **how: object) -> Version:
+def versioned(home: Home, root: Path, **how: Any) -> Version:
     return commit(home, root.name, pair(root).cases, **{"remote": None, **how})
 
 

@@ -214,11 +214,15 @@ def test_monai_agrees_on_real_shapes():
     pair = [tensor(mask[None, None].astype(np.float32)) for mask in (guess, truth)]
     there = float(compute_average_surface_distance(pair[0], pair[1], include_background=True))
     back = float(compute_average_surface_distance(pair[1], pair[0], include_background=True))
-    hd95 = float(compute_hausdorff_distance(*pair, include_background=True, percentile=95))
+    hd95 = float(
+        compute_hausdorff_distance(pair[0], pair[1], include_background=True, percentile=95)
+    )
     values = judge(guess, truth)
     assert values["masd"] == pytest.approx((there + back) / 2, abs=1e-6)
     assert values["hd95"] == pytest.approx(hd95, abs=1e-6)
-    nsd = float(compute_surface_dice(*pair, class_thresholds=[1.0], include_background=True))
+    nsd = float(
+        compute_surface_dice(pair[0], pair[1], class_thresholds=[1.0], include_background=True)
+    )
     assert values["nsd"] == pytest.approx(nsd, abs=1e-6)
     dice = float(DiceHelper(include_background=True, softmax=False)(*pair)[0])
     assert values["dice"] == pytest.approx(dice, abs=1e-6)

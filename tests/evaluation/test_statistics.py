@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 
@@ -29,7 +31,7 @@ def test_the_interval_has_the_width_that_theory_expects(method):
 
 def test_studentized_intervals_of_five_values_hold_their_level():
     rng = np.random.default_rng(3)
-    held = {"studentized": 0, "percentile": 0}
+    held: dict[Literal["studentized", "percentile"], int] = {"studentized": 0, "percentile": 0}
     for _ in range(300):
         values = list(1 - rng.gamma(2, 0.05, 5))  # skewed as Dice is; the mean is 0.9
         for method in held:

@@ -290,10 +290,11 @@ def test_what_is_damaged_or_gone_is_not_reused_and_audit_says_so(made: Fabricate
     root = artifacts.local(record.artifact_uri)
     assert root is not None
     path = root / "model" / "MLmodel"
-    entry = {"size": path.stat().st_size, "sha256": files.sha256(path)}
+    size = path.stat().st_size
+    entry = {"size": size, "sha256": files.sha256(path)}
     made.hold(record, **{names.FILES_ARTIFACT: {"model/MLmodel": entry}})
     handoff.require_whole(made.session, record, names.FAMILY)
-    path.write_bytes(bytes(entry["size"]))
+    path.write_bytes(bytes(size))
     with pytest.raises(StoreError, match="model/MLmodel holds other bytes than were written"):
         handoff.require_whole(made.session, record, names.FAMILY)
     (gap,) = audit(made.store, [record.run_id])

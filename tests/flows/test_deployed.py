@@ -96,8 +96,8 @@ def story(
         url, notices = stack.enter_context(listener())
         stack.enter_context(working(home))
         for number in range(2):
-            words = ("watch", *SMOKE, f"data.root={root}")
-            watcher = Command(words, child_environment(), home.root / f"watcher{number}")
+            watch = ("watch", *SMOKE, f"data.root={root}")
+            watcher = Command(watch, child_environment(), home.root / f"watcher{number}")
             stack.callback(watcher.send_signal, signal.SIGKILL)
         assert main.main(["notify", url]) == 0
         wait_for(lambda: any(pool.name == POOL for pool in client.read_work_pools()))
@@ -148,7 +148,7 @@ def story(
                 watch.watch_data(settings=words, files=SMOKE[:1]),
             ],
             schedules={
-                (schedule.active, schedule.schedule.interval)
+                (schedule.active, getattr(schedule.schedule, "interval", None))
                 for schedule in client.read_deployment_by_name("watch-data/local").schedules
             },
         )

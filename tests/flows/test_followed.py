@@ -35,7 +35,7 @@ class Own:
     root: Path
     words: tuple[str, ...]
     printed: str = ""
-    ids: dict[str, Any] = None  # type: ignore[assignment]
+    ids: dict[str, Any] = None
 
     @property
     def store(self) -> Store:

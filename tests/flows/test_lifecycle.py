@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -168,7 +169,7 @@ def worker(scene: Scene) -> None:
     )  # fmt: skip
     pools = scene.client.read_work_pools
     wait_until(lambda: any(p.name == "endings" and p.base_job_template for p in pools()))
-    source = flow.from_source(str(CLONE), f"{PROGRAM.relative_to(CLONE)}:deployed")
+    source: Any = flow.from_source(str(CLONE), f"{PROGRAM.relative_to(CLONE)}:deployed")
     made = source.deploy(
         "endings", work_pool_name="endings", build=False, push=False, print_next_steps=False,
         job_variables={"env": {name: scene.env[name] for name in (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,7 +38,13 @@ def two(tmp_path_factory: pytest.TempPathFactory, stock: Callable[[Home], None])
         profile = profile_of().replace(dataset=name, dataset_path=f"/data/{name}")
         weights = home.root / f"{name}.pth"
         torch.save({"weights": networks.initial(NETWORK, seed).state_dict()}, weights)
-        common = {"key": name, "note": "n", "dataset": name, "config": QUIET, "ingredients": {}}
+        common: dict[str, Any] = {
+            "key": name,
+            "note": "n",
+            "dataset": name,
+            "config": QUIET,
+            "ingredients": {},
+        }
         with recorded(store, experiment="p", name=name, kind=names.PROFILE, **common) as first:
             first.json(profile, names.PROFILE_ARTIFACT)
         with recorded(store, experiment=name, name="family", kind=names.FAMILY, **common) as run:

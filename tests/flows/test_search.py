@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from optuna import TrialPruned
 
 from minivess import config, names
-from minivess.config import SearchConfig
+from minivess.config import Dimension, SearchConfig
 from minivess.errors import UsageError
 from minivess.grid.trials import Trials
 from minivess.home import Home
@@ -111,7 +111,7 @@ def test_a_space_over_what_no_network_has_is_refused_as_it_is_read(space: str, w
 
 def seed_of_good_then_bad(folder: Path) -> int:
     """A seed with which the first trial learns and the second does not."""
-    space = {"training.learning_rate": {"choices": [0.02, 0.0000001]}}
+    space = {"training.learning_rate": Dimension(choices=(0.02, 0.0000001))}
     for seed in range(20):
         wanted = SearchConfig(space=space, trials=2, sampler="random", sampler_seed=seed)
         study = Trials(folder / "seeds.db", str(seed), wanted)
@@ -149,7 +149,7 @@ def test_a_killed_search_goes_on_prunes_and_hands_over_a_file_that_runs(
         assert search(session)["reused"][-1] == found["search_run_id"]
 
     client = MlflowClient(f"sqlite:///{home.database}")
-    runs = {}
+    runs: dict[str, list[Any]] = {}
     for run in client.search_runs(["1", "2", "3"]):
         runs.setdefault(run.info.run_name, []).append(run)
     parent = client.get_run(found["search_run_id"])

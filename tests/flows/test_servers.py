@@ -141,7 +141,7 @@ def test_a_record_of_another_host_is_not_ours_to_use_or_end(home: Home, served: 
     record = home.prefect / prefect_server.PRIVATE
     record.write_text(text.replace(socket.gethostname(), "elsewhere"))
     assert prefect_server.running(home.prefect) is None
-    prefect_server.end_leftover(record)
+    end_leftover(record)
     assert served[1].process.alive
 
 

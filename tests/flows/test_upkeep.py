@@ -193,7 +193,13 @@ def test_settle_points_at_the_newest_of_every_dataset_and_names_no_other(
     assert minivess("settle")[1]["pointers"] == {}
     made = {}
     for name in ("tubes", "nets"):
-        common = {"key": name, "note": "n", "dataset": name, "config": QUIET, "ingredients": {}}
+        common: dict[str, Any] = {
+            "key": name,
+            "note": "n",
+            "dataset": name,
+            "config": QUIET,
+            "ingredients": {},
+        }
         profile = profile_of().replace(dataset=name)
         with recorded(
             store, experiment=names.PROFILE_EXPERIMENT, name=name, kind=names.PROFILE, **common

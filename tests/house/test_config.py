@@ -124,7 +124,7 @@ OTHER = {
 }
 ONE_CHOICE = {"deployment.target"}
 
-CLASHES = {
+CLASHES: dict[tuple[str, ...], list[str]] = {
     ("data.spacing", "data.unit"): ["data.spacing=[1,1,2]"],
     ("data.ignore_label", "data.label_map"): ["data.ignore_label=255", "data.label_map.255=1"],
     ("data.image", "data.root"): ["data.root=null", "data.image=*", "data.label=*"],
@@ -486,7 +486,7 @@ def test_settings_that_change_no_result_stay_out_of_content_keys():
 def test_a_configuration_cannot_be_changed():
     settings = load([], [OWN_DATA], EMPTY)
     with pytest.raises(ValueError, match="frozen"):
-        settings.training.folds = 5  # type: ignore[misc]
+        settings.training.folds = 5
 
 
 @pytest.mark.parametrize("key", OTHER)

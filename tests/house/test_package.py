@@ -21,7 +21,17 @@ def test_the_wheel_carries_minivess_alone_with_its_settings(tmp_path: Path):
         shutil.copy(CLONE / name, source)
     for name in ("src", "configs"):
         shutil.copytree(CLONE / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    command = [sys.executable, "-m", "pip", "wheel", "-qq", "--no-deps", "-w", tmp_path, source]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-qq",
+        "--no-deps",
+        "-w",
+        str(tmp_path),
+        str(source),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if "No matching distribution found for hatchling" in done.stderr:
         pytest.skip("no package index answers, so no wheel can be built")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -110,7 +112,7 @@ def test_no_normalisation_leaves_the_values() -> None:
 
 
 @pytest.mark.parametrize("how", ["zscore", "minmax"])
-def test_a_constant_volume_becomes_zero(how: str) -> None:
+def test_a_constant_volume_becomes_zero(how: Literal["zscore", "minmax"]) -> None:
     assert not inference.normalise(np.full((1, 4, 4, 4), 7, np.float32), how).any()
 
 

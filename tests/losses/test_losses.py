@@ -14,6 +14,7 @@ from minivess import config, losses
 from minivess.config import LossConfig
 from minivess.contracts import IGNORED, Loss, LossTerm
 from minivess.errors import UsageError
+from minivess.loss_terms import WeightedSum
 from tests.conftest import tube
 
 CLONE = Path(__file__).resolve().parents[2]
@@ -30,7 +31,7 @@ def certain(mask: Tensor) -> Tensor:
     return torch.cat([1 - mask, mask], dim=1).float() * 40 - 20
 
 
-def one(term: str, **arguments: object) -> losses.WeightedSum:
+def one(term: str, **arguments: object) -> WeightedSum:
     terms = (LossTerm(loss=term, arguments=arguments),)
     return losses.build(Loss(name="own", terms=terms), 2)
 

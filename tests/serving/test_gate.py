@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from minivess.errors import ServingError
 from minivess.serving import model_record
 from minivess.serving.middleware import Gate, page
 
@@ -106,5 +107,5 @@ def test_a_folder_without_a_record_does_not_serve(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(model_record.ServingError, match=r"model_config\.json"):
+    with pytest.raises(ServingError, match=r"model_config\.json"):
         Gate(Starlette())

@@ -57,9 +57,20 @@ def postgres() -> Iterator[str]:
     if user is not None:
         shutil.chown(folder, user)
     data, port = folder / "data", free_port()
-    words = [programs / "initdb", "-D", data, "-U", "minivess", "-A", "trust", "-E", "UTF8", "-N"]
+    words = [
+        str(programs / "initdb"),
+        "-D",
+        str(data),
+        "-U",
+        "minivess",
+        "-A",
+        "trust",
+        "-E",
+        "UTF8",
+        "-N",
+    ]
     subprocess.run(words, check=True, capture_output=True, user=user, cwd=folder)
-    words = [programs / "postgres", "-D", data, "-p", str(port), "-k", folder, "-F"]
+    words = [str(programs / "postgres"), "-D", str(data), "-p", str(port), "-k", str(folder), "-F"]
     with (folder.with_suffix(".log")).open("wb") as log:
         server = subprocess.Popen(
             [*words, "-c", "listen_addresses=127.0.0.1"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -205,7 +206,7 @@ def test_the_registered_model_predicts_what_the_network_does_at_any_size(
             divisor=networks.divisor(network),
         )
     )
-    found = loaded.predict(image[None])
+    found: Any = loaded.predict(image[None])
     assert found.shape == (1, 2, 20, 18, 7)
     np.testing.assert_allclose(found[0], expected, atol=1e-6)
 

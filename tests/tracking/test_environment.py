@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import platform
 import resource
 import shutil
+import socket
 import subprocess
 import time
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -96,8 +99,8 @@ def test_no_collector_can_abort_a_run(monkeypatch: pytest.MonkeyPatch, kind: typ
         raise kind("git", 5) if kind is subprocess.TimeoutExpired else kind("no")
 
     for module, name in (
-        (subprocess, "run"), (environment.importlib.metadata, "distributions"),
-        (environment.platform, "platform"), (environment.socket, "gethostname"),
+        (subprocess, "run"), (metadata, "distributions"),
+        (platform, "platform"), (socket, "gethostname"),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, broken)
     found = environment.collect()
@@ -135,12 +138,12 @@ def test_every_value_is_text_and_absent_things_have_their_word() -> None:
 
 
 def test_a_collector_that_fails_costs_its_own_values_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment.platform, "release", lambda: 1 / 0)
+    monkeypatch.setattr(platform, "release", lambda: 1 / 0)
     params = environment.collect().params
     assert params["sys_os_kernel"] == "unknown"
     assert params["sys_numpy_version"] != "not_installed"
 
 
 def test_the_processor_is_never_only_an_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment.platform, "processor", environment.platform.machine)
-    assert environment.cpu_model() != environment.platform.machine()
+    monkeypatch.setattr(platform, "processor", platform.machine)
+    assert environment.cpu_model() != platform.machine()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from minivess import names
 from minivess.config import EvaluationConfig, ExperimentConfig, ModelConfig, TrainingConfig
@@ -128,5 +129,6 @@ def test_upstream_params_stand_only_where_they_apply() -> None:
 
 
 def test_words_stay_words_and_lists_are_json() -> None:
-    written = [text(value) for value in ("auto", 1e-3, True, None, (1, 2), {"a": {1}}, [])]
+    values: list[Any] = ["auto", 1e-3, True, None, (1, 2), {"a": {1}}, []]
+    written = [text(value) for value in values]
     assert written == ["auto", "0.001", "True", "None", "[1, 2]", '{"a": [1]}', "[]"]

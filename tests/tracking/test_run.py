@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -169,7 +170,10 @@ def test_only_checkpoints_and_models_may_be_large(open_run: OpenRun, tmp_path: P
 def test_a_table_is_one_that_mlflow_reads(
     store: Store, open_run: OpenRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = [{"case": "a", "dice": 0.5}, {"case": "b", "dice": None, "group": "g"}]
+    rows: list[dict[str, Any]] = [
+        {"case": "a", "dice": 0.5},
+        {"case": "b", "dice": None, "group": "g"},
+    ]
     with open_run() as run:
         for _ in range(2):
             run.table(rows, names.PER_VOLUME_ARTIFACT)

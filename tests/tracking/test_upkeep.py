@@ -8,11 +8,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from minivess import config, names
 from minivess.config import TrackingConfig
+from minivess.contracts import RunRecord
 from minivess.errors import StoreError
 from minivess.home import open_home
 from minivess.tracking.run.encoding import text
@@ -349,7 +351,7 @@ def test_the_tables_give_the_same_as_the_client(
     assert {row["value"] for row in quick[1] if row["key"] == "gone"} == {None}
 
 
-def everything(store: Store) -> tuple[list[object], list[dict[str, object]]]:
+def everything(store: Store) -> tuple[list[RunRecord], list[dict[str, Any]]]:
     records = sql_reader.records(store)
     history = sql_reader.histories(store, {record.run_id for record in records})
     order = [("run_id", "ascending"), ("key", "ascending"), ("step", "ascending")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -113,7 +114,7 @@ def test_the_grids_own_lists_do_not_count_so_adding_a_loss_trains_only_its_cells
 
 
 def test_fields_that_decide_results_count_and_others_do_not():
-    counted = [
+    counted: list[dict[str, Any]] = [
         {"training": {"max_epochs": 3}},
         {"training": {"patch_size": [16, 16, 8]}},
         {"data": {"normalisation": "minmax"}},

@@ -112,7 +112,7 @@ def test_a_volume_thinner_than_the_patch_is_padded_only_if_the_plan_says_so(tmp_
         "image": write_nifti(tmp_path / "thin_img.nii.gz", image),
         "label": write_nifti(tmp_path / "thin_seg.nii.gz", mask),
     }
-    cases["vol0"] = Case(case="vol0", **thin)
+    cases["vol0"] = Case(case="vol0", image=thin["image"], label=thin["label"])
     with pytest.raises(PlanError, match="does not fit vol0"):
         list(batches(cases).epoch(0))
     padded = batches(cases, plan={"padded": {"vol0": (0, 0, 3)}})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"),
 ]
-OPTIONS = {"plan": {"device": "cuda"}}
+OPTIONS: dict[str, Any] = {"plan": {"device": "cuda"}}
 
 
 def test_killed_in_its_second_epoch_it_comes_to_the_same_weights_within_the_tolerance(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from minivess.training import cell_folder, checkpoint, trainer
 from tests.training import dying, scene
 
 TRAINING = "minivess.training"
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     "config": scene.make_config(max_epochs=3, ema_decay=0.5, accumulation_steps=2),
     "spec": scene.make_spec(
         terms=(LossTerm(loss="dice_ce", weight=0.5), LossTerm(loss="cldice", weight=0.5)),
