@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -22,39 +23,13 @@ if TYPE_CHECKING:
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-ROOT = Path(__file__).resolve().parents[1]
-LONGEST = (
-    "tests/flows/test_deployed.py",
-    "tests/flows/test_lifecycle.py",
-    "tests/faults/test_kills.py",
-    "tests/flows/test_followed.py",
-    "tests/flows/test_side_by_side.py",
-    "tests/flows/test_reproduce.py",
-    "tests/test_experiment.py",
-    "tests/faults/test_memory.py",
-    "tests/faults/test_store.py",
-    "tests/training/test_trainer.py",
-    "tests/test_real_data.py",
-    "tests/flows/test_orchestrator.py",
-    "tests/flows/test_servers.py",
-    "tests/tracking/test_store.py",
-    "tests/tracking/test_run.py",
-    "tests/test_machines.py",
-    "tests/flows/test_bad_input.py",
-    "tests/training/test_resume.py",
-    "tests/flows/test_search.py",
-    "tests/flows/test_sources.py",
-    "tests/serving/test_service.py",
-)
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest: whichever file is begun last decides when all are done.
+    """Begin with the files that start servers or train: the last to begin decides the end.
 
     `just test` keeps xdist to this order; by itself it begins with the files of most tests.
     """
-    place = {ROOT / name: number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.path, len(place)))
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 # A laboratory's machine is busy: a slow example is no failure.

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,6 @@ import pytest
 from minivess import files
 from minivess.errors import DiskFull
 
-CLONE = Path(__file__).resolve().parents[2]
 SIZE = 2_000_000
 WRITER = f"""
 import sys
@@ -29,25 +26,6 @@ while True:
     for letter in "ab":
         files.write_text(target, letter * {SIZE})
 """
-
-
-def doubled(source: str) -> list[str]:
-    """Keys that a dict display holds twice, so that the first value is lost."""
-    return [
-        key
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Dict)
-        for key, n in Counter(ast.unparse(key) for key in node.keys if key is not None).items()
-        if n > 1
-    ]
-
-
-def test_no_dict_of_the_code_holds_a_key_twice():
-    assert doubled("{names.A: 1, names.B: 2, names.A: 3}") == ["names.A"]
-    folders = ("src", "flows", "bench", "tests", ".just")
-    code = [path for folder in folders for path in (CLONE / folder).rglob("*.py")]
-    assert len(code) > 100
-    assert {str(p): twice for p in code if (twice := doubled(p.read_text()))} == {}
 
 
 def names(folder: Path) -> list[str]:

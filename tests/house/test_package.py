@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import shutil
 import subprocess
 import sys
@@ -21,25 +22,24 @@ def test_the_wheel_carries_minivess_alone_with_its_settings(tmp_path: Path):
         shutil.copy(CLONE / name, source)
     for name in ("src", "configs"):
         shutil.copytree(CLONE / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "-qq",
-        "--no-deps",
-        "-w",
-        str(tmp_path),
-        str(source),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    words = ["pip", "wheel", "-qq", "--no-deps", "-w", str(tmp_path), str(source)]
+    done = subprocess.run(
+        [sys.executable, "-m", *words], capture_output=True, text=True, check=False
+    )
     if "No matching distribution found for hatchling" in done.stderr:
         pytest.skip("no package index answers, so no wheel can be built")
     assert done.returncode == 0, done.stderr
-    names = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
-    expected = {f"minivess/_configs/experiments/{f.name}" for f in experiments()}
-    assert {"minivess/config/experiment.py", "minivess/cli/main.py", *expected} <= names
-    assert not any(name.startswith(("tests/", "configs/", "flows/")) for name in names)
+    wheel = zipfile.ZipFile(next(tmp_path.glob("*.whl")))
+    held = set(wheel.namelist())
+    modules = {str(f.relative_to(CLONE / "src")) for f in (CLONE / "src").rglob("*.py")}
+    assert modules | {f"minivess/_configs/experiments/{f.name}" for f in experiments()} <= held
+    assert not any(name.startswith(("tests/", "configs/", "flows/")) for name in held)
+    (listed,) = (name for name in held if name.endswith("/entry_points.txt"))
+    commands = configparser.ConfigParser()
+    commands.read_string(wheel.read(listed).decode())
+    module, _, _ = commands["console_scripts"]["minivess"].partition(":")
+    path = module.replace(".", "/")
+    assert {f"{path}.py", f"{path}/__init__.py"} & held
 
 
 def experiments() -> list[Path]:

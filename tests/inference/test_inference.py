@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Literal
 
 import numpy as np
@@ -53,6 +54,56 @@ def test_windows_are_counted_as_they_are_run(shape: Shape, overlap: float) -> No
     chosen = window((8, 16, 4), overlap)
     inference.logits(counting, volume(shape), chosen, divisor=(4, 4, 2))
     assert sum(ran) == inference.windows(shape, chosen, (4, 4, 2))
+
+
+def placed(part: Tensor) -> Tensor:
+    """A network whose answer depends on where in its window a voxel lies, and on all of them."""
+    ramps = torch.meshgrid(*(torch.arange(float(n)) for n in part.shape[2:]), indexing="ij")
+    where = ramps[0] + 3 * ramps[1] - 2 * ramps[2]
+    return torch.cat([part * where, where + part.mean((2, 3, 4), keepdim=True)], dim=1)
+
+
+def starts(extent: int, side: int, overlap: float) -> list[int]:
+    """Where windows begin along an axis: a stride apart, the last one ending with the volume."""
+    stride = max(1, int(side * (1 - overlap)))
+    count = -(-(extent - side) // stride) + 1
+    return [min(n * stride, extent - side) for n in range(count)]
+
+
+def weights(sides: Shape) -> np.ndarray:
+    """A Gaussian of an eighth of each side around the centre, nowhere below its corner or 0.001."""
+    grids = np.meshgrid(*(np.arange(side) - (side - 1) / 2 for side in sides), indexing="ij")
+    squares = sum((grid / (0.125 * side)) ** 2 for grid, side in zip(grids, sides, strict=True))
+    peak = np.exp(-squares / 2)
+    return np.maximum(peak, max(peak.min(), 1e-3))
+
+
+def blended(image: np.ndarray, sides: Shape, overlap: float) -> np.ndarray:
+    """The mean of all windows over a voxel, weighted by where in them it lies."""
+    shape = image.shape[1:]
+    short = [max(side - extent, 0) for extent, side in zip(shape, sides, strict=True)]
+    image = np.pad(image, [(0, 0), *((gap // 2, gap - gap // 2) for gap in short)])
+    total, share = np.zeros((2, *image.shape[1:])), np.zeros(image.shape[1:])
+    axes = (starts(n, side, overlap) for n, side in zip(image.shape[1:], sides, strict=True))
+    for corner in itertools.product(*axes):
+        here = tuple(slice(a, a + side) for a, side in zip(corner, sides, strict=True))
+        part = torch.from_numpy(image[(slice(None), *here)])[None]
+        total[(slice(None), *here)] += weights(sides) * placed(part)[0].numpy()
+        share[here] += weights(sides)
+    inner = tuple(slice(gap // 2, gap // 2 + n) for gap, n in zip(short, shape, strict=True))
+    return (total / share)[(slice(None), *inner)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.tuples(st.integers(3, 30), st.integers(3, 30), st.integers(1, 14)),
+    st.sampled_from([0.0, 0.25, 0.5, 0.7]),
+)
+def test_overlapping_windows_are_blended_by_a_gaussian(shape: Shape, overlap: float) -> None:
+    image, chosen = volume(shape), window((8, 12, 4), overlap)
+    logits = inference.logits(placed, image, chosen, divisor=(4, 4, 2))
+    expected = blended(image, inference.roi(shape, chosen, (4, 4, 2)), overlap)
+    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_a_window_is_never_larger_than_the_volume_rounded_up() -> None:
