@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from minivess.cli import grammar
+from minivess.verbs import ROWS, VERBS
 
 QUOTED = r"'[^'\n]*'|\"[^\"\n]*\""
 COMMAND = re.compile(
-    rf"(?<![\w./-])(?:minivess|just) ({'|'.join(grammar.VERBS)})(?![\w-])"
+    rf"(?<![\w./-])(?:minivess|just) ({'|'.join(VERBS)})(?![\w-])"
     rf"((?= )(?:{QUOTED}|(?!  )[^`\n;,()|'\"])*)?"
 )
 VALUE = "7"
@@ -21,7 +22,7 @@ BARE = {"URL": "http://x", "RUN_ID_OR_BUNDLE": "run", "DIR_OR_FILE.json": "folde
 
 def bare_words(name: str) -> list[str]:
     """Bare words that a row of the grammar takes."""
-    outside = grammar.ROWS[name].bare.partition("[")[0].replace("...", "").split()
+    outside = ROWS[name].bare.partition("[")[0].replace("...", "").split()
     return [BARE.get(word, word) for word in outside]
 
 
@@ -38,7 +39,7 @@ def check(words: list[str]) -> None:
     # A value that stands alone or at an end is a file or several words, not known here.
     if rest[4:] and rest[-1] == VALUE:
         rest.pop()
-    if not grammar.VERBS[name].bare:
+    if not VERBS[name].bare:
         pairs = zip(words, rest, strict=False)
         rest = [word for before, word in pairs if word != VALUE or before.startswith("--")]
     if rest and name != "help" and rest[0] != VALUE:

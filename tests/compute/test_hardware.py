@@ -9,6 +9,7 @@ import pytest
 from minivess import config
 from minivess.compute import hardware
 from minivess.compute.hardware import Gpu
+from minivess.runtime import cgroups
 
 GIB = 1024**3
 GPUS = [
@@ -53,7 +54,7 @@ def test_a_container_grants_a_share_of_the_cores(
 ) -> None:
     for name, text in files.items():
         (tmp_path / name).write_text(text + "\n")
-    assert hardware.cpu_quota(tmp_path) == cores
+    assert cgroups.cpu_quota(tmp_path) == cores
 
 
 def test_a_container_limits_the_memory_and_its_file_cache_is_free(tmp_path: Path) -> None:
@@ -61,7 +62,7 @@ def test_a_container_limits_the_memory_and_its_file_cache_is_free(tmp_path: Path
     (tmp_path / "memory.max").write_text(f"{limit}\n")
     (tmp_path / "memory.current").write_text(f"{limit // 2}\n")
     (tmp_path / "memory.stat").write_text(f"anon 1\ninactive_file {limit // 4}\n")
-    total, used = hardware.memory_limit(tmp_path)
+    total, used = cgroups.memory_limit(tmp_path)
     assert total == pytest.approx(limit / GIB)
     assert used == pytest.approx(limit / 4 / GIB)
 
@@ -69,14 +70,14 @@ def test_a_container_limits_the_memory_and_its_file_cache_is_free(tmp_path: Path
 def test_a_limit_above_the_machine_is_none(tmp_path: Path) -> None:
     (tmp_path / "memory.limit_in_bytes").write_text("9223372036854771712\n")
     (tmp_path / "memory.usage_in_bytes").write_text("1000")
-    assert hardware.memory_limit(tmp_path) is None
+    assert cgroups.memory_limit(tmp_path) is None
 
 
 def test_a_nested_control_group_is_found_with_those_around_it(tmp_path: Path) -> None:
     (tmp_path / "memory" / "slurm" / "job7").mkdir(parents=True)
     table = tmp_path / "cgroup"
     table.write_text("9:cpuset:/x\n4:memory:/slurm/job7\n")
-    found = hardware.control_groups("memory", table=table, root=tmp_path)
+    found = cgroups.control_groups("memory", table=table, root=tmp_path)
     assert [group.name for group in found] == ["job7", "slurm", "memory"]
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from minivess.cli import main
-from minivess.compute.hardware import control_groups
+from minivess.runtime.cgroups import control_groups
 from tests.commands import Command
 
 LIMITS = {"memory.max": "memory.current", "memory.limit_in_bytes": "memory.usage_in_bytes"}

@@ -96,8 +96,8 @@ def story(
         url, notices = stack.enter_context(listener())
         stack.enter_context(working(home))
         for number in range(2):
-            watch = ("watch", *SMOKE, f"data.root={root}")
-            watcher = Command(watch, child_environment(), home.root / f"watcher{number}")
+            watching = ("watch", *SMOKE, f"data.root={root}")
+            watcher = Command(watching, child_environment(), home.root / f"watcher{number}")
             stack.callback(watcher.send_signal, signal.SIGKILL)
         assert main.main(["notify", url]) == 0
         wait_for(lambda: any(pool.name == POOL for pool in client.read_work_pools()))

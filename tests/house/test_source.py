@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from minivess.tracking import schema
+from minivess.tracking.run import required_fields
 
 CLONE = Path(__file__).resolve().parents[2]
 FOLDERS = ("src", "flows", "bench", "tests", ".just", ".ci")
@@ -33,6 +33,6 @@ def test_no_dictionary_is_written_with_one_key_twice() -> None:
 
 
 def test_a_kind_of_run_that_had_two_contracts_would_be_found() -> None:
-    source = inspect.getsource(schema)
+    source = inspect.getsource(required_fields)
     assert list(doubled(source)) == []
     assert list(doubled(source.replace("names.REFIT:", "names.CELL:"))) == ["names.CELL"]

@@ -273,7 +273,7 @@ def test_a_mask_that_was_corrected_by_hand_is_not_replaced(
 ) -> None:
     masks(inputs, tmp_path / "out", how)
     path = tmp_path / "out" / "a_mask.nii.gz"
-    written = nib.load(path)
+    written = nib.Nifti1Image.from_filename(path)
     corrected = np.asarray(written.dataobj).copy()
     corrected[0, 0, 0] += 1
     nib.save(nib.Nifti1Image(corrected, written.affine, written.header), path)
