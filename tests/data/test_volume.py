@@ -191,7 +191,7 @@ def test_a_mask_is_written_with_the_geometry_of_its_image(tmp_path: Path) -> Non
     assert written.array.dtype == np.uint8
     assert (written.spacing, written.unit) == (volume.spacing, "micron")
     np.testing.assert_array_equal(written.affine, volume.affine)
-    header = nib.load(tmp_path / "out" / "mask.nii.gz").header
+    header = nib.Nifti1Image.from_filename(tmp_path / "out" / "mask.nii.gz").header
     assert (header["sform_code"], header["qform_code"]) == (2, 2)
     np.testing.assert_allclose(header.get_qform(), volume.affine, atol=1e-6)
 

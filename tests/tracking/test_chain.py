@@ -153,7 +153,7 @@ def test_a_run_without_a_model_is_not_registered(store: Store, chain: Chain) -> 
 
 
 def test_a_model_whose_name_holds_a_quote_is_registered_once(store: Store, chain: Chain) -> None:
-    asked = {"name": "o'brien", "run_id": chain.family, "note": "n", "tags": {}}
+    asked: dict[str, Any] = {"name": "o'brien", "run_id": chain.family, "note": "n", "tags": {}}
     assert registry.register(store, **asked) == registry.register(store, **asked)
     store.client.delete_registered_model("o'brien")
 
