@@ -9,11 +9,16 @@ PROFILE_EXPERIMENT = "data-profile"
 EVALUATION_EXPERIMENT = "minivess_evaluation"
 DEPLOYMENT_EXPERIMENT = "minivess_deployment"
 
-OWN_EXPERIMENTS = (PROFILE_EXPERIMENT, EVALUATION_EXPERIMENT, DEPLOYMENT_EXPERIMENT)
-
 # Kinds of run, in the tag KIND.
 PROFILE, FAMILY, CELL, ANALYSIS, DEPLOYMENT = "profile", "family", "cell", "analysis", "deployment"
 REFIT, SEARCH, TRIAL = "refit", "search", "trial"
+EXPERIMENTS = {
+    PROFILE: PROFILE_EXPERIMENT,
+    ANALYSIS: EVALUATION_EXPERIMENT,
+    DEPLOYMENT: DEPLOYMENT_EXPERIMENT,
+}
+"""Kinds whose runs have an MLflow experiment of their own."""
+OWN_EXPERIMENTS = tuple(EXPERIMENTS.values())
 TRAINING_KINDS = (FAMILY, REFIT, SEARCH)
 
 # Tags.

@@ -11,7 +11,7 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
@@ -31,17 +31,8 @@ from minivess.orchestration.session import Session
 from minivess.tracking.store import run_files
 from minivess.tracking.store.store import SETTLE_FIRST, Store, rank
 
-if TYPE_CHECKING:
-    from minivess.tracking.store.registry import Registered
-
 Result = TypeVar("Result", bound=Contract)
-Outcome = TypeVar("Outcome", DatasetProfile, AnalysisResult, DeploymentResult)
 
-EXPERIMENTS = {
-    names.PROFILE: names.PROFILE_EXPERIMENT,
-    names.ANALYSIS: names.EVALUATION_EXPERIMENT,
-    names.DEPLOYMENT: names.DEPLOYMENT_EXPERIMENT,
-}
 RESULTS: dict[str, tuple[str, type[Contract]]] = {
     names.PROFILE: (names.PROFILE_ARTIFACT, DatasetProfile),
     names.FAMILY: (names.TRAINING_ARTIFACT, FamilyRun),
@@ -75,25 +66,23 @@ def scoped(kind: str, scope: str) -> str:
 def complete(
     session: Session,
     kind: str,
-    scope: str,
-    pointer: dict[str, Any],
-    *,
-    run_ids: Sequence[str],
+    result: Contract,
     follow: Callable[[bool], object] = lambda first: None,
 ) -> None:
-    """Let aliases (by `follow`), the order of runs and the pointers say what FINISHED runs say.
+    """Publish a result: update aliases (by `follow`), the order of runs, and the pointers.
 
-    Every command looks at them and writes what differs, so that neither a kill in between nor a
-    change by hand lasts. `follow` is told whether it is the first time.
+    Every command compares them with the FINISHED runs and writes what differs, so that neither a
+    kill in between nor a change by hand lasts. `follow` is called with whether it is the first
+    time.
     """
+    _, scope, pointer_of = CHAIN[kind]
+    pointer = pointer_of(result)
 
     def hold_back(why: str) -> None:
         session.say(f"  {COMMANDS[kind]} is not published yet: {why}")
-        session.held_back[kind] = partial(
-            complete, session, kind, scope, pointer, run_ids=run_ids, follow=follow
-        )
+        session.held_back[kind] = partial(complete, session, kind, result, follow)
 
-    records = session.ask(lambda store: [store.get(run_id) for run_id in run_ids])
+    records = session.ask(lambda store: [store.get(run_id) for run_id in run_ids_of(result)])
     if not records or any(record.status != "FINISHED" for record in records):
         hold_back("MLflow does not hold all of it")
         return
@@ -101,7 +90,7 @@ def complete(
     def carry_out(store: Store) -> None:
         follow(names.PUBLISHED not in records[-1].tags)
         make_current(store, kind, records)
-        publish(session, kind, scope, store.resolved(pointer))
+        publish(session, kind, getattr(result, scope), store.resolved(pointer))
 
     try:
         session.ask(carry_out)
@@ -109,9 +98,14 @@ def complete(
         hold_back(error.problem)
 
 
+def run_ids_of(result: Any) -> Sequence[str]:
+    """The runs that hold a result: those of a training's families, or its own one."""
+    return result.run_ids if isinstance(result, TrainingResult) else (str(result.run_id),)
+
+
 def make_current(store: Store, kind: str, records: Sequence[RunRecord]) -> None:
     """Let these runs be the ones that later flows find, also where newer ones were made since."""
-    experiment = EXPERIMENTS.get(kind, records[0].experiment)
+    experiment = names.EXPERIMENTS.get(kind, records[0].experiment)
     rivals: dict[str, RunRecord] = {}
     for record in store.search(experiment=experiment, kind=kind, status="FINISHED"):
         rivals.setdefault(_scope(record), record)
@@ -130,33 +124,6 @@ def _scope(record: RunRecord) -> str:
     }
     param = scopes.get(record.tags.get(names.KIND, ""))
     return record.params.get(param, "") if param else record.name
-
-
-def move(session: Session, name: str, alias: str, version: str, why: str) -> bool:
-    """Point an alias at a version and say which one it leaves; whether it has its first one."""
-    from minivess.tracking.store import registry
-
-    before = registry.set_alias(session.store, name, alias, version)
-    if before is not None and before.version != version:
-        after = registry.by_version(session.store, name, version)
-        session.say(
-            f"  `{alias}` of {name} moves: {_standing(session, before)} -> "
-            f"{_standing(session, after)}, {why}"
-        )
-    return before is None
-
-
-def _standing(session: Session, version: Registered) -> str:
-    """A version with the figure it was judged by: version 2 (dynunet_dice_ce, dice 0.812, ...)."""
-    try:
-        record = session.store.get(version.run_id)
-    except StoreError:
-        return f"version {version.version} (its run {version.run_id} is gone)"
-    metric, value = (record.tags.get(f"champion_{part}") for part in ("metric", "value"))
-    if metric is None or value is None:
-        metric, value = names.PRIMARY, str(record.metrics.get(f"eval_{names.PRIMARY}", "unknown"))
-    digits = value if value == "unknown" else f"{float(value):.3f}"
-    return f"version {version.version} ({record.name}, {metric} {digits})"
 
 
 def slug(text: str) -> str:
@@ -250,12 +217,12 @@ def is_whole(session: Session, record: RunRecord, kind: str) -> bool:
     return True
 
 
-def find(session: Session, kind: str, key: str, result: type[Outcome]) -> Outcome | None:
-    """The result of a content key, if its run is there and whole."""
-    record = session.find(key, experiment=EXPERIMENTS[kind])
+def find(session: Session, kind: str, key: str) -> Any:
+    """The result of a content key, if its run is there and whole, else None."""
+    record = session.find(key, experiment=names.EXPERIMENTS[kind])
     if record is None or not is_whole(session, record, kind):
         return None
-    found = read(session, record, RESULTS[kind][0], result).replace(run_id=record.run_id)
+    found = read(session, record, *RESULTS[kind]).replace(run_id=record.run_id)
     session.reuse(f"{kind} of {record.name}", record.run_id)
     return found
 
@@ -331,7 +298,7 @@ def receive_analysis(session: Session, upstream: Sequence[str] = ()) -> Analysis
         require_named(session, record, record.param(names.UPSTREAM_EXPERIMENT))
     else:
         wanted = {names.UPSTREAM_EXPERIMENT: session.config.experiment}
-        record = _latest(session, names.ANALYSIS, names.EVALUATION_EXPERIMENT, wanted)
+        record = _latest(session, names.ANALYSIS, wanted)
     result = read(session, record, names.ANALYSIS_ARTIFACT, AnalysisResult)
     return result.replace(run_id=record.run_id)
 
@@ -409,17 +376,12 @@ def _checked(session: Session, run_id: str, kind: str) -> RunRecord:
 
 
 def _latest_profile(session: Session) -> RunRecord:
-    return _latest(
-        session,
-        names.PROFILE,
-        names.PROFILE_EXPERIMENT,
-        {names.DATASET_NAME: session.config.dataset},
-    )
+    return _latest(session, names.PROFILE, {names.DATASET_NAME: session.config.dataset})
 
 
-def _latest(session: Session, kind: str, experiment: str, params: dict[str, str]) -> RunRecord:
+def _latest(session: Session, kind: str, params: dict[str, str]) -> RunRecord:
     """The newest FINISHED run of a kind that carries these params."""
-    found = session.store.latest(experiment=experiment, kind=kind, params=params)
+    found = session.store.latest(experiment=names.EXPERIMENTS[kind], kind=kind, params=params)
     if found is not None:
         return found
     wanted = ", ".join(f"{name}={value}" for name, value in params.items())
@@ -458,10 +420,9 @@ def current(session: Session) -> list[Pointer]:
     """The pointers of the dataset and experiment in the settings, from MLflow alone."""
     found = []
     try:
-        for kind, receive, scope, holds in CHAIN:
+        for kind, (receive, scope, holds) in CHAIN.items():
             result = receive(session)
-            (*_, run_id) = result.run_ids if kind == names.FAMILY else (result.run_id,)
-            newest = rank(session.store.get(run_id))
+            newest = rank(session.store.get(run_ids_of(result)[-1]))
             found.append(Pointer(kind, getattr(result, scope), newest, holds(result)))
     except StoreError as missing:
         # A chain that has not got further yet has no more to point at.
@@ -471,20 +432,16 @@ def current(session: Session) -> list[Pointer]:
 
 def receive_deployment(session: Session) -> DeploymentResult:
     """The latest deployment of this experiment."""
-    record = _latest(
-        session,
-        names.DEPLOYMENT,
-        names.DEPLOYMENT_EXPERIMENT,
-        {names.UPSTREAM_EXPERIMENT: session.config.experiment},
-    )
+    wanted = {names.UPSTREAM_EXPERIMENT: session.config.experiment}
+    record = _latest(session, names.DEPLOYMENT, wanted)
     result = read(session, record, names.DEPLOYMENT_ARTIFACT, DeploymentResult)
     return result.replace(run_id=record.run_id)
 
 
-CHAIN: tuple[tuple[str, Callable[[Session], Any], str, Callable[[Any], dict[str, Any]]], ...] = (
-    (names.PROFILE, receive_profile, "dataset", profile_pointer),
-    (names.FAMILY, receive_training, "experiment", training_pointer),
-    (names.ANALYSIS, receive_analysis, "experiment", analysis_pointer),
-    (names.DEPLOYMENT, receive_deployment, "model_name", deployment_pointer),
-)
+CHAIN: dict[str, tuple[Callable[[Session], Any], str, Callable[[Any], dict[str, Any]]]] = {
+    names.PROFILE: (receive_profile, "dataset", profile_pointer),
+    names.FAMILY: (receive_training, "experiment", training_pointer),
+    names.ANALYSIS: (receive_analysis, "experiment", analysis_pointer),
+    names.DEPLOYMENT: (receive_deployment, "model_name", deployment_pointer),
+}
 """Each kind with its current result, the scope of that and what its pointer holds."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from minivess import config as configs
 from minivess import home as homes
+from minivess import keys, names
 from minivess.config import Environment, ExperimentConfig, silence_telemetry
 from minivess.contracts import DatasetProfile, RunRecord
 from minivess.errors import StoreAway, StoreError
@@ -26,6 +27,7 @@ from minivess.tracking.run import logs
 from minivess.verbs import VERBS
 
 if TYPE_CHECKING:
+    from minivess.tracking.run.run import Run
     from minivess.tracking.store.store import Store
 
 MLFLOW_PAGE = "http://127.0.0.1:5000"
@@ -82,6 +84,53 @@ class Session:
         other = replace(self, config=config)
         other.__dict__["store"] = self.store
         return other
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Parameters of this command's flows on Prefect's page."""
+        return {
+            "dataset": self.config.dataset,
+            "experiment": self.config.experiment,
+            "data_root": str(self.config.data.root) if self.config.data.root else None,
+            "home": str(self.home.root),
+        }
+
+    def run(
+        self,
+        kind: str,
+        name: str,
+        key: str,
+        note: str,
+        inputs: keys.Ingredients,
+        *,
+        dataset: str,
+        parent: Run | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> AbstractContextManager[Run]:
+        """Open an MLflow run for the length of a `with` block; it ends as the block ends.
+
+        Args:
+            kind: `names.PROFILE` and so on; decides the MLflow experiment.
+            key: content key, the digest of `inputs`.
+            note: Markdown for MLflow's page.
+            parent: the run above this one, for a fold or a trial.
+        """
+        from minivess.tracking.run.run_lifecycle import recorded
+
+        return recorded(
+            self.store,
+            experiment=names.EXPERIMENTS.get(kind, self.config.experiment),
+            name=name,
+            kind=kind,
+            key=key,
+            note=note,
+            dataset=dataset,
+            config=self.config,
+            ingredients=inputs,
+            launched_by=self.launched_by,
+            parent=parent,
+            tags=tags,
+        )
 
     def ask(self, question: Callable[[Store], Answer]) -> Answer | None:
         """What MLflow knows; none while it does not answer, and nothing is waited for then."""

@@ -1,0 +1,135 @@
+"""Registered model versions, and the aliases that say which of them is current."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from minivess import names
+from minivess.contracts import AnalysisResult, Champion, DeploymentResult, FamilyRun, TrainingResult
+from minivess.errors import StoreError
+from minivess.orchestration.handoff import slug
+from minivess.orchestration.session import Session
+from minivess.text import several
+
+if TYPE_CHECKING:
+    from minivess.tracking.store.registry import Registered
+
+
+def register_families(session: Session, result: TrainingResult) -> None:
+    """Register each family's model; aliases are the family's name and `best_<loss>`."""
+    from minivess.tracking.store import registry
+
+    best = best_of_each_loss(result.families)
+    numbers = version_numbers(session, result)
+    for family in result.families:
+        aliases = [family.run_name] + [f"best_{family.loss}"] * (best[family.loss] is family)
+        for alias in aliases:
+            version = numbers[family.run_name]
+            registry.set_alias(session.store, result.experiment, slug(alias), version)
+
+
+def version_numbers(session: Session, result: TrainingResult) -> dict[str, str]:
+    """Family name -> version of its model, registered if it was not yet."""
+    return {
+        family.run_name: version_of(session, result.experiment, family.run_id)
+        for family in result.families
+    }
+
+
+def version_of(session: Session, name: str, run_id: str) -> str:
+    """Version of the model `name` that holds a training run, registered if it was not yet."""
+    from minivess.tracking.store import registry
+
+    record = session.store.get(run_id)
+    return registry.register(
+        session.store,
+        name=name,
+        run_id=run_id,
+        note=record.tags.get(names.NOTE, record.name),
+        tags={"family": record.name, names.DATASET_HASH: record.param(names.DATASET_HASH)},
+    )
+
+
+def best_of_each_loss(runs: Sequence[FamilyRun]) -> dict[str, FamilyRun]:
+    """Loss -> family with the highest primary metric; one without that metric comes last."""
+    ranked = sorted(runs, key=lambda run: run.metrics.get(f"eval_{names.PRIMARY}", -1.0))
+    return {run.loss: run for run in ranked}
+
+
+def register_refit(session: Session, analysis: AnalysisResult, run_id: str) -> None:
+    """Register a refit model under the alias `refit`; the alias `champion` stays."""
+    from minivess.tracking.store import registry
+
+    name = str(analysis.champion.model_name)
+    version = registry.register(
+        session.store,
+        name=name,
+        run_id=run_id,
+        note=session.store.get(run_id).tag(names.NOTE),
+        tags={"refit_of": analysis.champion.family, "scored": "false"},
+    )
+    registry.set_alias(session.store, name, names.REFIT_ALIAS, version)
+
+
+def with_version(session: Session, analysis: AnalysisResult) -> AnalysisResult:
+    """The analysis with the version that its champion's run has in the registry now."""
+    champion, name = analysis.champion, analysis.experiment
+    version = version_of(session, name, champion.run_id)
+    return analysis.replace(champion=champion.replace(model_name=name, model_version=version))
+
+
+def champion_tags(champion: Champion) -> dict[str, str]:
+    """`champion_*` tags of the analysis run and of the winning training run."""
+    return {
+        "champion_family": champion.family,
+        "champion_run_id": champion.run_id,
+        "champion_metric": champion.metric,
+        "champion_value": f"{champion.value:.6g}",
+        "champion_reason": champion.reason,
+    }
+
+
+def tag_champion(session: Session, result: AnalysisResult) -> None:
+    """Tag the winning training run and move the alias `champion` to its model version."""
+    champion = result.champion
+    tags = champion_tags(champion) | {"champion_analysis_run_id": str(result.run_id)}
+    if not tags.items() <= session.store.get(champion.run_id).tags.items():
+        session.store.set_tags(champion.run_id, tags)
+    why = f"chosen among {several(len(result.families), 'family')}"
+    name, version = str(champion.model_name), str(champion.model_version)
+    move_alias(session, name, names.CHAMPION_ALIAS, version, why)
+
+
+def promote(session: Session, result: DeploymentResult) -> None:
+    """Move the alias `production` to the version that passed every check of its deployment."""
+    name, version, alias = result.model_name, result.model_version, names.PRODUCTION_ALIAS
+    if move_alias(session, name, alias, version, f"deployed by run {result.run_id}"):
+        session.say(f"  {name} version {version} is now `{alias}`")
+
+
+def move_alias(session: Session, name: str, alias: str, version: str, why: str) -> bool:
+    """Point an alias at a version and print which one it leaves; True for its first version."""
+    from minivess.tracking.store import registry
+
+    before = registry.set_alias(session.store, name, alias, version)
+    if before is not None and before.version != version:
+        after = registry.by_version(session.store, name, version)
+        session.say(
+            f"  `{alias}` of {name} moves: {_with_figure(session, before)} -> "
+            f"{_with_figure(session, after)}, {why}"
+        )
+    return before is None
+
+
+def _with_figure(session: Session, version: Registered) -> str:
+    """A version with the metric it was chosen by: version 2 (dynunet_dice_ce, dice 0.812)."""
+    try:
+        record = session.store.get(version.run_id)
+    except StoreError:
+        return f"version {version.version} (its run {version.run_id} is gone)"
+    metric, value = (record.tags.get(f"champion_{part}") for part in ("metric", "value"))
+    if metric is None or value is None:
+        metric, value = names.PRIMARY, str(record.metrics.get(f"eval_{names.PRIMARY}", "unknown"))
+    digits = value if value == "unknown" else f"{float(value):.3f}"
+    return f"version {version.version} ({record.name}, {metric} {digits})"

@@ -1,0 +1,44 @@
+"""Run one stage: find its finished result and reuse it, else make it; then publish it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from minivess import names
+from minivess.contracts import Contract
+from minivess.orchestration import handoff
+from minivess.orchestration.session import Session
+
+Result = TypeVar("Result", bound=Contract)
+
+FLOWS = {**handoff.COMMANDS, names.PROFILE: "profile-data"}
+"""Names of the Prefect flows."""
+
+
+def stage(
+    session: Session,
+    kind: str,
+    key: str,
+    make: Callable[[], Result],
+    *,
+    usable: bool = True,
+    reuse: Callable[[Result], Result] = lambda found: found,
+    follow: Callable[[Result, bool], object] = lambda result, first: None,
+) -> Result:
+    """Return the result of a content key, made now unless a finished run holds it.
+
+    Args:
+        kind: `names.PROFILE`, `names.ANALYSIS` or `names.DEPLOYMENT`.
+        make: make the result within a Prefect flow and record its run.
+        usable: whether a result that is found may serve at all.
+        reuse: complete a result that was found.
+        follow: update events and aliases; called with whether this result is published first now.
+    """
+    found = handoff.find(session, kind, key) if usable else None
+    if found is not None:
+        result = reuse(found)
+    else:
+        result = session.orchestra.flow(FLOWS[kind], make, parameters=session.parameters)
+    handoff.complete(session, kind, result, lambda first: follow(result, first))
+    return result
