@@ -30,13 +30,13 @@ from minivess.contracts import (
 )
 from minivess.errors import StoreError
 from minivess.home import Home, open_home
-from minivess.orchestration import handoff
+from minivess.orchestration import handoff, model_versions
+from minivess.orchestration.model_versions import register_families
 from minivess.orchestration.session import Session, open_session
 from minivess.serving import model_record, package
 from minivess.stages import deploy as deploys
-from minivess.stages.analyse import analyse, recipe
+from minivess.stages.analyse import analyse, key_inputs
 from minivess.stages.deploy import deploy
-from minivess.stages.train import register
 from minivess.tracking.store import artifacts, registry
 from minivess.tracking.upkeep import purge
 from minivess.tracking.upkeep.audit import audit
@@ -97,15 +97,14 @@ class Fabricated:
             dataset_hash=profile_of().dataset_hash, families=tuple(families),
         )  # fmt: skip
         handoff.complete(
-            self.session, names.FAMILY, self.name, handoff.training_pointer(result),
-            run_ids=result.run_ids, follow=lambda _: register(self.session, result),
-        )  # fmt: skip
+            self.session, names.FAMILY, result, lambda _: register_families(self.session, result)
+        )
         return result
 
     def analysed(self, upstream: tuple[str, ...]) -> None:
         """The analysis that these runs would get, unless it is there; the newest one wins."""
         training = handoff.receive_training(self.session, upstream)
-        key = keys.digest(recipe(self.session, training))
+        key = keys.digest(key_inputs(self.session, training))
         if self.store.find(key, experiment=names.EVALUATION_EXPERIMENT) is None:
             best = max(training.families, key=lambda family: self.families.index(family))
             interval = Interval(mean=0.5, lower=0.4, upper=0.6, level=0.95, n=2)
@@ -131,8 +130,8 @@ class Fabricated:
     def deployed(self, upstream: tuple[str, ...]) -> None:
         """The deployment that this analysis would get, and the service that it builds."""
         found = handoff.receive_analysis(self.session, upstream)
-        analysis = deploys.with_version(self.session, found)
-        champion, key = analysis.champion, keys.digest(deploys.recipe(self.session, analysis))
+        analysis = model_versions.with_version(self.session, found)
+        champion, key = analysis.champion, keys.digest(deploys.key_inputs(self.session, analysis))
         name, version = handoff.slug(self.name), str(champion.model_version)
         place = package.bento_home(self.session.home.served) / "bentos" / name / version / "src"
         lineage = {

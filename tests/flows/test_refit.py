@@ -106,7 +106,7 @@ def test_a_champion_that_went_on_from_a_shorter_training_is_refit_from_the_start
 
 
 def test_the_best_family_of_each_loss_has_the_alias_of_that_loss() -> None:
-    from minivess.stages.train import best_of_each_loss
+    from minivess.orchestration.model_versions import best_of_each_loss
 
     def family(name: str, loss: str, value: float) -> FamilyRun:
         return FamilyRun(

@@ -155,20 +155,21 @@ def _chains(session: Session) -> list[Session]:
 
 def _set_aliases(session: Session, pointers: Collection[str]) -> None:
     """Let the registry say what the current runs say."""
-    from minivess.orchestration import handoff
-    from minivess.stages.analyse import crown
-    from minivess.stages.deploy import promote, with_version
-    from minivess.stages.train import register
+    from minivess.orchestration import handoff, model_versions
 
     if names.FAMILY in pointers:
-        register(session, handoff.receive_training(session))
+        model_versions.register_families(session, handoff.receive_training(session))
     if names.ANALYSIS in pointers:
-        crown(session, with_version(session, handoff.receive_analysis(session)))
+        analysis = model_versions.with_version(session, handoff.receive_analysis(session))
+        model_versions.tag_champion(session, analysis)
     if names.DEPLOYMENT in pointers:
         deployed = handoff.receive_deployment(session)
         analysis = handoff.receive_analysis(session, [deployed.analysis_run_id])
-        if with_version(session, analysis).champion.model_version == deployed.model_version:
-            promote(session, deployed)
+        if (
+            model_versions.with_version(session, analysis).champion.model_version
+            == deployed.model_version
+        ):
+            model_versions.promote(session, deployed)
         else:
             session.say(
                 f"  version {deployed.model_version} in production is gone: "

@@ -149,27 +149,20 @@ class Work:
     def attempt(self, plan: ComputePlan) -> cell_run.Trained:
         """Open a child run, train or take the finished local result, and store all of it."""
         from minivess.compute.reporting import forecast, peak_memory
-        from minivess.tracking.run.run_lifecycle import recorded
         from minivess.training import trainer
 
         session, family, cell, spec = self.session, self.family, self.cell, self.spec(plan)
-        with recorded(
-            session.store,
-            experiment=session.config.experiment,
-            name=f"{family.name}_fold{cell.fold.index}",
-            # A cell that nothing validates is no fold of a grid.
-            kind=names.CELL if cell.fold.val else names.REFIT,
-            key=cell.key,
-            # MLflow shows a note as Markdown, which would take the asterisks of a formula away.
-            note=f"{spec.model}, `{spec.loss.formula}`, fold {cell.fold.index}: "
-            f"{len(cell.fold.train)} volumes train, {len(cell.fold.val)} validate",
-            dataset=self.ground.profile.dataset,
-            config=session.config,
-            ingredients=cell.ingredients,
-            launched_by=session.launched_by,
-            parent=self.parent,
-            tags=self.tags(plan),
-        ) as run:
+        # A cell that nothing validates is no fold of a grid.
+        kind = names.CELL if cell.fold.val else names.REFIT
+        # MLflow shows a note as Markdown, which would take the asterisks of a formula away.
+        note = (
+            f"{spec.model}, `{spec.loss.formula}`, fold {cell.fold.index}: "
+            f"{len(cell.fold.train)} volumes train, {len(cell.fold.val)} validate"
+        )
+        with session.run(
+            kind, f"{family.name}_fold{cell.fold.index}", cell.key, note, cell.ingredients,
+            dataset=self.ground.profile.dataset, parent=self.parent, tags=self.tags(plan),
+        ) as run:  # fmt: skip
             cell_run.describe(session, self.ground, (family, run), plan, cell=cell)
             cost = self.ground.costs.get(spec.model)
             if cost is not None:

@@ -23,24 +23,13 @@ if TYPE_CHECKING:
 @contextmanager
 def opened(session: Session, ground: Ground, family: families.Family) -> Iterator[Run]:
     """The parent run, described before any of its cells trains."""
-    from minivess.tracking.run.run_lifecycle import recorded
-
     changed = families.explain_change(session, family)
     if changed:
         session.say(f"  {family.name} trains again, changed: {changed}")
-    with recorded(
-        session.store,
-        experiment=session.config.experiment,
-        name=family.name,
-        kind=names.FAMILY,
-        key=family.key,
-        note=note(session, family, ground),
-        dataset=ground.profile.dataset,
-        config=session.config,
-        ingredients=family.ingredients,
-        launched_by=session.launched_by,
-        tags=cell_run.tags(ground, family),
-    ) as parent:
+    with session.run(
+        names.FAMILY, family.name, family.key, note(session, family, ground), family.ingredients,
+        dataset=ground.profile.dataset, tags=cell_run.tags(ground, family),
+    ) as parent:  # fmt: skip
         cell_run.describe(session, ground, (family, parent), ground.models[family.model.name][1])
         yield parent
 

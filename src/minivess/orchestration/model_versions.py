@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 from minivess import names
 from minivess.contracts import AnalysisResult, Champion, DeploymentResult, FamilyRun, TrainingResult
@@ -11,15 +10,12 @@ from minivess.errors import StoreError
 from minivess.orchestration.handoff import slug
 from minivess.orchestration.session import Session
 from minivess.text import several
-
-if TYPE_CHECKING:
-    from minivess.tracking.store.registry import Registered
+from minivess.tracking.store import registry
+from minivess.tracking.store.registry import Registered
 
 
 def register_families(session: Session, result: TrainingResult) -> None:
     """Register each family's model; aliases are the family's name and `best_<loss>`."""
-    from minivess.tracking.store import registry
-
     best = best_of_each_loss(result.families)
     numbers = version_numbers(session, result)
     for family in result.families:
@@ -37,18 +33,14 @@ def version_numbers(session: Session, result: TrainingResult) -> dict[str, str]:
     }
 
 
-def version_of(session: Session, name: str, run_id: str) -> str:
-    """Version of the model `name` that holds a training run, registered if it was not yet."""
-    from minivess.tracking.store import registry
-
+def version_of(
+    session: Session, name: str, run_id: str, tags: Mapping[str, str] | None = None
+) -> str:
+    """Version of the model `name` that a training run is, registered if it was not yet."""
     record = session.store.get(run_id)
-    return registry.register(
-        session.store,
-        name=name,
-        run_id=run_id,
-        note=record.tags.get(names.NOTE, record.name),
-        tags={"family": record.name, names.DATASET_HASH: record.param(names.DATASET_HASH)},
-    )
+    own = {"family": record.name, names.DATASET_HASH: record.param(names.DATASET_HASH)}
+    note = record.tags.get(names.NOTE, record.name)
+    return registry.register(session.store, name=name, run_id=run_id, note=note, tags=tags or own)
 
 
 def best_of_each_loss(runs: Sequence[FamilyRun]) -> dict[str, FamilyRun]:
@@ -59,16 +51,9 @@ def best_of_each_loss(runs: Sequence[FamilyRun]) -> dict[str, FamilyRun]:
 
 def register_refit(session: Session, analysis: AnalysisResult, run_id: str) -> None:
     """Register a refit model under the alias `refit`; the alias `champion` stays."""
-    from minivess.tracking.store import registry
-
     name = str(analysis.champion.model_name)
-    version = registry.register(
-        session.store,
-        name=name,
-        run_id=run_id,
-        note=session.store.get(run_id).tag(names.NOTE),
-        tags={"refit_of": analysis.champion.family, "scored": "false"},
-    )
+    tags = {"refit_of": analysis.champion.family, "scored": "false"}
+    version = version_of(session, name, run_id, tags)
     registry.set_alias(session.store, name, names.REFIT_ALIAS, version)
 
 
@@ -110,8 +95,6 @@ def promote(session: Session, result: DeploymentResult) -> None:
 
 def move_alias(session: Session, name: str, alias: str, version: str, why: str) -> bool:
     """Point an alias at a version and print which one it leaves; True for its first version."""
-    from minivess.tracking.store import registry
-
     before = registry.set_alias(session.store, name, alias, version)
     if before is not None and before.version != version:
         after = registry.by_version(session.store, name, version)

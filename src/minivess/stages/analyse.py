@@ -10,7 +10,6 @@ from minivess import keys, names
 from minivess.config import ExperimentConfig, ResamplingConfig
 from minivess.contracts import (
     AnalysisResult,
-    Champion,
     DatasetProfile,
     Interval,
     Member,
@@ -19,10 +18,10 @@ from minivess.contracts import (
 from minivess.errors import StoreError
 from minivess.grid import context, family_run
 from minivess.orchestration import handoff
+from minivess.orchestration.model_versions import champion_tags, tag_champion, version_numbers
 from minivess.orchestration.session import Session
+from minivess.orchestration.stage import stage
 from minivess.stages import dataset_identity
-from minivess.stages.profile import settings
-from minivess.stages.train import versions
 from minivess.text import several
 
 if TYPE_CHECKING:
@@ -36,49 +35,28 @@ def analyse(session: Session, upstream: Sequence[str] = ()) -> AnalysisResult:
     dataset_identity.require(session)
     training = handoff.receive_training(session, upstream)
     session.say(f"Analyse   {several(len(training.families), 'family')} of {training.experiment}")
-    ingredients = recipe(session, training)
-    key = keys.digest(ingredients)
-    result = handoff.find(session, names.ANALYSIS, key, AnalysisResult)
-    if result is not None:
-        result = named(training, versions(session, training), result)
-    else:
-        result = session.orchestra.flow(
-            "analyse", _analyse, session, training, ingredients, key, parameters=settings(session)
-        )
-    handoff.complete(
+    inputs = key_inputs(session, training)
+    key = keys.digest(inputs)
+    return stage(
         session,
         names.ANALYSIS,
-        result.experiment,
-        handoff.analysis_pointer(result),
-        run_ids=[str(result.run_id)],
-        follow=lambda _: crown(session, result),
+        key,
+        lambda: _analyse(session, training, inputs, key),
+        reuse=lambda found: named(training, version_numbers(session, training), found),
+        follow=lambda result, _: tag_champion(session, result),
     )
-    return result
 
 
 def _analyse(
-    session: Session, training: TrainingResult, ingredients: keys.Ingredients, key: str
+    session: Session, training: TrainingResult, inputs: keys.Ingredients, key: str
 ) -> AnalysisResult:
-    from minivess.tracking.run.run_lifecycle import recorded
-
-    profile = handoff.profile_used(session, session.store.get(training.run_ids[0]))
-    with recorded(
-        session.store,
-        experiment=names.EVALUATION_EXPERIMENT,
-        name=training.experiment,
-        kind=names.ANALYSIS,
-        key=key,
-        note=f"Out-of-fold judgement of {several(len(training.families), 'family')} "
-        f"of {training.experiment}",
-        dataset=profile.dataset,
-        config=session.config,
-        ingredients=ingredients,
-        launched_by=session.launched_by,
-    ) as run:
+    name, profile = training.experiment, profile_used(session, training)
+    note = f"Out-of-fold judgement of {several(len(training.families), 'family')} of {name}"
+    with session.run(names.ANALYSIS, name, key, note, inputs, dataset=profile.dataset) as run:
         # Everything that is needed from MLflow comes first: an outage later stops nothing.
-        registered = versions(session, training)
+        registered = version_numbers(session, training)
         members = session.orchestra.task("fetch members", fetch, session, training)
-        result = session.orchestra.task("judge", judge, session, (run, profile, members))
+        result = session.orchestra.task("judge", judge, session, run, profile, members)
         result = named(training, registered, result)
         store_analysis(session, run, training, profile, result)
     result = result.replace(run_id=run.run_id)
@@ -87,7 +65,12 @@ def _analyse(
     return result
 
 
-def recipe(session: Session, training: TrainingResult) -> keys.Ingredients:
+def profile_used(session: Session, training: TrainingResult) -> DatasetProfile:
+    """The profile that the networks were trained on."""
+    return handoff.profile_used(session, session.store.get(training.run_ids[0]))
+
+
+def key_inputs(session: Session, training: TrainingResult) -> keys.Ingredients:
     """What decides an analysis."""
     config = session.config
     return {
@@ -125,11 +108,12 @@ def as_trained(config: ExperimentConfig, members: Sequence[Member]) -> Experimen
     return config.model_copy(update={"data": data})
 
 
-def judge(session: Session, axes: tuple[Run, DatasetProfile, Sequence[Member]]) -> AnalysisResult:
+def judge(
+    session: Session, run: Run, profile: DatasetProfile, members: Sequence[Member]
+) -> AnalysisResult:
     """Predict, score, combine, choose, draw and write, all of it out of fold."""
     from minivess.analysis import pipeline
 
-    run, profile, members = axes
     folder = session.home.reports / run.run_id
     cases = context.restore(session, profile)
     progress = session.orchestra.progress("analysis-progress", "volumes judged")
@@ -216,33 +200,6 @@ def metrics(result: AnalysisResult) -> dict[str, float]:
             found[f"{prefix}_n_volumes"] = float(len(best.volumes))
             found[f"{prefix}_n_units"] = float(best.intervals[result.champion.metric].n_units)
     return found
-
-
-def champion_tags(champion: Champion) -> dict[str, str]:
-    """`champion_*` tags, on the analysis run and on the winning training run."""
-    return {
-        "champion_family": champion.family,
-        "champion_run_id": champion.run_id,
-        "champion_metric": champion.metric,
-        "champion_value": f"{champion.value:.6g}",
-        "champion_reason": champion.reason,
-    }
-
-
-def crown(session: Session, result: AnalysisResult) -> None:
-    """Tags on the winning training run, and the alias `champion` on its model version."""
-    champion = result.champion
-    tags = champion_tags(champion) | {"champion_analysis_run_id": str(result.run_id)}
-    if not tags.items() <= session.store.get(champion.run_id).tags.items():
-        session.store.set_tags(champion.run_id, tags)
-    families = f"chosen among {several(len(result.families), 'family')}"
-    handoff.move(
-        session,
-        str(champion.model_name),
-        names.CHAMPION_ALIAS,
-        str(champion.model_version),
-        families,
-    )
 
 
 def refresh_workspace(session: Session) -> None:

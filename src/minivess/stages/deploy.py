@@ -23,11 +23,11 @@ from minivess.contracts import (
 from minivess.errors import ServingError
 from minivess.grid import context
 from minivess.orchestration import handoff
+from minivess.orchestration.model_versions import promote, with_version
 from minivess.orchestration.session import Session
+from minivess.orchestration.stage import stage
 from minivess.stages import dataset_identity
 from minivess.stages.analyse import metrics
-from minivess.stages.profile import settings
-from minivess.stages.train import version_of
 
 if TYPE_CHECKING:
     from minivess.tracking.run.run import Run
@@ -53,24 +53,16 @@ def deploy(session: Session, upstream: Sequence[str] = ()) -> DeploymentResult:
     dataset_identity.require(session)
     analysis = with_version(session, handoff.receive_analysis(session, upstream))
     session.say(f"Deploy    {analysis.champion.family}")
-    ingredients = recipe(session, analysis)
-    key = keys.digest(ingredients)
-    result = None
-    if built(session, analysis):
-        result = handoff.find(session, names.DEPLOYMENT, key, DeploymentResult)
-    if result is None:
-        result = session.orchestra.flow(
-            "deploy", _deploy, session, analysis, ingredients, key, parameters=settings(session)
-        )
-    handoff.complete(
+    inputs = key_inputs(session, analysis)
+    key = keys.digest(inputs)
+    return stage(
         session,
         names.DEPLOYMENT,
-        analysis.experiment,
-        handoff.deployment_pointer(result),
-        run_ids=[str(result.run_id)],
-        follow=lambda _: promote(session, result),
+        key,
+        lambda: _deploy(session, analysis, inputs, key),
+        usable=built(session, analysis),
+        follow=lambda result, _: promote(session, result),
     )
-    return result
 
 
 def built(session: Session, analysis: AnalysisResult) -> bool:
@@ -89,44 +81,21 @@ def built(session: Session, analysis: AnalysisResult) -> bool:
     )
 
 
-def with_version(session: Session, analysis: AnalysisResult) -> AnalysisResult:
-    """The analysis with the version that its champion's run has in the registry now."""
-    champion, name = analysis.champion, analysis.experiment
-    version = version_of(session, name, champion.run_id)
-    return analysis.replace(champion=champion.replace(model_name=name, model_version=version))
-
-
 def _deploy(
-    session: Session, analysis: AnalysisResult, ingredients: keys.Ingredients, key: str
+    session: Session, analysis: AnalysisResult, inputs: keys.Ingredients, key: str
 ) -> DeploymentResult:
-    from minivess.tracking.run.run_lifecycle import recorded
-
-    champion = analysis.champion
-    training = session.store.get(champion.run_id)
-    with recorded(
-        session.store,
-        experiment=names.DEPLOYMENT_EXPERIMENT,
-        name=f"{analysis.experiment}_{champion.family}",
-        kind=names.DEPLOYMENT,
-        key=key,
-        note=f"{champion.model_name} version {champion.model_version}: {champion.family}, "
-        f"{champion.metric} {champion.value:.3f}",
-        dataset=training.param(names.DATASET_NAME),
-        config=session.config,
-        ingredients=ingredients,
-        launched_by=session.launched_by,
-    ) as run:
+    best = analysis.champion
+    training = session.store.get(best.run_id)
+    name, dataset = f"{analysis.experiment}_{best.family}", training.param(names.DATASET_NAME)
+    note = (
+        f"{best.model_name} version {best.model_version}: {best.family}, "
+        f"{best.metric} {best.value:.3f}"
+    )
+    with session.run(names.DEPLOYMENT, name, key, note, inputs, dataset=dataset) as run:
         result = carry_out(session, run, analysis, training)
     result = result.replace(run_id=run.run_id)
     tell(session, result)
     return result
-
-
-def promote(session: Session, result: DeploymentResult) -> None:
-    """The alias `production` moves to the version that passed everything, and only now."""
-    name, version, alias = result.model_name, result.model_version, names.PRODUCTION_ALIAS
-    if handoff.move(session, name, alias, version, f"deployed by run {result.run_id}"):
-        session.say(f"  {name} version {version} is now `{alias}`")
 
 
 def carry_out(
@@ -143,10 +112,10 @@ def carry_out(
         }
     )
     onnx = task("export", export, session, run, served)
-    parity = task("parity", prove, session, (run, served, onnx))
+    parity = task("parity", check_parity, session, run, served, onnx)
     engines = task("time engines", time_engines, run, served, onnx)
     tag = task("build service", build, session, served, onnx)
-    smoke = task("smoke test", smoke_test, session, (run, served, onnx), tag)
+    smoke = task("smoke test", smoke_test, session, run, served, onnx, tag)
     result = DeploymentResult(
         analysis_run_id=str(analysis.run_id),
         model_name=str(analysis.champion.model_name),
@@ -156,7 +125,7 @@ def carry_out(
         engines=engines,
         smoke=smoke,
     )
-    finish(session, run, (result, served.profile, analysis))
+    finish(session, run, result, served.profile, analysis)
     return result
 
 
@@ -170,11 +139,10 @@ def export(session: Session, run: Run, served: Served) -> Path:
     return path
 
 
-def prove(session: Session, axes: tuple[Run, Served, Path]) -> Parity:
+def check_parity(session: Session, run: Run, served: Served, onnx: Path) -> Parity:
     """Exported against trained network over whole volumes; the figures are kept either way."""
     from minivess.serving import export
 
-    run, served, onnx = axes
     config = session.config.deployment
     try:
         parity = export.parity(
@@ -219,7 +187,7 @@ def build(session: Session, served: Served, onnx: Path) -> str:
     )
 
 
-def recipe(session: Session, analysis: AnalysisResult) -> keys.Ingredients:
+def key_inputs(session: Session, analysis: AnalysisResult) -> keys.Ingredients:
     """What decides a deployment."""
     return {
         "analysis": analysis.run_id,
@@ -267,13 +235,12 @@ def spread(served: Served, n: int) -> tuple[Case, ...]:
     return tuple(case for case in served.cases if case.case in chosen)
 
 
-def smoke_test(session: Session, axes: tuple[Run, Served, Path], tag: str) -> Smoke:
+def smoke_test(session: Session, run: Run, served: Served, onnx: Path, tag: str) -> Smoke:
     """Start the built service and ask it for one known volume."""
     from minivess import networks
     from minivess.data.formats import volume
     from minivess.serving import export, predict, smoke
 
-    run, served, onnx = axes
     (case,) = spread(served, 1)
     expected = predict.segment(
         volume.read(case.image),
@@ -313,12 +280,15 @@ def upstream(run: Run, served: Served, analysis: AnalysisResult) -> None:
 
 
 def finish(
-    session: Session, run: Run, parts: tuple[DeploymentResult, DatasetProfile, AnalysisResult]
+    session: Session,
+    run: Run,
+    result: DeploymentResult,
+    profile: DatasetProfile,
+    analysis: AnalysisResult,
 ) -> None:
     """Metrics, model card and the result itself."""
     from minivess.serving import card
 
-    result, profile, analysis = parts
     run.metrics(
         {
             "max_logit_difference": result.parity.max_logit_difference,

@@ -15,6 +15,7 @@ from minivess.errors import PlanError, UsageError
 from minivess.grid import context
 from minivess.orchestration import handoff
 from minivess.orchestration.session import Session
+from minivess.orchestration.stage import stage
 from minivess.stages.dataset_scan import Survey, look
 from minivess.stages.profile_text import markdown, say_decided, show, tell
 
@@ -33,32 +34,24 @@ def profile_data(session: Session) -> DatasetProfile:
     survey = look(session)
     show(session, survey.root, survey.originals)
     say_decided(session, survey.reviewed)
-    profile = handoff.find(session, names.PROFILE, survey.key, DatasetProfile)
-    if profile is not None:
-        check_out(session, survey, profile)
-    else:
-        profile = session.orchestra.flow(
-            "profile-data", _profile, session, survey, parameters=settings(session)
-        )
-    queue(session, survey, profile)
-    session.profiles[str(profile.run_id)] = profile
-    pointer = handoff.profile_pointer(profile)
-
-    def announce(first: bool) -> None:
-        if first:
-            told = {**pointer, "settings": configs.words(session.config)}
-            resource = f"minivess.dataset.{profile.dataset}"
-            session.orchestra.emit(names.DATA_PROFILED, resource, told)
-
-    handoff.complete(
+    profile = stage(
         session,
         names.PROFILE,
-        profile.dataset,
-        pointer,
-        run_ids=[str(profile.run_id)],
-        follow=announce,
+        survey.key,
+        lambda: _profile(session, survey),
+        reuse=lambda found: check_out(session, survey, found),
+        follow=lambda made, first: announce(session, made) if first else None,
     )
+    queue(session, survey, profile)
+    session.profiles[str(profile.run_id)] = profile
     return profile
+
+
+def announce(session: Session, profile: DatasetProfile) -> None:
+    """Send the event of a new profile, for automations of Prefect."""
+    payload = {**handoff.profile_pointer(profile), "settings": configs.words(session.config)}
+    resource = f"minivess.dataset.{profile.dataset}"
+    session.orchestra.emit(names.DATA_PROFILED, resource, payload)
 
 
 def profile_for(session: Session, upstream: Sequence[str] = ()) -> DatasetProfile:
@@ -104,20 +97,11 @@ def require_asked(session: Session, profile: DatasetProfile) -> None:
 
 def _profile(session: Session, survey: Survey) -> DatasetProfile:
     from minivess.tracking.run.params import data_params
-    from minivess.tracking.run.run_lifecycle import recorded
 
-    config, orchestra = session.config, session.orchestra
-    with recorded(
-        session.store,
-        experiment=names.PROFILE_EXPERIMENT,
-        name=config.dataset,
-        kind=names.PROFILE,
-        key=survey.key,
-        note=f"Profile of {config.dataset}: {len(survey.pairing.cases)} volumes at {survey.place}",
-        dataset=config.dataset,
-        config=config,
-        ingredients=survey.ingredients,
-        launched_by=session.launched_by,
+    config, orchestra, dataset = session.config, session.orchestra, session.config.dataset
+    note = f"Profile of {dataset}: {len(survey.pairing.cases)} volumes at {survey.place}"
+    with session.run(
+        names.PROFILE, dataset, survey.key, note, survey.ingredients, dataset=dataset
     ) as run:
         io: Any = {"retries": 2, "limit_s": config.data.time_limit_s}
         measured = orchestra.task("measure volumes", measure, session, survey, key=survey.key, **io)
@@ -197,7 +181,7 @@ def commit(session: Session, survey: Survey, measured: Measured) -> Version:
     )
 
 
-def check_out(session: Session, survey: Survey, profile: DatasetProfile) -> None:
+def check_out(session: Session, survey: Survey, profile: DatasetProfile) -> DatasetProfile:
     """Make the curated set this version again where another one, or an edit, took its place."""
     from minivess.data.versions import versioning
 
@@ -205,6 +189,7 @@ def check_out(session: Session, survey: Survey, profile: DatasetProfile) -> None
     if not versioning.is_at(session.home, profile.dataset, profile.dataset_hash, git=git):
         session.say(f"  version  {profile.dataset_hash} is put in place again")
         commit(session, survey, measure(session, survey))
+    return profile
 
 
 def summary(
@@ -266,14 +251,3 @@ def store_profile(session: Session, survey: Survey, run: Run, profile: DatasetPr
 def gallery_of(session: Session, run_id: str) -> Path:
     """Where a profile run leaves its page."""
     return session.home.reports / run_id / "gallery.html"
-
-
-def settings(session: Session) -> dict[str, Any]:
-    """What Prefect's page shows as a flow's parameters."""
-    config = session.config
-    return {
-        "dataset": config.dataset,
-        "experiment": config.experiment,
-        "data_root": str(config.data.root) if config.data.root else None,
-        "home": str(session.home.root),
-    }

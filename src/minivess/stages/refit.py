@@ -16,8 +16,8 @@ from minivess.errors import StoreError
 from minivess.grid import cell_run, cell_training, families, family_run
 from minivess.grid import context as grounds
 from minivess.orchestration import handoff
+from minivess.orchestration.model_versions import register_refit
 from minivess.orchestration.session import Session
-from minivess.stages.profile import settings
 
 
 def refit(session: Session, upstream: Sequence[str] = ()) -> str:
@@ -51,10 +51,10 @@ def refit(session: Session, upstream: Sequence[str] = ()) -> str:
         run_id = found.run_id
     else:
         run_id = session.orchestra.flow(
-            "refit", _refit, session, (analysis, profile, family), rule,
-            parameters=settings(session),
+            "refit", _refit, session, analysis, profile, family, rule,
+            parameters=session.parameters,
         )  # fmt: skip
-    register(session, analysis, run_id)
+    register_refit(session, analysis, run_id)
     return run_id
 
 
@@ -100,25 +100,19 @@ def whole(session: Session, profile: DatasetProfile, champion: families.Family) 
 
 
 def _refit(
-    session: Session, axes: tuple[AnalysisResult, DatasetProfile, families.Family], rule: str
+    session: Session,
+    analysis: AnalysisResult,
+    profile: DatasetProfile,
+    family: families.Family,
+    rule: str,
 ) -> str:
-    from minivess.tracking.run.run_lifecycle import recorded
-
-    analysis, profile, family = axes
     ground = grounds.prepare(session, profile, [family])
-    with recorded(
-        session.store,
-        experiment=session.config.experiment,
-        name=family.name,
-        kind=names.REFIT,
-        key=family.key,
-        note=f"{analysis.champion.family}, the champion, on all volumes; never scored. {rule}.",
-        dataset=profile.dataset,
-        config=session.config,
-        ingredients=family.ingredients,
-        launched_by=session.launched_by,
-        tags=cell_run.tags(ground, family) | {"stopping_rule": rule},
-    ) as run:
+    note = f"{analysis.champion.family}, the champion, on all volumes; never scored. {rule}."
+    tags = cell_run.tags(ground, family) | {"stopping_rule": rule}
+    with session.run(
+        names.REFIT, family.name, family.key, note, family.ingredients,
+        dataset=profile.dataset, tags=tags,
+    ) as run:  # fmt: skip
         cell_run.describe(session, ground, (family, run), ground.models[family.model.name][1])
         run.params({
             names.UPSTREAM_TRAINING: analysis.champion.run_id,
@@ -128,18 +122,3 @@ def _refit(
         run.metrics({"trainable_parameters": float(trained[1].trainable_parameters)}, step=0)
         family_run.log_best_model(session, run, [trained])
         return run.run_id
-
-
-def register(session: Session, analysis: AnalysisResult, run_id: str) -> None:
-    """A version of the experiment's model under an alias of its own; `champion` stays."""
-    from minivess.tracking.store import registry
-
-    name = str(analysis.champion.model_name)
-    version = registry.register(
-        session.store,
-        name=name,
-        run_id=run_id,
-        note=session.store.get(run_id).tag(names.NOTE),
-        tags={"refit_of": analysis.champion.family, "scored": "false"},
-    )
-    registry.set_alias(session.store, name, names.REFIT_ALIAS, version)

@@ -21,7 +21,7 @@ from minivess.grid.trials import Suggestion, Trials
 from minivess.orchestration import handoff
 from minivess.orchestration.session import Session
 from minivess.stages import dataset_identity
-from minivess.stages.profile import profile_for, settings
+from minivess.stages.profile import profile_for
 
 if TYPE_CHECKING:
     from minivess.tracking.run.run import Run
@@ -38,8 +38,8 @@ def search(session: Session, upstream: Sequence[str] = ()) -> dict[str, Any]:
     session.need_store()
     dataset_identity.require_experiment(session)
     profile = profile_for(session, upstream)
-    ingredients = recipe(session.config, profile)
-    key = keys.digest(ingredients)
+    inputs = key_inputs(session.config, profile)
+    key = keys.digest(inputs)
     study = Trials(session.home.searches / "trials.db", key, session.config.search)
     asked = session.config.search.trials
     found = session.store.find(whole_key(key, asked), experiment=session.config.experiment)
@@ -49,13 +49,12 @@ def search(session: Session, upstream: Sequence[str] = ()) -> dict[str, Any]:
         run_id = found.run_id
     else:
         run_id = session.orchestra.flow(
-            "search", _search, session, (profile, study, key), ingredients,
-            parameters=settings(session),
-        )  # fmt: skip
+            "search", _search, session, profile, study, inputs, parameters=session.parameters
+        )
     return outcome(session, study, run_id)
 
 
-def recipe(config: ExperimentConfig, profile: DatasetProfile) -> keys.Ingredients:
+def key_inputs(config: ExperimentConfig, profile: DatasetProfile) -> keys.Ingredients:
     """What decides the trials; how many there are does not."""
     parts = ("data", "compute", "model", "training", "evaluation", "search")
     return {
@@ -104,23 +103,15 @@ def require_one_family(config: ExperimentConfig) -> None:
 
 
 def _search(
-    session: Session, axes: tuple[DatasetProfile, Trials, str], ingredients: keys.Ingredients
+    session: Session, profile: DatasetProfile, study: Trials, inputs: keys.Ingredients
 ) -> str:
     from minivess.tracking.run import params
-    from minivess.tracking.run.run_lifecycle import recorded
 
-    (profile, study, key), wanted = axes, session.config.search
-    with recorded(
-        session.store,
-        experiment=session.config.experiment,
-        name=f"search_{handoff.slug(session.config.experiment)}",
-        kind=names.SEARCH,
-        key=whole_key(key, wanted.trials),
-        note=f"{wanted.trials} trials of {', '.join(wanted.space)}, by {wanted.metric}",
-        dataset=profile.dataset,
-        config=session.config,
-        ingredients=ingredients,
-        launched_by=session.launched_by,
+    wanted = session.config.search
+    name, key = session.config.experiment, whole_key(keys.digest(inputs), wanted.trials)
+    note = f"{wanted.trials} trials of {', '.join(wanted.space)}, by {wanted.metric}"
+    with session.run(
+        names.SEARCH, f"search_{handoff.slug(name)}", key, note, inputs, dataset=profile.dataset
     ) as run:
         run.params(
             {f"search_{name}": value for name, value in wanted.model_dump(mode="json").items()}
@@ -144,8 +135,6 @@ def _search(
 
 def one_trial(session: Session, study: Trials, profile: DatasetProfile, run: Run) -> None:
     """Train the folds of one suggestion; pruned or failed, it counts as tried."""
-    from minivess.tracking.run.run_lifecycle import recorded
-
     number, suggestion = len(study.ended), study.ask()
     own = session.with_config(configs.changed(session.config, suggestion.settings))
     tried = trials.shown(suggestion.settings)
@@ -154,20 +143,11 @@ def one_trial(session: Session, study: Trials, profile: DatasetProfile, run: Run
     pruned = trials.optuna().TrialPruned
     try:
         ground = grounds.prepare(own, profile, [family])
-        with recorded(
-            own.store,
-            experiment=own.config.experiment,
-            name=f"trial_{number}",
-            kind=names.TRIAL,
-            key=keys.digest([names.TRIAL, family.key]),
-            note=tried,
-            dataset=profile.dataset,
-            config=own.config,
-            ingredients=family.ingredients,
-            launched_by=own.launched_by,
-            parent=run,
+        with own.run(
+            names.TRIAL, f"trial_{number}", keys.digest([names.TRIAL, family.key]), tried,
+            family.ingredients, dataset=profile.dataset, parent=run,
             tags=cell_run.tags(ground, family),
-        ) as child:
+        ) as child:  # fmt: skip
             suggestion.opened(child.run_id)
             cell_run.describe(own, ground, (family, child), ground.models[family.model.name][1])
             watched = replace(ground, watch=watcher(own.config, suggestion))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from minivess import names
 from minivess.contracts import DatasetProfile, FamilyRun, RunRecord, TrainingResult
@@ -10,10 +11,10 @@ from minivess.errors import PlanError, StoreError
 from minivess.grid import cell_run, cell_training, families, family_run, parallel
 from minivess.grid import context as grounds
 from minivess.grid.context import Ground
-from minivess.orchestration import handoff
+from minivess.orchestration import handoff, model_versions
 from minivess.orchestration.session import Session
 from minivess.stages import dataset_identity
-from minivess.stages.profile import profile_for, settings
+from minivess.stages.profile import profile_for
 from minivess.text import several
 
 ASK_ABOVE_HOURS = 12.0
@@ -36,7 +37,7 @@ def train(session: Session, upstream: Sequence[str] = ()) -> TrainingResult:
             session.reuse(f"{family.name}, {several(len(family.cells), 'fold')}", run.run_id)
     if missing:
         trained = session.orchestra.flow(
-            "train", _train, session, profile, missing, parameters=settings(session)
+            "train", _train, session, profile, missing, parameters=session.parameters
         )
         finished |= trained
     result = TrainingResult(
@@ -47,14 +48,8 @@ def train(session: Session, upstream: Sequence[str] = ()) -> TrainingResult:
     )
     for run in result.families if missing else ():
         session.say(family_run.told(run))
-    handoff.complete(
-        session,
-        names.FAMILY,
-        result.experiment,
-        handoff.training_pointer(result),
-        run_ids=result.run_ids,
-        follow=lambda _: register(session, result),
-    )
+    register = partial(model_versions.register_families, session, result)
+    handoff.complete(session, names.FAMILY, result, lambda _: register())
     return result
 
 
@@ -91,50 +86,6 @@ def train_family(session: Session, ground: Ground, family: families.Family) -> F
             for cell in family.cells
         ]  # fmt: skip
         return family_run.finish(session, family, parent, results)
-
-
-def register(session: Session, result: TrainingResult) -> None:
-    """A version of the experiment's model for each family, under the family's own alias.
-
-    The best of each loss has the alias `best_<loss>` as well.
-    """
-    from minivess.tracking.store import registry
-
-    best = best_of_each_loss(result.families)
-    numbers = versions(session, result)
-    for family in result.families:
-        aliases = [family.run_name] + [f"best_{family.loss}"] * (best[family.loss] is family)
-        for alias in aliases:
-            version = numbers[family.run_name]
-            registry.set_alias(session.store, result.experiment, handoff.slug(alias), version)
-
-
-def versions(session: Session, result: TrainingResult) -> dict[str, str]:
-    """The version of each family's model by its name, registered where that was not done yet."""
-    return {
-        family.run_name: version_of(session, result.experiment, family.run_id)
-        for family in result.families
-    }
-
-
-def version_of(session: Session, name: str, run_id: str) -> str:
-    """The version of a model that a training run became, registered where it is not there."""
-    from minivess.tracking.store import registry
-
-    record = session.store.get(run_id)
-    return registry.register(
-        session.store,
-        name=name,
-        run_id=run_id,
-        note=record.tags.get(names.NOTE, record.name),
-        tags={"family": record.name, names.DATASET_HASH: record.param(names.DATASET_HASH)},
-    )
-
-
-def best_of_each_loss(runs: Sequence[FamilyRun]) -> dict[str, FamilyRun]:
-    """Loss -> the family with the highest primary metric; one without any comes last."""
-    ranked = sorted(runs, key=lambda run: run.metrics.get(f"eval_{names.PRIMARY}", -1.0))
-    return {run.loss: run for run in ranked}
 
 
 def reusable(
