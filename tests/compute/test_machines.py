@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from minivess import config
-from minivess.compute import bf16_benchmark, plan
+from minivess.compute import bf16_benchmark, hardware, plan
 from minivess.compute.memory import cache
 from minivess.contracts import ComputePlan, DatasetProfile, Hardware, Network
 from tests.compute.machines import EIGHT, replay
@@ -151,3 +152,10 @@ def test_the_speed_of_bf16_is_timed_once_for_each_machine(
     assert len(list(tmp_path.glob("*.json"))) == 1
     bf16_benchmark.measured(make_machine(cpu_model="another"), cache=tmp_path)
     assert len(list(tmp_path.glob("*.json"))) == 2
+
+
+def test_the_processor_is_never_only_an_architecture(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(platform, "processor", platform.machine)
+    assert hardware.cpu_model(tmp_path) == "unknown"

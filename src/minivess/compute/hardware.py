@@ -142,7 +142,8 @@ def cpu_model(root: Path = Path("/")) -> str:
     """The processor's name, or `unknown`."""
     lines = text_of(root / "proc/cpuinfo").splitlines()
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, "") or platform.processor() or "unknown"
+    other = platform.processor()
+    return next(named, "") or (other if other != platform.machine() else "") or "unknown"
 
 
 def cpu_flags(root: Path = Path("/")) -> frozenset[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 from minivess import config, files
 from minivess.errors import OrchestrationError
+from minivess.runtime import git
 from minivess.tracking.run.environment import CUT, LEFT_OUT, UNKNOWN
 
 REF = "refs/minivess/reproduce"
@@ -15,7 +15,7 @@ REF = "refs/minivess/reproduce"
 def clone() -> Path | None:
     """The repository that this package runs from; None for an installed copy."""
     package = Path(config.__file__).parent
-    if _try(package, "ls-files", "--error-unmatch", "__init__.py") is None:
+    if not git.tracks(package, "__init__.py"):
         return None
     return Path(_git(package, "rev-parse", "--show-toplevel"))
 
@@ -23,9 +23,9 @@ def clone() -> Path | None:
 def has(repository: Path, commit: str) -> bool:
     """Whether a commit is here, or comes from where the clone came from."""
     wanted = f"{commit}^{{commit}}"
-    if _try(repository, "cat-file", "-e", wanted) is None:
-        _try(repository, "fetch", "--quiet", "origin", commit)
-    return commit != UNKNOWN and _try(repository, "cat-file", "-e", wanted) is not None
+    if git.answer(repository, "cat-file", "-e", wanted) is None:
+        git.answer(repository, "fetch", "--quiet", "origin", commit)
+    return commit != UNKNOWN and git.answer(repository, "cat-file", "-e", wanted) is not None
 
 
 def pack(repository: Path, commit: str, file: Path) -> None:
@@ -61,28 +61,16 @@ def apply(folder: Path, diff: Path) -> list[str]:
         return lost + (["the uncommitted changes: too large to be kept"] if text.strip() else [])
     if text.count("\ndiff --git ") + text.startswith("diff --git ") == 0:
         return lost
-    if _try(folder, "apply", "--whitespace=nowarn", str(diff.resolve())) is None:
+    if git.answer(folder, "apply", "--whitespace=nowarn", str(diff.resolve())) is None:
         lost.append("the uncommitted changes: git apply refuses them")
     return lost
 
 
 def _git(folder: Path, *words: str) -> str:
-    found = _try(folder, *words)
+    found = git.answer(folder, *words)
     if found is None:
         raise OrchestrationError(
             f"git {' '.join(words)} failed in {folder}.",
             remedy="run the same command in a clone of the project with git installed",
         )
     return found
-
-
-def _try(folder: Path, *words: str) -> str | None:
-    done = subprocess.run(
-        ["git", "-C", str(folder), *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        env=config.child_environment(GIT_TERMINAL_PROMPT="0"),
-    )
-    return done.stdout.strip() if done.returncode == 0 else None

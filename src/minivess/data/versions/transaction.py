@@ -5,13 +5,13 @@ The file as it was lies in a journal until everything is done; who comes next pu
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from minivess import files
 from minivess.errors import DataError
+from minivess.runtime import git
 
 IGNORE = (
     "# Only the small files that name versions; DVC keeps the volumes.\n*\n!*.dvc\n!.gitignore\n"
@@ -85,19 +85,16 @@ def _head(folder: Path) -> str | None:
 
 
 def _git(folder: Path, *words: str, needed: bool = True) -> str:
-    place = ("--git-dir", str(folder / ".git"), "--work-tree", str(folder))
-    try:
-        done = subprocess.run(
-            ["git", *place, *words], cwd=folder, capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
+    # Both are named: a folder above may be a repository of its own.
+    done = git.run(folder, "--git-dir", str(folder / ".git"), "--work-tree", str(folder), *words)
+    if done.returncode == git.NOT_INSTALLED:
         raise DataError(
             "data.git_commit=true needs Git, which is not installed.",
             remedy="install git, or leave data.git_commit out",
-        ) from None
+        )
     if needed and done.returncode != 0:
         raise DataError(
             f"Git could not commit the version in {folder}: {done.stderr.strip()}",
-            remedy=f"mend it there (git -C {folder} status), or leave data.git_commit out",
+            remedy=f"fix it there (git -C {folder} status), or leave data.git_commit out",
         )
     return done.stdout.strip()

@@ -10,17 +10,19 @@ import os
 import platform
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
+import psutil
+
 from minivess import config
+from minivess.compute import hardware
+from minivess.runtime import git
 from minivess.tracking.run import required_fields
 
 NOT_INSTALLED, NONE, UNKNOWN = "not_installed", "none", "unknown"
@@ -35,7 +37,12 @@ DIFF_LIMIT = 5_000_000
 NEW_FILE_LIMIT = 1_000_000
 # Lines of git.diff that say that it is not the whole difference.
 LEFT_OUT, CUT = "# left out, too large:", "# cut here"
-NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
+NO_GPU = {"gpu_count": "0"} | dict.fromkeys(
+    ("gpu_model", "gpu_vram_mb", "gpu_driver_version"), NONE
+)
+NO_GIT = {"diff": ""} | dict.fromkeys(
+    ("git_commit", "git_commit_short", "git_branch", "git_dirty"), UNKNOWN
+)
 log = logging.getLogger(__name__)
 
 
@@ -51,12 +58,12 @@ class Surroundings:
 @cache
 def collect() -> Surroundings:
     """Measure once per process; the code that runs is the code that was imported."""
-    repository = _git()
+    repository = _safe(_git, NO_GIT)
     params = (
         dict.fromkeys(required_fields.SYS, UNKNOWN)
         | _safe(_software, {})
         | _safe(_machine, {})
-        | _safe(_gpus, _no_gpu())
+        | _safe(_gpus, NO_GPU)
         | {name: value for name, value in repository.items() if name != "diff"}
     )
     files = {
@@ -143,69 +150,35 @@ def _monai_config() -> str:
 
 
 def _machine() -> dict[str, str]:
-    import psutil
-
     return {
         "os": platform.system(),
         "os_kernel": platform.release(),
         "hostname": socket.gethostname(),
         "total_ram_gb": f"{psutil.virtual_memory().total / 2**30:.1f}",
-        "cpu_model": cpu_model(),
+        "cpu_model": hardware.cpu_model(),
     }
-
-
-def cpu_model() -> str:
-    """From the platform, then /proc/cpuinfo, then `unknown`."""
-    name = platform.processor()
-    if name and name != platform.machine():
-        return name
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        return UNKNOWN
-    return UNKNOWN
-
-
-def _no_gpu() -> dict[str, str]:
-    return {
-        "gpu_count": "0", "gpu_model": NONE, "gpu_vram_mb": NONE, "gpu_driver_version": NONE,
-    }  # fmt: skip
 
 
 def _gpus() -> dict[str, str]:
     import pynvml
 
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return _no_gpu()
-    try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        if not handles:
-            return _no_gpu()
-        return {
-            "gpu_count": str(len(handles)),
-            "gpu_model": _joined([pynvml.nvmlDeviceGetName(handle) for handle in handles]),
-            "gpu_vram_mb": _joined(
-                [pynvml.nvmlDeviceGetMemoryInfo(handle).total // 2**20 for handle in handles]
-            ),
-            "gpu_driver_version": _joined([pynvml.nvmlSystemGetDriverVersion()]),
-        }
-    finally:
-        pynvml.nvmlShutdown()
+    driver, found = hardware.gpus(pynvml)
+    if not found:
+        return NO_GPU
+    return {
+        "gpu_count": str(len(found)),
+        "gpu_model": _joined(gpu.model for gpu in found),
+        "gpu_vram_mb": _joined(str(int(gpu.vram_gb * 1024)) for gpu in found),
+        "gpu_driver_version": driver or UNKNOWN,
+    }
 
 
-def _joined(values: list[Any]) -> str:
-    texts = [value.decode() if isinstance(value, bytes) else str(value) for value in values]
+def _joined(texts: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(texts))
 
 
 def system_info() -> dict[str, Any]:
     """More about the machine than fits params; sizes in bytes."""
-    import psutil
-
     return {
         "platform": platform.platform(),
         "machine": platform.machine(),
@@ -224,77 +197,45 @@ def system_info() -> dict[str, Any]:
 
 
 def _git() -> dict[str, str]:
-    nothing = {
-        "git_commit": UNKNOWN, "git_commit_short": UNKNOWN, "git_branch": UNKNOWN,
-        "git_dirty": UNKNOWN, "diff": "",
-    }  # fmt: skip
-    found: dict[str, str] = _safe(lambda: _repository(nothing), nothing)
-    return found
-
-
-def _repository(nothing: dict[str, str]) -> dict[str, str]:
     package = Path(config.__file__).parent
-    git = shutil.which("git")
-    # An installed copy inside somebody else's repository is no part of that repository.
-    if git is None or _run(git, package, "ls-files", "--error-unmatch", "__init__.py") is None:
-        return nothing
-    commit = _run(git, package, "rev-parse", "HEAD")
+    commit = _answer(package, "rev-parse", "HEAD") if git.tracks(package, "__init__.py") else None
     if commit is None:
-        return nothing
-    short = _run(git, package, "rev-parse", "--short", "HEAD") or commit[:7]
-    branch = _run(git, package, "symbolic-ref", "--quiet", "--short", "HEAD")
-    status = _run(git, package, "status", "--porcelain", ":/")
+        return NO_GIT
+    short = _answer(package, "rev-parse", "--short", "HEAD") or commit[:7]
+    branch = _answer(package, "symbolic-ref", "--quiet", "--short", "HEAD")
+    status = _answer(package, "status", "--porcelain", ":/")
     return {
         "git_commit": commit,
         "git_commit_short": short,
         "git_branch": branch or f"HEAD (detached at {short})",
         "git_dirty": UNKNOWN if status is None else str(bool(status)),
-        "diff": _difference(git, package) if status else "",
+        "diff": _difference(package) if status else "",
     }
 
 
-def _difference(git: str, package: Path) -> str:
-    """What `git apply` makes of the commit what lies here: changed files, and new small ones.
+def _difference(package: Path) -> str:
+    """The patch from the commit to the working tree: changed files, and small new ones.
 
     New files are marked in a copy of the index, so that the user's own stays as it is.
     """
-    root = Path(_run(git, package, "rev-parse", "--show-toplevel") or package)
-    listed = _run(git, root, "ls-files", "--others", "--exclude-standard", "-z", strip=False) or ""
-    new = [name for name in listed.split("\0") if name]
+    root = Path(_answer(package, "rev-parse", "--show-toplevel") or package)
+    listed = git.run(root, "ls-files", "--others", "--exclude-standard", "-z", timeout=GIT_SECONDS)
+    new = [name for name in listed.stdout.split("\0") if name]
     large = [name for name in new if (root / name).stat().st_size > NEW_FILE_LIMIT]
     with tempfile.TemporaryDirectory(prefix="minivess-") as folder:
-        index = {"GIT_INDEX_FILE": f"{folder}/index"}
-        own = _run(git, root, "rev-parse", "--path-format=absolute", "--git-path", "index")
+        how: Any = {"timeout": GIT_SECONDS, "GIT_INDEX_FILE": f"{folder}/index"}
+        own = _answer(root, "rev-parse", "--path-format=absolute", "--git-path", "index")
         if own and Path(own).is_file():
             # With its time, by which git knows files that were changed right after it was written.
-            shutil.copy2(own, index["GIT_INDEX_FILE"])
+            shutil.copy2(own, how["GIT_INDEX_FILE"])
         small = [name for name in new if name not in large]
         if small:
-            _run(git, root, "add", "--intent-to-add", "--", *small, variables=index)
+            git.run(root, "add", "--intent-to-add", "--", *small, **how)
         words = ("diff", "HEAD", "--binary", "--no-color", "--no-ext-diff")
-        diff = _run(git, root, *words, strip=False, variables=index) or ""
+        diff = git.run(root, *words, **how).stdout
     left = "".join(f"{LEFT_OUT} {name}\n" for name in large)
     return left + (diff if len(diff) <= DIFF_LIMIT else f"{diff[:DIFF_LIMIT]}\n{CUT}\n")
 
 
-def _run(
-    git: str,
-    folder: Path,
-    *words: str,
-    strip: bool = True,
-    variables: Mapping[str, str] = NO_VARIABLES,
-) -> str | None:
-    """What git prints, or None if it fails; it takes no locks, so other gits are not disturbed."""
-    done = subprocess.run(
-        [git, "-C", str(folder), *words],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=GIT_SECONDS,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        env=config.child_environment(GIT_OPTIONAL_LOCKS="0", GIT_TERMINAL_PROMPT="0", **variables),
-    )
-    if done.returncode != 0:
-        return None
-    return done.stdout.strip() if strip else done.stdout
+def _answer(folder: Path, *words: str) -> str | None:
+    return git.answer(folder, *words, timeout=GIT_SECONDS)
