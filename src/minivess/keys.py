@@ -15,7 +15,7 @@ Ingredients = dict[str, Any]
 
 FORMATS = ("data/formats", "units.py")  # of data, what makes arrays of files
 MODELS = ("networks.py", "architectures.py", "inference.py", "evaluation")
-CHECKS = (*FORMATS, "data/profiling", "data/checks.py")
+CHECKS = (*FORMATS, "data/profiling", "data/checks.py", "data/checks.toml")
 # What a version holds is decided by all of data but its pages.
 DATA_CODE = ("data", "-data/pages", "units.py")
 CELL_CODE = (
@@ -58,11 +58,12 @@ def code(parts: tuple[str, ...]) -> dict[str, str]:
 
 
 def _sources(part: Path) -> list[Path]:
-    return [part] if part.is_file() else [*part.rglob("*.py"), *part.rglob("*.j2")]
+    kinds = ("*.py", "*.j2", "*.toml")
+    return [part] if part.is_file() else [file for kind in kinds for file in part.rglob(kind)]
 
 
 def source_digest(file: Path) -> str:
-    """Digest of what one source file does; a template counts byte for byte."""
+    """Digest of what one source file does; other files count byte for byte."""
     if file.suffix != ".py":
         return hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
     tree = ast.parse(file.read_bytes())

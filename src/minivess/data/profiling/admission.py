@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minivess.contracts import Finding
-from minivess.data.checks import AT_PREDICTION, finding
+from minivess.data.checks import CHECKS, finding
 from minivess.errors import DataError
 
 FEW_SLICES = 5
@@ -49,7 +49,7 @@ def admit(findings: Sequence[Finding]) -> list[Finding]:
         if found.severity == "error":
             raise DataError(found.message, remedy=found.remedy, code=found.code)
     return [
-        found.replace(remedy=AT_PREDICTION.get(found.code, found.remedy))
+        found.replace(remedy=CHECKS[found.code].at_prediction or found.remedy)
         for found in findings
         if found.severity == "warning"
     ]
