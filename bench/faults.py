@@ -33,7 +33,7 @@ from minivess.config import ExperimentConfig, TrackingConfig
 from minivess.home import open_home
 from minivess.tracking.journal import uploader
 from minivess.tracking.run.run import Run
-from minivess.tracking.run.run_lifecycle import recorded
+from minivess.tracking.run.run_lifecycle import mlflow_run
 from minivess.tracking.store.store import Store, store_at
 
 RELAYED = ("500", "slow", "silent", "lost", "gone")
@@ -274,7 +274,7 @@ def value(run: int, step: int) -> float:
 
 def train(store: Store, index: int, report: Report, parent: Run | None) -> None:
     """One run: metrics at every step and a file now and then."""
-    with recorded(
+    with mlflow_run(
         store, experiment="storm", name=f"run{index}", kind=names.CELL, key=str(index), note="n",
         dataset="d", config=QUIET, ingredients={}, parent=parent,
     ) as run:  # fmt: skip

@@ -8,7 +8,7 @@ MinivessError                exit 1
 ├── TrainingError            a cell that cannot go on
 │   └── OutOfMemory          what is run takes more memory than there is
 ├── StoreError               MLflow refuses, or does not hold what was asked for
-│   └── StoreAway            MLflow does not answer for now; what is written waits in the journal
+│   └── StoreUnreachable     MLflow does not answer for now; what is written waits in the journal
 ├── DiskFull                 a disk or quota has no room left
 ├── OrchestrationError       Prefect, locks, ports
 │   └── PrefectAway          Prefect's server does not answer any more
@@ -82,7 +82,7 @@ class DeletedRunError(StoreError):
     """A run that MLflow still keeps, but as deleted."""
 
 
-class StoreAway(StoreError):  # noqa: N818 (it says where the store is, not that we erred)
+class StoreUnreachable(StoreError):  # noqa: N818 (it says where the store is, not that we erred)
     """MLflow, its database or its artifact store does not answer for now."""
 
 

@@ -16,12 +16,12 @@ from minivess.contracts import (
     Champion,
     DatasetProfile,
     Fold,
+    FoldModel,
     Interval,
-    Judged,
     Loss,
     LossTerm,
-    Member,
     Network,
+    Scores,
     VolumeMetrics,
     VolumeStats,
     Window,
@@ -38,7 +38,7 @@ NETWORK = Network(
 
 
 @pytest.fixture
-def judged() -> Callable[..., Judged]:
+def judged() -> Callable[..., Scores]:
     """Make a judgement from one score per volume; distances follow from the score."""
 
     def make(
@@ -50,7 +50,7 @@ def judged() -> Callable[..., Judged]:
         groups: Sequence[str | None] | None = None,
         classes: Sequence[int] = (),
         **evaluation: str,
-    ) -> Judged:
+    ) -> Scores:
         volumes = tuple(
             VolumeMetrics(
                 case=f"vol{index:02d}",
@@ -60,7 +60,7 @@ def judged() -> Callable[..., Judged]:
             for index, score in enumerate(scores)
         )
         metrics = volumes[0].values
-        return Judged(
+        return Scores(
             name=name,
             members=members or (name,),
             trainable_parameters=parameters,
@@ -87,7 +87,7 @@ def _values(score: float | None, classes: Sequence[int]) -> dict[str, float | No
 
 
 @pytest.fixture
-def result(judged: Callable[..., Judged]) -> AnalysisResult:
+def result(judged: Callable[..., Scores]) -> AnalysisResult:
     """Two families and their ensemble on six volumes."""
     families = (
         judged("dynunet_good", [0.7, 0.8, 0.75, 0.9, 0.85, 0.8]),
@@ -154,12 +154,12 @@ def cases(make_dataset: Callable[..., Path]) -> dict[str, Case]:
 
 
 @pytest.fixture
-def member(tmp_path: Path) -> Callable[..., Member]:
+def member(tmp_path: Path) -> Callable[..., FoldModel]:
     """Make a member with the weights of a seed, which trained on some volumes."""
 
     def make(
         family: str, index: int, train: Sequence[str], val: Sequence[str], **spec: object
-    ) -> Member:
+    ) -> FoldModel:
         import torch
 
         from minivess import networks
@@ -176,7 +176,7 @@ def member(tmp_path: Path) -> Callable[..., Member]:
             "window": Window(patch_size=(16, 16, 4), overlap=0.25, normalisation="zscore"),
             "label_map": {}, "classes": (0, 1), **spec,
         }  # fmt: skip
-        return Member(
+        return FoldModel(
             run_id=f"run_{family}{index}", parent_run_id=f"parent_{family}",
             cell_key=f"{family}{index}", family=family, spec=CellSpec.model_validate(values),
             checkpoint=checkpoint, trainable_parameters=networks.parameters(network),
@@ -187,10 +187,10 @@ def member(tmp_path: Path) -> Callable[..., Member]:
 
 
 @pytest.fixture
-def two_folds(member: Callable[..., Member]) -> Callable[[str], list[Member]]:
+def two_folds(member: Callable[..., FoldModel]) -> Callable[[str], list[FoldModel]]:
     """Both folds of a family over the four cases."""
 
-    def make(family: str) -> list[Member]:
+    def make(family: str) -> list[FoldModel]:
         first, second = ("vol00", "vol01"), ("vol02", "vol03")
         return [member(family, 0, second, first), member(family, 1, first, second)]
 

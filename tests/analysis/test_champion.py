@@ -76,11 +76,11 @@ def test_families_are_compared_on_the_volumes_that_both_judged(judged):
 @given(scores=st.lists(st.floats(0, 1), min_size=2, max_size=8), seed=st.integers(0, 3))
 def test_the_order_of_the_families_does_not_matter(scores, seed):
     from minivess import names
-    from minivess.contracts import Interval, Judged, VolumeMetrics
+    from minivess.contracts import Interval, Scores, VolumeMetrics
 
     def make(name, shift, parameters):
         values = [min(1.0, score + shift) for score in scores]
-        return Judged(
+        return Scores(
             name=name,
             members=(name,),
             trainable_parameters=parameters,

@@ -45,7 +45,7 @@ def heard(name: str) -> str:
 
 def opened(session: Session, name: str, parent: Run | None = None) -> AbstractContextManager[Run]:
     """A run as the flows open it."""
-    return run_lifecycle.recorded(
+    return run_lifecycle.mlflow_run(
         session.store, experiment="endings", name=name, kind=names.CELL, key=name, note="n",
         dataset="d", config=session.config, ingredients={}, parent=parent,
     )  # fmt: skip

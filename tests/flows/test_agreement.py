@@ -22,9 +22,9 @@ from minivess.contracts import (
     DeploymentResult,
     FamilyRun,
     Interval,
-    Judged,
     Parity,
     RunRecord,
+    Scores,
     Smoke,
     TrainingResult,
 )
@@ -108,7 +108,7 @@ class Fabricated:
         if self.store.find(key, experiment=names.EVALUATION_EXPERIMENT) is None:
             best = max(training.families, key=lambda family: self.families.index(family))
             interval = Interval(mean=0.5, lower=0.4, upper=0.6, level=0.95, n=2)
-            judged = Judged(
+            judged = Scores(
                 name=best.run_name, members=(best.run_name,), trainable_parameters=1,
                 intervals={"dice": interval}, volumes=(),
             )  # fmt: skip

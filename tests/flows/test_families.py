@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from minivess import names
 from minivess.config import EvaluationConfig
-from minivess.contracts import AnalysisResult, CellResult, Champion, Judged, VolumeMetrics
+from minivess.contracts import AnalysisResult, CellResult, Champion, Scores, VolumeMetrics
 from minivess.evaluation import statistics
 from minivess.grid import family_run
 from minivess.stages import analyse
@@ -42,8 +42,8 @@ def test_the_registered_fold_is_the_one_whose_judged_weights_did_best() -> None:
 
 
 def test_an_analysis_holds_the_champions_test_set_apart() -> None:
-    def judged(name: str, values: list[float]) -> Judged:
-        return Judged(
+    def judged(name: str, values: list[float]) -> Scores:
+        return Scores(
             name=name, members=(name,), trainable_parameters=1,
             intervals={m: statistics.interval(values, config=CONFIG)
                        for m in ("dice", names.PRIMARY)},

@@ -17,7 +17,7 @@ from minivess.contracts import Window
 from minivess.home import Home, open_home
 from minivess.tracking.run import model
 from minivess.tracking.run.params import data_params, preparation_params, upstream_params
-from minivess.tracking.run.run_lifecycle import recorded
+from minivess.tracking.run.run_lifecycle import mlflow_run
 from minivess.tracking.store import registry
 from minivess.tracking.store.store import open_store
 from tests.conftest import tube, write_nifti
@@ -45,9 +45,9 @@ def two(tmp_path_factory: pytest.TempPathFactory, stock: Callable[[Home], None])
             "config": QUIET,
             "ingredients": {},
         }
-        with recorded(store, experiment="p", name=name, kind=names.PROFILE, **common) as first:
+        with mlflow_run(store, experiment="p", name=name, kind=names.PROFILE, **common) as first:
             first.json(profile, names.PROFILE_ARTIFACT)
-        with recorded(store, experiment=name, name="family", kind=names.FAMILY, **common) as run:
+        with mlflow_run(store, experiment=name, name="family", kind=names.FAMILY, **common) as run:
             run.json(profile, names.PROFILE_ARTIFACT)
             run.params(data_params(profile) | upstream_params(profile=first.run_id))
             run.params(preparation_params(QUIET))

@@ -15,7 +15,7 @@ from minivess.home import Home
 from minivess.orchestration.base import Orchestrator
 from minivess.orchestration.session import Session
 from minivess.tracking.journal import uploader
-from minivess.tracking.run.run_lifecycle import recorded
+from minivess.tracking.run.run_lifecycle import mlflow_run
 from minivess.training.monitoring.watchdog import Beat
 from tests.tracking.conftest import QUIET, profile_of
 
@@ -41,7 +41,7 @@ def test_beats_epochs_stalls_and_images_reach_whoever_looks(
     image.parent.mkdir()
     for path in (stack, image):
         path.write_text("content")
-    with recorded(
+    with mlflow_run(
         session.store, experiment="told", name="cell", kind=names.CELL, key="k", note="n",
         dataset="tubes", config=QUIET, ingredients={},
     ) as run:  # fmt: skip

@@ -19,7 +19,7 @@ from minivess.home import open_home
 from minivess.orchestration.session import Session
 from minivess.runtime import liveness
 from minivess.tracking.run.params import data_params
-from minivess.tracking.run.run_lifecycle import recorded
+from minivess.tracking.run.run_lifecycle import mlflow_run
 from minivess.tracking.store.store import Store, open_store
 from tests.tracking.conftest import QUIET, profile_of
 
@@ -201,7 +201,7 @@ def test_settle_points_at_the_newest_of_every_dataset_and_names_no_other(
             "ingredients": {},
         }
         profile = profile_of().replace(dataset=name)
-        with recorded(
+        with mlflow_run(
             store, experiment=names.PROFILE_EXPERIMENT, name=name, kind=names.PROFILE, **common
         ) as run:
             run.params(data_params(profile))

@@ -9,8 +9,8 @@ from minivess.contracts import (
     DeploymentResult,
     Engine,
     Interval,
-    Judged,
     Parity,
+    Scores,
     Smoke,
     VolumeMetrics,
     VolumeStats,
@@ -45,7 +45,7 @@ def profile() -> DatasetProfile:
 def analysis() -> AnalysisResult:
     """A champion with one metric, undefined on no volume."""
     dice = Interval(mean=0.8, lower=0.7, upper=0.9, level=0.95, n=2)
-    judged = Judged(
+    judged = Scores(
         name="dynunet_dice_ce", members=("dynunet_dice_ce",), trainable_parameters=10,
         intervals={"dice": dice},
         volumes=(

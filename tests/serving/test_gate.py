@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from minivess.errors import ServingError
 from minivess.serving import model_record
-from minivess.serving.middleware import Gate, page
+from minivess.serving.middleware import ServiceMiddleware, page
 
 Client = Callable[..., TestClient]
 MULTIPART = {"content-type": "multipart/form-data; boundary=x"}
@@ -38,7 +38,7 @@ def client(
         model_record.write(tmp_path, model.replace(**limits))
         monkeypatch.chdir(tmp_path)
         routes = [Route("/predict", size, methods=["POST"]), Route("/fail", fail)]
-        return TestClient(Gate(Starlette(routes=routes)))
+        return TestClient(ServiceMiddleware(Starlette(routes=routes)))
 
     return make
 
@@ -108,4 +108,4 @@ def test_a_folder_without_a_record_does_not_serve(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ServingError, match=r"model_config\.json"):
-        Gate(Starlette())
+        ServiceMiddleware(Starlette())

@@ -13,7 +13,7 @@ from minivess import names
 from minivess.config import ExperimentConfig, TrackingConfig
 from minivess.contracts import DatasetProfile, Fold, Loss, LossTerm, Network, Split, VolumeStats
 from minivess.tracking.run.run import Run
-from minivess.tracking.run.run_lifecycle import recorded
+from minivess.tracking.run.run_lifecycle import mlflow_run
 from minivess.tracking.store.store import Store
 from tests.tracking import stores
 
@@ -50,7 +50,7 @@ def experiment(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def open_run(store: Store, experiment: str) -> OpenRun:
-    """`recorded` with everything filled in that a test does not care for."""
+    """`mlflow_run` with everything filled in that a test does not care for."""
 
     def begin(**changes: Any) -> AbstractContextManager[Run]:
         given: dict[str, Any] = {
@@ -63,7 +63,7 @@ def open_run(store: Store, experiment: str) -> OpenRun:
             "config": QUIET,
             "ingredients": {"seed": 1},
         }
-        return recorded(store, **{**given, **changes})
+        return mlflow_run(store, **{**given, **changes})
 
     return begin
 

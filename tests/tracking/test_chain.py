@@ -16,7 +16,7 @@ from minivess.contracts import CellResult, CellSpec, FamilyRun, VolumeMetrics, W
 from minivess.errors import DataError, StoreError
 from minivess.tracking.run import model
 from minivess.tracking.run.params import data_params, upstream_params
-from minivess.tracking.run.run_lifecycle import recorded
+from minivess.tracking.run.run_lifecycle import mlflow_run
 from minivess.tracking.store import fold_models, registry
 from minivess.tracking.store.export import rows
 from minivess.tracking.store.store import Store
@@ -48,7 +48,7 @@ def chain(store: Store) -> Chain:
     data = data_params(profile_of())
 
     def begin(kind: str, name: str, **more: object):
-        return recorded(store, experiment="chain", name=name, kind=kind, **common, **more)  # type: ignore[arg-type]
+        return mlflow_run(store, experiment="chain", name=name, kind=kind, **common, **more)  # type: ignore[arg-type]
 
     with begin(names.PROFILE, "tubes") as profile:
         profile.params(data)
@@ -287,7 +287,7 @@ def test_the_page_of_a_chain_names_every_run_and_the_data(store: Store, chain: C
 
 
 def test_a_broken_link_is_named(store: Store, chain: Chain) -> None:
-    with recorded(
+    with mlflow_run(
         store, experiment="chain", name="lost", kind=names.DEPLOYMENT, key="k", note="n",
         dataset="tubes", config=QUIET, ingredients={},
     ) as run:  # fmt: skip
@@ -297,7 +297,7 @@ def test_a_broken_link_is_named(store: Store, chain: Chain) -> None:
 
 
 def test_a_chain_over_two_versions_of_the_data_is_refused(store: Store, chain: Chain) -> None:
-    with recorded(
+    with mlflow_run(
         store, experiment="chain", name="mixed", kind=names.FAMILY, key="k", note="n",
         dataset="tubes", config=QUIET, ingredients={},
     ) as run:  # fmt: skip

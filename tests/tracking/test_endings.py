@@ -32,7 +32,7 @@ from minivess.config import ExperimentConfig, TrackingConfig
 from minivess.home import open_home
 from minivess.tracking.run import environment
 from minivess.tracking.store.connection import preload
-from minivess.tracking.run.run_lifecycle import recorded
+from minivess.tracking.run.run_lifecycle import mlflow_run
 from minivess.tracking.store.store import open_store
 
 # What is slow and opens nothing happens once, before the forks.
@@ -62,7 +62,7 @@ def stop(number, frame):
 
 signal.signal(signal.SIGTERM, stop)
 config = ExperimentConfig(tracking=TrackingConfig(log_system_metrics=False))
-with recorded(
+with mlflow_run(
     open_store(open_home(place), config.tracking), experiment="endings", name=way, kind="cell",
     key=way, note="n", dataset="d", config=config, ingredients={},
 ) as run:

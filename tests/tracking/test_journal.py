@@ -20,16 +20,16 @@ from mlflow.entities import ViewType
 
 from minivess import names
 from minivess.config import TrackingConfig
-from minivess.errors import StoreAway
+from minivess.errors import StoreUnreachable
 from minivess.home import open_home
 from minivess.runtime import liveness
 from minivess.tracking.journal import upload, uploader
 from minivess.tracking.journal.journal import Journal, line, parse
-from minivess.tracking.journal.uploader import Outbox
+from minivess.tracking.journal.uploader import PendingUpload
 from minivess.tracking.run import metric_files
 from minivess.tracking.run.dead_runs import replay, settle
 from minivess.tracking.run.run import Run
-from minivess.tracking.run.run_lifecycle import opening, recorded
+from minivess.tracking.run.run_lifecycle import mlflow_run, opening
 from minivess.tracking.store.store import Store, open_store, store_at
 from tests.tracking.conftest import QUIET, OpenRun
 
@@ -207,7 +207,7 @@ def test_a_sender_that_dies_before_or_after_any_call_doubles_nothing(
         mortal = Store(store.uri, store.home, store.artifact_root)
         mortal._client = Dying(store.client, calls, done=done)  # type: ignore[assignment]
         try:
-            Outbox(mortal, journal).send()
+            PendingUpload(mortal, journal).send()
         except Death:
             deaths += 1
             journal.release()
@@ -224,7 +224,7 @@ def test_a_run_made_twice_by_a_lost_answer_stays_once(store: Store, experiment: 
     store.client.create_run(
         store.experiment_id(experiment, dataset="tubes", note="n"), twin["t"], twin["tags"]
     )
-    Outbox(store, journal).send()
+    PendingUpload(store, journal).send()
     require_whole(store, uid)
 
 
@@ -320,7 +320,7 @@ def away(tmp_path: Path) -> Store:
 def test_a_run_without_a_store_appears_complete_after_the_next_start(
     away: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(StoreAway):
+    with pytest.raises(StoreUnreachable):
         away.connect()
     words: dict[str, Any] = {
         "experiment": "e", "kind": names.CELL, "key": "k", "note": "n", "dataset": "d",
@@ -328,18 +328,18 @@ def test_a_run_without_a_store_appears_complete_after_the_next_start(
     }  # fmt: skip
     begun = time.monotonic()
     with (
-        recorded(away, name="above", **{**words, "kind": names.FAMILY}) as parent,
-        recorded(away, name="below", parent=parent, **words) as child,
+        mlflow_run(away, name="above", **{**words, "kind": names.FAMILY}) as parent,
+        mlflow_run(away, name="below", parent=parent, **words) as child,
     ):
         child.metrics({"a": 1.0}, step=0)
         child.row = {"dice": 0.5}
         parent.json({"children": [child.run_id]}, "evaluation/training_result.json")
     assert time.monotonic() - begun < 120
     assert child.run_id == f"uid-{child.uid}"
-    with pytest.raises(StoreAway, match="does not answer"):
+    with pytest.raises(StoreUnreachable, match="does not answer"):
         away.get(child.run_id)
-    for outbox in uploader.of(away).pending():
-        outbox.journal.release()
+    for pending in uploader.of(away).pending():
+        pending.journal.release()
     back = open_store(away.home, TrackingConfig())
     assert settle(back) == []
     found = back.get(child.run_id)

@@ -13,7 +13,7 @@ from minivess import names
 from minivess.config import TrackingConfig
 from minivess.errors import StoreError
 from minivess.home import open_home
-from minivess.tracking.run.run_lifecycle import recorded
+from minivess.tracking.run.run_lifecycle import mlflow_run
 from minivess.tracking.store import registry
 from minivess.tracking.store.store import Store, open_store
 from tests.tracking.conftest import QUIET, profile_of
@@ -60,7 +60,7 @@ def work(store: Store, tmp_path: Path) -> str:
     """A run with everything that a run may hold."""
     checkpoint = tmp_path / "last.pth"
     checkpoint.write_bytes(b"x" * 100_000)
-    with recorded(
+    with mlflow_run(
         store, experiment="over http", name="r", kind=names.FAMILY, key="k", note="n",
         dataset="d", config=QUIET, ingredients={},
     ) as run:  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from minivess.analysis import predictions
-from minivess.contracts import Member
+from minivess.contracts import FoldModel
 from tests.training import scene
 
 
@@ -14,7 +14,7 @@ def test_the_figures_of_a_bf16_training_are_those_of_the_analysis_to_the_digit(t
     config = scene.make_config(max_epochs=2)
     folder = tmp_path / "cell"
     result = scene.train(folder, cases, plan={"mixed_precision": "bf16"}, config=config)
-    member = Member(
+    member = FoldModel(
         run_id="cell", parent_run_id="parent", cell_key="key", family="dynunet_dice_ce", spec=spec,
         checkpoint=folder / result.checkpoint, trainable_parameters=1, untrained={},
     )  # fmt: skip

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from minivess import names
 from minivess.analysis import formatting
 from minivess.config import ExperimentConfig
-from minivess.contracts import Champion, Interval, Judged
+from minivess.contracts import Champion, Interval, Scores
 from minivess.errors import DataError
 
 
@@ -26,7 +26,7 @@ class Comparison(NamedTuple):
 
 
 def choose(
-    judged: Sequence[Judged], config: ExperimentConfig, run_ids: Mapping[str, str]
+    judged: Sequence[Scores], config: ExperimentConfig, run_ids: Mapping[str, str]
 ) -> Champion:
     """Pick the champion among families; `run_ids` maps a family to its parent training run.
 
@@ -55,7 +55,7 @@ def choose(
     )
 
 
-def compare(best: Judged, other: Judged, config: ExperimentConfig) -> Comparison:
+def compare(best: Scores, other: Scores, config: ExperimentConfig) -> Comparison:
     """The paired bootstrap interval of `best` minus `other` in the primary metric."""
     from minivess.evaluation import statistics
 
@@ -79,30 +79,30 @@ def includes_zero(difference: Interval) -> bool:
     return difference.lower <= 0 <= difference.upper
 
 
-def values(judged: Judged, metric: str = names.PRIMARY) -> dict[str, float | None]:
+def values(judged: Scores, metric: str = names.PRIMARY) -> dict[str, float | None]:
     """Case -> value of one metric."""
     return {volume.case: volume.values.get(metric) for volume in judged.volumes}
 
 
-def mean(judged: Judged, metric: str = names.PRIMARY) -> float | None:
+def mean(judged: Scores, metric: str = names.PRIMARY) -> float | None:
     """The mean of one metric, or None where it is undefined on every volume."""
     interval = judged.intervals.get(metric)
     return interval.mean if interval else None
 
 
-def _value(judged: Judged) -> float:
+def _value(judged: Scores) -> float:
     value = mean(judged)
     return float("-inf") if value is None else value
 
 
-def _by_mean_then_size(judged: Judged) -> tuple[float, int]:
+def _by_mean_then_size(judged: Scores) -> tuple[float, int]:
     return _value(judged), -judged.trainable_parameters
 
 
 # --- the sentence -------------------------------------------------------------------------
 
 
-def _reason(winner: Judged, ranked: Sequence[Judged], compared: Mapping[str, Comparison]) -> str:
+def _reason(winner: Scores, ranked: Sequence[Scores], compared: Mapping[str, Comparison]) -> str:
     best = ranked[0]
     if len(ranked) == 1:
         return f"{winner.name} is the only family that was judged: {_stated(winner)}."
@@ -127,17 +127,17 @@ def _reason(winner: Judged, ranked: Sequence[Judged], compared: Mapping[str, Com
     )
 
 
-def _size(winner: Judged, second: Judged) -> str:
+def _size(winner: Scores, second: Scores) -> str:
     if winner.trainable_parameters == second.trainable_parameters:
         return f"both have {_parameters(winner)} parameters"
     return f"{winner.name} is the smaller ({_parameters(winner)} against {_parameters(second)})"
 
 
-def _parameters(judged: Judged) -> str:
+def _parameters(judged: Scores) -> str:
     return formatting.count(judged.trainable_parameters)
 
 
-def _stated(judged: Judged) -> str:
+def _stated(judged: Scores) -> str:
     interval = judged.intervals[names.PRIMARY]
     mean_value, n = formatting.number(interval.mean), formatting.volumes(interval.n)
     return f"{mean_value} ({formatting.bounds(interval)}, {n})"

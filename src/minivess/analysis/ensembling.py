@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from minivess.config import EvaluationConfig, ExperimentConfig
-from minivess.contracts import Judged, Member, VolumeMetrics
+from minivess.contracts import FoldModel, Scores, VolumeMetrics
 from minivess.evaluation import statistics
 
 ALL = "mean_all"
 
 
-def plan(members: Sequence[Member], config: ExperimentConfig) -> dict[str, tuple[str, ...]]:
+def plan(models: Sequence[FoldModel], config: ExperimentConfig) -> dict[str, tuple[str, ...]]:
     """Name -> families that it averages; a family stands for itself."""
-    families = {member.family: member for member in members}
+    families = {model.family: model for model in models}
     combinations: dict[str, tuple[str, ...]] = {family: (family,) for family in families}
     if "mean" not in config.analysis.ensembles or len(families) < 2:
         return combinations
@@ -32,14 +32,14 @@ def judged(
     name: str,
     families: tuple[str, ...],
     volumes: Sequence[VolumeMetrics],
-    members: Sequence[Member],
+    models: Sequence[FoldModel],
     config: EvaluationConfig,
-) -> Judged:
+) -> Scores:
     """Sum up one family or ensemble; an ensemble runs the networks of all its families."""
     groups = [volume.group for volume in volumes]
     metrics = dict.fromkeys(metric for volume in volumes for metric in volume.values)
-    size = {member.family: member.trainable_parameters for member in members}
-    return Judged(
+    size = {model.family: model.trainable_parameters for model in models}
+    return Scores(
         name=name,
         members=families,
         trainable_parameters=sum(size[family] for family in families),
@@ -56,5 +56,5 @@ def judged(
     )
 
 
-def _recipe(member: Member) -> str:
-    return f"{member.spec.model}_{member.spec.loss.name}"
+def _recipe(model: FoldModel) -> str:
+    return f"{model.spec.model}_{model.spec.loss.name}"

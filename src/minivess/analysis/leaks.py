@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from minivess.contracts import Case, Member
+from minivess.contracts import Case, FoldModel
 from minivess.errors import DataError
 
 REMEDY = (
@@ -13,30 +13,30 @@ REMEDY = (
 )
 
 
-def refuse(member: Member, case: Case) -> None:
-    """Raise where this member trained on this volume.
+def refuse(model: FoldModel, case: Case) -> None:
+    """Raise where this model trained on this volume.
 
     Raises:
         DataError: it did.
     """
-    if case.case in member.spec.fold.train:
+    if case.case in model.spec.fold.train:
         raise DataError(
-            f"{member.family} fold {member.spec.fold.index} trained on {case.case}, "
+            f"{model.family} fold {model.spec.fold.index} trained on {case.case}, "
             "so it cannot judge it.",
             remedy=REMEDY,
         )
 
 
-def check(members: Sequence[Member], cases: Mapping[str, Case]) -> None:
+def check(models: Sequence[FoldModel], cases: Mapping[str, Case]) -> None:
     """Look at the sides of every fold: no volume on both, no group on both, one set of classes.
 
     Raises:
         DataError: the first leak found, by name.
     """
-    for member in members:
-        where = f"{member.family} fold {member.spec.fold.index}"
-        trained = set(member.spec.fold.train)
-        unseen = {*member.spec.fold.val, *member.spec.test}
+    for model in models:
+        where = f"{model.family} fold {model.spec.fold.index}"
+        trained = set(model.spec.fold.train)
+        unseen = {*model.spec.fold.val, *model.spec.test}
         if both := sorted(trained & unseen):
             raise DataError(
                 f"Leak: {where} trained on {both[0]}, which is also to judge it.",
@@ -51,30 +51,30 @@ def check(members: Sequence[Member], cases: Mapping[str, Case]) -> None:
                     f"and both belong to group {group!r}.",
                     remedy=REMEDY,
                 )
-    _same_classes(members)
+    _same_classes(models)
 
 
-def saw(member: Member, case: Case, contents: Mapping[str, str]) -> bool:
-    """Whether the member trained on this volume or on a copy of it under another name.
+def saw(model: FoldModel, case: Case, contents: Mapping[str, str]) -> bool:
+    """Whether the model trained on this volume or on a copy of it under another name.
 
     `contents` maps a case to the hash of its bytes.
     """
-    trained = member.spec.fold.train
+    trained = model.spec.fold.train
     if case.case in trained:
         return True
     content = contents.get(case.case)
     return content is not None and any(contents.get(other) == content for other in trained)
 
 
-def _same_classes(members: Sequence[Member]) -> None:
-    first = members[0]
-    for member in members:
-        if (member.spec.classes, member.spec.label_map) != (
+def _same_classes(models: Sequence[FoldModel]) -> None:
+    first = models[0]
+    for model in models:
+        if (model.spec.classes, model.spec.label_map) != (
             first.spec.classes,
             first.spec.label_map,
         ):
             raise DataError(
-                f"{member.family} knows the classes {member.spec.classes} and {first.family} "
+                f"{model.family} knows the classes {model.spec.classes} and {first.family} "
                 f"{first.spec.classes}, so they cannot be compared.",
                 remedy="analyse them apart: `minivess analyse --upstream ID`",
             )

@@ -15,8 +15,8 @@ from minivess.contracts import (
     AnalysisResult,
     Case,
     DatasetProfile,
-    Judged,
-    Member,
+    FoldModel,
+    Scores,
     VolumeMetrics,
 )
 from minivess.data.formats import volume
@@ -34,7 +34,7 @@ class Analysis(NamedTuple):
 
 
 def analyse(
-    members: Sequence[Member],
+    models: Sequence[FoldModel],
     cases: Mapping[str, Case],
     profile: DatasetProfile,
     config: ExperimentConfig,
@@ -57,9 +57,9 @@ def analyse(
     Raises:
         DataError: a leak, or nothing to judge.
     """
-    leaks.check(members, cases)
-    combinations = ensembling.plan(members, config)
-    test, mixed = held_out(members)
+    leaks.check(models, cases)
+    combinations = ensembling.plan(models, config)
+    test, mixed = held_out(models)
     open_cases = {name: case for name, case in cases.items() if name not in {*test, *mixed}}
     test_cases = {name: case for name, case in cases.items() if name in test}
     axes = (config, cache or folder / "judged")
@@ -67,13 +67,13 @@ def analyse(
         "combinations": combinations,
         "contents": {one.case: one.content_hash for one in profile.volumes},
     }
-    found = predictions.out_of_fold(members, open_cases, *axes, on_volume, **shared)
+    found = predictions.out_of_fold(models, open_cases, *axes, on_volume, **shared)
     rows, uncommon = on_common_volumes(found.predictions, combinations)
-    judged = _summed(members, rows, combinations, config)
+    judged = _summed(models, rows, combinations, config)
     families = [one for one in judged if len(one.members) == 1]
-    parents = {member.family: member.parent_run_id for member in members}
+    parents = {model.family: model.parent_run_id for model in models}
     chosen = champion.choose(families, config, parents)
-    on_test, unjudged = predictions.by_each_fold(members, test_cases, *axes, on_volume, **shared)
+    on_test, unjudged = predictions.by_each_fold(models, test_cases, *axes, on_volume, **shared)
     result = AnalysisResult(
         run_id=run_id,
         experiment=config.experiment,
@@ -81,19 +81,19 @@ def analyse(
         training_run_ids=tuple(dict.fromkeys(parents.values())),
         families=tuple(families),
         ensembles=tuple(one for one in judged if len(one.members) > 1),
-        untrained=untrained([one for one in members if one.family == chosen.family]),
+        untrained=untrained([one for one in models if one.family == chosen.family]),
         champion=chosen,
-        test=tuple(_summed(members, on_test, combinations, config)),
+        test=tuple(_summed(models, on_test, combinations, config)),
         notes=(*_skipped({**found.skipped, **unjudged}), *uncommon, *_mixed(mixed)),
     )
     log.info("champion: %s", chosen.reason)
-    drawn = draw(result, cases, profile, config, found, members, folder / "figures")
-    return Analysis(result, _write(result, profile, config, members, drawn, links or {}, folder))
+    drawn = draw(result, cases, profile, config, found, models, folder / "figures")
+    return Analysis(result, _write(result, profile, config, models, drawn, links or {}, folder))
 
 
-def held_out(members: Sequence[Member]) -> tuple[set[str], set[str]]:
-    """The volumes that are the test set of every member, and those that are of some only."""
-    sets = [set(member.spec.test) for member in members]
+def held_out(models: Sequence[FoldModel]) -> tuple[set[str], set[str]]:
+    """The volumes that are the test set of every model, and those that are of some only."""
+    sets = [set(model.spec.test) for model in models]
     common = set.intersection(*sets)
     return common, set.union(*sets) - common
 
@@ -129,32 +129,32 @@ def on_common_volumes(
 
 
 def _summed(
-    members: Sequence[Member],
+    models: Sequence[FoldModel],
     found: Mapping[str, Sequence[VolumeMetrics]],
     combinations: predictions.Combinations,
     config: ExperimentConfig,
-) -> list[Judged]:
+) -> list[Scores]:
     return [
-        ensembling.judged(name, families, found[name], members, config.evaluation)
+        ensembling.judged(name, families, found[name], models, config.evaluation)
         for name, families in combinations.items()
         if found[name]
     ]
 
 
-def untrained(members: Iterable[Member]) -> dict[str, float]:
+def untrained(models: Iterable[FoldModel]) -> dict[str, float]:
     """The untrained networks' metrics, averaged over all volumes that the folds validated."""
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
-    for member in members:
-        n = len(member.spec.fold.val)
-        for name, value in member.untrained.items():
+    for model in models:
+        n = len(model.spec.fold.val)
+        for name, value in model.untrained.items():
             plain = name.removeprefix("val_")
             sums[plain] = sums.get(plain, 0.0) + n * value
             counts[plain] = counts.get(plain, 0) + n
     return {name: sums[name] / counts[name] for name in sums if counts[name]}
 
 
-def shown(best: Judged, count: int) -> list[tuple[str, str]]:
+def shown(best: Scores, count: int) -> list[tuple[str, str]]:
     """The volumes to show as (case, why): the middle one by Dice first, then the worst ones."""
     ranked = figures.worst_first(best)
     middle = ranked[len(ranked) // 2]
@@ -169,13 +169,13 @@ def draw(
     profile: DatasetProfile,
     config: ExperimentConfig,
     found: predictions.OutOfFold,
-    members: Sequence[Member],
+    models: Sequence[FoldModel],
     folder: Path,
 ) -> list[figures.Drawn]:
     """All figures: of numbers, then a panel of each volume shown."""
     best = figures.champion_of(result)
     masks = {one.metrics.case: one.mask for one in found.predictions[best.name]}
-    spec = members[0].spec
+    spec = models[0].spec
     strips: dict[str, Path] = {}
     drawn = figures.draw(result, folder, formatting.distance_unit(profile))
     for case, why in shown(best, config.analysis.figures):
@@ -201,7 +201,7 @@ def _write(
     result: AnalysisResult,
     profile: DatasetProfile,
     config: ExperimentConfig,
-    members: Sequence[Member],
+    models: Sequence[FoldModel],
     drawn: Sequence[figures.Drawn],
     links: Mapping[str, str],
     folder: Path,
@@ -222,7 +222,7 @@ def _write(
             links=links,
             path=folder / names.REPORT_ARTIFACT,
             config=config,
-            members=members,
+            models=models,
         )
     )
     return {path: path.relative_to(folder).as_posix() for path in written}

@@ -1,6 +1,6 @@
 """Predictions of volumes by networks that did not train on them, and their judgement.
 
-Each family is asked only through those of its members that have not seen the volume: the one
+Each family is asked only through those of its models that have not seen the volume: the one
 fold that validated it, or each fold by itself for a test volume. Families are averaged into
 ensembles on the way, so that one volume's probabilities are all that is held in memory. What was
 judged is kept by content key, so a run that was cut off goes on where it stopped.
@@ -21,7 +21,7 @@ import numpy.typing as npt
 from minivess import files, inference, keys, networks
 from minivess.analysis import leaks
 from minivess.config import ExperimentConfig
-from minivess.contracts import Case, Member, VolumeMetrics
+from minivess.contracts import Case, FoldModel, VolumeMetrics
 from minivess.data.formats import volume
 from minivess.errors import DataError, PlanError
 from minivess.evaluation import metrics
@@ -49,22 +49,22 @@ class OutOfFold(NamedTuple):
 
 
 def predict(
-    member: Member, case: Case, config: ExperimentConfig, *, device: str = "cpu"
+    model: FoldModel, case: Case, config: ExperimentConfig, *, device: str = "cpu"
 ) -> Probabilities:
-    """Class probabilities (C, X, Y, Z) of a volume that this member did not train on.
+    """Class probabilities (C, X, Y, Z) of a volume that this model did not train on.
 
     Raises:
         DataError: it did.
     """
-    leaks.refuse(member, case)
+    leaks.refuse(model, case)
     image, _, _ = volume.load(
-        case, label_map=member.spec.label_map, resampling=config.data.resampling
+        case, label_map=model.spec.label_map, resampling=config.data.resampling
     )
-    return _forward(member, image, device)
+    return _forward(model, image, device)
 
 
 def out_of_fold(
-    members: Sequence[Member],
+    models: Sequence[FoldModel],
     cases: Mapping[str, Case],
     config: ExperimentConfig,
     cache: Path,
@@ -84,29 +84,29 @@ def out_of_fold(
     Raises:
         DataError: a leak between training and validation, or nothing left to judge, if `required`.
     """
-    leaks.check(members, cases)
-    bench = Bench.of(members, config, cache, contents or {})
-    wanted = combinations or {family: (family,) for family in bench.families}
+    leaks.check(models, cases)
+    predictor = OutOfFoldPredictor.of(models, config, cache, contents or {})
+    wanted = combinations or {family: (family,) for family in predictor.families}
     labelled = [case for case in cases.values() if case.label is not None]
     found = OutOfFold({name: [] for name in wanted}, {})
     for done, case in enumerate(labelled, start=1):
-        jobs = bench.jobs(case, wanted)
-        for name, prediction in bench.volume(case, jobs).items():
+        tasks = predictor.tasks(case, wanted)
+        for name, prediction in predictor.volume(case, tasks).items():
             found.predictions[name].append(prediction)
-        if left := sorted(set(wanted) - set(jobs)):
+        if left := sorted(set(wanted) - set(tasks)):
             found.skipped[case.case] = left
         if on_volume:
             on_volume(done, len(labelled))
     if required and not any(found.predictions.values()):
         raise DataError(
-            f"None of the {len(labelled)} labelled volumes is unseen by some member.",
+            f"None of the {len(labelled)} labelled volumes is unseen by some model.",
             remedy="train all folds of a family: `minivess train` again reuses finished cells",
         )
     return found
 
 
 def by_each_fold(
-    members: Sequence[Member],
+    models: Sequence[FoldModel],
     cases: Mapping[str, Case],
     *rest: Any,
     combinations: Combinations,
@@ -122,9 +122,9 @@ def by_each_fold(
         name: {case.case: [] for case in cases.values() if case.label is not None}
         for name in combinations
     }
-    for fold in sorted({member.spec.fold.index for member in members}):
-        alone = [member for member in members if member.spec.fold.index == fold]
-        there = {member.family for member in alone}
+    for fold in sorted({model.spec.fold.index for model in models}):
+        alone = [model for model in models if model.spec.fold.index == fold]
+        there = {model.family for model in alone}
         wanted = {name: of for name, of in combinations.items() if there.issuperset(of)}
         judged = out_of_fold(
             alone, cases, *rest, combinations=wanted, required=False, **options
@@ -147,10 +147,10 @@ def _averaged(rows: Sequence[VolumeMetrics]) -> VolumeMetrics:
     return rows[0].replace(values=values)
 
 
-class Job(NamedTuple):
+class EnsembleTask(NamedTuple):
     """One judgement to make: who speaks for each family, and where the answer is kept."""
 
-    speakers: dict[str, tuple[Member, ...]]
+    models: dict[str, tuple[FoldModel, ...]]
     folder: Path
 
     @property
@@ -165,10 +165,10 @@ class Job(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Bench:
+class OutOfFoldPredictor:
     """What every volume is judged with."""
 
-    families: dict[str, list[Member]]
+    families: dict[str, list[FoldModel]]
     config: ExperimentConfig
     cache: Path
     contents: Mapping[str, str]
@@ -178,22 +178,22 @@ class Bench:
     @classmethod
     def of(
         cls,
-        members: Sequence[Member],
+        models: Sequence[FoldModel],
         config: ExperimentConfig,
         cache: Path,
         contents: Mapping[str, str],
-    ) -> Bench:
-        """Group the members by family."""
-        families: dict[str, list[Member]] = {}
-        for member in members:
-            families.setdefault(member.family, []).append(member)
+    ) -> OutOfFoldPredictor:
+        """Group the models by family."""
+        families: dict[str, list[FoldModel]] = {}
+        for model in models:
+            families.setdefault(model.family, []).append(model)
         return cls(families, config, cache, contents, _device(config), _code())
 
-    def jobs(self, case: Case, wanted: Combinations) -> dict[str, Job]:
-        """The combinations whose every family has a member that has not seen the volume."""
+    def tasks(self, case: Case, wanted: Combinations) -> dict[str, EnsembleTask]:
+        """The combinations whose every family has a model that has not seen the volume."""
         unseen = {
-            family: tuple(one for one in members if not leaks.saw(one, case, self.contents))
-            for family, members in self.families.items()
+            family: tuple(one for one in models if not leaks.saw(one, case, self.contents))
+            for family, models in self.families.items()
         }
         return {
             name: self._job(case, {family: unseen[family] for family in families})
@@ -201,29 +201,29 @@ class Bench:
             if all(unseen[family] for family in families)
         }
 
-    def volume(self, case: Case, jobs: Mapping[str, Job]) -> dict[str, Prediction]:
+    def volume(self, case: Case, tasks: Mapping[str, EnsembleTask]) -> dict[str, Prediction]:
         """Judge one volume; answers that are kept are not made again."""
-        missing = {name: job for name, job in jobs.items() if not job.done}
+        missing = {name: task for name, task in tasks.items() if not task.done}
         if missing:
             self._judge(case, missing)
-        return {name: job.read() for name, job in jobs.items()}
+        return {name: task.read() for name, task in tasks.items()}
 
-    def _job(self, case: Case, speakers: dict[str, tuple[Member, ...]]) -> Job:
+    def _job(self, case: Case, models: dict[str, tuple[FoldModel, ...]]) -> EnsembleTask:
         key = keys.digest(
             {
                 "case": case.case,
                 "cells": {
-                    family: [[one.cell_key, one.checkpoint.name] for one in members]
-                    for family, members in speakers.items()
+                    family: [[one.cell_key, one.checkpoint.name] for one in those]
+                    for family, those in models.items()
                 },
                 "resampling": self.config.data.resampling.counted(),
                 "evaluation": self.config.evaluation.counted(),
                 "code": self.code,
             }
         )
-        return Job(speakers, self.cache / key)
+        return EnsembleTask(models, self.cache / key)
 
-    def _judge(self, case: Case, jobs: Mapping[str, Job]) -> None:
+    def _judge(self, case: Case, tasks: Mapping[str, EnsembleTask]) -> None:
         spec = next(iter(self.families.values()))[0].spec
         image, label, geometry = volume.load(
             case, label_map=spec.label_map, resampling=self.config.data.resampling
@@ -231,7 +231,7 @@ class Bench:
         if label is None:
             return
         truth = metrics.Truth(volume.class_indices(label, spec.classes, case.case), spec.classes)
-        for job, probabilities in self._combined(image, jobs.values()):
+        for task, probabilities in self._combined(image, tasks.values()):
             mask = inference.mask(probabilities)
             scores = metrics.judge(
                 mask,
@@ -240,28 +240,30 @@ class Bench:
                 config=self.config.evaluation,
                 spacing=geometry.spacing,
             )
-            _keep(job, mask, VolumeMetrics(case=case.case, group=case.group, values=scores))
+            _keep(task, mask, VolumeMetrics(case=case.case, group=case.group, values=scores))
 
-    def _combined(self, image: Probabilities, jobs: Any) -> Iterator[tuple[Job, Probabilities]]:
-        """Each job's mean probability, as soon as its last family has spoken."""
-        waiting = [(job, list(job.speakers)) for job in jobs]
+    def _combined(
+        self, image: Probabilities, tasks: Any
+    ) -> Iterator[tuple[EnsembleTask, Probabilities]]:
+        """Each task's mean probability, as soon as its last family has spoken."""
+        waiting = [(task, list(task.models)) for task in tasks]
         sums: dict[Path, Probabilities] = {}
         for family in self.families:
-            asked = [(job, left) for job, left in waiting if family in left]
+            asked = [(task, left) for task, left in waiting if family in left]
             if not asked:
                 continue
-            said = self._mean(asked[0][0].speakers[family], image)
-            for job, left in asked:
+            said = self._mean(asked[0][0].models[family], image)
+            for task, left in asked:
                 left.remove(family)
-                sums[job.folder] = sums[job.folder] + said if job.folder in sums else said
+                sums[task.folder] = sums[task.folder] + said if task.folder in sums else said
                 if not left:
-                    yield job, sums.pop(job.folder) / np.float32(len(job.speakers))
+                    yield task, sums.pop(task.folder) / np.float32(len(task.models))
 
-    def _mean(self, members: Sequence[Member], image: Probabilities) -> Probabilities:
-        total = _forward(members[0], image, self.device)
-        for member in members[1:]:
-            total += _forward(member, image, self.device)
-        return total / np.float32(len(members))
+    def _mean(self, models: Sequence[FoldModel], image: Probabilities) -> Probabilities:
+        total = _forward(models[0], image, self.device)
+        for model in models[1:]:
+            total += _forward(model, image, self.device)
+        return total / np.float32(len(models))
 
 
 def read_mask(path: Path) -> Mask:
@@ -271,14 +273,14 @@ def read_mask(path: Path) -> Mask:
     return mask
 
 
-def _keep(job: Job, mask: Mask, judged: VolumeMetrics) -> None:
-    files.write(job.folder / "mask.npz", lambda path: np.savez_compressed(path, mask=mask))
-    files.write_json(job.folder / "metrics.json", judged.model_dump(mode="json"))
+def _keep(task: EnsembleTask, mask: Mask, judged: VolumeMetrics) -> None:
+    files.write(task.folder / "mask.npz", lambda path: np.savez_compressed(path, mask=mask))
+    files.write_json(task.folder / "metrics.json", judged.model_dump(mode="json"))
 
 
-def _forward(member: Member, image: Probabilities, device: str) -> Probabilities:
-    spec = member.spec
-    network = _network(spec.network.model_dump_json(), member.checkpoint, device)
+def _forward(model: FoldModel, image: Probabilities, device: str) -> Probabilities:
+    spec = model.spec
+    network = _network(spec.network.model_dump_json(), model.checkpoint, device)
     normal = inference.normalise(image, spec.window.normalisation)
     divisor = networks.divisor(spec.network)
     logits = inference.logits(network, normal, spec.window, divisor=divisor, device=device)

@@ -120,7 +120,7 @@ def settle(session: Session, run_ids: Collection[str]) -> Outcome:
     pointers.sort(key=lambda pointer: pointer.rank)
     for pointer in pointers:
         handoff.publish(session, pointer.kind, pointer.scope, pointer.holds)
-    waiting = [outbox.journal.uid for outbox in uploader.of(store).pending()]
+    waiting = [pending.journal.uid for pending in uploader.of(store).pending()]
     session.say(
         f"  {len(settled)} dead runs and {len(flows)} flow runs settled, {len(waiting)} journals "
         f"wait, {len(pointers)} pointers written"

@@ -1,10 +1,10 @@
 """What crosses from one flow to another: closed records, fixed once made.
 
 Axes are (x, y, z); tensors are (B, C, X, Y, Z). Paths inside records are relative to the
-home folder, except in `Case` and `Member`, which never leave the process that made them.
+home folder, except in `Case` and `FoldModel`, which never leave the process that made them.
 """
 
-from minivess.contracts.analysis import AnalysisResult, Champion, Interval, Judged
+from minivess.contracts.analysis import AnalysisResult, Champion, Interval, Scores
 from minivess.contracts.data import (
     IGNORED,
     Case,
@@ -26,7 +26,7 @@ from minivess.contracts.training import (
     CellResult,
     CellSpec,
     FamilyRun,
-    Member,
+    FoldModel,
     TrainingResult,
     VolumeMetrics,
 )
@@ -49,19 +49,19 @@ __all__ = [
     "FamilyRun",
     "Finding",
     "Fold",
+    "FoldModel",
     "Forecast",
     "Hardware",
     "Interval",
-    "Judged",
     "LabelMap",
     "Limits",
     "Loss",
     "LossTerm",
-    "Member",
     "Network",
     "Pairing",
     "Parity",
     "RunRecord",
+    "Scores",
     "Severity",
     "Shape",
     "Smoke",

@@ -29,7 +29,7 @@ class Interval(Contract):
         return f"range of {self.n_units}" if ranged else f"{100 * self.level:g} % CI"
 
 
-class Judged(Contract):
+class Scores(Contract):
     """One family or ensemble, judged on volumes that its members did not train on."""
 
     name: str
@@ -58,11 +58,11 @@ class AnalysisResult(Versioned):
     experiment: str
     dataset_hash: str
     training_run_ids: tuple[str, ...]
-    families: tuple[Judged, ...]
-    ensembles: tuple[Judged, ...]
+    families: tuple[Scores, ...]
+    ensembles: tuple[Scores, ...]
     untrained: dict[str, float]
     champion: Champion
-    test: tuple[Judged, ...] = Field(
+    test: tuple[Scores, ...] = Field(
         default=(),
         description="families and ensembles on the held-out test set, which chose nothing: "
         "each volume by each fold's network, its values averaged",

@@ -96,7 +96,7 @@ class TrainingResult(Versioned):
         return tuple(family.run_id for family in self.families)
 
 
-class Member(Contract):
+class FoldModel(Contract):
     """A trained network on this machine, with the volumes it has seen and not seen."""
 
     run_id: str = Field(description="the child run")

@@ -146,7 +146,7 @@ def carry_out(order: CellOrder) -> None:
     MLflow may be away meanwhile, so the coordinator's run is not looked up there.
     """
     from minivess.grid import cell_training
-    from minivess.tracking.run.run import Run, Straight
+    from minivess.tracking.run.run import DirectSink, Run
 
     env = replace(configs.environment(), prefect_disabled=True)
     with open_session(
@@ -169,7 +169,7 @@ def carry_out(order: CellOrder) -> None:
         )
         ground = ground_of(session, order, family)
         parent = Run(
-            Straight(session.store, order.parent_run_id),
+            DirectSink(session.store, order.parent_run_id),
             order.parent_run_id, uid="", name=order.family, kind=names.FAMILY,
         )  # fmt: skip
         cell = family.cells[order.fold]

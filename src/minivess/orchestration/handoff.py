@@ -26,7 +26,7 @@ from minivess.contracts import (
     RunRecord,
     TrainingResult,
 )
-from minivess.errors import PrefectAway, StoreAway, StoreError
+from minivess.errors import PrefectAway, StoreError, StoreUnreachable
 from minivess.orchestration.session import Session
 from minivess.tracking.store import run_files
 from minivess.tracking.store.store import SETTLE_FIRST, Store, rank
@@ -189,7 +189,7 @@ def require_whole(session: Session, record: RunRecord, kind: str) -> None:
         StoreError: something is gone or damaged, or the run is not FINISHED any more.
     """
     store, needed = session.store, NEEDED[kind]
-    held = run_files.held(store, record)
+    held = run_files.artifact_names(store, record)
     gone = [name for name in needed if not any(path.startswith(name) for path in held)]
     wrong = [f"{name} is gone" for name in gone] or run_files.damage(
         store, record, needed, hashed=READ_AT_MOST
@@ -209,7 +209,7 @@ def is_whole(session: Session, record: RunRecord, kind: str) -> bool:
     """Whether it holds them; what it lacks is said."""
     try:
         require_whole(session, record, kind)
-    except StoreAway:
+    except StoreUnreachable:
         raise
     except StoreError as error:
         session.say(f"  {kind} of {record.name} is not reused: {error.problem}")
@@ -361,7 +361,7 @@ def _checked(session: Session, run_id: str, kind: str) -> RunRecord:
             f"Run {run_id} is of kind {found!r}, and a {kind!r} run is needed here.",
             remedy=f"give the id that `{session.command(COMMANDS[kind])} --json` prints",
         )
-    if record.status == "RUNNING" and session.store.waits(record):
+    if record.status == "RUNNING" and session.store.has_journal(record):
         raise StoreError(
             f"Run {run_id} ({record.name}) is done, but MLflow has not taken all of it.",
             remedy=f"{SETTLE_FIRST} (its log says what was refused)",

@@ -17,7 +17,7 @@ from minivess import home as homes
 from minivess import keys, names
 from minivess.config import Environment, ExperimentConfig, silence_telemetry
 from minivess.contracts import DatasetProfile, RunRecord
-from minivess.errors import StoreAway, StoreError
+from minivess.errors import StoreError, StoreUnreachable
 from minivess.home import Home
 from minivess.orchestration import orchestrator
 from minivess.orchestration.base import Orchestrator
@@ -75,7 +75,7 @@ class Session:
                 self.say(
                     f"A run that died earlier is now marked KILLED: {record.name} ({record.run_id})"
                 )
-        except StoreAway as away:
+        except StoreUnreachable as away:
             self.say(f"{away.problem} Work goes on; runs are kept in {self.home.journal}.")
         return store
 
@@ -115,9 +115,9 @@ class Session:
             note: Markdown for MLflow's page.
             parent: the run above this one, for a fold or a trial.
         """
-        from minivess.tracking.run.run_lifecycle import recorded
+        from minivess.tracking.run.run_lifecycle import mlflow_run
 
-        return recorded(
+        return mlflow_run(
             self.store,
             experiment=names.EXPERIMENTS.get(kind, self.config.experiment),
             name=name,
@@ -134,11 +134,11 @@ class Session:
 
     def ask(self, question: Callable[[Store], Answer]) -> Answer | None:
         """What MLflow knows; none while it does not answer, and nothing is waited for then."""
-        if self.store.away:
+        if self.store.unreachable:
             return None
         try:
             return question(self.store)
-        except StoreAway as away:
+        except StoreUnreachable as away:
             log.warning("%s Work goes on without the answer.", away.problem)
             return None
 
@@ -150,15 +150,15 @@ class Session:
         """Let MLflow take what this command has written, before a stage that reads it there.
 
         Raises:
-            StoreAway: it does not answer.
+            StoreUnreachable: it does not answer.
         """
         from minivess.tracking.journal import uploader
         from minivess.tracking.store.store import SETTLE_FIRST
 
         try:
             self.store.connect()
-        except StoreAway as away:
-            raise StoreAway(
+        except StoreUnreachable as away:
+            raise StoreUnreachable(
                 f"{away.problem} The next stage builds on what lies there.", remedy=SETTLE_FIRST
             ) from away
         uploader.of(self.store).flush_all()
@@ -169,7 +169,7 @@ class Session:
             return
         from minivess.tracking.journal import uploader
 
-        if self.store.away:
+        if self.store.unreachable:
             with suppress(StoreError):  # it may be back by now
                 self.store.connect()
         left = uploader.of(self.store).flush_all()

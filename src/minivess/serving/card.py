@@ -9,7 +9,7 @@ from minivess.contracts import (
     DatasetProfile,
     DeploymentResult,
     Interval,
-    Judged,
+    Scores,
 )
 from minivess.names import DISTANCES, METRICS
 
@@ -139,7 +139,7 @@ def _lineage(result: DeploymentResult, profile: DatasetProfile, analysis: Analys
     )
 
 
-def _judged(analysis: AnalysisResult) -> Judged | None:
+def _judged(analysis: AnalysisResult) -> Scores | None:
     wanted = analysis.champion.family
     return next((family for family in analysis.families if family.name == wanted), None)
 

@@ -20,7 +20,7 @@ USAGE = f"curl -F image=@volume.nii.gz -F answer=nifti http://HOST:PORT{ROUTE} -
 MEGABYTE = 2**20
 
 
-class Gate:
+class ServiceMiddleware:
     """ASGI middleware of the service.
 
     Refuses what is too large or no upload before it is read, adds model and lineage ids to every

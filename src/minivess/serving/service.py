@@ -27,7 +27,7 @@ from minivess.contracts import Shape
 from minivess.data.formats import volume
 from minivess.errors import DataError
 from minivess.serving import model_record
-from minivess.serving.middleware import Gate
+from minivess.serving.middleware import ServiceMiddleware
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -140,7 +140,7 @@ class Segmentation:
         logger.info("serving %s", self.model.label)
 
 
-Segmentation.add_asgi_middleware(Gate)  # type: ignore[attr-defined]
+Segmentation.add_asgi_middleware(ServiceMiddleware)  # type: ignore[attr-defined]
 
 
 async def uploaded(part: str | UploadFile) -> UploadFile:

@@ -11,8 +11,8 @@ from minivess.config import ExperimentConfig, ResamplingConfig
 from minivess.contracts import (
     AnalysisResult,
     DatasetProfile,
+    FoldModel,
     Interval,
-    Member,
     TrainingResult,
 )
 from minivess.errors import StoreError
@@ -84,14 +84,14 @@ def key_inputs(session: Session, training: TrainingResult) -> keys.Ingredients:
     }
 
 
-def fetch(session: Session, training: TrainingResult) -> list[Member]:
+def fetch(session: Session, training: TrainingResult) -> list[FoldModel]:
     """Every fold's network, from this home or from MLflow."""
     from minivess.tracking.store import fold_models
 
     return fold_models.fetch(session.store, training.run_ids, session.home.cells)
 
 
-def as_trained(config: ExperimentConfig, members: Sequence[Member]) -> ExperimentConfig:
+def as_trained(config: ExperimentConfig, members: Sequence[FoldModel]) -> ExperimentConfig:
     """The settings with the resampling of the networks, whatever this command says of it.
 
     Raises:
@@ -109,7 +109,7 @@ def as_trained(config: ExperimentConfig, members: Sequence[Member]) -> Experimen
 
 
 def judge(
-    session: Session, run: Run, profile: DatasetProfile, members: Sequence[Member]
+    session: Session, run: Run, profile: DatasetProfile, members: Sequence[FoldModel]
 ) -> AnalysisResult:
     """Predict, score, combine, choose, draw and write, all of it out of fold."""
     from minivess.analysis import pipeline

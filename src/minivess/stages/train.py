@@ -56,7 +56,7 @@ def train(session: Session, upstream: Sequence[str] = ()) -> TrainingResult:
 def _train(
     session: Session, profile: DatasetProfile, missing: Sequence[families.Family]
 ) -> dict[str, FamilyRun | None]:
-    if not session.store.away:
+    if not session.store.unreachable:
         session.store.probe_write()
     ground = grounds.prepare(session, profile, missing)
     if session.config.training.deployment is None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minivess import files, names
 from minivess.analysis import champion, formatting
-from minivess.contracts import AnalysisResult, Judged, VolumeMetrics
+from minivess.contracts import AnalysisResult, Scores, VolumeMetrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -139,23 +139,23 @@ def untrained(result: AnalysisResult, folder: Path) -> Drawn:
 # --- the same order everywhere ------------------------------------------------------------
 
 
-def ordered(result: AnalysisResult) -> list[Judged]:
+def ordered(result: AnalysisResult) -> list[Scores]:
     """The champion, then families, then ensembles, each by falling mean."""
     best = champion_of(result)
 
-    def rank(one: Judged) -> float:
+    def rank(one: Scores) -> float:
         return -(champion.mean(one) or 0.0)
 
     others = [one for one in result.families if one is not best]
     return [best, *sorted(others, key=rank), *sorted(result.ensembles, key=rank)]
 
 
-def champion_of(result: AnalysisResult) -> Judged:
+def champion_of(result: AnalysisResult) -> Scores:
     """The judgement of the champion."""
     return next(one for one in result.families if one.name == result.champion.family)
 
 
-def worst_first(judged: Judged) -> list[VolumeMetrics]:
+def worst_first(judged: Scores) -> list[VolumeMetrics]:
     """Volumes by rising Dice, equal ones by clDice; undefined ones come first.
 
     The compound metric would not do: half of it hardly moves where a mask is bad.
@@ -168,12 +168,12 @@ def worst_first(judged: Judged) -> list[VolumeMetrics]:
     return sorted(judged.volumes, key=rank)
 
 
-def units(judged: Judged) -> int:
+def units(judged: Scores) -> int:
     """Independent pieces of evidence: groups where volumes have one, else volumes."""
     return len({(one.group is None, one.group or one.case) for one in judged.volumes})
 
 
-def evidence(judged: Judged) -> str:
+def evidence(judged: Scores) -> str:
     """`12 volumes`, or `12 volumes in 3 groups`."""
     said, found = formatting.volumes(len(judged.volumes)), units(judged)
     grouped = any(one.group is not None for one in judged.volumes)
@@ -199,7 +199,7 @@ def _canvas(columns: int, height: float) -> tuple[Figure, Sequence[Axes]]:
 
 
 def _interval(
-    axis: Axes, row: int, one: Judged, metric: str, champion_name: str,
+    axis: Axes, row: int, one: Scores, metric: str, champion_name: str,
     unit: formatting.Unit = formatting.HEADER, *, dots: bool = True,
 ) -> None:  # fmt: skip
     factor = formatting.metric(metric, unit).factor

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from minivess import names
 from minivess.analysis import formatting
 from minivess.config import EvaluationConfig, ExperimentConfig
-from minivess.contracts import AnalysisResult, DatasetProfile, Judged, Member
+from minivess.contracts import AnalysisResult, DatasetProfile, FoldModel, Scores
 
 FEW = 30
 GENEROUS = 0.2
@@ -15,17 +15,17 @@ GENEROUS = 0.2
 
 def notes(
     result: AnalysisResult,
-    best: Judged,
+    best: Scores,
     config: ExperimentConfig,
-    members: Sequence[Member] = (),
+    models: Sequence[FoldModel] = (),
     profile: DatasetProfile | None = None,
 ) -> list[str]:
     """Everything a reader should keep in mind, most important first."""
     return [
         *_size(best),
-        *_selection(result, members),
-        *_seeds(members, config),
-        *_folds(members),
+        *_selection(result, models),
+        *_seeds(models, config),
+        *_folds(models),
         *_compound(result, config.evaluation),
         *_undefined(result),
         *_units(profile),
@@ -33,7 +33,7 @@ def notes(
     ]
 
 
-def _size(best: Judged) -> list[str]:
+def _size(best: Scores) -> list[str]:
     interval = best.intervals[names.PRIMARY]
     grouped = any(one.group is not None for one in best.volumes)
     n = formatting.counted(interval.n_units, "group" if grouped else "volume")
@@ -59,15 +59,15 @@ def _size(best: Judged) -> list[str]:
     ]
 
 
-def _selection(result: AnalysisResult, members: Sequence[Member]) -> list[str]:
+def _selection(result: AnalysisResult, models: Sequence[FoldModel]) -> list[str]:
     found = []
-    if any(member.checkpoint.name != names.FINAL for member in members):
+    if any(model.checkpoint.name != names.FINAL for model in models):
         found.append(
             "Each fold's weights are of the epoch that scored best on the volumes that they are "
             "judged on here (training.judged_epoch=best), so the figures flatter; "
             "training.judged_epoch=last is free of that choice."
         )
-    if any(member.stopped_early for member in members):
+    if any(model.stopped_early for model in models):
         found.append(
             "Early stopping looked at the loss on the volumes that are judged here, so when to "
             "stop was chosen on them; the figures lean to the bright side a little."
@@ -78,7 +78,7 @@ def _selection(result: AnalysisResult, members: Sequence[Member]) -> list[str]:
             "the best of several looks better than it is. Intervals are not corrected for the "
             "number of comparisons." + (" The test set chose nothing." if result.test else "")
         )
-    if members and not any(member.spec.test for member in members):
+    if models and not any(model.spec.test for model in models):
         found.append(
             "No volume was kept for a final test. For an unbiased number hold some back: "
             "training.test_fraction=0.2, or bring volumes of another source."
@@ -86,8 +86,8 @@ def _selection(result: AnalysisResult, members: Sequence[Member]) -> list[str]:
     return found
 
 
-def _seeds(members: Sequence[Member], config: ExperimentConfig) -> list[str]:
-    seeds = {member.spec.seed for member in members} or set(config.training.seeds)
+def _seeds(models: Sequence[FoldModel], config: ExperimentConfig) -> list[str]:
+    seeds = {model.spec.seed for model in models} or set(config.training.seeds)
     if len(seeds) > 1:
         return []
     return [
@@ -96,8 +96,8 @@ def _seeds(members: Sequence[Member], config: ExperimentConfig) -> list[str]:
     ]
 
 
-def _folds(members: Sequence[Member]) -> list[str]:
-    folds = {member.spec.fold.index for member in members}
+def _folds(models: Sequence[FoldModel]) -> list[str]:
+    folds = {model.spec.fold.index for model in models}
     if not folds or len(folds) > 2:
         return []
     return [

@@ -8,7 +8,7 @@ from typing import Any
 from minivess import names
 from minivess.analysis import formatting
 from minivess.config import EvaluationConfig, ExperimentConfig
-from minivess.contracts import AnalysisResult, DatasetProfile, Member
+from minivess.contracts import AnalysisResult, DatasetProfile, FoldModel
 from minivess.evaluation.statistics import FEWEST
 
 REFERENCES = (
@@ -24,18 +24,18 @@ def paragraphs(
     result: AnalysisResult,
     profile: DatasetProfile,
     config: ExperimentConfig,
-    members: Sequence[Member] = (),
+    models: Sequence[FoldModel] = (),
 ) -> list[str]:
     """Data, training, evaluation and choice, a paragraph each."""
     return [
-        _data(profile, config, members),
-        *(_training(config, members) if members else ()),
+        _data(profile, config, models),
+        *(_training(config, models) if models else ()),
         _evaluation(result, config, formatting.distance_unit(profile)),
         _choice(result),
     ]
 
 
-def _data(profile: DatasetProfile, config: ExperimentConfig, members: Sequence[Member]) -> str:
+def _data(profile: DatasetProfile, config: ExperimentConfig, models: Sequence[FoldModel]) -> str:
     left = len(profile.quarantined)
     quarantine = (
         f" {formatting.volumes(left)} could not be used and stand in the profile." if left else ""
@@ -50,20 +50,20 @@ def _data(profile: DatasetProfile, config: ExperimentConfig, members: Sequence[M
         "zscore": "scaled to zero mean and unit variance volume by volume",
         "minmax": "scaled to the range 0 to 1 volume by volume",
         "none": "left as they are",
-    }[members[0].spec.window.normalisation if members else config.data.normalisation]
+    }[models[0].spec.window.normalisation if models else config.data.normalisation]
     return (
         f"The dataset {profile.dataset} (version {profile.dataset_hash[:12]}) holds "
         f"{formatting.volumes(profile.n_volumes)}, {size}; intensities were {scaling}.{quarantine}"
     )
 
 
-def _training(config: ExperimentConfig, members: Sequence[Member]) -> list[str]:
-    first, asked = members[0].spec, config.training.counted()
-    courses = dict.fromkeys(_course(one.settings.get("training", asked)) for one in members)
-    folds = {member.spec.fold.index for member in members}
-    seeds = sorted({member.spec.seed for member in members})
-    losses = {member.spec.loss.name: member.spec.loss.formula for member in members}
-    nets = {one.spec.model: one for one in members}
+def _training(config: ExperimentConfig, models: Sequence[FoldModel]) -> list[str]:
+    first, asked = models[0].spec, config.training.counted()
+    courses = dict.fromkeys(_course(one.settings.get("training", asked)) for one in models)
+    folds = {model.spec.fold.index for model in models}
+    seeds = sorted({model.spec.seed for model in models})
+    losses = {model.spec.loss.name: model.spec.loss.formula for model in models}
+    nets = {one.spec.model: one for one in models}
     described = "; ".join(
         f"{name} ({net.spec.network.family}, filters {_joined(net.spec.network.filters)}, "
         f"{formatting.count(net.trainable_parameters)} parameters)"
@@ -78,7 +78,7 @@ def _training(config: ExperimentConfig, members: Sequence[Member]) -> list[str]:
         f"{formatting.shape(first.window.patch_size)} voxels, "
         f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}. Whole volumes were "
         f"predicted by a sliding window of the same size with {overlap} overlap and Gaussian "
-        f"blending. {_judged(config, members)}"
+        f"blending. {_judged(config, models)}"
     ]
 
 
@@ -90,10 +90,10 @@ def _course(training: Mapping[str, Any]) -> str:
     )
 
 
-def _judged(config: ExperimentConfig, members: Sequence[Member]) -> str:
-    decay = members[0].settings.get("training", config.training.counted())["ema_decay"]
+def _judged(config: ExperimentConfig, models: Sequence[FoldModel]) -> str:
+    decay = models[0].settings.get("training", config.training.counted())["ema_decay"]
     averaged = f" (averaged, decay {decay:g})" * bool(decay)
-    if all(member.checkpoint.name == names.FINAL for member in members):
+    if all(model.checkpoint.name == names.FINAL for model in models):
         return f"The weights after the last epoch{averaged} were judged."
     return f"The weights{averaged} of the epoch that did best on each fold's volumes were judged."
 

@@ -14,7 +14,7 @@ from minivess import files, names
 from minivess.analysis import champion, formatting
 from minivess.analysis.report import figures, limitations, methods, sections
 from minivess.config import ExperimentConfig
-from minivess.contracts import AnalysisResult, DatasetProfile, Judged, Member
+from minivess.contracts import AnalysisResult, DatasetProfile, FoldModel, Scores
 
 TEMPLATE = "report.html.j2"
 
@@ -27,14 +27,14 @@ def render(
     links: Mapping[str, str],
     path: Path,
     config: ExperimentConfig | None = None,
-    members: Sequence[Member] = (),
+    models: Sequence[FoldModel] = (),
 ) -> Path:
     """Write the HTML report.
 
     Args:
         drawn: figures of numbers, and panels (those with a `case`).
         links: run id -> address of its page.
-        members: who was judged; with them the report names networks, losses and seeds.
+        models: who was judged; with them the report names networks, losses and seeds.
     """
     config = config or ExperimentConfig()
     unit = formatting.distance_unit(profile)
@@ -47,18 +47,18 @@ def render(
         "cards": sections.headline(result, unit),
         "called": best.intervals[names.PRIMARY].called,
         "size": figures.evidence(best),
-        "table": sections.comparison(result, config, members, unit),
+        "table": sections.comparison(result, config, models, unit),
         "test": sections.test(result, unit),
         "classes": sections.per_class(result, unit),
         "volumes": sections.volumes(result, profile, unit),
         "figures": {one.name: one for one in drawn if one.svg},
         "panels": [_panel(one, best, unit) for one in drawn if one.case],
-        "notes": limitations.notes(result, best, config, members, profile),
+        "notes": limitations.notes(result, best, config, models, profile),
         "data": sections.data(profile, unit),
         "findings": [one for one in profile.findings if one.severity != "info"],
-        "methods": methods.paragraphs(result, profile, config, members),
+        "methods": methods.paragraphs(result, profile, config, models),
         "references": methods.REFERENCES,
-        "lineage": sections.lineage(result, profile, members, links),
+        "lineage": sections.lineage(result, profile, models, links),
     }
     return files.write_text(path, _environment().get_template(TEMPLATE).render(content))
 
@@ -82,7 +82,7 @@ def inlined(picture: Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
 
 
-def _panel(drawn: figures.Drawn, best: Judged, unit: formatting.Unit) -> dict[str, Any]:
+def _panel(drawn: figures.Drawn, best: Scores, unit: formatting.Unit) -> dict[str, Any]:
     values = next(one.values for one in best.volumes if one.case == drawn.case)
     metrics = [
         f"{known.label} {known.number(values[name])}{f' {known.unit}' if known.unit else ''}"
@@ -118,7 +118,7 @@ def tables(
 
 
 def family_rows(
-    result: AnalysisResult, judged: Sequence[Judged] | None = None
+    result: AnalysisResult, judged: Sequence[Scores] | None = None
 ) -> list[dict[str, Any]]:
     """A row for each family, ensemble and metric, out of fold unless `judged` is the test set."""
     return [
@@ -144,7 +144,7 @@ def family_rows(
 
 
 def volume_rows(
-    result: AnalysisResult, judged: Sequence[Judged] | None = None
+    result: AnalysisResult, judged: Sequence[Scores] | None = None
 ) -> list[dict[str, Any]]:
     """A row for each family or ensemble and volume, a column for each metric."""
     judged = judged or figures.ordered(result)
@@ -188,7 +188,7 @@ def _head(metric: str, unit: formatting.Unit) -> str:
 
 
 def _tex_row(
-    one: Judged, metrics: Sequence[str], result: AnalysisResult, unit: formatting.Unit
+    one: Scores, metrics: Sequence[str], result: AnalysisResult, unit: formatting.Unit
 ) -> str:
     bold = one.name == result.champion.family
     name = rf"\textbf{{{_tex(one.name)}}}" if bold else _tex(one.name)
@@ -254,7 +254,7 @@ def _markdown_head(metrics: Sequence[str], unit: formatting.Unit) -> list[str]:
 
 
 def _markdown_row(
-    one: Judged, metrics: Sequence[str], result: AnalysisResult, unit: formatting.Unit
+    one: Scores, metrics: Sequence[str], result: AnalysisResult, unit: formatting.Unit
 ) -> str:
     name = f"**{one.name}**" if one.name == result.champion.family else one.name
     cells = []

@@ -12,7 +12,7 @@ from minivess import names
 from minivess.analysis import champion, formatting
 from minivess.analysis.report import figures
 from minivess.config import ExperimentConfig
-from minivess.contracts import AnalysisResult, DatasetProfile, Interval, Judged, Member
+from minivess.contracts import AnalysisResult, DatasetProfile, FoldModel, Interval, Scores
 
 HEADLINE = (names.PRIMARY, "dice", "cldice", "masd")
 # F1 of voxels is the same number as Dice; it stands in the CSV.
@@ -61,7 +61,7 @@ def _bar(interval: Interval, before: float | None, reach: float) -> Row:
 def comparison(
     result: AnalysisResult,
     config: ExperimentConfig,
-    members: Sequence[Member],
+    models: Sequence[FoldModel],
     unit: formatting.Unit,
 ) -> Row:
     """The table of families, ensembles and the untrained network."""
@@ -73,7 +73,7 @@ def comparison(
         "rows": [
             {
                 "name": one.name,
-                "about": _about(one, members),
+                "about": _about(one, models),
                 "kind": _kind(one, best),
                 "parameters": formatting.count(one.trainable_parameters),
                 "n": one.intervals[names.PRIMARY].n,
@@ -100,25 +100,25 @@ def _column(name: str, unit: formatting.Unit) -> Row:
     }
 
 
-def _kind(one: Judged, best: Judged) -> str:
+def _kind(one: Scores, best: Scores) -> str:
     if one is best:
         return "champion"
     return "ensemble" if len(one.members) > 1 else "family"
 
 
-def _about(one: Judged, members: Sequence[Member]) -> str:
+def _about(one: Scores, models: Sequence[FoldModel]) -> str:
     if len(one.members) > 1:
         families = formatting.counted(len(one.members), "family", "families")
         return f"mean probability of {families}"
-    for member in members:
-        if member.family == one.name:
-            spec = member.spec
+    for model in models:
+        if model.family == one.name:
+            spec = model.spec
             mixed = f" · {spec.loss.formula}" if len(spec.loss.terms) > 1 else ""
             return f"{spec.network.family}{mixed} · seed {spec.seed}"
     return ""
 
 
-def _difference(one: Judged, best: Judged, config: ExperimentConfig) -> Row:
+def _difference(one: Scores, best: Scores, config: ExperimentConfig) -> Row:
     compared = champion.compare(one, best, config)
     gap = compared.difference
     return {
@@ -128,7 +128,7 @@ def _difference(one: Judged, best: Judged, config: ExperimentConfig) -> Row:
     }
 
 
-def _cell(one: Judged, metric: str, unit: formatting.Unit) -> Row:
+def _cell(one: Scores, metric: str, unit: formatting.Unit) -> Row:
     interval, spell = one.intervals.get(metric), formatting.metric(metric, unit).number
     if interval is None:
         return {"value": formatting.UNDEFINED, "bounds": "", "undefined": ""}
@@ -165,7 +165,7 @@ def test(result: AnalysisResult, unit: formatting.Unit) -> Row | None:
     }
 
 
-def _like(judged: Sequence[Judged], order: Sequence[Judged]) -> list[Judged]:
+def _like(judged: Sequence[Scores], order: Sequence[Scores]) -> list[Scores]:
     places = [one.name for one in order]
     return sorted(judged, key=lambda one: places.index(one.name))
 
@@ -263,11 +263,11 @@ def _foreground(ratios: Sequence[float]) -> str:
 def lineage(
     result: AnalysisResult,
     profile: DatasetProfile,
-    members: Sequence[Member],
+    models: Sequence[FoldModel],
     links: Mapping[str, str],
 ) -> list[Row]:
     """From this report back to the bytes: (what, id, link, note)."""
-    named = {member.parent_run_id: member.family for member in members}
+    named = {model.parent_run_id: model.family for model in models}
     trained = [
         ("Training run", run_id, named.get(run_id, "") + _crowned(run_id, result))
         for run_id in result.training_run_ids

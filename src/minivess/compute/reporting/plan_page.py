@@ -138,7 +138,7 @@ def _cost(plan: ComputePlan, forecast: Forecast) -> list[tuple[str, str]]:
     if plan.mixed_precision != "none":
         kind = plan.mixed_precision
         during = f"training and the validation of its epochs (val_*) compute in {kind}"
-        lines.append(("Judged", f"{during}; every figure that is reported (eval_*), in float32"))
+        lines.append(("Scores", f"{during}; every figure that is reported (eval_*), in float32"))
     return [*([("Padded", ", ".join(padded))] if padded else []), *lines]
 
 

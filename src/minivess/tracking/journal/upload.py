@@ -13,10 +13,10 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from minivess import names
-from minivess.errors import StoreAway, StoreError
+from minivess.errors import StoreError, StoreUnreachable
 from minivess.tracking.journal.journal import TEXTS, Operation
 from minivess.tracking.store import artifacts
-from minivess.tracking.store.connection import door
+from minivess.tracking.store.connection import translate_errors
 from minivess.tracking.store.store import REFERENCE, Store
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def run_of(store: Store, opening: Operation) -> str:
     experiment_id = store.experiment_id(
         opening["experiment"], dataset=opening["dataset"], note=opening["note"]
     )
-    with door(f"open the run {opening['name']!r}"):
+    with translate_errors(f"open the run {opening['name']!r}"):
         made = store.client.create_run(experiment_id, opening["t"], tags, opening["name"])
     return str(made.info.run_id)
 
@@ -51,16 +51,16 @@ def end(store: Store, run_id: str, uid: str, closing: Operation) -> None:
     """
     for other in store.by_uid(uid, deleted=False):
         if other != run_id:
-            with door(f"delete run {other}, made twice"):
+            with translate_errors(f"delete run {other}, made twice"):
                 store.client.delete_run(other)
-    with door(f"read run {run_id}"):
+    with translate_errors(f"read run {run_id}"):
         status = store.client.get_run(run_id).info.status
     if status in ENDED:
         if status != closing["status"]:
             log.warning("Run %s is %s already; it stays so.", run_id, status)
         return
     store.set_tags(run_id, {**closing["tags"], "run_status": closing["status"]})
-    with door(f"end run {run_id}"):
+    with translate_errors(f"end run {run_id}"):
         store.client.set_terminated(run_id, closing["status"], closing["t"])
 
 
@@ -83,11 +83,11 @@ def values(store: Store, run_id: str, operations: Sequence[Operation]) -> None:
         labels = [RunTag(*one) for one in islice(queues[2], NAMES_PER_CALL)]
         if not (metrics or batch or labels):
             break
-        with door(f"write values of run {run_id}"):
+        with translate_errors(f"write values of run {run_id}"):
             store.client.log_batch(run_id, metrics, batch, labels, synchronous=True)
     described = [_input(operation["dataset"]) for operation in operations if "dataset" in operation]
     if described:
-        with door(f"write the dataset of run {run_id}"):
+        with translate_errors(f"write the dataset of run {run_id}"):
             store.client.log_inputs(run_id, described)
 
 
@@ -119,24 +119,24 @@ def files(store: Store, run_id: str, copies: Sequence[tuple[Path, str]]) -> None
     """Store files as artifacts `to`; their sizes are read back.
 
     Raises:
-        StoreAway: one did not arrive whole.
+        StoreUnreachable: one did not arrive whole.
     """
     expected: dict[str, dict[str, int]] = defaultdict(dict)
     with tempfile.TemporaryDirectory(prefix="minivess-") as temporary:
         for path, to in copies:
             ready = _resolved(store, path, Path(temporary))
             folder = str(PurePosixPath(to).parent)
-            with door(f"store {to} in run {run_id}"):
+            with translate_errors(f"store {to} in run {run_id}"):
                 store.client.log_artifact(run_id, str(ready), None if folder == "." else folder)
             expected[folder][to] = ready.stat().st_size
     for folder, sizes in expected.items():
-        with door(f"list the artifacts of run {run_id}"):
+        with translate_errors(f"list the artifacts of run {run_id}"):
             listed = store.client.list_artifacts(run_id, None if folder == "." else folder)
         found = {entry.path: int(entry.file_size or 0) for entry in listed}
         try:
             artifacts.require_sizes(found, sizes, what=f"run {run_id}")
         except StoreError as torn:
-            raise StoreAway(torn.problem, remedy=torn.remedy) from torn
+            raise StoreUnreachable(torn.problem, remedy=torn.remedy) from torn
 
 
 def _resolved(store: Store, path: Path, temporary: Path) -> Path:

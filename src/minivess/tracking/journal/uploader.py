@@ -11,7 +11,7 @@ from minivess import files
 from minivess.errors import StoreError
 from minivess.tracking.journal import upload
 from minivess.tracking.journal.journal import Journal, Operation
-from minivess.tracking.store.store import NotThereYet, Store
+from minivess.tracking.store.store import RunPending, Store
 
 POLL_S = 0.3
 LONGEST_PAUSE_S = 30.0
@@ -27,7 +27,7 @@ REFUSALS = (
 log = logging.getLogger(__name__)
 
 
-class Outbox:
+class PendingUpload:
     """One journal on its way into the store, always from its first line."""
 
     def __init__(self, store: Store, journal: Journal) -> None:
@@ -35,7 +35,7 @@ class Outbox:
         self.run_id: str | None = None
         self.done = False
         # Whoever begins without a store does not wait for it at the end either.
-        self.progress = 0.0 if store.away else time.monotonic()
+        self.progress = 0.0 if store.unreachable else time.monotonic()
         self.trouble: Exception | None = None
         self.failures = 0
         self._offset = self._read = 0
@@ -49,14 +49,14 @@ class Outbox:
         """Send what is there now: values first, then files, the end when all else is sent.
 
         Raises:
-            StoreAway: the store could not take something, which stays to be sent.
+            StoreUnreachable: the store could not take something, which stays to be sent.
         """
         self._take_in()
         if self._opening is None:
             return
         if self.run_id is None:
             self.run_id = upload.run_of(self.store, self._opening)
-            self.store.know(self.journal.uid, self.run_id)
+            self.store.remember_id(self.journal.uid, self.run_id)
         self._send_values()
         self._send_files()
         if self._closing is not None:
@@ -171,69 +171,69 @@ class Uploader:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._outboxes: list[Outbox] = []
+        self._uploads: list[PendingUpload] = []
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition()
         self._wanted = False
-        self._current: Outbox | None = None
+        self._current: PendingUpload | None = None
         # A store missing at the start has been said by whoever asked it.
-        self._said = store.away
+        self._said = store.unreachable
 
-    def take(self, journal: Journal) -> Outbox:
+    def take(self, journal: Journal) -> PendingUpload:
         """Send this journal from now on, until it is closed and stored."""
-        outbox = Outbox(self.store, journal)
+        pending = PendingUpload(self.store, journal)
         with self._changed:
-            self._outboxes.append(outbox)
+            self._uploads.append(pending)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, daemon=True, name="sender")
                 self._thread.start()
-        return outbox
+        return pending
 
-    def pending(self) -> list[Outbox]:
+    def pending(self) -> list[PendingUpload]:
         """What is not in the store yet."""
         with self._changed:
-            return [outbox for outbox in self._outboxes if not outbox.done]
+            return [pending for pending in self._uploads if not pending.done]
 
     # --- waiting --------------------------------------------------------------------------
 
-    def opened(self, outbox: Outbox) -> str | None:
+    def opened(self, pending: PendingUpload) -> str | None:
         """The run's id as soon as the store has given one; none while it does not answer."""
-        if not self.store.away:
+        if not self.store.unreachable:
             until = time.monotonic() + OPENING_S
             self._wait(
                 lambda: (
-                    outbox.run_id is not None
-                    or outbox.trouble is not None
+                    pending.run_id is not None
+                    or pending.trouble is not None
                     or time.monotonic() > until
                 )
             )
-        return outbox.run_id
+        return pending.run_id
 
-    def flush(self, outbox: Outbox, *, hurry: bool = False) -> bool:
+    def flush(self, pending: PendingUpload, *, hurry: bool = False) -> bool:
         """Wait until all is stored that was written; give up on a store that fails.
 
         One that says nothing is waited for as long as MLflow's own time limits let a call last,
         unless there is a `hurry`.
         """
-        begun, there, failures = time.monotonic(), outbox.journal.size, outbox.failures
+        begun, there, failures = time.monotonic(), pending.journal.size, pending.failures
 
         def over() -> bool:
             waited = time.monotonic() - begun
-            quiet = time.monotonic() - outbox.progress
+            quiet = time.monotonic() - pending.progress
             # What has failed for long already is tried once more, and not waited for.
-            failed = outbox.failures > failures or (self.store.away and waited > GLANCE_S)
-            if not (failed or hurry) and self._current is outbox:
+            failed = pending.failures > failures or (self.store.unreachable and waited > GLANCE_S)
+            if not (failed or hurry) and self._current is pending:
                 # A large file may take long; a silent server ends in a failure by itself.
-                return outbox.stored(there)
+                return pending.stored(there)
             limit = PATIENCE_S if failed or hurry else SILENCE_S
-            return outbox.stored(there) or (quiet if failed else min(quiet, waited)) > limit
+            return pending.stored(there) or (quiet if failed else min(quiet, waited)) > limit
 
         self._wait(over)
-        return outbox.stored(there)
+        return pending.stored(there)
 
-    def flush_all(self) -> list[Outbox]:
+    def flush_all(self) -> list[PendingUpload]:
         """Wait likewise for everything; returns what is left."""
-        return [outbox for outbox in self.pending() if not self.flush(outbox)]
+        return [pending for pending in self.pending() if not self.flush(pending)]
 
     def _wait(self, over: Callable[[], bool]) -> None:
         with self._changed:
@@ -252,7 +252,7 @@ class Uploader:
                     self._changed.wait(pause)
                 pause = POLL_S if self._wanted else pause
                 self._wanted = False
-                if not self._outboxes:
+                if not self._uploads:
                     self._thread = None
                     return
             pause = POLL_S if self._round() else min(2 * pause, LONGEST_PAUSE_S)
@@ -261,38 +261,38 @@ class Uploader:
         """Send what there is; whether the store took all of it."""
         well = True
         # A run that begins is waited for, so it goes before what others have left.
-        for outbox in sorted(self.pending(), key=lambda outbox: outbox.run_id is not None):
+        for pending in sorted(self.pending(), key=lambda pending: pending.run_id is not None):
             try:
-                self._current = outbox
-                outbox.send()
-                outbox.trouble = None
-            except NotThereYet as waiting:
-                outbox.fail(waiting)
+                self._current = pending
+                pending.send()
+                pending.trouble = None
+            except RunPending as waiting:
+                pending.fail(waiting)
             # Whatever went wrong, the values are kept and the thread has to live to send them.
             except Exception as trouble:  # noqa: BLE001
-                outbox.fail(trouble)
+                pending.fail(trouble)
                 well = False
-                if self._is_away(outbox, trouble):
+                if self._is_away(pending, trouble):
                     break
             finally:
                 self._current = None
                 with self._changed:
                     self._changed.notify_all()
         with self._changed:
-            self._outboxes = [outbox for outbox in self._outboxes if not outbox.done]
+            self._uploads = [pending for pending in self._uploads if not pending.done]
         if well and self._said:
             log.info("MLflow takes values again.")
             self._said = False
         return well
 
-    def _is_away(self, outbox: Outbox, trouble: Exception) -> bool:
+    def _is_away(self, pending: PendingUpload, trouble: Exception) -> bool:
         """Whether the whole store does not answer; said once until all goes well again."""
         if not self._said:
             self._said = True
             what = getattr(trouble, "problem", repr(trouble))
             log.warning(
                 "%s Work goes on; everything is kept in %s and sent when MLflow takes it.",
-                what, outbox.journal.path.parent,
+                what, pending.journal.path.parent,
             )  # fmt: skip
         try:
             self.store.connect()

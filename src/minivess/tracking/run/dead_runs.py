@@ -13,9 +13,9 @@ from minivess.errors import StoreError
 from minivess.runtime import liveness, oom
 from minivess.tracking.journal import uploader
 from minivess.tracking.journal.journal import Journal, Operation, parse
-from minivess.tracking.run.recorder import Recording
+from minivess.tracking.run.recorder import RunRecorder
 from minivess.tracking.run.run import attach
-from minivess.tracking.store.connection import door
+from minivess.tracking.store.connection import translate_errors
 from minivess.tracking.store.store import REFERENCE, Store
 
 FRESH_S, WORKERS_LEAVE_S = 60.0, 10.0
@@ -34,7 +34,9 @@ def settle(store: Store) -> list[RunRecord]:
     return [store.get(run_id) for run_id in ended] + [
         _end(store, record)
         for record in store.search(status="RUNNING")
-        if names.UID in record.tags and not store.waits(record) and liveness.is_gone(record.tags)
+        if names.UID in record.tags
+        and not store.has_journal(record)
+        and liveness.is_gone(record.tags)
     ]
 
 
@@ -69,21 +71,21 @@ def replay(store: Store) -> list[str]:
     Parents go first. A store that fails is waited for a few seconds only.
     """
     journals = sorted(_left(store), key=lambda journal: int(journal.operations[0]["t"]))
-    outboxes, ended = [], []
+    uploads, ended = [], []
     for journal in journals:
         if journal.operations[-1]["op"] != "close":
             ended.append(_end_journal(store, journal))
         else:
-            outboxes.append(uploader.of(store).take(journal))
-    for outbox in outboxes:
-        if not store.away:
-            uploader.of(store).flush(outbox)
+            uploads.append(uploader.of(store).take(journal))
+    for pending in uploads:
+        if not store.unreachable:
+            uploader.of(store).flush(pending)
     return [run_id for run_id in ended if not REFERENCE.match(run_id)]
 
 
 def _left(store: Store) -> Iterator[Journal]:
     """The journals of processes that are gone, locked, and closed ones that wait for the store."""
-    held = {outbox.journal.uid for outbox in uploader.of(store).pending()}
+    held = {pending.journal.uid for pending in uploader.of(store).pending()}
     for path in store.home.journal.glob("*.jsonl"):
         if path.stem in held:
             continue
@@ -123,14 +125,14 @@ def _end_journal(store: Store, journal: Journal) -> str:
     """Close the journal of a dead process as it was last heard of, its logs included."""
     opening = journal.operations[0]
     stamps = [one["t"] for one in journal.operations if _is_steady(one)]
-    recording = Recording(store, journal, opening)
+    recorder = RunRecorder(store, journal, opening)
     folder = store.home.logs / journal.uid
     if folder.is_dir():
-        recording.run.folder(folder, "logs")
+        recorder.run.folder(folder, "logs")
     found = cause(opening["tags"])
-    recording.close("KILLED", found, max(stamps, default=None))
+    recorder.close("KILLED", found, max(stamps, default=None))
     log.info("Run %s is KILLED: %s.", opening["name"], found["error_message"])
-    return recording.run.run_id
+    return recorder.run.run_id
 
 
 def _is_steady(operation: Operation) -> bool:
@@ -144,7 +146,7 @@ def _end(store: Store, record: RunRecord) -> RunRecord:
     ended = _last_sign(store, record)
     _store_logs(store, record)
     store.set_tags(record.run_id, cause(record.tags) | {"run_status": "KILLED"})
-    with door(f"end run {record.run_id}"):
+    with translate_errors(f"end run {record.run_id}"):
         store.client.set_terminated(record.run_id, "KILLED", ended)
     settled = store.get(record.run_id)
     log.info(
@@ -167,7 +169,7 @@ def cause(tags: Mapping[str, str]) -> dict[str, str]:
 def _last_sign(store: Store, record: RunRecord) -> int:
     """When the run last wrote a metric, in milliseconds; now, if it never did."""
     steady = sorted(record.metrics, key=lambda name: not name.startswith("system/"))
-    with door(f"read metrics of run {record.run_id}"):
+    with translate_errors(f"read metrics of run {record.run_id}"):
         stamps = [
             entry.timestamp
             for name in steady[:1]

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 performance = logging.getLogger(logs.PERFORMANCE_LOGGER)
 
 
-class Recording:
+class RunRecorder:
     """A run with its locked journal; a new one begins with `opening`."""
 
     def __init__(self, store: Store, journal: Journal, opening: Operation) -> None:
@@ -31,8 +31,8 @@ class Recording:
         history = metric_files.folder(store.home, opening["experiment"]) / "history"
         self.history = metric_files.History(journal, history / f"{name}-{journal.uid[:8]}.csv")
         journal.keep(self.history.update)
-        self.outbox = uploader.of(store).take(journal)
-        run_id = uploader.of(store).opened(self.outbox) or f"uid-{journal.uid}"
+        self.pending = uploader.of(store).take(journal)
+        run_id = uploader.of(store).opened(self.pending) or f"uid-{journal.uid}"
         self.run = Run(journal, run_id, uid=journal.uid, name=name, kind=tags[names.KIND])
 
     def store_logs(self, folder: Path, status: str) -> None:
@@ -77,7 +77,7 @@ class Recording:
                 cause = {names.ERROR_TYPE: type(failure).__name__, "error_message": failure.problem}
                 status, tags = "FAILED", tags | cause
         self.journal.close({"op": "close", "status": status, "t": stamp, "tags": dict(tags)})
-        stored = uploader.of(self.store).flush(self.outbox, hurry=status == "KILLED")
+        stored = uploader.of(self.store).flush(self.pending, hurry=status == "KILLED")
         if failure is not None:
             raise failure
         if stored:
@@ -91,7 +91,7 @@ class Recording:
             )
         log.log(
             # Why was said when it began.
-            logging.INFO if self.store.away else logging.WARNING,
+            logging.INFO if self.store.unreachable else logging.WARNING,
             "Run %s (%s) is not wholly in MLflow yet; the rest waits in %s for the next command.",
             self.run.name, status, self.journal.path,
         )  # fmt: skip

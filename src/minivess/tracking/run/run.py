@@ -166,7 +166,7 @@ class Run:
             self.tags({"mlflow.loggedArtifacts": json.dumps(self.tables)})
 
 
-class Straight:
+class DirectSink:
     """Writes into the store at once, for what is changed about runs that ended."""
 
     def __init__(self, store: Store, run_id: str) -> None:
@@ -193,7 +193,7 @@ def attach(store: Store, run_id: str) -> Run:
     record = store.get(run_id)
     tags = record.tags
     run = Run(
-        Straight(store, record.run_id),
+        DirectSink(store, record.run_id),
         record.run_id,
         uid=tags.get(names.UID, ""),
         name=record.name,

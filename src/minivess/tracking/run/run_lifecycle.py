@@ -24,7 +24,7 @@ from minivess.runtime import liveness, oom
 from minivess.tracking.journal.journal import Journal, Operation
 from minivess.tracking.run import environment, logs, system
 from minivess.tracking.run.encoding import plain
-from minivess.tracking.run.recorder import Recording
+from minivess.tracking.run.recorder import RunRecorder
 from minivess.tracking.run.run import Run
 from minivess.tracking.store.store import Store
 
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def recorded(
+def mlflow_run(
     store: Store,
     *,
     experiment: str,
@@ -78,8 +78,8 @@ def recorded(
     }
     with logs.opened(store.home.logs / uid, kind) as log_folder, ExitStack() as stack:
         journal = Journal(store.home.journal, uid)
-        recording = Recording(store, journal, opening(experiment, dataset, name, own))
-        run = recording.run
+        recorder = RunRecorder(store, journal, opening(experiment, dataset, name, own))
+        run = recorder.run
         try:
             log.info("%s run %s (%s) starts.", kind, name, run.run_id)
             if config.tracking.log_system_metrics:
@@ -92,13 +92,13 @@ def recorded(
             stack.close()
         except BaseException as error:
             stack.close()
-            end_in_trouble(recording, error, log_folder)
+            end_in_trouble(recorder, error, log_folder)
             raise
         status, trouble = after_return(run)
-        recording.store_logs(log_folder, status)
-        recording.close(status, trouble)
+        recorder.store_logs(log_folder, status)
+        recorder.close(status, trouble)
         if parent is not None and run.row:
-            recording.add_fold(parent.name)
+            recorder.add_fold(parent.name)
 
 
 def opening(experiment: str, dataset: str, name: str, tags: Mapping[str, str]) -> Operation:
@@ -180,16 +180,16 @@ def after_return(run: Run) -> tuple[str, dict[str, str]]:
     return "FAILED", {"error_type": run.failure[0], "error_message": run.failure[1]}
 
 
-def end_in_trouble(recording: Recording, error: BaseException, log_folder: Path) -> None:
+def end_in_trouble(recorder: RunRecorder, error: BaseException, log_folder: Path) -> None:
     """End a run whose block raised; trouble with the disk must not hide that error."""
-    run, status = recording.run, outcome(error)
+    run, status = recorder.run, outcome(error)
     tags = {}
     if status != "FINISHED":
         log.error("%s run %s ends %s: %s", run.kind, run.name, status, type(error).__name__)
         tags = {"error_type": type(error).__name__, "error_message": str(error)[:MESSAGE_LIMIT]}
         run.text("".join(traceback.format_exception(error)), "traceback.txt")
-    recording.store_logs(log_folder, status)
+    recorder.store_logs(log_folder, status)
     try:
-        recording.close(status, tags)
+        recorder.close(status, tags)
     except StoreError as trouble:
         log.warning("Run %s is not closed as it should be: %s", run.run_id, trouble.problem)

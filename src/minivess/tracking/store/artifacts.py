@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from minivess import keys
 from minivess.errors import StoreError
-from minivess.tracking.store.connection import door, shown
+from minivess.tracking.store.connection import redact, translate_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -46,7 +46,7 @@ def folder(root: str, experiment: str, *, bounded: bool) -> str:
 
 def listing(client: MlflowClient, run_id: str, path: str | None = None) -> dict[str, int]:
     """Every artifact file of a run, or below one of its folders, with its size in bytes."""
-    with door(f"list the artifacts of run {run_id}"):
+    with translate_errors(f"list the artifacts of run {run_id}"):
         return dict(_walk(client, run_id, path))
 
 
@@ -91,7 +91,7 @@ def download(client: MlflowClient, run_id: str, path: str, into: Path) -> Path:
         return target
     into.mkdir(parents=True, exist_ok=True)
     with (
-        door(f"download {path} of run {run_id}"),
+        translate_errors(f"download {path} of run {run_id}"),
         tempfile.TemporaryDirectory(dir=into, prefix=".download-") as temporary,
     ):
         found = Path(client.download_artifacts(run_id, path, temporary))
@@ -111,7 +111,7 @@ def try_writing(root: str, tracking_uri: str) -> None:
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     with (
-        door(f"write to the artifact store at {shown(root)}"),
+        translate_errors(f"write to the artifact store at {redact(root)}"),
         tempfile.TemporaryDirectory(prefix="minivess-") as temporary,
     ):
         name = f"write-test-{Path(temporary).name}"
@@ -128,7 +128,7 @@ def try_writing(root: str, tracking_uri: str) -> None:
             repository.delete_artifacts(name)
     if written != "ok":
         raise StoreError(
-            f"The artifact store at {shown(root)} gave back other bytes than were written.",
+            f"The artifact store at {redact(root)} gave back other bytes than were written.",
             remedy="check that store, or set tracking.artifact_root to another",
         )
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 from minivess import config, home
-from minivess.errors import StoreAway, StoreError
+from minivess.errors import StoreError, StoreUnreachable
 from minivess.home import Home
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def connect(place: Home, uri: str) -> MlflowClient:
     probe(uri)
     from mlflow import MlflowClient
 
-    with door(f"open the MLflow store at {shown(uri)}"), _alone(place, uri):
+    with translate_errors(f"open the MLflow store at {redact(uri)}"), _alone(place, uri):
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
         return client
@@ -140,8 +140,8 @@ def probe(uri: str) -> None:
         reason = getattr(error, "reason", None) or error
         # A mistyped address and a file that is no database stay so; the rest may come back.
         lasting = isinstance(error, ValueError) or type(error) is sqlite3.DatabaseError
-        raise (StoreError if lasting else StoreAway)(
-            f"The MLflow store at {shown(uri)} does not answer ({reason}).", remedy=CHECK_ADDRESS
+        raise (StoreError if lasting else StoreUnreachable)(
+            f"The MLflow store at {redact(uri)} does not answer ({reason}).", remedy=CHECK_ADDRESS
         ) from error
 
 
@@ -155,7 +155,7 @@ def _ask_server(uri: str) -> None:
         urllib.request.urlopen(f"{place.rstrip('/')}/health", timeout=PROBE_S).close()
     except urllib.error.HTTPError as answer:
         # Whatever answers is there; the first real call shows whether it is MLflow and lets us in.
-        log.debug("%s answers %s to a health check", shown(uri), answer.code)
+        log.debug("%s answers %s to a health check", redact(uri), answer.code)
 
 
 def _ask_file(path: Path) -> None:
@@ -174,7 +174,7 @@ def _ask_database(uri: str, limit: dict[str, int]) -> None:
         engine.connect().close()
     except ModuleNotFoundError as error:
         raise StoreError(
-            f"The MLflow store at {shown(uri)} needs the Python package {error.name!r}.",
+            f"The MLflow store at {redact(uri)} needs the Python package {error.name!r}.",
             remedy=f"pip install {DRIVERS.get(str(error.name), error.name)}",
         ) from error
     except sa.exc.SQLAlchemyError as error:
@@ -182,23 +182,23 @@ def _ask_database(uri: str, limit: dict[str, int]) -> None:
 
 
 @contextmanager
-def door(what: str) -> Iterator[None]:
+def translate_errors(what: str) -> Iterator[None]:
     """Say MLflow's errors in our words.
 
     Raises:
         StoreError: MLflow refused to do `what`.
-        StoreAway: it, its database or its artifact store could not.
+        StoreUnreachable: it, its database or its artifact store could not.
     """
     from mlflow.exceptions import MlflowException
 
     try:
         yield
     except MlflowException as error:
-        raise (StoreError if error.error_code in ANSWERS else StoreAway)(
+        raise (StoreError if error.error_code in ANSWERS else StoreUnreachable)(
             f"Could not {what}: {_first_line(error)}", remedy=_remedy(error)
         ) from error
     except OSError as error:
-        raise StoreAway(
+        raise StoreUnreachable(
             f"Could not {what}: {error.strerror or error}.",
             remedy="check free disk space and the permissions of the artifact folder",
         ) from error
@@ -222,7 +222,7 @@ def _remedy(error: Exception) -> str:
     return CHECK_ADDRESS
 
 
-def shown(uri: str) -> str:
+def redact(uri: str) -> str:
     """An address without its password."""
     parts = urlsplit(uri)
     if not parts.password:

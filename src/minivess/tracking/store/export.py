@@ -9,7 +9,7 @@ from typing import Any
 from minivess import names
 from minivess.contracts import RunRecord
 from minivess.tracking.store import sql_reader
-from minivess.tracking.store.run_files import held
+from minivess.tracking.store.run_files import artifact_names
 from minivess.tracking.store.store import Store
 
 Row = dict[str, Any]
@@ -59,7 +59,7 @@ def _volumes(store: Store, record: RunRecord) -> list[Row]:
     """One row for each judged volume; a child has its parent's volumes once, in the child."""
     if record.status != "FINISHED" or record.tags.get(names.KIND) not in JUDGED:
         return []
-    if names.PER_VOLUME_ARTIFACT not in held(store, record, "evaluation"):
+    if names.PER_VOLUME_ARTIFACT not in artifact_names(store, record, "evaluation"):
         return []
     table = store.read_json(record.run_id, names.PER_VOLUME_ARTIFACT)
     return [

@@ -9,7 +9,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from minivess import names
-from minivess.contracts import CellResult, CellSpec, FamilyRun, Member
+from minivess.contracts import CellResult, CellSpec, FamilyRun, FoldModel
 from minivess.errors import StoreError
 from minivess.tracking.store import run_files
 from minivess.tracking.store.store import Store
@@ -17,7 +17,7 @@ from minivess.tracking.store.store import Store
 Record = TypeVar("Record", FamilyRun, CellSpec, CellResult)
 
 
-def fetch(store: Store, run_ids: Sequence[str], into: Path) -> list[Member]:
+def fetch(store: Store, run_ids: Sequence[str], into: Path) -> list[FoldModel]:
     """The folds of these parent runs, with their checkpoints on this machine.
 
     A checkpoint that lies here already, with the size its training recorded, is used;
@@ -26,21 +26,21 @@ def fetch(store: Store, run_ids: Sequence[str], into: Path) -> list[Member]:
     Raises:
         StoreError: a run is not FINISHED, or does not hold what training leaves behind.
     """
-    return [member for run_id in run_ids for member in _family(store, run_id, into)]
+    return [model for run_id in run_ids for model in _family(store, run_id, into)]
 
 
-def _family(store: Store, run_id: str, into: Path) -> list[Member]:
+def _family(store: Store, run_id: str, into: Path) -> list[FoldModel]:
     _require_finished(store, run_id)
     family = _read(store, run_id, names.TRAINING_ARTIFACT, FamilyRun)
     return [_member(store, family, child, into) for child in family.child_run_ids]
 
 
-def _member(store: Store, family: FamilyRun, child: str, into: Path) -> Member:
+def _member(store: Store, family: FamilyRun, child: str, into: Path) -> FoldModel:
     _require_finished(store, child)
     spec = _read(store, child, names.SPEC_ARTIFACT, CellSpec)
     result = _read(store, child, names.RESULT_ARTIFACT, CellResult)
     made_of = store.read_json(child, names.INGREDIENTS_ARTIFACT)
-    return Member(
+    return FoldModel(
         run_id=child,
         parent_run_id=family.run_id,
         cell_key=spec.key,

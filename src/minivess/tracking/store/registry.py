@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from minivess import names
 from minivess.errors import StoreError
-from minivess.tracking.store.connection import door
+from minivess.tracking.store.connection import translate_errors
 from minivess.tracking.store.store import Store, quoted
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def register(store: Store, *, name: str, run_id: str, note: str, tags: Mapping[s
             remedy="give a FINISHED training run, or train again with training.retrain=always",
         )
     _make(store, name)
-    with door(f"register the model of run {run_id} as {name!r}"):
+    with translate_errors(f"register the model of run {run_id} as {name!r}"):
         made = store.client.create_model_version(
             name,
             source=f"runs:/{run_id}/{names.MODEL_ARTIFACT}",
@@ -59,13 +59,13 @@ def _make(store: Store, name: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
-        with door(f"make the registered model {name!r}"):
+        with translate_errors(f"make the registered model {name!r}"):
             store.client.create_registered_model(name, tags={"project": names.PROJECT})
     except StoreError as error:
         cause = error.__cause__
         if not isinstance(cause, MlflowException) or cause.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-        with door(f"read the registered model {name!r}"):
+        with translate_errors(f"read the registered model {name!r}"):
             there = store.client.get_registered_model(name)
         if there.tags.get("project") != names.PROJECT:
             raise StoreError(
@@ -78,7 +78,7 @@ def set_alias(store: Store, name: str, alias: str, version: str) -> Registered |
     """Point an alias at a version; returns the one that it pointed at until now, if any."""
     before = aliased(store, name, alias)
     if before is None or before.version != version:
-        with door(f"set the alias {alias!r} of model {name!r}"):
+        with translate_errors(f"set the alias {alias!r} of model {name!r}"):
             store.client.set_registered_model_alias(name, alias, version)
     return before
 
@@ -125,7 +125,7 @@ def by_version(store: Store, name: str, version: str) -> Registered:
 
 def _found(reference: str, look: Callable[[], ModelVersion], remedy: str) -> Registered:
     try:
-        with door(f"find the registered model {reference}"):
+        with translate_errors(f"find the registered model {reference}"):
             return _plain(look())
     except StoreError as error:
         if getattr(error.__cause__, "error_code", "") not in ABSENT:
@@ -138,7 +138,7 @@ def _found(reference: str, look: Callable[[], ModelVersion], remedy: str) -> Reg
 def versions(store: Store, name: str, *, run_id: str | None = None) -> list[Registered]:
     """All versions of a model, newest first; optionally only those made from one run."""
     wanted = f"name={quoted(name)}" + (f" and run_id='{run_id}'" if run_id else "")
-    with door(f"list the versions of model {name!r}"):
+    with translate_errors(f"list the versions of model {name!r}"):
         found = store.client.search_model_versions(wanted)
     return sorted((_plain(one) for one in found), key=lambda one: -int(one.version))
 
@@ -147,7 +147,7 @@ def models(store: Store) -> dict[str, dict[str, str]]:
     """Our registered models, each with its aliases and the versions that they point at."""
     wanted, token = f"tags.project = '{names.PROJECT}'", None
     found: list[RegisteredModel] = []
-    with door("list the registered models"):
+    with translate_errors("list the registered models"):
         while token or not found:
             page = store.client.search_registered_models(wanted, page_token=token)
             found += page
@@ -165,7 +165,7 @@ def of_run(store: Store, run_id: str) -> Registered:
     Raises:
         StoreError: its model is not registered.
     """
-    with door(f"find the model of run {run_id}"):
+    with translate_errors(f"find the model of run {run_id}"):
         found = store.client.search_model_versions(f"run_id='{run_id}'")
     if not found:
         raise StoreError(

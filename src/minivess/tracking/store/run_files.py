@@ -13,7 +13,7 @@ from minivess.tracking.store import artifacts
 from minivess.tracking.store.store import Store
 
 
-def held(store: Store, record: RunRecord, path: str = "") -> dict[str, int]:
+def artifact_names(store: Store, record: RunRecord, path: str = "") -> dict[str, int]:
     """Every artifact file of a run, or below one of its folders, with its size.
 
     Without asking the store, where the artifacts lie on this machine's disk.
@@ -33,7 +33,7 @@ def damage(
     `below` limits that to some files and folders. On this machine's disk their bytes are read,
     those above `hashed` of them left out. A run of an earlier release has no such list.
     """
-    held_now, root, found = held(store, record), artifacts.local(record.artifact_uri), []
+    held_now, root, found = artifact_names(store, record), artifacts.local(record.artifact_uri), []
     for path, entry in written(store, record.run_id).items():
         if not path.startswith(below):
             continue

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from minivess.contracts import RunRecord
-from minivess.tracking.store.connection import door, shown
+from minivess.tracking.store.connection import redact, translate_errors
 from minivess.tracking.store.store import Store
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def database(store: Store) -> Iterator[Connection]:
     import sqlalchemy as sa
 
     engine = sa.create_engine(store.uri, poolclass=sa.NullPool)
-    with door(f"read the tables of {shown(store.uri)}"), engine.begin() as connection:
+    with translate_errors(f"read the tables of {redact(store.uri)}"), engine.begin() as connection:
         yield connection
 
 
@@ -133,7 +133,7 @@ def _from_tables(store: Store, run_ids: Collection[str]) -> Iterator[Sequence[An
 
 def _from_client(store: Store, run_ids: Collection[str]) -> Iterator[Sequence[Any]]:
     for run_id in sorted(run_ids):
-        with door(f"read metrics of run {run_id}"):
+        with translate_errors(f"read metrics of run {run_id}"):
             for key in store.client.get_run(run_id).data.metrics:
                 entries = store.client.get_metric_history(run_id, key)
                 if key.startswith("system/"):

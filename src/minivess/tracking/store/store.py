@@ -17,10 +17,10 @@ from urllib.parse import urlsplit
 from minivess import names
 from minivess.config import TrackingConfig
 from minivess.contracts import RunRecord
-from minivess.errors import DeletedRunError, StoreAway, StoreError
+from minivess.errors import DeletedRunError, StoreError, StoreUnreachable
 from minivess.home import Home
 from minivess.tracking.store import artifacts
-from minivess.tracking.store.connection import address, connect, door, probe, shown
+from minivess.tracking.store.connection import address, connect, probe, redact, translate_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -34,7 +34,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-class NotThereYet(StoreAway):
+class RunPending(StoreUnreachable):
     """A run waits in the journal for the store."""
 
 
@@ -42,7 +42,7 @@ def open_store(home: Home, tracking: TrackingConfig) -> Store:
     """Open the store that the settings name; the default is SQLite in the home folder.
 
     Raises:
-        StoreAway: it does not answer within five seconds.
+        StoreUnreachable: it does not answer within five seconds.
         StoreError: it cannot be opened.
     """
     store = store_at(home, tracking)
@@ -68,7 +68,7 @@ class Store:
     uri: str
     home: Home
     artifact_root: str | None = None
-    away: bool = False
+    unreachable: bool = False
     """Whether the last attempt to reach it failed; work goes on without it meanwhile."""
     uploader: Any = field(default=None, repr=False)
     """What brings this process's journals into the store: see `journal.uploader.of`."""
@@ -88,7 +88,7 @@ class Store:
         """Ask the store whether it is there.
 
         Raises:
-            StoreAway: it does not answer within five seconds.
+            StoreUnreachable: it does not answer within five seconds.
             StoreError: it cannot be opened.
         """
         try:
@@ -96,10 +96,10 @@ class Store:
                 self._client = connect(self.home, self.uri)
             else:
                 probe(self.uri)
-        except StoreAway:
-            self.away = True
+        except StoreUnreachable:
+            self.unreachable = True
             raise
-        self.away = False
+        self.unreachable = False
 
     # --- runs that the store has no id for yet --------------------------------------------
 
@@ -107,7 +107,7 @@ class Store:
         """Ids of the runs with this uid, the one that holds most first."""
         from mlflow.entities import ViewType
 
-        with door(f"search the runs at {shown(self.uri)}"):
+        with translate_errors(f"search the runs at {redact(self.uri)}"):
             runs = self.client.search_runs(
                 self._experiment_ids(None),
                 f"tags.`{names.UID}` = '{uid}'",
@@ -116,7 +116,7 @@ class Store:
         runs.sort(key=lambda run: (-len(run.data.params) - len(run.data.metrics), run.info.run_id))
         return [str(run.info.run_id) for run in runs]
 
-    def waits(self, record: RunRecord) -> bool:
+    def has_journal(self, record: RunRecord) -> bool:
         """Whether this home's journal still holds something of a run."""
         return (self.home.journal / f"{record.tags.get(names.UID)}.jsonl").exists()
 
@@ -124,7 +124,7 @@ class Store:
         """The text with every `uid-...` replaced by the id that MLflow gave to that run.
 
         Raises:
-            NotThereYet: one of them has not been sent.
+            RunPending: one of them has not been sent.
         """
         return REFERENCE.sub(lambda found: self._id(found[1]), text)
 
@@ -133,7 +133,7 @@ class Store:
         text = json.dumps(value)
         return cast("T", json.loads(self.resolve(text))) if REFERENCE.search(text) else value
 
-    def know(self, uid: str, run_id: str) -> None:
+    def remember_id(self, uid: str, run_id: str) -> None:
         """Remember the id of a run."""
         self._ids[uid] = run_id
 
@@ -141,7 +141,7 @@ class Store:
         if uid not in self._ids:
             found = self.by_uid(uid)
             if not found:
-                raise NotThereYet(
+                raise RunPending(
                     f"The run uid-{uid} has not reached MLflow yet.", remedy=SETTLE_FIRST
                 )
             self._ids[uid] = found[0]
@@ -151,7 +151,7 @@ class Store:
 
     def experiment_id(self, name: str, *, dataset: str, note: str) -> str:
         """The id of an experiment, made or restored where needed."""
-        with door(f"open the experiment {name!r}"):
+        with translate_errors(f"open the experiment {name!r}"):
             found = self._experiment(name) or self._create(name)
             if found.lifecycle_stage == "deleted":
                 # A deleted experiment keeps its name, so a new one could not be made beside it.
@@ -214,7 +214,7 @@ class Store:
 
     def restoring(self, experiment: str) -> str | None:
         """The command that brings a deleted experiment back; none where it is not deleted."""
-        with door(f"open the experiment {experiment!r}"):
+        with translate_errors(f"open the experiment {experiment!r}"):
             found = self._experiment(experiment)
         if found is None or found.lifecycle_stage != "deleted":
             return None
@@ -232,7 +232,7 @@ class Store:
 
     def experiments(self) -> dict[str, list[str]]:
         """Our experiments with the datasets that each holds."""
-        with door(f"list the experiments at {shown(self.uri)}"):
+        with translate_errors(f"list the experiments at {redact(self.uri)}"):
             found = self.client.search_experiments(
                 filter_string=f"tags.project = '{names.PROJECT}'"
             )
@@ -284,7 +284,7 @@ class Store:
         if status is not None:
             filters = [*filters, f"attributes.status = '{status}'"]
         records: list[RunRecord] = []
-        with door(f"search the runs at {shown(self.uri)}"):
+        with translate_errors(f"search the runs at {redact(self.uri)}"):
             ids = self._experiment_ids(experiment)
             token: str | None = None
             while ids:
@@ -311,7 +311,7 @@ class Store:
 
         run_id = self.resolve(run_id)
         try:
-            with door(f"read run {run_id}"):
+            with translate_errors(f"read run {run_id}"):
                 run = self.client.get_run(run_id)
         except StoreError as error:
             cause = error.__cause__
@@ -321,7 +321,7 @@ class Store:
             }:
                 raise
             raise StoreError(
-                f"There is no run {run_id} in the MLflow store at {shown(self.uri)}.",
+                f"There is no run {run_id} in the MLflow store at {redact(self.uri)}.",
                 remedy="copy the id from `minivess status` or from MLflow's page (`minivess ui`)",
             ) from error
         if run.info.lifecycle_stage == "deleted":
@@ -361,7 +361,7 @@ class Store:
 
     def command(self, words: str) -> str:
         """A command of MLflow's own on this store, to be copied into a shell."""
-        variable = f"MLFLOW_TRACKING_URI={shlex.quote(shown(self.uri))}"
+        variable = f"MLFLOW_TRACKING_URI={shlex.quote(redact(self.uri))}"
         return f"{variable} {shlex.quote(sys.executable)} -m mlflow {words}"
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
@@ -370,13 +370,13 @@ class Store:
 
         run_id = self.resolve(run_id)
         batch = [RunTag(name, str(value)) for name, value in tags.items()]
-        with door(f"write tags of run {run_id}"):
+        with translate_errors(f"write tags of run {run_id}"):
             self.client.log_batch(run_id, tags=batch, synchronous=True)
 
     def url(self, run_id: str, ui: str) -> str:
         """The page of a run below the address of MLflow's page."""
         run_id = self.resolve(run_id)
-        with door(f"read run {run_id}"):
+        with translate_errors(f"read run {run_id}"):
             experiment = self.client.get_run(run_id).info.experiment_id
         return f"{ui.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
 
@@ -423,7 +423,7 @@ class Store:
         artifacts.try_writing(self._artifact_place(experiment), self.uri)
 
     def _artifact_place(self, experiment: str | None) -> str:
-        with door(f"find the artifact store of {shown(self.uri)}"):
+        with translate_errors(f"find the artifact store of {redact(self.uri)}"):
             found = self.client.get_experiment_by_name(experiment) if experiment else None
             if found is None and self.artifact_root is None:
                 found = next(iter(self.client.search_experiments(max_results=1)), None)

@@ -10,7 +10,7 @@ from minivess.contracts import RunRecord
 from minivess.errors import DeletedRunError, StoreError
 from minivess.tracking.run import required_fields
 from minivess.tracking.store import sql_reader
-from minivess.tracking.store.run_files import damage, held
+from minivess.tracking.store.run_files import artifact_names, damage
 from minivess.tracking.store.store import Store
 
 UPSTREAM = (names.UPSTREAM_PROFILE, names.UPSTREAM_TRAINING, names.UPSTREAM_ANALYSIS)
@@ -41,7 +41,9 @@ def audit(store: Store, run_ids: Collection[str] = ()) -> list[Gap]:
 
 
 def _judged(store: Store, record: RunRecord, known: Mapping[str, RunRecord]) -> Gap:
-    artifacts = set(held(store, record)) if required_fields.of(record).artifacts else set()
+    artifacts = (
+        set(artifact_names(store, record)) if required_fields.of(record).artifacts else set()
+    )
     lacking = [*required_fields.missing(record, artifacts), *damage(store, record)]
     kind = record.tags.get(names.KIND, "unknown")
     return Gap(

@@ -31,7 +31,7 @@ from minivess.tracking.run.environment import LIBRARIES, NOT_INSTALLED
 from minivess.tracking.run.params import GRID, RESOLVED
 from minivess.tracking.run.run import attach
 from minivess.tracking.store import sql_reader
-from minivess.tracking.store.run_files import held
+from minivess.tracking.store.run_files import artifact_names
 from minivess.tracking.store.store import Store
 
 NOTE = "sys_backfill_note"
@@ -65,7 +65,7 @@ def apply(store: Store, additions: Collection[Addition]) -> None:
 
 
 def _addition(store: Store, record: RunRecord) -> Addition:
-    source = Source(store, record, set(held(store, record)))
+    source = Source(store, record, set(artifact_names(store, record)))
     found: Values = {}
     differing = []
     for derive in SOURCES:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 from minivess.tracking.store import sql_reader
-from minivess.tracking.store.connection import door
+from minivess.tracking.store.connection import translate_errors
 from minivess.tracking.store.store import Store
 
 BATCH = 100
@@ -25,7 +25,7 @@ def copy(source: Store, target: Store, run_id: str, *, leave: Collection[str] = 
     record = source.get(run_id)
     client = target.client
     _make(source, target, run_id)
-    with door(f"copy run {run_id}"):
+    with translate_errors(f"copy run {run_id}"):
         params = [Param(name, value) for name, value in record.params.items()]
         for start in range(0, len(params), BATCH):
             client.log_batch(run_id, params=params[start : start + BATCH], synchronous=True)
@@ -40,9 +40,9 @@ def copy(source: Store, target: Store, run_id: str, *, leave: Collection[str] = 
                 into = Path(folder) / path
                 source.download(run_id, path, into.parent)
         _forget_places()
-        with door(f"copy the artifacts of run {run_id}"):
+        with translate_errors(f"copy the artifacts of run {run_id}"):
             client.log_artifacts(run_id, folder)
-    with door(f"end run {run_id}"):
+    with translate_errors(f"end run {run_id}"):
         client.set_terminated(run_id, record.status, record.end_time)
 
 
@@ -57,13 +57,13 @@ def _make(source: Store, target: Store, run_id: str) -> None:
     """An empty run with this id; MLflow gives ids of its own, so the fresh row is renamed."""
     import sqlalchemy as sa
 
-    with door(f"copy run {run_id}"):
+    with translate_errors(f"copy run {run_id}"):
         run = source.client.get_run(run_id)
         experiment = source.client.get_experiment(run.info.experiment_id)
     place = target.experiment_id(
         experiment.name, dataset=experiment.tags.get("dataset", ""), note="Carried over."
     )
-    with door(f"copy run {run_id}"):
+    with translate_errors(f"copy run {run_id}"):
         made = target.client.create_run(
             place, run.info.start_time, tags=dict(run.data.tags), run_name=run.info.run_name
         ).info.run_id
@@ -81,5 +81,5 @@ def _make(source: Store, target: Store, run_id: str) -> None:
             renamed,
         )
     if run.inputs is not None and run.inputs.dataset_inputs:
-        with door(f"copy the inputs of run {run_id}"):
+        with translate_errors(f"copy the inputs of run {run_id}"):
             target.client.log_inputs(run_id, run.inputs.dataset_inputs)

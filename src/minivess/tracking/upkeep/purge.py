@@ -17,7 +17,7 @@ from minivess import config, names
 from minivess.contracts import RunRecord
 from minivess.errors import StoreError
 from minivess.tracking.store import artifacts, run_files, sql_reader
-from minivess.tracking.store.connection import door
+from minivess.tracking.store.connection import translate_errors
 from minivess.tracking.store.store import PAGE, Store
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _deleted(store: Store) -> list[Run]:
     from mlflow.entities import ViewType
 
     found: list[Run] = []
-    with door("list the deleted runs"):
+    with translate_errors("list the deleted runs"):
         experiments = store.client.search_experiments(view_type=ViewType.ALL)
         ids, token = [one.experiment_id for one in experiments], None
         while True:
@@ -154,7 +154,7 @@ def _needed(store: Store, kept: Iterable[RunRecord]) -> dict[str, list[str]]:
     for record in kept:
         for run_id in _references(store, record) - {record.run_id}:
             found[run_id].append(f"run {record.run_id} ({record.name})")
-    with door("list the registered models"):
+    with translate_errors("list the registered models"):
         token: Any = None
         while True:
             page = store.client.search_model_versions(max_results=PAGE, page_token=token)
@@ -171,6 +171,6 @@ def _references(store: Store, record: RunRecord) -> set[str]:
     told += [record.tags.get(names.PARENT, ""), record.tags.get(names.RESTART_OF, "")]
     files = {names.FAMILY: names.TRAINING_ARTIFACT, names.ANALYSIS: names.UPSTREAM_ARTIFACT}
     path = files.get(record.tags.get(names.KIND, ""))
-    if path and path in run_files.held(store, record, str(Path(path).parent)):
+    if path and path in run_files.artifact_names(store, record, str(Path(path).parent)):
         told.append(store.read_text(record.run_id, path))
     return set(RUN_ID.findall(" ".join(told)))

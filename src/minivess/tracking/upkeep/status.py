@@ -11,7 +11,7 @@ from minivess import names
 from minivess.contracts import RunRecord
 from minivess.runtime import liveness
 from minivess.tracking.store import sql_reader
-from minivess.tracking.store.connection import door
+from minivess.tracking.store.connection import translate_errors
 from minivess.tracking.store.store import Store, rank
 
 EPOCH_METRIC = "train_loss"
@@ -71,7 +71,7 @@ def _running(
 def _fold(store: Store, record: RunRecord, now: float) -> tuple[tuple[int, int], float | None]:
     """Epochs done and asked for, and seconds left at the pace so far."""
     total = int(record.params.get("max_epochs", 0))
-    with door(f"read metrics of run {record.run_id}"):
+    with translate_errors(f"read metrics of run {record.run_id}"):
         history = store.client.get_metric_history(record.run_id, EPOCH_METRIC)
     done = max((entry.step + 1 for entry in history), default=0)
     if not history or not total:
