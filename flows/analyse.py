@@ -19,5 +19,4 @@ def analyse(
     Leaves an analysis run with metrics, intervals and the report.
     """
     with deployed_session(settings, files) as session:
-        made = stage.analyse(session, upstream)
-        return {"analysis_run_id": made.run_id, "champion": made.champion.run_id}
+        return stage.outcome(session, stage.analyse(session, upstream))

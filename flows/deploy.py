@@ -19,6 +19,4 @@ def deploy(
     Leaves a deployment run, a model version with the alias `production`, and a BentoML service.
     """
     with deployed_session(settings, files) as session:
-        made = stage.deploy(session, upstream)
-        version = f"{made.model_name}/{made.model_version}"
-        return {"deployment_run_id": made.run_id, "model_version": version}
+        return stage.outcome(session, stage.deploy(session, upstream))

@@ -17,5 +17,4 @@ def profile_data(settings: tuple[str, ...] = (), files: tuple[str, ...] = ()) ->
     Leaves a profile run in MLflow and the dataset under DVC; announces the run as an event.
     """
     with deployed_session(settings, files) as session:
-        made = profile.profile_data(session)
-        return {"data_profile_run_id": made.run_id, "dataset_hash": made.dataset_hash}
+        return profile.outcome(session, profile.profile_data(session))

@@ -21,8 +21,7 @@ def train(
     Leaves a parent run for each configuration (model, loss, seed) and a child run for each fold.
     """
     with deployed_session(settings, files) as session:
-        made = stage.train(session, upstream)
-        return {"experiment": made.experiment, "training_run_ids": list(made.run_ids)}
+        return stage.outcome(session, stage.train(session, upstream))
 
 
 @flow(name="train-cell", persist_result=False)

@@ -1,8 +1,8 @@
-"""How lists and counts are written for people. Imports nothing heavy."""
+"""Format lists, counts, durations and shapes for people."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 
 
@@ -16,3 +16,22 @@ def several(number: int, noun: str) -> str:
     """`1 family`, `2 families`."""
     more = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
     return f"{number} {noun if number == 1 else more}"
+
+
+def format_duration(seconds: float) -> str:
+    """`12 s`, `3.5 min`, `2.1 h`."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def format_shape(shape: Iterable[int]) -> str:
+    """`64x64x5`."""
+    return "x".join(map(str, shape))
+
+
+def first_of(items: Sequence[object], most: int) -> str:
+    """`a, b and 3 more`."""
+    rest = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(map(str, items[:most])) + rest

@@ -1,21 +1,34 @@
-"""What each verb does, between the command line and the stories."""
+"""Carry out a verb: read its settings, open a session where it needs one, call its stage."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from minivess import config as configs
 from minivess import files, names
+from minivess.cli import maintenance, review
 from minivess.cli.grammar import refuse_unused
 from minivess.config import ExperimentConfig
 from minivess.errors import UsageError
 from minivess.home import open_home
+from minivess.orchestration import alerts, prefect_server
 from minivess.orchestration.session import Session, open_session
-from minivess.runtime import output
+from minivess.stages import (
+    analyse,
+    deploy,
+    experiment,
+    plan,
+    predict,
+    profile,
+    refit,
+    reproduce,
+    search,
+    train,
+    watch,
+)
 from minivess.verbs import VERBS
 
 Outcome = dict[str, Any]
@@ -26,18 +39,16 @@ Options = argparse.Namespace
 def run(options: Options) -> Outcome:
     """Read the settings and carry out the verb; returns what `--json` prints."""
     configs.silence_telemetry()
-    config, row = settings(options), VERBS[options.verb]
-    story: Callable[..., Outcome] = globals()[f"run_{options.verb.replace('-', '_')}"]
+    config, row, story = settings(options), VERBS[options.verb], STORIES[options.verb]
     if row.opens == "nothing":
         return story(config, options)
     env = configs.environment()
-    lock = row.opens == "lock" or (row.opens == "lock to apply" and options.apply)
     with open_session(
         config,
         env,
         what=f"minivess {options.verb}",
         launched_by=env.launched_by,
-        lock=lock,
+        lock=row.opens == "lock" or (row.opens == "lock to apply" and options.apply),
         yes=options.yes,
         json=options.json,
         words=[*map(str, options.files), *options.words],
@@ -46,16 +57,16 @@ def run(options: Options) -> Outcome:
 
 
 def settings(options: Options) -> ExperimentConfig:
-    """The settings as files, variables and words give them.
+    """The settings that files, variables and overrides give.
 
     Raises:
-        UsageError: a word that this verb does not use, or that the data make meaningless.
+        UsageError: an override that this verb does not use, or that the data make meaningless.
     """
     config = configs.load([Path(file) for file in options.files], options.words)
     stages: tuple[str, ...] = ()
     if options.verb == "experiment":
-        refit = ("train",) if config.training.refit == "all" else ()
-        stages = (*config.flows, *refit)
+        refitted = ("train",) if config.training.refit == "all" else ()
+        stages = (*config.flows, *refitted)
     refuse_unused(options, stages)
     for word in options.words:
         if word.startswith("data.demo_") and config.data.root is not None:
@@ -66,150 +77,30 @@ def settings(options: Options) -> ExperimentConfig:
     return config
 
 
-def say(options: Options, text: str) -> None:
-    """What verbs without a session tell; with --json, standard output is the object's."""
-    output.tell(sys.stderr if options.json else sys.stdout, text)
+# --- verbs of more than one call ----------------------------------------------------------
 
 
-# --- the flows ----------------------------------------------------------------------------
-
-
-def run_experiment(session: Session, options: Options) -> Outcome:
-    """The four flows in order."""
-    from minivess.stages.experiment import experiment
-
-    return experiment(session)
-
-
-def run_profile(session: Session, options: Options) -> Outcome:
-    """Flow 1."""
-    from minivess.stages.profile import profile_data
-
-    profile = profile_data(session)
-    return {
-        "data_profile_run_id": profile.run_id,
-        "dataset_hash": profile.dataset_hash,
-        "n_volumes": profile.n_volumes,
-        "quarantined": list(profile.quarantined),
-        "reused": session.reused,
-    }
-
-
-def run_review(session: Session, options: Options) -> Outcome:
-    """The queue of flagged volumes."""
-    from minivess.cli import review
-
-    return review.run(options, session.config, session.home, session.say)
-
-
-def run_watch(session: Session, options: Options) -> Outcome:
-    """Poll the data until Ctrl-C."""
-    from minivess.stages.watch import watch
-
-    return watch(session)
-
-
-def run_data_changed(session: Session, options: Options) -> Outcome:
-    """Announce new data once."""
-    from minivess.stages.watch import data_changed
-
-    return data_changed(session)
-
-
-def run_notify(session: Session, options: Options) -> Outcome:
-    """Call a web address when a deployed flow fails."""
-    from minivess.orchestration.alerts import notify
-
-    (url,) = options.arguments
-    return notify(session, url)
-
-
-def run_train(session: Session, options: Options) -> Outcome:
-    """Flow 2."""
-    from minivess.stages.refit import refit
-    from minivess.stages.train import train
-
-    result = train(session, options.upstream)
+def train_and_refit(session: Session, options: Options) -> Outcome:
+    """Train the grid, and the champion on all volumes where `training.refit` says so."""
+    result = train.train(session, options.upstream)
     refitted = session.config.training.refit != "none"
-    again = {"refit_run_id": refit(session)} if refitted else {}
-    return again | {
-        "experiment": result.experiment,
-        "training_run_ids": list(result.run_ids),
-        "data_profile_run_id": result.data_profile_run_id,
-        "metrics": {family.run_name: family.metrics for family in result.families},
-        "reused": session.reused,
-    }
+    again = {"refit_run_id": refit.refit(session)} if refitted else {}
+    return again | train.outcome(session, result)
 
 
-def run_search(session: Session, options: Options) -> Outcome:
-    """Settings tried one after another."""
-    from minivess.stages.search import search
-
-    return search(session, options.upstream)
-
-
-def run_analyse(session: Session, options: Options) -> Outcome:
-    """Flow 3."""
-    from minivess.stages.analyse import analyse
-    from minivess.stages.experiment import champion, report
-
-    result = analyse(session, options.upstream)
-    return {
-        "analysis_run_id": result.run_id,
-        "training_run_ids": list(result.training_run_ids),
-        "champion": champion(result),
-        "report": str(report(session, str(result.run_id))),
-        "reused": session.reused,
-    }
-
-
-def run_deploy(session: Session, options: Options) -> Outcome:
-    """Flow 4."""
-    from minivess.stages.deploy import deploy
-
-    result = deploy(session, options.upstream)
-    return {
-        "deployment_run_id": result.run_id,
-        "model": f"{result.model_name}/{result.model_version}",
-        "bento_tag": result.bento_tag,
-        "parity": result.parity.model_dump(),
-        "reused": session.reused,
-    }
-
-
-# --- reading and upkeep -------------------------------------------------------------------
-
-
-def run_plan(session: Session, options: Options) -> Outcome:
-    """The adaptive decision and its forecast; trains nothing and records no run."""
-    from minivess.stages.plan import plan
-
-    return plan(session, options.upstream)
-
-
-def run_predict(session: Session, options: Options) -> Outcome:
-    """Segment files with a registered model."""
-    from minivess.stages.predict import predict
-
-    source, target = (Path(word).expanduser() for word in options.arguments)
-    return predict(session, source, target, upstream=options.upstream)
-
-
-def run_lineage(session: Session, options: Options) -> Outcome:
-    """From a run or model back to the data hash."""
+def show_lineage(session: Session, options: Options) -> Outcome:
+    """Print the chain from a run or model back to the data hash, and write its page."""
     from minivess.tracking.upkeep import lineage
 
-    (reference,) = options.arguments
-    chain = lineage.walk(session.store, reference)
+    chain = lineage.walk(session.store, *options.arguments)
     for record in chain:
         kind = record.tags.get(names.KIND, "?")
         session.say(f"  {kind:<11} {record.run_id}  {record.status}  {record.name}")
     data_hash = chain[-1].params.get(names.DATASET_HASH)
     session.say(f"  {'data':<11} {data_hash}")
     links = {record.run_id: session.page_of(record.run_id) for record in chain}
-    page = files.write_text(
-        session.home.reports / chain[0].run_id / "lineage.html", lineage.page(chain, links)
-    )
+    page = session.home.reports / chain[0].run_id / "lineage.html"
+    files.write_text(page, lineage.page(chain, links))
     session.say(f"  {'page':<11} {page}")
     return {
         "page": str(page),
@@ -220,14 +111,12 @@ def run_lineage(session: Session, options: Options) -> Outcome:
     }
 
 
-def run_sql(session: Session, options: Options) -> Outcome:
-    """Ask the workspace, brought up to date first."""
+def query(session: Session, options: Options) -> Outcome:
+    """Ask DuckDB over all runs, brought up to date first."""
     from minivess.analysis import workspace
-    from minivess.stages.analyse import refresh_workspace
 
-    (query,) = options.arguments
-    refresh_workspace(session)
-    rows = workspace.query(session.home.workspace, query)
+    analyse.refresh_workspace(session)
+    rows = workspace.query(session.home.workspace, *options.arguments)
     for row in rows[:SHOWN_ROWS]:
         cells = (f"{key}={'NULL' if value is None else value}" for key, value in row.items())
         session.say("  " + "  ".join(cells))
@@ -238,8 +127,8 @@ def run_sql(session: Session, options: Options) -> Outcome:
     return {"rows": rows}
 
 
-def run_summary(config: ExperimentConfig, options: Options) -> Outcome:
-    """The table of families, from the rows of their folds; MLflow is not asked."""
+def summarise(config: ExperimentConfig, options: Options) -> Outcome:
+    """Print the table of configurations from the files of their folds; MLflow is not asked."""
     from minivess.tracking.run import metric_files
 
     home = open_home(configs.environment().home, reading=True)
@@ -249,92 +138,78 @@ def run_summary(config: ExperimentConfig, options: Options) -> Outcome:
         std = "" if row["std"] is None else f" +- {row['std']:.4g}"
         mean = "-" if row["mean"] is None else f"{row['mean']:.4g}"
         lost = f", {row['n_undefined']:.0f} undefined" if row["n_undefined"] else ""
-        say(
-            options,
-            f"  {row['metric']:<34} {row['rank']}  {row['family']:<28} "
-            f"{mean}{std} (n_folds={row['n_folds']}{lost})",
-        )
+        line = f"  {row['metric']:<34} {row['rank']}  {row['family']:<28} {mean}{std}"
+        maintenance.print_line(options, f"{line} (n_folds={row['n_folds']}{lost})")
     return {"file": str(place / "summary.csv"), "rows": rows}
 
 
-def run_settle(session: Session, options: Options) -> Outcome:
-    """Replay journals, end dead runs, write every pointer and missing model anew from MLflow."""
-    from minivess.cli import maintenance
-
-    return maintenance.settle(session, options.arguments)
-
-
-def run_status(session: Session, options: Options) -> Outcome:
-    """What runs, what is unfinished, what is out of date."""
-    from minivess.cli import maintenance
-
-    return maintenance.status(session, follow=options.follow)
-
-
-def run_audit(session: Session, options: Options) -> Outcome:
-    """Every run held against the contract."""
-    from minivess.cli import maintenance
-
-    return maintenance.audit(session, options.arguments)
-
-
-def run_backfill(session: Session, options: Options) -> Outcome:
-    """Params that older runs lack."""
-    from minivess.cli import maintenance
-
-    return maintenance.backfill(session, options.arguments, apply=options.apply)
-
-
-def run_purge(session: Session, options: Options) -> Outcome:
-    """Deleted runs, removed for good."""
-    from minivess.cli import maintenance
-
-    return maintenance.purge(session, options.arguments, apply=options.apply, force=options.force)
-
-
-def run_reproduce(session: Session, options: Options) -> Outcome:
-    """A training run done again and compared, or made into a bundle."""
-    from minivess.cli import maintenance
-    from minivess.stages import reproduce
-
-    (what,) = options.arguments
+def reproduce_or_export(session: Session, options: Options) -> Outcome:
+    """Train again and compare, or make a bundle."""
+    (reference,) = options.arguments
     if options.export is None:
-        return maintenance.reproduce(session, what, trust=options.trust)
+        return reproduce.reproduce(session, reference, trust=options.trust)
     target = Path(options.export).expanduser().resolve() if options.export else None
-    return {"bundle": str(reproduce.export(session, what, target))}
+    return {"bundle": str(reproduce.export(session, reference, target))}
 
 
-def run_rebase(config: ExperimentConfig, options: Options) -> Outcome:
-    """Artifact addresses after a move; the only verb that a moved home opens for."""
-    from minivess.cli import maintenance
-
-    lines, outcome = maintenance.rebase(
-        config, configs.environment(), options.arguments, apply=options.apply
-    )
-    say(options, "\n".join(lines))
-    return outcome
-
-
-def run_demo_data(config: ExperimentConfig, options: Options) -> Outcome:
+def write_demo(config: ExperimentConfig, options: Options) -> Outcome:
     """Write the demo volumes where the user wants them."""
     from minivess.data.demo import phantom
 
-    (folder,) = options.arguments
-    made = phantom.generate(
-        Path(folder).expanduser(), n=config.data.demo_volumes, seed=config.data.demo_seed
-    )
+    folder, data = Path(*options.arguments).expanduser(), config.data
+    made = phantom.generate(folder, n=data.demo_volumes, seed=data.demo_seed)
     return {"folder": str(made)}
 
 
-def run_ui(config: ExperimentConfig, options: Options) -> Outcome:
-    """Both pages, until Ctrl-C."""
-    from minivess.orchestration import prefect_server
-
-    home = open_home(configs.environment().home)
+def serve_pages(config: ExperimentConfig, options: Options) -> Outcome:
+    """Serve Prefect's and MLflow's pages until Ctrl-C."""
     prefect_server.ui(
-        home,
+        open_home(configs.environment().home),
         config.tracking,
         prefect_port=options.prefect_port,
         mlflow_port=options.mlflow_port,
     )
     return {}
+
+
+def segment(session: Session, options: Options) -> Outcome:
+    """Segment files with a registered model."""
+    source, target = (Path(word).expanduser() for word in options.arguments)
+    return predict.predict(session, source, target, upstream=options.upstream)
+
+
+STORIES: dict[str, Callable[[Any, Options], Outcome]] = {
+    "experiment": lambda session, _: experiment.experiment(session),
+    "profile": lambda session, _: profile.outcome(session, profile.profile_data(session)),
+    "review": review.run,
+    "watch": lambda session, _: watch.watch(session),
+    "data-changed": lambda session, _: watch.data_changed(session),
+    "notify": lambda session, options: alerts.notify(session, *options.arguments),
+    "train": train_and_refit,
+    "search": lambda session, options: search.search(session, options.upstream),
+    "analyse": lambda session, options: analyse.outcome(
+        session, analyse.analyse(session, options.upstream)
+    ),
+    "deploy": lambda session, options: deploy.outcome(
+        session, deploy.deploy(session, options.upstream)
+    ),
+    "plan": lambda session, options: plan.plan(session, options.upstream),
+    "predict": segment,
+    "lineage": show_lineage,
+    "sql": query,
+    "status": lambda session, options: maintenance.status(session, follow=options.follow),
+    "summary": summarise,
+    "settle": lambda session, options: maintenance.settle(session, options.arguments),
+    "audit": lambda session, options: maintenance.audit(session, options.arguments),
+    "backfill": lambda session, options: maintenance.backfill(
+        session, options.arguments, apply=options.apply
+    ),
+    "purge": lambda session, options: maintenance.purge(
+        session, options.arguments, apply=options.apply, force=options.force
+    ),
+    "rebase": maintenance.rebase,
+    "reproduce": reproduce_or_export,
+    "demo-data": write_demo,
+    "ui": serve_pages,
+}
+"""Verb -> what carries it out, called with a session (or the settings alone) and the options."""

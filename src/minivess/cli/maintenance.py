@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from minivess import config as configs
 from minivess import home as homes
 from minivess import names
-from minivess.config import Environment, ExperimentConfig
+from minivess.config import ExperimentConfig
 from minivess.errors import StoreError
+from minivess.orchestration import handoff, model_versions
 from minivess.orchestration.session import Session
-from minivess.runtime import liveness
+from minivess.runtime import liveness, output
+from minivess.text import format_duration
 
 Outcome = dict[str, Any]
+Item = TypeVar("Item")
 
 SHOWN = 20
 FOLLOW_S = 5.0
@@ -65,10 +69,9 @@ def _status_lines(session: Session, found: Any) -> list[str]:
         lines.append(f"  {waiting} runs are open or wait in the journal for MLflow")
     for one in found.running:
         epochs = f"  epoch {one.epochs[0]}/{one.epochs[1]}" if one.epochs else ""
-        eta = f"  about {duration(one.eta_s)} left" if one.eta_s is not None else ""
-        lines.append(
-            f"  runs       {one.record.name}  {duration(one.seconds)}  {one.where}{epochs}{eta}"
-        )
+        eta = f"  about {format_duration(one.eta_s)} left" if one.eta_s is not None else ""
+        since = f"{one.record.name}  {format_duration(one.seconds)}  {one.where}"
+        lines.append(f"  runs       {since}{epochs}{eta}")
     lines += [
         f"  unfinished {r.name}  {r.status}  {r.tags.get(names.ERROR_TYPE, '')}  run {r.run_id}"
         for r in found.unfinished[:SHOWN]
@@ -76,12 +79,15 @@ def _status_lines(session: Session, found: Any) -> list[str]:
     return lines + more(found.unfinished) + [f"  stale      {what}" for what in found.stale]
 
 
-def duration(seconds: float) -> str:
-    """12 s, 3.5 min, 2.1 h."""
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
+def print_first(
+    session: Session, items: Sequence[Item], lines_of: Callable[[Item], Iterable[str]]
+) -> None:
+    """Print the lines of the first items, and how many more there are."""
+    for item in items[:SHOWN]:
+        for line in lines_of(item):
+            session.say(f"  {line}")
+    for line in more(items):
+        session.say(line)
 
 
 def more(items: Sequence[object]) -> list[str]:
@@ -95,7 +101,6 @@ def settle(session: Session, run_ids: Collection[str]) -> Outcome:
 
     Every pointer, alias and missing model is written anew.
     """
-    from minivess.orchestration import handoff
     from minivess.tracking.journal import uploader
     from minivess.tracking.run import dead_runs
 
@@ -155,8 +160,6 @@ def _chains(session: Session) -> list[Session]:
 
 def _set_aliases(session: Session, pointers: Collection[str]) -> None:
     """Let the registry say what the current runs say."""
-    from minivess.orchestration import handoff, model_versions
-
     if names.FAMILY in pointers:
         model_versions.register_families(session, handoff.receive_training(session))
     if names.ANALYSIS in pointers:
@@ -177,25 +180,6 @@ def _set_aliases(session: Session, pointers: Collection[str]) -> None:
             )
 
 
-def reproduce(session: Session, what: str, *, trust: bool) -> Outcome:
-    """A training run done again; exit code 1 if other values came out."""
-    from minivess.stages import reproduce as reproductions
-
-    found = reproductions.reproduce(session, what, trust=trust)
-    for line in (f"differs: {name}" for name in found["ingredients"]):
-        session.say(f"  {line}")
-    for one in found["differences"][:SHOWN]:
-        session.say(
-            f"  {one['metric']} at step {one['step']}: {one['before']} there, {one['after']} here"
-        )
-    for line in more(found["differences"]):
-        session.say(line)
-    if found["missing"]:
-        session.say(f"  only one of both has: {', '.join(found['missing'])}")
-    session.say(f"  verdict: {found['verdict']} ({found['compared']} values compared)")
-    return {**found, "exit_code": 0 if found["verdict"] == "identical" else 1}
-
-
 # --- audit and backfill -------------------------------------------------------------------
 
 
@@ -204,13 +188,15 @@ def audit(session: Session, run_ids: Collection[str]) -> Outcome:
     from minivess.tracking.upkeep import audit as audits
 
     gaps = audits.audit(session.store, run_ids)
-    for gap in gaps[:SHOWN]:
-        session.say(f"  {gap.kind} {gap.name}, {gap.status}, run {gap.run_id}")
-        session.say(f"    lacks {', '.join(gap.missing[:SHOWN])}")
-        for line in more(gap.missing):
-            session.say(f"  {line}")
-    for line in more(gaps):
-        session.say(line)
+    print_first(
+        session,
+        gaps,
+        lambda gap: [
+            f"{gap.kind} {gap.name}, {gap.status}, run {gap.run_id}",
+            f"  lacks {', '.join(gap.missing[:SHOWN])}",
+            *more(gap.missing),
+        ],
+    )
     backfilled = session.command("backfill")
     told = f"{len(gaps)} runs lack what others rely on; older ones may get it: {backfilled}"
     session.say(f"  {told if gaps else 'all runs are whole'}")
@@ -222,13 +208,15 @@ def backfill(session: Session, run_ids: Collection[str], *, apply: bool) -> Outc
     from minivess.tracking.upkeep import backfill as backfills
 
     additions = backfills.look(session.store, run_ids)
-    for one in additions[:SHOWN]:
-        session.say(f"  {one.name}, run {one.run_id}: {len(one.params)} params")
-        session.say(f"    {', '.join(sorted(one.params))}")
-        for line in one.differing:
-            session.say(f"    stays as it is: {line}")
-    for line in more(additions):
-        session.say(line)
+    print_first(
+        session,
+        additions,
+        lambda one: [
+            f"{one.name}, run {one.run_id}: {len(one.params)} params",
+            f"  {', '.join(sorted(one.params))}",
+            *(f"  stays as it is: {line}" for line in one.differing),
+        ],
+    )
     if apply:
         backfills.apply(session.store, additions)
     total = sum(len(one.params) for one in additions)
@@ -249,12 +237,14 @@ def purge(session: Session, run_ids: Collection[str], *, apply: bool, force: boo
     from minivess.tracking.upkeep import purge as purges
 
     doomed = purges.look(session.store, run_ids)
-    for one in doomed[:SHOWN]:
-        session.say(f"  {one.record.name}, run {one.record.run_id}: {one.size / 1e6:.1f} MB")
-        if one.needed_by:
-            session.say(f"    {'forced' if force else 'stays'}: needed by {one.needed_by[0]}")
-    for line in more(doomed):
-        session.say(line)
+    print_first(
+        session,
+        doomed,
+        lambda one: [
+            f"{one.record.name}, run {one.record.run_id}: {one.size / 1e6:.1f} MB",
+            *(f"  {'forced' if force else 'stays'}: needed by {by}" for by in one.needed_by[:1]),
+        ],
+    )
     gone = [one for one in doomed if force or not one.needed_by]
     if apply:
         purges.apply(session.store, gone, force=force)
@@ -268,30 +258,38 @@ def purge(session: Session, run_ids: Collection[str], *, apply: bool, force: boo
     }
 
 
-def rebase(
-    config: ExperimentConfig, env: Environment, words: Sequence[str], *, apply: bool
-) -> tuple[list[str], Outcome]:
-    """Artifact addresses after a move, of the whole home or from OLD to NEW; lines to say."""
+def rebase(config: ExperimentConfig, options: argparse.Namespace) -> Outcome:
+    """Rewrite artifact addresses after a move, of the whole home or from OLD to NEW.
+
+    This is the only verb that a moved home opens for.
+    """
     from minivess.tracking.store.sql_reader import is_database
     from minivess.tracking.store.store import open_store
-    from minivess.tracking.upkeep import rebase as rebases
+    from minivess.tracking.upkeep import rebase as addresses
 
-    home = homes.open_home(env.home, moved=True)
+    home, apply = homes.open_home(configs.environment().home, moved=True), options.apply
     with homes.lock(home.root / "lock", what="minivess rebase"):
         here = (str(home.recorded), str(home.root))
-        old, new = words or here
+        old, new = options.arguments or here
         whole = (str(Path(old)), str(Path(new))) == here
         if old == new:
-            return ["  nothing has moved"], {"moves": {}, "applied": False}
+            print_line(options, "  nothing has moved")
+            return {"moves": {}, "applied": False}
         store = open_store(home, config.tracking)
-        step = rebases.apply if apply else rebases.look
+        step = addresses.apply if apply else addresses.look
         # A server keeps its own addresses: there, a moved home only says where it is now.
         moves = [] if whole and not is_database(store) else step(store, old, new)
         if apply and whole:
             home.workspace.unlink(missing_ok=True)
             home.arrived()
-    lines = [f"  {move.addresses} in {move.column}" for move in moves]
+    for move in moves:
+        print_line(options, f"  {move.addresses} in {move.column}")
+    done = " rewritten" if apply else ": rewrite them with --apply"
     total = sum(move.addresses for move in moves)
-    told = f"  {total} addresses from {old} to {new}"
-    lines.append(f"{told} rewritten" if apply else f"{told}: rewrite them with --apply")
-    return lines, {"moves": {m.column: m.addresses for m in moves}, "applied": apply}
+    print_line(options, f"  {total} addresses from {old} to {new}{done}")
+    return {"moves": {m.column: m.addresses for m in moves}, "applied": apply}
+
+
+def print_line(options: argparse.Namespace, text: str) -> None:
+    """Print for a verb without a session; with --json, standard output is the object's."""
+    output.tell(sys.stderr if options.json else sys.stdout, text)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,26 +11,23 @@ from minivess.config import ExperimentConfig
 from minivess.data.review import review
 from minivess.errors import UsageError
 from minivess.home import Home
+from minivess.orchestration.session import Session
 from minivess.stages import dataset_identity
 
-Say = Callable[[str], object]
 Outcome = dict[str, Any]
+Options = argparse.Namespace
 
 
-def run(options: argparse.Namespace, config: ExperimentConfig, home: Home, say: Say) -> Outcome:
+def run(session: Session, options: Options) -> Outcome:
     """Carry out one action on the queue of one dataset."""
-    action, cases = options.action or "list", options.arguments
+    action = options.action or "list"
     if action == "import":  # what was exported says which dataset it is of
-        return take_back(options, home, cases, say)
-    dataset = dataset_of(options, config, home)
-    if action == "export":
-        return export(options, home, dataset, cases, say)
-    if action == "list":
-        return show(home, dataset, say, everything=options.all)
-    return decide(options, home, dataset, cast(review.Verdict, action), cases, say)
+        return take_back(session, options)
+    dataset = dataset_of(options, session.config, session.home)
+    return {"list": show, "export": export}.get(action, decide)(session, options, dataset)
 
 
-def dataset_of(options: argparse.Namespace, config: ExperimentConfig, home: Home) -> str:
+def dataset_of(options: Options, config: ExperimentConfig, home: Home) -> str:
     """The dataset asked for: by name, by data.root, or the only one of this home."""
     known = review.datasets(home)
     if options.dataset and config.data.root:
@@ -56,59 +52,57 @@ def dataset_of(options: argparse.Namespace, config: ExperimentConfig, home: Home
     )
 
 
-def show(home: Home, dataset: str, say: Say, *, everything: bool) -> Outcome:
-    """The queue, oldest findings first, with the commands that decide."""
-    known = review.entries(home, dataset)
-    shown = [entry for entry in known if everything or entry.is_open]
+def show(session: Session, options: Options, dataset: str) -> Outcome:
+    """Print the queue, oldest findings first, with the commands that decide."""
+    known = review.entries(session.home, dataset)
+    shown = [entry for entry in known if options.all or entry.is_open]
     for entry in shown:
-        say(f"{entry.case}   {'open' if entry.is_open else entry.verdict or 'nothing found'}")
+        session.say(
+            f"{entry.case}   {'open' if entry.is_open else entry.verdict or 'nothing found'}"
+        )
         for finding in entry.findings:
-            say(f"  {finding.severity} {finding.code}: {finding.message}")
+            session.say(f"  {finding.severity} {finding.code}: {finding.message}")
         for made in entry.decisions:
             what = f" {made.role} {made.file}" if made.role else ""
-            say(f"  {made.at[:16]} {made.verdict}{what} by {made.who}: {made.why}")
+            session.say(f"  {made.at[:16]} {made.verdict}{what} by {made.who}: {made.why}")
     waiting = sum(entry.is_open for entry in known)
-    say(f"{dataset}: {waiting} of {len(known)} volumes wait for a decision")
+    session.say(f"{dataset}: {waiting} of {len(known)} volumes wait for a decision")
     if waiting:
         decide_so = review.command("accept", dataset)
-        say(f"  {decide_so}; all that can be done: minivess help review")
+        session.say(f"  {decide_so}; all that can be done: minivess help review")
     return {"dataset": dataset, "open": waiting, "volumes": [plain(entry) for entry in shown]}
 
 
-def decide(
-    options: argparse.Namespace,
-    home: Home,
-    dataset: str,
-    verdict: review.Verdict,
-    cases: list[str],
-    say: Say,
-) -> Outcome:
-    """Write one decision down about each volume named."""
-    files = {"image": options.image, "label": options.label}
-    given = {cast(review.Role, role): Path(file) for role, file in files.items() if file}
-    from minivess.data.review import decide as deciding
+def decide(session: Session, options: Options, dataset: str) -> Outcome:
+    """Record one decision about each volume named."""
+    from minivess.data.review import decide as decisions
 
-    entries = [review.find(home, dataset, case) for case in cases]
+    verdict, cases = cast(review.Verdict, options.action), options.arguments
+    given: dict[review.Role, Path] = {}
+    if options.image:
+        given["image"] = Path(options.image)
+    if options.label:
+        given["label"] = Path(options.label)
+    entries = [review.find(session.home, dataset, case) for case in cases]
     for entry in entries:
-        deciding.decide(
-            home, entry, verdict, who=options.who, why=options.why or "", replacements=given
-        )
-        say(f"  {entry.case}: {verdict}")
-    say("  the next `minivess profile` makes the version in which this counts")
+        decisions.decide(
+            session.home, entry, verdict, who=options.who, why=options.why or "",
+            replacements=given,
+        )  # fmt: skip
+        session.say(f"  {entry.case}: {verdict}")
+    session.say("  the next `minivess profile` makes the version in which this counts")
     return {"dataset": dataset, "decided": cases, "verdict": verdict}
 
 
-def export(
-    options: argparse.Namespace, home: Home, dataset: str, words: list[str], say: Say
-) -> Outcome:
+def export(session: Session, options: Options, dataset: str) -> Outcome:
     """Hand volumes to an annotation tool: those named, else those that wait."""
     from minivess.data.review import exchange
 
-    folder, cases = Path(words[0]).expanduser(), words[1:]
+    folder, cases = Path(options.arguments[0]).expanduser(), options.arguments[1:]
     if cases and options.all:
         raise UsageError("Volumes are named, and --all is given.", remedy="leave out one of both")
-    entries = [review.find(home, dataset, case) for case in cases] or [
-        entry for entry in review.entries(home, dataset) if options.all or entry.is_open
+    entries = [review.find(session.home, dataset, case) for case in cases] or [
+        entry for entry in review.entries(session.home, dataset) if options.all or entry.is_open
     ]
     if not entries:
         raise UsageError(
@@ -116,24 +110,24 @@ def export(
             remedy="name the volumes, or export every one with --all",
         )
     write = exchange.to_label_studio if options.tool == "label-studio" else exchange.to_slicer
-    written = write(home, entries, folder)
-    say(f"  {folder}: {', '.join(written)}")
+    written = write(session.home, entries, folder)
+    session.say(f"  {folder}: {', '.join(written)}")
     if left := [entry.case for entry in entries if entry.case not in written]:
-        say(f"  left out, their images cannot be read: {', '.join(left)}")
-    say(f"  then: minivess review import {shlex.quote(str(folder))} --why '...'")
+        session.say(f"  left out, their images cannot be read: {', '.join(left)}")
+    session.say(f"  then: minivess review import {shlex.quote(str(folder))} --why '...'")
     return {"dataset": dataset, "folder": str(folder), "cases": written}
 
 
-def take_back(options: argparse.Namespace, home: Home, words: list[str], say: Say) -> Outcome:
+def take_back(session: Session, options: Options) -> Outcome:
     """Read decisions back from an annotation tool."""
     from minivess.data.review import exchange
 
-    why = options.why or "corrected in 3D Slicer"
-    taken, left = exchange.read_back(home, Path(words[0]).expanduser(), who=options.who, why=why)
-    say(f"  {len(taken)} decided: {', '.join(taken) or 'none'}")
+    place, why = Path(*options.arguments).expanduser(), options.why or "corrected in 3D Slicer"
+    taken, left = exchange.read_back(session.home, place, who=options.who, why=why)
+    session.say(f"  {len(taken)} decided: {', '.join(taken) or 'none'}")
     if left:
         why_left = "no verdict, a fix without a file, changed since, another name"
-        say(f"  left as they are ({why_left}): {', '.join(left)}")
+        session.say(f"  left as they are ({why_left}): {', '.join(left)}")
     return {"decided": taken, "left": left}
 
 

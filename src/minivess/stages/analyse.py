@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from minivess import keys, names
 from minivess.config import ExperimentConfig, ResamplingConfig
@@ -45,6 +45,41 @@ def analyse(session: Session, upstream: Sequence[str] = ()) -> AnalysisResult:
         reuse=lambda found: named(training, version_numbers(session, training), found),
         follow=lambda result, _: tag_champion(session, result),
     )
+
+
+def outcome(session: Session, result: AnalysisResult) -> dict[str, Any]:
+    """Ids, champion and report of the analysis for `--json` and Prefect."""
+    return {
+        "analysis_run_id": result.run_id,
+        "training_run_ids": list(result.training_run_ids),
+        "champion": champion_figures(result),
+        "report": str(report_page(session, str(result.run_id))),
+        "reused": session.reused,
+    }
+
+
+def champion_figures(analysis: AnalysisResult) -> dict[str, Any]:
+    """The champion with the figures that a reader asks for first."""
+    judged = next(f for f in analysis.families if f.name == analysis.champion.family)
+    test = [one.intervals["dice"].mean for one in analysis.test if one.name == judged.name]
+    return {
+        "family": analysis.champion.family,
+        "run_id": analysis.champion.run_id,
+        "metric": analysis.champion.metric,
+        "value": analysis.champion.value,
+        "dice": judged.intervals["dice"].mean,
+        "untrained_dice": analysis.untrained["dice"],
+        **({"test_dice": test[0]} if test else {}),
+        "reason": analysis.champion.reason,
+    }
+
+
+def report_page(session: Session, analysis_run_id: str) -> Path:
+    """The report of an analysis on this machine, fetched from MLflow where it is not here."""
+    path = session.home.reports / analysis_run_id / "report.html"
+    if path.is_file():
+        return path
+    return session.store.download(analysis_run_id, names.REPORT_ARTIFACT, path.parent)
 
 
 def _analyse(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from minivess import files, keys, names
 from minivess.contracts import (
@@ -63,6 +63,17 @@ def deploy(session: Session, upstream: Sequence[str] = ()) -> DeploymentResult:
         usable=built(session, analysis),
         follow=lambda result, _: promote(session, result),
     )
+
+
+def outcome(session: Session, result: DeploymentResult) -> dict[str, Any]:
+    """Id, model version and parity of the deployment for `--json` and Prefect."""
+    return {
+        "deployment_run_id": result.run_id,
+        "model": f"{result.model_name}/{result.model_version}",
+        "bento_tag": result.bento_tag,
+        "parity": result.parity.model_dump(),
+        "reused": session.reused,
+    }
 
 
 def built(session: Session, analysis: AnalysisResult) -> bool:

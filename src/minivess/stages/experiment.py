@@ -3,98 +3,42 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
-from minivess import names
-from minivess.contracts import AnalysisResult, Contract, DatasetProfile, TrainingResult
 from minivess.orchestration.session import Session
-from minivess.stages.analyse import analyse
-from minivess.stages.deploy import deploy
-from minivess.stages.profile import profile_data
-from minivess.stages.refit import refit
-from minivess.stages.train import train
+from minivess.stages import analyse, deploy, profile, refit, train
 
 
 def experiment(session: Session) -> dict[str, Any]:
     """Run the stages that `flows` selects; a stage left out is taken from its latest run.
 
     Returns:
-        The ids and main results that `--json` prints.
+        The outcomes of all stages in one object, as `--json` prints it.
     """
     stages, started = session.config.flows, time.monotonic()
-    results: dict[str, Contract] = {}
-    profile = profile_data(session) if "profile" in stages else None
+    found: dict[str, Any] = {"experiment": session.config.experiment}
+
+    def ids(name: str) -> list[str]:
+        return [found[name]] if name in found else []
+
+    if "profile" in stages:
+        found |= profile.outcome(session, profile.profile_data(session))
     if "train" in stages:
-        training = train(session, _ids(profile))
-        results["train"] = training
+        found |= train.outcome(session, train.train(session, ids("data_profile_run_id")))
     if "analyse" in stages:
-        results["analyse"] = analyse(session, training.run_ids if "train" in stages else ())
+        training = found.get("training_run_ids", ())
+        found |= analyse.outcome(session, analyse.analyse(session, training))
     if session.config.training.refit == "all":
-        refitted = refit(session, _ids(results.get("analyse")))
+        found["refit_run_id"] = refit.refit(session, ids("analysis_run_id"))
     if "deploy" in stages:
-        analysis = results.get("analyse")
-        results["deploy"] = deploy(session, _ids(analysis))
-    if profile is not None:
-        results["profile"] = profile
-    found = summary(session, results)
-    if session.config.training.refit == "all":
-        found["refit_run_id"] = refitted
+        found |= deploy.outcome(session, deploy.deploy(session, ids("analysis_run_id")))
     session.say()
     session.say(f"Done in {time.monotonic() - started:.0f} s.")
-    tell(session, found)
-    return found
+    print_outcome(session, found)
+    return found | {"reused": session.reused}
 
 
-def _ids(result: Any) -> list[str]:
-    return [] if result is None else [result.run_id]
-
-
-def summary(session: Session, results: dict[str, Contract]) -> dict[str, Any]:
-    """The ids of every stage that ran, the champion, the report, and what was reused."""
-    found: dict[str, Any] = {"experiment": session.config.experiment}
-    profile, training = results.get("profile"), results.get("train")
-    analysis, deployment = results.get("analyse"), results.get("deploy")
-    if isinstance(profile, DatasetProfile):
-        found["data_profile_run_id"] = profile.run_id
-        found["dataset_hash"] = profile.dataset_hash
-    if isinstance(training, TrainingResult):
-        found["training_run_ids"] = list(training.run_ids)
-    if isinstance(analysis, AnalysisResult):
-        found["analysis_run_id"] = analysis.run_id
-        found["champion"] = champion(analysis)
-        found["report"] = str(report(session, str(analysis.run_id)))
-    if deployment is not None:
-        found["deployment_run_id"] = _ids(deployment)[0]
-    found["reused"] = session.reused
-    return found
-
-
-def champion(analysis: AnalysisResult) -> dict[str, Any]:
-    """The champion with the figures that a reader asks for first."""
-    judged = next(f for f in analysis.families if f.name == analysis.champion.family)
-    test = [one.intervals["dice"].mean for one in analysis.test if one.name == judged.name]
-    return {
-        "family": analysis.champion.family,
-        "run_id": analysis.champion.run_id,
-        "metric": analysis.champion.metric,
-        "value": analysis.champion.value,
-        "dice": judged.intervals["dice"].mean,
-        "untrained_dice": analysis.untrained["dice"],
-        **({"test_dice": test[0]} if test else {}),
-        "reason": analysis.champion.reason,
-    }
-
-
-def report(session: Session, analysis_run_id: str) -> Path:
-    """The report of an analysis on this machine, fetched from MLflow where it is not here."""
-    path = session.home.reports / analysis_run_id / "report.html"
-    if path.is_file():
-        return path
-    return session.store.download(analysis_run_id, names.REPORT_ARTIFACT, path.parent)
-
-
-def tell(session: Session, found: dict[str, Any]) -> None:
+def print_outcome(session: Session, found: dict[str, Any]) -> None:
     """The champion, the report, and where to go from here."""
     if "champion" in found:
         best = found["champion"]

@@ -47,6 +47,17 @@ def profile_data(session: Session) -> DatasetProfile:
     return profile
 
 
+def outcome(session: Session, profile: DatasetProfile) -> dict[str, Any]:
+    """Ids and figures of the profile for `--json` and Prefect."""
+    return {
+        "data_profile_run_id": profile.run_id,
+        "dataset_hash": profile.dataset_hash,
+        "n_volumes": profile.n_volumes,
+        "quarantined": list(profile.quarantined),
+        "reused": session.reused,
+    }
+
+
 def announce(session: Session, profile: DatasetProfile) -> None:
     """Send the event of a new profile, for automations of Prefect."""
     payload = {**handoff.profile_pointer(profile), "settings": configs.words(session.config)}

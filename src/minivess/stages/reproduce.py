@@ -253,7 +253,23 @@ def rerun(session: Session, folder: Path) -> dict[str, Any]:
         "dataset_hash": family.params[names.DATASET_HASH],
     }  # fmt: skip
     files.write_json(folder / "verdict.json", outcome)
-    return outcome
+    print_verdict(session, found)
+    return outcome | {"exit_code": 0 if found["verdict"] == "identical" else 1}
+
+
+def print_verdict(session: Session, found: Mapping[str, Any]) -> None:
+    """Print what differs, value by value, and the verdict."""
+    for name in found["ingredients"]:
+        session.say(f"  differs: {name}")
+    for one in found["differences"][:SHOWN]:
+        session.say(
+            f"  {one['metric']} at step {one['step']}: {one['before']} there, {one['after']} here"
+        )
+    if (rest := len(found["differences"]) - SHOWN) > 0:
+        session.say(f"  ... and {rest} more (--json lists all)")
+    if found["missing"]:
+        session.say(f"  only one of both has: {', '.join(found['missing'])}")
+    session.say(f"  verdict: {found['verdict']} ({found['compared']} values compared)")
 
 
 def _code(folder: Path, recipe: Recipe) -> tuple[Path | None, list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from minivess import names
 from minivess.contracts import DatasetProfile, FamilyRun, RunRecord, TrainingResult
@@ -51,6 +52,17 @@ def train(session: Session, upstream: Sequence[str] = ()) -> TrainingResult:
     register = partial(model_versions.register_families, session, result)
     handoff.complete(session, names.FAMILY, result, lambda _: register())
     return result
+
+
+def outcome(session: Session, result: TrainingResult) -> dict[str, Any]:
+    """Ids and metrics of the training for `--json` and Prefect."""
+    return {
+        "experiment": result.experiment,
+        "training_run_ids": list(result.run_ids),
+        "data_profile_run_id": result.data_profile_run_id,
+        "metrics": {family.run_name: family.metrics for family in result.families},
+        "reused": session.reused,
+    }
 
 
 def _train(
