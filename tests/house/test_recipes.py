@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from minivess.verbs import VERBS
 
@@ -75,6 +76,22 @@ def test_a_justfile_can_be_named_from_elsewhere(clone: Path, tmp_path: Path):
 def test_the_exit_code_of_the_product_is_the_one_of_just(code: int, clone: Path):
     done = just("experiment", folder=clone, code=code)
     assert (done.returncode, done.stderr) == (code, "")
+
+
+def test_quick_tests_are_chosen_by_their_markers(clone: Path):
+    python = clone / ".venv" / "bin" / "python"
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    python.chmod(0o755)
+    quick = just("test", "quick", "tests/data", folder=clone).stdout.splitlines()
+    assert quick[-3:] == ["-m", "not slow and not gpu", "tests/data"]
+    assert just("test", "-x", folder=clone).stdout.splitlines()[-1:] == ["-x"]
+
+
+def test_a_forge_runs_the_projects_own_check_and_nothing_else():
+    for workflow in (CLONE / ".github" / "workflows").glob("*.yml"):
+        jobs = yaml.safe_load(workflow.read_text())["jobs"].values()
+        assert [s["run"] for job in jobs for s in job["steps"] if "run" in s] == [".ci/run"]
+    assert os.access(CLONE / ".ci" / "run", os.X_OK)
 
 
 def test_just_alone_lists_the_recipes(clone: Path):
