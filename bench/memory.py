@@ -194,6 +194,7 @@ def judged(network: Any, loss: str, patch: Any, precision: Any, device: str) -> 
     from minivess import inference
     from minivess.compute.reporting import peak_memory
     from minivess.contracts import Window
+    from minivess.inference import Predictor
 
     module, criterion = built(network, loss, device)
     # A training process has loaded what an update needs, and holds Adam's two moments.
@@ -206,7 +207,7 @@ def judged(network: Any, loss: str, patch: Any, precision: Any, device: str) -> 
     image = torch.randn(1, *volume(patch)).numpy()
     target = (torch.rand(1, 1, *volume(patch)) > 0.9).long()
     window = Window(patch_size=patch, overlap=0.25, normalisation="none")
-    logits = inference.logits(module.eval(), image, window, divisor=(1, 1, 1), device=device)
+    logits = Predictor(module.eval(), window, (1, 1, 1), device=device).logits(image)
     inference.mask(logits)
     with torch.no_grad():
         criterion(torch.from_numpy(logits)[None].to(device), target.to(device))

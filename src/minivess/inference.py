@@ -5,17 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from minivess.contracts import Shape, Window
+from minivess import networks
+from minivess.contracts import Network, Shape, Window
+from minivess.errors import DataError, ServingError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Array = NDArray[np.float32]
+Forward = Callable[["Tensor"], "Tensor"]
 Precision = Literal["none", "bf16", "fp16"]
 REPORTED: Precision = "none"
 """Every figure that is reported and every mask: float32, also where training computes in bf16."""
@@ -57,37 +62,93 @@ def windows(shape: Shape, window: Window, divisor: Shape) -> int:
     return count
 
 
-def logits(
-    forward: Callable[[Tensor], Tensor],
-    image: Array,
-    window: Window,
-    *,
-    divisor: Shape,
-    device: str = "cpu",
-    precision: Precision = REPORTED,
-) -> Array:
-    """Run a network over a normalised image (C, X, Y, Z); returns (C_out, X, Y, Z) float32.
+@dataclass(frozen=True)
+class Predictor:
+    """A network that is run over whole volumes: training, analysis, export, service and Python.
 
-    Overlapping windows are blended by a Gaussian. The result is put together in main memory, so
-    that the size of a volume is not limited by the GPU's.
+    Attributes:
+        forward: Windows (B, C, x, y, z) -> logits (B, C_out, x, y, z): a torch module in eval mode,
+            or an exported network.
+        window: Size and overlap of the windows, and how intensities are normalised.
+        divisor: Each side of a window is a multiple of it.
+        in_channels: Channels C that the network takes.
+        classes: The label value of each output channel; None where the channel is the value.
+        device: Where `forward` runs; results are put together in main memory, so that the size of
+            a volume is not limited by the GPU's.
+        precision: What is computed in: float32 (`none`) for everything that is reported.
     """
-    import torch
-    from monai.inferers.utils import sliding_window_inference
 
-    x, y, z = image.shape[1:]
-    with torch.inference_mode(), _autocast(device, precision):
-        blended = sliding_window_inference(
-            torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None],
-            roi_size=roi((x, y, z), window, divisor),
-            sw_batch_size=at_once(window.patch_size, device),
-            predictor=lambda part: forward(part).float(),
-            overlap=window.overlap,
-            mode="gaussian",
-            sw_device=device,
-            device="cpu",
+    forward: Forward
+    window: Window
+    divisor: Shape
+    in_channels: int = 1
+    classes: tuple[int, ...] | None = None
+    device: str = "cpu"
+    precision: Precision = REPORTED
+
+    @classmethod
+    def of(
+        cls, network: Network, window: Window, forward: Forward | Path, *, device: str = "cpu",
+        classes: tuple[int, ...] | None = None,
+    ) -> Predictor:  # fmt: skip
+        """Make one of a network's record and what runs it: its checkpoint, or an exported model."""
+        if isinstance(forward, Path):
+            forward = networks.load(network, forward).to(device)
+        divisor = networks.divisor(network)
+        return cls(forward, window, divisor, network.in_channels, classes, device)
+
+    def logits(self, normalised: Array) -> Array:
+        """(C, X, Y, Z) -> (C_out, X, Y, Z) float32; overlapping windows are blended (Gaussian)."""
+        import torch
+        from monai.inferers.utils import sliding_window_inference
+
+        x, y, z = normalised.shape[1:]
+        with torch.inference_mode(), _autocast(self.device, self.precision):
+            blended = sliding_window_inference(
+                torch.from_numpy(np.ascontiguousarray(normalised, dtype=np.float32))[None],
+                roi_size=roi((x, y, z), self.window, self.divisor),
+                sw_batch_size=at_once(self.window.patch_size, self.device),
+                predictor=lambda part: self.forward(part).float(),
+                overlap=self.window.overlap,
+                mode="gaussian",
+                sw_device=self.device,
+                device="cpu",
+            )
+        result: Array = blended[0].numpy()
+        return result
+
+    def probabilities(self, image: Array) -> Array:
+        """Raw intensities (C, X, Y, Z) -> shares of the classes (C_out, X, Y, Z), 0 to 1.
+
+        Raises:
+            DataError: the network says NaN somewhere.
+        """
+        return probabilities(self._answer(image))
+
+    def segment(self, image: Array) -> NDArray[np.uint8]:
+        """Raw intensities (C, X, Y, Z) -> label values (X, Y, Z).
+
+        Raises:
+            ServingError: `image` has another number of channels than the network takes.
+            DataError: the network says NaN somewhere, which would become background.
+        """
+        indices = mask(self._answer(image))
+        return indices if self.classes is None else np.asarray(self.classes, np.uint8)[indices]
+
+    def _answer(self, image: Array) -> Array:
+        if len(image) != self.in_channels:
+            raise ServingError(
+                f"The network takes {self.in_channels} channels, the volume holds {len(image)}.",
+                remedy="give a network that was trained on volumes of as many channels",
+            )
+        found = self.logits(normalise(image, self.window.normalisation))
+        if np.isfinite(found).all():
+            return found
+        raise DataError(
+            "The network's answer is NaN or infinite somewhere.",
+            remedy="look at the intensities of the volume; train with data.normalisation=zscore",
+            code="non_finite",
         )
-    result: Array = blended[0].numpy()
-    return result
 
 
 def at_once(patch: Shape, device: str) -> int:

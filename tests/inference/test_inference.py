@@ -14,6 +14,7 @@ from torch import Tensor
 
 from minivess import config, inference, networks
 from minivess.contracts import Shape, Window
+from minivess.inference import Predictor
 
 
 def window(patch: Shape = (16, 16, 8), overlap: float = 0.25) -> Window:
@@ -33,7 +34,7 @@ def double(part: Tensor) -> Tensor:
 @given(st.tuples(st.integers(1, 30), st.integers(1, 30), st.integers(1, 12)))
 def test_a_voxelwise_network_gives_the_same_in_windows_as_at_once(shape: Shape) -> None:
     image = volume(shape)
-    logits = inference.logits(double, image, window(), divisor=(4, 4, 2))
+    logits = Predictor(double, window(), (4, 4, 2)).logits(image)
     assert logits.shape == (2, *shape)
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, np.concatenate([image, 2 * image]), rtol=1e-4, atol=1e-5)
@@ -52,7 +53,7 @@ def test_windows_are_counted_as_they_are_run(shape: Shape, overlap: float) -> No
         return part
 
     chosen = window((8, 16, 4), overlap)
-    inference.logits(counting, volume(shape), chosen, divisor=(4, 4, 2))
+    Predictor(counting, chosen, (4, 4, 2)).logits(volume(shape))
     assert sum(ran) == inference.windows(shape, chosen, (4, 4, 2))
 
 
@@ -116,7 +117,7 @@ def test_every_window_suits_the_network() -> None:
     module = networks.initial(network, seed=0).eval()
     divisor = networks.divisor(network)
     for shape in [(7, 9, 3), (16, 16, 8), (21, 33, 11)]:
-        logits = inference.logits(module, volume(shape), window(), divisor=divisor)
+        logits = Predictor(module, window(), divisor).logits(volume(shape))
         assert logits.shape == (2, *shape)
 
 
@@ -127,7 +128,7 @@ def test_a_volume_of_one_window_gets_what_the_network_says() -> None:
     image = volume((16, 16, 8))
     with torch.inference_mode():
         expected = module(torch.from_numpy(image)[None])[0].numpy()
-    logits = inference.logits(module, image, window(), divisor=(4, 4, 2))
+    logits = Predictor(module, window(), (4, 4, 2)).logits(image)
     np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
@@ -139,9 +140,8 @@ def test_half_precision_is_used_inside_and_not_outside() -> None:
         seen.append(mixed.dtype)
         return mixed
 
-    logits = inference.logits(
-        remember, volume((16, 16, 8)), window(), divisor=(1, 1, 1), precision="bf16"
-    )
+    predictor = Predictor(remember, window(), (1, 1, 1), precision="bf16")
+    logits = predictor.logits(volume((16, 16, 8)))
     assert seen == [torch.bfloat16]
     assert logits.dtype == np.float32
 

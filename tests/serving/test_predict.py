@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import nrrd
@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import tifffile
 
-from minivess import networks
 from minivess.config import DataConfig
 from minivess.contracts import Network, Window
 from minivess.data.checks import CHECKS
 from minivess.data.formats import volume
 from minivess.errors import DataError, ServingError, UsageError
+from minivess.inference import Predictor
 from minivess.serving import export, predict
 from tests.conftest import shared, tube, write_nifti
 
@@ -23,17 +23,16 @@ DATA = DataConfig()
 
 
 @pytest.fixture
-def how(onnx: Path, network: Network, window: Window) -> dict[str, Any]:
-    """How the tiny network is run."""
-    divisor = networks.divisor(network)
-    return {
-        "forward": export.forward(onnx), "window": window, "divisor": divisor, "in_channels": 1,
-    }  # fmt: skip
+def predictor(onnx: Path, network: Network, window: Window) -> Predictor:
+    """The tiny network as it is run."""
+    return Predictor.of(network, window, export.forward(onnx))
 
 
-def masks(inputs: Path, out: Path, how: dict[str, Any]) -> list[Path | None]:
+def masks(inputs: Path, out: Path, predictor: Predictor) -> list[Path | None]:
     """Where the masks are; none for what was refused."""
-    return [outcome.mask for outcome in predict.each(predict.plan(inputs, out).pairs, DATA, **how)]
+    return [
+        outcome.mask for outcome in predict.each(predict.plan(inputs, out).pairs, DATA, predictor)
+    ]
 
 
 @pytest.fixture
@@ -46,19 +45,19 @@ def inputs(tmp_path: Path) -> Path:
 
 
 def test_a_folder_gives_one_mask_for_each_volume(
-    inputs: Path, tmp_path: Path, how: dict[str, Any]
+    inputs: Path, tmp_path: Path, predictor: Predictor
 ) -> None:
-    written = masks(inputs, tmp_path / "out", how)
+    written = masks(inputs, tmp_path / "out", predictor)
     assert [path and path.name for path in written] == ["a_mask.nii.gz", "b_mask.nii.gz"]
     assert sorted(os.listdir(tmp_path / "out")) == ["a_mask.nii.gz", "b_mask.nii.gz"]
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".ome.tif", ".nrrd", ".mha"])
 def test_a_mask_lies_on_the_grid_of_its_volume_in_its_unit(
-    ending: str, tmp_path: Path, how: dict[str, Any]
+    ending: str, tmp_path: Path, predictor: Predictor
 ) -> None:
     source = written_as(tmp_path / f"a{ending}", tube((20, 17, 5), 1)[0])
-    (path,) = masks(source, tmp_path / "out", how)
+    (path,) = masks(source, tmp_path / "out", predictor)
     assert path is not None
     image, mask = volume.read(source), volume.read(path)
     assert (mask.shape, mask.unit, mask.array.dtype) == (image.shape, image.unit, np.uint8)
@@ -94,27 +93,31 @@ def written_as(path: Path, image: np.ndarray) -> Path:
     return path
 
 
-def test_a_file_may_name_its_mask(inputs: Path, tmp_path: Path, how: dict[str, Any]) -> None:
-    assert masks(inputs / "b.nii", tmp_path / "my.nii.gz", how) == [tmp_path / "my.nii.gz"]
-    assert masks(inputs / "b.nii", tmp_path / "out", how) == [tmp_path / "out" / "b_mask.nii.gz"]
+def test_a_file_may_name_its_mask(inputs: Path, tmp_path: Path, predictor: Predictor) -> None:
+    assert masks(inputs / "b.nii", tmp_path / "my.nii.gz", predictor) == [tmp_path / "my.nii.gz"]
+    assert masks(inputs / "b.nii", tmp_path / "out", predictor) == [
+        tmp_path / "out" / "b_mask.nii.gz"
+    ]
 
 
 def test_masks_hold_the_label_values_of_the_data(
-    inputs: Path, tmp_path: Path, how: dict[str, Any]
+    inputs: Path, tmp_path: Path, predictor: Predictor
 ) -> None:
     channels, values = (
-        volume.read(masks(inputs / "a.nii.gz", tmp_path / name, how | more)[0]).array
+        volume.read(
+            masks(inputs / "a.nii.gz", tmp_path / name, replace(predictor, **more))[0]
+        ).array
         for name, more in (("a", {}), ("b", {"classes": (0, 2, 5)}))
     )
     assert np.array_equal(values, np.array([0, 2, 5])[channels])
 
 
 def test_a_voxel_size_that_the_user_states_is_that_of_the_mask(
-    tmp_path: Path, how: dict[str, Any]
+    tmp_path: Path, predictor: Predictor
 ) -> None:
     source = written_as(tmp_path / "a.nrrd", tube((20, 17, 5), 1)[0])
     stated = DataConfig(spacing=(3.0, 3.0, 5.0), unit="mm")
-    (outcome,) = predict.each(predict.plan(source, tmp_path / "out").pairs, stated, **how)
+    (outcome,) = predict.each(predict.plan(source, tmp_path / "out").pairs, stated, predictor)
     assert outcome.mask
     mask = volume.read(outcome.mask)
     assert (mask.spacing, mask.unit) == ((3.0, 3.0, 5.0), "mm")
@@ -135,12 +138,12 @@ UNUSABLE = {
 
 @pytest.mark.parametrize("name", UNUSABLE)
 def test_what_profile_would_quarantine_is_refused_by_code_and_the_others_are_segmented(
-    name: str, inputs: Path, tmp_path: Path, how: dict[str, Any]
+    name: str, inputs: Path, tmp_path: Path, predictor: Predictor
 ) -> None:
     array, code = UNUSABLE[name]
     write_nifti(inputs / "bad.nii.gz", array)
     pairs = predict.plan(inputs, tmp_path / "out").pairs
-    good, other, bad = predict.each(pairs, DATA, **how)
+    good, other, bad = predict.each(pairs, DATA, predictor)
     assert good.mask
     assert other.mask
     assert (bad.mask, bad.findings[0].code, bad.findings[0].severity) == (None, code, "error")
@@ -165,9 +168,11 @@ def test_a_volume_that_shrinks_to_one_voxel_inside_the_network_is_refused() -> N
         predict.admit(image, (4, 4, 2))
 
 
-def test_warnings_are_told_and_not_refused(tmp_path: Path, how: dict[str, Any]) -> None:
+def test_warnings_are_told_and_not_refused(tmp_path: Path, predictor: Predictor) -> None:
     write_nifti(tmp_path / "in" / "thin.nii.gz", IMAGE[:, :, :4].astype(np.float32))
-    (outcome,) = predict.each(predict.plan(tmp_path / "in", tmp_path / "out").pairs, DATA, **how)
+    (outcome,) = predict.each(
+        predict.plan(tmp_path / "in", tmp_path / "out").pairs, DATA, predictor
+    )
     assert outcome.mask
     assert [found.code for found in outcome.findings] == ["few_slices"]
 
@@ -184,10 +189,10 @@ def test_a_negative_distance_of_slices_is_told(tmp_path: Path) -> None:
 
 
 def test_a_file_that_breaks_a_library_is_named_and_the_others_are_segmented(
-    inputs: Path, tmp_path: Path, how: dict[str, Any]
+    inputs: Path, tmp_path: Path, predictor: Predictor
 ) -> None:
     (inputs / "bad.nii.gz").write_text("no volume")
-    outcomes = predict.each(predict.plan(inputs, tmp_path / "out").pairs, DATA, **how)
+    outcomes = predict.each(predict.plan(inputs, tmp_path / "out").pairs, DATA, predictor)
     assert [one.source.name for one in outcomes if one.mask is None] == ["bad.nii.gz"]
 
 
@@ -199,14 +204,14 @@ def test_nothing_to_segment_is_said(name: str, inputs: Path, tmp_path: Path) -> 
 
 
 def test_labels_and_earlier_masks_are_left_out_with_the_reason(
-    inputs: Path, tmp_path: Path, how: dict[str, Any]
+    inputs: Path, tmp_path: Path, predictor: Predictor
 ) -> None:
     image = inputs / "a.nii.gz"
     for name in ("a_seg.nii.gz", "b_mask.nii", "labels/a.nii.gz", "deep/labelsTr/a.nii.gz"):
         (inputs / name).parent.mkdir(parents=True, exist_ok=True)
         write_nifti(inputs / name, tube((16, 20, 9), 2)[1])
-    masks(image, inputs / "earlier.nii.gz", how)
-    masks(image, inputs / "masks" / "x" / "new.nii.gz", how)
+    masks(image, inputs / "earlier.nii.gz", predictor)
+    masks(image, inputs / "masks" / "x" / "new.nii.gz", predictor)
     plan = predict.plan(inputs, inputs / "masks")
     assert [source.name for source, _ in plan.pairs] == ["a.nii.gz", "b.nii"]
     assert {path.name: why for path, why in plan.left.items()}[
@@ -251,27 +256,27 @@ def test_a_file_that_is_no_mask_of_ours_is_never_replaced(out: str, inputs: Path
 
 
 def test_an_earlier_mask_is_made_again_and_another_file_is_kept(
-    inputs: Path, tmp_path: Path, how: dict[str, Any]
+    inputs: Path, tmp_path: Path, predictor: Predictor
 ) -> None:
-    assert masks(inputs, tmp_path / "out", how) == masks(inputs, tmp_path / "out", how)
+    assert masks(inputs, tmp_path / "out", predictor) == masks(inputs, tmp_path / "out", predictor)
     write_nifti(tmp_path / "out" / "a_mask.nii.gz", IMAGE)
     with pytest.raises(UsageError, match=r"a_mask\.nii\.gz is there already"):
         predict.plan(inputs, tmp_path / "out")
 
 
 def test_a_file_of_the_same_name_from_another_folder_does_not_replace_a_mask(
-    inputs: Path, tmp_path: Path, how: dict[str, Any]
+    inputs: Path, tmp_path: Path, predictor: Predictor
 ) -> None:
-    masks(inputs / "a.nii.gz", tmp_path / "out", how)
+    masks(inputs / "a.nii.gz", tmp_path / "out", predictor)
     other = write_nifti(tmp_path / "other" / "a.nii.gz", IMAGE)
     with pytest.raises(UsageError, match="the mask of another file"):
         predict.plan(other, tmp_path / "out")
 
 
 def test_a_mask_that_was_corrected_by_hand_is_not_replaced(
-    inputs: Path, tmp_path: Path, how: dict[str, Any]
+    inputs: Path, tmp_path: Path, predictor: Predictor
 ) -> None:
-    masks(inputs, tmp_path / "out", how)
+    masks(inputs, tmp_path / "out", predictor)
     path = tmp_path / "out" / "a_mask.nii.gz"
     written = nib.Nifti1Image.from_filename(path)
     corrected = np.asarray(written.dataobj).copy()
@@ -282,23 +287,23 @@ def test_a_mask_that_was_corrected_by_hand_is_not_replaced(
 
 
 def test_an_answer_that_is_no_number_is_no_empty_mask(
-    inputs: Path, tmp_path: Path, how: dict[str, Any]
+    inputs: Path, tmp_path: Path, predictor: Predictor
 ) -> None:
-    broken = how | {"forward": lambda part: how["forward"](part) * float("nan")}
-    outcomes = [*predict.each(predict.plan(inputs, tmp_path / "out").pairs, DATA, **broken)]
+    broken = replace(predictor, forward=lambda part: predictor.forward(part) * float("nan"))
+    outcomes = [*predict.each(predict.plan(inputs, tmp_path / "out").pairs, DATA, broken)]
     assert {one.findings[0].code for one in outcomes if one.mask is None} == {"non_finite"}
     assert len(outcomes) == 2
 
 
 def test_a_volume_is_refused_by_a_network_of_several_channels(
-    inputs: Path, tmp_path: Path, how: dict[str, Any]
+    inputs: Path, tmp_path: Path, predictor: Predictor
 ) -> None:
     with pytest.raises(ServingError, match="2 channels"):
-        masks(inputs, tmp_path / "out", how | {"in_channels": 2})
+        masks(inputs, tmp_path / "out", replace(predictor, in_channels=2))
 
 
-def test_real_volumes_of_five_slices_are_segmented(tmp_path: Path, how: dict[str, Any]) -> None:
+def test_real_volumes_of_five_slices_are_segmented(tmp_path: Path, predictor: Predictor) -> None:
     source = sorted((shared("spinal_cord_thin")).rglob("*.nii*"), key=lambda p: p.stat().st_size)[0]
-    (path,) = masks(source, tmp_path, how)
+    (path,) = masks(source, tmp_path, predictor)
     mask, image = (nib.Nifti1Image.from_filename(file) for file in (path, source))
     assert mask.shape == image.shape

@@ -14,11 +14,11 @@ import pytest
 import tifffile
 import yaml
 
-from minivess import networks
 from minivess.contracts import Case, Network, Window
 from minivess.data.formats import volume
 from minivess.errors import ServingError
 from minivess.home import Home, open_home
+from minivess.inference import Predictor
 from minivess.serving import export, model_record, package, predict, smoke
 from tests.conftest import tube, write_nifti
 from tests.serving.conftest import LINEAGE, make_case
@@ -72,13 +72,8 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
 @pytest.fixture(scope="module")
 def expected(case: Case, onnx: Path, network: Network, window: Window) -> np.ndarray:
     """Its mask, made without the service."""
-    return predict.segment(
-        volume.read(case.image),
-        forward=export.forward(onnx),
-        window=window,
-        divisor=networks.divisor(network),
-        classes=CLASSES,
-    )
+    predictor = Predictor.of(network, window, export.forward(onnx), classes=CLASSES)
+    return predict.segment(volume.read(case.image), predictor)
 
 
 def test_a_bento_holds_model_record_and_sources_below_home(tag: str, served_home: Home) -> None:

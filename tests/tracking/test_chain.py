@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from minivess import inference, names, networks
+from minivess import names, networks
 from minivess.contracts import CellResult, CellSpec, FamilyRun, VolumeMetrics, Window
 from minivess.errors import DataError, StoreError
+from minivess.inference import Predictor
 from minivess.tracking.run import model
 from minivess.tracking.run.params import data_params, upstream_params
 from minivess.tracking.run.run_lifecycle import mlflow_run
@@ -198,14 +199,8 @@ def test_the_registered_model_predicts_what_the_network_does_at_any_size(
     )
     image = np.random.default_rng(0).normal(300, 40, (1, 20, 18, 7)).astype(np.float32)
     assert checkpoint.name == "weights.safetensors"
-    expected = inference.probabilities(
-        inference.logits(
-            networks.load(network, checkpoint.with_name("checkpoint.pth")),
-            inference.normalise(image, "zscore"),
-            window,
-            divisor=networks.divisor(network),
-        )
-    )
+    predictor = Predictor.of(network, window, checkpoint.with_name("checkpoint.pth"))
+    expected = predictor.probabilities(image)
     found: Any = loaded.predict(image[None])
     assert found.shape == (1, 2, 20, 18, 7)
     np.testing.assert_allclose(found[0], expected, atol=1e-6)

@@ -25,6 +25,7 @@ from minivess.contracts import Case, FoldModel, VolumeMetrics
 from minivess.data.formats import volume
 from minivess.errors import DataError, PlanError
 from minivess.evaluation import metrics
+from minivess.inference import Predictor
 
 log = logging.getLogger(__name__)
 
@@ -281,10 +282,7 @@ def _keep(task: EnsembleTask, mask: Mask, judged: VolumeMetrics) -> None:
 def _forward(model: FoldModel, image: Probabilities, device: str) -> Probabilities:
     spec = model.spec
     network = _network(spec.network.model_dump_json(), model.checkpoint, device)
-    normal = inference.normalise(image, spec.window.normalisation)
-    divisor = networks.divisor(spec.network)
-    logits = inference.logits(network, normal, spec.window, divisor=divisor, device=device)
-    return inference.probabilities(logits)
+    return Predictor.of(spec.network, spec.window, network, device=device).probabilities(image)
 
 
 @lru_cache(maxsize=KEPT_NETWORKS)

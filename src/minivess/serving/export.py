@@ -18,6 +18,7 @@ from minivess.config import DeploymentConfig, ResamplingConfig
 from minivess.contracts import Case, Engine, Network, Parity, Shape, Window
 from minivess.data.formats import volume
 from minivess.errors import ServingError
+from minivess.inference import Predictor
 
 if TYPE_CHECKING:
     import torch
@@ -202,12 +203,11 @@ def parity(
     Raises:
         ParityError: beyond the limits of `config`; its attribute `parity` holds the figures.
     """
-    module, exported = networks.load(network, checkpoint), forward(onnx)
-    divisor = networks.divisor(network)
+    trained = Predictor.of(network, window, checkpoint)
+    exported = Predictor.of(network, window, forward(onnx))
     names, difference, agreement = [], 0.0, 1.0
     for name, image in _images(cases, window, config.parity_volumes, resampling):
-        ours = inference.logits(module, image, window, divisor=divisor)
-        theirs = inference.logits(exported, image, window, divisor=divisor)
+        ours, theirs = trained.logits(image), exported.logits(image)
         gap = float(np.abs(ours - theirs).max())
         # NaN compares false with every limit, so it is made to fail.
         difference = max(difference, gap if np.isfinite(gap) else float(np.finfo("f4").max))
@@ -230,18 +230,17 @@ def engines(
 ) -> tuple[Engine, ...]:
     """Seconds for one whole volume and size on disk, of PyTorch and of ONNX Runtime."""
     ((_, image),) = _images([case], window, 1, None)
-    divisor = networks.divisor(network)
-    rivals: tuple[tuple[str, Forward, Path], ...] = (
-        ("torch", networks.load(network, checkpoint), checkpoint),
-        ("onnxruntime", forward(onnx), onnx),
+    rivals = (
+        ("torch", Predictor.of(network, window, checkpoint), checkpoint),
+        ("onnxruntime", Predictor.of(network, window, forward(onnx)), onnx),
     )
     return tuple(
         Engine(
             name=name,
             size_mb=file.stat().st_size / 2**20,
-            seconds_per_volume=_timed(run, image, window, divisor),
+            seconds_per_volume=_timed(predictor, image),
         )
-        for name, run, file in rivals
+        for name, predictor, file in rivals
     )
 
 
@@ -259,12 +258,12 @@ def _images(
         yield name, np.ascontiguousarray(np.flip(normalised, axes))
 
 
-def _timed(run: Forward, image: Image, window: Window, divisor: Shape) -> float:
+def _timed(predictor: Predictor, image: Image) -> float:
     """The faster of two runs: the first one pays for warming up."""
 
     def once() -> float:
         started = time.perf_counter()
-        inference.logits(run, image, window, divisor=divisor)
+        predictor.logits(image)
         return time.perf_counter() - started
 
     return min(once(), once())

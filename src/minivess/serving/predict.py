@@ -7,16 +7,16 @@ import os
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from minivess import inference, keys
+from minivess import keys
 from minivess.config import DataConfig
-from minivess.contracts import Finding, Shape, Window
+from minivess.contracts import Finding, Shape
 from minivess.data.checks import finding
 from minivess.data.formats import volume
 from minivess.data.formats.filenames import NIFTI, SUFFIXES, is_volume, stem, suffix, unread
@@ -24,12 +24,12 @@ from minivess.data.pairing.cases import walk
 from minivess.data.pairing.layouts import is_label, is_label_folder
 from minivess.data.profiling import admission, quality
 from minivess.data.profiling.grids import restated
-from minivess.errors import DataError, MinivessError, ServingError, UsageError
+from minivess.errors import DataError, MinivessError, UsageError
+from minivess.inference import Predictor
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
-Forward = Callable[["torch.Tensor"], "torch.Tensor"]
 Pairs = Sequence[tuple[Path, Path]]
 ENDING = "_mask.nii.gz"
 logger = logging.getLogger(__name__)
@@ -64,49 +64,30 @@ def admit(image: volume.Volume, divisor: Shape) -> list[Finding]:
     return admission.admit([*quality.check_image(image), *reach])
 
 
-def segment(
-    image: volume.Volume,
-    *,
-    forward: Forward,
-    window: Window,
-    divisor: Shape,
-    in_channels: int = 1,
-    classes: Sequence[int] | None = None,
-) -> npt.NDArray[np.uint8]:
+def segment(image: volume.Volume, predictor: Predictor) -> npt.NDArray[np.uint8]:
     """Label values (X, Y, Z) of one volume at its native resolution.
-
-    `classes` holds the label value of each output channel; without it the channel is the value.
 
     Raises:
         ServingError: the network wants several channels, and a volume holds one.
         DataError: the answer is no number somewhere.
     """
-    if in_channels != 1:
-        raise ServingError(
-            f"The network takes {in_channels} channels, but a volume holds one.",
-            remedy="deploy a network trained on single-channel volumes",
-        )
-    raw = np.asarray(image.array, dtype=np.float32)[np.newaxis]
-    normalised = inference.normalise(raw, window.normalisation)
-    logits = inference.logits(forward, normalised, window, divisor=divisor)
-    indices = inference.mask(admission.answered(logits))
-    return indices if classes is None else np.asarray(classes, dtype=np.uint8)[indices]
+    return predictor.segment(np.asarray(image.array, dtype=np.float32)[np.newaxis])
 
 
-def each(pairs: Pairs, data: DataConfig, **how: Any) -> Iterator[Outcome]:
-    """Segment file after file as `segment` is told; a bad one does not keep others from it.
+def each(pairs: Pairs, data: DataConfig, predictor: Predictor) -> Iterator[Outcome]:
+    """Segment file after file; a bad one does not keep others from it.
 
     A voxel size that `data` states is that of the files and of their masks.
     """
     for source, target in pairs:
-        yield _outcome(source, target, data, **how)
+        yield _outcome(source, target, data, predictor)
 
 
-def _outcome(source: Path, target: Path, data: DataConfig, **how: Any) -> Outcome:
+def _outcome(source: Path, target: Path, data: DataConfig, predictor: Predictor) -> Outcome:
     try:
         image = restated(volume.read(source), data)
-        odd = admit(image, how["divisor"])
-        mask = segment(image, **how)
+        odd = admit(image, predictor.divisor)
+        mask = segment(image, predictor)
         return Outcome(source, volume.write_mask(target, mask, image, of=_mark(source)), odd)
     except DataError as error:
         refused = finding(error.code, error.problem, severity="error", remedy=error.remedy)

@@ -26,6 +26,7 @@ from starlette.responses import FileResponse, JSONResponse
 from minivess.contracts import Shape
 from minivess.data.formats import volume
 from minivess.errors import DataError
+from minivess.inference import Predictor
 from minivess.serving import model_record
 from minivess.serving.middleware import ServiceMiddleware
 
@@ -53,7 +54,10 @@ class Segmentation:
         sys.modules.setdefault("mlflow", None)  # type: ignore[arg-type]
         MultipartSerde.ensure_file = staticmethod(uploaded)
         self.model = model_record.read(Path.cwd())
-        self.forward = export.forward(Path.cwd() / model_record.ONNX)
+        self.predictor = Predictor.of(
+            self.model.network, self.model.window, export.forward(Path.cwd() / model_record.ONNX),
+            classes=self.model.classes,
+        )  # fmt: skip
         self.seconds = metrics.SECONDS.labels(self.model.label)
         self._warm_up()
 
@@ -106,14 +110,7 @@ class Segmentation:
     def _segment(self, image: volume.Volume) -> npt.NDArray[np.uint8]:
         from minivess.serving import predict
 
-        return predict.segment(
-            image,
-            forward=self.forward,
-            window=self.model.window,
-            divisor=self.model.divisor,
-            in_channels=self.model.network.in_channels,
-            classes=self.model.classes,
-        )
+        return predict.segment(image, self.predictor)
 
     def _describe(
         self, image: volume.Volume, mask: npt.NDArray[np.uint8], path: Path, seconds: float

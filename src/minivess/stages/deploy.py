@@ -248,19 +248,15 @@ def spread(served: Served, n: int) -> tuple[Case, ...]:
 
 def smoke_test(session: Session, run: Run, served: Served, onnx: Path, tag: str) -> Smoke:
     """Start the built service and ask it for one known volume."""
-    from minivess import networks
     from minivess.data.formats import volume
+    from minivess.inference import Predictor
     from minivess.serving import export, predict, smoke
 
     (case,) = spread(served, 1)
-    expected = predict.segment(
-        volume.read(case.image),
-        forward=export.forward(onnx),
-        window=served.window,
-        divisor=networks.divisor(served.network),
-        in_channels=served.network.in_channels,
-        classes=served.profile.classes,
+    predictor = Predictor.of(
+        served.network, served.window, export.forward(onnx), classes=served.profile.classes
     )
+    expected = predict.segment(volume.read(case.image), predictor)
     config = session.config.deployment
     with smoke.serve(tag, session.home, timeout=config.start_timeout_s) as url:
         answer = smoke.ask(url, case, expected, minimum=config.min_mask_agreement)

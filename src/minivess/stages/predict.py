@@ -16,6 +16,7 @@ from minivess.orchestration.session import Session
 from minivess.stages import dataset_identity
 
 if TYPE_CHECKING:
+    from minivess.inference import Predictor
     from minivess.serving.predict import Outcome
     from minivess.tracking.store.registry import Registered
 
@@ -48,7 +49,7 @@ def predict(
     for path, reason in plan.left.items():
         session.say(f"  left out  {path}: {reason}")
     outcomes: list[Outcome] = []
-    for outcome in masks.each(plan.pairs, session.config.data, **ready(session, chosen)):
+    for outcome in masks.each(plan.pairs, session.config.data, predictor_of(session, chosen)):
         tell(session, outcome, {found.code for one in outcomes for found in one.findings})
         outcomes.append(outcome)
     refused = [outcome for outcome in outcomes if outcome.mask is None]
@@ -198,9 +199,9 @@ def _given(session: Session, ref: str) -> tuple[Registered, str]:
     )
 
 
-def ready(session: Session, chosen: Chosen) -> dict[str, Any]:
-    """How the chosen network is run: exported once, then kept."""
-    from minivess import networks
+def predictor_of(session: Session, chosen: Chosen) -> Predictor:
+    """The chosen network as it is run: exported once, then kept."""
+    from minivess.inference import Predictor
     from minivess.serving import export
     from minivess.tracking.run import model
 
@@ -210,13 +211,8 @@ def ready(session: Session, chosen: Chosen) -> dict[str, Any]:
     )
     network, window, checkpoint = model.parts(folder)
     profile = handoff.profile_used(session, chosen.training)
-    return {
-        "forward": export.forward_of(network, checkpoint, folder / "model.onnx"),
-        "window": window,
-        "divisor": networks.divisor(network),
-        "in_channels": network.in_channels,
-        "classes": profile.classes,
-    }
+    forward = export.forward_of(network, checkpoint, folder / "model.onnx")
+    return Predictor.of(network, window, forward, classes=profile.classes)
 
 
 def facts(chosen: Chosen) -> dict[str, Any]:

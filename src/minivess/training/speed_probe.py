@@ -9,11 +9,12 @@ from functools import partial
 
 import torch
 
-from minivess import inference, losses
+from minivess import losses
 from minivess.compute.reporting.forecast import Times
 from minivess.config import ExperimentConfig
 from minivess.contracts import Case, CellSpec, ComputePlan
 from minivess.evaluation import metrics
+from minivess.inference import Predictor
 from minivess.training import batch_checks, context, epochs, loaders
 from minivess.training.loaders import Batch, Batches
 from minivess.training.monitoring.watchdog import Pulse
@@ -85,14 +86,10 @@ def _steps(
 
 
 def _window(state: State, batch: Batch, spec: CellSpec, plan: ComputePlan) -> None:
-    inference.logits(
-        state.judged.eval(),
-        batch.image[0].numpy(),
-        spec.window,
-        divisor=plan.divisor,
-        device=plan.device,
+    Predictor(
+        state.judged.eval(), spec.window, plan.divisor, device=plan.device,
         precision=plan.mixed_precision,
-    )
+    ).logits(batch.image[0].numpy())  # fmt: skip
 
 
 def _judging(batch: Batch, spec: CellSpec, config: ExperimentConfig) -> float:

@@ -18,6 +18,7 @@ from minivess import inference, names
 from minivess.config import EvaluationConfig
 from minivess.contracts import CellSpec, ComputePlan, VolumeMetrics
 from minivess.evaluation import metrics
+from minivess.inference import Predictor
 from minivess.names import PRIMARY
 from minivess.training.loaders import Volumes
 from minivess.training.monitoring.figures import Panel
@@ -107,12 +108,14 @@ class Validation:
 
         `reported` figures are computed as analysis and service do, others as training does.
         """
-        precision = inference.REPORTED if reported else self.plan.mixed_precision
-        network.eval()
+        predictor = Predictor(
+            network.eval(), self.spec.window, self.plan.divisor, device=self.plan.device,
+            precision=inference.REPORTED if reported else self.plan.mixed_precision,
+        )  # fmt: skip
         found, losses, panels = [], [], []
         for position in range(len(self.volumes)):
             sample = self.volumes[position]
-            logits = self._logits(network, sample["image"], precision)
+            logits = predictor.logits(sample["image"].numpy())
             mask = inference.mask(logits)
             losses.append(self._loss(logits, sample["label"]))
             found.append(self.judges.submit(self._judged, sample, mask, topology=topology))
@@ -127,18 +130,6 @@ class Validation:
         """What threads spent on judging since this was last asked."""
         seconds, self._seconds = self._seconds, []
         return sum(seconds)
-
-    def _logits(
-        self, network: nn.Module, image: torch.Tensor, precision: inference.Precision
-    ) -> NDArray[np.float32]:
-        return inference.logits(
-            network,
-            image.numpy(),
-            self.spec.window,
-            divisor=self.plan.divisor,
-            device=self.plan.device,
-            precision=precision,
-        )
 
     def _loss(self, logits: NDArray[np.float32], label: torch.Tensor) -> float:
         with torch.no_grad():

@@ -55,21 +55,6 @@ def admit(findings: Sequence[Finding]) -> list[Finding]:
     ]
 
 
-def answered(logits: Array) -> Array:
-    """What a network says.
-
-    Raises:
-        DataError: it says NaN somewhere, which would become background in the mask.
-    """
-    if np.isfinite(logits).all():
-        return logits
-    raise DataError(
-        "The network's answer is NaN or infinite somewhere.",
-        remedy="look at the intensities of the volume; train with data.normalisation=zscore",
-        code="non_finite",
-    )
-
-
 def _values(array: Array, low: float, high: float) -> list[Finding]:
     if not (math.isfinite(low) and math.isfinite(high)):
         count = int(array.size - np.isfinite(array).sum())

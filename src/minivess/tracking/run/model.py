@@ -24,10 +24,11 @@ from mlflow.types import Schema, TensorSpec
 from numpy.typing import NDArray
 
 import minivess
-from minivess import files, inference, keys, names, networks
+from minivess import files, keys, names, networks
 from minivess.contracts import Network, Shape, Window
 from minivess.data.profiling import admission
 from minivess.errors import DataError, StoreError
+from minivess.inference import Predictor
 from minivess.tracking.run.environment import version
 from minivess.tracking.run.run import Run
 from minivess.tracking.store import registry
@@ -186,10 +187,9 @@ class Segmenter(PythonModel):
         import torch
 
         folder = Path(context.artifacts["checkpoint"]).parent.parent
-        self.network, self.window, checkpoint = parts(folder)
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.module = networks.load(self.network, checkpoint).to(self.device)
-        self.divisor = networks.divisor(self.network)
+        network, window, checkpoint = parts(folder)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.predictor = Predictor.of(network, window, checkpoint, device=device)
 
     # MLflow takes other type hints than a bare array for a schema, and warns of a missing one.
     def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> Array:
@@ -201,18 +201,18 @@ class Segmenter(PythonModel):
         volumes = model_input["input"] if isinstance(model_input, dict) else model_input
         for place, volume in enumerate(volumes):
             self._admit(np.asarray(volume), place)
-        return np.stack([self._probabilities(volume) for volume in volumes])
+        return np.stack([self.predictor.probabilities(np.asarray(one)) for one in volumes])
 
     def _admit(self, volume: Array, place: int) -> None:
         """Refuse what cannot be segmented; warn of what is odd."""
-        if volume.ndim != 4 or len(volume) != self.network.in_channels:
+        if volume.ndim != 4 or len(volume) != self.predictor.in_channels:
             raise DataError(
                 f"wrong_dimensions: volume {place} has shape {volume.shape}, not "
-                f"({self.network.in_channels}, X, Y, Z).",
+                f"({self.predictor.in_channels}, X, Y, Z).",
                 remedy="give an array (B, C, X, Y, Z) of raw intensities",
                 code="wrong_dimensions",
             )
-        reach = admission.check_reach(volume.shape[1:], self.divisor)
+        reach = admission.check_reach(volume.shape[1:], self.predictor.divisor)
         for channel in volume:
             try:
                 odd = admission.admit([*admission.check_array(channel), *reach])
@@ -221,10 +221,3 @@ class Segmenter(PythonModel):
                 raise DataError(problem, remedy=error.remedy, code=error.code) from error
             for found in odd:
                 warnings.warn(f"{found.code}: volume {place}: {found.message}", stacklevel=2)
-
-    def _probabilities(self, volume: Array) -> Array:
-        image = inference.normalise(volume, self.window.normalisation)
-        found = inference.logits(
-            self.module, image, self.window, divisor=self.divisor, device=self.device
-        )
-        return inference.probabilities(admission.answered(found))
