@@ -87,7 +87,7 @@ def filled(command: str) -> str:
         "MODEL": "demo@production", "demo-data DIR": f"demo-data {out}/demo",
         "image.nii.gz masks/": f"{image} {out}/masks/",
         "IN OUT": f"{image} {out}/masks2/ name=demo",
-        "export DIR": f"export {out}/{command.split()[-1]}", "CASE": "phantom00_z05",
+        "export DIR": f"export --all {out}/{command.split()[-1]}", "CASE": "phantom00_z05",
         "'...'": "'typed by a test'", "select ...": "select count(*) as n from runs",
         "ID,ID": ",".join(runs("training_run_ids")), "run.zip": f"{out}/run.zip",
         "train --upstream RUN_ID": f"train --upstream {runs('data_profile_run_id')[0]}",
