@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from minivess import config
-from minivess.cli import commands, main
+from minivess.cli import commands, grammar, main
 from minivess.runtime import output
 from minivess.verbs import OPTIONS, ROWS, VERBS
 from tests import grammar as printed
