@@ -102,7 +102,7 @@ def blended(image: np.ndarray, sides: Shape, overlap: float) -> np.ndarray:
 )
 def test_overlapping_windows_are_blended_by_a_gaussian(shape: Shape, overlap: float) -> None:
     image, chosen = volume(shape), window((8, 12, 4), overlap)
-    logits = inference.logits(placed, image, chosen, divisor=(4, 4, 2))
+    logits = Predictor(placed, chosen, (4, 4, 2)).logits(image)
     expected = blended(image, inference.roi(shape, chosen, (4, 4, 2)), overlap)
     np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3)
 

@@ -104,10 +104,8 @@ def test_masks_hold_the_label_values_of_the_data(
     inputs: Path, tmp_path: Path, predictor: Predictor
 ) -> None:
     channels, values = (
-        volume.read(
-            masks(inputs / "a.nii.gz", tmp_path / name, replace(predictor, **more))[0]
-        ).array
-        for name, more in (("a", {}), ("b", {"classes": (0, 2, 5)}))
+        volume.read(masks(inputs / "a.nii.gz", tmp_path / name, one)[0]).array
+        for name, one in (("a", predictor), ("b", replace(predictor, classes=(0, 2, 5))))
     )
     assert np.array_equal(values, np.array([0, 2, 5])[channels])
 
