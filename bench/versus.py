@@ -29,8 +29,7 @@ from minivess.data.formats import volume
 from minivess.data.pairing.cases import pair
 from minivess.evaluation import metrics, statistics
 from minivess.grid import context, families
-from minivess.orchestration import orchestrator
-from minivess.orchestration.session import Session
+from minivess.orchestration.session import Session, open_orchestrator
 from minivess.stages import dataset_scan
 from minivess.stages import plan as planning
 from minivess.training import trainer
@@ -75,19 +74,20 @@ class Ours:
         env = configs.Environment(home=folder / "home", prefect_disabled=True)
         asked = [f"data.root={options.data}", "training.threads=1", *options.words]
         config = configs.load([options.file], asked, env)
-        with orchestrator.use(home.open_home(env.home), env) as orchestra:
-            self.session = Session(config, env, orchestra.home, orchestra)
+        with open_orchestrator(home.open_home(env.home), env) as orchestrator:
+            self.session = Session(config, env, orchestrator.home, orchestrator)
             profile = planning.unversioned_profile(self.session, dataset_scan.look(self.session))
             self.family = families.families(config, profile)[-1]
             hardware = context.measure_hardware(self.session)
-            model = context.planned(self.session, profile, hardware, self.family)
+            model = context.plan_model(self.session, profile, hardware, self.family)
         cases = {case.case: case for case in pair(options.data).cases}
-        self.ground = context.Ground(profile, cases, hardware, {self.family.model.name: model})
+        models = {self.family.model.name: model}
+        self.grid = context.GridContext(self.session, profile, cases, hardware, models)
 
     @property
     def plan(self) -> ComputePlan:
         """What the product chose for this machine."""
-        return self.ground.models[self.family.model.name][1]
+        return self.grid.model(self.family).plan
 
     def train(self, cell: families.Cell) -> Rows:
         """Two epochs tell how many fit, then those are trained."""
@@ -111,8 +111,8 @@ class Ours:
         config = self.session.config.model_copy(update={"training": training})
         begun = time.process_time()
         result = trainer.train_cell(
-            self.ground.spec(self.session, self.family, cell), self.plan, config,
-            self.ground.cases, folder=self.folder / f"{name}{cell.fold.index}",
+            self.grid.spec(self.family, cell), self.plan, config,
+            self.grid.cases, folder=self.folder / f"{name}{cell.fold.index}",
             tell=trainer.Callbacks(epoch=lambda *_: None, figure=lambda _: None),
         )  # fmt: skip
         return result, time.process_time() - begun
@@ -123,7 +123,7 @@ def theirs(options: Any, side: Ours, cell: families.Cell) -> Rows:
     folder = side.folder / f"nnunet{cell.fold.index}"
     asked = {
         "cases": {
-            case: [str(side.ground.cases[case].image), str(side.ground.cases[case].label)]
+            case: [str(side.grid.cases[case].image), str(side.grid.cases[case].label)]
             for case in (*cell.fold.train, *cell.fold.val)
         },
         "split": {"train": list(cell.fold.train), "val": list(cell.fold.val)},
@@ -146,9 +146,9 @@ def theirs(options: Any, side: Ours, cell: families.Cell) -> Rows:
 
 def judged(side: Ours, case: str, mask: Path) -> dict[str, float | None]:
     """nnU-Net's mask by the metrics of `train_cell`; its class numbers are those of the label."""
-    profile, config = side.ground.profile, side.session.config
+    profile, config = side.grid.profile, side.session.config
     _, label, read = volume.load(
-        side.ground.cases[case], label_map=profile.label_map, resampling=config.data.resampling
+        side.grid.cases[case], label_map=profile.label_map, resampling=config.data.resampling
     )
     guess, truth = (
         volume.class_indices(array, profile.classes, case)
@@ -163,7 +163,7 @@ def report(side: Ours, found: dict[str, Rows]) -> None:
     """Mean and interval of each side, and of their difference, groups resampled whole."""
     config = side.session.config.evaluation
     cases = sorted(found["ours"])
-    groups = [side.ground.cases[case].group or case for case in cases]
+    groups = [side.grid.cases[case].group or case for case in cases]
     for metric in SHOWN:
         columns = {who: [rows.get(c, {}).get(metric) for c in cases] for who, rows in found.items()}
         shown = [

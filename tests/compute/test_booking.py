@@ -23,23 +23,23 @@ def machine(gpus: int) -> Hardware:
 
 def test_two_cells_never_have_the_same_gpu(tmp_path: Path) -> None:
     with ExitStack() as one, ExitStack() as two, ExitStack() as three:
-        assert gpu_locks.book(tmp_path, ["0", "1"], 1, one, what="a") == ["0"]
-        assert gpu_locks.book(tmp_path, ["0", "1"], 1, two, what="b") == ["1"]
-        assert gpu_locks.book(tmp_path, ["0", "1"], 1, three, what="c") is None
+        assert gpu_locks.try_lock(tmp_path, ["0", "1"], 1, one, what="a") == ["0"]
+        assert gpu_locks.try_lock(tmp_path, ["0", "1"], 1, two, what="b") == ["1"]
+        assert gpu_locks.try_lock(tmp_path, ["0", "1"], 1, three, what="c") is None
         one.close()
-        assert gpu_locks.book(tmp_path, ["0", "1"], 1, three, what="c") == ["0"]
+        assert gpu_locks.try_lock(tmp_path, ["0", "1"], 1, three, what="c") == ["0"]
 
 
 def test_a_cell_that_needs_two_holds_none_while_it_waits(tmp_path: Path) -> None:
     with ExitStack() as one, ExitStack() as pair, ExitStack() as two:
-        gpu_locks.book(tmp_path, ["0", "1"], 1, one, what="a")
-        assert gpu_locks.book(tmp_path, ["0", "1"], 2, pair, what="b") is None
-        assert gpu_locks.book(tmp_path, ["0", "1"], 1, two, what="c") == ["1"]
+        gpu_locks.try_lock(tmp_path, ["0", "1"], 1, one, what="a")
+        assert gpu_locks.try_lock(tmp_path, ["0", "1"], 2, pair, what="b") is None
+        assert gpu_locks.try_lock(tmp_path, ["0", "1"], 1, two, what="c") == ["1"]
 
 
 def test_more_gpus_than_there_are_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match=r"training.processes_per_cell=1"):
-        gpu_locks.book(tmp_path, ["0"], 2, ExitStack(), what="a")
+        gpu_locks.try_lock(tmp_path, ["0"], 2, ExitStack(), what="a")
 
 
 def test_gpus_are_named_as_the_user_lists_them() -> None:

@@ -103,7 +103,7 @@ def test_after_kill_9_the_same_command_settles_the_dead_runs_and_finishes(
     assert {run.data.tags["error_type"] for run in dead} == {"ProcessDied"}
     finished = [run for run in runs(home) if run.info.status == "FINISHED"]
     assert len(finished) == 3
-    assert "fold 0 goes on after epoch 2" in again.out
+    assert "fold 0 resumes after epoch 2" in again.out
     assert "epoch 3/3" in again.out
 
 

@@ -32,7 +32,7 @@ TOO_LARGE = """
 import dataclasses, json, os, resource, sys
 from pathlib import Path
 from minivess.cli import main as cli
-from minivess.grid import context as grounds
+from minivess.grid import context as contexts
 from minivess.grid import families as grids
 from minivess.orchestration import handoff
 from minivess.stages import train
@@ -52,7 +52,7 @@ def limit(headroom):
 def stand(session):
     profile = handoff.receive_profile(session, ())
     families = grids.families(session.config, profile)
-    return grounds.prepare(session, profile, families), families[0]
+    return contexts.prepare(session, profile, families), families[0]
 
 words = sys.argv[1:]
 assert cli.main(["profile", words[0], words[-1]]) == 0
@@ -60,18 +60,19 @@ told, env = {}, configs.environment()
 for name, more in (("auto", []), ("given", ["training.batch_size=256"])):
     config = configs.load([Path(words[0])], words[1:] + more)
     with open_session(config, env) as session:
-        ground, family = stand(session)
-        network, plan = ground.models["dynunet"]
+        grid, family = stand(session)
+        model = grid.models["dynunet"]
         if name == "auto":
-            grounds.probed(session, ground, [family])
-        ground.models["dynunet"] = network, plan.replace(batch_size=256, iterations_per_epoch=1)
+            grid.probe([family])
+        larger = model.plan.replace(batch_size=256, iterations_per_epoch=1)
+        grid.models["dynunet"] = model._replace(plan=larger)
         limit(120)
         if name == "auto":
-            tried = dataclasses.replace(ground, models=dict(ground.models))
-            grounds.probed(session, tried, [family])
-            told["probed"] = tried.models["dynunet"][1].batch_size
+            tried = dataclasses.replace(grid, models=dict(grid.models))
+            tried.probe([family])
+            told["probed"] = tried.models["dynunet"].plan.batch_size
         try:
-            told[name] = train.train_family(session, ground, family).run_id
+            told[name] = train.train_family(grid, family).run_id
         except OutOfMemory as error:
             told[name] = [error.problem, error.remedy]
 print(json.dumps(told))

@@ -54,7 +54,7 @@ def opened(session: Session, name: str, parent: Run | None = None) -> AbstractCo
 def story(session: Session, way: str) -> None:
     """A flow with a parent run, a child run in the same process, and a task."""
     with opened(session, way) as parent, opened(session, f"{way}: fold", parent):
-        session.orchestra.task("work", work, way, parent.run_id)
+        session.orchestrator.task("work", work, way, parent.run_id)
 
 
 def work(way: str, run_id: str) -> None:
@@ -96,14 +96,14 @@ def command(way: str, group: str) -> None:
     if way == "out of memory":
         (Path(group) / "cgroup.procs").write_text(str(os.getpid()))
     with signals.terminable(), open_session(QUIET, config.environment(), lock=False) as session:
-        session.orchestra.flow("command", story, session, way)
+        session.orchestrator.flow("command", story, session, way)
 
 
 @flow(name="deployed", persist_result=False)
 def deployed(way: str) -> None:
     """The same as a worker runs it."""
     with open_session(QUIET, config.environment(), lock=False) as session:
-        session.orchestra.flow("deployed", story, session, way)
+        session.orchestrator.flow("deployed", story, session, way)
 
 
 def main(group: str, *ways: str) -> None:

@@ -195,7 +195,7 @@ class Orders(RuleBasedStateMachine):
         self.made.trained([family])
         now = {f.run_name: f.run_id for f in handoff.receive_training(self.session).families}
         assert now[family.run_name] == family.run_id
-        pointer = self.session.orchestra.get("latest_training")
+        pointer = self.session.orchestrator.get("latest_training")
         assert pointer is not None
         assert pointer["run_ids"] == [family.run_id]
 
@@ -207,7 +207,7 @@ class Orders(RuleBasedStateMachine):
         champion = self.analysis.champion
         self.agrees(names.CHAMPION_ALIAS, champion.run_id, champion.model_version)
         assert handoff.receive_analysis(self.session).run_id == self.analysis.run_id
-        pointer = self.session.orchestra.get("latest_analysis")
+        pointer = self.session.orchestrator.get("latest_analysis")
         assert pointer is not None
         assert (pointer["run_id"], pointer["champion"]) == (self.analysis.run_id, champion.run_id)
 
@@ -222,7 +222,7 @@ class Orders(RuleBasedStateMachine):
         run_id = self.analysis.champion.run_id
         self.agrees(names.PRODUCTION_ALIAS, run_id, result.model_version)
         assert handoff.receive_deployment(self.session).run_id == result.run_id
-        pointer = self.session.orchestra.get("latest_deployment")
+        pointer = self.session.orchestrator.get("latest_deployment")
         assert pointer is not None
         assert pointer["model_version"] == f"{self.made.name}/{result.model_version}"
 
@@ -253,7 +253,7 @@ class Orders(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(sorted(names.LATEST.values())))
     def change_a_pointer(self, name: str) -> None:
-        self.session.orchestra.put(name, {"run_id": "of somebody else"})
+        self.session.orchestrator.put(name, {"run_id": "of somebody else"})
 
 
 @pytest.mark.slow

@@ -25,7 +25,8 @@ from minivess import config, names
 from minivess.config import Environment, TrackingConfig
 from minivess.contracts import RunRecord
 from minivess.home import Home, open_home
-from minivess.orchestration import orchestrator, prefect_client
+from minivess.orchestration import prefect_client
+from minivess.orchestration.session import open_orchestrator
 from minivess.runtime.processes import Server
 from minivess.tracking.run import dead_runs
 from minivess.tracking.store.store import Store, open_store
@@ -107,8 +108,8 @@ class Scene:
     def settle(self) -> None:
         dead_runs.settle(self.store)
         env = Environment(prefect_api_url=self.server.api, home=self.home.root)
-        with orchestrator.use(self.home, env) as orchestra:
-            orchestra.settle()
+        with open_orchestrator(self.home, env) as engine:
+            engine.settle()
 
 
 def wait_until(true: Callable[[], object]) -> None:

@@ -22,8 +22,9 @@ from prefect.client.schemas.objects import FlowRun
 from minivess.config import Environment, child_environment
 from minivess.errors import DataError, OrchestrationError, RemoteError, StoreError
 from minivess.home import Home, open_home
-from minivess.orchestration import orchestrator, prefect_server
+from minivess.orchestration import prefect_server
 from minivess.orchestration.base import Orchestrator
+from minivess.orchestration.session import open_orchestrator
 from minivess.runtime.processes import Server
 
 Served = tuple[Home, Server]
@@ -32,51 +33,51 @@ Served = tuple[Home, Server]
 @pytest.fixture
 def watched(served: Served) -> Iterator[Orchestrator]:
     """Stories as Prefect flows."""
-    with orchestrator.use(served[0], Environment()) as orchestra:
-        yield orchestra
+    with open_orchestrator(served[0], Environment()) as engine:
+        yield engine
 
 
 @pytest.fixture(params=["prefect", "plain"])
-def orchestra(request: pytest.FixtureRequest, served: Served, home: Home) -> Iterator[Orchestrator]:
+def engine(request: pytest.FixtureRequest, served: Served, home: Home) -> Iterator[Orchestrator]:
     """Both ways to run stories: whatever a test says holds for each."""
     plain = request.param == "plain"
     env = Environment(prefect_disabled=plain)
-    with orchestrator.use(home if plain else served[0], env) as made:
+    with open_orchestrator(home if plain else served[0], env) as made:
         yield made
 
 
-def test_a_story_gets_its_own_objects_and_gives_back_its_own(orchestra: Orchestrator) -> None:
+def test_a_story_gets_its_own_objects_and_gives_back_its_own(engine: Orchestrator) -> None:
     given, made = object(), object()
 
     def story(what: object, *, times: int) -> tuple[object, object]:
-        return orchestra.task("step", lambda inner: inner, what), [made] * times
+        return engine.task("step", lambda inner: inner, what), [made] * times
 
-    assert orchestra.flow("train", story, given, times=2) == (given, [made, made])
+    assert engine.flow("train", story, given, times=2) == (given, [made, made])
 
 
-def test_the_failure_of_a_story_comes_out_as_it_was_raised(orchestra: Orchestrator) -> None:
+def test_the_failure_of_a_story_comes_out_as_it_was_raised(engine: Orchestrator) -> None:
     failure = DataError("vol03 has no label", remedy="add it")
 
     def story() -> None:
-        orchestra.task("step", fail)
+        engine.task("step", fail)
 
     def fail() -> None:
         raise failure
 
     with pytest.raises(DataError) as caught:
-        orchestra.flow("train", story)
+        engine.flow("train", story)
     assert caught.value is failure
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143)])
 def test_an_interruption_passes_through_flow_and_task(
-    orchestra: Orchestrator, stop: BaseException
+    engine: Orchestrator, stop: BaseException
 ) -> None:
     def work() -> None:
         raise stop
 
     with pytest.raises(type(stop)):
-        orchestra.flow("train", lambda: orchestra.task("step", work))
+        engine.flow("train", lambda: engine.task("step", work))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_an_interruption_passes_through_flow_and_task(
                           (RemoteError("gone", remedy=""), 3), (DataError("bad", remedy=""), 1)],
 )  # fmt: skip
 def test_only_failures_that_may_pass_are_tried_again(
-    orchestra: Orchestrator, failure: Exception, runs: int
+    engine: Orchestrator, failure: Exception, runs: int
 ) -> None:
     tried = []
 
@@ -93,11 +94,11 @@ def test_only_failures_that_may_pass_are_tried_again(
         raise failure
 
     with pytest.raises(type(failure)):
-        orchestra.flow("train", lambda: orchestra.task("step", work, retries=2, retry_delay_s=0.01))
+        engine.flow("train", lambda: engine.task("step", work, retries=2, retry_delay_s=0.01))
     assert len(tried) == runs
 
 
-def test_the_result_of_a_second_try_counts(orchestra: Orchestrator) -> None:
+def test_the_result_of_a_second_try_counts(engine: Orchestrator) -> None:
     answers: list[Exception | str] = [OSError("gone"), "here"]
 
     def work() -> str:
@@ -107,9 +108,9 @@ def test_the_result_of_a_second_try_counts(orchestra: Orchestrator) -> None:
         return answer
 
     def story() -> str:
-        return orchestra.task("step", work, retries=1, retry_delay_s=0.01)
+        return engine.task("step", work, retries=1, retry_delay_s=0.01)
 
-    assert orchestra.flow("train", story) == "here"
+    assert engine.flow("train", story) == "here"
 
 
 def test_work_with_a_key_is_done_once_and_again_when_its_result_is_lost(
@@ -151,7 +152,7 @@ def test_work_with_a_key_that_fails_is_not_kept(watched: Orchestrator) -> None:
     assert watched.flow("train", story) == "here"
 
 
-def test_each_wait_before_a_new_try_is_twice_as_long(orchestra: Orchestrator) -> None:
+def test_each_wait_before_a_new_try_is_twice_as_long(engine: Orchestrator) -> None:
     tried: list[float] = []
 
     def work() -> None:
@@ -159,12 +160,14 @@ def test_each_wait_before_a_new_try_is_twice_as_long(orchestra: Orchestrator) ->
         raise OSError("gone")
 
     with pytest.raises(OSError, match="gone"):
-        orchestra.flow("train", lambda: orchestra.task("step", work, retries=2, retry_delay_s=0.2))
+        engine.flow("train", lambda: engine.task("step", work, retries=2, retry_delay_s=0.2))
     assert tried[1] - tried[0] >= 0.2
     assert tried[2] - tried[1] >= 0.4
 
 
-def test_a_step_that_takes_too_long_is_stopped_and_not_tried_again(orchestra: Orchestrator) -> None:
+def test_a_step_that_takes_too_long_is_stopped_and_not_tried_again(
+    engine: Orchestrator,
+) -> None:
     tried: list[int] = []
 
     def work() -> None:
@@ -173,58 +176,58 @@ def test_a_step_that_takes_too_long_is_stopped_and_not_tried_again(orchestra: Or
             threading.Event().wait(60)
 
     with pytest.raises(OrchestrationError, match="took longer"):
-        orchestra.flow("train", lambda: orchestra.task("step", work, retries=2, limit_s=0.2))
+        engine.flow("train", lambda: engine.task("step", work, retries=2, limit_s=0.2))
     assert tried == [1]
 
 
-def test_a_pointer_reads_back_and_the_later_one_wins(orchestra: Orchestrator) -> None:
-    assert orchestra.get("latest_never") is None
+def test_a_pointer_reads_back_and_the_later_one_wins(engine: Orchestrator) -> None:
+    assert engine.get("latest_never") is None
     for run_ids in (["a"], ["a", "b"]):
-        orchestra.put("latest_training", {"run_ids": run_ids})
-    assert orchestra.get("latest_training") == {"run_ids": ["a", "b"]}
+        engine.put("latest_training", {"run_ids": run_ids})
+    assert engine.get("latest_training") == {"run_ids": ["a", "b"]}
 
 
 @pytest.mark.parametrize(
     ("name", "value"), [("Latest Training", {}), ("latest", {"ids": ["x" * 32] * 200})]
 )
 def test_pointers_that_prefect_could_not_hold_are_refused_everywhere(
-    orchestra: Orchestrator, name: str, value: dict[str, list[str]]
+    engine: Orchestrator, name: str, value: dict[str, list[str]]
 ) -> None:
     with pytest.raises(OrchestrationError, match="pointer"):
-        orchestra.put(name, value)
+        engine.put(name, value)
 
 
-def test_pointers_created_at_the_same_time_are_all_kept(orchestra: Orchestrator) -> None:
-    orchestra.get("latest_race")  # connects
+def test_pointers_created_at_the_same_time_are_all_kept(engine: Orchestrator) -> None:
+    engine.get("latest_race")  # connects
     puts = [
-        threading.Thread(target=orchestra.put, args=("latest_race", {"run_id": str(n)}))
+        threading.Thread(target=engine.put, args=("latest_race", {"run_id": str(n)}))
         for n in range(4)
     ]
     for put in puts:
         put.start()
     for put in puts:
         put.join()
-    assert orchestra.get("latest_race") in [{"run_id": str(n)} for n in range(4)]
+    assert engine.get("latest_race") in [{"run_id": str(n)} for n in range(4)]
 
 
-def test_showing_something_never_stops_a_story(orchestra: Orchestrator) -> None:
+def test_showing_something_never_stops_a_story(engine: Orchestrator) -> None:
     def story() -> str:
-        orchestra.markdown("Data Profile!", "# tubes")
-        orchestra.table("losses", [{"dice": math.nan, "path": Path("x")}], "families")
-        orchestra.link("mlflow-run", "http://127.0.0.1:5000", "run")
-        move = orchestra.progress("epochs", "of fold 0")
+        engine.markdown("Data Profile!", "# tubes")
+        engine.table("losses", [{"dice": math.nan, "path": Path("x")}], "families")
+        engine.link("mlflow-run", "http://127.0.0.1:5000", "run")
+        move = engine.progress("epochs", "of fold 0")
         move(0.5)
         move(1.0)
-        orchestra.emit("minivess.data.profiled", "minivess.dataset.tubes", {"n": 3})
+        engine.emit("minivess.data.profiled", "minivess.dataset.tubes", {"n": 3})
         return "done"
 
     story()
-    assert orchestra.flow("train", story) == "done"
+    assert engine.flow("train", story) == "done"
 
 
 def test_pointers_survive_a_torn_file(home: Home) -> None:
     home.pointers.write_text('{"latest')
-    with orchestrator.use(home, Environment(prefect_disabled=True)) as plain:
+    with open_orchestrator(home, Environment(prefect_disabled=True)) as plain:
         assert plain.get("latest_training") is None
         plain.put("latest_training", {"run_ids": []})
         assert plain.get("latest_training") == {"run_ids": []}
@@ -308,14 +311,14 @@ logging.basicConfig(level=logging.WARNING, format="%(message)s")
 from minivess.config import environment
 from minivess.errors import DataError
 from minivess.home import open_home
-from minivess.orchestration import orchestrator
+from minivess.orchestration.session import open_orchestrator
 env = environment()
 def story():
     print("running", flush=True)
     {body}
 try:
-    with orchestrator.use(open_home(env.home), env) as orchestra:
-        orchestra.flow("train", lambda: orchestra.task("step", story))
+    with open_orchestrator(open_home(env.home), env) as engine:
+        engine.flow("train", lambda: engine.task("step", story))
 except DataError as error:
     sys.exit(str(error))
 """
@@ -360,10 +363,11 @@ def test_deciding_that_all_is_reused_imports_no_prefect_and_starts_no_server(
     tmp_path: Path,
 ) -> None:
     code = (
-        "import sys; from pathlib import Path; from minivess.orchestration import orchestrator\n"
+        "import sys; from pathlib import Path\n"
+        "from minivess.orchestration.session import open_orchestrator\n"
         "from minivess.home import open_home; from minivess.config import Environment\n"
         f"home = open_home(Path({str(tmp_path / 'h')!r}))\n"
-        "with orchestrator.use(home, Environment()) as o:\n"
+        "with open_orchestrator(home, Environment()) as o:\n"
         "    o.emit('a', 'b', {}); o.markdown('k', 't'); o.page()\n"
         "assert not home.prefect.exists()\n"
         "assert not [m for m in sys.modules if m.split('.')[0] in ('prefect', 'torch', 'mlflow')]"
@@ -386,20 +390,20 @@ def test_a_server_that_dies_loses_no_result_and_another_takes_over(
             time.sleep(0.05)
         return server
 
-    with orchestrator.use(home, Environment()) as orchestra:
-        killed = orchestra.flow("train", story)
-        orchestra.put("latest_training", {"run_ids": ["a"]})
+    with open_orchestrator(home, Environment()) as engine:
+        killed = engine.flow("train", story)
+        engine.put("latest_training", {"run_ids": ["a"]})
         successor = prefect_server.running(home.prefect)
         assert successor is not None
         assert successor != killed
-        assert orchestra.flow("analyse", orchestra.get, "latest_training") == {"run_ids": ["a"]}
+        assert engine.flow("analyse", engine.get, "latest_training") == {"run_ids": ["a"]}
     assert not successor.process.alive
 
 
 def test_an_address_that_does_not_answer_stops_the_first_flow(tmp_path: Path) -> None:
     env = Environment(prefect_api_url="http://127.0.0.1:9/api")
     with (
-        orchestrator.use(open_home(tmp_path / "h"), env) as orchestra,
+        open_orchestrator(open_home(tmp_path / "h"), env) as engine,
         pytest.raises(OrchestrationError, match=r"127\.0\.0\.1:9/api does not answer"),
     ):
-        orchestra.flow("train", lambda: None)
+        engine.flow("train", lambda: None)

@@ -18,7 +18,8 @@ import pytest
 from minivess.config import Environment, TrackingConfig, changed_environment, child_environment
 from minivess.errors import OrchestrationError
 from minivess.home import Home
-from minivess.orchestration import orchestrator, prefect_server
+from minivess.orchestration import prefect_server
+from minivess.orchestration.session import open_orchestrator
 from minivess.runtime import processes
 from minivess.runtime.processes import PROBE_LIMIT_S, Server, end_leftover, free_port, read
 
@@ -83,8 +84,11 @@ def test_a_server_of_our_own_takes_no_settings_that_are_meant_for_another(
         "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true",
     }
     caplog.set_level("INFO", "minivess")
-    with changed_environment(**theirs), orchestrator.use(warm_home(), Environment()) as orchestra:
-        assert orchestra.flow("train", lambda: orchestra.task("step", lambda: 7)) == 7
+    with (
+        changed_environment(**theirs),
+        open_orchestrator(warm_home(), Environment()) as engine,
+    ):
+        assert engine.flow("train", lambda: engine.task("step", lambda: 7)) == 7
     assert "does not use PREFECT_PROFILE, PREFECT_PROFILES_PATH" in caplog.text
 
 
@@ -97,14 +101,14 @@ def test_a_server_that_is_started_again_meanwhile_ends_no_flow(
         first.enter_context(prefect_server.prefect_server(home, port=port))
 
         def story() -> int:
-            run_id.append(str(orchestra.page()).rpartition("/")[2])
+            run_id.append(str(engine.page()).rpartition("/")[2])
             first.close()
             second.enter_context(prefect_server.prefect_server(home, port=port))
-            return orchestra.task("step", lambda: 7)
+            return engine.task("step", lambda: 7)
 
-        with orchestrator.use(home, env) as orchestra:
-            assert orchestra.flow("train", story) == 7
-            assert orchestra.state(run_id[0]) == "completed"
+        with open_orchestrator(home, env) as engine:
+            assert engine.flow("train", story) == 7
+            assert engine.state(run_id[0]) == "completed"
 
 
 def test_what_a_killed_command_left_is_ended_by_the_next(warm_home: Callable[[], Home]) -> None:
@@ -219,8 +223,8 @@ def test_the_pages_show_flows_live_and_end_with_ctrl_c(warm_home: Callable[[], H
         for port in ports:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=120) as page:
                 assert b"<html" in page.read().lower()
-        with orchestrator.use(home, Environment()) as orchestra:
-            assert f":{ports[0]}/" in str(orchestra.flow("train", lambda: orchestra.page("live")))
+        with open_orchestrator(home, Environment()) as engine:
+            assert f":{ports[0]}/" in str(engine.flow("train", lambda: engine.page("live")))
         with pytest.raises(OrchestrationError, match="already runs"):
             prefect_server.ui(home, TrackingConfig(), env=Environment())
         found = [read(home.prefect / prefect_server.UI), read(home.root / prefect_server.MLFLOW)]

@@ -116,4 +116,4 @@ def test_a_work_pool_needs_prefect(make_dataset: Callable[..., Path], home: Home
         opened(make_dataset(4), home, "training.deployment=train-cell/local") as session,
         pytest.raises(OrchestrationError, match="PREFECT_DISABLED"),
     ):
-        session.orchestra.submit("train-cell/local", {})
+        session.orchestrator.submit("train-cell/local", {})

@@ -11,6 +11,7 @@ import pytest
 
 from minivess import config, names
 from minivess.grid import cell_run, families
+from minivess.grid.context import CellContext, GridContext, measure_hardware
 from minivess.home import Home
 from minivess.orchestration.base import Orchestrator
 from minivess.orchestration.session import Session
@@ -37,8 +38,9 @@ def test_beats_epochs_stalls_and_images_reach_whoever_looks(
     session = Session(QUIET, config.Environment(home=home.root), home, page)
     family = families.families(QUIET, profile_of())[0]
     watched = []
-    stack, image = tmp_path / "stall.txt", tmp_path / "predictions" / "epoch_0000.png"
-    image.parent.mkdir()
+    folder = home.cells / family.cells[1].key
+    stack, image = tmp_path / "stall.txt", folder / "predictions" / "epoch_0000.png"
+    image.parent.mkdir(parents=True)
     for path in (stack, image):
         path.write_text("content")
     with mlflow_run(
@@ -46,10 +48,16 @@ def test_beats_epochs_stalls_and_images_reach_whoever_looks(
         dataset="tubes", config=QUIET, ingredients={},
     ) as run:  # fmt: skip
         session.board.expect(3)
-        axes = (family, family.cells[1])
-        with cell_run.told(
-            session, axes, run, tmp_path, watch=lambda *seen: watched.append(seen)
-        ) as tell:
+        grid = GridContext(
+            session,
+            profile_of(),
+            {},
+            measure_hardware(session),
+            {},
+            watch=lambda *seen: watched.append(seen),
+        )
+        context = CellContext(grid, family, family.cells[1], run)
+        with cell_run.callbacks(context, run) as tell:
             tell.beat(Beat(0, 100, 1, 4, None))
             tell.resumed(1)
             tell.epoch(0, {"val_dice": 0.5, "learning_rate": 1e-3}, None)  # told again, not shown
@@ -71,7 +79,7 @@ def test_beats_epochs_stalls_and_images_reach_whoever_looks(
     assert {"logs/stall.txt", "figures/predictions/epoch_0000.png"} <= set(held)
     lines = [line for line in capsys.readouterr().out.splitlines() if "epoch" in line]
     assert lines == [
-        "  dynunet_dice_ce fold 1 goes on after epoch 1",
+        "  dynunet_dice_ce fold 1 resumes after epoch 1",
         "  dynunet_dice_ce fold 1 epoch 1/100  val_dice 0.500  99 min left, 5.0 h for all cells",
     ]
     assert (page.key, page.shown) == ("training-dynunet-dice-ce-1", [0.25 / 100, 1.0])

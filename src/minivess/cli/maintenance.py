@@ -111,7 +111,7 @@ def settle(session: Session, run_ids: Collection[str]) -> Outcome:
         host = record.tags.get(liveness.HOST, "another tool")
         end = session.command(f"settle {record.run_id}")
         session.say(f"  {record.name} runs on {host}; if not: {end}")
-    flows = session.orchestra.settle()
+    flows = session.orchestrator.settle()
     pointers = []
     for one in _chains(session):
         found = handoff.current(one)

@@ -1,4 +1,4 @@
-"""What the run of one fold of one family holds, and whether it may serve again."""
+"""The MLflow run of one cell: progress, parameters, results, and whether it can be reused."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minivess import names
+from minivess.compute.reporting import plan_page
 from minivess.contracts import CellResult, CellSpec, ComputePlan
 from minivess.errors import StoreError
-from minivess.grid.context import Ground, Watch
+from minivess.grid.context import CellContext, GridContext
 from minivess.grid.families import Cell, Family
 from minivess.orchestration import handoff
 from minivess.orchestration.progress import share
 from minivess.orchestration.session import Session
+from minivess.tracking.run import params
+from minivess.training.monitoring.watchdog import HEARTBEAT_S, Beat, described
 
 if TYPE_CHECKING:
     from minivess.tracking.run.run import Run
@@ -28,33 +31,30 @@ Trained = tuple[str, CellResult]
 
 
 @contextmanager
-def told(
-    session: Session, axes: tuple[Family, Cell], run: Run, folder: Path, *, watch: Watch
-) -> Iterator[Callbacks]:
-    """Who hears of a training: its run, the terminal, Prefect's page.
+def callbacks(context: CellContext, run: Run) -> Iterator[Callbacks]:
+    """Callbacks that report progress to the child run, the terminal and Prefect's page.
 
-    The training waits for one write per epoch and for `watch`, which may raise to end the cell;
-    pages are moved by a thread.
+    The training waits for one write per epoch and for the grid's `watch`, which may raise to end
+    the cell; pages are updated by a thread.
     """
-    from minivess.training.monitoring.watchdog import HEARTBEAT_S, Beat, described
     from minivess.training.trainer import Callbacks
 
-    family, cell = axes
-    title, total = f"{family.name} fold {cell.fold.index}", session.config.training.max_epochs
-    slug = handoff.slug(f"{family.name}-{cell.fold.index}").replace("_", "-")
-    progress = session.orchestra.progress(f"training-{slug}", "epochs trained")
+    session, cell = context.session, context.cell
+    total = session.config.training.max_epochs
+    slug = handoff.slug(f"{context.family.name}-{cell.fold.index}").replace("_", "-")
+    progress = session.orchestrator.progress(f"training-{slug}", "epochs trained")
     beaten = 0.0
-    with session.board.cell(title) as row:
+    with session.board.cell(context.title) as row:
 
         def epoch(number: int, metrics: dict[str, float], left_s: float | None) -> None:
             run.metrics(metrics, step=number)
-            if left_s is not None:  # one that was trained just now, not told again
+            if left_s is not None:  # None: trained before a resume and only repeated
                 shown = " ".join(f"{name} {metrics[name]:.3f}" for name in SHOWN if name in metrics)
                 row.epoch(Beat(number, total, 1, 1, left_s), shown)
-            watch(cell.fold.index, number, metrics)
+            context.grid.watch(cell.fold.index, number, metrics)
 
         def figure(path: Path) -> None:
-            run.file(path, figure_place(path, folder))
+            run.file(path, (Path("figures") / path.parent.relative_to(context.folder)).as_posix())
 
         def beat(now: Beat) -> None:
             nonlocal beaten
@@ -71,15 +71,10 @@ def told(
                 run.file(stack, "logs")
 
         def resumed(done: int) -> None:
-            session.say(f"  {title} goes on after epoch {done}")
+            session.say(f"  {context.title} resumes after epoch {done}")
 
         yield Callbacks(epoch, figure, beat, stall, resumed)
     progress(1.0)
-
-
-def figure_place(path: Path, folder: Path) -> str:
-    """Where in a run an image of a cell goes."""
-    return (Path("figures") / path.parent.relative_to(folder)).as_posix()
 
 
 def publish(run: Run, folder: Path, spec: CellSpec, result: CellResult) -> None:
@@ -161,43 +156,40 @@ def require_whole(session: Session, run_id: str) -> CellResult:
 
 
 def describe(
-    session: Session,
-    ground: Ground,
-    axes: tuple[Family, Run],
-    plan: ComputePlan,
+    grid: GridContext,
+    family: Family,
+    run: Run,
+    *,
+    plan: ComputePlan | None = None,
     cell: Cell | None = None,
 ) -> None:
-    """Every param and input artifact of a parent or child run, before the first step."""
-    from minivess.tracking.run import params
+    """Every param and input artifact of a parent run, or of the child run of `cell`.
 
-    family, run = axes
-    network, _ = ground.models[family.model.name]
-    fold = cell.fold if cell else None
+    `plan` is the cell's own where it differs from its model's.
+    """
+    profile, split, (network, shared, cost) = grid.profile, family.split, grid.model(family)
+    plan = plan or shared
+    cells = [cell] if cell else family.cells
     run.params(
-        params.training_params(session.config, plan, seed=family.seed)
+        params.training_params(grid.session.config, plan, seed=family.seed)
         | params.arch_params(network, plan.divisor)
         | params.loss_params(family.loss)
-        | params.evaluation_params(session.config.evaluation)
-        | params.data_params(ground.profile, family.split, fold)
-        | {names.UPSTREAM_PROFILE: str(ground.profile.run_id), "fold_ids": fold_ids(family, cell)}
+        | params.evaluation_params(grid.session.config.evaluation)
+        | params.data_params(profile, split, cell.fold if cell else None)
+        | {
+            names.UPSTREAM_PROFILE: str(profile.run_id),
+            "fold_ids": ",".join(str(one.fold.index) for one in cells),
+        }
     )
-    run.dataset(ground.profile)
+    run.dataset(profile)
     run.json(plan.model_dump(mode="json"), names.PLAN_ARTIFACT)
-    cost = ground.costs.get(family.model.name)
     if cost is not None:
-        from minivess.compute.reporting import plan_page
-
-        run.text(plan_page.markdown(plan, cost, ground.hardware), names.PLAN_PAGE_ARTIFACT)
-    run.json(ground.profile.model_dump(mode="json"), names.PROFILE_ARTIFACT)
-    run.json({names.UPSTREAM_PROFILE: ground.profile.run_id}, names.UPSTREAM_ARTIFACT)
-    split_file = f"splits/{len(family.split.folds)}fold_seed{family.split.seed}.json"
-    run.json(family.split.model_dump(mode="json"), split_file)
+        run.text(plan_page.markdown(plan, cost, grid.hardware), names.PLAN_PAGE_ARTIFACT)
+    run.json(profile.model_dump(mode="json"), names.PROFILE_ARTIFACT)
+    run.json({names.UPSTREAM_PROFILE: profile.run_id}, names.UPSTREAM_ARTIFACT)
+    split_file = f"splits/{len(split.folds)}fold_seed{split.seed}.json"
+    run.json(split.model_dump(mode="json"), split_file)
     run.json(fold_details(family), "splits/fold_details.json")
-
-
-def fold_ids(family: Family, cell: Cell | None) -> str:
-    """`0` in a child, `0,1,2` in a parent."""
-    return ",".join(str(part.fold.index) for part in ([cell] if cell else family.cells))
 
 
 def fold_details(family: Family) -> list[dict[str, object]]:
@@ -215,9 +207,9 @@ def fold_details(family: Family) -> list[dict[str, object]]:
     ]
 
 
-def tags(ground: Ground, family: Family) -> dict[str, str]:
-    """What MLflow's page filters training runs by."""
-    network, plan = ground.models[family.model.name]
+def tags(grid: GridContext, family: Family) -> dict[str, str]:
+    """Tags that MLflow's page filters training runs by."""
+    network, plan, _ = grid.model(family)
     return {
         "loss_function": family.loss.name,
         "loss_type": family.loss.name,

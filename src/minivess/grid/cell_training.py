@@ -1,20 +1,20 @@
-"""One cell: reused or trained, and trained anew with a smaller plan where memory ran out."""
+"""Train one cell or reuse it; after out of memory, train it again with a smaller plan."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minivess import home, names
+from minivess.compute import choices
+from minivess.compute.out_of_memory import described, release
+from minivess.compute.reporting import forecast, peak_memory
 from minivess.contracts import CellSpec, ComputePlan, RunRecord
 from minivess.errors import OutOfMemory
 from minivess.grid import cell_run
-from minivess.grid import context as grounds
-from minivess.grid.context import Ground
-from minivess.grid.families import Cell, Family
-from minivess.orchestration.session import Session
+from minivess.grid.context import CellContext
+from minivess.training.cell_folder import complete, open_cell, stored_plan
 
 if TYPE_CHECKING:
     from minivess.tracking.run.run import Run
@@ -24,107 +24,95 @@ log = logging.getLogger(__name__)
 MEMORY = {"category": "memory"}
 
 
-def train_cell(
-    session: Session, ground: Ground, axes: tuple[Family, Cell, Run]
-) -> cell_run.Trained:
-    """The result of one cell, whichever way leads to it."""
-    family, cell, parent = axes
-    title = f"{family.name} fold {cell.fold.index}"
+def train_cell(context: CellContext) -> cell_run.Trained:
+    """The result of one cell: reused from MLflow, or trained in its folder."""
+    session, cell = context.session, context.cell
     found = cell_run.reusable(session, cell)
     if found is not None:
-        session.reuse(title, found[0])
+        session.reuse(context.title, found[0])
         session.board.expect(-1)
         return found
-    folder = session.home.cells / cell.key
-    work = Work(session, ground, family, cell, parent, folder)
-    with home.lock(folder.with_suffix(".lock"), what=f"training {title}", wait=True):
-        # Whoever held the lock may have trained it.
+    lock = context.folder.with_suffix(".lock")
+    with home.lock(lock, what=f"training {context.title}", wait=True):
+        # Another process may have trained it while it held the lock.
         done = cell_run.reusable(session, cell)
         if done is not None:
             return done
-        with grounds.own_gpu(session, ground, family.model.name):
-            return work.train()
+        with context.grid.own_gpu(context.family):
+            return CellTraining(context).train()
 
 
 @dataclass(frozen=True)
-class Work:
-    """The training of one cell in its folder; the plan stored there decides."""
+class CellTraining:
+    """The training of one cell; the plan stored in its folder decides."""
 
-    session: Session
-    ground: Ground
-    family: Family
-    cell: Cell
-    parent: Run
-    folder: Path
+    context: CellContext
 
     def train(self) -> cell_run.Trained:
-        """Attempt the cell until it is whole or no smaller plan is left.
+        """Attempt the cell until it is complete or no smaller plan is left.
 
         Raises:
             OutOfMemory: the smallest plan that may be used takes too much.
         """
-        from minivess.compute import out_of_memory
         from minivess.training import distributed
-        from minivess.training.cell_folder import stored_plan
 
         plan = self.first_plan()
         while True:
             try:
                 return self.attempt(plan)
             except OutOfMemory:
-                following = stored_plan(self.folder, self.cell.key)
+                following = self.stored_plan()
                 if following is None or following.number == plan.number or distributed.size() > 1:
                     # Other processes wait in the middle of a step; only a new start frees them.
                     raise
             plan = following
-            out_of_memory.release()
+            release()
+
+    def stored_plan(self) -> ComputePlan | None:
+        """The plan in the cell's folder; None before the first start."""
+        return stored_plan(self.context.folder, self.context.cell.key)
 
     def first_plan(self) -> ComputePlan:
-        """The plan that the cell goes on with, or one smaller where the kernel killed it."""
-        from minivess.compute import choices
-        from minivess.training.cell_folder import complete, stored_plan
-
-        resume = self.session.config.training.retrain != "always"
-        # A cell that goes on keeps the plan that it was started with, its patch included.
-        shared = self.ground.models[self.family.model.name][1]
-        fresh = choices.for_fold(shared, self.session.config, len(self.cell.fold.train))
+        """The plan that the cell resumes with, or one smaller after an out-of-memory kill."""
+        context, cell, config = self.context, self.context.cell, self.context.session.config
+        resume = config.training.retrain != "always"
+        # A cell that resumes keeps the plan that it was started with, its patch included.
+        shared = context.grid.model(context.family).plan
+        fresh = choices.for_fold(shared, config, len(cell.fold.train))
         shorter = self.shorter()
-        if shorter is not None and not (resume and stored_plan(self.folder, self.cell.key)):
+        if shorter is not None and not (resume and self.stored_plan()):
             fresh = shorter.plan(fresh).replace(after_run=None)
         plan = self.open(fresh, resume=resume)
-        dead = self.session.ask(
-            lambda store: store.last(self.cell.key, experiment=self.session.config.experiment)
-        )
+        dead = context.session.ask(lambda store: store.last(cell.key, experiment=config.experiment))
         if (
             dead is None
             or not resume
             or dead.tags.get(names.ERROR_TYPE) != names.OUT_OF_MEMORY_KILL
             or plan.after_run == dead.run_id
-            or complete(self.folder, self.cell.key) is not None
+            or complete(context.folder, cell.key) is not None
         ):
             return plan
         return self.after_kill(plan, dead)
 
     def shorter(self) -> Shorter | None:
-        """The finished training that this one goes on from, if that is asked for."""
+        """The finished shorter training that `training.extends` names."""
         from minivess.training.continuation import Shorter
 
-        epochs = self.session.config.training.extends
+        epochs = self.context.session.config.training.extends
         if epochs is None:
             return None
-        key = self.cell.shorter(epochs)
-        return Shorter(self.session.home.cells / key, key, epochs)
+        key = self.context.cell.shorter(epochs)
+        return Shorter(self.context.session.home.cells / key, key, epochs)
 
     def open(self, plan: ComputePlan, *, resume: bool) -> ComputePlan:
-        """Open the cell, at epoch 0 or where a shorter training ended; the plan it goes by."""
-        from minivess.training.cell_folder import open_cell
+        """Open the cell's folder at epoch 0 or where a shorter training ended; returns its plan."""
         from minivess.training.continuation import meaning
 
-        plan = open_cell(self.folder, self.spec(plan), plan, resume=resume)
+        context = self.context
+        plan = open_cell(context.folder, self.spec(plan), plan, resume=resume)
         shorter = self.shorter()
-        if shorter is not None and shorter.begin(self.folder, self.cell.key):
-            said = meaning(self.session.config.training)
-            self.session.say(f"  {self.family.name} fold {self.cell.fold.index} {said}")
+        if shorter is not None and shorter.begin(context.folder, context.cell.key):
+            context.session.say(f"  {context.title} {meaning(context.session.config.training)}")
         return plan
 
     def after_kill(self, plan: ComputePlan, dead: RunRecord) -> ComputePlan:
@@ -136,23 +124,23 @@ class Work:
             following = self.smaller(plan, dead.run_id)
         except OutOfMemory as error:
             log.warning(
-                "%s was killed for its memory and goes on with the same plan: %s",
+                "%s was killed for its memory and resumes with the same plan: %s",
                 dead.name, error, extra=MEMORY,
             )  # fmt: skip
             return plan
-        self.session.say(
+        self.context.session.say(
             f"  {dead.name} was killed for its memory (run {dead.run_id}); it starts again with "
-            f"{_described(following)}"
+            f"{described(following)}"
         )
         return following
 
     def attempt(self, plan: ComputePlan) -> cell_run.Trained:
         """Open a child run, train or take the finished local result, and store all of it."""
-        from minivess.compute.reporting import forecast, peak_memory
         from minivess.training import trainer
 
-        session, family, cell, spec = self.session, self.family, self.cell, self.spec(plan)
-        # A cell that nothing validates is no fold of a grid.
+        context, spec = self.context, self.spec(plan)
+        session, grid, family, cell = context.session, context.grid, context.family, context.cell
+        # A cell without validation volumes is no fold of a grid.
         kind = names.CELL if cell.fold.val else names.REFIT
         # MLflow shows a note as Markdown, which would take the asterisks of a formula away.
         note = (
@@ -161,74 +149,67 @@ class Work:
         )
         with session.run(
             kind, f"{family.name}_fold{cell.fold.index}", cell.key, note, cell.ingredients,
-            dataset=self.ground.profile.dataset, parent=self.parent, tags=self.tags(plan),
+            dataset=grid.profile.dataset, parent=context.run, tags=self.tags(plan),
         ) as run:  # fmt: skip
-            cell_run.describe(session, self.ground, (family, run), plan, cell=cell)
-            cost = self.ground.costs.get(spec.model)
+            cell_run.describe(grid, family, run, plan=plan, cell=cell)
+            cost = grid.model(family).cost
             if cost is not None:
                 epochs = session.config.training.max_epochs
                 run.metrics(forecast.forecast_metrics(cost, epochs), step=0)
-            fresh = trainer.complete(self.folder, cell.key) is None
+            fresh = complete(context.folder, cell.key) is None
             peak_memory.reset_peak(plan.device)
             try:
-                with cell_run.told(
-                    session, (family, cell), run, self.folder, watch=self.ground.watch
-                ) as tell:
+                with cell_run.callbacks(context, run) as callbacks:
                     result = trainer.train_cell(
                         spec,
                         plan,
                         session.config,
-                        self.ground.cases,
-                        folder=self.folder,
-                        tell=tell,
+                        grid.cases,
+                        folder=context.folder,
+                        tell=callbacks,
                         labels=session.home.skeletons,
                     )
             except OutOfMemory as error:
                 self.step_down(run, plan, error)
                 raise
-            cell_run.publish(run, self.folder, spec, result)
-            actual = forecast.actual_metrics(result, plan, self.folder, trained=fresh)
+            cell_run.publish(run, context.folder, spec, result)
+            actual = forecast.actual_metrics(result, plan, context.folder, trained=fresh)
             run.metrics(actual, step=0)
         return run.run_id, result
 
     def step_down(self, run: Run, plan: ComputePlan, error: OutOfMemory) -> None:
-        """Store the next plan with the cell, and say so in the run that ends.
+        """Store the next plan with the cell, and note it in the run that ends.
 
         Raises:
             OutOfMemory: there is no smaller plan.
         """
         following = self.smaller(plan, run.run_id)
-        what = _described(following)
+        what = described(following)
         log.warning("%s The cell starts again with %s.", error.problem, what, extra=MEMORY)
-        self.session.say(f"  {run.name} ran out of memory; it starts again with {what}")
+        self.context.session.say(f"  {run.name} ran out of memory; it starts again with {what}")
         run.tags({names.NEXT_PLAN: what})
         run.json(following.model_dump(mode="json"), names.NEXT_PLAN_ARTIFACT)
 
     def smaller(self, plan: ComputePlan, after_run: str) -> ComputePlan:
-        """The plan one step below, stored with the emptied cell, which begins anew."""
-        following = grounds.smaller(
-            self.session, self.ground, self.family, plan, n_train=len(self.cell.fold.train)
+        """The plan one step below, stored with the emptied cell, which starts at epoch 0."""
+        context = self.context
+        following = context.grid.smaller_plan(
+            context.family, plan, n_train=len(context.cell.fold.train)
         )
         return self.open(following.replace(after_run=after_run), resume=False)
 
     def spec(self, plan: ComputePlan) -> CellSpec:
         """Everything that decides the weights, with the patch of this plan."""
-        asked = self.ground.spec(self.session, self.family, self.cell)
+        asked = self.context.grid.spec(self.context.family, self.context.cell)
         return asked.replace(window=asked.window.replace(patch_size=plan.patch_size))
 
     def tags(self, plan: ComputePlan) -> dict[str, str]:
-        """What MLflow's page filters child runs by; a restart names the run before it."""
+        """Tags that MLflow's page filters child runs by; a restart names the run before it."""
         from minivess.training import continuation
 
-        training = self.session.config.training
+        training = self.context.session.config.training
         more = {names.RESTART_OF: plan.after_run} if plan.after_run else {}
         if training.extends is not None:
             more[names.EXTENSION] = continuation.meaning(training)
-        fold = {"fold_id": str(self.cell.fold.index)}
-        return cell_run.tags(self.ground, self.family) | fold | more
-
-
-def _described(plan: ComputePlan) -> str:
-    from minivess.compute.out_of_memory import described
-
-    return described(plan)
+        fold = {"fold_id": str(self.context.cell.fold.index)}
+        return cell_run.tags(self.context.grid, self.context.family) | fold | more

@@ -1,13 +1,18 @@
-"""What all cells of a grid stand on: the data in place, a network and a plan for each model."""
+"""Inputs shared by all cells of a grid: local data, hardware, network and plan per model."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-from minivess import names
+from minivess import names, networks
+from minivess.compute import bf16_benchmark, out_of_memory
+from minivess.compute import hardware as machine
+from minivess.compute import plan as planner
 from minivess.config import ModelConfig
 from minivess.contracts import (
     Case,
@@ -19,147 +24,220 @@ from minivess.contracts import (
     Network,
     Window,
 )
+from minivess.data.versions import curated, versioning
 from minivess.errors import OutOfMemory
+from minivess.grid import gpu_locks
 from minivess.grid.families import Cell, Family
 from minivess.orchestration.session import Session
 
+if TYPE_CHECKING:
+    from minivess.tracking.run.run import Run
+
 IN_CHANNELS = 1
 Watch = Callable[[int, int, dict[str, float]], None]
-"""Called with fold, epoch and the metrics of that epoch."""
+"""Called with fold, epoch and the metrics of that epoch; may raise to end the cell."""
 log = logging.getLogger(__name__)
 
 
-def _nobody(fold: int, epoch: int, metrics: dict[str, float]) -> None:
-    """Nobody looks on."""
+class ModelPlan(NamedTuple):
+    """How one model runs on this machine, and what it costs once the probe has run."""
+
+    network: Network
+    plan: ComputePlan
+    cost: Forecast | None = None
+
+
+def _ignore(fold: int, epoch: int, metrics: dict[str, float]) -> None:
+    """Default `Watch`: do nothing."""
 
 
 @dataclass(frozen=True)
-class Ground:
-    """The curated volumes on this machine, and how each model will be run on them."""
+class GridContext:
+    """Inputs shared by all cells of a grid.
 
+    Args:
+        models: plan of each model, by the model's name.
+        watch: called after each epoch of each cell.
+        gpus_locked: the process that started this one holds the GPU locks.
+    """
+
+    session: Session
     profile: DatasetProfile
     cases: dict[str, Case]
     hardware: Hardware
-    models: dict[str, tuple[Network, ComputePlan]]
-    costs: dict[str, Forecast] = field(default_factory=dict)
-    """Model -> forecast, once the probe has run."""
-    watch: Watch = _nobody
-    """Who looks on, epoch by epoch, and may raise to end a cell."""
-    booked: bool = False
-    """Whether whoever started this process has booked its GPUs."""
+    models: dict[str, ModelPlan]
+    watch: Watch = _ignore
+    gpus_locked: bool = False
 
-    def window(self, session: Session, model: str) -> Window:
-        """How this model is run over whole volumes."""
+    def model(self, family: Family) -> ModelPlan:
+        """The plan of a family's model."""
+        return self.models[family.model.name]
+
+    def window(self, model: str) -> Window:
+        """The sliding window that runs this model over whole volumes."""
         return Window(
-            patch_size=self.models[model][1].patch_size,
-            overlap=session.config.training.sliding_window_overlap,
-            normalisation=session.config.data.normalisation,
+            patch_size=self.models[model].plan.patch_size,
+            overlap=self.session.config.training.sliding_window_overlap,
+            normalisation=self.session.config.data.normalisation,
         )
 
-    def spec(self, session: Session, family: Family, cell: Cell) -> CellSpec:
+    def spec(self, family: Family, cell: Cell) -> CellSpec:
         """Everything that decides the weights of one cell."""
-        network, _ = self.models[family.model.name]
         return CellSpec(
             key=cell.key,
             model=family.model.name,
             loss=family.loss,
             seed=family.seed,
             fold=cell.fold,
-            network=network,
-            window=self.window(session, family.model.name),
+            network=self.model(family).network,
+            window=self.window(family.model.name),
             label_map=self.profile.label_map,
             classes=self.profile.classes,
             test=family.split.test,
         )
 
+    @contextmanager
+    def own_gpu(self, family: Family) -> Iterator[None]:
+        """Hold the lock of one GPU while a cell trains in this process, unless it is held."""
+        if self.gpus_locked or self.model(family).plan.device != "cuda":
+            yield
+            return
+        config, session = self.session.config, self.session
+        # Torch uses the first one that it sees.
+        first = gpu_locks.gpus_for(config, self.hardware, session.env)[:1]
+        with gpu_locks.locked(session.home.gpus, first, 1, what=config.experiment):
+            yield
 
-def prepare(session: Session, profile: DatasetProfile, families: Sequence[Family]) -> Ground:
-    """Put the data in place, measure the machine, and plan each model; guards run here."""
+    def smaller_plan(self, family: Family, plan: ComputePlan, *, n_train: int) -> ComputePlan:
+        """The plan one step below one that ran out of memory, for `n_train` training volumes.
+
+        Raises:
+            OutOfMemory: nothing that may be changed is left.
+        """
+        return out_of_memory.smaller(
+            plan,
+            self.session.config,
+            self.model(family).network,
+            as_loaded(self.session, self.profile),
+            n_train=n_train,
+            cache=self.session.home.footprints,
+        )
+
+    def probe(self, families: Sequence[Family]) -> Forecast:
+        """Forecast one model's families; lower the model's plan while the probe lacks memory.
+
+        Raises:
+            OutOfMemory: no smaller plan is left.
+        """
+        name, n_train = families[0].model.name, smallest_fold(families[0])
+        while True:
+            network, plan, _ = self.models[name]
+            try:
+                cost = self._forecast(families)
+            except OutOfMemory as error:
+                following = self.smaller_plan(families[0], plan, n_train=n_train)
+                log.warning("%s", error.problem)
+            else:
+                self.models[name] = ModelPlan(network, plan, cost)
+                return cost
+            self.session.say(
+                f"  {name} ran out of memory when it was tried; now "
+                f"{out_of_memory.described(following)}"
+            )
+            self.models[name] = ModelPlan(network, following)
+            out_of_memory.release()
+
+    def _forecast(self, families: Sequence[Family]) -> Forecast:
+        from minivess.compute.reporting import forecast, peak_memory
+        from minivess.training import speed_probe
+
+        session, (network, plan, _) = self.session, self.model(families[0])
+        by_loss = {family.loss.name: family for family in families}
+        specs = [self.spec(family, family.cells[0]) for family in by_loss.values()]
+        with out_of_memory.typed(network, plan):
+            times = speed_probe.times(specs, plan, session.config, self.cases)
+        return forecast.forecast(
+            session.config,
+            network,
+            plan,
+            as_loaded(session, self.profile),
+            times,
+            cells=sum(len(family.cells) for family in families),
+            held_gb=peak_memory.held_gb(),
+        )
+
+
+@dataclass(frozen=True)
+class CellContext:
+    """One fold of one family: what its training reads, and the parent run that it reports to."""
+
+    grid: GridContext
+    family: Family
+    cell: Cell
+    run: Run
+
+    @property
+    def session(self) -> Session:
+        """The session of the command."""
+        return self.grid.session
+
+    @property
+    def title(self) -> str:
+        """Its name on screens, for example `dynunet_dice_ce fold 0`."""
+        return self.family.title(self.cell)
+
+    @property
+    def folder(self) -> Path:
+        """Where its plan, checkpoints and results lie."""
+        return self.session.home.cells / self.cell.key
+
+
+def prepare(session: Session, profile: DatasetProfile, families: Sequence[Family]) -> GridContext:
+    """Measure the machine, plan and check each model, and restore the data.
+
+    Raises:
+        PlanError: a model does not fit the machine or the volumes.
+    """
     hardware = measure_hardware(session)
-    models = {}
+    models: dict[str, ModelPlan] = {}
     for family in families:
         if family.model.name not in models:
-            models[family.model.name] = planned(session, profile, hardware, family)
-    return Ground(profile, restore(session, profile), hardware, models)
+            models[family.model.name] = plan_model(session, profile, hardware, family)
+    return GridContext(session, profile, restore(session, profile), hardware, models)
 
 
-@contextmanager
-def own_gpu(session: Session, ground: Ground, model: str) -> Iterator[None]:
-    """While a cell trains in this process: its GPU, booked unless that was done for us."""
-    from minivess.grid import gpu_locks
-
-    if ground.booked or ground.models[model][1].device != "cuda":
-        yield
-        return
-    # Torch uses the first one that it sees.
-    first = gpu_locks.gpus_for(session.config, ground.hardware, session.env)[:1]
-    with gpu_locks.booked(session.home.gpus, first, 1, what=session.config.experiment):
-        yield
-
-
-def planned(
+def plan_model(
     session: Session, profile: DatasetProfile, hardware: Hardware, family: Family
-) -> tuple[Network, ComputePlan]:
-    """The resolved network of a family and its plan on this machine."""
-    from minivess.compute import plan
-
+) -> ModelPlan:
+    """The network of a family's model and its plan on this machine."""
     loaded = as_loaded(session, profile)
     network = network_for(family.model, loaded)
-    chosen = plan.resolve(
+    plan = planner.resolve(
         session.config,
         network,
         loaded,
         hardware,
-        n_train=n_train(family),
+        n_train=smallest_fold(family),
         cache=session.home.footprints,
     )
-    plan.guard(chosen, loaded, hardware=hardware)
-    return network, _with_reason(chosen, session, family)
-
-
-def _with_reason(plan: ComputePlan, session: Session, family: Family) -> ComputePlan:
-    """The plan says where folds of other sizes take other numbers of updates."""
+    planner.guard(plan, loaded, hardware=hardware)
+    # The plan says where folds of other sizes take other numbers of updates.
     sizes = sorted({len(fold.train) for fold in family.split.folds})
-    choice = plan.choices["iterations_per_epoch"]
-    if len(sizes) == 1 or session.config.training.iterations_per_epoch != "auto":
-        return plan
-    reason = f"{choice.reason}; a fold of {sizes[-1]} volumes takes more, as many from each volume"
-    return plan.replace(
-        choices=plan.choices | {"iterations_per_epoch": choice.replace(reason=reason)}
-    )
+    if len(sizes) > 1 and session.config.training.iterations_per_epoch == "auto":
+        choice = plan.choices["iterations_per_epoch"]
+        more = f"; a fold of {sizes[-1]} volumes takes more, as many from each volume"
+        longer = choice.replace(reason=choice.reason + more)
+        plan = plan.replace(choices=plan.choices | {"iterations_per_epoch": longer})
+    return ModelPlan(network, plan)
 
 
-def n_train(family: Family) -> int:
-    """The number of training volumes that a family is planned for: those of its smallest fold."""
+def smallest_fold(family: Family) -> int:
+    """The number of training volumes that a family is planned for."""
     return min(len(fold.train) for fold in family.split.folds)
-
-
-def smaller(
-    session: Session, ground: Ground, family: Family, plan: ComputePlan, *, n_train: int
-) -> ComputePlan:
-    """The plan one step below one that ran out of memory, for `n_train` volumes that train.
-
-    Raises:
-        OutOfMemory: nothing that may be changed is left.
-    """
-    from minivess.compute import out_of_memory
-
-    loaded = as_loaded(session, ground.profile)
-    network, _ = ground.models[family.model.name]
-    return out_of_memory.smaller(
-        plan,
-        session.config,
-        network,
-        loaded,
-        n_train=n_train,
-        cache=session.home.footprints,
-    )
 
 
 def network_for(model: ModelConfig, loaded: DatasetProfile) -> Network:
     """The network of a model, fitted to the smallest volume as it is loaded."""
-    from minivess import networks
-
     return networks.resolve(
         model,
         in_channels=IN_CHANNELS,
@@ -177,11 +255,8 @@ def as_loaded(session: Session, profile: DatasetProfile) -> DatasetProfile:
 
 def measure_hardware(session: Session) -> Hardware:
     """What one cell may use of the machine, within the limits that the user set."""
-    from minivess.compute import bf16_benchmark, hardware
-    from minivess.grid import gpu_locks
-
     compute = session.config.compute
-    found = hardware.detect(
+    found = machine.detect(
         ram_gb=compute.ram_gb, vram_gb=compute.vram_gb, env=session.env, disk=session.home.root
     )
     timed = bf16_benchmark.measured(found, cache=session.home.footprints)
@@ -189,13 +264,10 @@ def measure_hardware(session: Session) -> Hardware:
 
 
 def restore(session: Session, profile: DatasetProfile) -> dict[str, Case]:
-    """The curated volumes of exactly this version, from here or from the DVC remote."""
-    from minivess.data.versions import curated, versioning
-
+    """The curated volumes of exactly this version, by case, from here or from the DVC remote."""
     here = session.home.root / profile.dvc_file
-    if here.is_file() and profile.dataset_hash in here.read_text(encoding="utf-8"):
-        text = here.read_text(encoding="utf-8")
-    else:
+    text = here.read_text(encoding="utf-8") if here.is_file() else ""
+    if profile.dataset_hash not in text:
         text = session.store.read_text(str(profile.run_id), names.DVC_ARTIFACT)
     folder = versioning.restore(
         session.home,
@@ -205,54 +277,3 @@ def restore(session: Session, profile: DatasetProfile) -> dict[str, Case]:
         remote=session.home.resident(str(profile.remote)),
     )
     return {case.case: case for case in curated.cases_of(folder, profile)}
-
-
-def probed(session: Session, ground: Ground, families: Sequence[Family]) -> Forecast:
-    """The forecast of one model's families; its plan gets smaller while the probe lacks memory.
-
-    Raises:
-        OutOfMemory: no smaller plan is left.
-    """
-    from minivess.compute import out_of_memory
-
-    name = families[0].model.name
-    while True:
-        network, plan = ground.models[name]
-        try:
-            return forecast(session, ground, families)
-        except OutOfMemory as error:
-            following = smaller(session, ground, families[0], plan, n_train=n_train(families[0]))
-            log.warning("%s", error.problem)
-        session.say(
-            f"  {name} ran out of memory when it was tried; now "
-            f"{out_of_memory.described(following)}"
-        )
-        ground.models[name] = network, following
-        out_of_memory.release()
-
-
-def forecast(session: Session, ground: Ground, families: Sequence[Family]) -> Forecast:
-    """Hours, memory and disk of one model's families, from a probe on the first real batch.
-
-    Raises:
-        OutOfMemory: not even the probe's steps get the memory that the plan takes.
-    """
-    from minivess.compute import out_of_memory
-    from minivess.compute.reporting import forecast as forecasts
-    from minivess.compute.reporting import peak_memory
-    from minivess.training import speed_probe
-
-    network, plan = ground.models[families[0].model.name]
-    by_loss = {family.loss.name: family for family in families}
-    specs = [ground.spec(session, family, family.cells[0]) for family in by_loss.values()]
-    with out_of_memory.typed(network, plan):
-        times = speed_probe.times(specs, plan, session.config, ground.cases)
-    return forecasts.forecast(
-        session.config,
-        network,
-        plan,
-        as_loaded(session, ground.profile),
-        times,
-        cells=sum(len(family.cells) for family in families),
-        held_gb=peak_memory.held_gb(),
-    )

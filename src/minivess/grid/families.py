@@ -1,26 +1,29 @@
-"""The grid of flow 2 as keys: what would be trained, decided without torch and without a server."""
+"""Families and cells of the grid with their content keys; needs neither torch nor a server."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from minivess import config as configs
-from minivess import keys
+from minivess import keys, names
 from minivess.config import ExperimentConfig, ModelConfig
 from minivess.contracts import DatasetProfile, Fold, Loss, Split
+from minivess.data import splits
+from minivess.errors import StoreError
 from minivess.orchestration.session import Session
+from minivess.training import grid
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One fold of a family: what decides its weights, and the key of that."""
+    """One fold of a family: everything that decides its weights, and the key of that."""
 
     fold: Fold
     ingredients: keys.Ingredients
     key: str
 
     def shorter(self, epochs: int) -> str:
-        """The key of the same cell, trained from its start for so many epochs."""
+        """The key of the same cell, trained from epoch 0 for `epochs` epochs."""
         training = {**self.ingredients["training"], "max_epochs": epochs, "extends": None}
         return keys.digest({**self.ingredients, "training": training})
 
@@ -36,24 +39,26 @@ class Family:
     split: Split
     cells: tuple[Cell, ...]
 
+    def title(self, cell: Cell) -> str:
+        """The name of one of its cells on screens, for example `dynunet_dice_ce fold 0`."""
+        return f"{self.name} fold {cell.fold.index}"
+
     @property
     def key(self) -> str:
-        """A family is its cells, under the name that reports call it by."""
+        """Digest of its name and the keys of its cells."""
         return keys.digest([self.name, *sorted(cell.key for cell in self.cells)])
 
     @property
     def ingredients(self) -> keys.Ingredients:
-        """What its key was made of, fold by fold."""
+        """Everything that decides its key, by fold."""
         return {f"fold {cell.fold.index}": cell.ingredients for cell in self.cells}
 
 
 def families(config: ExperimentConfig, profile: DatasetProfile) -> tuple[Family, ...]:
     """Every family of the grid, in the order in which it trains."""
-    from minivess.training import grid
-
-    splits = {seed: split(config, profile, seed) for seed in config.training.seeds}
+    by_seed = {seed: split(config, profile, seed) for seed in config.training.seeds}
     return tuple(
-        family(config, profile, (model, loss, seed), splits[seed])
+        family(config, profile, model=model, loss=loss, seed=seed, parts=by_seed[seed])
         for model, loss, seed in grid.families(config)
     )
 
@@ -61,14 +66,15 @@ def families(config: ExperimentConfig, profile: DatasetProfile) -> tuple[Family,
 def family(
     config: ExperimentConfig,
     profile: DatasetProfile,
-    axes: tuple[ModelConfig, str, int],
+    *,
+    model: ModelConfig,
+    loss: str,
+    seed: int,
     parts: Split,
 ) -> Family:
-    """One family with the keys of its cells."""
-    from minivess.training import grid
-
-    model, terms, seed = axes[0], configs.loss(axes[1]), axes[2]
-    loss = Loss(name=terms.name, terms=terms.terms)
+    """One family with the keys of its cells, one cell for each fold of `parts`."""
+    settings = configs.loss(loss)
+    terms = Loss(name=settings.name, terms=settings.terms)
     cells = []
     for fold in parts.folds:
         ingredients = grid.cell_ingredients(
@@ -79,41 +85,36 @@ def family(
             fold=fold,
             seed=seed,
             network=model,
-            loss=loss,
+            loss=terms,
         )
         cells.append(Cell(fold, ingredients, keys.digest(ingredients)))
-    name = grid.run_name(model.name, loss.name, seed, config.training.seeds)
-    return Family(name, model, loss, seed, parts, tuple(cells))
+    name = grid.run_name(model.name, terms.name, seed, config.training.seeds)
+    return Family(name, model, terms, seed, parts, tuple(cells))
 
 
 def split(config: ExperimentConfig, profile: DatasetProfile, seed: int) -> Split:
-    """The folds of one seed: given by a file, or made from groups and seed."""
-    from minivess.data import splits
-
-    ids = [stats.case for stats in profile.volumes]
-    groups = {stats.case: stats.group for stats in profile.volumes}
-    stratified = config.training.stratify == "foreground"
-    foreground = {stats.case: stats.foreground_ratio for stats in profile.volumes}
-    if config.training.splits is not None:
-        made = splits.read(config.training.splits, ids, groups)
+    """The folds of one seed: read from `training.splits`, or drawn from groups and seed."""
+    training, volumes = config.training, profile.volumes
+    ids = [stats.case for stats in volumes]
+    groups = {stats.case: stats.group for stats in volumes}
+    if training.splits is not None:
+        made = splits.read(training.splits, ids, groups)
     else:
+        foreground = {stats.case: stats.foreground_ratio for stats in volumes}
         made = splits.make(
             ids,
             groups,
-            folds=config.training.folds,
+            folds=training.folds,
             seed=seed,
-            test_fraction=config.training.test_fraction,
-            foreground=foreground if stratified else None,
+            test_fraction=training.test_fraction,
+            foreground=foreground if training.stratify == "foreground" else None,
         )
-    unlearnt = splits.unlearnt(made, {stats.case: stats.label_values for stats in profile.volumes})
+    unlearnt = splits.unlearnt(made, {stats.case: stats.label_values for stats in volumes})
     return made.replace(notes=(*made.notes, *unlearnt))
 
 
 def explain_change(session: Session, wanted: Family) -> str | None:
     """Why a family of this name cannot be reused, for example `training code: losses.py`."""
-    from minivess import names
-    from minivess.errors import StoreError
-
     experiment = session.config.experiment
     finished = session.ask(
         lambda store: store.search(experiment=experiment, kind=names.FAMILY, status="FINISHED")

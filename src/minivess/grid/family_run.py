@@ -1,4 +1,4 @@
-"""Parent runs: opened before their folds, and what they say about them together in the end."""
+"""Parent runs: opened before training; aggregate their folds' metrics."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from minivess import files, names
 from minivess.config import EvaluationConfig
 from minivess.contracts import CellResult, CellSpec, FamilyRun, Interval, VolumeMetrics
-from minivess.grid import cell_run, families
+from minivess.grid import cell_run
 from minivess.grid.cell_run import Trained, volume_rows
-from minivess.grid.context import Ground
+from minivess.grid.context import GridContext
+from minivess.grid.families import Family, explain_change
 from minivess.orchestration.session import Session
 
 if TYPE_CHECKING:
@@ -21,33 +22,32 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def opened(session: Session, ground: Ground, family: families.Family) -> Iterator[Run]:
-    """The parent run, described before any of its cells trains."""
-    changed = families.explain_change(session, family)
+def opened(grid: GridContext, family: Family) -> Iterator[Run]:
+    """Open the parent run and describe it before any of its cells trains."""
+    session = grid.session
+    changed = explain_change(session, family)
     if changed:
         session.say(f"  {family.name} trains again, changed: {changed}")
     with session.run(
-        names.FAMILY, family.name, family.key, note(session, family, ground), family.ingredients,
-        dataset=ground.profile.dataset, tags=cell_run.tags(ground, family),
+        names.FAMILY, family.name, family.key, note(grid, family), family.ingredients,
+        dataset=grid.profile.dataset, tags=cell_run.tags(grid, family),
     ) as parent:  # fmt: skip
-        cell_run.describe(session, ground, (family, parent), ground.models[family.model.name][1])
+        cell_run.describe(grid, family, parent)
         yield parent
 
 
-def note(session: Session, family: families.Family, ground: Ground) -> str:
-    """A sentence that a human reads in MLflow's page."""
-    network, plan = ground.models[family.model.name]
+def note(grid: GridContext, family: Family) -> str:
+    """One sentence about the run for MLflow's page."""
+    network, plan, _ = grid.model(family)
     filters = "-".join(map(str, network.filters))
     return (
         f"{family.model.family}, {family.loss.name} loss, {len(family.cells)} folds x "
-        f"{session.config.training.max_epochs} epochs, filters {filters}, "
-        f"patch {'x'.join(map(str, plan.patch_size))}, data {ground.profile.dataset}"
+        f"{grid.session.config.training.max_epochs} epochs, filters {filters}, "
+        f"patch {'x'.join(map(str, plan.patch_size))}, data {grid.profile.dataset}"
     )
 
 
-def finish(
-    session: Session, family: families.Family, parent: Run, results: Sequence[Trained]
-) -> FamilyRun:
+def finish(session: Session, family: Family, parent: Run, results: Sequence[Trained]) -> FamilyRun:
     """Aggregates, intervals and the model of the best fold, into the parent run."""
     metrics = aggregate(session.config.evaluation, [result for _, result in results])
     parent.metrics(metrics, step=0)
@@ -55,7 +55,8 @@ def finish(
         "training_time_seconds": round(sum(r.training_time_seconds for _, r in results), 3),
         "trainable_parameters": results[0][1].trainable_parameters,
     })  # fmt: skip
-    parent.table(rows(results), names.PER_VOLUME_ARTIFACT)
+    rows = [row for fold, (_, result) in enumerate(results) for row in volume_rows(fold, result)]
+    parent.table(rows, names.PER_VOLUME_ARTIFACT)
     log_best_model(session, parent, results)
     run = FamilyRun(
         run_id=parent.run_id,
@@ -119,11 +120,6 @@ def named(name: str, interval: Interval) -> dict[str, float]:
     return {key: value for key, value in found.items() if value is not None}
 
 
-def rows(results: Sequence[Trained]) -> list[dict[str, object]]:
-    """One row per validation volume of every fold."""
-    return [row for fold, (_, result) in enumerate(results) for row in volume_rows(fold, result)]
-
-
 def best_fold(results: Sequence[CellResult]) -> int:
     """The fold whose judged weights have the highest mean primary metric, else the first."""
 
@@ -166,8 +162,8 @@ def checkpoint(session: Session, trained: Trained) -> Path:
     return session.store.download(run_id, f"checkpoints/{result.checkpoint}", local.parent)
 
 
-def told(run: FamilyRun) -> str:
-    """A line about a family: its means over the volumes of all folds, with intervals."""
+def summary_text(run: FamilyRun) -> str:
+    """One line about a family: its means over the volumes of all folds, with intervals."""
     parts = []
     for name in ("dice", "cldice", names.PRIMARY):
         found = [run.metrics.get(f"eval_{name}{end}") for end in ("", "_ci_lower", "_ci_upper")]

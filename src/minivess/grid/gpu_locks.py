@@ -42,19 +42,19 @@ def share(hardware: Hardware, training: TrainingConfig) -> Hardware:
 
 
 @contextmanager
-def booked(folder: Path, gpus: Sequence[str], count: int, *, what: str) -> Iterator[list[str]]:
+def locked(folder: Path, gpus: Sequence[str], count: int, *, what: str) -> Iterator[list[str]]:
     """Wait until `count` of these GPUs are free, and keep them; no other cell gets them meanwhile.
 
     Raises:
         PlanError: there are fewer than `count`.
     """
     with ExitStack() as held:
-        while (mine := book(folder, gpus, count, held, what=what)) is None:
+        while (mine := try_lock(folder, gpus, count, held, what=what)) is None:
             time.sleep(WAIT_S)
         yield mine
 
 
-def book(
+def try_lock(
     folder: Path, gpus: Sequence[str], count: int, held: ExitStack, *, what: str
 ) -> list[str] | None:
     """Keep `count` free GPUs until `held` is closed; None where fewer are free.

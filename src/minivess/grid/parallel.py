@@ -1,7 +1,7 @@
-"""A grid whose cells train side by side: in processes here, or as deployed flows on a work pool.
+"""Train the cells of a grid in parallel, in processes here or as deployed flows on a work pool.
 
-The coordinator opens the parent runs, hands out orders, and reads results from MLflow. A cell that
-fails fails its parent; the others go on.
+The scheduler opens the parent runs, hands out orders, and reads results from MLflow. A failed cell
+fails its parent run; the other cells continue.
 """
 
 from __future__ import annotations
@@ -11,271 +11,265 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from minivess import files, names
+from minivess.compute import out_of_memory
 from minivess.contracts import CellOrder, FamilyRun, RunRecord
 from minivess.errors import TrainingError
-from minivess.grid import cell_run, families, family_run, worker
-from minivess.grid.context import Ground
-from minivess.orchestration.session import Session
+from minivess.grid import cell_run, family_run, gpu_locks, worker
+from minivess.grid.context import GridContext
+from minivess.grid.families import Cell, Family
+from minivess.orchestration.base import Orchestrator
+from minivess.tracking.run.dead_runs import settle
+from minivess.training.cell_folder import complete
 
 if TYPE_CHECKING:
     from minivess.tracking.run.run import Run
 
-PAUSE_S = 0.2
-PATIENCE_S = 2.0
-Axes = tuple[families.Family, families.Cell]
+POLL_S = 0.2
+DEPLOYED_POLL_S = 2.0
 
 
-def wanted(session: Session, ground: Ground) -> bool:
+def is_parallel(grid: GridContext) -> bool:
     """Whether the settings ask for other processes than this one."""
-    from minivess.grid import gpu_locks
-
-    training = session.config.training
+    training = grid.session.config.training
     return (
         training.deployment is not None
         or training.processes_per_cell > 1
-        or gpu_locks.cells_at_once(ground.hardware, training) > 1
+        or gpu_locks.cells_at_once(grid.hardware, training) > 1
     )
 
 
-def train(
-    session: Session, ground: Ground, missing: Sequence[families.Family]
-) -> dict[str, FamilyRun]:
+def train(grid: GridContext, missing: Sequence[Family]) -> dict[str, FamilyRun]:
     """Train families; returns their records by key.
 
     Raises:
-        TrainingError: cells failed; each is named, with what is known of it.
+        TrainingError: cells failed; each is named with its error.
     """
-    from minivess.compute import out_of_memory
-
-    out_of_memory.release()  # what the probe took on the GPU is for the cells
+    out_of_memory.release()  # the GPU memory that the probe took is for the cells
     with ExitStack() as stack:
-        work = Work(session, ground, stack)
-        work.through(deque((family, cell) for family in missing for cell in family.cells))
-    if work.failures:
+        scheduler = GridScheduler(grid, stack)
+        parents = [Parent(grid, family, stack.enter_context(ExitStack())) for family in missing]
+        queue = deque(Queued(parent, cell) for parent in parents for cell in parent.family.cells)
+        total = len(queue)
+        scheduler.run(queue)
+    if scheduler.failures:
         raise TrainingError(
-            f"{len(work.failures)} of {sum(len(family.cells) for family in missing)} cells failed: "
-            + "; ".join(work.failures),
-            remedy="mend what traceback.txt in their MLflow runs shows, then the same command: "
+            f"{len(scheduler.failures)} of {total} cells failed: {'; '.join(scheduler.failures)}",
+            remedy="fix what traceback.txt in their MLflow runs shows, then run the same command: "
             "what is finished is reused",
         )
-    return work.finished
+    return {one.family.key: one.finished for one in parents if one.finished is not None}
 
 
-class Running(Protocol):
-    """A cell that somebody trains."""
+@dataclass(eq=False)
+class Parent:
+    """The parent run of a family, opened with its first cell, and the results of its cells.
 
-    def over(self) -> bool:
-        """Whether it has ended, well or not."""
+    The result of a failed cell is None.
+    """
 
-    def well(self) -> bool:
-        """Whether it ended as it should."""
+    grid: GridContext
+    family: Family
+    stack: ExitStack
+    results: dict[int, cell_run.Trained | None] = field(default_factory=dict)
+    finished: FamilyRun | None = None
+
+    @cached_property
+    def run(self) -> Run:
+        """The open run."""
+        return self.stack.enter_context(family_run.opened(self.grid, self.family))
+
+    def add(self, cell: Cell, result: cell_run.Trained | None) -> None:
+        """Note the result of a cell; the last one of the family ends the run."""
+        run = self.run
+        self.results[cell.fold.index] = result
+        if len(self.results) < len(self.family.cells):
+            return
+        trained = [self.results[one.fold.index] for one in self.family.cells]
+        complete = [one for one in trained if one is not None]
+        if len(complete) == len(trained):
+            self.finished = family_run.finish(self.grid.session, self.family, run, complete)
+        self.stack.close()
+
+
+class Queued(NamedTuple):
+    """A cell that waits or trains."""
+
+    parent: Parent
+    cell: Cell
+
+    @property
+    def title(self) -> str:
+        """Its name on screens, for example `dynunet_dice_ce fold 0`."""
+        return self.parent.family.title(self.cell)
+
+
+class RunningCell(Protocol):
+    """A cell that trains in another process."""
+
+    def ended(self) -> bool:
+        """Whether it has ended, in success or failure."""
+
+    def succeeded(self) -> bool:
+        """Whether it ended in success."""
 
     def stop(self) -> None:
-        """End it, if it has not, and free what it held."""
+        """End it, if it has not ended, and free what it held."""
 
 
 @dataclass
-class Parent:
-    """A parent run that is open, and what has become of its cells; None where one failed."""
+class GridScheduler:
+    """Starts cells while there is room, and collects their results; `stack` holds what is open."""
 
-    run: Run
+    grid: GridContext
     stack: ExitStack
-    cells: dict[int, cell_run.Trained | None] = field(default_factory=dict)
-
-
-@dataclass
-class Work:
-    """What is going on; `stack` holds every open run and running cell."""
-
-    session: Session
-    ground: Ground
-    stack: ExitStack
-    parents: dict[str, Parent] = field(default_factory=dict)
-    finished: dict[str, FamilyRun] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
 
-    def through(self, waiting: deque[Axes]) -> None:
-        """Keep as many cells running as may be, until none is left."""
-        from minivess.grid import gpu_locks
-
-        progress, total = self.session.orchestra.progress("grid", "cells ended"), len(waiting)
-        training = self.session.config.training
-        limit = gpu_locks.cells_at_once(self.ground.hardware, training)
-        running: list[tuple[Axes, Running]] = []
-        begun, reused = time.monotonic(), 0
-        while waiting or running:
-            while waiting and (training.deployment or len(running) < limit):
-                if self.reused(waiting[0]):
-                    waiting.popleft()
+    def run(self, queue: deque[Queued]) -> None:
+        """Keep as many cells running as allowed, until the queue is empty."""
+        session, training = self.grid.session, self.grid.session.config.training
+        progress, total = session.orchestrator.progress("grid", "cells ended"), len(queue)
+        limit = (
+            total if training.deployment else gpu_locks.cells_at_once(self.grid.hardware, training)
+        )
+        running: list[tuple[Queued, RunningCell]] = []
+        began, reused = time.monotonic(), 0
+        while queue or running:
+            while queue and len(running) < limit:
+                if self.reuse(queue[0]):
+                    queue.popleft()
                     reused += 1
-                    continue
-                started = self.start(waiting[0])
-                if started is None:
-                    break
-                running.append((waiting.popleft(), started))
-            for axes, cell in [pair for pair in running if pair[1].over()]:
-                cell.stop()
-                running.remove((axes, cell))
-                if cell.well():
-                    self.take(axes)
-                elif self.again(axes):
-                    waiting.appendleft(axes)
-                    continue
+                elif started := self.start(queue[0]):
+                    running.append((queue.popleft(), started))
                 else:
-                    self.give_up(axes)
-                ended = total - reused - len(waiting) - len(running)
-                self.session.board.ended(ended, total - reused, time.monotonic() - begun)
-            progress(1 - (len(waiting) + len(running)) / total)
-            time.sleep(PATIENCE_S if training.deployment else PAUSE_S)
+                    break
+            for pair in [pair for pair in running if pair[1].ended()]:
+                running.remove(pair)
+                if self.collect(*pair):
+                    ended = total - reused - len(queue) - len(running)
+                    session.board.ended(ended, total - reused, time.monotonic() - began)
+                else:
+                    queue.appendleft(pair[0])
+            progress(1 - (len(queue) + len(running)) / total)
+            time.sleep(DEPLOYED_POLL_S if training.deployment else POLL_S)
 
-    def reused(self, axes: Axes) -> bool:
-        """Whether the cell was trained before and may serve."""
-        family, cell = axes
-        found = cell_run.reusable(self.session, cell)
+    def reuse(self, queued: Queued) -> bool:
+        """Reuse the result of a cell that was trained before; False if there is none."""
+        found = cell_run.reusable(self.grid.session, queued.cell)
         if found is not None:
-            self.session.reuse(f"{family.name} fold {cell.fold.index}", found[0])
-            self.account(family, cell, found)
+            self.grid.session.reuse(queued.title, found[0])
+            queued.parent.add(queued.cell, found)
         return found is not None
 
-    def start(self, axes: Axes) -> Running | None:
-        """Start a cell; None where its GPUs are not free."""
-        family, cell = axes
-        parent = self.parent(family)
-        training = self.session.config.training
+    def start(self, queued: Queued) -> RunningCell | None:
+        """Start a cell; None while its GPUs are not free."""
+        session, (parent, cell) = self.grid.session, queued
         order = CellOrder(
-            settings=self.session.config.model_dump(mode="json", exclude_unset=True),
-            data_profile_run_id=str(self.ground.profile.run_id),
+            settings=session.config.model_dump(mode="json", exclude_unset=True),
+            data_profile_run_id=str(self.grid.profile.run_id),
             parent_run_id=parent.run.run_id,
-            family=family.name,
-            fold=family.cells.index(cell),
-            launched_by=self.session.launched_by,
-            json_output=self.session.json,
+            family=parent.family.name,
+            fold=parent.family.cells.index(cell),
+            launched_by=session.launched_by,
+            json_output=session.json,
         )
-        if training.deployment:
-            deployed = Deployed(self.session, training.deployment, order)
-            self.stack.callback(deployed.stop)
-            return deployed
+        deployment = session.config.training.deployment
+        if deployment:
+            started = RemoteCell.start(session.orchestrator, deployment, order)
+            self.stack.callback(started.stop)
+            return started
         # Here is the machine that the plan was made for.
-        model = family.model.name
-        planned = order.replace(
-            profile=self.ground.profile,
-            plan=self.ground.models[model][1],
-            cost=self.ground.costs.get(model),
-        )
-        return Here.start(self.session, self.ground, planned, self.stack)
+        _, plan, cost = self.grid.model(parent.family)
+        planned = order.replace(profile=self.grid.profile, plan=plan, cost=cost)
+        return LocalCell.start(self.grid, planned, queued.title, self.stack)
 
-    def parent(self, family: families.Family) -> Parent:
-        """The parent run of a family, opened with its first cell."""
-        if family.key not in self.parents:
-            own = self.stack.enter_context(ExitStack())
-            run = own.enter_context(family_run.opened(self.session, self.ground, family))
-            self.parents[family.key] = Parent(run, own)
-        return self.parents[family.key]
+    def collect(self, queued: Queued, cell: RunningCell) -> bool:
+        """Take the result or the failure of an ended cell; False if it has to start again."""
+        cell.stop()
+        found = self.result(queued.cell) if cell.succeeded() else None
+        if found is None and not cell.succeeded() and self.has_smaller_plan(queued):
+            return False
+        if found is None:
+            self.fail(queued)
+        queued.parent.add(queued.cell, found)
+        return True
 
-    def again(self, axes: Axes) -> bool:
-        """Whether a cell of several processes ran out of memory and has a smaller plan by now.
+    def has_smaller_plan(self, queued: Queued) -> bool:
+        """Whether a cell of several processes ran out of memory and stored a smaller plan.
 
         A cell of one process starts again by itself.
         """
-        family, cell = axes
-        last = self.last(cell)
-        several = self.session.config.training.processes_per_cell > 1
+        last = self.last_run(queued.cell)
+        several = self.grid.session.config.training.processes_per_cell > 1
         return (
             several
             and last is not None
             and last.status == "FAILED"
-            and last.tags.get(names.PARENT) == self.parents[family.key].run.run_id
+            and last.tags.get(names.PARENT) == queued.parent.run.run_id
             and names.NEXT_PLAN in last.tags
         )
 
-    def last(self, cell: families.Cell) -> RunRecord | None:
+    def last_run(self, cell: Cell) -> RunRecord | None:
         """The newest run of a cell, as far as MLflow can be asked."""
-        experiment = self.session.config.experiment
-        return self.session.ask(lambda store: store.last(cell.key, experiment=experiment))
+        session = self.grid.session
+        experiment = session.config.experiment
+        return session.ask(lambda store: store.last(cell.key, experiment=experiment))
 
-    def take(self, axes: Axes) -> None:
-        """Take what a cell left: here in its folder, else in MLflow."""
-        from minivess.training.cell_folder import complete
-
-        family, cell = axes
-        folder = self.session.home.cells / cell.key
-        here = None
-        if not self.session.config.training.deployment:
+    def result(self, cell: Cell) -> cell_run.Trained | None:
+        """The result of a cell that ended well: in its folder here, else in MLflow."""
+        session = self.grid.session
+        if not session.config.training.deployment:
+            folder = session.home.cells / cell.key
             here = complete(folder, cell.key)
-        if here is not None and (folder / worker.ANSWER).is_file():
-            run_id = files.read_json(folder / worker.ANSWER)["run_id"]
-            self.account(family, cell, (run_id, here))
-            return
-        record = self.session.find(cell.key, experiment=self.session.config.experiment)
+            if here is not None and (folder / worker.ANSWER).is_file():
+                return files.read_json(folder / worker.ANSWER)["run_id"], here
+        record = session.find(cell.key, experiment=session.config.experiment)
         if record is None:
-            self.give_up(axes)
-        else:
-            result = cell_run.require_whole(self.session, record.run_id)
-            self.account(family, cell, (record.run_id, result))
+            return None
+        return record.run_id, cell_run.require_whole(session, record.run_id)
 
-    def give_up(self, axes: Axes) -> None:
-        """Note what is known of a cell that failed; its parent will end FAILED."""
-        from minivess.tracking.run.dead_runs import settle
-
-        family, cell = axes
-        self.session.ask(settle)
-        last = self.last(cell)
+    def fail(self, queued: Queued) -> None:
+        """Note why a cell failed; its parent run will end FAILED."""
+        self.grid.session.ask(settle)
+        last = self.last_run(queued.cell)
         tags = {} if last is None or last.status == "FINISHED" else last.tags
         kind = tags.get(names.ERROR_TYPE, names.PROCESS_DIED)
         why = tags.get("error_message", "its process ended before its run was opened")
-        self.failures.append(f"{family.name} fold {cell.fold.index} ({kind}: {why})")
-        self.parent(family).run.fail(kind, f"fold {cell.fold.index}: {why}")
-        self.account(family, cell, None)
-
-    def account(
-        self, family: families.Family, cell: families.Cell, found: cell_run.Trained | None
-    ) -> None:
-        """Tick a cell off; behind the last one of a family its parent ends."""
-        parent = self.parent(family)
-        parent.cells[cell.fold.index] = found
-        if len(parent.cells) < len(family.cells):
-            return
-        trained = [parent.cells[cell.fold.index] for cell in family.cells]
-        whole = [result for result in trained if result is not None]
-        if len(whole) == len(trained):
-            self.finished[family.key] = family_run.finish(self.session, family, parent.run, whole)
-        parent.stack.close()
+        self.failures.append(f"{queued.title} ({kind}: {why})")
+        queued.parent.run.fail(kind, f"fold {queued.cell.fold.index}: {why}")
 
 
-class Here:
-    """A cell in processes of this machine, with the GPUs that are its own meanwhile."""
+@dataclass
+class LocalCell:
+    """A cell in processes of this machine; `stack` holds them and the locks of their GPUs."""
 
-    def __init__(self, stack: ExitStack, child: worker.Child) -> None:
-        self.stack, self.child = stack, child
+    stack: ExitStack
+    child: worker.Child
 
     @classmethod
     def start(
-        cls, session: Session, ground: Ground, order: CellOrder, outer: ExitStack
-    ) -> Here | None:
-        """Book, then start; None where too few GPUs are free."""
-        from minivess.grid import gpu_locks
-
-        own, count = ExitStack(), session.config.training.processes_per_cell
-        gpus = gpu_locks.gpus_for(session.config, ground.hardware, session.env)
-        what = f"{order.family} fold {order.fold}"
-        mine = gpu_locks.book(session.home.gpus, gpus, count if gpus else 0, own, what=what)
+        cls, grid: GridContext, order: CellOrder, title: str, outer: ExitStack
+    ) -> LocalCell | None:
+        """Lock the GPUs, then start; None while too few GPUs are free."""
+        session, own = grid.session, ExitStack()
+        count = session.config.training.processes_per_cell
+        gpus = gpu_locks.gpus_for(session.config, grid.hardware, session.env)
+        mine = gpu_locks.try_lock(session.home.gpus, gpus, count if gpus else 0, own, what=title)
         if mine is None:
             return None
         outer.enter_context(own)
-        return cls(
-            own,
-            own.enter_context(worker.started(order, session.home, processes=count, gpus=mine)),
-        )
+        started = worker.started(order, session.home, processes=count, gpus=mine)
+        return cls(own, own.enter_context(started))
 
-    def over(self) -> bool:
+    def ended(self) -> bool:
         """Whether the process has ended."""
         return self.child.poll() is not None
 
-    def well(self) -> bool:
-        """Whether it carried out its order."""
+    def succeeded(self) -> bool:
+        """Whether it ended in success."""
         return self.child.returncode == 0
 
     def stop(self) -> None:
@@ -283,24 +277,30 @@ class Here:
         self.stack.close()
 
 
-class Deployed:
-    """A cell as the run of a Prefect deployment."""
+@dataclass
+class RemoteCell:
+    """A cell as the flow run of a Prefect deployment."""
 
-    def __init__(self, session: Session, deployment: str, order: CellOrder) -> None:
-        self.orchestra = session.orchestra
-        self.run_id = self.orchestra.submit(deployment, {"order": order.model_dump(mode="json")})
-        self.state = "running"
+    orchestrator: Orchestrator
+    run_id: str
+    state: str = "running"
 
-    def over(self) -> bool:
+    @classmethod
+    def start(cls, orchestrator: Orchestrator, deployment: str, order: CellOrder) -> RemoteCell:
+        """Submit the flow run."""
+        parameters = {"order": order.model_dump(mode="json")}
+        return cls(orchestrator, orchestrator.submit(deployment, parameters))
+
+    def ended(self) -> bool:
         """Whether the flow run has ended."""
-        self.state = self.orchestra.state(self.run_id)
+        self.state = self.orchestrator.state(self.run_id)
         return self.state != "running"
 
-    def well(self) -> bool:
-        """Whether it carried out its order."""
+    def succeeded(self) -> bool:
+        """Whether it ended in success."""
         return self.state == "completed"
 
     def stop(self) -> None:
         """Cancel it, if it has not ended."""
         if self.state == "running":
-            self.orchestra.cancel(self.run_id)
+            self.orchestrator.cancel(self.run_id)

@@ -21,16 +21,25 @@ from pathlib import Path
 from minivess import config as configs
 from minivess import files, names
 from minivess.config import ExperimentConfig
-from minivess.contracts import CellOrder
+from minivess.contracts import CellOrder, DatasetProfile
 from minivess.errors import TrainingError
-from minivess.grid import context as grounds
-from minivess.grid import families
-from minivess.grid.context import Ground
+from minivess.grid import cell_training, families, gpu_locks
+from minivess.grid.context import (
+    CellContext,
+    GridContext,
+    ModelPlan,
+    as_loaded,
+    measure_hardware,
+    network_for,
+    prepare,
+    restore,
+)
 from minivess.home import Home
 from minivess.orchestration import handoff
 from minivess.orchestration.session import Session, open_session
 from minivess.runtime.entry import guarded, show_logs
 from minivess.runtime.processes import Process, process_of
+from minivess.tracking.run.run import DirectSink, Run
 
 END_LIMIT_S = 30.0
 ANSWER = "answer.json"
@@ -76,19 +85,17 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def run(order: CellOrder) -> None:
-    """Have a cell trained on this machine, and wait for it.
+    """Train a cell in processes on this machine, and wait for it.
 
     Raises:
-        TrainingError: its process failed; what went wrong stands in its run.
+        TrainingError: its process failed; its MLflow run holds the error.
     """
-    from minivess.grid import gpu_locks
-
     env, config = configs.environment(), settings_of(order)
     with open_session(config, env, lock=False) as session:
-        gpus = gpu_locks.gpus_for(config, grounds.measure_hardware(session), env)
+        gpus = gpu_locks.gpus_for(config, measure_hardware(session), env)
         count, what = config.training.processes_per_cell, f"{order.family} fold {order.fold}"
         with (
-            gpu_locks.booked(session.home.gpus, gpus, count if gpus else 0, what=what) as mine,
+            gpu_locks.locked(session.home.gpus, gpus, count if gpus else 0, what=what) as mine,
             started(order, session.home, processes=count, gpus=mine) as child,
         ):
             code = child.wait()
@@ -141,13 +148,10 @@ def end_with(starter: Process) -> None:
 
 
 def carry_out(order: CellOrder) -> None:
-    """Train one cell of a grid into a child of the run that the coordinator has opened.
+    """Train one cell of a grid into a child of the run that the scheduler has opened.
 
-    MLflow may be away meanwhile, so the coordinator's run is not looked up there.
+    MLflow may be unreachable meanwhile, so the scheduler's run is not looked up there.
     """
-    from minivess.grid import cell_training
-    from minivess.tracking.run.run import DirectSink, Run
-
     env = replace(configs.environment(), prefect_disabled=True)
     with open_session(
         settings_of(order),
@@ -162,37 +166,32 @@ def carry_out(order: CellOrder) -> None:
         if order.profile is not None:
             session.profiles[order.data_profile_run_id] = order.profile
         profile = handoff.profile_of(session, order.data_profile_run_id)
-        family = next(
-            family
-            for family in families.families(session.config, profile)
-            if family.name == order.family
-        )
-        ground = ground_of(session, order, family)
+        grid = families.families(session.config, profile)
+        family = next(family for family in grid if family.name == order.family)
         parent = Run(
             DirectSink(session.store, order.parent_run_id),
             order.parent_run_id, uid="", name=order.family, kind=names.FAMILY,
         )  # fmt: skip
         cell = family.cells[order.fold]
-        run_id, _ = cell_training.train_cell(session, ground, (family, cell, parent))
-        files.write_json(session.home.cells / cell.key / ANSWER, {"run_id": run_id})
+        context = CellContext(grid_of(session, order, profile, family), family, cell, parent)
+        run_id, _ = cell_training.train_cell(context)
+        files.write_json(context.folder / ANSWER, {"run_id": run_id})
 
 
-def ground_of(session: Session, order: CellOrder, family: families.Family) -> Ground:
-    """The data and the plan: the coordinator's where it is this machine's, else our own."""
-    profile = handoff.profile_of(session, order.data_profile_run_id)
+def grid_of(
+    session: Session, order: CellOrder, profile: DatasetProfile, family: families.Family
+) -> GridContext:
+    """The data and the plan: the scheduler's where it planned for this machine, else our own."""
     if order.plan is None:
-        ground = grounds.prepare(session, profile, [family])
-        return Ground(
-            profile, ground.cases, ground.hardware, ground.models, ground.costs, booked=True
-        )
-    name, loaded = family.model.name, grounds.as_loaded(session, profile)
-    return Ground(
+        return replace(prepare(session, profile, [family]), gpus_locked=True)
+    network = network_for(family.model, as_loaded(session, profile))
+    return GridContext(
+        session,
         profile,
-        grounds.restore(session, profile),
-        grounds.measure_hardware(session),
-        {name: (grounds.network_for(family.model, loaded), order.plan)},
-        {name: order.cost} if order.cost else {},
-        booked=True,
+        restore(session, profile),
+        measure_hardware(session),
+        {family.model.name: ModelPlan(network, order.plan, order.cost)},
+        gpus_locked=True,
     )
 
 

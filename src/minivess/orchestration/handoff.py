@@ -54,8 +54,8 @@ COMMANDS = {
 def publish(session: Session, kind: str, scope: str, pointer: dict[str, Any]) -> None:
     """Point `latest_...` and the name of one dataset or experiment at finished runs."""
     for name in (names.LATEST[kind], scoped(kind, scope)):
-        if session.orchestra.get(name) != pointer:
-            session.orchestra.put(name, pointer)
+        if session.orchestrator.get(name) != pointer:
+            session.orchestrator.put(name, pointer)
 
 
 def scoped(kind: str, scope: str) -> str:

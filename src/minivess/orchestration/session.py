@@ -19,7 +19,6 @@ from minivess.config import Environment, ExperimentConfig, silence_telemetry
 from minivess.contracts import DatasetProfile, RunRecord
 from minivess.errors import StoreError, StoreUnreachable
 from minivess.home import Home
-from minivess.orchestration import orchestrator
 from minivess.orchestration.base import Orchestrator
 from minivess.orchestration.progress import Board
 from minivess.runtime import output, signals
@@ -44,7 +43,7 @@ class Session:
     config: ExperimentConfig
     env: Environment
     home: Home
-    orchestra: Orchestrator
+    orchestrator: Orchestrator
     launched_by: str = "cli"
     yes: bool = False
     json: bool = False
@@ -219,7 +218,7 @@ class Session:
         console = Console(file=sys.stderr if self.json else sys.stdout)
         columns = ("  {task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         shown = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        move = self.orchestra.progress(what, what)
+        move = self.orchestrator.progress(what, what)
         with shown:
             bar = shown.add_task(what, total=None)
 
@@ -233,6 +232,22 @@ class Session:
         """Say that a finished result serves again."""
         self.reused.append(run_id)
         self.say(f"  reused   {what} (run {run_id})")
+
+
+@contextmanager
+def open_orchestrator(home: Home, env: Environment) -> Iterator[Orchestrator]:
+    """The orchestrator of one command: Prefect, or plain Python with PREFECT_DISABLED.
+
+    Prefect is imported with the first flow only: a command that reuses everything starts no
+    server. What was started is ended on leaving.
+    """
+    if env.prefect_disabled:
+        yield Orchestrator(home)
+        return
+    from minivess.orchestration.prefect import PrefectOrchestrator
+
+    with ExitStack() as stack:
+        yield PrefectOrchestrator(home, env, stack)
 
 
 @contextmanager
@@ -262,10 +277,12 @@ def open_session(
         stack.enter_context(signals.terminable())
         if lock:
             stack.enter_context(homes.lock(home.root / "lock", what=what, wait=wait))
-        orchestra = stack.enter_context(orchestrator.use(home, env))
+        orchestrator = stack.enter_context(open_orchestrator(home, env))
         name = known_as(home, config)
+        if name:
+            config = configs.changed(config, {"data.name": name})
         session = Session(
-            configs.changed(config, {"data.name": name}) if name else config, env, home, orchestra,
+            config, env, home, orchestrator,
             launched_by=launched_by, yes=yes, json=json, words=tuple(words),
         )  # fmt: skip
         if name:

@@ -39,6 +39,6 @@ def stage(
     if found is not None:
         result = reuse(found)
     else:
-        result = session.orchestra.flow(FLOWS[kind], make, parameters=session.parameters)
+        result = session.orchestrator.flow(FLOWS[kind], make, parameters=session.parameters)
     handoff.complete(session, kind, result, lambda first: follow(result, first))
     return result

@@ -90,8 +90,8 @@ def _analyse(
     with session.run(names.ANALYSIS, name, key, note, inputs, dataset=profile.dataset) as run:
         # Everything that is needed from MLflow comes first: an outage later stops nothing.
         registered = version_numbers(session, training)
-        members = session.orchestra.task("fetch members", fetch, session, training)
-        result = session.orchestra.task("judge", judge, session, run, profile, members)
+        members = session.orchestrator.task("fetch members", fetch, session, training)
+        result = session.orchestrator.task("judge", judge, session, run, profile, members)
         result = named(training, registered, result)
         store_analysis(session, run, training, profile, result)
     result = result.replace(run_id=run.run_id)
@@ -151,7 +151,7 @@ def judge(
 
     folder = session.home.reports / run.run_id
     cases = context.restore(session, profile)
-    progress = session.orchestra.progress("analysis-progress", "volumes judged")
+    progress = session.orchestrator.progress("analysis-progress", "volumes judged")
     parents = {member.parent_run_id for member in members}
     analysis = pipeline.analyse(
         members,
@@ -251,9 +251,9 @@ def publish_to_prefect(session: Session, run: Run, result: AnalysisResult, unit:
     """Report and tables in Prefect's page."""
     from minivess.analysis.report import report
 
-    session.orchestra.markdown("analysis-report", report.markdown(result, unit))
-    session.orchestra.table("families", report.family_rows(result), "Out-of-fold means")
-    session.orchestra.link("mlflow-run", session.page_of(run.run_id), "This analysis in MLflow")
+    session.orchestrator.markdown("analysis-report", report.markdown(result, unit))
+    session.orchestrator.table("families", report.family_rows(result), "Out-of-fold means")
+    session.orchestrator.link("mlflow-run", session.page_of(run.run_id), "This analysis in MLflow")
 
 
 def tell(session: Session, result: AnalysisResult) -> None:

@@ -113,7 +113,7 @@ def carry_out(
     session: Session, run: Run, analysis: AnalysisResult, training: RunRecord
 ) -> DeploymentResult:
     """Export, parity, package, smoke test, card: each ends the run FAILED if it fails."""
-    task = session.orchestra.task
+    task = session.orchestrator.task
     served = task("fetch champion", fetch, session, analysis, training)
     upstream(run, served, analysis)
     run.params(
@@ -311,8 +311,9 @@ def finish(
     files.write_text(session.home.served / run.run_id / "model_card.md", text)
     run.text(lineage_page(session, result), names.LINEAGE_ARTIFACT)
     run.json(result.model_dump(mode="json"), names.DEPLOYMENT_ARTIFACT)
-    session.orchestra.markdown("model-card", text)
-    session.orchestra.link("mlflow-run", session.page_of(run.run_id), "This deployment in MLflow")
+    session.orchestrator.markdown("model-card", text)
+    page = session.page_of(run.run_id)
+    session.orchestrator.link("mlflow-run", page, "This deployment in MLflow")
 
 
 def lineage_page(session: Session, result: DeploymentResult) -> str:

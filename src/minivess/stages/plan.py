@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from minivess.contracts import DatasetProfile
-from minivess.grid import context as grounds
-from minivess.grid import families as grid
-from minivess.grid.context import Ground
+from minivess.grid.context import GridContext, measure_hardware, plan_model, restore
+from minivess.grid.families import families
 from minivess.orchestration.session import Session
 from minivess.stages.dataset_scan import Survey, look
 from minivess.stages.profile import measure, profile_for
@@ -27,7 +26,7 @@ def plan(session: Session, upstream: Sequence[str] = ()) -> dict[str, Any]:
 
     if upstream:
         profile = profile_for(session, upstream)
-        cases = grounds.restore(session, profile)
+        cases = restore(session, profile)
     else:
         survey = look(session)
         show(session, survey.root, survey.pairing)
@@ -35,19 +34,19 @@ def plan(session: Session, upstream: Sequence[str] = ()) -> dict[str, Any]:
         profile = unversioned_profile(session, survey, measured)
         cases = {case.case: case for case in measured.cases}
     tell(session, profile)
-    families = grid.families(session.config, profile)
-    for note in dict.fromkeys(note for family in families for note in family.split.notes):
+    wanted = families(session.config, profile)
+    for note in dict.fromkeys(note for family in wanted for note in family.split.notes):
         session.say(f"  note: {note}")
-    hardware = grounds.measure_hardware(session)
+    hardware = measure_hardware(session)
     session.say()
     session.say(plan_page.machine_text(hardware))
-    ground = Ground(profile, cases, hardware, models={})
+    grid = GridContext(session, profile, cases, hardware, models={})
     found: dict[str, Any] = {"hardware": hardware.model_dump(), "models": {}}
-    for name in dict.fromkeys(family.model.name for family in families):
-        mine = [family for family in families if family.model.name == name]
-        ground.models[name] = grounds.planned(session, profile, hardware, mine[0])
-        cost = grounds.probed(session, ground, mine)
-        network, chosen = ground.models[name]
+    for name in dict.fromkeys(family.model.name for family in wanted):
+        mine = [family for family in wanted if family.model.name == name]
+        grid.models[name] = plan_model(session, profile, hardware, mine[0])
+        cost = grid.probe(mine)
+        network, chosen, _ = grid.models[name]
         session.say()
         session.say(plan_page.text(name, chosen, cost))
         found["models"][name] = {

@@ -62,7 +62,7 @@ def announce(session: Session, profile: DatasetProfile) -> None:
     """Send the event of a new profile, for automations of Prefect."""
     payload = {**handoff.profile_pointer(profile), "settings": configs.words(session.config)}
     resource = f"minivess.dataset.{profile.dataset}"
-    session.orchestra.emit(names.DATA_PROFILED, resource, payload)
+    session.orchestrator.emit(names.DATA_PROFILED, resource, payload)
 
 
 def profile_for(session: Session, upstream: Sequence[str] = ()) -> DatasetProfile:
@@ -109,20 +109,20 @@ def require_asked(session: Session, profile: DatasetProfile) -> None:
 def _profile(session: Session, survey: Survey) -> DatasetProfile:
     from minivess.tracking.run.params import data_params
 
-    config, orchestra, dataset = session.config, session.orchestra, session.config.dataset
+    config, dataset, task = session.config, session.config.dataset, session.orchestrator.task
     note = f"Profile of {dataset}: {len(survey.pairing.cases)} volumes at {survey.place}"
     with session.run(
         names.PROFILE, dataset, survey.key, note, survey.ingredients, dataset=dataset
     ) as run:
         io: Any = {"retries": 2, "limit_s": config.data.time_limit_s}
-        measured = orchestra.task("measure volumes", measure, session, survey, key=survey.key, **io)
-        version = orchestra.task("version data", commit, session, survey, measured, **io)
+        measured = task("measure volumes", measure, session, survey, key=survey.key, **io)
+        version = task("version data", commit, session, survey, measured, **io)
         if config.data.analyzer == "monai":
-            measured = orchestra.task("MONAI DataAnalyzer", analyse, session, survey, measured, run)
+            measured = task("MONAI DataAnalyzer", analyse, session, survey, measured, run)
         profile = summary(session, survey, measured, version)
         run.params(data_params(profile))
         run.dataset(profile)
-        orchestra.task("publish profile", store_profile, session, survey, run, profile)
+        task("publish profile", store_profile, session, survey, run, profile)
         tell(session, profile)
     session.say(f"  gallery  {gallery_of(session, run.run_id)}")
     return profile.replace(run_id=run.run_id)
@@ -254,9 +254,9 @@ def store_profile(session: Session, survey: Survey, run: Run, profile: DatasetPr
         stats.model_dump(mode="json", exclude={"percentiles", "converted"})
         for stats in profile.volumes
     ]
-    session.orchestra.table("volumes", rows, f"Volumes of {profile.dataset}")
-    session.orchestra.markdown("data-profile", markdown(profile))
-    session.orchestra.link("mlflow-run", session.page_of(run.run_id), "This profile in MLflow")
+    session.orchestrator.table("volumes", rows, f"Volumes of {profile.dataset}")
+    session.orchestrator.markdown("data-profile", markdown(profile))
+    session.orchestrator.link("mlflow-run", session.page_of(run.run_id), "This profile in MLflow")
 
 
 def gallery_of(session: Session, run_id: str) -> Path:

@@ -14,7 +14,7 @@ from minivess.config import ExperimentConfig
 from minivess.contracts import AnalysisResult, CellResult, DatasetProfile, Fold, RunRecord
 from minivess.errors import StoreError
 from minivess.grid import cell_run, cell_training, families, family_run
-from minivess.grid import context as grounds
+from minivess.grid.context import CellContext, prepare
 from minivess.orchestration import handoff
 from minivess.orchestration.model_versions import register_refit
 from minivess.orchestration.session import Session
@@ -50,7 +50,7 @@ def refit(session: Session, upstream: Sequence[str] = ()) -> str:
         session.reuse(family.name, found.run_id)
         run_id = found.run_id
     else:
-        run_id = session.orchestra.flow(
+        run_id = session.orchestrator.flow(
             "refit", _refit, session, analysis, profile, family, rule,
             parameters=session.parameters,
         )  # fmt: skip
@@ -94,8 +94,14 @@ def whole(session: Session, profile: DatasetProfile, champion: families.Family) 
     fold = champion.split.folds[0]
     everything = Fold(index=0, train=tuple(sorted({*fold.train, *fold.val})), val=())
     split = champion.split.replace(folds=(everything,))
-    axes = (champion.model, champion.loss.name, champion.seed)
-    family = families.family(session.config, profile, axes, split)
+    family = families.family(
+        session.config,
+        profile,
+        model=champion.model,
+        loss=champion.loss.name,
+        seed=champion.seed,
+        parts=split,
+    )
     return replace(family, name=f"{champion.name}_all")
 
 
@@ -106,19 +112,19 @@ def _refit(
     family: families.Family,
     rule: str,
 ) -> str:
-    ground = grounds.prepare(session, profile, [family])
+    grid = prepare(session, profile, [family])
     note = f"{analysis.champion.family}, the champion, on all volumes; never scored. {rule}."
-    tags = cell_run.tags(ground, family) | {"stopping_rule": rule}
+    tags = cell_run.tags(grid, family) | {"stopping_rule": rule}
     with session.run(
         names.REFIT, family.name, family.key, note, family.ingredients,
         dataset=profile.dataset, tags=tags,
     ) as run:  # fmt: skip
-        cell_run.describe(session, ground, (family, run), ground.models[family.model.name][1])
+        cell_run.describe(grid, family, run)
         run.params({
             names.UPSTREAM_TRAINING: analysis.champion.run_id,
             names.UPSTREAM_ANALYSIS: str(analysis.run_id),
         })  # fmt: skip
-        trained = cell_training.train_cell(session, ground, (family, family.cells[0], run))
+        trained = cell_training.train_cell(CellContext(grid, family, family.cells[0], run))
         run.metrics({"trainable_parameters": float(trained[1].trainable_parameters)}, step=0)
         family_run.log_best_model(session, run, [trained])
         return run.run_id

@@ -16,7 +16,7 @@ from minivess.config import ExperimentConfig
 from minivess.contracts import DatasetProfile
 from minivess.errors import PlanError, TrainingError, UsageError
 from minivess.grid import cell_run, cell_training, families, family_run, trials
-from minivess.grid import context as grounds
+from minivess.grid.context import CellContext, Watch, prepare
 from minivess.grid.trials import Suggestion, Trials
 from minivess.orchestration import handoff
 from minivess.orchestration.session import Session
@@ -48,7 +48,7 @@ def search(session: Session, upstream: Sequence[str] = ()) -> dict[str, Any]:
         session.reuse("search", found.run_id)
         run_id = found.run_id
     else:
-        run_id = session.orchestra.flow(
+        run_id = session.orchestrator.flow(
             "search", _search, session, profile, study, inputs, parameters=session.parameters
         )
     return outcome(session, study, run_id)
@@ -125,7 +125,7 @@ def _search(
             if row[trials.RUN_ID]:
                 earlier = session.store.resolve(row[trials.RUN_ID])
                 session.store.set_tags(earlier, {names.PARENT: run.run_id})
-        progress = session.orchestra.progress("search", "trials ended")
+        progress = session.orchestrator.progress("search", "trials ended")
         while len(study.ended) < wanted.trials:
             one_trial(session, study, profile, run)
             progress(len(study.ended) / wanted.trials)
@@ -142,17 +142,17 @@ def one_trial(session: Session, study: Trials, profile: DatasetProfile, run: Run
     (family,) = families.families(own.config, profile)
     pruned = trials.optuna().TrialPruned
     try:
-        ground = grounds.prepare(own, profile, [family])
+        grid = prepare(own, profile, [family])
         with own.run(
             names.TRIAL, f"trial_{number}", keys.digest([names.TRIAL, family.key]), tried,
             family.ingredients, dataset=profile.dataset, parent=run,
-            tags=cell_run.tags(ground, family),
+            tags=cell_run.tags(grid, family),
         ) as child:  # fmt: skip
             suggestion.opened(child.run_id)
-            cell_run.describe(own, ground, (family, child), ground.models[family.model.name][1])
-            watched = replace(ground, watch=watcher(own.config, suggestion))
+            cell_run.describe(grid, family, child)
+            watched = replace(grid, watch=watcher(own.config, suggestion))
             results = [
-                cell_training.train_cell(own, watched, (family, cell, child))
+                cell_training.train_cell(CellContext(watched, family, cell, child))
                 for cell in family.cells
             ]
             metrics = family_run.aggregate(own.config.evaluation, [r for _, r in results])
@@ -168,7 +168,7 @@ def one_trial(session: Session, study: Trials, profile: DatasetProfile, run: Run
         session.say(f"  trial {number} failed: {error.problem}")
 
 
-def watcher(config: ExperimentConfig, suggestion: Suggestion) -> grounds.Watch:
+def watcher(config: ExperimentConfig, suggestion: Suggestion) -> Watch:
     """Reports each epoch that has the metric; folds follow each other in the count of steps."""
     name, total = f"val_{config.search.metric}", config.training.max_epochs
 

@@ -10,8 +10,7 @@ from minivess import names
 from minivess.contracts import DatasetProfile, FamilyRun, RunRecord, TrainingResult
 from minivess.errors import PlanError, StoreError
 from minivess.grid import cell_run, cell_training, families, family_run, parallel
-from minivess.grid import context as grounds
-from minivess.grid.context import Ground
+from minivess.grid.context import CellContext, GridContext, prepare
 from minivess.orchestration import handoff, model_versions
 from minivess.orchestration.session import Session
 from minivess.stages import dataset_identity
@@ -37,7 +36,7 @@ def train(session: Session, upstream: Sequence[str] = ()) -> TrainingResult:
         if run is not None:
             session.reuse(f"{family.name}, {several(len(family.cells), 'fold')}", run.run_id)
     if missing:
-        trained = session.orchestra.flow(
+        trained = session.orchestrator.flow(
             "train", _train, session, profile, missing, parameters=session.parameters
         )
         finished |= trained
@@ -48,7 +47,7 @@ def train(session: Session, upstream: Sequence[str] = ()) -> TrainingResult:
         families=tuple(run for family in wanted if (run := finished[family.key]) is not None),
     )
     for run in result.families if missing else ():
-        session.say(family_run.told(run))
+        session.say(family_run.summary_text(run))
     register = partial(model_versions.register_families, session, result)
     handoff.complete(session, names.FAMILY, result, lambda _: register())
     return result
@@ -70,33 +69,32 @@ def _train(
 ) -> dict[str, FamilyRun | None]:
     if not session.store.unreachable:
         session.store.probe_write()
-    ground = grounds.prepare(session, profile, missing)
+    grid = prepare(session, profile, missing)
     if session.config.training.deployment is None:
-        forecast(session, ground, missing)
+        forecast(grid, missing)
     session.board.expect(sum(len(family.cells) for family in missing))
-    if parallel.wanted(session, ground):
-        trained = parallel.train(session, ground, missing)
+    if parallel.is_parallel(grid):
+        trained = parallel.train(grid, missing)
     else:
-        trained = {family.key: train_family(session, ground, family) for family in missing}
-    session.orchestra.table(
+        trained = {family.key: train_family(grid, family) for family in missing}
+    session.orchestrator.table(
         "losses", family_run.comparison(trained.values()), "Families on their folds"
     )
     for run in trained.values():
         key = f"mlflow-{handoff.slug(run.run_name).replace('_', '-')}"
-        session.orchestra.link(key, session.page_of(run.run_id), f"{run.run_name} in MLflow")
+        session.orchestrator.link(key, session.page_of(run.run_id), f"{run.run_name} in MLflow")
     return dict(trained)
 
 
-def train_family(session: Session, ground: Ground, family: families.Family) -> FamilyRun:
+def train_family(grid: GridContext, family: families.Family) -> FamilyRun:
     """One parent run, opened before training, with a child run for each fold."""
-    with family_run.opened(session, ground, family) as parent:
+    session = grid.session
+    with family_run.opened(grid, family) as parent:
+        cells = [CellContext(grid, family, cell, parent) for cell in family.cells]
         results = [
-            session.orchestra.task(
-                f"{family.name} fold {cell.fold.index}",
-                cell_training.train_cell, session, ground, (family, cell, parent),
-            )
-            for cell in family.cells
-        ]  # fmt: skip
+            session.orchestrator.task(context.title, cell_training.train_cell, context)
+            for context in cells
+        ]
         return family_run.finish(session, family, parent, results)
 
 
@@ -137,7 +135,7 @@ def newest_of_name(session: Session, family: families.Family, profile: DatasetPr
     )
 
 
-def forecast(session: Session, ground: Ground, missing: Sequence[families.Family]) -> None:
+def forecast(grid: GridContext, missing: Sequence[families.Family]) -> None:
     """Say what the grid will cost; on a CPU, above twelve hours, go on only with --yes.
 
     Raises:
@@ -145,16 +143,15 @@ def forecast(session: Session, ground: Ground, missing: Sequence[families.Family
     """
     from minivess.compute.reporting import plan_page
 
-    hours = 0.0
-    for name in ground.models:
+    session, hours = grid.session, 0.0
+    for name in grid.models:
         those = [family for family in missing if family.model.name == name]
         n_cells = sum(len(family.cells) for family in those)
-        cost = grounds.probed(session, ground, those)
-        plan = ground.models[name][1]
-        ground.costs[name] = cost
-        session.orchestra.markdown(
+        cost = grid.probe(those)
+        plan = grid.models[name].plan
+        session.orchestrator.markdown(
             f"plan-{handoff.slug(name).replace('_', '-')}",
-            plan_page.markdown(plan, cost, ground.hardware),
+            plan_page.markdown(plan, cost, grid.hardware),
         )
         hours += cost.total_hours
         judged = "" if plan.mixed_precision == "none" else ", reported figures in float32"
@@ -164,7 +161,7 @@ def forecast(session: Session, ground: Ground, missing: Sequence[families.Family
             f"{several(n_cells, 'cell')}: {cost.seconds_per_epoch:.1f} s per epoch, "
             f"{duration(cost.total_hours)}"
         )
-    on_cpu = any(plan.device == "cpu" for _, plan in ground.models.values())
+    on_cpu = any(model.plan.device == "cpu" for model in grid.models.values())
     if on_cpu and hours > ASK_ABOVE_HOURS and not session.yes:
         raise PlanError(
             f"On this CPU the grid would take about {duration(hours)}.",

@@ -13,8 +13,8 @@ from minivess import config as configs
 from minivess import names
 from minivess.contracts import RunRecord
 from minivess.errors import MinivessError
-from minivess.orchestration import orchestrator, prefect_server
-from minivess.orchestration.session import Session
+from minivess.orchestration import prefect_server
+from minivess.orchestration.session import Session, open_orchestrator
 from minivess.stages.dataset_scan import look
 
 SETTLE_S = 2.0  # files that are still being copied change within this time
@@ -79,8 +79,8 @@ def announce(session: Session, key: str) -> None:
     """
     prefect_server.require(session.home, session.env)
     dataset = session.config.dataset
-    with orchestrator.use(session.home, session.env) as orchestra:
-        orchestra.emit(
+    with open_orchestrator(session.home, session.env) as orchestrator:
+        orchestrator.emit(
             names.DATA_CHANGED,
             f"minivess.dataset.{dataset}",
             {"dataset": dataset, "key": key, "settings": configs.words(session.config)},
