@@ -23,10 +23,7 @@ OPTIONS: dict[str, Any] = {
     "plan": {"num_workers": 2, "iterations_per_epoch": 2},
 }
 DEATHS: dict[str, dying.Point] = {  # one after another; topology is judged after epochs 1 and 2
-    "the untrained network goes through its window": (
-        f"{TRAINING}.validation.Validation._logits",
-        1,
-    ),
+    "the untrained network goes through its window": ("minivess.inference.Predictor.logits", 1),
     "the untrained network's masks are judged beside epoch 0": (
         "minivess.evaluation.metrics.judge",
         1,
@@ -34,15 +31,15 @@ DEATHS: dict[str, dying.Point] = {  # one after another; topology is judged afte
     "in the first epoch": (f"{TRAINING}.epochs.Steps._update", 2),
     "best weights are stored, their epoch is not": (f"{TRAINING}.checkpoint.save", 2),
     "in the second epoch": (f"{TRAINING}.epochs.Steps._update", 4),
-    "in the validation of an epoch": (f"{TRAINING}.validation.Validation._logits", 2),
+    "in the validation of an epoch": ("minivess.inference.Predictor.logits", 2),
     "in the epoch after an unsettled one": (f"{TRAINING}.epochs.Steps._update", 3),
     "an unsettled epoch is judged again": ("minivess.evaluation.regions._skeleton", 1),
     "half of last.pth is written": (dying.TORN, names.LAST),
     "last.pth is set aside, its heir not yet named": ("pathlib.Path.replace", names.LAST),
-    "an epoch is stored, the history not yet": (f"{TRAINING}.cell.write_history", 1),
-    "the last epoch is settled, not reported": (f"{TRAINING}.settlement._report", 1),
+    "an epoch is stored, the history not yet": (f"{TRAINING}.cell_folder.write_history", 1),
+    "the last epoch is settled, not reported": (f"{TRAINING}.deferred_validation._report", 1),
     "all epochs are done, their weights not judged": (f"{TRAINING}.trainer.networks.load", 1),
-    "everything but the result is written": (f"{TRAINING}.cell.write_result", 1),
+    "everything but the result is written": (f"{TRAINING}.cell_folder.write_result", 1),
 }
 FIRST_STORED = list(DEATHS).index("in the second epoch")
 
