@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from http import HTTPStatus
 from pathlib import Path
@@ -13,10 +12,12 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from minivess.runtime import templates
 from minivess.serving import model_record
 
 ROUTE = "/predict"
 USAGE = f"curl -F image=@volume.nii.gz -F answer=nifti http://HOST:PORT{ROUTE} -o mask.nii.gz"
+TEMPLATE = Path(__file__).with_name("service.html.j2")
 MEGABYTE = 2**20
 
 
@@ -159,17 +160,7 @@ class Answer:
 
 def page(model: model_record.ServedModel) -> str:
     """The page at `/`: what is served, and how to ask it. It loads nothing from elsewhere."""
-    rows = "".join(
-        f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
-        for name, value in {"model": model.label, **model.lineage}.items()
-    )
-    links = " · ".join(f'<a href="{path}">{path}</a>' for path in ("/metrics", "/readyz"))
-    return (
-        f"<!doctype html><title>{html.escape(model.label)}</title>"
-        "<style>body{font-family:sans-serif;margin:3rem}th{text-align:left;padding-right:2rem}"
-        f"</style><h1>{html.escape(model.label)}</h1><pre>{html.escape(USAGE)}</pre>"
-        f"<table>{rows}</table><p>{links}</p>"
-    )
+    return templates.render(TEMPLATE, model=model, usage=USAGE)
 
 
 def error(status: HTTPStatus, problem: str, remedy: str) -> JSONResponse:

@@ -20,7 +20,7 @@ from minivess.serving import model_record
 PACKAGE = Path(__file__).resolve().parents[1]
 SERVICE = "minivess.serving.service:Segmentation"
 REQUIREMENTS = (
-    "bentoml", "imagecodecs", "isal", "monai", "nibabel", "numpy", "onnxruntime",
+    "bentoml", "imagecodecs", "isal", "jinja2", "monai", "nibabel", "numpy", "onnxruntime",
     "prometheus_client", "psutil",
     "pydantic", "pynrrd", "PyYAML", "tifffile", "torch",
 )  # fmt: skip

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
-import io
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,9 +12,10 @@ from minivess import files, names
 from minivess.analysis import champion, formatting
 from minivess.analysis.report import figures, limitations, methods, sections
 from minivess.config import ExperimentConfig
-from minivess.contracts import AnalysisResult, DatasetProfile, FoldModel, Scores
+from minivess.contracts import AnalysisResult, DatasetProfile, FoldModel, Interval, Scores
+from minivess.runtime import templates
 
-TEMPLATE = "report.html.j2"
+FOLDER = Path(__file__).parent
 
 
 def render(
@@ -60,21 +59,7 @@ def render(
         "references": methods.REFERENCES,
         "lineage": sections.lineage(result, profile, models, links),
     }
-    return files.write_text(path, _environment().get_template(TEMPLATE).render(content))
-
-
-def _environment() -> Any:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["inlined"] = inlined
-    return environment
+    return files.write_text(path, templates.render(FOLDER / "report.html.j2", **content))
 
 
 def inlined(picture: Path) -> str:
@@ -90,7 +75,12 @@ def _panel(drawn: figures.Drawn, best: Scores, unit: formatting.Unit) -> dict[st
         if name in values
         for known in [formatting.metric(name, unit)]
     ]
-    return {"case": drawn.case, "note": drawn.caption, "path": drawn.path, "metrics": metrics}
+    return {
+        "case": drawn.case,
+        "note": drawn.caption,
+        "picture": inlined(drawn.path),
+        "metrics": metrics,
+    }
 
 
 # --- tables -------------------------------------------------------------------------------
@@ -104,15 +94,14 @@ def tables(
     In the CSV they are in the unit of the headers.
     """
     written = [
-        files.write_text(folder / "families.csv", _csv(family_rows(result))),
-        files.write_text(folder / "volumes.csv", _csv(volume_rows(result))),
+        files.write_csv(folder / "families.csv", family_rows(result)),
+        files.write_csv(folder / "volumes.csv", volume_rows(result)),
         files.write_text(folder / "families.tex", latex(result, unit)),
     ]
     if result.test:
         rows = {"test.csv": family_rows, "test_volumes.csv": volume_rows}
         written += [
-            files.write_text(folder / name, _csv(make(result, result.test)))
-            for name, make in rows.items()
+            files.write_csv(folder / name, make(result, result.test)) for name, make in rows.items()
         ]
     return written
 
@@ -163,105 +152,50 @@ def volume_rows(
 
 def latex(result: AnalysisResult, unit: formatting.Unit) -> str:
     """A booktabs table of means with intervals, the champion in bold."""
-    judged = figures.ordered(result)
-    metrics = [name for name in sections.COLUMNS if champion.mean(judged[0], name) is not None]
-    heads = [_tex(_head(name, unit)) for name in metrics]
-    lines = [
-        r"\begin{tabular}{l" + "r" * len(metrics) + "}",
-        r"\toprule",
-        " & ".join(["Family", *heads]) + r" \\",
-        r"\midrule",
-        *(_tex_row(one, metrics, result, unit) for one in judged),
-    ]
-    if result.untrained:
-        before = [
-            _tex(formatting.metric(name, unit).number(result.untrained.get(name)))
-            for name in metrics
-        ]
-        lines += [r"\midrule", " & ".join(["untrained", *before]) + r" \\"]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
-
-def _head(metric: str, unit: formatting.Unit) -> str:
-    known = formatting.metric(metric, unit)
-    return f"{known.label} ({known.unit})" if known.unit else known.label
-
-
-def _tex_row(
-    one: Scores, metrics: Sequence[str], result: AnalysisResult, unit: formatting.Unit
-) -> str:
-    bold = one.name == result.champion.family
-    name = rf"\textbf{{{_tex(one.name)}}}" if bold else _tex(one.name)
-    cells = []
-    for metric in metrics:
-        interval = one.intervals[metric]
+    def cell(interval: Interval, metric: str) -> str:
         spell = formatting.metric(metric, unit).number
         text = spell(interval.mean)
         if interval.lower is not None:
             text += f" ({spell(interval.lower)}–{spell(interval.upper)})"  # noqa: RUF001
-        if interval.n_undefined:
-            text += f" [{formatting.undefined(interval)}]"
-        cells.append(_tex(text))
-    return " & ".join([name, *cells]) + r" \\"
+        return text + (f" [{formatting.undefined(interval)}]" if interval.n_undefined else "")
+
+    return _filled("families.tex.j2", result, unit, cell=cell, tex=_tex)
+
+
+def markdown(result: AnalysisResult, unit: formatting.Unit = formatting.HEADER) -> str:
+    """The first screen of the report for Prefect's page."""
+
+    def cell(interval: Interval, metric: str) -> str:
+        notes = [formatting.bounds(interval)] * (metric == names.PRIMARY)
+        notes += [formatting.undefined(interval)] * bool(interval.n_undefined)
+        more = f" ({', '.join(notes)})" if notes else ""
+        return formatting.metric(metric, unit).number(interval.mean) + more
+
+    test = sections.test_sentence(result) if result.test else ""
+    return _filled("report.md.j2", result, unit, cell=cell, test=test)
+
+
+def _filled(template: str, result: AnalysisResult, unit: formatting.Unit, **more: Any) -> str:
+    """A table of families and metrics in one of our templates."""
+
+    def head(metric: str) -> str:
+        known = formatting.metric(metric, unit)
+        return f"{known.label} ({known.unit})" if known.unit else known.label
+
+    judged = figures.ordered(result)
+    return templates.render(
+        FOLDER / template,
+        result=result,
+        judged=judged,
+        metrics=[name for name in sections.COLUMNS if champion.mean(judged[0], name) is not None],
+        head=head,
+        number=lambda value, metric: formatting.metric(metric, unit).number(value),
+        **more,
+    )
 
 
 def _tex(text: str) -> str:
     for sign, safe in (("_", r"\_"), ("%", r"\%"), ("−", "$-$"), ("–", "--"), ("µ", r"$\mu$")):  # noqa: RUF001
         text = text.replace(sign, safe)
     return text
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-# --- markdown -----------------------------------------------------------------------------
-
-
-def markdown(result: AnalysisResult, unit: formatting.Unit = formatting.HEADER) -> str:
-    """The first screen of the report for Prefect's page."""
-    judged = figures.ordered(result)
-    metrics = [name for name in sections.COLUMNS if champion.mean(judged[0], name) is not None]
-    lines = [
-        f"# Champion: {result.champion.family}",
-        "",
-        result.champion.reason,
-        "",
-        "Out of fold:",
-        "",
-        *_markdown_head(metrics, unit),
-        *(_markdown_row(one, metrics, result, unit) for one in judged),
-    ]
-    if result.untrained:
-        before = [
-            formatting.metric(name, unit).number(result.untrained.get(name)) for name in metrics
-        ]
-        lines.append(f"| untrained | {' | '.join(before)} |")
-    if result.test:
-        lines += ["", sections.test_sentence(result), "", *_markdown_head(metrics, unit)]
-        lines += [_markdown_row(one, metrics, result, unit) for one in result.test]
-    lines += ["", f"Data version {result.dataset_hash}."]
-    return "\n".join([*lines, *(f"\n{note}" for note in result.notes), ""])
-
-
-def _markdown_head(metrics: Sequence[str], unit: formatting.Unit) -> list[str]:
-    heads = ["Family", *(_head(name, unit) for name in metrics)]
-    return [f"| {' | '.join(heads)} |", f"|---|{'---:|' * len(metrics)}"]
-
-
-def _markdown_row(
-    one: Scores, metrics: Sequence[str], result: AnalysisResult, unit: formatting.Unit
-) -> str:
-    name = f"**{one.name}**" if one.name == result.champion.family else one.name
-    cells = []
-    for metric in metrics:
-        interval = one.intervals[metric]
-        notes = [formatting.bounds(interval)] * (metric == names.PRIMARY)
-        notes += [formatting.undefined(interval)] * bool(interval.n_undefined)
-        more = f" ({', '.join(notes)})" if notes else ""
-        cells.append(formatting.metric(metric, unit).number(interval.mean) + more)
-    return f"| {name} | {' | '.join(cells)} |"

@@ -6,34 +6,18 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from html import escape
+from pathlib import Path
+from typing import Any
 
 from minivess import names
 from minivess.contracts import RunRecord
 from minivess.errors import StoreError
+from minivess.runtime import templates
 from minivess.tracking.store import registry
 from minivess.tracking.store.store import Store
 
 MACHINE = ("hostname", "cpu_model", "gpu_model")
-PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }}
-body {{ max-width: 50rem; margin: 2rem auto; padding: 0 1rem; }}
-ol {{ list-style: none; padding: 0; }}
-li {{ position: relative; border: 1px solid #8886; border-radius: .5rem; }}
-li {{ padding: .2rem 1rem; margin-bottom: 2rem; }}
-li:not(:last-child)::after {{ content: "\\2193"; position: absolute; left: 50%; bottom: -1.8rem; }}
-h2 {{ font-size: 1.1rem; margin: .5rem 0; }}
-dl {{ display: grid; grid-template-columns: 8rem 1fr; margin: 0 0 .5rem; }}
-dd {{ margin: 0; overflow-wrap: anywhere; }}
-</style>
-<h1>{title}</h1>
-<ol>
-{steps}
-</ol>
-</html>
-"""
+TEMPLATE = Path(__file__).with_name("lineage.html.j2")
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 UPSTREAM = {
     names.DEPLOYMENT: names.UPSTREAM_ANALYSIS,
@@ -86,19 +70,18 @@ def page(chain: Sequence[RunRecord], links: Mapping[str, str], *, served: str = 
 
     `links` maps run ids to their pages.
     """
-    steps = [_step(record, links.get(record.run_id, "")) for record in chain]
-    data = chain[-1].params
-    first = f"<li><h2>served model</h2><p>{escape(served)}</p></li>" if served else ""
-    last = (
-        f"<li><h2>data</h2><p>{escape(data.get(names.DATASET_NAME, ''))}, DVC hash "
-        f"<code>{escape(data.get(names.DATASET_HASH, ''))}</code></p></li>"
+    return templates.render(
+        TEMPLATE,
+        title=f"Lineage of {served or chain[0].name}",
+        served=served,
+        runs=[_facts(record, links.get(record.run_id, "")) for record in chain],
+        dataset=chain[-1].params.get(names.DATASET_NAME, ""),
+        data_hash=chain[-1].params.get(names.DATASET_HASH, ""),
     )
-    title = escape(f"Lineage of {served or chain[0].name}")
-    return PAGE.format(title=title, steps="\n".join([first, *steps, last]))
 
 
-def _step(record: RunRecord, link: str) -> str:
-    """One run: who, when, and by which code on which machine."""
+def _facts(record: RunRecord, link: str) -> dict[str, Any]:
+    """When a run began, and by which code on which machine."""
     when = datetime.fromtimestamp(record.start_time / 1000, UTC).isoformat(" ", "minutes")
     dirty = " with changes" if record.params.get("sys_git_dirty") == "True" else ""
     facts = {
@@ -109,10 +92,8 @@ def _step(record: RunRecord, link: str) -> str:
         "content key": record.tags.get(names.KEY, ""),
         "note": record.tags.get(names.NOTE, ""),
     }
-    rows = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in facts.items())
     name = f"{record.tags.get(names.KIND, 'run')}: {record.name}"
-    head = f'<a href="{escape(link)}">{escape(name)}</a>' if link else escape(name)
-    return f"<li><h2>{head}</h2><dl>{rows}</dl></li>"
+    return {"name": name, "link": link, "facts": facts}
 
 
 def _preferred(store: Store, name: str) -> str:

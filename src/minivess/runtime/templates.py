@@ -1,0 +1,26 @@
+"""Text made from a Jinja template; `*.html.j2` escapes what it is filled with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+
+def render(template: Path, **values: Any) -> str:
+    """Fill a template file; a function among `values` is a filter there, too.
+
+    Raises:
+        jinja2.UndefinedError: it uses a name that is not among `values`.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(template.parent),
+        autoescape=jinja2.select_autoescape(["html.j2"]),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {name: value for name, value in values.items() if callable(value)}
+    return environment.get_template(template.name).render(values)
