@@ -12,7 +12,9 @@ from minivess.verbs import VERBS
 from tests import grammar
 
 CLONE = Path(__file__).resolve().parents[2]
-PAGES = [*sorted((CLONE / "docs").glob("*.md")), CLONE / "README.md"]
+TOP = ("README.md", "CONTRIBUTING.md", "AGENTS.md")
+PAGES = [*sorted((CLONE / "docs").glob("*.md")), *(CLONE / name for name in TOP)]
+FOLDERS = r"src|flows|configs|docs|deployments|tests|bench|\.just|\.ci|\.github"
 PARTS = "data|compute|training|evaluation|analysis|deployment|tracking"
 SETTING = re.compile(rf"(?<!minivess\.)(?:{PARTS})\.[a-z_.]+")  # events are named minivess.data...
 
@@ -31,10 +33,14 @@ def test_a_page_names_only_settings_that_exist(page: Path):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_page_names_only_files_that_exist(page: Path):
-    named = re.findall(
-        r"`((?:src|flows|configs|docs|deployments|tests|\.just|\.ci)/[\w./-]+)`", page.read_text()
-    )
+    named = re.findall(rf"`((?:{FOLDERS})/[\w./-]+)`", page.read_text())
     assert {name for name in named if not (CLONE / name).exists()} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_link_on_a_page_leads_to_a_file(page: Path):
+    links = re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", page.read_text())
+    assert {link for link in links if not (page.parent / link).exists()} == set()
 
 
 @pytest.mark.parametrize(
