@@ -30,8 +30,8 @@ from minivess.data.pairing.cases import pair
 from minivess.evaluation import metrics, statistics
 from minivess.grid import context, families
 from minivess.orchestration.session import Session, open_orchestrator
-from minivess.stages import dataset_scan
-from minivess.stages import plan as planning
+from minivess.stages.dataset_scan import scan_dataset
+from minivess.stages.profile import measure, summary
 from minivess.training import trainer
 
 HERE = Path(__file__).parent
@@ -76,7 +76,8 @@ class Ours:
         config = configs.load([options.file], asked, env)
         with open_orchestrator(home.open_home(env.home), env) as orchestrator:
             self.session = Session(config, env, orchestrator.home, orchestrator)
-            profile = planning.unversioned_profile(self.session, dataset_scan.look(self.session))
+            scan = scan_dataset(self.session)
+            profile = summary(self.session, scan, measure(self.session, scan))
             self.family = families.families(config, profile)[-1]
             hardware = context.measure_hardware(self.session)
             model = context.plan_model(self.session, profile, hardware, self.family)

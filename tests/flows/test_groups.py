@@ -12,8 +12,8 @@ import pytest
 from minivess import config as configs
 from minivess.grid import families
 from minivess.orchestration.session import open_session
-from minivess.stages.dataset_scan import look
-from minivess.stages.plan import unversioned_profile
+from minivess.stages.dataset_scan import scan_dataset
+from minivess.stages.profile import measure, summary
 from tests.conftest import tube, write_nifti
 
 
@@ -48,7 +48,8 @@ def test_no_animal_trains_what_it_validates_and_a_shared_crop_is_told(
     words = [f"data.root={mice}", "training.test_fraction=0.2", *rule(mice)]
     config, env = configs.load(words=words), configs.Environment(prefect_disabled=True)
     with open_session(config, replace(env, home=mice.parent / "home")) as session:
-        profile = unversioned_profile(session, look(session))
+        scan = scan_dataset(session)
+        profile = summary(session, scan, measure(session, scan))
     made = families.split(config, profile, seed)
     for fold in made.folds:
         animals = [{case[:2] for case in side} for side in (fold.train, fold.val, made.test)]

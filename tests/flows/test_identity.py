@@ -17,7 +17,7 @@ from minivess.cli import main
 from minivess.config import TrackingConfig
 from minivess.home import Home, open_home
 from minivess.orchestration.session import open_session
-from minivess.stages.dataset_scan import look
+from minivess.stages.dataset_scan import scan_dataset
 from minivess.stages.profile import profile_data
 from minivess.tracking.store.store import Store, open_store
 from tests.conftest import tube, write_nifti
@@ -113,7 +113,7 @@ def test_a_renamed_folder_is_told_of_the_dataset_that_has_its_files(
     env = configs.Environment(home=scene.home.root, prefect_disabled=True)
     asked = configs.load(words=[f"data.root={tmp_path / 'renamed'}"], env=env)
     with open_session(asked, env) as session:
-        look(session)
+        scan_dataset(session)
     assert "files of vessels, which is another dataset here; data.name=vessels" in "".join(
         capsys.readouterr()
     )

@@ -12,9 +12,9 @@ import tifffile
 from minivess import config as configs
 from minivess.contracts import DatasetProfile
 from minivess.orchestration.session import open_session
-from minivess.stages.dataset_scan import look
-from minivess.stages.plan import unversioned_profile
-from minivess.stages.profile_text import tell, voxel_size
+from minivess.stages.dataset_scan import scan_dataset
+from minivess.stages.profile import measure, print_summary, summary
+from minivess.stages.profile_text import voxel_size
 from tests.conftest import tube
 
 FLIPPED = np.array([[0, -1], [1, 1], [2, 1]])
@@ -24,8 +24,9 @@ def told(root: Path, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[D
     config = configs.load(words=[f"data.root={root}", *words])
     env = configs.Environment(prefect_disabled=True, home=root.parent / "home")
     with open_session(config, env) as session:
-        profile = unversioned_profile(session, look(session))
-        tell(session, profile)
+        scan = scan_dataset(session)
+        profile = summary(session, scan, measure(session, scan))
+        print_summary(session, profile)
     return profile, capsys.readouterr().out
 
 

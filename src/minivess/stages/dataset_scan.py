@@ -1,32 +1,33 @@
-"""A look at a dataset: its pairs, what review makes of them, and the key of their profile."""
+"""Scan a dataset folder: its pairs after review, and the content key of their profile."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from minivess import keys
 from minivess.contracts import Pairing
+from minivess.data.demo import phantom
 from minivess.data.formats.filenames import parts
+from minivess.data.pairing import cases
+from minivess.data.review.apply import Reviewed, after_review
+from minivess.data.versions.file_hashes import Index
+from minivess.data.versions.remote import Mirror
 from minivess.orchestration.session import Session
 from minivess.stages import dataset_identity
 
-if TYPE_CHECKING:
-    from minivess.data.review.apply import Reviewed
-    from minivess.data.versions.file_hashes import Index
-
 
 @dataclass(frozen=True)
-class Survey:
-    """What can be known about a dataset without opening a volume."""
+class DatasetScan:
+    """What is known of a dataset before any volume is opened."""
 
     root: Path
     place: str
+    """`data.root` as the user wrote it: a folder or a remote address."""
     originals: Pairing
     reviewed: Reviewed
-    ingredients: keys.Ingredients
+    inputs: keys.Ingredients
     key: str
 
     @property
@@ -36,63 +37,49 @@ class Survey:
 
     @property
     def hashes(self) -> dict[Path, str]:
-        """MD5 of every file, those that review brought included."""
+        """MD5 of every file, those that review added included."""
         return self.reviewed.hashes
 
 
-def look(session: Session) -> Survey:
-    """Find the pairs and the key of the profile that they make; opens no volume."""
-    from minivess.data.pairing import cases
-    from minivess.data.review.apply import after_review
-    from minivess.data.versions.file_hashes import Index
-
-    config = session.config
-    root, fetch = found(session)
-    pairing = cases.pair(
-        root, image=config.data.image, label=config.data.label, group=config.data.group
-    )
+def scan_dataset(session: Session) -> DatasetScan:
+    """Find the pairs and the key of their profile; fetches remote files and opens no volume."""
+    dataset, data = session.config.dataset, session.config.data
+    root, fetch = data_folder(session)
+    pairing = cases.pair(root, image=data.image, label=data.label, group=data.group)
     fetch(_files(pairing))
     hashes = _hashes(Index(session.home.profile_cache / "index.json"), pairing)
     dataset_identity.require(session, hashes)
-    reviewed = after_review(session.home, config.dataset, pairing, hashes)
-    ingredients: keys.Ingredients = {
-        "dataset": config.dataset,
+    reviewed = after_review(session.home, dataset, pairing, hashes)
+    inputs: keys.Ingredients = {
+        "dataset": dataset,
         "files": {file.relative_to(root).as_posix(): value for file, value in hashes.items()},
         "pairs": [[case.case, case.group] for case in pairing.cases],
         "ignored": pairing.ignored,
         "review": reviewed.in_force,
-        "settings": config.data.counted(),
-        "remote": config.data.remote,
+        "settings": data.counted(),
+        "remote": data.remote,
         "code": keys.code(keys.DATA_CODE),
     }
-    place = str(config.data.root or root)
-    return Survey(root, place, pairing, reviewed, ingredients, keys.digest(ingredients))
+    return DatasetScan(root, str(data.root or root), pairing, reviewed, inputs, keys.digest(inputs))
 
 
-def found(session: Session) -> tuple[Path, Callable[[Iterable[Path]], object]]:
-    """The folder of the data, and what makes some of its files readable."""
-    root = session.config.data.root
-    if not isinstance(root, str):
-        return root or demo(session), lambda paths: None
-    from minivess.data.versions.remote import Mirror
-
-    mirror = Mirror(root, session.home.sources)
+def data_folder(session: Session) -> tuple[Path, Callable[[Iterable[Path]], object]]:
+    """The folder of the data (the demo volumes by default), and a function that fetches files."""
+    data = session.config.data
+    if data.root is None:
+        demo = phantom.generate(session.home.demo, n=data.demo_volumes, seed=data.demo_seed)
+        return demo, lambda paths: None
+    if isinstance(data.root, Path):
+        return data.root, lambda paths: None
+    mirror = Mirror(data.root, session.home.sources)
 
     def fetch(paths: Iterable[Path]) -> None:
         with session.progress("files fetched") as progress:
             number = mirror.fetch(paths, progress)
         if number:
-            session.say(f"  fetched  {number} files of {root}")
+            session.say(f"  fetched  {number} files of {data.root}")
 
     return mirror.listed(), fetch
-
-
-def demo(session: Session) -> Path:
-    """The demo volumes of this home, made on first use."""
-    from minivess.data.demo import phantom
-
-    data = session.config.data
-    return phantom.generate(session.home.demo, n=data.demo_volumes, seed=data.demo_seed)
 
 
 def _hashes(index: Index, pairing: Pairing) -> dict[Path, str]:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from minivess.contracts import DatasetProfile
+from minivess.compute.reporting import plan_page
 from minivess.grid.context import GridContext, measure_hardware, plan_model, restore
 from minivess.grid.families import families
 from minivess.orchestration.session import Session
-from minivess.stages.dataset_scan import Survey, look
-from minivess.stages.profile import measure, profile_for
-from minivess.stages.profile_text import show, tell
-
-if TYPE_CHECKING:
-    from minivess.data.profiling.profile import Measured
+from minivess.stages.dataset_scan import scan_dataset
+from minivess.stages.profile import measure, print_summary, profile_for, summary
+from minivess.stages.profile_text import pairing_lines
 
 
 def plan(session: Session, upstream: Sequence[str] = ()) -> dict[str, Any]:
@@ -22,18 +19,17 @@ def plan(session: Session, upstream: Sequence[str] = ()) -> dict[str, Any]:
 
     `upstream` is a profile to plan for in place of the folder as it is now.
     """
-    from minivess.compute.reporting import plan_page
-
     if upstream:
         profile = profile_for(session, upstream)
         cases = restore(session, profile)
     else:
-        survey = look(session)
-        show(session, survey.root, survey.pairing)
-        measured = measure(session, survey)
-        profile = unversioned_profile(session, survey, measured)
+        scan = scan_dataset(session)
+        for line in pairing_lines(scan.root, scan.pairing):
+            session.say(line)
+        measured = measure(session, scan)
+        profile = summary(session, scan, measured)
         cases = {case.case: case for case in measured.cases}
-    tell(session, profile)
+    print_summary(session, profile)
     wanted = families(session.config, profile)
     for note in dict.fromkeys(note for family in wanted for note in family.split.notes):
         session.say(f"  note: {note}")
@@ -55,18 +51,3 @@ def plan(session: Session, upstream: Sequence[str] = ()) -> dict[str, Any]:
             "forecast": cost.model_dump(mode="json"),
         }
     return found
-
-
-def unversioned_profile(
-    session: Session, survey: Survey, measured: Measured | None = None
-) -> DatasetProfile:
-    """The dataset in numbers, measured but neither copied nor recorded."""
-    from minivess.data.profiling import profile
-
-    return profile.summarise(
-        measured or measure(session, survey),
-        dataset=session.config.dataset,
-        dataset_path=survey.place,
-        version=None,
-        label_map=session.config.data.labels,
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,19 +10,31 @@ from typing import TYPE_CHECKING, Any
 
 from minivess import config as configs
 from minivess import keys, names
+from minivess.compute import plan
 from minivess.contracts import DatasetProfile
-from minivess.data.versions.versioning import is_place
+from minivess.data.profiling.profile import Measured, summarise
+from minivess.data.profiling.profile import profile as measure_volumes
+from minivess.data.review import review
+from minivess.data.review.apply import rejections
+from minivess.data.versions import curated, versioning
+from minivess.data.versions.versioning import Version, is_place
 from minivess.errors import PlanError, UsageError
 from minivess.grid import context
 from minivess.orchestration import handoff
 from minivess.orchestration.session import Session
 from minivess.orchestration.stage import stage
-from minivess.stages.dataset_scan import Survey, look
-from minivess.stages.profile_text import markdown, say_decided, show, tell
+from minivess.stages.dataset_scan import DatasetScan, scan_dataset
+from minivess.stages.profile_text import (
+    decision_lines,
+    markdown,
+    pairing_lines,
+    summary_lines,
+    warning_lines,
+)
+from minivess.tracking.run.params import data_params
+from minivess.training import grid
 
 if TYPE_CHECKING:
-    from minivess.data.profiling.profile import Measured
-    from minivess.data.versions.versioning import Version
     from minivess.tracking.run.run import Run
 
 USED_BY_TRAINING = {"normalisation", "resampling"}
@@ -31,18 +44,18 @@ USED_BY_TRAINING = {"normalisation", "resampling"}
 def profile_data(session: Session) -> DatasetProfile:
     """Profile and version the dataset, or find that this was done already."""
     session.say(f"Profile   {session.config.dataset}")
-    survey = look(session)
-    show(session, survey.root, survey.originals)
-    say_decided(session, survey.reviewed)
+    scan = scan_dataset(session)
+    for line in (*pairing_lines(scan.root, scan.originals), *decision_lines(scan.reviewed)):
+        session.say(line)
     profile = stage(
         session,
         names.PROFILE,
-        survey.key,
-        lambda: _profile(session, survey),
-        reuse=lambda found: check_out(session, survey, found),
+        scan.key,
+        lambda: _profile(session, scan),
+        reuse=lambda found: check_out(session, scan, found),
         follow=lambda made, first: announce(session, made) if first else None,
     )
-    queue(session, survey, profile)
+    queue_findings(session, scan, profile)
     session.profiles[str(profile.run_id)] = profile
     return profile
 
@@ -76,22 +89,20 @@ def profile_for(session: Session, upstream: Sequence[str] = ()) -> DatasetProfil
 
 
 def require_asked(session: Session, profile: DatasetProfile) -> None:
-    """A profile given by id is of the data and of the settings that were typed with it.
+    """Check that a profile given by id has the data and the settings typed beside it.
 
     Raises:
-        UsageError: it is of others.
+        UsageError: it has others.
     """
-    data, made_of = (
-        session.config.data,
-        session.store.read_json(str(profile.run_id), names.INGREDIENTS_ARTIFACT),
-    )
+    data = session.config.data
+    made_of = session.store.read_json(str(profile.run_id), names.INGREDIENTS_ARTIFACT)
     asked = {
         name: value for name, value in data.counted().items()
         if name in data.model_fields_set - USED_BY_TRAINING
     }  # fmt: skip
     differing = [n for n, value in asked.items() if made_of["settings"].get(n) != value]
-    here = look(session) if isinstance(data.root, Path) and data.root.is_dir() else None
-    files = here.ingredients["files"] if here else {}
+    is_folder = isinstance(data.root, Path) and data.root.is_dir()
+    files = scan_dataset(session).inputs["files"] if is_folder else {}
     if data.root and not data.name and not is_place(profile.dataset_path, data.root):
         differing += ["root"] * (sorted(files.values()) != sorted(made_of["files"].values()))
     if differing:
@@ -101,73 +112,72 @@ def require_asked(session: Session, profile: DatasetProfile) -> None:
             remedy="leave out --upstream, so that the data are profiled as they are asked for, or "
             "leave out these settings",
         )
-    changed = keys.differences(made_of["files"], files) if here else []
+    changed = keys.differences(made_of["files"], files) if is_folder else []
     if changed:
         session.say(f"  note: the folder has changed since that profile: {', '.join(changed)}")
 
 
-def _profile(session: Session, survey: Survey) -> DatasetProfile:
-    from minivess.tracking.run.params import data_params
-
+def _profile(session: Session, scan: DatasetScan) -> DatasetProfile:
     config, dataset, task = session.config, session.config.dataset, session.orchestrator.task
-    note = f"Profile of {dataset}: {len(survey.pairing.cases)} volumes at {survey.place}"
-    with session.run(
-        names.PROFILE, dataset, survey.key, note, survey.ingredients, dataset=dataset
-    ) as run:
+    note = f"Profile of {dataset}: {len(scan.pairing.cases)} volumes at {scan.place}"
+    with session.run(names.PROFILE, dataset, scan.key, note, scan.inputs, dataset=dataset) as run:
         io: Any = {"retries": 2, "limit_s": config.data.time_limit_s}
-        measured = task("measure volumes", measure, session, survey, key=survey.key, **io)
-        version = task("version data", commit, session, survey, measured, **io)
+        measured = task("measure volumes", measure, session, scan, key=scan.key, **io)
+        version = task("version data", commit, session, scan, measured, **io)
         if config.data.analyzer == "monai":
-            measured = task("MONAI DataAnalyzer", analyse, session, survey, measured, run)
-        profile = summary(session, survey, measured, version)
+            measured = task("MONAI DataAnalyzer", analyse, session, measured, run)
+        profile = with_safe_patches(session, summary(session, scan, measured, version))
         run.params(data_params(profile))
         run.dataset(profile)
-        task("publish profile", store_profile, session, survey, run, profile)
-        tell(session, profile)
+        task("publish profile", store_profile, session, scan, run, profile)
+        print_summary(session, profile)
     session.say(f"  gallery  {gallery_of(session, run.run_id)}")
     return profile.replace(run_id=run.run_id)
 
 
-def measure(session: Session, survey: Survey) -> Measured:
-    """Check and measure every volume; unchanged ones come from the cache."""
-    from minivess.data.profiling import profile
-    from minivess.data.review.apply import rejections
+def print_summary(session: Session, profile: DatasetProfile) -> None:
+    """Print what the profile found; problems go into the data category of the logs."""
+    for line in summary_lines(profile):
+        session.say(line)
+    for line in warning_lines(profile):
+        session.say(line, warning="data")
 
+
+def measure(session: Session, scan: DatasetScan) -> Measured:
+    """Check and measure every volume; unchanged ones come from the cache."""
     with session.progress("volumes measured") as progress:
-        measured = profile.profile(
-            survey.pairing,
-            survey.hashes,
+        measured = measure_volumes(
+            scan.pairing,
+            scan.hashes,
             config=session.config.data,
             cache=session.home.profile_cache,
-            accepted=survey.reviewed.accepted,
+            accepted=scan.reviewed.accepted,
             on_volume=progress,
         )
     return replace(
         measured,
-        findings=(*measured.findings, *rejections(session.config.dataset, survey.reviewed)),
-        quarantined=(*measured.quarantined, *survey.reviewed.rejected),
+        findings=(*measured.findings, *rejections(session.config.dataset, scan.reviewed)),
+        quarantined=(*measured.quarantined, *scan.reviewed.rejected),
     )
 
 
-def queue(session: Session, survey: Survey, profile: DatasetProfile) -> None:
-    """Put what was flagged into the review queue, and say what waits there."""
-    from minivess.data.review import review
-
+def queue_findings(session: Session, scan: DatasetScan, profile: DatasetProfile) -> None:
+    """Put flagged volumes into the review queue, and print how many wait there."""
     waiting = review.enter(
         session.home,
         session.config.dataset,
-        survey.originals,
-        survey.hashes,
+        scan.originals,
+        scan.hashes,
         profile.findings,
-        in_force=survey.reviewed.in_force,
+        in_force=scan.reviewed.in_force,
     )
     if waiting:
-        queue = session.command("review list", "--dataset", profile.dataset)
+        queue = session.command(f"review list --dataset {shlex.quote(profile.dataset)}")
         session.say(f"  review   {len(waiting)} volumes wait for a decision: {queue}")
 
 
-def analyse(session: Session, survey: Survey, measured: Measured, run: Run) -> Measured:
-    """Keep the YAML of MONAI's DataAnalyzer in the run; what it left out becomes a finding."""
+def analyse(session: Session, measured: Measured, run: Run) -> Measured:
+    """Store the YAML of MONAI's DataAnalyzer in the run; volumes it left out become findings."""
     from minivess.data.pages import analyzer
 
     folder = session.home.reports / run.run_id
@@ -177,68 +187,62 @@ def analyse(session: Session, survey: Survey, measured: Measured, run: Run) -> M
     return replace(measured, findings=(*measured.findings, *findings))
 
 
-def commit(session: Session, survey: Survey, measured: Measured) -> Version:
+def commit(session: Session, scan: DatasetScan, measured: Measured) -> Version:
     """Copy the volumes that passed into the curated set and make a DVC version of it."""
-    from minivess.data.versions import versioning
-
     return versioning.commit(
         session.home,
         session.config.dataset,
         measured.cases,
         remote=session.config.data.remote,
-        place=survey.place,
-        review=survey.reviewed.history,
+        place=scan.place,
+        review=scan.reviewed.history,
         git=session.config.data.git_commit,
     )
 
 
-def check_out(session: Session, survey: Survey, profile: DatasetProfile) -> DatasetProfile:
-    """Make the curated set this version again where another one, or an edit, took its place."""
-    from minivess.data.versions import versioning
-
+def check_out(session: Session, scan: DatasetScan, profile: DatasetProfile) -> DatasetProfile:
+    """Restore this version of the curated set where another one, or an edit, replaced it."""
     git = session.config.data.git_commit
     if not versioning.is_at(session.home, profile.dataset, profile.dataset_hash, git=git):
-        session.say(f"  version  {profile.dataset_hash} is put in place again")
-        commit(session, survey, measure(session, survey))
+        session.say(f"  restored data version {profile.dataset_hash}")
+        commit(session, scan, measure(session, scan))
     return profile
 
 
 def summary(
-    session: Session, survey: Survey, measured: Measured, version: Version
+    session: Session, scan: DatasetScan, measured: Measured, version: Version | None = None
 ) -> DatasetProfile:
-    """The dataset in numbers, with the patch that each model could use on it."""
-    from minivess.compute import plan
-    from minivess.data.profiling import profile
-    from minivess.training import grid
-
-    config = session.config
-    numbers = profile.summarise(
+    """The dataset in numbers; without a version the volumes are neither copied nor recorded."""
+    return summarise(
         measured,
-        dataset=config.dataset,
-        dataset_path=survey.place,
+        dataset=session.config.dataset,
+        dataset_path=scan.place,
         version=version,
-        label_map=config.data.labels,
+        label_map=session.config.data.labels,
     )
-    loaded, safe = context.as_loaded(session, numbers), {}
-    for model in grid.models(config):
+
+
+def with_safe_patches(session: Session, profile: DatasetProfile) -> DatasetProfile:
+    """The profile with the patch that each model can use on these volumes."""
+    loaded, safe = context.as_loaded(session, profile), {}
+    for model in grid.models(session.config):
         try:
             safe[model.name] = plan.safe_patch(context.network_for(model, loaded), loaded)
         except PlanError as error:
             session.say(
                 f"  note: {model.name} cannot train on these volumes as they are: {error.problem}"
             )
-    return numbers.replace(safe_patch_sizes=safe)
+    return profile.replace(safe_patch_sizes=safe)
 
 
-def store_profile(session: Session, survey: Survey, run: Run, profile: DatasetProfile) -> None:
-    """Everything a reader of the profile run finds there."""
+def store_profile(session: Session, scan: DatasetScan, run: Run, profile: DatasetProfile) -> None:
+    """Store gallery, figures, findings and the profile in its run and on Prefect's page."""
     from minivess.data.pages import gallery
-    from minivess.data.versions import curated
 
     folder = session.home.reports / run.run_id
     cases = curated.cases_of(session.home.root / profile.curated, profile)
-    out = [case for case in survey.originals.cases if case.case in set(profile.quarantined)]
-    history = survey.reviewed.history
+    out = [case for case in scan.originals.cases if case.case in set(profile.quarantined)]
+    history = scan.reviewed.history
     page = gallery.render(
         profile, cases, gallery_of(session, run.run_id), left_out=out, history=history
     )
@@ -260,5 +264,5 @@ def store_profile(session: Session, survey: Survey, run: Run, profile: DatasetPr
 
 
 def gallery_of(session: Session, run_id: str) -> Path:
-    """Where a profile run leaves its page."""
+    """The gallery page of a profile run."""
     return session.home.reports / run_id / "gallery.html"

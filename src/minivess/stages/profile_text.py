@@ -1,16 +1,14 @@
-"""What flow 1 says: the pairs as read, decisions that count, what was found."""
+"""Text of a dataset profile: pairs as read, decisions in force, figures and findings."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from minivess import units
 from minivess.contracts import DatasetProfile, Pairing
-from minivess.orchestration.session import Session
-
-if TYPE_CHECKING:
-    from minivess.data.review.apply import Reviewed
+from minivess.data.review.apply import Reviewed
+from minivess.text import first_of, format_shape
 
 SHOWN_PAIRS = 5
 CHANGED = {
@@ -19,66 +17,59 @@ CHANGED = {
 }
 
 
-def show(session: Session, root: Path, pairing: Pairing) -> None:
-    """The first pairs as read, and what was left over."""
+def pairing_lines(root: Path, pairing: Pairing) -> Iterator[str]:
+    """The first pairs as read, the files left over, and notes."""
 
     def place(path: Path) -> str:
         return path.relative_to(root).as_posix()
 
-    session.say(f"  {len(pairing.cases)} pairs, read as {pairing.layout}:")
+    yield f"  {len(pairing.cases)} pairs, read as {pairing.layout}:"
     for case in pairing.cases[:SHOWN_PAIRS]:
         label = place(case.label) if case.label else "no label"
         group = f"   group {case.group}" if case.group else ""
-        session.say(f"    {case.case}: {place(case.image)} + {label}{group}")
+        yield f"    {case.case}: {place(case.image)} + {label}{group}"
     if len(pairing.cases) > SHOWN_PAIRS:
-        session.say(f"    ... and {len(pairing.cases) - SHOWN_PAIRS} more")
+        yield f"    ... and {len(pairing.cases) - SHOWN_PAIRS} more"
     for title, paths in (
         ("images without a label", pairing.unpaired_images),
         ("labels without an image", pairing.unpaired_labels),
         ("other files left alone", pairing.left),
     ):
         if paths:
-            listed = ", ".join(place(path) for path in paths[:SHOWN_PAIRS])
-            more = f" and {len(paths) - SHOWN_PAIRS} more" if len(paths) > SHOWN_PAIRS else ""
-            session.say(f"  {title}: {listed}{more}")
-    for note in pairing.notes:
-        session.say(f"  note: {note}")
+            yield f"  {title}: {first_of([place(path) for path in paths], SHOWN_PAIRS)}"
+    yield from (f"  note: {note}" for note in pairing.notes)
 
 
-def say_decided(session: Session, reviewed: Reviewed) -> None:
-    """Which decisions count in this run."""
+def decision_lines(reviewed: Reviewed) -> Iterator[str]:
+    """The review decisions that count in this run."""
     for case, decided in reviewed.in_force.items():
         last = reviewed.history[case][-1]
-        session.say(f"  review   {case}: {decided['verdict']} by {last['who']}, {last['why']}")
+        yield f"  review   {case}: {decided['verdict']} by {last['who']}, {last['why']}"
 
 
-def tell(session: Session, profile: DatasetProfile) -> None:
-    """What the profile found, in a few lines."""
-    session.say(
-        f"  {profile.n_volumes} volumes, {size(profile.min_shape)} to {size(profile.max_shape)}, "
-        f"{voxel_size(profile)}, {len(profile.classes)} classes, data {profile.dataset_hash[:20]}"
-    )
+def summary_lines(profile: DatasetProfile) -> Iterator[str]:
+    """Number, size, voxel size, classes and hash of the volumes, and how labels were changed."""
+    yield (f"  {extent(profile)}, {len(profile.classes)} classes, data {profile.dataset_hash[:20]}")
     for code, what in CHANGED.items():
         if number := sum(finding.code == code for finding in profile.findings):
-            session.say(f"  labels {what}: {number}")
+            yield f"  labels {what}: {number}"
+
+
+def warning_lines(profile: DatasetProfile) -> Iterator[str]:
+    """Quarantined volumes, and findings that need attention with their remedies."""
     if profile.quarantined:
-        session.say(f"  quarantined: {', '.join(profile.quarantined)}", warning="data")
+        yield f"  quarantined: {', '.join(profile.quarantined)}"
     for finding in profile.findings:
         if finding.severity != "info":
             where = f"{finding.case}: " if finding.case else ""
-            session.say(
-                f"  {finding.severity}: {where}{finding.message} ({finding.remedy})",
-                warning="data",
-            )
+            yield f"  {finding.severity}: {where}{finding.message} ({finding.remedy})"
 
 
 def markdown(profile: DatasetProfile) -> str:
     """The profile for Prefect's page."""
     lines = [
         f"# {profile.dataset}",
-        f"{profile.n_volumes} volumes, {size(profile.min_shape)} to {size(profile.max_shape)}, "
-        f"{voxel_size(profile)}, "
-        f"classes {list(profile.classes)}, data hash `{profile.dataset_hash}`.",
+        f"{extent(profile)}, classes {list(profile.classes)}, data hash `{profile.dataset_hash}`.",
         "",
         "| severity | code | volume | what | remedy |",
         "|---|---|---|---|---|",
@@ -90,6 +81,12 @@ def markdown(profile: DatasetProfile) -> str:
     return "\n".join(lines)
 
 
+def extent(profile: DatasetProfile) -> str:
+    """`12 volumes, 49x48x5 to 71x72x24, 0.5 x 0.5 x 2 micron`."""
+    shapes = f"{format_shape(profile.min_shape)} to {format_shape(profile.max_shape)}"
+    return f"{profile.n_volumes} volumes, {shapes}, {voxel_size(profile)}"
+
+
 def voxel_size(profile: DatasetProfile) -> str:
     """Voxel size and unit, 0.5 x 0.5 x 2 micron, or a range for each unit that occurs."""
     found = []
@@ -99,8 +96,3 @@ def voxel_size(profile: DatasetProfile) -> str:
         ends = (units.written(low, "") if low != high else "", units.written(high, unit))
         found.append(" to ".join(filter(None, ends)))
     return "; ".join(found)
-
-
-def size(shape: tuple[int, ...]) -> str:
-    """A shape as people write it: 64x64x5."""
-    return "x".join(map(str, shape))

@@ -15,7 +15,7 @@ from minivess.contracts import RunRecord
 from minivess.errors import MinivessError
 from minivess.orchestration import prefect_server
 from minivess.orchestration.session import Session, open_orchestrator
-from minivess.stages.dataset_scan import look
+from minivess.stages.dataset_scan import scan_dataset
 
 SETTLE_S = 2.0  # files that are still being copied change within this time
 
@@ -26,7 +26,7 @@ def data_changed(session: Session) -> dict[str, Any]:
     Raises:
         OrchestrationError: no Prefect server listens.
     """
-    key = look(session).key
+    key = scan_dataset(session).key
     record = profile_of(session, key)
     if record is not None:
         session.say(f"  nothing new: profile {record.run_id} is of exactly these files")
@@ -56,11 +56,11 @@ def news(session: Session, announced: str | None) -> str | None:
 
     Data that still change are left for the next look.
     """
-    key = look(session).key
+    key = scan_dataset(session).key
     if key == announced or profile_of(session, key) is not None:
         return announced
     time.sleep(SETTLE_S)
-    if look(session).key != key:
+    if scan_dataset(session).key != key:
         return announced
     announce(session, key)
     return key
