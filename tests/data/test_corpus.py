@@ -116,7 +116,7 @@ def test_findings_use_only_the_severities_of_their_code(profiled) -> None:
 def test_a_file_that_may_not_be_read_is_a_finding(make_dataset: Callable[..., Path]) -> None:
     (case,) = pair(make_dataset(1)).cases
     case.image.chmod(0)
-    stats, (finding,), _ = measure(case, config=DataConfig())
+    stats, (finding,), *_ = measure(case, config=DataConfig())
     assert (stats, finding.code, finding.severity) == (None, "unreadable", "error")
     assert finding.remedy == f"chmod u+r {case.image}"
 
@@ -124,7 +124,7 @@ def test_a_file_that_may_not_be_read_is_a_finding(make_dataset: Callable[..., Pa
 def test_a_file_that_vanishes_meanwhile_is_a_finding(make_dataset: Callable[..., Path]) -> None:
     (case,) = pair(make_dataset(1)).cases
     case.image.unlink()
-    stats, (finding,), _ = measure(case, config=DataConfig())
+    stats, (finding,), *_ = measure(case, config=DataConfig())
     assert (stats, finding.code, finding.severity) == (None, "unreadable", "error")
 
 

@@ -140,7 +140,7 @@ def test_a_pair_of_a_format_is_paired_measured_curated_and_loaded(
         (tmp_path / "set" / folder).mkdir(parents=True)
         write(tmp_path / "set" / folder / f"a{ending}", array)
     (case,) = pair(tmp_path / "set").cases
-    stats, findings, _ = measure(case, config=DataConfig())
+    stats, findings, *_ = measure(case, config=DataConfig())
     assert stats is not None
     assert (stats.case, stats.shape, findings) == ("a", (16, 18, 6), [])
     kept = curate(home, "set", [case]) / stats.filename
@@ -156,7 +156,7 @@ def test_an_image_may_have_another_format_than_its_label(tmp_path: Path) -> None
         (tmp_path / folder).mkdir()
     ome(tmp_path / "images" / "a.ome.tif", image)
     nifti(tmp_path / "labels" / "a.nii.gz", mask)
-    stats, findings, _ = measure(pair(tmp_path).cases[0], config=DataConfig())
+    stats, findings, *_ = measure(pair(tmp_path).cases[0], config=DataConfig())
     assert stats is not None
     assert findings == []
 
@@ -188,7 +188,7 @@ def test_how_a_label_is_read_is_said_as_of_an_image(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
     ome(tmp_path / "images" / "a.ome.tif", image)
     tifffile.imwrite(tmp_path / "labels" / "a.tif", ~mask.T, photometric="miniswhite")
-    stats, (found,), _ = measure(pair(tmp_path).cases[0], config=DataConfig())
+    stats, (found,), *_ = measure(pair(tmp_path).cases[0], config=DataConfig())
     assert stats is not None
     assert stats.label_values == (0, 1)
     assert found.message == "Its label: The file calls 0 white: its values are read inverted."
@@ -412,7 +412,7 @@ def test_a_stack_that_states_no_voxel_size_is_a_finding(tmp_path: Path, write) -
     for folder, array in (("images", image), ("labels", mask)):
         (tmp_path / folder).mkdir()
         tifffile.imwrite(tmp_path / folder / "a.tif", array.T)
-    stats, findings, _ = measure(pair(tmp_path).cases[0], config=DataConfig())
+    stats, findings, *_ = measure(pair(tmp_path).cases[0], config=DataConfig())
     assert stats is not None
     assert (stats.voxel_spacing, stats.unit) == ((1.0, 1.0, 1.0), "unknown")
     assert [(found.code, found.severity) for found in findings] == [("unknown_spacing", "warning")]

@@ -102,7 +102,7 @@ def turned(affine: np.ndarray) -> np.ndarray:
 def test_other_world_spaces_stay_a_mismatch_that_says_how(tmp_path: Path, change, text) -> None:
     image, mask = tube(SHAPE, 0)
     folder = save(tmp_path, nib.Nifti1Image(image, OBLIQUE), nib.Nifti1Image(mask, change(OBLIQUE)))
-    stats, (found,), _ = measure(pair(folder).cases[0], config=DataConfig())
+    stats, (found,), *_ = measure(pair(folder).cases[0], config=DataConfig())
     assert (found.code, found.severity, stats.converted) == ("affine_mismatch", "warning", {})
     assert text in found.message
     assert "resample" in found.remedy

@@ -1,8 +1,9 @@
-"""Measurements by content: a volume whose bytes, settings and profiler are as before is known."""
+"""Measurements by content: the same bytes, settings and profiler are not measured again."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,41 +13,65 @@ from minivess import files, keys
 from minivess.contracts import Case
 from minivess.data.formats.filenames import curated_names
 from minivess.data.profiling.measurement import Measurement
-from minivess.data.versions.curated import as_curated, standing
+from minivess.data.versions.curated import as_curated
+from minivess.data.versions.file_hashes import Index
 
 RECORD = TypeAdapter(Measurement)
 
 
-def key_of(case: Case, hashes: Mapping[Path, str], rule: dict[str, Any]) -> str:
-    """The key of a volume: bytes of both files, and the rule they are measured by."""
-    return keys.digest([hashes[case.image], hashes[cast(Path, case.label)], rule])
+@dataclass(frozen=True)
+class Cache:
+    """The measurements below a folder; `hashes` of files, `rule`: how they are measured."""
 
+    folder: Path
+    hashes: Mapping[Path, str]
+    rule: Mapping[str, Any]
 
-def store_of(cache: Path, key: str) -> Path:
-    """Where what a volume is curated as lies, if not as in its folder."""
-    return cache / "converted" / key
+    def md5s(self, case: Case) -> tuple[str, str]:
+        """The hashes of image and label."""
+        return self.hashes[case.image], self.hashes[cast(Path, case.label)]
 
+    def store(self, case: Case) -> Path:
+        """Return the folder of files that are curated in place of a case's own."""
+        return self.folder / "converted" / self._key(case)
 
-def recall(cache: Path, key: str, case: Case) -> Measurement | None:
-    """What is known under a key, under the names that the case has now."""
-    try:
-        known = RECORD.validate_python(files.read_json(cache / "volumes" / f"{key}.json"))
-    except (FileNotFoundError, ValueError):  # lost or damaged: measure again
-        return None
-    stats, store = known.stats, store_of(cache, key)
-    if stats is None or not all(standing(store, role).is_file() for role in stats.converted):
-        return None
-    kept = as_curated(case, stats.converted, store)
-    filename, label_filename = curated_names(kept)
-    named = stats.replace(
-        case=case.case, group=case.group, filename=filename, label_filename=label_filename
-    )
-    about = [finding.replace(case=case.case) for finding in known.findings]
-    return known._replace(stats=named, findings=about)
+    def recall(self, cases: Iterable[Case]) -> dict[str, Measurement]:
+        """Return what is known of cases, by the names they have now.
 
+        A measurement is known while every file written for it is as it was.
+        """
+        found = {case.case: known for case in cases if (known := self._known(case))}
+        written = (path for known in found.values() for path in known.written if path.is_file())
+        md5s = Index(self.folder / "index.json").hashes(written)
+        return {
+            name: known
+            for name, known in found.items()
+            if all(md5s.get(path) == md5 for path, md5 in known.written.items())
+        }
 
-def remember(cache: Path, key: str, result: Measurement) -> Measurement:
-    """Keep usable volumes; unusable ones are looked at again, they fail fast."""
-    if result.stats is not None:
-        files.write_json(cache / "volumes" / f"{key}.json", RECORD.dump_python(result, mode="json"))
-    return result
+    def remember(self, case: Case, result: Measurement) -> Measurement:
+        """Keep a usable volume; unusable ones are measured again, they fail fast."""
+        if result.stats is not None:
+            files.write_json(self._record(case), RECORD.dump_python(result, mode="json"))
+        return result
+
+    def _known(self, case: Case) -> Measurement | None:
+        try:
+            known = RECORD.validate_python(files.read_json(self._record(case)))
+        except (FileNotFoundError, ValueError):  # lost or damaged: measure again
+            return None
+        if known.stats is None:
+            return None
+        kept = as_curated(case, known.stats.converted, self.store(case))
+        image, label = curated_names(kept)
+        stats = known.stats.replace(
+            case=case.case, group=case.group, filename=image, label_filename=label
+        )
+        about = [finding.replace(case=case.case) for finding in known.findings]
+        return known._replace(stats=stats, findings=about, case=kept)
+
+    def _key(self, case: Case) -> str:
+        return keys.digest([*self.md5s(case), self.rule])
+
+    def _record(self, case: Case) -> Path:
+        return self.folder / "volumes" / f"{self._key(case)}.json"

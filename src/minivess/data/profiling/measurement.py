@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -25,14 +24,21 @@ from minivess.errors import DataError, MinivessError
 
 
 class Measurement(NamedTuple):
-    """One volume in numbers, what was found, and its signature.
+    """One volume in numbers, its findings, its signature, and its files as they are curated.
 
-    No numbers where nobody's decision could make it usable.
+    `stats` is None if no decision of a reviewer can make the volume usable.
     """
 
     stats: VolumeStats | None
     findings: list[Finding]
-    signature: str = ""
+    signature: str
+    case: Case
+
+    @property
+    def written(self) -> dict[Path, str]:
+        """The files that were written to be curated, with their md5."""
+        converted = self.stats.converted if self.stats else {}
+        return {cast(Path, getattr(self.case, role)): md5 for role, md5 in converted.items()}
 
 
 def measure(
@@ -44,29 +50,24 @@ def measure(
 ) -> Measurement:
     """Measure one volume at native resolution.
 
-    `hashes` are the md5 of image and label, where they are known already; what cannot be curated
-    as it lies in the folder is written below `store`.
+    Args:
+        hashes: the md5 of image and label, if they are known already.
+        store: folder for what cannot be curated as it lies in the data folder.
     """
     try:
-        with _named(case):
-            return _measure(case, config, hashes, store)
+        return _measure(case, config, hashes, store)
     except DataError as error:
-        found = finding(error.code, error.problem, case=case.case, remedy=error.remedy)
-        return Measurement(None, [found])
-
-
-@contextmanager
-def _named(case: Case) -> Iterator[None]:
-    """What a library raises about one volume keeps out this volume alone."""
-    try:
-        yield
-    except (MinivessError, OSError):  # reading is translated; what is left is a disk that is full
-        raise
+        failure = error
     except Exception as error:  # libraries raise what they like about odd voxels
-        raise DataError(
-            f"{case.image} and {case.label} cannot be measured ({type(error).__name__}: {error}).",
+        if isinstance(error, MinivessError | OSError):  # a full disk: reading is translated
+            raise
+        why = f"{type(error).__name__}: {error}"
+        failure = DataError(
+            f"{case.image} and {case.label} cannot be measured ({why}).",
             remedy="replace the files or remove them",
-        ) from error
+        )
+    found = finding(failure.code, failure.problem, case=case.case, remedy=failure.remedy)
+    return Measurement(None, [found], "", case)
 
 
 def _measure(
@@ -84,13 +85,14 @@ def _measure(
         case.case, image, label, classes, values, ignores=ignores, stored=stored
     )
     if any(f.severity == "error" and f.code in quality.BEYOND_ACCEPTING for f in findings):
-        return Measurement(None, findings)
+        return Measurement(None, findings, "", case)
     converted = _convert(image, label, aligned(label, stored), store)
-    named = curated_names(as_curated(case, converted, store or Path()))
+    kept = as_curated(case, converted, store or Path())
+    filename, label_filename = curated_names(kept)
     stats = VolumeStats(
         case=case.case,
-        filename=named[0],
-        label_filename=named[1],
+        filename=filename,
+        label_filename=label_filename,
         group=case.group,
         shape=image.shape,
         voxel_spacing=image.spacing,
@@ -103,7 +105,7 @@ def _measure(
         **values.numbers(),
         **pieces,
     )
-    return Measurement(stats, findings, signature(image.array))
+    return Measurement(stats, findings, signature(image.array), kept)
 
 
 def _convert(

@@ -32,10 +32,9 @@ from minivess.contracts import (
 from minivess.data.formats.decode import spacing_of
 from minivess.data.formats.resampling import shape_after
 from minivess.data.profiling import labels, quality
-from minivess.data.profiling.cache import key_of, recall, remember, store_of
+from minivess.data.profiling.cache import Cache
 from minivess.data.profiling.measurement import Measurement, measure
-from minivess.data.versions.curated import as_curated, curated_hash, standing
-from minivess.data.versions.file_hashes import Index
+from minivess.data.versions.curated import curated_hash
 from minivess.data.versions.versioning import Version
 from minivess.errors import DataError
 
@@ -80,25 +79,20 @@ def profile(
     """
     counted = config.counted()
     settings = {name: counted[name] for name in ("label_map", "ignore_label", "spacing", "unit")}
-    rule = {"code": keys.code(keys.CHECKS), **settings}
-    stores = {case.case: store_of(cache, key_of(case, hashes, rule)) for case in pairing.cases}
-    results: dict[str, Measurement] = {}
-    fresh: list[Case] = []
-    for case in pairing.cases:
-        known = recall(cache, key_of(case, hashes, rule), case)
-        if known is None:
-            fresh.append(case)
-        else:
-            results[case.case] = known
-    damaged = _damaged(results, stores, cache)
-    fresh += [case for case in pairing.cases if case.case in damaged]
-    for done, (case, result) in enumerate(_measure_all(fresh, config, hashes, stores), start=1):
-        results[case.case] = remember(cache, key_of(case, hashes, rule), result)
+    known = Cache(cache, hashes, {"code": keys.code(keys.CHECKS), **settings})
+    results = known.recall(pairing.cases)
+    fresh = [case for case in pairing.cases if case.case not in results]
+    jobs = [
+        partial(measure, case, config=config, hashes=known.md5s(case), store=known.store(case))
+        for case in fresh
+    ]
+    size = sum(path.stat().st_size for case in fresh for path in (case.image, case.label) if path)
+    for case, result in zip(fresh, _run(jobs, size), strict=True):
+        results[case.case] = known.remember(case, result)
         if on_volume is not None:
-            on_volume(len(pairing.cases) - len(fresh) + done, len(pairing.cases))
-    judged = {case: _judged(result, case in accepted) for case, result in results.items()}
-    gathered = _gather(pairing, judged, hashes, config, stores)
-    measured = replace(gathered, rescanned=len(fresh))
+            on_volume(len(results), len(pairing.cases))
+    judged = [_judged(results[case.case], case.case in accepted) for case in pairing.cases]
+    measured = replace(_gather(pairing, judged, hashes, config), rescanned=len(fresh))
     _refuse(measured, strict=config.strict)
     return measured
 
@@ -162,39 +156,23 @@ def as_loaded(profile: DatasetProfile, resampling: ResamplingConfig) -> DatasetP
 # --- many volumes -------------------------------------------------------------------------
 
 
-def _measure_all(
-    cases: Sequence[Case],
-    config: DataConfig,
-    hashes: Mapping[Path, str],
-    stores: Mapping[str, Path],
-) -> Iterator[tuple[Case, Measurement]]:
-    size = sum(path.stat().st_size for case in cases for path in (case.image, case.label) if path)
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    jobs = [
-        partial(
-            measure,
-            case,
-            config=config,
-            hashes=(hashes[case.image], hashes[cast(Path, case.label)]),
-            store=stores[case.case],
-        )
-        for case in cases
-    ]
+def _run(jobs: Sequence[Callable[[], Measurement]], size: int) -> Iterator[Measurement]:
+    """Measure in order, in several processes where `size` bytes are worth it."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     done = 0
-    if size >= PARALLEL_BYTES and cores > 1 and len(cases) > 1:
-        with pool_of(min(cores, len(cases))) as pool:
+    if size >= PARALLEL_BYTES and cores > 1 and len(jobs) > 1:
+        with pool_of(min(cores, len(jobs))) as pool:
             futures = [pool.submit(job) for job in jobs]
             try:
-                for case, future in zip(cases, futures, strict=True):
+                for future in futures:
                     result = future.result()
                     done += 1
-                    yield case, result
+                    yield result
             except BrokenProcessPool:
-                log.warning("A measuring process was killed (memory?); going on one by one.")
-    for case, job in zip(cases[done:], jobs[done:], strict=True):
-        yield case, job()
+                log.warning("A measuring process was killed (memory?); continuing one by one.")
+    for job in jobs[done:]:
+        yield job()
 
 
 def pool_of(n: int) -> ProcessPoolExecutor:
@@ -229,54 +207,29 @@ def _judged(result: Measurement, accepted: bool) -> Measurement:
 
 def _gather(
     pairing: Pairing,
-    results: Mapping[str, Measurement],
+    results: Sequence[Measurement],
     hashes: Mapping[Path, str],
     config: DataConfig,
-    stores: Mapping[str, Path],
 ) -> Measured:
-    ordered = [results[case.case] for case in pairing.cases]
-    stats = tuple(result.stats for result in ordered if result.stats is not None)
-    signatures = {r.stats.case: r.signature for r in ordered if r.stats is not None}
+    usable = [result for result in results if result.stats is not None]
+    stats = tuple(result.stats for result in usable if result.stats is not None)
+    signatures = {result.case.case: result.signature for result in usable}
     findings = [
         *quality.check_pairing(pairing),
         *labels.unsaid(pairing.ignored, config.labels),
-        *(finding for result in ordered for finding in result.findings),
+        *(finding for result in results for finding in result.findings),
         *quality.check_set(stats, signatures, outlier_z=config.outlier_z, label_map=config.labels),
     ]
-    good = {volume.case: volume.converted for volume in stats}
-    cases = tuple(
-        as_curated(case, good[case.case], stores[case.case])
-        for case in pairing.cases
-        if case.case in good
-    )
+    cases = tuple(result.case for result in usable)
+    written = {path: md5 for result in usable for path, md5 in result.written.items()}
     return Measured(
         stats=stats,
         cases=cases,
         findings=tuple(findings),
-        quarantined=tuple(case.case for case in pairing.cases if case.case not in good),
+        quarantined=tuple(result.case.case for result in results if result.stats is None),
         rescanned=0,
-        dataset_hash=curated_hash(cases, {**hashes, **_written(results, stores)}),
+        dataset_hash=curated_hash(cases, {**hashes, **written}),
     )
-
-
-def _written(results: Mapping[str, Measurement], stores: Mapping[str, Path]) -> dict[Path, str]:
-    """What was written to be curated, with the md5 that it had then."""
-    return {
-        standing(stores[case], role): md5
-        for case, result in results.items()
-        if result.stats is not None
-        for role, md5 in result.stats.converted.items()
-    }
-
-
-def _damaged(
-    results: Mapping[str, Measurement], stores: Mapping[str, Path], cache: Path
-) -> list[str]:
-    """Known volumes of which something that was written is no longer what it was."""
-    written = _written(results, stores)
-    found = Index(cache / "index.json").hashes(written) if written else {}
-    folders = {path.parent for path, md5 in written.items() if found[path] != md5}
-    return [case for case in results if stores[case] in folders]
 
 
 def _refuse(measured: Measured, *, strict: bool) -> None:
