@@ -1,48 +1,38 @@
-"""The database of review: SQLite that takes new rows and refuses to change or remove any."""
+"""The database of review: SQLite tables to which rows are only added; schema.sql defines them."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 from minivess.home import Home
 
-SCHEMA = """
-create table if not exists seen (
-    id integer primary key, at text not null, dataset text not null, case_id text not null,
-    image text not null, label text not null, image_md5 text not null, label_md5 text not null,
-    findings text not null, in_force text not null, present integer not null
-);
-create table if not exists decisions (
-    id integer primary key, at text not null, dataset text not null, case_id text not null,
-    image_md5 text not null, label_md5 text not null, verdict text not null,
-    role text, file text, file_md5 text, who text not null, why text not null
-);
-create index if not exists seen_by_case on seen (dataset, case_id, id);
-create index if not exists decisions_by_case on decisions (dataset, case_id, id);
-"""
-GUARD = """
-create trigger if not exists {table}_kept_{action} before {action} on {table}
-begin select raise(abort, 'what was decided is kept for good'); end;
-"""
+SCHEMA = Path(__file__).with_name("schema.sql")
+LATEST = (
+    "select * from seen where id in "
+    "(select max(id) from seen where dataset = ? group by case_id) order by case_id"
+)
+"""Each volume of a dataset as it was seen last."""
+
+
+def select(home: Home, query: str, *values: str) -> list[sqlite3.Row]:
+    """Return the rows of a query; none where there is no database yet."""
+    if not home.review_db.exists():
+        return []
+    with _opened(home) as database:
+        return database.execute(query, values).fetchall()
 
 
 @contextmanager
-def opened(home: Home) -> Iterator[sqlite3.Connection]:
-    """The database, made on first use."""
-    home.review_db.parent.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(home.review_db, timeout=60, isolation_level=None)) as database:
-        database.row_factory = sqlite3.Row
-        if not database.execute("select 1 from sqlite_master where name = 'decisions'").fetchone():
-            guards = [
-                GUARD.format(table=table, action=action)
-                for table in ("seen", "decisions")
-                for action in ("update", "delete")
-            ]
-            database.executescript(SCHEMA + "".join(guards))
+def transaction(home: Home) -> Iterator[sqlite3.Connection]:
+    """Open the database, made on first use, to add rows: all of them or none."""
+    with _opened(home) as database:
+        database.execute("begin immediate")
         yield database
+        database.commit()
 
 
 def insert(database: sqlite3.Connection, table: str, row: Mapping[str, Any]) -> None:
@@ -52,10 +42,11 @@ def insert(database: sqlite3.Connection, table: str, row: Mapping[str, Any]) -> 
     database.execute(f"insert into {table} ({', '.join(values)}) values ({marks})", values)
 
 
-def latest(database: sqlite3.Connection, dataset: str) -> list[sqlite3.Row]:
-    """Each volume of a dataset as it was seen last."""
-    return database.execute(
-        "select * from seen where id in "
-        "(select max(id) from seen where dataset = ? group by case_id) order by case_id",
-        (dataset,),
-    ).fetchall()
+@contextmanager
+def _opened(home: Home) -> Iterator[sqlite3.Connection]:
+    home.review_db.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(home.review_db, timeout=60, isolation_level=None)) as database:
+        database.row_factory = sqlite3.Row
+        if not database.execute("select 1 from sqlite_master where name = 'decisions'").fetchone():
+            database.executescript(SCHEMA.read_text(encoding="utf-8"))
+        yield database

@@ -53,11 +53,9 @@ def decide(
         ]
     if _said_already(entry, rows):
         return
-    with review_db.opened(home) as database:
-        database.execute("begin immediate")
+    with review_db.transaction(home) as database:
         for each in rows:
             review_db.insert(database, "decisions", each)
-        database.commit()
 
 
 def _said_already(entry: review.Entry, rows: Sequence[Mapping[str, object]]) -> bool:

@@ -1,7 +1,7 @@
-"""Volumes handed to annotation tools, and what people did there read back as decisions.
+"""Export volumes to annotation tools and import what people did there as decisions.
 
-3D Slicer gets a scene with the files themselves; Label Studio gets projections to judge, because it
-knows no volumes.
+3D Slicer gets a scene with the files themselves; Label Studio, which has no volumes, gets
+projections to judge.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import quoteattr
+
+from jinja2 import Template
 
 from minivess import files
 from minivess.data.formats.filenames import parts, suffix
@@ -20,20 +21,7 @@ from minivess.errors import DataError
 from minivess.home import Home
 
 MANIFEST, SCENE, TASKS, FORM = "export.json", "scene.mrml", "tasks.json", "form.xml"
-NODES = {  # of 3D Slicer: element, class, colours, and the end of its name
-    "image": ("Volume", "ScalarVolume", "Grey", ""),
-    "label": ("LabelMapVolume", "LabelMapVolume", "Labels", "-label"),
-}
-FORM_TEXT = """<View>
-  <Header value="$case"/>
-  <Text name="findings" value="$findings"/>
-  <Image name="image" value="$image"/>
-  <Choices name="verdict" toName="image" required="true" choice="single">
-    <Choice value="accept"/><Choice value="reject"/><Choice value="fix"/>
-  </Choices>
-  <TextArea name="why" toName="image" required="true" placeholder="why"/>
-</View>
-"""
+TEMPLATES = Path(__file__).parent
 
 
 # --- 3D Slicer ----------------------------------------------------------------------------
@@ -46,7 +34,7 @@ def to_slicer(home: Home, entries: Sequence[Entry], folder: Path) -> list[str]:
         DataError: `folder` is not empty.
     """
     _refuse_filled(folder)
-    exported = {}
+    exported: dict[str, Any] = {}
     for entry in entries:
         names = {}
         for role, source in review.standing(home, entry).items():
@@ -57,10 +45,15 @@ def to_slicer(home: Home, entries: Sequence[Entry], folder: Path) -> list[str]:
                     files.copy(part, folder / f"{role}s" / f"{entry.case}{ending}")
         exported[entry.case] = {
             "files": {r: {"name": n, "md5": files.md5(folder / n)} for r, n in names.items()},
-            "originals": [entry.image_md5, entry.label_md5],
+            "originals": entry.originals,
         }
     files.write_json(folder / MANIFEST, {"dataset": entries[0].dataset, "volumes": exported})
-    files.write_text(folder / SCENE, _scene(exported))
+    template = Template(
+        (TEMPLATES / "scene.mrml.j2").read_text(encoding="utf-8"),
+        autoescape=True, trim_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    listed = [(c, r, f["name"]) for c, v in exported.items() for r, f in v["files"].items()]
+    files.write_text(folder / SCENE, template.render(files=listed))
     return list(exported)
 
 
@@ -70,19 +63,20 @@ def from_slicer(
     """Take labels and images that were changed since the export as fixes.
 
     Returns:
-        The cases that were mended; what is left: cases whose originals changed since, and files
+        The cases that were fixed; what is left: cases whose originals changed since, and files
         of other names than those exported.
     """
     manifest = files.read_json(folder / MANIFEST)
-    for volume in manifest["volumes"].values():
-        for file in volume["files"].values():
-            if not (folder / file["name"]).resolve().is_relative_to(folder.resolve()):
-                raise DataError(
-                    f"{folder / MANIFEST} names {file['name']}, which is outside its folder.",
-                    remedy="minivess review export FOLDER makes a new one",
-                )
+    names = {f["name"] for v in manifest["volumes"].values() for f in v["files"].values()}
+    for name in names:
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise DataError(
+                f"{folder / MANIFEST} names {name}, which is outside its folder.",
+                remedy="minivess review export FOLDER makes a new one",
+            )
     known = {entry.case: entry for entry in review.entries(home, manifest["dataset"])}
-    mended, left = [], _strangers(folder, manifest)
+    there = {path.relative_to(folder).as_posix() for path in folder.glob("*/*")}
+    fixed, left = [], sorted(there - names)
     for case, exported in manifest["volumes"].items():
         changed: dict[Role, Path] = {
             role: folder / file["name"]
@@ -92,41 +86,12 @@ def from_slicer(
         if not changed:
             continue
         entry = known.get(case)
-        if entry is None or [entry.image_md5, entry.label_md5] != exported["originals"]:
+        if entry is None or entry.originals != exported["originals"]:
             left.append(case)
             continue
         decide.decide(home, entry, "fix", who=who, why=why, replacements=changed)
-        mended.append(case)
-    return mended, left
-
-
-def _strangers(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
-    """Files saved beside those that were exported."""
-    exported = {f["name"] for v in manifest["volumes"].values() for f in v["files"].values()}
-    found = {path.relative_to(folder).as_posix() for path in folder.glob("*/*")}
-    return sorted(found - exported)
-
-
-def _scene(exported: Mapping[str, Any]) -> str:
-    """MRML: a volume node and its storage node for each file, paths relative to the scene."""
-    lines = ['<?xml version="1.0" encoding="UTF-8"?>', '<MRML version="Slicer5.6.2">']
-    number = 0
-    for case, volume in exported.items():
-        for role, file in volume["files"].items():
-            number += 1
-            kind, node, colours, ending = NODES[role]
-            name = case + ending
-            storage = f"vtkMRMLVolumeArchetypeStorageNode{number}"
-            display = f"vtkMRML{node}DisplayNode{number}"
-            lines += [
-                f'  <VolumeArchetypeStorage id="{storage}" name={quoteattr(name + " file")} '
-                f'fileName={quoteattr(file["name"])} useCompression="1"/>',
-                f'  <{kind}Display id="{display}" name={quoteattr(name + " display")} '
-                f'colorNodeID="vtkMRMLColorTableNode{colours}"/>',
-                f'  <{kind} id="vtkMRML{node}Node{number}" name={quoteattr(name)} '
-                f'storageNodeRef="{storage}" displayNodeRef="{display}"/>',
-            ]
-    return "\n".join([*lines, "</MRML>"]) + "\n"
+        fixed.append(case)
+    return fixed, left
 
 
 # --- Label Studio -------------------------------------------------------------------------
@@ -151,10 +116,10 @@ def to_label_studio(home: Home, entries: Sequence[Entry], folder: Path) -> list[
             "image": f"/data/local-files/?d={folder.resolve().name}/{name}",
             "dataset": entry.dataset,
             "case": entry.case,
-            "originals": [entry.image_md5, entry.label_md5],
+            "originals": entry.originals,
             "findings": "\n".join(f"{f.code}: {f.message}" for f in entry.findings),
         }
-    files.write_text(folder / FORM, FORM_TEXT)
+    files.copy(TEMPLATES / "label_studio.xml", folder / FORM)
     files.write_json(folder / TASKS, [{"data": data} for data in shown.values()])
     return list(shown)
 
@@ -170,8 +135,7 @@ def from_label_studio(home: Home, path: Path) -> tuple[list[str], list[str]]:
         data = task["data"]
         entry = review.find(home, data["dataset"], data["case"])
         verdict, why, who = _answer(task.get("annotations", []))
-        current = [entry.image_md5, entry.label_md5] == data["originals"]
-        if verdict is None or verdict == "fix" or not current:
+        if verdict in (None, "fix") or entry.originals != data["originals"]:
             left.append(entry.case)
             continue
         try:

@@ -1,7 +1,6 @@
-"""What people decided about volumes: a queue and its decisions in SQLite, kept for good.
+"""Decisions of people about volumes: a queue and its decisions in SQLite, kept for good.
 
-Rows are added, never changed: the database itself refuses it. A decision is about the bytes that
-were looked at; when a file changes, it is asked about anew.
+A decision is about the bytes that were looked at; when a file changes, a new one is needed.
 """
 
 from __future__ import annotations
@@ -10,10 +9,11 @@ import json
 import shlex
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, Json
 
 from minivess.contracts import Case, Finding, Pairing
 from minivess.data.review import database as review_db
@@ -26,9 +26,12 @@ Role = Literal["image", "label"]
 Mark = tuple[str, str, str]  # volume, md5 of its image, md5 of its label
 
 
-@dataclass(frozen=True)
-class Decision:
-    """One thing that somebody decided; `file` is a name below home/review for a fix."""
+class _Row(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Decision(_Row):
+    """One decision about a volume; `file` is a name below home/review for a fix."""
 
     at: str
     verdict: Verdict
@@ -39,37 +42,47 @@ class Decision:
     file_md5: str | None = None
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A volume as profiling saw it last, and what was decided about these very bytes."""
+class Entry(_Row):
+    """A volume as it was profiled last, and the decisions about exactly these bytes."""
 
     dataset: str
-    case: str
+    case: str = Field(alias="case_id")
     image: Path
     label: Path
     image_md5: str
     label_md5: str
-    findings: tuple[Finding, ...]
-    seen_at: str
+    findings: Json[tuple[Finding, ...]]
+    seen_at: str = Field(alias="at")
     decisions: tuple[Decision, ...] = ()
 
     @property
+    def originals(self) -> list[str]:
+        """MD5 of the files that were looked at."""
+        return [self.image_md5, self.label_md5]
+
+    @property
     def verdict(self) -> Verdict | None:
-        """What counts now."""
+        """The verdict that counts now."""
         return verdict(self.decisions)
 
     @property
     def replaced(self) -> dict[Role, Decision]:
-        """The files that stand in for the originals."""
+        """The fixes whose files replace the originals."""
         return replaced(self.decisions)
 
     @property
     def is_open(self) -> bool:
-        """Whether it waits for somebody: flagged, and nothing decided since."""
+        """Whether the volume waits for a decision: flagged, and nothing decided since."""
         decided = self.verdict in ("accept", "reject") or (
             self.verdict == "fix" and self.seen_at < self.decisions[-1].at
         )
         return not decided and any(finding.severity != "info" for finding in self.findings)
+
+
+def command(action: str, dataset: str, case: str = "CASE", rest: str = "--why '...'") -> str:
+    """Return a command about one volume, with the dataset, of which a home may have several."""
+    place = f"--dataset {shlex.quote(dataset)}"
+    return f"minivess review {action} {shlex.quote(case)} {place} {rest}"
 
 
 def verdict(made: Sequence[Decision]) -> Verdict | None:
@@ -93,42 +106,29 @@ def replaced(made: Sequence[Decision]) -> dict[Role, Decision]:
 
 
 def datasets(home: Home) -> list[str]:
-    """Datasets that were profiled in this home."""
-    if not home.review_db.exists():
-        return []
-    with review_db.opened(home) as database:
-        rows = database.execute("select distinct dataset from seen order by dataset")
-        return [row["dataset"] for row in rows]
+    """Return the datasets that were profiled in this home."""
+    rows = review_db.select(home, "select distinct dataset from seen order by dataset")
+    return [row["dataset"] for row in rows]
 
 
 def entries(home: Home, dataset: str) -> list[Entry]:
-    """Every volume of a dataset as it was seen last, in order of name."""
-    if not home.review_db.exists():
-        return []
-    with review_db.opened(home) as database:
-        latest = [row for row in review_db.latest(database, dataset) if row["present"]]
+    """Return every volume of a dataset as it was seen last, in order of name."""
     made = decisions(home, dataset)
-    return [_entry(row, made) for row in latest]
+    return [
+        Entry.model_validate({**row, "decisions": made.get(_mark(row), ())})
+        for row in review_db.select(home, review_db.LATEST, dataset)
+        if row["present"]
+    ]
 
 
 def decisions(home: Home, dataset: str) -> dict[Mark, tuple[Decision, ...]]:
-    """Every decision about a dataset, by volume and bytes, oldest first."""
-    if not home.review_db.exists():
-        return {}
-    with review_db.opened(home) as database:
-        made = database.execute(
-            "select * from decisions where dataset = ? order by id", (dataset,)
-        ).fetchall()
+    """Return every decision about a dataset, by volume and bytes, oldest first."""
+    query = "select * from decisions where dataset = ? order by id"
     found: dict[Mark, tuple[Decision, ...]] = {}
-    for row in made:
-        found[_mark(row)] = (*found.get(_mark(row), ()), _decision(row))
+    for row in review_db.select(home, query, dataset):
+        made = Decision.model_validate(dict(row))
+        found[_mark(row)] = (*found.get(_mark(row), ()), made)
     return found
-
-
-def command(action: str, dataset: str, case: str = "CASE", rest: str = "--why '...'") -> str:
-    """A command about one volume, which runs where this home has several datasets as well."""
-    place = f"--dataset {shlex.quote(dataset)}"
-    return f"minivess review {action} {shlex.quote(case)} {place} {rest}"
 
 
 def find(home: Home, dataset: str, case: str) -> Entry:
@@ -179,21 +179,19 @@ def enter(
     for finding in findings:
         if finding.case is not None:
             found.setdefault(finding.case, []).append(finding.model_dump(mode="json"))
-    with review_db.opened(home) as database:
-        database.execute("begin immediate")
-        before = {row["case_id"]: row for row in review_db.latest(database, dataset)}
+    with review_db.transaction(home) as database:
+        latest = database.execute(review_db.LATEST, (dataset,))
+        before = {row["case_id"]: row for row in latest}
         for case in pairing.cases:
-            decided, old = in_force.get(case.case, {}), before.get(case.case)
+            decided, old = in_force.get(case.case, {}), before.pop(case.case, None)
             row = _seen(dataset, case, hashes, found.get(case.case, []), decided)
             if decided.get("verdict") == "reject" and old is not None:
                 row["findings"] = old["findings"]  # it is not measured any more
             if old is None or any(old[name] != value for name, value in row.items()):
                 review_db.insert(database, "seen", {**row, "at": now()})
-        for name in sorted(before.keys() - {case.case for case in pairing.cases}):
-            if before[name]["present"]:
-                gone = {**dict(before[name]), "present": 0, "at": now()}
-                review_db.insert(database, "seen", gone)
-        database.commit()
+        for gone in before.values():
+            if gone["present"]:
+                review_db.insert(database, "seen", {**gone, "present": 0, "at": now()})
     return [entry for entry in entries(home, dataset) if entry.is_open]
 
 
@@ -209,25 +207,6 @@ def _seen(
         "image_md5": hashes[case.image], "label_md5": hashes[label], "present": 1,
         "findings": json.dumps(findings), "in_force": json.dumps(decided),
     }  # fmt: skip
-
-
-def _decision(row: sqlite3.Row) -> Decision:
-    names = ("at", "verdict", "who", "why", "role", "file", "file_md5")
-    return Decision(**{name: row[name] for name in names})
-
-
-def _entry(row: sqlite3.Row, made: Mapping[Mark, Iterable[Decision]]) -> Entry:
-    return Entry(
-        dataset=row["dataset"],
-        case=row["case_id"],
-        image=Path(row["image"]),
-        label=Path(row["label"]),
-        image_md5=row["image_md5"],
-        label_md5=row["label_md5"],
-        findings=tuple(Finding.model_validate(f) for f in json.loads(row["findings"])),
-        seen_at=row["at"],
-        decisions=tuple(made.get(_mark(row), ())),
-    )
 
 
 def _mark(row: sqlite3.Row) -> Mark:
