@@ -31,8 +31,12 @@ def test_the_wheel_carries_minivess_alone_with_its_settings(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     wheel = zipfile.ZipFile(next(tmp_path.glob("*.whl")))
     held = set(wheel.namelist())
-    modules = {str(f.relative_to(CLONE / "src")) for f in (CLONE / "src").rglob("*.py")}
-    assert modules | {f"minivess/_configs/experiments/{f.name}" for f in experiments()} <= held
+    whole = {
+        f.relative_to(CLONE / "src").as_posix() for f in (CLONE / "src").rglob("*")
+        if f.is_file() and "__pycache__" not in f.parts
+    }  # fmt: skip
+    assert "minivess/py.typed" in whole
+    assert whole | {f"minivess/_configs/experiments/{f.name}" for f in experiments()} <= held
     assert not any(name.startswith(("tests/", "configs/", "flows/")) for name in held)
     (listed,) = (name for name in held if name.endswith("/entry_points.txt"))
     commands = configparser.ConfigParser()
