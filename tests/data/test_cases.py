@@ -208,7 +208,7 @@ def test_a_dataset_json_without_a_list_leaves_the_layout_to_the_folders(tmp_path
 def words_of(remedy: str) -> list[dict[str, str | None]]:
     """Each way that a remedy offers, read as a shell and the command line read its words."""
     ways = re.findall(r"(?:^|: |or )(\S*data\.image=.*?) \(\d+ pairs?\)", remedy)
-    configs = [load(words=["data.root=/x", *shlex.split(way)]).data for way in ways]
+    configs = [load(overrides=["data.root=/x", *shlex.split(way)]).data for way in ways]
     return [{"image": config.image, "label": config.label} for config in configs]
 
 
@@ -589,7 +589,7 @@ def test_shared_prefixes_are_warned_about_with_a_rule_that_works(
     root = mice(tmp_path, *expected)
     (note,) = pair(root).notes
     (word,) = shlex.split(re.findall("'data.group=.*?'", note)[0])
-    assert groups(root, load(words=[f"data.root={root}", word]).data.group) == expected
+    assert groups(root, load(overrides=[f"data.root={root}", word]).data.group) == expected
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def words(remedy: str) -> list[list[str]]:
 
 def classes(run: Run, root: Path, *typed: str) -> tuple[set[int], set[str]]:
     """The classes of a folder under settings as typed, and the codes of what was found."""
-    data = configs.load(words=[f"data.root={root}", *typed]).data
+    data = configs.load(overrides=[f"data.root={root}", *typed]).data
     measured = run(root, **data.model_dump(exclude={"root"}))
     held = {value for volume in measured.stats for value in volume.label_values}
     return held, {finding.code for finding in measured.findings}
@@ -130,7 +130,7 @@ def test_words_that_are_proposed_build_on_those_that_were_typed(
     run: Run, tmp_path: Path, typed: str
 ) -> None:
     root = folder(tmp_path, lambda m, i: (1 - m) * np.uint8(255))
-    data = configs.load(words=[f"data.root={root}", typed]).data
+    data = configs.load(overrides=[f"data.root={root}", typed]).data
     (finding,) = run(root, label_map=data.label_map).findings
     (reading,) = words(finding.remedy)
     assert classes(run, root, *reading)[1] <= {"label_map_unused"}
@@ -138,7 +138,7 @@ def test_words_that_are_proposed_build_on_those_that_were_typed(
 
 def test_a_word_changes_one_value_of_a_binary_map(run: Run, tmp_path: Path) -> None:
     root = folder(tmp_path, lambda m, i: cut(m, [1, 2, 3]))
-    typed = configs.load(words=["data.label_map=binary", "data.label_map.2=0"]).data
+    typed = configs.load(overrides=["data.label_map=binary", "data.label_map.2=0"]).data
     (volume, *_) = run(root, label_map=typed.label_map).stats
     assert (volume.label_values, volume.components) == ((0, 1), 2)
 
@@ -201,7 +201,7 @@ def test_a_statement_about_values_that_no_label_holds_is_said(
 )
 def test_a_map_to_what_is_no_class_is_refused(typed: list[str]) -> None:
     with pytest.raises(UsageError):
-        configs.load(words=typed)
+        configs.load(overrides=typed)
 
 
 MAPS = {

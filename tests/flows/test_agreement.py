@@ -167,7 +167,7 @@ class Orders(RuleBasedStateMachine):
         super().__init__()
         self.stack = ExitStack()
         env = config.Environment(home=self.home, prefect_disabled=True)
-        asked = config.load(words=[f"name=tubes{next(NUMBERS)}"], env=env)
+        asked = config.load(overrides=[f"name=tubes{next(NUMBERS)}"], env=env)
         session = self.stack.enter_context(open_session(asked, env))
         self.session, self.made = session, Fabricated(session)
         self.analysis: AnalysisResult | None = None
@@ -276,7 +276,7 @@ def test_aliases_pointers_and_the_store_agree_after_any_order(
 def made(home: Home, stocked: None) -> Iterator[Fabricated]:
     """An experiment with two fabricated families."""
     env = config.Environment(home=home.root, prefect_disabled=True)
-    with open_session(config.load(words=["name=tubes"], env=env), env) as session:
+    with open_session(config.load(overrides=["name=tubes"], env=env), env) as session:
         fabricated = Fabricated(session)
         for name in FAMILIES:
             fabricated.family(name)

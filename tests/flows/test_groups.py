@@ -46,7 +46,7 @@ def test_no_animal_trains_what_it_validates_and_a_shared_crop_is_told(
     mice: Path, rule: Callable[[Path], list[str]], seed: int
 ) -> None:
     words = [f"data.root={mice}", "training.test_fraction=0.2", *rule(mice)]
-    config, env = configs.load(words=words), configs.Environment(prefect_disabled=True)
+    config, env = configs.load(overrides=words), configs.Environment(prefect_disabled=True)
     with open_session(config, replace(env, home=mice.parent / "home")) as session:
         scan = scan_dataset(session)
         profile = summary(session, scan, measure(session, scan))

@@ -56,7 +56,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory, stock: Callable[[Home], None
     stock(home)
     first, second = vessels(folder / "a" / "vessels", 0), vessels(folder / "b" / "vessels", 9)
     env = configs.Environment(home=home.root, prefect_disabled=True)
-    with open_session(configs.load(words=[f"data.root={first}"], env=env), env) as session:
+    with open_session(configs.load(overrides=[f"data.root={first}"], env=env), env) as session:
         return Scene(home, first, second, str(profile_data(session).run_id))
 
 
@@ -111,7 +111,7 @@ def test_a_renamed_folder_is_told_of_the_dataset_that_has_its_files(
 ) -> None:
     shutil.copytree(scene.first, tmp_path / "renamed")
     env = configs.Environment(home=scene.home.root, prefect_disabled=True)
-    asked = configs.load(words=[f"data.root={tmp_path / 'renamed'}"], env=env)
+    asked = configs.load(overrides=[f"data.root={tmp_path / 'renamed'}"], env=env)
     with open_session(asked, env) as session:
         scan_dataset(session)
     assert "files of vessels, which is another dataset here; data.name=vessels" in "".join(

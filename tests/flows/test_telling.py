@@ -21,7 +21,7 @@ FLIPPED = np.array([[0, -1], [1, 1], [2, 1]])
 
 
 def told(root: Path, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[DatasetProfile, str]:
-    config = configs.load(words=[f"data.root={root}", *words])
+    config = configs.load(overrides=[f"data.root={root}", *words])
     env = configs.Environment(prefect_disabled=True, home=root.parent / "home")
     with open_session(config, env) as session:
         scan = scan_dataset(session)

@@ -491,17 +491,17 @@ def test_a_configuration_cannot_be_changed():
 
 @pytest.mark.parametrize("key", OTHER)
 def test_words_of_a_configuration_make_it_again(key: str) -> None:
-    asked = load(words=rooted(*OTHER[key]), env=EMPTY)
-    again = load(words=config.words(asked), env=EMPTY)
+    asked = load(overrides=rooted(*OTHER[key]), env=EMPTY)
+    again = load(overrides=config.overrides(asked), env=EMPTY)
     assert again.model_copy(update={"tracking": asked.tracking}) == asked
-    assert not any(word.startswith("tracking") for word in config.words(asked))
+    assert not any(word.startswith("tracking") for word in config.overrides(asked))
 
 
 def test_a_root_in_storage_stays_an_address_and_names_the_dataset():
-    found = load(words=["data.root=s3://bucket/some/vessels"], env=EMPTY)
+    found = load(overrides=["data.root=s3://bucket/some/vessels"], env=EMPTY)
     assert found.data.root == "s3://bucket/some/vessels"
     assert found.dataset == found.experiment == "vessels"
-    assert load(words=config.words(found), env=EMPTY) == found
+    assert load(overrides=config.overrides(found), env=EMPTY) == found
 
 
 def test_settings_are_changed_by_their_keys_and_the_others_stay():

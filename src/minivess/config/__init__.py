@@ -46,7 +46,7 @@ from minivess.config.experiment import (
     TrainingConfig,
 )
 from minivess.config.files import find, folders, known_experiments, read_yaml
-from minivess.config.loader import load, merge, words
+from minivess.config.loader import load, overrides
 
 __all__ = [
     "CONTRADICTIONS",
@@ -90,8 +90,8 @@ __all__ = [
     "load",
     "local_without_proxy",
     "loss",
-    "merge",
     "model",
+    "overrides",
     "parse",
     "read_yaml",
     "refuse_unknown",
@@ -101,5 +101,4 @@ __all__ = [
     "tier",
     "uncounted",
     "validated",
-    "words",
 ]

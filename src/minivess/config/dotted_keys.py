@@ -47,13 +47,19 @@ def changed(config: ExperimentConfig, values: Mapping[str, Any]) -> ExperimentCo
     """The settings with others at some dotted keys; what was never set stays at its default."""
     tree = config.model_dump(mode="json", exclude_unset=True)
     for key, value in values.items():
-        *parts, leaf = key.split(".")
-        part = tree
-        for name in parts:
-            part = part.setdefault(name, {})
-        part[leaf] = value
+        set_at(tree, key, value)
     built: ExperimentConfig = validated(ExperimentConfig, tree)
     return built
+
+
+def set_at(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set the value at a dotted key; parts that are missing, or no mappings, are made."""
+    *parts, leaf = key.split(".")
+    for name in parts:
+        if not isinstance(tree.get(name), dict):
+            tree[name] = {}
+        tree = tree[name]
+    tree[leaf] = value
 
 
 def refuse_unknown(key: str, where: str) -> None:
@@ -72,18 +78,9 @@ def refuse_unknown(key: str, where: str) -> None:
 
 def known(key: str) -> bool:
     """Whether a dotted key names a part or a field; keys inside mappings are free."""
-    names = key.split(".")
-    kind: Any = ExperimentConfig
-    for position, name in enumerate(names):
-        if name not in kind.model_fields:
-            return False
-        annotation = kind.model_fields[name].annotation
-        if get_origin(annotation) is dict:
-            return len(names) - position <= 2
-        if not (isinstance(annotation, type) and issubclass(annotation, Part)):
-            return position == len(names) - 1
-        kind = annotation
-    return True
+    parent = field_of(key.rpartition(".")[0])
+    inside_mapping = parent is not None and get_origin(parent.annotation) is dict
+    return inside_mapping or field_of(key) is not None
 
 
 def leaves(part: str = "") -> Iterator[str]:

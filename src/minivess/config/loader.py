@@ -1,64 +1,69 @@
-"""From files, environment and words to one checked configuration."""
+"""Load one validated configuration from YAML files, environment variables and overrides."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from minivess.config.complaints import validated
 from minivess.config.contradictions import CONTRADICTIONS
-from minivess.config.dotted_keys import dotted, leaves, parse, refuse_unknown
+from minivess.config.dotted_keys import dotted, leaves, parse, refuse_unknown, set_at
 from minivess.config.env_variables import Environment, environment
 from minivess.config.experiment import DEMO, ExperimentConfig
 from minivess.config.files import find, is_shipped, read_yaml
 from minivess.errors import UsageError
 
+Tree = dict[str, Any]
+
 
 def load(
     files: Sequence[Path] = (),
-    words: Sequence[str] = (),
+    overrides: Sequence[str] = (),
     env: Environment | None = None,
     folder: Path | None = None,
 ) -> ExperimentConfig:
-    """Merge YAML files, standard variables and `key=value` words, then validate.
+    """Merge YAML files, standard variables and overrides, then validate.
 
     Without a `data.root`, configs/experiments/demo.yaml lies under everything.
-    Relative `data.root` words are resolved against `folder` (default: where the user stands).
+
+    Args:
+        files: Differences from the defaults; a later file wins over an earlier one.
+        overrides: `key=value` each, above files and environment.
+        env: The environment variables; None reads those of this process.
+        folder: Relative values of `data.root` are resolved against it; None is the current folder.
 
     Raises:
         UsageError: unknown key (the nearest one is named), refused value or contradiction.
     """
-    from omegaconf import OmegaConf
-
     env = env or environment()
-    merged = merge(files, words, env)
-    if OmegaConf.select(merged, "data.root") is None:
+    merged = _merge(files, overrides, env)
+    data = merged.get("data")
+    if not isinstance(data, Mapping) or data.get("root") is None:
         files = [find("experiments", DEMO), *files]
-        merged = merge(files, words, env)
+        merged = _merge(files, overrides, env)
     origins: dict[str, Path | None] = {
         key: file for file in files for key in dotted(read_yaml(file))
     }
-    origins |= {word.partition("=")[0]: None for word in words}
+    origins |= {override.partition("=")[0]: None for override in overrides}
 
     def where(key: str) -> str:
         places = [origins[set_] for set_ in origins if f"{key}.".startswith(f"{set_}.")]
         return f"{places[-1]}: " if places and places[-1] else ""
 
-    values = OmegaConf.to_container(merged, resolve=False)
     stated = [key for key, file in origins.items() if file is None or not is_shipped(file)]
-    _give_way(values, stated, validated(ExperimentConfig, values, where, loose=True))
-    config: ExperimentConfig = validated(ExperimentConfig, values, where)
+    _give_way(merged, stated, validated(ExperimentConfig, merged, where, loose=True))
+    config: ExperimentConfig = validated(ExperimentConfig, merged, where)
     if isinstance(config.data.root, Path):
         root = ((folder or Path.cwd()) / config.data.root.expanduser()).resolve()
-        data = config.data.model_copy(update={"root": root})
-        config = config.model_copy(update={"data": data})
+        placed = config.data.model_copy(update={"root": root})
+        config = config.model_copy(update={"data": placed})
     return config
 
 
-def _give_way(values: Any, stated: Sequence[str], loose: ExperimentConfig) -> None:
-    """Take out what only a shipped file sets where it contradicts what the user stated."""
+def _give_way(values: Tree, stated: Sequence[str], loose: ExperimentConfig) -> None:
+    """Remove what only a shipped file sets where it contradicts what the user stated."""
     for clash in CONTRADICTIONS:
         mine = {key for key in clash.keys if any(f"{s}.".startswith(f"{key}.") for s in stated)}
         for key in set(clash.keys) - mine if mine and clash.holds(loose) else ():
@@ -69,8 +74,8 @@ def _give_way(values: Any, stated: Sequence[str], loose: ExperimentConfig) -> No
             part.pop(leaf, None)
 
 
-def words(config: ExperimentConfig) -> list[str]:
-    """The `key=value` words that `load` makes this configuration of, `tracking` left out.
+def overrides(config: ExperimentConfig) -> list[str]:
+    """List the overrides of which `load` makes this configuration, those of `tracking` left out.
 
     Where runs are kept is the reader's affair, and an address may hold a password.
     """
@@ -87,27 +92,39 @@ def words(config: ExperimentConfig) -> list[str]:
     return found
 
 
-def merge(files: Sequence[Path], words: Sequence[str], env: Environment) -> Any:
-    """The differences of files, then environment, then words, as one OmegaConf tree."""
-    from omegaconf import OmegaConf
-
-    tree: Any = OmegaConf.create({})
+def _merge(files: Sequence[Path], overrides: Sequence[str], env: Environment) -> Tree:
+    """Merge files, then environment, then overrides into one nested mapping."""
+    tree: Tree = {}
     for file in files:
-        for key in dotted(read_yaml(file)):
+        values = read_yaml(file)
+        for key in dotted(values):
             refuse_unknown(key, f"{file.name}")
-        tree = OmegaConf.merge(tree, OmegaConf.create(read_yaml(file)))
+        tree = _deep_merge(tree, values)
     if env.mlflow_tracking_uri:
-        OmegaConf.update(tree, "tracking.uri", env.mlflow_tracking_uri)
+        set_at(tree, "tracking.uri", env.mlflow_tracking_uri)
     given: dict[str, str] = {}
-    for word in words:
-        key, value = parse(word)
+    for override in overrides:
+        key, value = parse(override)
         for earlier, other in given.items():
-            if f"{earlier}.".startswith(f"{key}.") and other != word:
+            if f"{earlier}.".startswith(f"{key}.") and other != override:
                 raise UsageError(
-                    f"{other} and {word} contradict each other.", remedy="leave out one of the two"
+                    f"{other} and {override} contradict each other.",
+                    remedy="leave out one of the two",
                 )
-        given[key] = word
-        if OmegaConf.select(tree, "data.label_map") == "binary":
-            OmegaConf.update(tree, "data.label_map", {"*": 1}, merge=False)
-        OmegaConf.update(tree, key, value, merge=False, force_add=True)
+        given[key] = override
+        if key.startswith("data.label_map.") and tree.get("data", {}).get("label_map") == "binary":
+            set_at(tree, "data.label_map", {"*": 1})
+        set_at(tree, key, value)
     return tree
+
+
+def _deep_merge(below: Tree, above: Mapping[str, Any]) -> Tree:
+    """Merge mappings key by key; any other value of `above` replaces the one of `below`."""
+    merged = dict(below)
+    for name, value in above.items():
+        known = merged.get(name)
+        both = isinstance(known, dict) and isinstance(value, Mapping)
+        merged[name] = (
+            _deep_merge(known if both else {}, value) if isinstance(value, Mapping) else value
+        )
+    return merged

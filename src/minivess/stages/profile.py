@@ -73,7 +73,7 @@ def outcome(session: Session, profile: DatasetProfile) -> dict[str, Any]:
 
 def announce(session: Session, profile: DatasetProfile) -> None:
     """Send the event of a new profile, for automations of Prefect."""
-    payload = {**handoff.profile_pointer(profile), "settings": configs.words(session.config)}
+    payload = {**handoff.profile_pointer(profile), "settings": configs.overrides(session.config)}
     resource = f"minivess.dataset.{profile.dataset}"
     session.orchestrator.emit(names.DATA_PROFILED, resource, payload)
 

@@ -83,6 +83,6 @@ def announce(session: Session, key: str) -> None:
         orchestrator.emit(
             names.DATA_CHANGED,
             f"minivess.dataset.{dataset}",
-            {"dataset": dataset, "key": key, "settings": configs.words(session.config)},
+            {"dataset": dataset, "key": key, "settings": configs.overrides(session.config)},
         )
     session.say(f"  new data in {dataset}: {names.DATA_CHANGED} sent")

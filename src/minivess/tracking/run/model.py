@@ -37,9 +37,7 @@ from minivess.tracking.store.store import Store
 CONFIG, CHECKPOINT = "model_config.json", "checkpoint.pth"
 WEIGHTS = f"weights{networks.SAFE_SUFFIX}"
 """The same weights in a format that cannot carry code; what is loaded elsewhere is this file."""
-REQUIREMENTS = (
-    "mlflow", "torch", "monai", "numpy", "pydantic", "omegaconf", "PyYAML", "safetensors"
-)  # fmt: skip
+REQUIREMENTS = ("mlflow", "torch", "monai", "numpy", "pydantic", "PyYAML", "safetensors")
 EXAMPLE_SIDE = 16
 Array = NDArray[np.float32]
 
