@@ -1,4 +1,4 @@
-"""The home folder: where everything that the product writes lies, and who may write now."""
+"""The home folder: paths of everything that is written, and locks on them."""
 
 from __future__ import annotations
 
@@ -25,6 +25,18 @@ UNFIT = re.compile(r"[?{}\x00-\x1f\x7f]|%[0-9A-Fa-f]{2}")
 """What addresses of databases cannot hold: another folder would be meant."""
 
 
+class Place:
+    """A path inside the home folder, by its name there."""
+
+    def __init__(self, name: str, *, derived: bool = False) -> None:
+        """`derived` files go to `Home.scratch` where the home folder may only be read."""
+        self.name = name
+        self.derived = derived
+
+    def __get__(self, home: Home, kind: type[Home]) -> Path:
+        return ((self.derived and home.scratch) or home.root) / self.name
+
+
 @dataclass(frozen=True)
 class Home:
     """Paths below `outputs/` or MINIVESS_HOME; nothing is made before it is needed."""
@@ -33,133 +45,71 @@ class Home:
     scratch: Path | None = None
     """Where derived files go meanwhile, if this folder may only be read."""
 
+    database = Place("mlflow.db")
+    """MLflow's SQLite file."""
+    artifacts = Place("artifacts")
+    """MLflow's artifacts."""
+    prefect = Place("prefect")
+    """PREFECT_HOME of private servers."""
+    dvc = Place("dvc")
+    """The DVC repository that holds curated sets."""
+    review_db = Place("review.db")
+    """Flagged volumes and what people decided about them."""
+    profile_cache = Place("profile_cache", derived=True)
+    """Volume statistics by content."""
+    sources = Place("sources")
+    """Mirrors of datasets in storage elsewhere."""
+    footprints = Place("footprints")
+    """Divisors and memory of networks, by content."""
+    cells = Place("cells")
+    """One folder for each cell key."""
+    skeletons = Place("skeletons")
+    """Skeletons and surfaces of labels, by content."""
+    searches = Place("searches")
+    """The trials of searches, and their winners as experiment files."""
+    gpus = Place("gpus")
+    """A lock file for each GPU that trains."""
+    judged = Place("judged")
+    """Masks and metrics of judged volumes, by content key."""
+    journal = Place("journal")
+    """What is on its way into MLflow, one file for each run."""
+    tables = Place("tables")
+    """Metrics as plain files, one folder for each experiment."""
+    logs = Place("logs")
+    """Log files, one folder for each run."""
+    reports = Place("reports", derived=True)
+    """HTML reports and galleries."""
+    workspace = Place("workspace.duckdb", derived=True)
+    """The DuckDB file over all runs."""
+    served = Place("served", derived=True)
+    """Exported models and built services."""
+    pointers = Place("pointers.json")
+    """Published run ids when Prefect is disabled."""
+    demo = Place("demo-data")
+    """Demo volumes."""
+
     @property
     def writable(self) -> bool:
         """Whether anything may be written here."""
         return self.scratch is None
 
     @property
-    def database(self) -> Path:
-        """MLflow's SQLite file."""
-        return self.root / "mlflow.db"
-
-    @property
-    def artifacts(self) -> Path:
-        """MLflow's artifacts."""
-        return self.root / "artifacts"
-
-    @property
-    def prefect(self) -> Path:
-        """PREFECT_HOME of private servers."""
-        return self.root / "prefect"
-
-    @property
-    def dvc(self) -> Path:
-        """The DVC repository that holds curated sets."""
-        return self.root / "dvc"
-
-    @property
-    def review_db(self) -> Path:
-        """Flagged volumes and what people decided about them."""
-        return self.root / "review.db"
-
-    @property
-    def profile_cache(self) -> Path:
-        """Volume statistics by content."""
-        return (self.scratch or self.root) / "profile_cache"
-
-    @property
-    def sources(self) -> Path:
-        """Mirrors of datasets in storage elsewhere."""
-        return self.root / "sources"
-
-    @property
-    def footprints(self) -> Path:
-        """Divisors and memory of networks, by content."""
-        return self.root / "footprints"
-
-    @property
-    def cells(self) -> Path:
-        """One folder for each cell key."""
-        return self.root / "cells"
-
-    @property
-    def skeletons(self) -> Path:
-        """Skeletons and surfaces of labels, by content."""
-        return self.root / "skeletons"
-
-    @property
-    def searches(self) -> Path:
-        """The trials of searches, and their winners as experiment files."""
-        return self.root / "searches"
-
-    @property
-    def gpus(self) -> Path:
-        """A lock file for each GPU that trains."""
-        return self.root / "gpus"
-
-    @property
-    def judged(self) -> Path:
-        """Masks and metrics of judged volumes, by content key."""
-        return self.root / "judged"
-
-    @property
-    def journal(self) -> Path:
-        """What is on its way into MLflow, one file for each run."""
-        return self.root / "journal"
-
-    @property
-    def tables(self) -> Path:
-        """Metrics as plain files, one folder for each experiment."""
-        return self.root / "tables"
-
-    @property
-    def logs(self) -> Path:
-        """Log files, one folder for each run."""
-        return self.root / "logs"
-
-    @property
-    def reports(self) -> Path:
-        """HTML reports and galleries."""
-        return (self.scratch or self.root) / "reports"
-
-    @property
-    def workspace(self) -> Path:
-        """The DuckDB file over all runs."""
-        return (self.scratch or self.root) / "workspace.duckdb"
-
-    @property
-    def served(self) -> Path:
-        """Exported models and built services."""
-        return (self.scratch or self.root) / "served"
-
-    @property
-    def pointers(self) -> Path:
-        """Published run ids when Prefect is disabled."""
-        return self.root / "pointers.json"
-
-    @property
-    def demo(self) -> Path:
-        """Demo volumes."""
-        return self.root / "demo-data"
-
-    def relative(self, path: Path) -> str:
-        """A path as contracts hold it."""
-        return path.resolve().relative_to(self.root).as_posix()
-
-    @property
-    def recorded(self) -> Path:
-        """Where this folder lay when MLflow last wrote its addresses."""
+    def last_root(self) -> Path:
+        """Where this folder was when MLflow last wrote its artifact addresses."""
         return Path(files.read_json(self.root / MARKER)["root"])
 
-    def arrived(self) -> None:
-        """This is its place from now on; the old ones are remembered."""
+    def relative(self, path: Path) -> str:
+        """Return a path as contracts hold it: relative to this folder."""
+        return path.resolve().relative_to(self.root).as_posix()
+
+    def mark_moved(self) -> None:
+        """Record the present place as this folder's own, and remember the former ones."""
         known = files.read_json(self.root / MARKER)
         former = [*known.get("former", []), known["root"]]
         files.write_json(self.root / MARKER, {**known, "root": str(self.root), "former": former})
 
-    def resident(self, address: str) -> str:
-        """An address that a run holds; one inside a former place of this folder is here now."""
+    def translate(self, address: str) -> str:
+        """Replace a former place of this folder, at the start of a stored address, by its root."""
         for former in files.read_json(self.root / MARKER).get("former", []):
             if address == former or address.startswith(f"{former}/"):
                 return f"{self.root}{address.removeprefix(former)}"
@@ -190,13 +140,13 @@ def open_home(root: Path, *, moved: bool = False, reading: bool = False) -> Home
             f"The output folder {home.root} cannot be written: {error.strerror}.",
             remedy="choose another with MINIVESS_HOME=/path/to/folder, or mend its permissions",
         ) from error
-    if not moved and home.recorded != home.root:
+    if not moved and home.last_root != home.root:
         raise OrchestrationError(
-            f"The output folder was made at {home.recorded} and now lies at {home.root}; "
+            f"The output folder was made at {home.last_root} and now lies at {home.root}; "
             "MLflow's artifact addresses still point to the old place.",
             remedy="minivess rebase --apply"
             if home.writable
-            else f"let it appear at {home.recorded}: here it may only be read",
+            else f"let it appear at {home.last_root}: here it may only be read",
         )
     return home
 

@@ -215,7 +215,7 @@ def test_volumes_are_ordered_by_dice_and_the_lowest_is_never_typical(judged):
 
 
 def test_the_methods_tell_what_the_networks_were_trained_with(two_folds, result, profile):
-    asked = ExperimentConfig().training.counted()
+    asked = ExperimentConfig().training.key_fields()
     long = [one.replace(settings={"training": asked}) for one in two_folds("dynunet_good")]
     short = [
         one.replace(settings={"training": {**asked, "max_epochs": 5}})

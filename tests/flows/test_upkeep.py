@@ -102,8 +102,8 @@ def test_a_moved_home_names_the_command_that_mends_it(
     assert minivess("rebase", "--apply")[1] == {"moves": {}, "applied": False}
     home = open_home(tmp_path / "new")
     assert open_store(home, TrackingConfig()).read_text(run, "a.txt") == "x"
-    assert home.resident(f"{tmp_path}/home/dvc/remote") == f"{tmp_path}/new/dvc/remote"
-    assert home.resident("s3://bucket") == "s3://bucket"
+    assert home.translate(f"{tmp_path}/home/dvc/remote") == f"{tmp_path}/new/dvc/remote"
+    assert home.translate("s3://bucket") == "s3://bucket"
 
 
 def test_status_tells_what_runs_until_when_and_what_is_left(store: Store, minivess: Verb) -> None:

@@ -284,7 +284,7 @@ def moved(own: Store, tmp_path: Path) -> tuple[Store, str]:
 
 def test_rebase_finds_every_address_and_the_artifacts_again(moved: tuple[Store, str]) -> None:
     store, run = moved
-    old, new = str(store.home.recorded), str(store.home.root)
+    old, new = str(store.home.last_root), str(store.home.root)
     shown = rebase.look(store, old, new)
     assert rebase.apply(store, old, new) == shown
     assert {move.column for move in shown} == {

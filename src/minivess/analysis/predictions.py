@@ -217,8 +217,8 @@ class OutOfFoldPredictor:
                     family: [[one.cell_key, one.checkpoint.name] for one in those]
                     for family, those in models.items()
                 },
-                "resampling": self.config.data.resampling.counted(),
-                "evaluation": self.config.evaluation.counted(),
+                "resampling": self.config.data.resampling.key_fields(),
+                "evaluation": self.config.evaluation.key_fields(),
                 "code": self.code,
             }
         )

@@ -269,7 +269,7 @@ def rebase(config: ExperimentConfig, options: argparse.Namespace) -> Outcome:
 
     home, apply = homes.open_home(configs.environment().home, moved=True), options.apply
     with homes.lock(home.root / "lock", what="minivess rebase"):
-        here = (str(home.recorded), str(home.root))
+        here = (str(home.last_root), str(home.root))
         old, new = options.arguments or here
         whole = (str(Path(old)), str(Path(new))) == here
         if old == new:
@@ -281,7 +281,7 @@ def rebase(config: ExperimentConfig, options: argparse.Namespace) -> Outcome:
         moves = [] if whole and not is_database(store) else step(store, old, new)
         if apply and whole:
             home.workspace.unlink(missing_ok=True)
-            home.arrived()
+            home.mark_moved()
     for move in moves:
         print_line(options, f"  {move.addresses} in {move.column}")
     done = " rewritten" if apply else ": rewrite them with --apply"

@@ -1,104 +1,57 @@
-"""One configuration: defaults here, differences in YAML, then `key=value` words.
+"""One configuration: defaults in `ExperimentConfig`, then YAML files, environment, overrides.
 
-Later files win over earlier ones, standard environment variables over files, words over all.
+Later files win over earlier ones, standard environment variables over files, overrides over all.
 """
 
-from minivess.config.base import Auto, Part, uncounted
-from minivess.config.catalog import LossConfig, ModelConfig, TierConfig, imported, loss, model, tier
-from minivess.config.complaints import taken, validated
-from minivess.config.contradictions import CONTRADICTIONS, Clash
-from minivess.config.dotted_keys import (
-    changed,
-    dotted,
-    example,
-    field_of,
-    known,
-    leaves,
-    parse,
-    refuse_unknown,
-)
-from minivess.config.env_variables import (
-    QUIET,
-    Environment,
-    caller,
-    changed_environment,
-    child_environment,
-    default_environment,
-    environment,
-    foreign,
-    local_without_proxy,
-    set_environment,
-    silence_telemetry,
-)
-from minivess.config.experiment import (
-    DEMO,
-    AnalysisConfig,
-    ComputeConfig,
-    DataConfig,
-    DeploymentConfig,
-    Dimension,
-    EvaluationConfig,
-    ExperimentConfig,
-    ResamplingConfig,
-    SearchConfig,
-    Stage,
-    TrackingConfig,
-    TrainingConfig,
-)
-from minivess.config.files import find, folders, known_experiments, read_yaml
-from minivess.config.loader import load, overrides
-
-__all__ = [
-    "CONTRADICTIONS",
-    "DEMO",
-    "QUIET",
-    "AnalysisConfig",
-    "Auto",
-    "Clash",
-    "ComputeConfig",
-    "DataConfig",
-    "DeploymentConfig",
-    "Dimension",
-    "Environment",
-    "EvaluationConfig",
-    "ExperimentConfig",
-    "LossConfig",
-    "ModelConfig",
-    "Part",
-    "ResamplingConfig",
-    "SearchConfig",
-    "Stage",
-    "TierConfig",
-    "TrackingConfig",
-    "TrainingConfig",
-    "caller",
-    "changed",
-    "changed_environment",
-    "child_environment",
-    "default_environment",
-    "dotted",
-    "environment",
-    "example",
-    "field_of",
-    "find",
-    "folders",
-    "foreign",
-    "imported",
-    "known",
-    "known_experiments",
-    "leaves",
-    "load",
-    "local_without_proxy",
-    "loss",
-    "model",
-    "overrides",
-    "parse",
-    "read_yaml",
-    "refuse_unknown",
-    "set_environment",
-    "silence_telemetry",
-    "taken",
-    "tier",
-    "uncounted",
-    "validated",
-]
+from minivess.config.base import Auto as Auto
+from minivess.config.base import Part as Part
+from minivess.config.base import not_in_key as not_in_key
+from minivess.config.catalog import LossConfig as LossConfig
+from minivess.config.catalog import ModelConfig as ModelConfig
+from minivess.config.catalog import TierConfig as TierConfig
+from minivess.config.catalog import imported as imported
+from minivess.config.catalog import loss as loss
+from minivess.config.catalog import model as model
+from minivess.config.catalog import tier as tier
+from minivess.config.complaints import taken as taken
+from minivess.config.complaints import validated as validated
+from minivess.config.contradictions import CONTRADICTIONS as CONTRADICTIONS
+from minivess.config.contradictions import Clash as Clash
+from minivess.config.dotted_keys import changed as changed
+from minivess.config.dotted_keys import dotted as dotted
+from minivess.config.dotted_keys import example as example
+from minivess.config.dotted_keys import field_of as field_of
+from minivess.config.dotted_keys import known as known
+from minivess.config.dotted_keys import leaves as leaves
+from minivess.config.dotted_keys import parse as parse
+from minivess.config.dotted_keys import refuse_unknown as refuse_unknown
+from minivess.config.env_variables import QUIET as QUIET
+from minivess.config.env_variables import Environment as Environment
+from minivess.config.env_variables import caller as caller
+from minivess.config.env_variables import changed_environment as changed_environment
+from minivess.config.env_variables import child_environment as child_environment
+from minivess.config.env_variables import default_environment as default_environment
+from minivess.config.env_variables import environment as environment
+from minivess.config.env_variables import foreign as foreign
+from minivess.config.env_variables import local_without_proxy as local_without_proxy
+from minivess.config.env_variables import set_environment as set_environment
+from minivess.config.env_variables import silence_telemetry as silence_telemetry
+from minivess.config.experiment import DEMO as DEMO
+from minivess.config.experiment import AnalysisConfig as AnalysisConfig
+from minivess.config.experiment import ComputeConfig as ComputeConfig
+from minivess.config.experiment import DataConfig as DataConfig
+from minivess.config.experiment import DeploymentConfig as DeploymentConfig
+from minivess.config.experiment import Dimension as Dimension
+from minivess.config.experiment import EvaluationConfig as EvaluationConfig
+from minivess.config.experiment import ExperimentConfig as ExperimentConfig
+from minivess.config.experiment import ResamplingConfig as ResamplingConfig
+from minivess.config.experiment import SearchConfig as SearchConfig
+from minivess.config.experiment import Stage as Stage
+from minivess.config.experiment import TrackingConfig as TrackingConfig
+from minivess.config.experiment import TrainingConfig as TrainingConfig
+from minivess.config.files import find as find
+from minivess.config.files import folders as folders
+from minivess.config.files import known_experiments as known_experiments
+from minivess.config.files import read_yaml as read_yaml
+from minivess.config.loader import load as load
+from minivess.config.loader import overrides as overrides

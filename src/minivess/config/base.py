@@ -1,4 +1,4 @@
-"""One level of the configuration: closed, fixed, and honest about what changes results."""
+"""Base class of configuration sections: frozen, no extra keys, marks fields outside the key."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
-from pydantic.fields import FieldInfo
 
 Auto = Literal["auto"]
 
 
-def uncounted(default: Any, description: str, **limits: Any) -> Any:
-    """A field that changes no result, so it is left out of content keys."""
-    return Field(
-        default=default, description=description, json_schema_extra={"counts": False}, **limits
-    )
+def setting(default: Any, description: str, **limits: Any) -> Any:
+    """Define a field that decides results, so that it enters content keys."""
+    return Field(default=default, description=description, **limits)
+
+
+def not_in_key(default: Any, description: str, **limits: Any) -> Any:
+    """Define a field that changes no result, so that it is left out of content keys."""
+    return setting(default, description, json_schema_extra={"counts": False}, **limits)
 
 
 class Part(BaseModel):
-    """One level of the configuration: closed and fixed."""
+    """One section of the configuration: no extra keys, frozen."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
@@ -41,26 +43,21 @@ class Part(BaseModel):
                 raise ValueError(message)
         return value
 
-    def counted(self) -> dict[str, Any]:
-        """The fields that decide results, as JSON values, for content keys."""
-        return {
-            name: getattr(self, name).counted()
-            if isinstance(getattr(self, name), Part)
-            else self.model_dump(mode="json")[name]
-            for name, field in type(self).model_fields.items()
-            if _counts(field)
-        }
+    def key_fields(self) -> dict[str, Any]:
+        """Return the fields that decide results, as JSON values, for content keys."""
+        plain = self.model_dump(mode="json")
+        found = {}
+        for name, field in type(self).model_fields.items():
+            if (field.json_schema_extra or {}) != {"counts": False}:
+                part = getattr(self, name)
+                found[name] = part.key_fields() if isinstance(part, Part) else plain[name]
+        return found
 
 
 def each_once(values: Any) -> Any:
-    """A list, or each list of a mapping, refused where a value stands in it twice."""
+    """Refuse a list, or a list of a mapping, that holds a value twice."""
     for listed in values.values() if isinstance(values, Mapping) else (values or (),):
         if twice := [one for place, one in enumerate(listed) if one in listed[:place]]:
             message = f"{twice[0]!r} stands there twice"
             raise ValueError(message)
     return values
-
-
-def _counts(field: FieldInfo) -> bool:
-    extra = field.json_schema_extra
-    return not (isinstance(extra, dict) and extra.get("counts") is False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 
@@ -11,11 +12,8 @@ class Clash(NamedTuple):
     keys: tuple[str, ...]
     problem: str
     remedy: str
-    test: Any
-
-    def holds(self, config: Any) -> bool:
-        """Whether the configuration contains it."""
-        return bool(self.test(config))
+    holds: Callable[[Any], bool]
+    """Whether a configuration contains it."""
 
 
 CONTRADICTIONS = (

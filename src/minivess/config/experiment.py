@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from minivess import units
-from minivess.config.base import Auto, Part, each_once, uncounted
+from minivess.config.base import Auto, Part, each_once, not_in_key, setting
 from minivess.config.catalog import refuse_fields
 from minivess.config.contradictions import CONTRADICTIONS
 from minivess.contracts import IGNORED, LabelMap
@@ -26,55 +26,50 @@ from minivess.contracts import IGNORED, LabelMap
 class ResamplingConfig(Part):
     """Off unless asked for: native resolution is a scientific decision."""
 
-    enabled: bool = Field(default=False, description="resample volumes when they are loaded")
-    method: str | None = Field(
-        default=None, description="'spacing', or an import path module:callable"
-    )
-    target_spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = Field(
-        default=None, description="voxel size (x, y, z) in the unit of the headers"
+    enabled: bool = setting(False, "resample volumes when they are loaded")
+    method: str | None = setting(None, "'spacing', or an import path module:callable")
+    target_spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = setting(
+        None, "voxel size (x, y, z) in the unit of the headers"
     )
 
 
 class DataConfig(Part):
     """Where the volumes are and how file names are read."""
 
-    root: Path | str | None = uncounted(
+    root: Path | str | None = not_in_key(
         None, "folder of images and labels, or s3://bucket/folder; none means demo data"
     )
-    name: str | None = uncounted(None, "name of the dataset; none: the folder's")
-    image: str | None = Field(default=None, description="pattern of image files, *_img.nii.gz")
-    label: str | None = Field(default=None, description="pattern of label files, {case}_seg.nii.gz")
-    group: str | None = Field(
-        default=None, description="regex whose first group names the group, or a JSON file"
+    name: str | None = not_in_key(None, "name of the dataset; none: the folder's")
+    image: str | None = setting(None, "pattern of image files, *_img.nii.gz")
+    label: str | None = setting(None, "pattern of label files, {case}_seg.nii.gz")
+    group: str | None = setting(None, "regex whose first group names the group, or a JSON file")
+    spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = setting(
+        None, "voxel size (x, y, z) of every file; none: as the files state"
     )
-    spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = Field(
-        default=None, description="voxel size (x, y, z) of every file; none: as the files state"
+    unit: str | None = setting(None, "unit of data.spacing: micron, mm, nm, ...")
+    label_map: LabelMap = setting(
+        {}, "label value in the files -> class, 255: 1; or binary: all but 0 is 1"
     )
-    unit: str | None = Field(default=None, description="unit of data.spacing: micron, mm, nm, ...")
-    label_map: LabelMap = Field(
-        default={},
-        description="label value in the files -> class, 255: 1; or binary: all but 0 is 1",
-    )
-    ignore_label: int | None = Field(
-        default=None, description="label value of voxels that nobody annotated; they never count"
+    ignore_label: int | None = setting(
+        None, "label value of voxels that nobody annotated; they never count"
     )
     resampling: ResamplingConfig = ResamplingConfig()
-    normalisation: Literal["zscore", "minmax", "none"] = Field(
-        default="zscore", description="intensities of each volume, before the network"
+    normalisation: Literal["zscore", "minmax", "none"] = setting(
+        "zscore", "intensities of each volume, before the network"
     )
-    strict: bool = Field(default=False, description="stop at the first unusable volume")
-    outlier_z: float = Field(default=6.0, gt=0, description="robust z-score that flags a volume")
-    analyzer: Literal["none", "monai"] = Field(
-        default="none", description="monai: the YAML of MONAI's DataAnalyzer beside our own profile"
+    strict: bool = setting(False, "stop at the first unusable volume")
+    outlier_z: float = setting(6.0, "robust z-score that flags a volume", gt=0)
+    analyzer: Literal["none", "monai"] = setting(
+        "none", "monai: the YAML of MONAI's DataAnalyzer beside our own profile"
     )
-    remote: str | None = uncounted(None, "DVC remote (folder or URL); none: inside outputs/dvc")
-    git_commit: bool = uncounted(False, "commit each version's .dvc file to Git in outputs/dvc")
-    time_limit_s: float = uncounted(
+    remote: str | None = not_in_key(None, "DVC remote (folder or URL); none: inside outputs/dvc")
+    git_commit: bool = not_in_key(False, "commit each version's .dvc file to Git in outputs/dvc")
+    time_limit_s: float = not_in_key(
         6 * 3600.0, "seconds that measuring, or versioning, may take before it fails", gt=0
     )
-    watch_interval_s: float = uncounted(3600.0, "seconds between two looks of `watch`", ge=1)
-    demo_volumes: int = Field(default=12, ge=4, le=200, description="demo volumes to make")
-    demo_seed: int = Field(default=7, ge=0, description="seed of the demo volumes")
+    watch_interval_s: float = not_in_key(3600.0, "seconds between two looks of `watch`", ge=1)
+    demo_volumes: int = setting(12, "demo volumes to make", ge=4, le=200)
+    demo_seed: int = setting(7, "seed of the demo volumes", ge=0)
 
     @field_validator("unit")
     @classmethod
@@ -122,115 +117,96 @@ class DataConfig(Part):
 class ComputeConfig(Part):
     """What the plan may use; `auto` means measured."""
 
-    profile: str = uncounted("auto", "tier: auto, cpu, gpu_low, ... or a file in configs/tiers")
-    ram_gb: float | None = uncounted(None, "use at most this much memory, GiB", gt=0)
-    vram_gb: float | None = uncounted(None, "use at most this much GPU memory, GiB", gt=0)
-    patch_strategy: Literal["min_volume", "median_pad", "fixed"] = Field(
-        default="min_volume",
-        description="patch within the smallest volume; or pad the small ones; or as given",
+    profile: str = not_in_key("auto", "tier: auto, cpu, gpu_low, ... or a file in configs/tiers")
+    ram_gb: float | None = not_in_key(None, "use at most this much memory, GiB", gt=0)
+    vram_gb: float | None = not_in_key(None, "use at most this much GPU memory, GiB", gt=0)
+    patch_strategy: Literal["min_volume", "median_pad", "fixed"] = setting(
+        "min_volume", "patch within the smallest volume; or pad the small ones; or as given"
     )
 
 
 class TrainingConfig(Part):
     """The grid and the loop."""
 
-    models: tuple[str, ...] = Field(
-        default=("dynunet",), min_length=1, description="names of files in configs/models"
+    models: tuple[str, ...] = setting(
+        ("dynunet",), "names of files in configs/models", min_length=1
     )
-    losses: tuple[str, ...] = Field(
-        default=("dice_ce", "cbdice", "dice_ce_cldice", "cbdice_cldice"),
+    losses: tuple[str, ...] = setting(
+        ("dice_ce", "cbdice", "dice_ce_cldice", "cbdice_cldice"),
+        "names of files in configs/losses",
         min_length=1,
-        description="names of files in configs/losses",
     )
-    axes: dict[str, tuple[Any, ...]] = Field(
-        default={},
-        description="fields of configs/models -> values, each combination a model of its own, "
+    axes: dict[str, tuple[Any, ...]] = setting(
+        {},
+        "fields of configs/models -> values, each combination a model of its own, "
         "filters: [[16, 32, 64], [32, 64, 128]]",
     )
-    folds: int = Field(default=3, ge=2, description="cross-validation folds")
-    seeds: tuple[int, ...] = Field(
-        default=(42,), min_length=1, description="one whole grid for each seed"
+    folds: int = setting(3, "cross-validation folds", ge=2)
+    seeds: tuple[int, ...] = setting((42,), "one whole grid for each seed", min_length=1)
+    splits: Path | None = setting(None, "JSON file of folds made elsewhere")
+    stratify: Literal["none", "foreground"] = setting(
+        "none", "foreground: every fold gets sparse and dense volumes alike"
     )
-    splits: Path | None = Field(default=None, description="JSON file of folds made elsewhere")
-    stratify: Literal["none", "foreground"] = Field(
-        default="none", description="foreground: every fold gets sparse and dense volumes alike"
+    test_fraction: float = setting(0.0, "share of volumes held out of all folds", ge=0, lt=0.9)
+    max_epochs: int = setting(100, "passes over the training volumes", ge=1)
+    extends: int | None = setting(
+        None, "max_epochs of a finished training to go on from; none: from the start", ge=1
     )
-    test_fraction: float = Field(
-        default=0.0, ge=0, lt=0.9, description="share of volumes held out of all folds"
+    iterations_per_epoch: PositiveInt | Auto = setting(
+        "auto", "optimizer steps in an epoch; auto: each patch sample once"
     )
-    max_epochs: int = Field(default=100, ge=1, description="passes over the training volumes")
-    extends: int | None = Field(
-        default=None,
-        ge=1,
-        description="max_epochs of a finished training to go on from; none: from the start",
+    samples_per_volume: int = setting(4, "patches drawn from each volume in an epoch", ge=1)
+    foreground_ratio: float = setting(0.67, "share of patches centred on foreground", ge=0, le=1)
+    augment: bool = setting(True, "random flips, rotations, intensity changes")
+    patch_size: tuple[PositiveInt, PositiveInt, PositiveInt] | Auto = setting(
+        "auto", "(x, y, z); given: used as it is"
     )
-    iterations_per_epoch: PositiveInt | Auto = Field(
-        default="auto", description="optimizer steps in an epoch; auto: each patch sample once"
+    batch_size: PositiveInt | Auto = setting("auto", "patches in a step")
+    accumulation_steps: int = setting(1, "steps summed before an update", ge=1)
+    learning_rate: float = setting(1e-3, "of the first epoch after the warm-up", gt=0)
+    optimizer: Literal["adamw", "adam", "sgd"] = setting("adamw", "how weights are updated")
+    weight_decay: float = setting(1e-5, "pull of the weights towards 0", ge=0)
+    scheduler: Literal["cosine", "poly", "constant"] = setting(
+        "cosine", "course of the learning rate"
     )
-    samples_per_volume: int = Field(
-        default=4, ge=1, description="patches drawn from each volume in an epoch"
+    warmup_epochs: int = setting(0, "linear rise of the learning rate", ge=0)
+    gradient_clip_val: float = setting(1.0, "norm; 0 means no clipping", ge=0)
+    gradient_checkpointing: bool = setting(False, "recompute activations: less memory, more time")
+    ema_decay: float = setting(0.0, "average of the weights; 0 means none", ge=0, lt=1)
+    early_stopping_patience: int = setting(
+        0, "epochs without a better val_loss; 0 means never", ge=0
     )
-    foreground_ratio: float = Field(
-        default=0.67, ge=0, le=1, description="share of patches centred on foreground"
-    )
-    augment: bool = Field(default=True, description="random flips, rotations, intensity changes")
-    patch_size: tuple[PositiveInt, PositiveInt, PositiveInt] | Auto = Field(
-        default="auto", description="(x, y, z); given: used as it is"
-    )
-    batch_size: PositiveInt | Auto = Field(default="auto", description="patches in a step")
-    accumulation_steps: int = Field(default=1, ge=1, description="steps summed before an update")
-    learning_rate: float = Field(
-        default=1e-3, gt=0, description="of the first epoch after the warm-up"
-    )
-    optimizer: Literal["adamw", "adam", "sgd"] = Field(
-        default="adamw", description="how weights are updated"
-    )
-    weight_decay: float = Field(default=1e-5, ge=0, description="pull of the weights towards 0")
-    scheduler: Literal["cosine", "poly", "constant"] = Field(
-        default="cosine", description="course of the learning rate"
-    )
-    warmup_epochs: int = Field(default=0, ge=0, description="linear rise of the learning rate")
-    gradient_clip_val: float = Field(default=1.0, ge=0, description="norm; 0 means no clipping")
-    gradient_checkpointing: bool = Field(
-        default=False, description="recompute activations: less memory, more time"
-    )
-    ema_decay: float = Field(
-        default=0.0, ge=0, lt=1, description="average of the weights; 0 means none"
-    )
-    early_stopping_patience: int = Field(
-        default=0, ge=0, description="epochs without a better val_loss; 0 means never"
-    )
-    judged_epoch: Literal["last", "best"] = Field(
-        default="last",
-        description="weights that are judged, registered and served; best: of the epoch that did "
+    judged_epoch: Literal["last", "best"] = setting(
+        "last",
+        "weights that are judged, registered and served; best: of the epoch that did "
         "best on the fold's own validation volumes, which flatters the figures",
     )
-    mixed_precision: Literal["auto", "none", "bf16", "fp16"] = Field(
-        default="auto", description="numbers that a step computes in; none: float32"
+    mixed_precision: Literal["auto", "none", "bf16", "fp16"] = setting(
+        "auto", "numbers that a step computes in; none: float32"
     )
-    sliding_window_overlap: float = Field(
-        default=0.25, ge=0, lt=1, description="share of a window that the next one repeats"
+    sliding_window_overlap: float = setting(
+        0.25, "share of a window that the next one repeats", ge=0, lt=1
     )
-    cache_rate: Annotated[float, Field(ge=0, le=1)] | Auto = uncounted(
+    cache_rate: Annotated[float, Field(ge=0, le=1)] | Auto = not_in_key(
         "auto", "share of volumes kept in memory, 0 to 1"
     )
-    num_workers: NonNegativeInt | Auto = uncounted("auto", "loader processes or threads")
-    threads: PositiveInt | Auto = Field(default="auto", description="threads of torch on the CPU")
-    parallel_cells: PositiveInt | Auto = uncounted(
+    num_workers: NonNegativeInt | Auto = not_in_key("auto", "loader processes or threads")
+    threads: PositiveInt | Auto = setting("auto", "threads of torch on the CPU")
+    parallel_cells: PositiveInt | Auto = not_in_key(
         "auto", "cells trained side by side here, a process each; auto: one for each GPU"
     )
-    processes_per_cell: int = uncounted(
+    processes_per_cell: int = not_in_key(
         1, "processes that share each batch of a cell, through torchrun; a GPU each", ge=1
     )
-    deployment: str | None = uncounted(
+    deployment: str | None = not_in_key(
         None, "Prefect deployment that trains cells on its work pool: train-cell/local"
     )
-    device: Literal["auto", "cpu", "cuda"] = uncounted("auto", "where cells train")
-    figure_interval: int = uncounted(10, "epochs between prediction images", ge=1)
-    refit: Literal["none", "all"] = uncounted(
+    device: Literal["auto", "cpu", "cuda"] = not_in_key("auto", "where cells train")
+    figure_interval: int = not_in_key(10, "epochs between prediction images", ge=1)
+    refit: Literal["none", "all"] = not_in_key(
         "none", "all: after the analysis, train the champion on all volumes, never scored"
     )
-    retrain: Literal["if_changed", "always", "never"] = uncounted(
+    retrain: Literal["if_changed", "always", "never"] = not_in_key(
         "if_changed", "train cells whose key is already FINISHED: only if changed, always, never"
     )
 
@@ -251,7 +227,7 @@ class Dimension(Part):
     low: int | float | None = None
     high: int | float | None = None
     step: int | float | None = Field(default=None, gt=0)
-    log: bool = Field(default=False, description="as likely between 0.001 and 0.01 as up to 0.1")
+    log: bool = setting(False, "as likely between 0.001 and 0.01 as up to 0.1")
     choices: tuple[Any, ...] | None = Field(default=None, min_length=1)
 
     _each_once = field_validator("choices")(each_once)
@@ -276,22 +252,20 @@ class Dimension(Part):
 class SearchConfig(Part):
     """What `search` tries, one trial after another; each is one model, loss and seed."""
 
-    space: dict[str, Dimension] = Field(
-        default={}, description="setting -> values, training.learning_rate: {low: 1e-4, high: 0.1}"
+    space: dict[str, Dimension] = setting(
+        {}, "setting -> values, training.learning_rate: {low: 1e-4, high: 0.1}"
     )
-    trials: int = uncounted(20, "how many; more of them continue a search that is done", ge=1)
-    metric: Literal["compound_masd_cldice", "dice", "cldice"] = Field(
-        default="compound_masd_cldice", description="mean over all folds, to be as high as possible"
+    trials: int = not_in_key(20, "how many; more of them continue a search that is done", ge=1)
+    metric: Literal["compound_masd_cldice", "dice", "cldice"] = setting(
+        "compound_masd_cldice", "mean over all folds, to be as high as possible"
     )
-    sampler: Literal["tpe", "random"] = Field(
-        default="tpe", description="tpe learns from the trials before"
+    sampler: Literal["tpe", "random"] = setting("tpe", "tpe learns from the trials before")
+    sampler_seed: int = setting(42, "of the sampler", ge=0)
+    pruner: Literal["median", "none"] = setting(
+        "median", "median: stop a trial that is worse than half of the others"
     )
-    sampler_seed: int = Field(default=42, ge=0, description="of the sampler")
-    pruner: Literal["median", "none"] = Field(
-        default="median", description="median: stop a trial that is worse than half of the others"
-    )
-    startup_trials: int = Field(
-        default=5, ge=1, description="trials before any is pruned and before tpe learns from them"
+    startup_trials: int = setting(
+        5, "trials before any is pruned and before tpe learns from them", ge=1
     )
 
     @field_validator("space")
@@ -309,24 +283,21 @@ class SearchConfig(Part):
 class EvaluationConfig(Part):
     """How predictions are judged, in training and in analysis alike."""
 
-    interval_epochs: int = Field(default=5, ge=1, description="epochs between topology metrics")
-    masd_cap: float = Field(default=50.0, gt=0, description="m of the compound metric, voxels")
-    nsd_tolerance: float = Field(default=1.0, gt=0, description="voxels")
-    ci_method: Literal["studentized", "percentile"] = Field(
-        default="studentized",
-        description="bootstrap of the intervals; percentile is too narrow below 30 volumes",
+    interval_epochs: int = setting(5, "epochs between topology metrics", ge=1)
+    masd_cap: float = setting(50.0, "m of the compound metric, voxels", gt=0)
+    nsd_tolerance: float = setting(1.0, "voxels", gt=0)
+    ci_method: Literal["studentized", "percentile"] = setting(
+        "studentized", "bootstrap of the intervals; percentile is too narrow below 30 volumes"
     )
-    bootstrap_n: int = Field(default=1000, ge=100, description="resamples for intervals")
-    ci_level: float = Field(default=0.95, gt=0.5, lt=1, description="of the intervals")
+    bootstrap_n: int = setting(1000, "resamples for intervals", ge=100)
+    ci_level: float = setting(0.95, "of the intervals", gt=0.5, lt=1)
 
 
 class AnalysisConfig(Part):
     """What flow 3 does beyond judging each family."""
 
-    ensembles: tuple[Literal["mean"], ...] = Field(
-        default=("mean",), description="ways to combine families"
-    )
-    figures: int = Field(default=6, ge=1, description="volumes shown in the report, worst first")
+    ensembles: tuple[Literal["mean"], ...] = setting(("mean",), "ways to combine families")
+    figures: int = setting(6, "volumes shown in the report, worst first", ge=1)
 
     _each_once = field_validator("ensembles")(each_once)
 
@@ -334,22 +305,22 @@ class AnalysisConfig(Part):
 class DeploymentConfig(Part):
     """What a champion must pass before it serves."""
 
-    target: Literal["local"] = Field(default="local", description="where the service runs")
-    parity_volumes: int = Field(default=3, ge=3, description="whole volumes compared")
-    max_logit_difference: float = Field(default=1e-3, gt=0, description="between torch and ONNX")
-    min_mask_agreement: float = Field(
-        default=0.9999, gt=0, le=1, description="share of voxels with one class in torch and ONNX"
+    target: Literal["local"] = setting("local", "where the service runs")
+    parity_volumes: int = setting(3, "whole volumes compared", ge=3)
+    max_logit_difference: float = setting(1e-3, "between torch and ONNX", gt=0)
+    min_mask_agreement: float = setting(
+        0.9999, "share of voxels with one class in torch and ONNX", gt=0, le=1
     )
-    start_timeout_s: int = uncounted(180, "seconds until the service must answer", ge=5)
+    start_timeout_s: int = not_in_key(180, "seconds until the service must answer", ge=5)
 
 
 class TrackingConfig(Part):
     """Where runs are kept."""
 
-    uri: str | None = uncounted(None, "MLflow store; none: SQLite in outputs")
-    artifact_root: str | None = uncounted(None, "artifacts of new experiments; none: in outputs")
-    log_system_metrics: bool = uncounted(True, "CPU, memory, disk, network, GPU of each run")
-    system_metrics_interval_s: float = uncounted(10.0, "seconds between samples", gt=0)
+    uri: str | None = not_in_key(None, "MLflow store; none: SQLite in outputs")
+    artifact_root: str | None = not_in_key(None, "artifacts of new experiments; none: in outputs")
+    log_system_metrics: bool = not_in_key(True, "CPU, memory, disk, network, GPU of each run")
+    system_metrics_interval_s: float = not_in_key(10.0, "seconds between samples", gt=0)
 
 
 Stage = Literal["profile", "train", "analyse", "deploy"]
@@ -358,16 +329,16 @@ Stage = Literal["profile", "train", "analyse", "deploy"]
 class ExperimentConfig(Part):
     """All settings of an experiment; this class holds every default."""
 
-    name: str | None = uncounted(
+    name: str | None = not_in_key(
         None, "MLflow experiment, {dataset} stands for the dataset's name; none: that name"
     )
-    flows: tuple[Stage, ...] = uncounted(
+    flows: tuple[Stage, ...] = not_in_key(
         ("profile", "train", "analyse", "deploy"), "stages that `experiment` runs, in order"
     )
     data: DataConfig = DataConfig()
     compute: ComputeConfig = ComputeConfig()
-    model: dict[str, Any] = Field(
-        default={}, description="fields of configs/models set for every model, filters: [8, 16]"
+    model: dict[str, Any] = setting(
+        {}, "fields of configs/models set for every model, filters: [8, 16]"
     )
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

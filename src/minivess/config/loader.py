@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,8 @@ def _deep_merge(below: Tree, above: Mapping[str, Any]) -> Tree:
     merged = dict(below)
     for name, value in above.items():
         known = merged.get(name)
-        both = isinstance(known, dict) and isinstance(value, Mapping)
-        merged[name] = (
-            _deep_merge(known if both else {}, value) if isinstance(value, Mapping) else value
-        )
+        if isinstance(known, dict) and isinstance(value, dict):
+            merged[name] = _deep_merge(known, value)
+        else:
+            merged[name] = deepcopy(value)
     return merged

@@ -4,72 +4,43 @@ Axes are (x, y, z); tensors are (B, C, X, Y, Z). Paths inside records are relati
 home folder, except in `Case` and `FoldModel`, which never leave the process that made them.
 """
 
-from minivess.contracts.analysis import AnalysisResult, Champion, Interval, Scores
-from minivess.contracts.data import (
-    IGNORED,
-    Case,
-    DatasetProfile,
-    Finding,
-    Fold,
-    LabelMap,
-    Pairing,
-    Split,
-    VolumeStats,
-)
-from minivess.contracts.deployment import DeploymentResult, Engine, Parity, Smoke
-from minivess.contracts.network import Limits, Loss, LossTerm, Network, Window
-from minivess.contracts.plan import Choice, ComputePlan, Forecast, Hardware
-from minivess.contracts.record import SCHEMA_VERSION, Contract, Severity, Shape, Spacing, Versioned
-from minivess.contracts.run import RunRecord
-from minivess.contracts.training import (
-    CellOrder,
-    CellResult,
-    CellSpec,
-    FamilyRun,
-    FoldModel,
-    TrainingResult,
-    VolumeMetrics,
-)
-
-__all__ = [
-    "IGNORED",
-    "SCHEMA_VERSION",
-    "AnalysisResult",
-    "Case",
-    "CellOrder",
-    "CellResult",
-    "CellSpec",
-    "Champion",
-    "Choice",
-    "ComputePlan",
-    "Contract",
-    "DatasetProfile",
-    "DeploymentResult",
-    "Engine",
-    "FamilyRun",
-    "Finding",
-    "Fold",
-    "FoldModel",
-    "Forecast",
-    "Hardware",
-    "Interval",
-    "LabelMap",
-    "Limits",
-    "Loss",
-    "LossTerm",
-    "Network",
-    "Pairing",
-    "Parity",
-    "RunRecord",
-    "Scores",
-    "Severity",
-    "Shape",
-    "Smoke",
-    "Spacing",
-    "Split",
-    "TrainingResult",
-    "Versioned",
-    "VolumeMetrics",
-    "VolumeStats",
-    "Window",
-]
+from minivess.contracts.analysis import AnalysisResult as AnalysisResult
+from minivess.contracts.analysis import Champion as Champion
+from minivess.contracts.analysis import Interval as Interval
+from minivess.contracts.analysis import Scores as Scores
+from minivess.contracts.data import IGNORED as IGNORED
+from minivess.contracts.data import Case as Case
+from minivess.contracts.data import DatasetProfile as DatasetProfile
+from minivess.contracts.data import Finding as Finding
+from minivess.contracts.data import Fold as Fold
+from minivess.contracts.data import LabelMap as LabelMap
+from minivess.contracts.data import Pairing as Pairing
+from minivess.contracts.data import Split as Split
+from minivess.contracts.data import VolumeStats as VolumeStats
+from minivess.contracts.deployment import DeploymentResult as DeploymentResult
+from minivess.contracts.deployment import Engine as Engine
+from minivess.contracts.deployment import Parity as Parity
+from minivess.contracts.deployment import Smoke as Smoke
+from minivess.contracts.network import Limits as Limits
+from minivess.contracts.network import Loss as Loss
+from minivess.contracts.network import LossTerm as LossTerm
+from minivess.contracts.network import Network as Network
+from minivess.contracts.network import Window as Window
+from minivess.contracts.plan import Choice as Choice
+from minivess.contracts.plan import ComputePlan as ComputePlan
+from minivess.contracts.plan import Forecast as Forecast
+from minivess.contracts.plan import Hardware as Hardware
+from minivess.contracts.record import SCHEMA_VERSION as SCHEMA_VERSION
+from minivess.contracts.record import Contract as Contract
+from minivess.contracts.record import Severity as Severity
+from minivess.contracts.record import Shape as Shape
+from minivess.contracts.record import Spacing as Spacing
+from minivess.contracts.record import Versioned as Versioned
+from minivess.contracts.run import RunRecord as RunRecord
+from minivess.contracts.training import CellOrder as CellOrder
+from minivess.contracts.training import CellResult as CellResult
+from minivess.contracts.training import CellSpec as CellSpec
+from minivess.contracts.training import FamilyRun as FamilyRun
+from minivess.contracts.training import FoldModel as FoldModel
+from minivess.contracts.training import TrainingResult as TrainingResult
+from minivess.contracts.training import VolumeMetrics as VolumeMetrics

@@ -274,6 +274,6 @@ def restore(session: Session, profile: DatasetProfile) -> dict[str, Case]:
         dataset=profile.dataset,
         dataset_hash=profile.dataset_hash,
         dvc_text=text,
-        remote=session.home.resident(str(profile.remote)),
+        remote=session.home.translate(str(profile.remote)),
     )
     return {case.case: case for case in curated.cases_of(folder, profile)}

@@ -112,8 +112,8 @@ def key_inputs(session: Session, training: TrainingResult) -> keys.Ingredients:
         "cells": sorted(key for family in training.families for key in family.cells),
         "families": sorted(training.run_ids),
         "dataset": training.dataset_hash,
-        "analysis": config.analysis.counted(),
-        "evaluation": config.evaluation.counted(),
+        "analysis": config.analysis.key_fields(),
+        "evaluation": config.evaluation.key_fields(),
         "code": keys.code(keys.ANALYSIS_CODE),
         "versions": keys.versions(),
     }

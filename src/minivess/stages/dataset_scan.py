@@ -56,7 +56,7 @@ def scan_dataset(session: Session) -> DatasetScan:
         "pairs": [[case.case, case.group] for case in pairing.cases],
         "ignored": pairing.ignored,
         "review": reviewed.in_force,
-        "settings": data.counted(),
+        "settings": data.key_fields(),
         "remote": data.remote,
         "code": keys.code(keys.DATA_CODE),
     }

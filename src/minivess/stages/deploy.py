@@ -203,7 +203,7 @@ def key_inputs(session: Session, analysis: AnalysisResult) -> keys.Ingredients:
     return {
         "analysis": analysis.run_id,
         "champion": [analysis.champion.run_id, analysis.champion.model_version],
-        "config": session.config.deployment.counted(),
+        "config": session.config.deployment.key_fields(),
         "code": keys.code(keys.DEPLOYMENT_CODE),
         "versions": keys.versions((*keys.NUMERIC_PACKAGES, "onnx", "onnxruntime", "bentoml")),
     }

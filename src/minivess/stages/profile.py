@@ -97,7 +97,7 @@ def require_asked(session: Session, profile: DatasetProfile) -> None:
     data = session.config.data
     made_of = session.store.read_json(str(profile.run_id), names.INGREDIENTS_ARTIFACT)
     asked = {
-        name: value for name, value in data.counted().items()
+        name: value for name, value in data.key_fields().items()
         if name in data.model_fields_set - USED_BY_TRAINING
     }  # fmt: skip
     differing = [n for n, value in asked.items() if made_of["settings"].get(n) != value]

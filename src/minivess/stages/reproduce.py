@@ -184,9 +184,9 @@ def unpack(session: Session, source: Path) -> Path:
         )
     home = homes.open_home(folder / "home", moved=True)
     store = open_store(home, TrackingConfig())
-    if home.recorded != home.root:
-        rebase.apply(store, str(home.recorded), str(home.root))
-        home.arrived()
+    if home.last_root != home.root:
+        rebase.apply(store, str(home.last_root), str(home.root))
+        home.mark_moved()
     for record in store.search():
         place = artifacts.local(record.artifact_uri)
         if place is None or not place.resolve().is_relative_to(home.root):

@@ -59,7 +59,7 @@ def key_inputs(config: ExperimentConfig, profile: DatasetProfile) -> keys.Ingred
     parts = ("data", "compute", "model", "training", "evaluation", "search")
     return {
         "dataset_hash": profile.dataset_hash,
-        "settings": {name: value for name, value in config.counted().items() if name in parts},
+        "settings": {name: value for name, value in config.key_fields().items() if name in parts},
         "code": keys.code(keys.CELL_CODE),
         "versions": keys.versions((*keys.NUMERIC_PACKAGES, "optuna")),
     }

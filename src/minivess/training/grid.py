@@ -74,7 +74,7 @@ def cell_ingredients(
     `profile_hash` is the hash of the curated data. The order of a fold's ids does not count, and
     neither does what a model is called.
     """
-    asked = config.training.counted()
+    asked = config.training.key_fields()
     net = network.model_dump(mode="json") if isinstance(network, BaseModel) else dict(network)
     net.pop("name", None)
     resampling = config.data.resampling
@@ -84,15 +84,15 @@ def cell_ingredients(
             "label_map": {str(raw): value for raw, value in label_map.items()},
             "classes": list(classes),
             "normalisation": config.data.normalisation,
-            "resampling": resampling.counted(),
+            "resampling": resampling.key_fields(),
         },
         "fold": {"train": sorted(fold.train), "val": sorted(fold.val)},
         "seed": seed,
         "network": net,
         "loss": loss.model_dump(mode="json"),
         "training": {name: value for name, value in asked.items() if name not in GRID_FIELDS},
-        "compute": config.compute.counted(),
-        "evaluation": config.evaluation.counted(),
+        "compute": config.compute.key_fields(),
+        "evaluation": config.evaluation.key_fields(),
         **_software(),
         "own_modules": keys.own_modules(_import_paths(net, loss, resampling.method)),
     }

@@ -58,7 +58,7 @@ def _data(profile: DatasetProfile, config: ExperimentConfig, models: Sequence[Fo
 
 
 def _training(config: ExperimentConfig, models: Sequence[FoldModel]) -> list[str]:
-    first, asked = models[0].spec, config.training.counted()
+    first, asked = models[0].spec, config.training.key_fields()
     courses = dict.fromkeys(_course(one.settings.get("training", asked)) for one in models)
     folds = {model.spec.fold.index for model in models}
     seeds = sorted({model.spec.seed for model in models})
@@ -91,7 +91,7 @@ def _course(training: Mapping[str, Any]) -> str:
 
 
 def _judged(config: ExperimentConfig, models: Sequence[FoldModel]) -> str:
-    decay = models[0].settings.get("training", config.training.counted())["ema_decay"]
+    decay = models[0].settings.get("training", config.training.key_fields())["ema_decay"]
     averaged = f" (averaged, decay {decay:g})" * bool(decay)
     if all(model.checkpoint.name == names.FINAL for model in models):
         return f"The weights after the last epoch{averaged} were judged."

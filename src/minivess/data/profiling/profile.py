@@ -77,7 +77,7 @@ def profile(
     Raises:
         DataError: nothing usable is left, label values need a map, or (strict) any error.
     """
-    counted = config.counted()
+    counted = config.key_fields()
     settings = {name: counted[name] for name in ("label_map", "ignore_label", "spacing", "unit")}
     known = Cache(cache, hashes, {"code": keys.code(keys.CHECKS), **settings})
     results = known.recall(pairing.cases)
