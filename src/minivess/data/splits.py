@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, pairwise
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, Field, TypeAdapter
 
 from minivess import keys
 from minivess.contracts import Fold, Split
+from minivess.data import json_file
 from minivess.errors import DataError
 from minivess.text import some
 
 Unit = tuple[str, ...]  # volumes that stay together: a group, or a single volume
+
+
+class _Sides(BaseModel):
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+
+
+FORM: TypeAdapter[Split | list[_Sides]] = TypeAdapter(
+    Split | Annotated[list[_Sides], Field(min_length=1)]
+)
 
 
 def make(
@@ -65,19 +78,11 @@ def read(path: Path, ids: Iterable[str], groups: Mapping[str, str | None]) -> Sp
     Raises:
         DataError: no such file, another form, a volume that is not there or stands on two sides.
     """
-    try:
-        content = json.loads(path.expanduser().read_text(encoding="utf-8"))
-        split = _parsed(content)
-    except OSError as error:
-        raise DataError(
-            f"The split file {path} cannot be read: {error.strerror}.",
-            remedy="training.splits=/path/to/splits.json",
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"The split file {path} has another form than expected: {error}.",
-            remedy='write [{"train": ["case1"], "val": ["case2"]}, ...], one entry for each fold',
-        ) from error
+    remedy = 'write [{"train": ["case1"], "val": ["case2"]}, ...], one entry for each fold'
+    split = json_file.read(path, FORM, what="split file", remedy=remedy)
+    if isinstance(split, list):
+        folds = (Fold(index=i, train=one.train, val=one.val) for i, one in enumerate(split))
+        split = Split(seed=0, grouped=False, folds=tuple(folds))
     known = set(ids)
     _check(path, split, known)
     torn = tuple(_torn(split, groups))
@@ -201,19 +206,6 @@ def _too_few(units: list[Unit], grouped: bool, test_fraction: float) -> DataErro
 
 
 # --- reading ------------------------------------------------------------------------------
-
-
-def _parsed(content: object) -> Split:
-    if isinstance(content, dict):
-        return Split.model_validate(content)
-    if not isinstance(content, list) or not content:
-        msg = "it is neither an object nor a list of folds"
-        raise ValueError(msg)
-    folds = tuple(
-        Fold(index=index, train=tuple(entry["train"]), val=tuple(entry["val"]))
-        for index, entry in enumerate(content)
-    )
-    return Split(seed=0, grouped=False, folds=folds)
 
 
 def _check(path: Path, split: Split, ids: set[str]) -> None:

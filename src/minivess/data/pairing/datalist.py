@@ -5,15 +5,17 @@ Known are MSD's and MONAI's `training` and nnU-Net's `dataset`.
 
 from __future__ import annotations
 
-import json
 import os
 import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import unquote
 
+from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
+
 from minivess.contracts import Finding
+from minivess.data import json_file
 from minivess.data.checks import finding
 from minivess.data.formats.filenames import parts, stem, suffix, unread
 from minivess.data.pairing.matches import Reading, named
@@ -22,7 +24,25 @@ from minivess.text import some
 
 FORM = 'write {"training": [{"image": "images/a.nii.gz", "label": "labels/a.nii.gz"}, ...]}'
 OTHER_PARTS = ("validation", "val", "test", "testing")
-Entry = tuple[str, list[str], list[str]]  # name of the case, its images, its labels
+
+
+def _as_list(names: object) -> object:
+    return names if isinstance(names, list) else [names] if names else []
+
+
+Names = Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_as_list)]
+
+
+class _Entry(BaseModel):
+    """A volume of a list: one name or several of files."""
+
+    case: str | None = Field(None, coerce_numbers_to_str=True)
+    images: Names = Field(min_length=1, validation_alias=AliasChoices("image", "images"))
+    labels: Names = Field([], validation_alias=AliasChoices("label", "labels"))
+
+
+CONTENT: TypeAdapter[Any] = TypeAdapter(Any)
+ENTRIES: TypeAdapter[list[_Entry]] = TypeAdapter(Annotated[list[_Entry], Field(min_length=1)])
 
 
 def listed(root: Path, found: list[Path]) -> Reading | None:
@@ -36,11 +56,11 @@ def listed(root: Path, found: list[Path]) -> Reading | None:
     if entries is None:
         _refuse_below(root, found)
         return None
-    files = _files(root, found, [name for _, *both in entries for names in both for name in names])
+    files = _files(root, found, [name for entry in entries for name in entry.images + entry.labels])
     reading = Reading("msd", notes=list(_remarks(content)))
     pairs = []
-    for case, *both in entries:
-        images, labels = ([files[name] for name in names] for names in both)
+    for case, entry in zip(_names(entries), entries, strict=True):
+        images, labels = ([files[name] for name in names] for names in (entry.images, entry.labels))
         if len(images) == len(labels) == 1:
             pairs.append((case, (images[0], labels[0])))
         elif not labels:
@@ -85,18 +105,13 @@ def _several(case: str, images: int, labels: int) -> Finding:
 
 
 def _content(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (ValueError, OSError) as error:
-        raise DataError(
-            f"{path} cannot be read: {error}.",
-            remedy="correct the file, or move it out of data.root",
-        ) from error
+    remedy = "correct the file, or move it out of data.root"
+    return json_file.read(path, CONTENT, what="list", remedy=remedy)
 
 
-def _entries(content: Any, path: Path) -> list[Entry] | None:
+def _entries(content: Any, path: Path) -> list[_Entry] | None:
     raw = content
     if isinstance(content, dict):
         raw = next((content[key] for key in ("training", "train") if key in content), None)
@@ -105,32 +120,21 @@ def _entries(content: Any, path: Path) -> list[Entry] | None:
             raw = [{"case": case, **entry} for case, entry in ids.items()]
     if not isinstance(raw, list):
         return None
-    known = all(isinstance(entry, dict) and _texts(entry, "image") for entry in raw)
-    if not raw or not known or None in (labels := [_texts(entry, "label") for entry in raw]):
-        raise DataError(f"{path} holds a list, but not of images and labels.", remedy=FORM)
-    images = [_texts(entry, "image") or [] for entry in raw]
-    names = _names([names[0] for names in images])
-    return [
-        (str(entry.get("case", name)).replace("/", "_"), of_image, of_label or [])
-        for entry, name, of_image, of_label in zip(raw, names, images, labels, strict=True)
-    ]
+    try:
+        return ENTRIES.validate_python(raw)
+    except ValidationError as error:
+        problem = f"{path} holds a list, but not of images and labels."
+        raise DataError(problem, remedy=FORM) from error
 
 
-def _texts(entry: Mapping[str, Any], role: str) -> list[str] | None:
-    """The names of an entry as a list; None for another form."""
-    value = entry.get(role, entry.get(f"{role}s"))
-    listed = value if isinstance(value, list) else [value] if value else []
-    return listed if all(isinstance(name, str) and name for name in listed) else None
-
-
-def _names(images: list[str]) -> list[str]:
-    """The names of the files, with their folders where that is needed to tell them apart."""
-    paths = [Path(unquote(image.replace("\\", "/"))) for image in images]
+def _names(entries: list[_Entry]) -> list[str]:
+    """Names of the cases: stated, or of the files, with folders where these tell them apart."""
+    paths = [Path(unquote(entry.images[0].replace("\\", "/"))) for entry in entries]
     names = [stem(path) for path in paths]
-    if len(set(names)) == len(names):
-        return names
-    common = os.path.commonpath([path.parent for path in paths])
-    return ["_".join((*p.relative_to(common).parts[:-1], stem(p))) for p in paths]
+    if len(set(names)) != len(names):
+        common = os.path.commonpath([path.parent for path in paths])
+        names = ["_".join((*p.relative_to(common).parts[:-1], stem(p))) for p in paths]
+    return [(e.case or n).replace("/", "_") for e, n in zip(entries, names, strict=True)]
 
 
 def _files(root: Path, found: list[Path], names: list[str]) -> dict[str, Path]:

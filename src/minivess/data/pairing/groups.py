@@ -6,13 +6,17 @@ import re
 import unicodedata
 from collections import Counter
 from pathlib import Path
+from typing import Annotated
 
-from minivess import files
+from pydantic import Field, TypeAdapter
+
+from minivess.data import json_file
 from minivess.data.formats.filenames import stem
 from minivess.errors import DataError
 from minivess.text import several, some
 
 GROUPS = "groups.json"
+FORM = TypeAdapter(dict[str, Annotated[str, Field(coerce_numbers_to_str=True)]])
 SUBJECT = r"(?:^|_)(sub-[A-Za-z0-9]+)"  # BIDS
 PREFIXES = [  # m1_left, m1a -> m1; then less and less of the name
     r"^(.+?)(?:[_\-. ][^_\-. ]+|(?<=\d)[A-Za-z]+\d*)?$",
@@ -45,22 +49,11 @@ def _group_file(root: Path, rule: str | None) -> Path:
 
 
 def _by_file(cases: list[str], path: Path) -> dict[str, str]:
-    try:
-        content = files.read_json(path)
-    except ValueError as error:
-        raise DataError(
-            f"The group file {path} is no JSON: {error}.", remedy='write {"case": "group", ...}'
-        ) from error
-    if not isinstance(content, dict) or any(
-        group is None or isinstance(group, (dict, list)) for group in content.values()
-    ):
-        raise DataError(
-            f"The group file {path} does not give each case one name of a group.",
-            remedy='write {"case": "group", ...}',
-        )
-    named = {stem(Path(name)): str(group) for name, group in content.items()}
+    remedy = 'write {"case": "group", ...}, one name for each case'
+    content = json_file.read(path, FORM, what="group file", remedy=remedy)
+    named = {stem(Path(name)): group for name, group in content.items()}
     named |= {unicodedata.normalize("NFC", name): group for name, group in content.items()}
-    return _complete(cases, {c: str(named[c]) for c in cases if c in named}, str(path))
+    return _complete(cases, {c: named[c] for c in cases if c in named}, str(path))
 
 
 def _by_regex(cases: list[str], rule: str) -> dict[str, str]:
