@@ -22,7 +22,7 @@ def run(home: Home) -> Callable[..., profiles.Measured]:
     def run(root: Path, **settings: object) -> profiles.Measured:
         config = DataConfig.model_validate(settings)
         pairing = pair(root, group=config.group)
-        paths = [path for case in pairing.cases for path in (case.image, case.label)]
+        paths = [path for case in pairing.cases for path in case.files]
         hashes = Index(home.profile_cache / "index.json").hashes(paths)
         return profiles.profile(pairing, hashes, config=config, cache=home.profile_cache)
 

@@ -35,7 +35,7 @@ root, home = map(Path, sys.argv[1:3])
 taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (taken + int(sys.argv[3]),) * 2)
 pairing = cases.pair(root)
-paths = [path for case in pairing.cases for path in (case.image, case.label)]
+paths = [path for case in pairing.cases for path in case.files]
 measured = profile.profile(
     pairing, file_hashes.Index(home / "index.json").hashes(paths),
     config=DataConfig(outlier_z=1e9), cache=home,

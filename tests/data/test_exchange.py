@@ -26,7 +26,7 @@ from tests.conftest import write_nifti
 def entries(make_dataset: Callable[..., Path], home: Home) -> list[review.Entry]:
     """Three volumes in the queue's database."""
     pairing = pair(make_dataset(3))
-    hashes = index_of(home).hashes([p for c in pairing.cases for p in (c.image, c.label) if p])
+    hashes = index_of(home).hashes([p for c in pairing.cases for p in c.files])
     review.enter(home, "tubes", pairing, hashes, [], in_force={})
     return review.entries(home, "tubes")
 
@@ -56,9 +56,9 @@ def test_a_label_changed_in_slicer_becomes_a_fix(
     assert exchange.read_back(home, tmp_path / "out", who="Ada", why="gap closed") == (
         ["vol01"], ["labels/Segmentation.nii.gz"],
     )  # fmt: skip
-    mended = review.find(home, "tubes", "vol01")
-    assert set(mended.replaced) == {"label"}
-    assert review.standing(home, mended)["label"].parent == review.files_of(home)
+    fixed = review.find(home, "tubes", "vol01")
+    assert set(fixed.replaced) == {"label"}
+    assert review.standing(home, fixed)["label"].parent == review.files_of(home)
 
 
 def test_label_studio_gets_pictures_and_gives_verdicts(

@@ -22,7 +22,7 @@ def shown(make_dataset, home: Home) -> tuple[DatasetProfile, list[Case]]:
     root = make_dataset(3, name="<tubes>")
     (root / "images" / "vol02.nii.gz").write_text("no volume")
     pairing = pair(root)
-    paths = [path for case in pairing.cases for path in (case.image, case.label)]
+    paths = [path for case in pairing.cases for path in case.files]
     hashes = Index(home.profile_cache / "index.json").hashes(paths)
     measured = profiles.profile(pairing, hashes, config=DataConfig(), cache=home.profile_cache)
     profile = profiles.summarise(

@@ -160,7 +160,7 @@ from minivess.data.profiling import profile
 from minivess.data.versions import file_hashes
 root, cache = map(Path, sys.argv[1:3])
 pairing = cases.pair(root)
-paths = [path for case in pairing.cases for path in (case.image, case.label)]
+paths = [path for case in pairing.cases for path in case.files]
 hashes = file_hashes.Index(cache / "index.json").hashes(paths)
 print(len(profile.profile(pairing, hashes, config=DataConfig(), cache=cache).stats))
 """
@@ -233,7 +233,7 @@ def test_one_good_volume_alone_has_a_profile(make_dataset: MakeDataset, run) -> 
 
 def test_progress_is_told_after_each_volume(make_dataset: MakeDataset, home: Home) -> None:
     pairing = pair(make_dataset(3))
-    paths = [path for case in pairing.cases for path in (case.image, case.label)]
+    paths = [path for case in pairing.cases for path in case.files]
     told: list[tuple[int, int]] = []
     profiles.profile(
         pairing,

@@ -60,7 +60,7 @@ class Bench:
 
 
 def files_of(pairing: Pairing) -> list[Path]:
-    return [path for case in pairing.cases for path in (case.image, case.label) if path]
+    return [path for case in pairing.cases for path in case.files]
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def standing(url: str) -> dict[str, Any]:
 def fetched(mirror: Mirror) -> int:
     """How many files had to be fetched to have the pairs whole."""
     cases = pair(mirror.listed()).cases
-    return mirror.fetch(path for case in cases for path in (case.image, case.label) if path)
+    return mirror.fetch(path for case in cases for path in case.files)
 
 
 def test_names_are_paired_before_anything_is_fetched(volumes: str, tmp_path: Path) -> None:

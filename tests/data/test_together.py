@@ -62,7 +62,7 @@ def test_each_version_is_a_commit_with_its_decisions(make_dataset: MakeDataset, 
         remote=str(first.remote),
     )  # fmt: skip
     again = pair(folder).cases
-    hashes = index_of(home).hashes([p for case in again for p in (case.image, case.label) if p])
+    hashes = index_of(home).hashes([p for case in again for p in case.files])
     assert curated_hash(again, hashes) == first.dataset_hash
 
 

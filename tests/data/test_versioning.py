@@ -76,7 +76,7 @@ def pair_image(root: Path):
 def test_the_hash_is_known_before_anything_is_copied(make_dataset: MakeDataset, home: Home) -> None:
     root = make_dataset(2)
     pairing = pair(root)
-    paths = [path for case in pairing.cases for path in (case.image, case.label)]
+    paths = [path for case in pairing.cases for path in case.files]
     measured = profiles.profile(
         pairing,
         index_of(home).hashes(paths),

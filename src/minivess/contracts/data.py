@@ -33,6 +33,11 @@ class Case(Contract):
     label: Path | None
     group: str | None = None
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Image and, if there is one, label."""
+        return (self.image,) if self.label is None else (self.image, self.label)
+
 
 class Pairing(Contract):
     """How the files of a folder were read, and what was left over."""

@@ -85,7 +85,7 @@ def data_folder(session: Session) -> tuple[Path, Callable[[Iterable[Path]], obje
 def _hashes(index: Index, pairing: Pairing) -> dict[Path, str]:
     """A hash of each volume: of its file, or of all the files that make it."""
     found = index.hashes(list(_files(pairing)))
-    volumes = (path for case in pairing.cases for path in (case.image, case.label) if path)
+    volumes = (path for case in pairing.cases for path in case.files)
     return {
         path: keys.digest([found[part] for part in beside]) if len(beside) > 1 else found[path]
         for path in volumes
@@ -94,6 +94,4 @@ def _hashes(index: Index, pairing: Pairing) -> dict[Path, str]:
 
 
 def _files(pairing: Pairing) -> Iterator[Path]:
-    for case in pairing.cases:
-        for path in (case.image, case.label):
-            yield from parts(path) if path else ()
+    return (part for case in pairing.cases for path in case.files for part in parts(path))

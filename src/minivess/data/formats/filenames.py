@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tomllib
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -13,41 +14,18 @@ from minivess.contracts import Case
 NIFTI = (".nii.gz", ".nii")
 SUFFIXES = (*NIFTI, ".ome.tiff", ".ome.tif", ".tiff", ".tif", ".nrrd", ".mha", ".hdr")
 
-_EXPORT = "export OME-TIFF, for example in Fiji, or with `bfconvert IN OUT.ome.tif`"
-_ARRAY = "write each array with its voxel size, as .nii.gz (nibabel) or as OME-TIFF (tifffile)"
-_DICOM = "convert each series: `dcm2niix -z y -o OUT FOLDER`"
-_STACK = "stack the slices of each volume into one TIFF, NRRD or NIfTI file"
-_ANNEX = "fetch it: `datalad get .`, or `git annex get .`, in that folder"
-_UNPACK = "unpack it"
-_ONE_FILE = "save header and voxels in one file, .mha or .nrrd, for example with SimpleITK"
-_MAKERS = {
-    "Zeiss": (".czi", ".lsm"),
-    "Leica": (".lif", ".scn"),
-    "Nikon": (".nd2",),
-    "Imaris": (".ims",),
-    "Olympus": (".vsi", ".oib", ".oif", ".oir"),
-    "Hamamatsu": (".ndpi",),
-    "Aperio": (".svs",),
-    "Metamorph": (".stk",),
-    "DeltaVision": (".dv",),
-    "MRC": (".mrc", ".rec"),
-}
-# Ending -> what such a file is, and how it becomes one that is read.
+_TABLE = tomllib.loads(Path(__file__).with_name("unread.toml").read_text(encoding="utf-8"))
 UNREAD: Mapping[str, tuple[str, str]] = {
-    **{end: (f"{maker} {end}", _EXPORT) for maker, ends in _MAKERS.items() for end in ends},
-    **dict.fromkeys((".zarr", ".n5"), ("Zarr or N5 (chunks in a folder)", _EXPORT)),
-    **dict.fromkeys((".h5", ".hdf5", ".he5"), ("HDF5", _ARRAY)),
-    **dict.fromkeys((".npy", ".npz", ".mat", ".pt", ".raw"), ("an array without a header", _ARRAY)),
-    **dict.fromkeys((".dcm", ".ima", ".dicom"), ("DICOM", _DICOM)),
-    **dict.fromkeys((".mgz", ".mgh"), ("FreeSurfer's format", "`mri_convert IN OUT.nii.gz`")),
-    ".mnc": ("MINC", "`mnc2nii IN OUT.nii`"),
-    **dict.fromkeys((".mhd", ".nhdr"), ("a header with its voxels in another file", _ONE_FILE)),
-    ".img": ("voxels without their header .hdr", "put the .hdr file beside it"),
-    **dict.fromkeys((".vtk", ".vti"), ("VTK", _ONE_FILE)),
-    **dict.fromkeys((".png", ".jpg", ".jpeg", ".bmp"), ("a two-dimensional picture", _STACK)),
-    **dict.fromkeys((".zip", ".tar", ".tgz", ".gz", ".7z", ".rar"), ("packed", _UNPACK)),
+    ending: (kind["what"].format(ending), _TABLE["remedies"][kind["remedy"]])
+    for kind in _TABLE["kinds"]
+    for ending in kind["endings"]
 }
-PASSED_OVER = frozenset({UNREAD[".png"][0], UNREAD[".zip"][0]})  # lie about everywhere
+"""Ending -> what such a file is, and how it becomes one that is read."""
+PASSED_OVER = frozenset(kind["what"] for kind in _TABLE["kinds"] if kind.get("passed_over"))
+ANNEXED = (
+    "a git-annex link without its content",
+    "fetch it: `datalad get .`, or `git annex get .`, in that folder",
+)
 
 
 def is_volume(path: Path) -> bool:
@@ -71,7 +49,7 @@ def unread(path: Path) -> tuple[str, str] | None:
     """What a file is that no reader takes, and how it becomes one; None for what says nothing."""
     if path.is_symlink() and not path.exists():
         annexed = "/annex/objects/" in os.readlink(path)
-        return ("a git-annex link without its content", _ANNEX) if annexed else None
+        return ANNEXED if annexed else None
     if is_volume(path) or len(parts(path)) > 1:
         return None
     known = UNREAD.get(path.suffix.lower())

@@ -1,10 +1,10 @@
-"""What a human looks at: one page with every volume and its label, and plots of the set."""
+"""The gallery: one page with every volume and its label, and plots of the dataset."""
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from minivess.data.pages.views import legend, readable_views
 History = Mapping[str, Sequence[Mapping[str, Any]]]  # case -> decisions, oldest first
 
 TEMPLATE = Path(__file__).with_name("gallery.html.j2")
-SAID = {"accept": "accepted", "fix": "mended"}
+SAID = {"accept": "accepted", "fix": "corrected"}
 STATES = ("open", "out", "decided", "fine")  # the order of the cards
 
 
@@ -58,15 +58,22 @@ def render(
 
 
 def plots(profile: DatasetProfile, folder: Path) -> list[Path]:
-    """Write the figures shapes.png, intensities.png, foreground.png and spacings.png."""
-    units = ", ".join(sorted({volume.unit for volume in profile.volumes}))
-    drawings = {
-        "shapes": (_draw_shapes, "shapes", "voxels"),
-        "spacings": (_draw_spacings, "voxel size", units),
-        "intensities": (_draw_intensities, "intensities", "raw value, 0.5 to 99.5 %"),
-        "foreground": (_draw_foreground, "foreground", "% of voxels"),
-    }
-    return [_figure(profile, *drawn, folder / f"{name}.png") for name, drawn in drawings.items()]
+    """Write the figures shapes.png, spacings.png, intensities.png and foreground.png."""
+    volumes, places = profile.volumes, range(profile.n_volumes)
+    units = ", ".join(sorted({volume.unit for volume in volumes}))
+    foreground = [100 * volume.foreground_ratio for volume in volumes]
+    drawn: dict[str, tuple[str, str, Callable[[Any], object]]] = {
+        "shapes": ("shapes", "voxels", lambda axes: _lines(axes, [v.shape for v in volumes])),
+        "spacings": (
+            "voxel size", units, lambda axes: _lines(axes, [v.voxel_spacing for v in volumes]),
+        ),
+        "intensities": (
+            "intensities", "raw value, 0.5 to 99.5 %",
+            lambda axes: axes.bxp(_boxes(volumes), positions=places, showfliers=False),
+        ),
+        "foreground": ("foreground", "% of voxels", lambda axes: axes.bar(places, foreground)),
+    }  # fmt: skip
+    return [_figure(profile, *how, folder / f"{name}.png") for name, how in drawn.items()]
 
 
 # --- cards --------------------------------------------------------------------------------
@@ -106,7 +113,7 @@ def _commands(dataset: str, case: str, *, decided: bool) -> dict[str, str]:
     found = {
         "put it in": f"minivess review accept {name} {where}",
         "leave it out": f"minivess review reject {name} {where}",
-        "mend it": f"minivess review fix {name} --label FILE {where}",
+        "correct it": f"minivess review fix {name} --label FILE {where}",
     }
     return {**found, "start over": f"minivess review reopen {name} {where}"} if decided else found
 
@@ -127,61 +134,52 @@ def _strips(profile: DatasetProfile, states: Mapping[str, str]) -> list[dict[str
         ("Mean intensity", "raw value", [v.intensity_mean for v in volumes]),
         ("Foreground", "% of voxels", [100 * v.foreground_ratio for v in volumes]),
     ]
-    found = []
-    for name, measured_in, values in series:
-        low, high = min(values), max(values)
-        dots = [
-            {
-                "case": volume.case,
-                "state": states.get(volume.case, "fine"),
-                "value": value,
-                "at": 100 * (value - low) / (high - low) if high > low else 50.0,
-            }
-            for volume, value in zip(volumes, values, strict=True)
-        ]
-        found.append({"name": name, "unit": measured_in, "low": low, "high": high, "dots": dots})
-    return found
+    return [_strip(profile, *line, states) for line in series]
+
+
+def _strip(
+    profile: DatasetProfile,
+    name: str,
+    unit: str,
+    values: Sequence[float],
+    states: Mapping[str, str],
+) -> dict[str, Any]:
+    low, high = min(values), max(values)
+    at = [100 * (value - low) / (high - low) if high > low else 50.0 for value in values]
+    dots = [
+        {"case": v.case, "state": states.get(v.case, "fine"), "value": value, "at": place}
+        for v, value, place in zip(profile.volumes, values, at, strict=True)
+    ]
+    return {"name": name, "unit": unit, "low": low, "high": high, "dots": dots}
 
 
 # --- plots --------------------------------------------------------------------------------
 
 
-def _figure(profile: DatasetProfile, draw: Any, what: str, unit: str, path: Path) -> Path:
+def _figure(
+    profile: DatasetProfile, what: str, unit: str, draw: Callable[[Any], object], path: Path
+) -> Path:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 4), layout="constrained")
+    figure, cases = Figure(figsize=(8, 4), layout="constrained"), profile.volumes
     axes = figure.subplots()
-    draw(axes, profile.volumes)
-    _label(axes, profile.volumes, f"{profile.dataset}: {what}", unit)
+    draw(axes)
+    axes.set_title(f"{profile.dataset}: {what}")
+    axes.set_ylabel(unit)
+    if len(cases) <= 40:
+        axes.set_xticks(range(len(cases)), [v.case for v in cases], rotation=90, fontsize=7)
+    else:
+        axes.set_xticks([])
+        axes.set_xlabel(f"{len(cases)} volumes")
     return files.write(path, lambda temporary: figure.savefig(temporary, dpi=120))
 
 
-def _draw_shapes(axes: Any, volumes: Sequence[VolumeStats]) -> None:
-    axes.plot([volume.shape for volume in volumes], "o-", label=[*"xyz"], markersize=4)
+def _lines(axes: Any, rows: Sequence[Sequence[float]]) -> None:
+    axes.plot(rows, "o-", label=[*"xyz"], markersize=4)
     axes.legend()
 
 
-def _draw_spacings(axes: Any, volumes: Sequence[VolumeStats]) -> None:
-    axes.plot([volume.voxel_spacing for volume in volumes], "o-", label=[*"xyz"], markersize=4)
-    axes.legend()
-
-
-def _draw_intensities(axes: Any, volumes: Sequence[VolumeStats]) -> None:
+def _boxes(volumes: Sequence[VolumeStats]) -> list[dict[str, float]]:
     """Ranges from the 0.5 to the 99.5 percentile, quartiles as boxes."""
     edges = {"whislo": "0.5", "q1": "25", "med": "50", "q3": "75", "whishi": "99.5"}
-    boxes = [{edge: v.percentiles[q] for edge, q in edges.items()} for v in volumes]
-    axes.bxp(boxes, positions=range(len(boxes)), showfliers=False)
-
-
-def _draw_foreground(axes: Any, volumes: Sequence[VolumeStats]) -> None:
-    axes.bar(range(len(volumes)), [100 * v.foreground_ratio for v in volumes])
-
-
-def _label(axes: Any, volumes: Sequence[VolumeStats], title: str, unit: str) -> None:
-    axes.set_title(title)
-    axes.set_ylabel(unit)
-    if len(volumes) <= 40:
-        axes.set_xticks(range(len(volumes)), [v.case for v in volumes], rotation=90, fontsize=7)
-    else:
-        axes.set_xticks([])
-        axes.set_xlabel(f"{len(volumes)} volumes")
+    return [{edge: v.percentiles[q] for edge, q in edges.items()} for v in volumes]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -27,9 +27,9 @@ class Cache:
     hashes: Mapping[Path, str]
     rule: Mapping[str, Any]
 
-    def md5s(self, case: Case) -> tuple[str, str]:
-        """The hashes of image and label."""
-        return self.hashes[case.image], self.hashes[cast(Path, case.label)]
+    def md5s(self, case: Case) -> list[str]:
+        """Return the hashes of image and label."""
+        return [self.hashes[path] for path in case.files]
 
     def store(self, case: Case) -> Path:
         """Return the folder of files that are curated in place of a case's own."""

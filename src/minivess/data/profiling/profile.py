@@ -86,7 +86,7 @@ def profile(
         partial(measure, case, config=config, hashes=known.md5s(case), store=known.store(case))
         for case in fresh
     ]
-    size = sum(path.stat().st_size for case in fresh for path in (case.image, case.label) if path)
+    size = sum(path.stat().st_size for case in fresh for path in case.files)
     for case, result in zip(fresh, _run(jobs, size), strict=True):
         results[case.case] = known.remember(case, result)
         if on_volume is not None:

@@ -15,7 +15,6 @@ import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import cast
 
 from minivess import files
 from minivess.contracts import Case, DatasetProfile
@@ -116,9 +115,7 @@ def note_state(home: Home, folder: Path, tree: str) -> None:
 
 def _sources(cases: Iterable[Case]) -> Iterator[tuple[str, Path]]:
     for case in cases:
-        image, label = curated_names(case)
-        yield image, case.image
-        yield label, cast(Path, case.label)
+        yield from zip(curated_names(case), case.files, strict=True)
 
 
 def _contents(folder: Path) -> set[str]:
