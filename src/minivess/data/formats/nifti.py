@@ -115,7 +115,8 @@ class _Corrections(logging.LoggerAdapter[logging.Logger]):
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         """Note a correction, however grave nibabel calls it."""
-        self.logger.info("%s: %s", dict(self.extra or {})["file"], msg)
+        if msg:  # nibabel notes each check that found nothing, too
+            self.logger.info("%s: %s", dict(self.extra or {})["file"], msg)
 
 
 def _corrected(kind: Any, raw: bytes, path: Path) -> Any:

@@ -23,7 +23,6 @@ from mlflow.pyfunc.model import PythonModel
 from mlflow.types import Schema, TensorSpec
 from numpy.typing import NDArray
 
-import minivess
 from minivess import files, keys, names, networks
 from minivess.contracts import Network, Shape, Window
 from minivess.data.profiling import admission
@@ -160,7 +159,7 @@ def _signature(network: Network) -> ModelSignature:
 
 def _package(temporary: Path) -> str:
     """The package's source, so that the model loads where minivess is not installed."""
-    source = Path(minivess.__file__).parent
+    source = Path(names.__file__).parent
     target = temporary / "minivess"
     ignored = shutil.ignore_patterns("__pycache__", "_configs", "_deployments")
     shutil.copytree(source, target, ignore=ignored)

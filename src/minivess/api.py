@@ -1,0 +1,424 @@
+"""The library door: `import minivess as mv`, for scripts and notebooks.
+
+Each function is a verb of the command line: the same settings, content keys, MLflow runs, reuse
+and errors. Settings are overrides (`"training.max_epochs=5"`), YAML files, or keywords: the last
+part of a setting's name (`max_epochs=5`) where only one setting of the verb ends so. What is
+finished already is found, not made again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from minivess import config as configs
+from minivess.contracts import AnalysisResult, ComputePlan, DatasetProfile, TrainingResult
+from minivess.errors import DataError, UsageError, nearest
+from minivess.orchestration.session import Session, open_session
+from minivess.verbs import VERBS
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pandas as pd
+
+    from minivess.contracts import Spacing
+    from minivess.inference import Predictor
+
+Overrides = tuple[str, ...]
+
+
+# --- what the verbs return ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A checked, measured and versioned dataset."""
+
+    profile: DatasetProfile
+    overrides: Overrides = ()
+    """The settings it was made with, which the next stages use as well."""
+
+    @property
+    def run_id(self) -> str:
+        """Its run in MLflow."""
+        return str(self.profile.run_id)
+
+    @property
+    def name(self) -> str:
+        """Its name, which experiment and model have too unless another is given."""
+        return self.profile.dataset
+
+    @property
+    def volumes(self) -> pd.DataFrame:
+        """One row for each volume: case, group, shape (voxels), voxel size, unit, intensities."""
+        import pandas as pd
+
+        return pd.DataFrame([stats.model_dump() for stats in self.profile.volumes])
+
+    @property
+    def findings(self) -> pd.DataFrame:
+        """One row for each finding of a check: case, code, severity, message, remedy."""
+        import pandas as pd
+
+        return pd.DataFrame([found.model_dump() for found in self.profile.findings])
+
+    def plan(self, *overrides: str, **settings: Any) -> dict[str, ComputePlan]:
+        """Patch, batch, precision and cache of each model on this machine: see `mv.plan`."""
+        return plan(self, *overrides, **settings)
+
+    def __repr__(self) -> str:
+        first, last = self.profile.min_shape, self.profile.max_shape
+        return (
+            f"Dataset {self.name!r}: {self.profile.n_volumes} volumes, "
+            f"{'x'.join(map(str, first))} to {'x'.join(map(str, last))}, "
+            f"{len(self.profile.findings)} findings, data {self.profile.dataset_hash}"
+        )
+
+
+@dataclass(frozen=True)
+class Training:
+    """A trained grid: a parent run for each model x loss x seed, a child run for each fold."""
+
+    result: TrainingResult
+    overrides: Overrides = ()
+
+    @property
+    def run_ids(self) -> tuple[str, ...]:
+        """The parent runs in MLflow."""
+        return self.result.run_ids
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row for each configuration: model, loss, seed and the means over its folds."""
+        import pandas as pd
+
+        named = {family.run_name: family.metrics for family in self.result.families}
+        return pd.DataFrame.from_dict(named, orient="index")
+
+    def __repr__(self) -> str:
+        rows = (
+            f"  {family.run_name}: {len(family.child_run_ids)} folds, "
+            f"validation Dice {family.metrics.get('eval_dice', float('nan')):.3f}"
+            for family in self.result.families
+        )
+        return "\n".join([f"Training of {self.result.experiment!r}", *rows])
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Configurations and ensembles judged out of fold, and the champion among them."""
+
+    result: AnalysisResult
+    report: Path
+    """The report as an HTML page."""
+
+    @property
+    def run_id(self) -> str:
+        """Its run in MLflow."""
+        return str(self.result.run_id)
+
+    @property
+    def champion(self) -> str:
+        """The configuration that was chosen; `result.champion` says why."""
+        return self.result.champion.family
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """Mean, bounds of the interval and number of volumes by configuration and metric."""
+        import pandas as pd
+
+        rows = [
+            {"configuration": scores.name, "metric": metric, **interval.model_dump()}
+            for scores in (*self.result.families, *self.result.ensembles)
+            for metric, interval in scores.intervals.items()
+        ]
+        return pd.DataFrame(rows).set_index(["configuration", "metric"])
+
+    def __repr__(self) -> str:
+        chosen = self.result.champion
+        return f"Analysis of {self.result.experiment!r}: {chosen.reason}\n  report {self.report}"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A registered model, ready to segment."""
+
+    facts: dict[str, Any]
+    """Name, version, training run, dataset and its hash, out-of-fold Dice."""
+    predictor: Predictor
+
+    def __call__(
+        self, array: npt.ArrayLike, *, spacing: Spacing, unit: str = "unknown"
+    ) -> npt.NDArray[np.uint8]:
+        """Segment one volume.
+
+        Args:
+            array: Raw intensities, shape (X, Y, Z), of any integer or float type.
+            spacing: Size of a voxel along (x, y, z).
+            unit: Unit of `spacing`: micron, mm, ... or unknown.
+
+        Returns:
+            The label value of each voxel, shape (X, Y, Z).
+
+        Raises:
+            DataError: `profile` would quarantine the volume; the message has the code.
+        """
+        import numpy as np
+
+        from minivess.data.formats.decode import Volume
+        from minivess.serving import predict
+
+        voxels = np.asarray(array)
+        if voxels.ndim != 3:
+            raise DataError(
+                f"An array of shape {voxels.shape} is no volume (X, Y, Z).",
+                remedy="give one volume and one channel: array[0], or model(a) for a in volumes",
+                code="wrong_dimensions",
+            )
+        volume = Volume(voxels, spacing, unit, np.diag([*spacing, 1.0]))
+        predict.admit(volume, self.predictor.divisor)
+        return predict.segment(volume, self.predictor)
+
+    def predict(self, source: str | Path, target: str | Path) -> list[Path]:
+        """Segment a file or a folder of files; returns the masks, as `minivess predict` does.
+
+        Raises:
+            DataError: volumes were refused; the others have their masks.
+        """
+        from minivess.config import DataConfig
+        from minivess.serving import predict
+
+        pairs = predict.plan(Path(source).expanduser(), Path(target).expanduser()).pairs
+        outcomes = list(predict.each(pairs, DataConfig(), self.predictor))
+        refused = [one for one in outcomes if one.mask is None]
+        if refused:
+            first = refused[0].findings[0]
+            named = ", ".join(f"{one.source.name} ({one.findings[0].code})" for one in refused)
+            raise DataError(
+                f"{len(refused)} of {len(outcomes)} volumes were refused: {named}.",
+                remedy=str(first.remedy),
+                code=first.code,
+            )
+        return [one.mask for one in outcomes if one.mask is not None]
+
+    def __repr__(self) -> str:
+        dice = self.facts["out_of_fold_dice"]
+        judged = "never scored" if dice is None else f"out-of-fold Dice {dice:.3f}"
+        name, version = self.facts["name"], self.facts["version"]
+        return f"Model {name} version {version}: {self.facts['family']}, {judged}"
+
+
+# --- the verbs ----------------------------------------------------------------------------
+
+
+def profile(root: str | Path | None = None, *overrides: str, **settings: Any) -> Dataset:
+    """Pair, check, measure and version a dataset (flow 1).
+
+    Args:
+        root: A folder of images and labels; without it, twelve demo volumes.
+        overrides: Settings `"data.label_map=binary"` and YAML files.
+        settings: Settings by name: `label_map="binary"`.
+    """
+    from minivess.stages import profile as stage
+
+    with _session("profile", _rooted(root, overrides), settings) as session:
+        return Dataset(stage.profile_data(session), session.words)
+
+
+def plan(
+    data: Dataset | str | Path | None = None, *overrides: str, **settings: Any
+) -> dict[str, ComputePlan]:
+    """Print every automatic choice, its reason and a forecast; returns the plan of each model.
+
+    Args:
+        data: A profiled dataset, or a folder as it is now.
+        overrides: Settings and YAML files.
+        settings: Settings by name.
+    """
+    from minivess.stages import plan as stage
+
+    words, upstream = _of(data, overrides, "plan")
+    with _session("plan", words, settings) as session:
+        found = stage.plan(session, upstream)["models"]
+    return {name: ComputePlan.model_validate(one["plan"]) for name, one in found.items()}
+
+
+def train(
+    data: Dataset | str | Path | None = None,
+    *overrides: str,
+    yes: bool = False,
+    **settings: Any,
+) -> Training:
+    """Train every cell of the grid that is not trained yet (flow 2).
+
+    Args:
+        data: A profiled dataset, or a folder, which is profiled first.
+        overrides: Settings and YAML files.
+        yes: Start even if the forecast is long.
+        settings: Settings by name: `losses=["dice_ce", "cbdice"], max_epochs=50`.
+    """
+    from minivess.stages import train as stage
+
+    words, upstream = _of(data, overrides, "train")
+    with _session("train", words, settings, yes=yes) as session:
+        return Training(stage.train(session, upstream), session.words)
+
+
+def analyse(
+    training: Training | Sequence[str] | None = None, *overrides: str, **settings: Any
+) -> Analysis:
+    """Judge trainings out of fold, choose the champion and write the report (flow 3).
+
+    Args:
+        training: What `train` returned, or ids of training runs; without it, the latest.
+        overrides: Settings and YAML files.
+        settings: Settings by name.
+    """
+    from minivess.stages import analyse as stage
+
+    words, upstream = overrides, training or ()
+    if isinstance(upstream, Training):
+        words, upstream = _kept(upstream.overrides, "analyse") + overrides, upstream.run_ids
+    with _session("analyse", words, settings) as session:
+        result = stage.analyse(session, upstream)
+        return Analysis(result, stage.report_page(session, str(result.run_id)))
+
+
+def load(reference: str) -> Model:
+    """Load a registered model.
+
+    Args:
+        reference: `NAME@production`, `NAME@champion`, `NAME/VERSION`, or the id of a training,
+            analysis or deployment run.
+
+    Raises:
+        StoreError: there is no such model.
+    """
+    from minivess.stages import predict as stage
+
+    with _session("predict", (), {}) as session:
+        chosen = stage.choose(session, [reference])
+        return Model(stage.facts(chosen), stage.predictor_of(session, chosen))
+
+
+def sql(query: str) -> pd.DataFrame:
+    """Ask DuckDB over all runs, one SELECT: see `minivess help sql` and docs/research-scientist.md.
+
+    Raises:
+        UsageError: the query is refused; the message lists the tables.
+    """
+    import pandas as pd
+
+    from minivess.analysis import workspace
+    from minivess.stages import analyse as stage
+
+    with _session("sql", (), {}) as session:
+        stage.refresh_workspace(session)
+        return pd.DataFrame(workspace.query(session.home.workspace, query))
+
+
+def evaluate(
+    prediction: npt.ArrayLike, label: npt.ArrayLike, *, spacing: Spacing = (1.0, 1.0, 1.0)
+) -> dict[str, float | None]:
+    """Judge a mask (X, Y, Z) against the ground truth by every metric of the analysis.
+
+    Args:
+        prediction: Label values; 0 is background.
+        label: The ground truth, of the same shape; 255 where nobody annotated.
+        spacing: Size of a voxel along (x, y, z); distances are in its unit.
+
+    Returns:
+        Metric -> value; None where it is undefined, as a distance to an empty mask is.
+    """
+    import numpy as np
+
+    from minivess.contracts import IGNORED
+    from minivess.evaluation import metrics
+
+    mask, truth = np.asarray(prediction), np.asarray(label)
+    if mask.shape != truth.shape or mask.ndim != 3:
+        raise DataError(
+            f"A mask of shape {mask.shape} cannot be judged against a label of {truth.shape}.",
+            remedy="give two arrays (X, Y, Z) of one shape",
+            code="shape_mismatch",
+        )
+    values = sorted({0, *np.unique(mask), *np.unique(truth)} - {IGNORED})
+    return metrics.judge(
+        np.searchsorted(values, mask).astype(np.uint8),
+        np.where(truth == IGNORED, IGNORED, np.searchsorted(values, truth)).astype(np.uint8),
+        classes=tuple(int(value) for value in values),
+        config=configs.EvaluationConfig(),
+        spacing=spacing,
+    )
+
+
+# --- settings -----------------------------------------------------------------------------
+
+
+@contextmanager
+def _session(
+    verb: str, overrides: Overrides, settings: dict[str, Any], *, yes: bool = False
+) -> Iterator[Session]:
+    """The session of a verb, with its settings from overrides, YAML files and keywords."""
+    row = VERBS[verb]
+    given = (*overrides, *(_override(verb, name, value) for name, value in settings.items()))
+    files = [word for word in given if word.endswith((".yaml", ".yml")) and "=" not in word]
+    words = [word for word in given if word not in files]
+    for word in words:
+        if not row.reads(word.partition("=")[0]):
+            _refuse(verb, word.partition("=")[0])
+    env = configs.environment()
+    config = configs.load([Path(file) for file in files], words, env)
+    with open_session(
+        config, env, what=f"mv.{verb}", launched_by="python", lock=row.opens == "lock", yes=yes,
+        words=given,
+    ) as session:  # fmt: skip
+        yield session
+
+
+def _override(verb: str, name: str, value: Any) -> str:
+    """`max_epochs=5` -> training.max_epochs=5, where one setting of the verb ends so."""
+    keys = [key for key in configs.leaves() if VERBS[verb].reads(key)]
+    found = [key for key in keys if key == name or key.rpartition(".")[2] == name]
+    if len(found) > 1:
+        raise UsageError(
+            f"{name} may mean {', '.join(found)}.",
+            remedy=f'name one: mv.{verb}(..., "{found[0]}=...")',
+        )
+    if not found:
+        _refuse(verb, name)
+    text = str(value) if isinstance(value, str | Path) else json.dumps(value)
+    return f"{found[0]}={text}"
+
+
+def _refuse(verb: str, name: str) -> NoReturn:
+    keys = {key.rpartition(".")[2]: key for key in configs.leaves() if VERBS[verb].reads(key)}
+    near = nearest(name.rpartition(".")[2], keys)
+    raise UsageError(
+        f"mv.{verb} does not use a setting {name!r}.",
+        remedy=f"did you mean {keys[near]}?" if near else f"minivess help {verb}, which lists them",
+    )
+
+
+def _rooted(root: str | Path | None, overrides: Overrides) -> Overrides:
+    return overrides if root is None else (f"data.root={root}", *overrides)
+
+
+def _of(
+    data: Dataset | str | Path | None, overrides: Overrides, verb: str
+) -> tuple[Overrides, tuple[str, ...]]:
+    """The settings and the upstream id of a dataset; a folder has no id yet."""
+    if isinstance(data, Dataset):
+        return (*_kept(data.overrides, verb), *overrides), (data.run_id,)
+    return _rooted(data, overrides), ()
+
+
+def _kept(overrides: Overrides, verb: str) -> Overrides:
+    return tuple(
+        word for word in overrides if "=" not in word or VERBS[verb].reads(word.partition("=")[0])
+    )

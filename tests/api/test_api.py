@@ -1,0 +1,117 @@
+"""The library door: `import minivess as mv`."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import minivess as mv
+from minivess.errors import DataError, UsageError
+from tests.conftest import tube
+
+CLONE = Path(__file__).resolve().parents[2]
+PAGE = CLONE / "docs" / "python.md"
+
+
+def test_importing_the_package_loads_nothing() -> None:
+    code = "import sys, minivess; sys.exit(any(m in sys.modules for m in ('pydantic', 'numpy')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_public_name_is_there_and_stands_on_the_page() -> None:
+    page = PAGE.read_text()
+    for name in mv.__all__:
+        assert getattr(mv, name).__doc__
+        assert re.search(rf"`(mv\.)?{name}\b", page), name
+    with pytest.raises(AttributeError, match="predcit"):
+        mv.predcit  # noqa: B018
+
+
+@pytest.fixture
+def notebook(
+    stocked: None, make_dataset: Callable[..., Path], monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> dict[str, Any]:  # fmt: skip
+    """The page's cell, run on a folder of tiny volumes."""
+    monkeypatch.setenv("PREFECT_DISABLED", "1")
+    monkeypatch.chdir(tmp_path)
+    root = make_dataset(4, name="vessels")
+    (cell,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    small = '"model.filters=[4,8,8]", "tracking.log_system_metrics=false", '
+    cell = cell.replace("/data/vessels", str(root))
+    cell = cell.replace("mv.train(data, ", f"mv.train(data, {small}")
+    cells: dict[str, Any] = {}
+    exec(cell.replace("mv.sql(", "found = mv.sql("), cells)
+    return cells
+
+
+@pytest.mark.slow
+def test_the_cell_on_the_page_goes_from_a_folder_to_masks(
+    notebook: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, job, study, model = (notebook[name] for name in ("data", "job", "study", "model"))
+    assert list(data.volumes["case"]) == ["vol00", "vol01", "vol02", "vol03"]
+    assert study.report.is_file()
+    assert study.champion == "dynunet_dice_ce"
+    assert {path.name for path in (tmp_path / "masks").iterdir()} == {
+        f"vol{index:02d}_mask.nii.gz" for index in range(4)
+    }
+    assert set(notebook["found"]["kind"]) == {"profile", "family", "cell", "analysis"}
+    for result in (data, job, study, model):
+        assert "\n\n" not in repr(result)
+
+    image, _ = tube((24, 26, 6), seed=1)
+    file = tmp_path / "new.nii.gz"
+    nib.save(nib.Nifti1Image(image, np.diag([0.5, 0.5, 2.0, 1.0])), file)
+    (path,) = model.predict(file, tmp_path / "new")
+    mask = model(image, spacing=(0.5, 0.5, 2.0))
+    assert np.array_equal(mask, np.asarray(nib.Nifti1Image.from_filename(path).dataobj))
+
+    capsys.readouterr()
+    again = mv.train(
+        data, "model.filters=[4,8,8]", "tracking.log_system_metrics=false", losses=["dice_ce"],
+        folds=2, max_epochs=2,
+    )  # fmt: skip
+    assert again.run_ids == job.run_ids
+    assert "reused" in capsys.readouterr().out
+    with pytest.raises(DataError, match="Every voxel"):
+        model(np.zeros((8, 8, 8)), spacing=(1, 1, 1))
+    with pytest.raises(DataError, match="no volume"):
+        model(image[None], spacing=(1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: mv.train(max_epoch=5), "training.max_epochs"),
+        (lambda: mv.profile(None, "training.max_epochs=5"), "mv.profile does not use"),
+        (lambda: mv.analyse(None, "training.max_epochs=5"), "mv.analyse does not use"),
+        (lambda: mv.train(seed=1), "mv.train does not use"),
+    ],
+)
+def test_a_setting_that_a_verb_does_not_use_is_refused(
+    call: Callable[[], object], said: str
+) -> None:
+    with pytest.raises(UsageError) as refused:
+        call()
+    assert said in str(refused.value)
+
+
+def test_a_mask_is_judged_as_the_analysis_does() -> None:
+    _, label = tube((24, 26, 6), seed=1)
+    found = mv.evaluate(2 * label, 2 * label, spacing=(0.5, 0.5, 2.0))
+    assert (found["dice"], found["masd"]) == (1.0, 0.0)
+    empty = mv.evaluate(np.zeros_like(label), label)
+    assert (empty["dice"], empty["masd"]) == (0.0, None)
+    ignored = np.where(label == 1, 255, label)
+    assert mv.evaluate(label, ignored)["dice"] == 1.0
+    with pytest.raises(DataError, match="shape"):
+        mv.evaluate(label[:, :, 0], label)
