@@ -30,8 +30,8 @@ import psutil
 from minivess.config import DataConfig
 from minivess.contracts import Case
 from minivess.data.demo import vessels
-from minivess.data.formats.decode import block
-from minivess.data.formats.volume import read
+from minivess.data.formats.decode import read_block
+from minivess.data.formats.volume import read_volume
 from minivess.data.pairing.cases import pair
 from minivess.data.profiling import profile as profiles
 from minivess.data.profiling import quality
@@ -112,8 +112,8 @@ def volume(seed: int, tiles: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
 
 def inflate(case: Case) -> int:
     """The fastest inflater at hand, nothing kept."""
-    image = block(case.image, 2 * VOXELS, skip=352, packing="gzip")
-    return image.size + block(Path(str(case.label)), VOXELS, skip=352, packing="gzip").size
+    image = read_block(case.image, 2 * VOXELS, skip=352, packing="gzip")
+    return image.size + read_block(Path(str(case.label)), VOXELS, skip=352, packing="gzip").size
 
 
 def profiled(pool: ProcessPoolExecutor, cases: Sequence[Case], folder: Path) -> int:
@@ -316,7 +316,9 @@ def again(root: Path, cache: Path) -> None:
         "first": lambda: None,
         "nothing changed": lambda: None,
         "one touched": image.touch,
-        "one changed": lambda: nib.save(nib.Nifti1Image(read(image).array[::-1], np.eye(4)), image),
+        "one changed": lambda: nib.save(
+            nib.Nifti1Image(read_volume(image).array[::-1], np.eye(4)), image
+        ),
     }
     time.sleep(2)  # the index trusts a file once it is two seconds old
     for name, change in changes.items():

@@ -147,7 +147,7 @@ def setting(options: Any, root: Path, precision: Any, *, augment: bool) -> Setti
         for case in labelled
         if all(
             have >= need
-            for have, need in zip(volume.read(case.image).array.shape, patch, strict=True)
+            for have, need in zip(volume.read_volume(case.image).array.shape, patch, strict=True)
         )
     }
     model = config.model("dynunet").model_copy(update={"filters": tuple(options.filters)})

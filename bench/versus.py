@@ -153,7 +153,10 @@ def judged(side: Ours, case: str, mask: Path) -> dict[str, float | None]:
     )
     guess, truth = (
         volume.class_indices(array, profile.classes, case)
-        for array in (volume.read(mask).array.astype(np.uint8), cast(npt.NDArray[np.uint8], label))
+        for array in (
+            volume.read_volume(mask).array.astype(np.uint8),
+            cast(npt.NDArray[np.uint8], label),
+        )
     )
     return metrics.judge(
         guess, truth, classes=profile.classes, config=config.evaluation, spacing=read.spacing

@@ -31,7 +31,7 @@ def in_micron(word: object) -> float | None:
     return None if text in CASED else IN_MICRON.get(unicodedata.normalize("NFKC", text).lower())
 
 
-def common(words: Sequence[object]) -> tuple[tuple[float, ...], str]:
+def common_unit(words: Sequence[object]) -> tuple[tuple[float, ...], str]:
     """One unit for all axes, and what brings each into it; 0 for an axis without a length.
 
     Without any length the sizes stay as they are, in the unit `unknown`.
@@ -44,14 +44,14 @@ def common(words: Sequence[object]) -> tuple[tuple[float, ...], str]:
     return tuple((size or 0.0) / KEPT[unit] for size in sizes), unit
 
 
-def positive(steps: Sequence[float]) -> tuple[Spacing, bool]:
+def positive_spacing(steps: Sequence[float]) -> tuple[Spacing, bool]:
     """Steps that are finite and above 0, 1 in place of others; and whether all are."""
     good = [math.isfinite(step) and step > 0 for step in steps]
     kept = (float(step) if fine else 1.0 for step, fine in zip(steps, good, strict=True))
     return cast(Spacing, tuple(kept)), all(good)
 
 
-def written(steps: Iterable[float], unit: str) -> str:
+def spacing_text(steps: Iterable[float], unit: str) -> str:
     """A voxel size as people write it: 0.5 x 0.5 x 2 micron."""
     size = " x ".join(f"{step:.4g}" for step in steps)
     return f"{size} {'(unit not stated)' if unit == UNKNOWN else unit}".rstrip()

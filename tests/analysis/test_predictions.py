@@ -44,7 +44,7 @@ def test_a_gpu_that_is_not_there_is_refused(two_folds, cases, tmp_path):
 
 def test_only_what_somebody_annotated_is_judged(two_folds, cases, judge):
     for case in cases.values():
-        label = volume.read(case.label)
+        label = volume.read_volume(case.label)
         half = label.array.copy()
         half[8:] = 99
         volume.write_mask(case.label, half, like=label)
@@ -52,7 +52,7 @@ def test_only_what_somebody_annotated_is_judged(two_folds, cases, judge):
         one.replace(spec=one.spec.replace(label_map={99: IGNORED})) for one in two_folds("tiny_a")
     ]
     for one in judge(members).predictions["tiny_a"]:
-        truth = volume.read(cases[one.metrics.case].label).array[:8]
+        truth = volume.read_volume(cases[one.metrics.case].label).array[:8]
         guess = predictions.read_mask(one.mask)[:8]
         alone = metrics.judge(guess, truth, classes=(0, 1), config=CONFIG.evaluation)
         assert one.metrics.values == alone

@@ -16,7 +16,7 @@ import nrrd
 import numpy as np
 import tifffile
 
-from minivess.data.formats.volume import read, write_mask
+from minivess.data.formats.volume import read_volume, write_mask
 from tests.conftest import tube
 
 Array = np.ndarray
@@ -415,7 +415,7 @@ SETS: dict[str, tuple[Callable[[Path], object], Expected]] = {
         (("unread_format", "warning"),),
     ),
     "labels that predict wrote": (
-        lambda root: [write_mask(p.label, p.label_array, read(p.image)) for p in good(root)],
+        lambda root: [write_mask(p.label, p.label_array, read_volume(p.image)) for p in good(root)],
         (("predicted_label", "warning"),),
     ),
     "names of two kinds": (

@@ -13,7 +13,7 @@ import pytest
 
 from minivess.config import load
 from minivess.data.formats.filenames import is_volume, stem, suffix
-from minivess.data.formats.volume import read
+from minivess.data.formats.volume import read_volume
 from minivess.data.pairing.cases import pair
 from minivess.data.profiling.quality import check_pairing
 from minivess.errors import DataError
@@ -510,7 +510,7 @@ def test_letters_of_either_case_end_a_name(tmp_path: Path, ending: str) -> None:
     array, _ = tube((12, 10, 8), seed=1)
     path = write_nifti(tmp_path / "v.nii.gz", array).rename(tmp_path / f"v{ending}")
     assert (is_volume(path), stem(path), suffix(path)) == (True, "v", ".nii.gz")
-    assert np.array_equal(read(path).array, array)
+    assert np.array_equal(read_volume(path).array, array)
 
 
 @pytest.mark.parametrize(
@@ -525,7 +525,7 @@ def test_a_pointer_is_named_with_the_command_that_fetches_it(
 ) -> None:
     (tmp_path / "v.nii.gz").write_text(text)
     with pytest.raises(DataError, match=command):
-        read(tmp_path / "v.nii.gz")
+        read_volume(tmp_path / "v.nii.gz")
 
 
 # --- groups -------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import tifffile
 
 from minivess.config import DataConfig, ResamplingConfig
 from minivess.data.formats.filenames import SUFFIXES, stem, suffix
-from minivess.data.formats.volume import DimensionsError, load, read, write_mask
+from minivess.data.formats.volume import DimensionsError, load, read_volume, write_mask
 from minivess.data.pairing.cases import pair
 from minivess.data.profiling.measurement import measure
 from minivess.data.versions.curated import curate
@@ -113,7 +113,7 @@ WRITERS: dict[str, tuple[str, Callable[..., Path], str]] = {
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_format_gives_voxels_spacing_and_place(tmp_path: Path, name: str) -> None:
     ending, write, unit = WRITERS[name]
-    volume = read(write(tmp_path / f"a{ending}"))
+    volume = read_volume(write(tmp_path / f"a{ending}"))
     assert volume.array.dtype == np.uint16
     np.testing.assert_array_equal(volume.array, ARRAY)
     assert volume.spacing == pytest.approx(SPACING)
@@ -124,8 +124,8 @@ def test_a_format_gives_voxels_spacing_and_place(tmp_path: Path, name: str) -> N
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_mask_is_nifti_on_the_grid_of_its_volume(tmp_path: Path, name: str) -> None:
     ending, write, unit = WRITERS[name]
-    volume = read(write(tmp_path / f"a{ending}"))
-    mask = read(write_mask(tmp_path / "mask.nii.gz", volume.array > 2000, volume))
+    volume = read_volume(write(tmp_path / f"a{ending}"))
+    mask = read_volume(write_mask(tmp_path / "mask.nii.gz", volume.array > 2000, volume))
     assert mask.spacing == pytest.approx(SPACING)
     assert (mask.shape, mask.unit) == (volume.shape, unit)
     np.testing.assert_allclose(mask.affine, volume.affine, atol=1e-6)
@@ -169,15 +169,15 @@ def test_the_longest_suffix_is_the_format() -> None:
 @pytest.mark.parametrize("codec", ["lzw", "zstd", "jpeg2000", "packbits"])
 def test_packed_stacks_are_read(tmp_path: Path, codec: str) -> None:
     tifffile.imwrite(tmp_path / "a.tif", ARRAY.T, compression=codec)
-    np.testing.assert_array_equal(read(tmp_path / "a.tif").array, ARRAY)
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.tif").array, ARRAY)
 
 
 def test_one_bit_masks_are_whole_and_white_may_be_zero(tmp_path: Path) -> None:
     mask = ARRAY > 2000
     tifffile.imwrite(tmp_path / "a.tif", mask.T, photometric="minisblack")
-    np.testing.assert_array_equal(read(tmp_path / "a.tif").array, mask)
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.tif").array, mask)
     tifffile.imwrite(tmp_path / "b.tif", 255 * (1 - mask.T.astype("u1")), photometric="miniswhite")
-    white = read(tmp_path / "b.tif")
+    white = read_volume(tmp_path / "b.tif")
     np.testing.assert_array_equal(white.array, 255 * mask.astype("u1"))
     assert "inverted" in white.remarks[0][1]
 
@@ -300,7 +300,7 @@ STATED: dict[str, tuple[str, Callable[[Path], object], tuple[object, str, bool]]
 def test_a_voxel_size_is_what_the_file_says(tmp_path: Path, name: str) -> None:
     ending, write, (spacing, unit, known) = STATED[name]
     write(tmp_path / f"a{ending}")
-    volume = read(tmp_path / f"a{ending}")
+    volume = read_volume(tmp_path / f"a{ending}")
     assert volume.spacing == pytest.approx(spacing)
     assert (volume.unit, volume.spacing_known) == (unit, known)
     np.testing.assert_allclose(np.linalg.norm(volume.affine[:3, :3], axis=0), volume.spacing)
@@ -308,7 +308,7 @@ def test_a_voxel_size_is_what_the_file_says(tmp_path: Path, name: str) -> None:
 
 def test_the_file_goes_before_json_beside_it_and_says_so(tmp_path: Path) -> None:
     STATED["JSON that differs"][1](tmp_path / "a.ome.tif")
-    ((code, message),) = read(tmp_path / "a.ome.tif").remarks
+    ((code, message),) = read_volume(tmp_path / "a.ome.tif").remarks
     assert code == "forms_disagree"
     assert "0.5 x 0.5 x 2 micron, as used" in message
 
@@ -317,7 +317,7 @@ def test_one_form_gives_size_and_place_where_a_header_holds_several(tmp_path: Pa
     image = nib.Nifti1Image(ARRAY, np.diag([0.5, 0.5, 0.8, 1]))
     image.set_qform(np.diag([0.5, 0.5, 0.6, 1]), 1)
     nib.save(image, tmp_path / "a.nii.gz")
-    volume = read(tmp_path / "a.nii.gz")
+    volume = read_volume(tmp_path / "a.nii.gz")
     assert volume.spacing == pytest.approx((0.5, 0.5, 0.8))
     np.testing.assert_allclose(np.diag(volume.affine), (0.5, 0.5, 0.8, 1))
     assert "sform (0.5 x 0.5 x 0.8) is used" in volume.remarks[0][1]
@@ -379,12 +379,12 @@ def test_what_is_less_or_more_than_a_volume_is_refused(tmp_path: Path, name: str
     ending, make, text = PARTIAL[name]
     make(tmp_path / f"a{ending}")
     with pytest.raises(DataError, match=text):
-        read(tmp_path / f"a{ending}")
+        read_volume(tmp_path / f"a{ending}")
 
 
 def test_the_one_volume_beside_a_thumbnail_is_read_and_said(tmp_path: Path) -> None:
     several(tmp_path / "a.tif", (4, 5), (6, 10, 12))
-    volume = read(tmp_path / "a.tif")
+    volume = read_volume(tmp_path / "a.tif")
     assert volume.shape == (12, 10, 6)
     assert "images of (4, 5), which are not read" in volume.remarks[0][1]
 
@@ -402,8 +402,10 @@ def test_two_files_of_one_volume_are_paired_measured_and_curated_as_one(
     measured = run(tmp_path / "set")
     (case,) = measured.cases
     assert measured.stats[0].filename == "images/a.nii.gz"
-    np.testing.assert_array_equal(read(case.image).array, read(pairing.cases[0].image).array)
-    assert read(case.image).spacing == pytest.approx(SPACING)
+    np.testing.assert_array_equal(
+        read_volume(case.image).array, read_volume(pairing.cases[0].image).array
+    )
+    assert read_volume(case.image).spacing == pytest.approx(SPACING)
 
 
 @pytest.mark.parametrize("write", [lambda p: tifffile.imwrite(p, ARRAY.T)])
@@ -420,15 +422,15 @@ def test_a_stack_that_states_no_voxel_size_is_a_finding(tmp_path: Path, write) -
 
 def test_inches_become_micrometres(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", ARRAY.T, resolution=(25400, 12700), resolutionunit=2)
-    volume = read(tmp_path / "a.tif")
+    volume = read_volume(tmp_path / "a.tif")
     assert (volume.spacing, volume.unit) == (pytest.approx((1, 2, 1)), "micron")
     assert not volume.spacing_known
 
 
 def test_a_turned_nrrd_and_mha_keep_their_place(tmp_path: Path) -> None:
     turned = np.array([[0.0, 0.5, 0.0], [0.5, 0.0, 0.0], [0.0, 0.0, 2.0]])
-    read_nrrd = read(nrrd_of(tmp_path / "a.nrrd", **{"space directions": turned}))
-    read_mha = read(
+    read_nrrd = read_volume(nrrd_of(tmp_path / "a.nrrd", **{"space directions": turned}))
+    read_mha = read_volume(
         mha(
             tmp_path / "a.mha",
             TransformMatrix="0 1 0 1 0 0 0 0 1",
@@ -484,12 +486,12 @@ def test_a_damaged_file_of_any_format_is_refused_by_name(tmp_path: Path, name: s
     ending, make, text = BAD[name]
     make(tmp_path / f"a{ending}")
     with pytest.raises(DataError, match=text):
-        read(tmp_path / f"a{ending}")
+        read_volume(tmp_path / f"a{ending}")
 
 
 def test_several_channels_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DimensionsError):
-        read(mha(tmp_path / "a.mha", ElementNumberOfChannels=3))
+        read_volume(mha(tmp_path / "a.mha", ElementNumberOfChannels=3))
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 3, 8, 9), "u2"), imagej=True)
     with pytest.raises(DimensionsError):
-        read(tmp_path / "a.tif")
+        read_volume(tmp_path / "a.tif")

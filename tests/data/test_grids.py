@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from minivess.config import DataConfig, ResamplingConfig
-from minivess.data.formats.volume import Volume, load, read
+from minivess.data.formats.volume import Volume, load, read_volume
 from minivess.data.pairing.cases import pair
 from minivess.data.profiling import intensities, measurement
 from minivess.data.profiling.grids import aligned
@@ -119,7 +119,7 @@ def test_a_stated_voxel_size_is_used_everywhere_and_names_what_it_overrides(
     assert "the file states 0.5 x 0.5 x 2" in measured.findings[0].message
     (stats,) = measured.stats
     assert (stats.voxel_spacing, stats.unit) == ((0.25, 0.25, 1.0), "micron")
-    kept = read(curate(home, "set", measured.cases) / stats.filename)
+    kept = read_volume(curate(home, "set", measured.cases) / stats.filename)
     assert (kept.spacing, kept.unit) == (pytest.approx((0.25, 0.25, 1.0)), "micron")
     np.testing.assert_array_equal(kept.array, image)
     profile = summarise(measured, dataset="set", dataset_path="", version=None, label_map={})
@@ -134,7 +134,7 @@ def test_a_library_that_fails_over_one_volume_keeps_out_this_volume_by_its_name(
         image, mask = (nib.Nifti1Image(each, np.eye(4)) for each in tube(SHAPE, ord(case)))
         save(tmp_path, image, mask, case)
     counted = intensities.spread
-    odd = read(tmp_path / "images" / "b.nii.gz").array
+    odd = read_volume(tmp_path / "images" / "b.nii.gz").array
 
     def fails(array: np.ndarray) -> object:
         if np.array_equal(array, odd):

@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 from minivess.data.demo import phantom, vessels
-from minivess.data.formats.volume import read
+from minivess.data.formats.volume import read_volume
 from minivess.data.pairing.cases import pair
 from minivess.errors import DataError
 
@@ -91,7 +91,7 @@ def test_the_folder_pairs_and_carries_spacing_in_micrometres(tmp_path: Path) -> 
     found = pair(phantom.generate(tmp_path / "demo", n=4, seed=3))
     assert len(found.cases) == 4
     assert found.notes == found.left == ()
-    volume = read(found.cases[0].image)
+    volume = read_volume(found.cases[0].image)
     assert volume.unit == "micron"
     assert volume.array.dtype == np.uint16
     assert 0.5 < volume.spacing[0] < 0.7

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from minivess.data.demo import phantom
-from minivess.data.formats.volume import read
+from minivess.data.formats.volume import read_volume
 from minivess.data.pairing.cases import pair
 from minivess.data.profiling.duplicates import matches, signature
 from minivess.data.profiling.profile import Measured
@@ -91,13 +91,13 @@ def test_each_of_many_parts_of_one_image_is_found() -> None:
 
 @pytest.mark.parametrize("name", ["octa_vessels", "hippocampus", "spinal_cord_thin"])
 def test_real_sets_of_different_volumes_raise_no_alarm(name: str) -> None:
-    volumes = {case.case: read(case.image).array for case in pair(shared(name)).cases}
+    volumes = {case.case: read_volume(case.image).array for case in pair(shared(name)).cases}
     assert alike(**volumes) == []
 
 
 def test_the_demo_volumes_raise_no_alarm(tmp_path: Path) -> None:
     cases = pair(phantom.generate(tmp_path, n=6, seed=7)).cases
-    assert alike(**{case.case: read(case.image).array for case in cases}) == []
+    assert alike(**{case.case: read_volume(case.image).array for case in cases}) == []
 
 
 def leaky(root: Path) -> Path:

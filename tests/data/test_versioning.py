@@ -68,9 +68,9 @@ def test_our_hash_is_the_one_that_dvc_gives(make_dataset: MakeDataset, home: Hom
 
 
 def pair_image(root: Path):
-    from minivess.data.formats.volume import read
+    from minivess.data.formats.volume import read_volume
 
-    return read(root / "images" / "vol00.nii.gz").array
+    return read_volume(root / "images" / "vol00.nii.gz").array
 
 
 def test_the_hash_is_known_before_anything_is_copied(make_dataset: MakeDataset, home: Home) -> None:

@@ -17,10 +17,10 @@ from minivess.contracts import Case
 from minivess.data.formats.volume import (
     DimensionsError,
     Volume,
+    apply_label_map,
     class_indices,
     load,
-    read,
-    relabel,
+    read_volume,
     write_mask,
 )
 from minivess.errors import DataError
@@ -41,7 +41,7 @@ def case_of(folder: Path, image: np.ndarray, label: np.ndarray) -> Case:
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32", "float64"])
 def test_a_volume_keeps_values_dtype_and_spacing(tmp_path: Path, name: str, dtype: str) -> None:
     array = np.arange(4 * 5 * 6, dtype=dtype).reshape(4, 5, 6)
-    volume = read(write_nifti(tmp_path / name, array, (0.5, 0.6, 2.0)))
+    volume = read_volume(write_nifti(tmp_path / name, array, (0.5, 0.6, 2.0)))
     assert volume.array.dtype == np.dtype(dtype)
     assert np.array_equal(volume.array, array)
     assert volume.spacing == pytest.approx((0.5, 0.6, 2.0))
@@ -52,7 +52,7 @@ def test_reading_agrees_with_nibabel_on_big_endian_scaled_files(tmp_path: Path) 
     image.header.set_slope_inter(0.5, 10)
     image = nib.Nifti1Image(np.linspace(10, 60, 60).reshape(3, 4, 5), np.eye(4), image.header)
     nib.save(image, tmp_path / "a.nii.gz")
-    volume = read(tmp_path / "a.nii.gz")
+    volume = read_volume(tmp_path / "a.nii.gz")
     assert volume.array.dtype == np.float32
     np.testing.assert_allclose(
         volume.array, nib.Nifti1Image.from_filename(tmp_path / "a.nii.gz").get_fdata(), rtol=1e-6
@@ -61,14 +61,14 @@ def test_reading_agrees_with_nibabel_on_big_endian_scaled_files(tmp_path: Path) 
 
 def test_a_trailing_axis_of_length_one_is_dropped(tmp_path: Path) -> None:
     path = write_nifti(tmp_path / "a.nii.gz", np.ones((4, 5, 6, 1), np.uint8))
-    assert read(path).shape == (4, 5, 6)
+    assert read_volume(path).shape == (4, 5, 6)
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (8, 8, 4, 2)])
 def test_other_than_three_axes_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
     path = write_nifti(tmp_path / "flat.nii.gz", np.ones(shape, np.uint8))
     with pytest.raises(DimensionsError, match=r"flat.nii.gz is \d-D"):
-        read(path)
+        read_volume(path)
 
 
 def text(path: Path) -> None:
@@ -119,7 +119,7 @@ SPOILERS = [
 def test_a_file_that_is_no_volume_is_refused_by_name(tmp_path: Path, spoil) -> None:
     spoil(tmp_path / "bad.nii.gz")
     with pytest.raises(DataError, match=r"bad\.nii\.gz"):
-        read(tmp_path / "bad.nii.gz")
+        read_volume(tmp_path / "bad.nii.gz")
 
 
 def test_a_header_that_promises_a_petabyte_takes_no_memory(tmp_path: Path) -> None:
@@ -129,12 +129,12 @@ def test_a_header_that_promises_a_petabyte_takes_no_memory(tmp_path: Path) -> No
     for name, pack in (("a.nii", bytes), ("a.nii.gz", gzip.compress)):
         (tmp_path / name).write_bytes(pack(header.binaryblock + bytes(4096)))
         with pytest.raises(DataError, match="truncated"):
-            read(tmp_path / name)
+            read_volume(tmp_path / name)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="gone"):
-        read(tmp_path / "gone.nii.gz")
+        read_volume(tmp_path / "gone.nii.gz")
 
 
 def test_loading_gives_writable_float_images_and_class_labels(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_permutation_of_labels_is_undone_by_its_inverse(values, order) -> None
     there: dict[Any, int] = dict(enumerate(order))
     back: dict[Any, int] = {new: old for old, new in there.items()}
     labels = np.array(values)
-    assert np.array_equal(relabel(relabel(labels, there), back), labels)
+    assert np.array_equal(apply_label_map(apply_label_map(labels, there), back), labels)
 
 
 @pytest.mark.parametrize(("value", "remedy"), [(300, "data.label_map.300=1"), (0.5, "class")])
@@ -185,9 +185,9 @@ def test_a_mask_is_written_with_the_geometry_of_its_image(tmp_path: Path) -> Non
     source = nib.Nifti1Image(np.zeros((5, 6, 7), np.float32), affine)
     source.header.set_xyzt_units(xyz="micron")
     nib.save(source, tmp_path / "image.nii.gz")
-    volume = read(tmp_path / "image.nii.gz")
+    volume = read_volume(tmp_path / "image.nii.gz")
     mask = np.ones((5, 6, 7), bool)
-    written = read(write_mask(tmp_path / "out" / "mask.nii.gz", mask, volume))
+    written = read_volume(write_mask(tmp_path / "out" / "mask.nii.gz", mask, volume))
     assert written.array.dtype == np.uint8
     assert (written.spacing, written.unit) == (volume.spacing, "micron")
     np.testing.assert_array_equal(written.affine, volume.affine)
@@ -203,7 +203,7 @@ def test_a_header_that_is_corrected_prints_nothing_and_is_noted_with_its_file(
     content[80:84] = np.float32(-0.5).tobytes()
     (tmp_path / "image.nii").write_bytes(content)
     with caplog.at_level("INFO"):
-        read(tmp_path / "image.nii")
+        read_volume(tmp_path / "image.nii")
     assert "".join(capfd.readouterr()) == ""
     (note,) = [text for text in caplog.messages if "pixdim" in text]
     assert note.startswith(f"{tmp_path / 'image.nii'}: pixdim")
@@ -233,7 +233,7 @@ def test_a_header_says_what_nibabel_reads_in_it(tmp_path: Path, kind: Any, endin
     image = kind(np.arange(105.0).reshape(5, 7, 3) / 4, affine, header)
     image.header.set_slope_inter(0.25, 0)
     nib.save(image, tmp_path / f"a{ending}")
-    mine = read(tmp_path / f"a{ending}")
+    mine = read_volume(tmp_path / f"a{ending}")
     theirs: Any = nib.load(tmp_path / f"a{ending}")
     np.testing.assert_allclose(mine.array, theirs.get_fdata())
     np.testing.assert_array_equal(mine.affine, theirs.affine)

@@ -118,14 +118,14 @@ def test_a_turned_label_is_versioned_as_it_is_used_and_put_in_place_again(
 ) -> None:
     root = make_dataset(4)
     label = root / "labels" / "vol02.nii.gz"
-    straight = volume.read(label)
+    straight = volume.read_volume(label)
     affine = np.diag([-1.0, 1, 1, 1])
     affine[0, 3] = straight.shape[0] - 1
     nib.save(nib.Nifti1Image(straight.array[::-1], affine), label)
     first = run("profile", f"data.root={root}")
     folder = home.dvc / "tubes"
     assert folder_hash(folder) == first["dataset_hash"]
-    kept = volume.read(folder / "labels" / "vol02.nii.gz")
+    kept = volume.read_volume(folder / "labels" / "vol02.nii.gz")
     np.testing.assert_array_equal(kept.array, straight.array)
     shutil.rmtree(folder)
     again = run("profile", f"data.root={root}")

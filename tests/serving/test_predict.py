@@ -59,7 +59,7 @@ def test_a_mask_lies_on_the_grid_of_its_volume_in_its_unit(
     source = written_as(tmp_path / f"a{ending}", tube((20, 17, 5), 1)[0])
     (path,) = masks(source, tmp_path / "out", predictor)
     assert path is not None
-    image, mask = volume.read(source), volume.read(path)
+    image, mask = volume.read_volume(source), volume.read_volume(path)
     assert (mask.shape, mask.unit, mask.array.dtype) == (image.shape, image.unit, np.uint8)
     assert mask.spacing == pytest.approx(image.spacing)
     assert np.allclose(mask.affine, image.affine, atol=1e-5)
@@ -104,7 +104,7 @@ def test_masks_hold_the_label_values_of_the_data(
     inputs: Path, tmp_path: Path, predictor: Predictor
 ) -> None:
     channels, values = (
-        volume.read(masks(inputs / "a.nii.gz", tmp_path / name, one)[0]).array
+        volume.read_volume(masks(inputs / "a.nii.gz", tmp_path / name, one)[0]).array
         for name, one in (("a", predictor), ("b", replace(predictor, classes=(0, 2, 5))))
     )
     assert np.array_equal(values, np.array([0, 2, 5])[channels])
@@ -117,7 +117,7 @@ def test_a_voxel_size_that_the_user_states_is_that_of_the_mask(
     stated = DataConfig(spacing=(3.0, 3.0, 5.0), unit="mm")
     (outcome,) = predict.each(predict.plan(source, tmp_path / "out").pairs, stated, predictor)
     assert outcome.mask
-    mask = volume.read(outcome.mask)
+    mask = volume.read_volume(outcome.mask)
     assert (mask.spacing, mask.unit) == ((3.0, 3.0, 5.0), "mm")
 
 
@@ -181,7 +181,7 @@ def test_a_negative_distance_of_slices_is_told(tmp_path: Path) -> None:
         tmp_path / "a.tif", IMAGE.T.astype(np.uint16), imagej=True, resolution=(2, 2),
         metadata=stated,
     )  # fmt: skip
-    image = volume.read(tmp_path / "a.tif")
+    image = volume.read_volume(tmp_path / "a.tif")
     assert image.spacing == (0.5, 0.5, 2.0)
     assert [found.code for found in predict.admit(image, (4, 4, 1))] == ["read_as"]
 

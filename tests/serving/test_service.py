@@ -73,7 +73,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
 def expected(case: Case, onnx: Path, network: Network, window: Window) -> np.ndarray:
     """Its mask, made without the service."""
     predictor = Predictor.of(network, window, export.forward(onnx), classes=CLASSES)
-    return predict.segment(volume.read(case.image), predictor)
+    return predict.segment(volume.read_volume(case.image), predictor)
 
 
 def test_a_bento_holds_model_record_and_sources_below_home(tag: str, served_home: Home) -> None:
@@ -107,7 +107,7 @@ def test_json_describes_the_mask_and_holds_it(
 ) -> None:
     said = smoke.post(address, case.image, "json").json()
     (tmp_path / "m.nii.gz").write_bytes(base64.b64decode(said["mask_nii_gz"]))
-    assert np.array_equal(volume.read(tmp_path / "m.nii.gz").array, expected)
+    assert np.array_equal(volume.read_volume(tmp_path / "m.nii.gz").array, expected)
     assert said["voxels"]["5"] == int((expected == 5).sum())
     assert said["volume"]["5"] == pytest.approx(said["voxels"]["5"] * 0.5)
     assert said["lineage"] == LINEAGE
@@ -122,7 +122,7 @@ def ask_raw(address: str, content: bytes) -> httpx.Response:
 def test_a_volume_is_known_by_its_first_bytes(
     address: str, case: Case, tmp_path: Path, ending: str
 ) -> None:
-    array = volume.read(case.image).array
+    array = volume.read_volume(case.image).array
     path = tmp_path / f"a{ending}"
     if ending == ".tif":
         tifffile.imwrite(path, array.T)
@@ -134,7 +134,7 @@ def test_a_volume_is_known_by_its_first_bytes(
         path.write_bytes(f"{text}ElementDataFile = LOCAL\n".encode() + array.tobytes(order="F"))
     (tmp_path / "same.nii.gz").write_bytes(ask_raw(address, path.read_bytes()).content)
     (tmp_path / "mask.nii.gz").write_bytes(ask_raw(address, case.image.read_bytes()).content)
-    same, mask = (volume.read(tmp_path / f"{name}.nii.gz") for name in ("same", "mask"))
+    same, mask = (volume.read_volume(tmp_path / f"{name}.nii.gz") for name in ("same", "mask"))
     assert np.array_equal(same.array, mask.array)
 
 

@@ -19,7 +19,7 @@ from minivess.config import DataConfig
 from minivess.contracts import Finding, Shape
 from minivess.data.checks import finding
 from minivess.data.formats import volume
-from minivess.data.formats.filenames import NIFTI, SUFFIXES, is_volume, stem, suffix, unread
+from minivess.data.formats.filenames import NIFTI, SUFFIXES, is_volume, stem, suffix, unread_format
 from minivess.data.pairing.cases import walk
 from minivess.data.pairing.layouts import is_label, is_label_folder
 from minivess.data.profiling import admission, quality
@@ -85,7 +85,7 @@ def each(pairs: Pairs, data: DataConfig, predictor: Predictor) -> Iterator[Outco
 
 def _outcome(source: Path, target: Path, data: DataConfig, predictor: Predictor) -> Outcome:
     try:
-        image = restated(volume.read(source), data)
+        image = restated(volume.read_volume(source), data)
         odd = admit(image, predictor.divisor)
         mask = segment(image, predictor)
         return Outcome(source, volume.write_mask(target, mask, image, of=_mark(source)), odd)
@@ -131,7 +131,7 @@ def _file(source: Path, out: Path) -> Path:
             remedy="name a volume (.nii.gz, .tif, .nrrd, .mha), or a folder that holds some",
         )
     if not is_volume(source):
-        kind, remedy = unread(source) or ("no volume", "name a .nii.gz, .tif, .nrrd or .mha")
+        kind, remedy = unread_format(source) or ("no volume", "name a .nii.gz, .tif, .nrrd or .mha")
         raise DataError(f"{source} is {kind}, which is not read.", remedy=remedy)
     return out if out.name.endswith(NIFTI) and not out.is_dir() else _folder(out) / _mask(source)
 
@@ -139,7 +139,7 @@ def _file(source: Path, out: Path) -> Path:
 def _folder(out: Path) -> Path:
     """A folder that is there or can be made."""
     lowest = next(path for path in (out, *out.absolute().parents) if path.exists())
-    named = not out.exists() and (suffix(out) in SUFFIXES or unread(out))
+    named = not out.exists() and (suffix(out) in SUFFIXES or unread_format(out))
     if named or not lowest.is_dir():
         what = "is named like a file" if named else "lies below a file"
         raise UsageError(
@@ -178,7 +178,7 @@ def _left_out(path: Path, folder: Path, out: Path) -> str:
     """Why a file of a folder is not segmented; empty where it is, or where nobody expects it."""
     if not is_volume(path) or not path.exists():
         broken = "" if path.exists() else "it is a link that leads nowhere"
-        return "{}; {}".format(*other) if (other := unread(path)) else broken
+        return "{}; {}".format(*other) if (other := unread_format(path)) else broken
     home, masks = folder.resolve(), out.resolve()
     if masks.is_relative_to(home) and path.parent.resolve().is_relative_to(masks):
         return "it lies in the folder for the masks"

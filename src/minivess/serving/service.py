@@ -95,7 +95,7 @@ class Segmentation:
         path = upload.with_name(f"upload{ending(upload)}")
         upload.rename(path)
         self._check_size(header_shape(path))
-        image = volume.read(path)
+        image = volume.read_volume(path)
         self._check_size(image.shape)
         return image
 
@@ -161,7 +161,7 @@ def ending(path: Path) -> str:
 
 
 def header_shape(path: Path) -> tuple[int, ...]:
-    """Shape from the header alone; empty when unreadable, for `volume.read` names the damage."""
+    """Shape from the header; empty if unreadable, because `read_volume` names the damage."""
     try:
         shape: tuple[int, ...] = nib.load(path).shape  # type: ignore[attr-defined]
     except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError):

@@ -62,7 +62,7 @@ def ask(url: str, case: Case, expected: npt.NDArray[np.uint8], *, minimum: float
     started = time.perf_counter()
     answer = post(url, case.image)
     seconds = time.perf_counter() - started
-    got, sent = _mask(answer), volume.read(case.image)
+    got, sent = _mask(answer), volume.read_volume(case.image)
     if got.shape != expected.shape or not np.allclose(got.affine, sent.affine, atol=1e-4):
         raise _failed(case, f"a mask of shape {got.shape} on another grid than {expected.shape}")
     agreement = float((got.array == expected).mean())
@@ -215,7 +215,7 @@ def _mask(answer: httpx.Response) -> volume.Volume:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mask.nii.gz"
         path.write_bytes(answer.content)
-        return volume.read(path)
+        return volume.read_volume(path)
 
 
 def _failed(case: Case, what: str) -> ServingError:

@@ -9,7 +9,7 @@ from pathlib import Path
 from minivess import keys
 from minivess.contracts import Pairing
 from minivess.data.demo import phantom
-from minivess.data.formats.filenames import parts
+from minivess.data.formats.filenames import volume_files
 from minivess.data.pairing import cases
 from minivess.data.review.apply import Reviewed, after_review
 from minivess.data.versions.file_hashes import Index
@@ -89,9 +89,9 @@ def _hashes(index: Index, pairing: Pairing) -> dict[Path, str]:
     return {
         path: keys.digest([found[part] for part in beside]) if len(beside) > 1 else found[path]
         for path in volumes
-        for beside in [parts(path)]
+        for beside in [volume_files(path)]
     }
 
 
 def _files(pairing: Pairing) -> Iterator[Path]:
-    return (part for case in pairing.cases for path in case.files for part in parts(path))
+    return (part for case in pairing.cases for path in case.files for part in volume_files(path))

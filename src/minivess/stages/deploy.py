@@ -256,7 +256,7 @@ def smoke_test(session: Session, run: Run, served: Served, onnx: Path, tag: str)
     predictor = Predictor.of(
         served.network, served.window, export.forward(onnx), classes=served.profile.classes
     )
-    expected = predict.segment(volume.read(case.image), predictor)
+    expected = predict.segment(volume.read_volume(case.image), predictor)
     config = session.config.deployment
     with smoke.serve(tag, session.home, timeout=config.start_timeout_s) as url:
         answer = smoke.ask(url, case, expected, minimum=config.min_mask_agreement)

@@ -93,6 +93,6 @@ def voxel_size(profile: DatasetProfile) -> str:
     for unit in sorted({volume.unit for volume in profile.volumes}):
         sizes = [volume.voxel_spacing for volume in profile.volumes if volume.unit == unit]
         low, high = (tuple(map(edge, zip(*sizes, strict=True))) for edge in (min, max))
-        ends = (units.written(low, "") if low != high else "", units.written(high, unit))
+        ends = (units.spacing_text(low, "") if low != high else "", units.spacing_text(high, unit))
         found.append(" to ".join(filter(None, ends)))
     return "; ".join(found)

@@ -64,12 +64,12 @@ class Volume:
         return cast(Shape, self.array.shape)
 
 
-def damaged(path: Path, problem: str) -> DataError:
+def file_error(path: Path, problem: str) -> DataError:
     """The error for a file that cannot be used as it is."""
     return DataError(f"The file {path} {problem}.", remedy="replace the file or remove it")
 
 
-def shape_of(path: Path, shape: tuple[int, ...]) -> Shape:
+def check_shape(path: Path, shape: tuple[int, ...]) -> Shape:
     """Three axes, each with a voxel; trailing axes of length one are dropped.
 
     Raises:
@@ -85,7 +85,7 @@ def shape_of(path: Path, shape: tuple[int, ...]) -> Shape:
             "and channels",
         )
     if min(trimmed) < 1:
-        raise damaged(path, f"has an empty axis, shape {trimmed}")
+        raise file_error(path, f"has an empty axis, shape {trimmed}")
     return trimmed
 
 
@@ -100,7 +100,7 @@ def spacing_of(steps: Iterable[float]) -> Spacing:
     return x, y, z
 
 
-def dtype_of(path: Path, dtype: np.dtype[Any]) -> np.dtype[Any]:
+def check_dtype(path: Path, dtype: np.dtype[Any]) -> np.dtype[Any]:
     """A dtype of real numbers.
 
     Raises:
@@ -114,22 +114,24 @@ def dtype_of(path: Path, dtype: np.dtype[Any]) -> np.dtype[Any]:
     return dtype
 
 
-def voxels(path: Path, shape: Shape, dtype: np.dtype[Any], **where: Any) -> Array:
+def read_voxels(path: Path, shape: Shape, dtype: np.dtype[Any], **where: Any) -> Array:
     """Voxels in native byte order, from a block of the file whose first axis runs fastest."""
     size = math.prod(shape) * dtype.itemsize
-    flat = block(path, size, **where)[-size:].view(dtype)
+    flat = read_block(path, size, **where)[-size:].view(dtype)
     return flat.reshape(shape, order="F").astype(dtype.newbyteorder("="), copy=False)
 
 
 def check_size(path: Path, promised: int, *, most: int, unpacked: int) -> None:
     """Neither more voxels than the bytes of a file can hold, nor more than memory can."""
     if promised > most:
-        raise damaged(path, f"is truncated: its header promises {promised} bytes of voxels")
+        raise file_error(path, f"is truncated: its header promises {promised} bytes of voxels")
     if unpacked > psutil.virtual_memory().available:
-        raise damaged(path, f"needs {unpacked} bytes of memory, more than are free")
+        raise file_error(path, f"needs {unpacked} bytes of memory, more than are free")
 
 
-def block(path: Path, size: int, *, start: int = 0, skip: int = 0, packing: str = "raw") -> Bytes:
+def read_block(
+    path: Path, size: int, *, start: int = 0, skip: int = 0, packing: str = "raw"
+) -> Bytes:
     """`skip + size` bytes, unpacked, from byte `start` of the file on.
 
     Raises:
@@ -144,9 +146,9 @@ def block(path: Path, size: int, *, start: int = 0, skip: int = 0, packing: str 
             stream.seek(start)
             filled = FILL[packing](stream, data)
     except INFLATE_ERRORS as error:
-        raise damaged(path, f"is truncated or damaged ({error})") from error
+        raise file_error(path, f"is truncated or damaged ({error})") from error
     if filled < data.size:
-        raise damaged(
+        raise file_error(
             path, f"is truncated: {max(filled - skip, 0)} of {size} bytes of voxels are there"
         )
     return data

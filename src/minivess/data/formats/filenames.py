@@ -45,12 +45,12 @@ def suffix(path: Path) -> str:
     return unicodedata.normalize("NFC", path.name)[len(stem(path)) :].lower()
 
 
-def unread(path: Path) -> tuple[str, str] | None:
+def unread_format(path: Path) -> tuple[str, str] | None:
     """What a file is that no reader takes, and how it becomes one; None for what says nothing."""
     if path.is_symlink() and not path.exists():
         annexed = "/annex/objects/" in os.readlink(path)
         return ANNEXED if annexed else None
-    if is_volume(path) or len(parts(path)) > 1:
+    if is_volume(path) or len(volume_files(path)) > 1:
         return None
     known = UNREAD.get(path.suffix.lower())
     if known is None and path.is_file() and os.access(path, os.R_OK):
@@ -59,11 +59,11 @@ def unread(path: Path) -> tuple[str, str] | None:
     return known
 
 
-def unread_kinds(paths: Iterable[Path]) -> list[tuple[str, str, list[Path]]]:
+def unread_formats(paths: Iterable[Path]) -> list[tuple[str, str, list[Path]]]:
     """What is there and not read, with its remedy and its files; the most frequent first."""
     kinds: dict[tuple[str, str], list[Path]] = defaultdict(list)
     for path in paths:
-        if kind := unread(path):
+        if kind := unread_format(path):
             kinds[kind].append(path)
     return sorted(((*kind, of) for kind, of in kinds.items()), key=lambda kind: -len(kind[2]))
 
@@ -74,7 +74,7 @@ def curated_names(case: Case) -> tuple[str, str]:
     return f"images/{case.case}{suffix(case.image)}", f"labels/{case.case}{suffix(label)}"
 
 
-def parts(path: Path) -> tuple[Path, ...]:
+def volume_files(path: Path) -> tuple[Path, ...]:
     """The files that make a volume, itself first: a pair of `.hdr` and `.img`, and the JSON file
     beside a TIFF in which nnU-Net wants the voxel size.
     """

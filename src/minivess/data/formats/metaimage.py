@@ -10,10 +10,10 @@ from minivess import units
 from minivess.data.formats.decode import (
     DimensionsError,
     Volume,
-    damaged,
-    shape_of,
+    check_shape,
+    file_error,
+    read_voxels,
     spacing_of,
-    voxels,
 )
 
 LONGEST_HEADER = 1 << 16
@@ -31,7 +31,7 @@ def read(path: Path) -> Volume:
     """Read a `.mha`; lengths are millimetres unless `DistanceUnits` says another unit."""
     header, start = _header(path)
     try:
-        shape = shape_of(path, tuple(int(size) for size in header["dimsize"].split()))
+        shape = check_shape(path, tuple(int(size) for size in header["dimsize"].split()))
         channels = int(header.get("elementnumberofchannels", "1"))
         dtype = np.dtype(TYPES[header["elementtype"].upper()])
         spacing = _numbers(header.get("elementspacing", header.get("elementsize", "1 1 1")), 3)
@@ -39,7 +39,7 @@ def read(path: Path) -> Volume:
         offset = _numbers(_first(header, OFFSETS, "0 0 0"), 3)
         np.linalg.inv(turn)
     except (KeyError, ValueError, np.linalg.LinAlgError) as error:
-        raise damaged(path, f"has a damaged header ({error})") from error
+        raise file_error(path, f"has a damaged header ({error})") from error
     if channels != 1:
         raise DimensionsError(
             f"The file {path} holds {channels} values for each voxel; volumes hold one.",
@@ -48,8 +48,8 @@ def read(path: Path) -> Volume:
     big = header.get("binarydatabyteordermsb", header.get("elementbyteordermsb", "")).lower()
     dtype = dtype.newbyteorder(">" if big == "true" else "<")
     packing = "zlib" if header.get("compresseddata", "").lower() == "true" else "raw"
-    array = voxels(path, shape, dtype, start=start, packing=packing)
-    (factor, *_), unit = units.common([header.get("distanceunits") or "mm"] * 3)
+    array = read_voxels(path, shape, dtype, start=start, packing=packing)
+    (factor, *_), unit = units.common_unit([header.get("distanceunits") or "mm"] * 3)
     steps = spacing_of(spacing * factor)
     affine = np.eye(4)
     affine[:3, :3] = turn.T * steps  # each row of the matrix is an axis' direction
@@ -76,9 +76,9 @@ def _header(path: Path) -> tuple[dict[str, str], int]:
             header[key.strip().lower()] = value.strip()
             if key.strip() == "ElementDataFile":
                 if header["elementdatafile"].upper() != "LOCAL":
-                    raise damaged(path, "is a header whose voxels lie in another file")
+                    raise file_error(path, "is a header whose voxels lie in another file")
                 return header, stream.tell()
-    raise damaged(path, "is no MetaImage")
+    raise file_error(path, "is no MetaImage")
 
 
 def _numbers(text: str, n: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from minivess import files, units
 from minivess.data.formats import decode
-from minivess.data.formats.decode import Array, Remarks, Volume, damaged
-from minivess.data.formats.filenames import parts
+from minivess.data.formats.decode import Array, Remarks, Volume, file_error
+from minivess.data.formats.filenames import volume_files
 from minivess.errors import DataError
 
 FIRST, SECOND = 348, 540  # bytes of the headers of NIfTI-1 and NIfTI-2
@@ -29,9 +29,11 @@ def read(path: Path) -> Volume:
     packing = "gzip" if path.name.lower().endswith(".gz") else "raw"
     head, body = _files(path)
     header, raw = _header(head, packing)
-    shape = decode.shape_of(path, header.get_data_shape())
-    dtype = decode.dtype_of(path, header.get_data_dtype())
-    array = decode.voxels(body, shape, dtype, skip=int(header.get_data_offset()), packing=packing)
+    shape = decode.check_shape(path, header.get_data_shape())
+    dtype = decode.check_dtype(path, header.get_data_dtype())
+    array = decode.read_voxels(
+        body, shape, dtype, skip=int(header.get_data_offset()), packing=packing
+    )
     slope, inter = header.get_slope_inter()
     if slope is not None and (slope, inter) != (1.0, 0.0):
         array = (array * float(slope) + float(inter)).astype(np.float32)
@@ -76,9 +78,9 @@ def _files(path: Path) -> tuple[Path, Path]:
     """Where the header is, and where the voxels are."""
     if path.suffix.lower() not in (".hdr", ".img"):
         return path, path
-    both = parts(path)
+    both = volume_files(path)
     if len(both) < 2:
-        raise damaged(path, "is one half of a pair .hdr and .img whose other half is not there")
+        raise file_error(path, "is one half of a pair .hdr and .img whose other half is not there")
     return (both[0], both[1]) if path.suffix.lower() == ".hdr" else (both[1], both[0])
 
 
@@ -93,7 +95,7 @@ def about(path: Path) -> bytes:
 
 def _header(path: Path, packing: str) -> tuple[Any, bytes]:
     """The header, corrected as nibabel does, and its bytes as they are."""
-    raw = decode.block(path, FIRST, packing=packing).tobytes()
+    raw = decode.read_block(path, FIRST, packing=packing).tobytes()
     try:
         if path.suffix.lower() == ".hdr":
             is_nifti = raw[344:347] == b"ni1"
@@ -102,12 +104,12 @@ def _header(path: Path, packing: str) -> tuple[Any, bytes]:
         if nib.Nifti1Header.may_contain_header(raw):
             return _corrected(nib.Nifti1Header, raw, path), raw
         if raw[4:8] == b"n+2\0":
-            raw = decode.block(path, SECOND, packing=packing).tobytes()
+            raw = decode.read_block(path, SECOND, packing=packing).tobytes()
             return _corrected(nib.Nifti2Header, raw, path), raw
     # A damaged header fails in many ways: bad codes, sizes that overflow.
     except HEADER_ERRORS as error:
-        raise damaged(path, f"cannot be read ({error})") from error
-    raise damaged(path, "is no NIfTI volume")
+        raise file_error(path, f"cannot be read ({error})") from error
+    raise file_error(path, "is no NIfTI volume")
 
 
 class _Corrections(logging.LoggerAdapter[logging.Logger]):
@@ -155,7 +157,7 @@ def _geometry(header: Any, raw: bytes) -> tuple[Affine, bool, bool, Remarks]:
             place = ", in another place" if _size(form) == _size(affine) else ""
             odd.append(f"{name} ({_size(form)}{place})")
     if not np.allclose(sizes, steps, rtol=TOLERANCE) and "qform" not in usable:
-        odd.append(f"pixdim ({units.written(sizes, '')})")
+        odd.append(f"pixdim ({units.spacing_text(sizes, '')})")
     return affine, True, True, _disagree(odd, f"{used} ({_size(affine)})")
 
 
@@ -184,7 +186,7 @@ def _is_same(form: Affine, used: Affine) -> bool:
 
 
 def _size(form: Affine) -> str:
-    return units.written(np.linalg.norm(form[:3, :3], axis=0), "")
+    return units.spacing_text(np.linalg.norm(form[:3, :3], axis=0), "")
 
 
 def _states_sizes(header: Any, raw: bytes) -> bool:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from minivess import units
 from minivess.contracts import Spacing
 from minivess.data.formats import decode
-from minivess.data.formats.decode import DimensionsError, Volume, damaged
+from minivess.data.formats.decode import DimensionsError, Volume, file_error
 
 PACKINGS = {"raw": "raw", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
 TYPES = {
@@ -36,23 +36,23 @@ TO_RAS = {
 def read(path: Path) -> Volume:
     """Read a `.nrrd`; a detached header is refused, its voxels would be left behind."""
     header, start = _header(path)
-    shape = decode.shape_of(path, tuple(header.get("sizes", ())))
+    shape = decode.check_shape(path, tuple(header.get("sizes", ())))
     odd = [kind for kind in header.get("kinds", ()) if str(kind).lower() not in GRID]
     if odd:
         raise DimensionsError(
             f"The file {path} has an axis of kind {odd[0]}; the axes of a volume are x, y and z.",
             remedy="store one 3-D volume with one value for each voxel in a file",
         )
-    dtype = decode.dtype_of(path, _dtype(path, header))
+    dtype = decode.check_dtype(path, _dtype(path, header))
     if "data file" in header or "datafile" in header:
-        raise damaged(path, "is a header whose voxels lie in another file; store both in one")
+        raise file_error(path, "is a header whose voxels lie in another file; store both in one")
     packing = PACKINGS.get(str(header.get("encoding", "raw")).lower())
     if packing is None:
-        raise damaged(path, f"has the encoding {header['encoding']}; raw, gzip, bzip2 are read")
+        raise file_error(path, f"has the encoding {header['encoding']}; raw, gzip, bzip2 are read")
     skip = int(header.get("byte skip", header.get("byteskip", 0)))
     if skip < 0:  # raw voxels at the end of the file
         start = path.stat().st_size - int(np.prod(shape, dtype=object)) * dtype.itemsize
-    array = decode.voxels(
+    array = decode.read_voxels(
         path, shape, dtype, start=max(start, 0), skip=max(skip, 0), packing=packing
     )
     spacing, unit, known, affine = _geometry(header)
@@ -70,7 +70,7 @@ def _dtype(path: Path, header: Any) -> np.dtype[Any]:
     name = str(header.get("type", "")).lower()
     code = next((code for code, names in TYPES.items() if name in names), None)
     if code is None:
-        raise damaged(path, f"has the type {name or 'nothing'}, which is none of numbers")
+        raise file_error(path, f"has the type {name or 'nothing'}, which is none of numbers")
     return np.dtype(("<" if header.get("endian", "little") == "little" else ">") + code)
 
 
@@ -82,7 +82,7 @@ def _geometry(header: Any) -> tuple[Spacing, str, bool, npt.NDArray[np.float64]]
     words = list(header.get("space units") or header.get("units") or ())
     named = [word for word in words if str(word).strip()] if len(words) == 3 else []
     habit = "mm" if "space" in header and not named else ""
-    factors, unit = units.common(words if named else [habit] * 3)
+    factors, unit = units.common_unit(words if named else [habit] * 3)
     directions = np.asarray(header.get("space directions", ()), dtype=np.float64)
     affine = np.eye(4)
     if directions.shape == (3, 3) and np.isfinite(directions).all():

@@ -17,8 +17,8 @@ import numpy as np
 from minivess import units
 from minivess.contracts import Spacing
 from minivess.data.formats import decode
-from minivess.data.formats.decode import DimensionsError, Remarks, Volume, damaged
-from minivess.data.formats.filenames import parts, stem
+from minivess.data.formats.decode import DimensionsError, Remarks, Volume, file_error
+from minivess.data.formats.filenames import stem, volume_files
 from minivess.errors import DataError
 from minivess.text import some
 
@@ -39,7 +39,7 @@ def read(path: Path) -> Volume:
         _refuse_sets(path, tiff)
         series, remarks = _series(path, tiff)
         order, shape, said = _axes(path, series)
-        decode.dtype_of(path, series.dtype)
+        decode.check_dtype(path, series.dtype)
         _check_size(path, series)
         array = series.asarray(maxworkers=1).reshape(shape).transpose(order)
         # By the standard 0 may be white; to ImageJ that is a way to display, and voxels count.
@@ -50,7 +50,7 @@ def read(path: Path) -> Volume:
             said += (("read_as", "The distance of its slices is negative; its size is used."),)
         geometry = _geometry(tiff, series)
     (spacing, unit, known), alone, more = _beside(path, geometry)
-    decode.shape_of(path, array.shape)
+    decode.check_shape(path, array.shape)
     return Volume(
         array.astype(array.dtype.newbyteorder("="), copy=False),
         spacing,
@@ -94,7 +94,7 @@ def _refuse_sets(path: Path, tiff: Any) -> None:
 def _series(path: Path, tiff: Any) -> tuple[Any, Remarks]:
     """The one volume among the images of a file; thumbnails and labels of slides are set aside."""
     if not tiff.series:
-        raise damaged(path, "holds no image")
+        raise file_error(path, "holds no image")
     stacks = [one for one in tiff.series if sum(size != 1 for size in one.shape) > 2]
     if len(stacks) > 1:
         raise DimensionsError(
@@ -131,9 +131,9 @@ def _axes(path: Path, series: Any) -> tuple[tuple[int, ...], tuple[int, ...], Re
             letters = letters.replace(stand_in, "Z")
             if stand_in == "T":
                 said = (("read_as", "The file calls its slices time points; they are read as z."),)
-    decode.shape_of(path, shape)
+    decode.check_shape(path, shape)
     if sorted(letters) != ["X", "Y", "Z"]:
-        raise damaged(path, f"has axes {series.axes}, which are no x, y, z")
+        raise file_error(path, f"has axes {series.axes}, which are no x, y, z")
     return tuple(letters.index(letter) for letter in "XYZ"), shape, said
 
 
@@ -141,7 +141,7 @@ def _check_size(path: Path, series: Any) -> None:
     """All voxels are there, and fit into memory; tifffile makes zeros of planes that are lost."""
     first = series.keyframe
     if first.parent.filename != path.name:
-        raise damaged(path, f"holds no voxels of its own; they lie in {first.parent.filename}")
+        raise file_error(path, f"holds no voxels of its own; they lie in {first.parent.filename}")
     size = math.prod(series.shape) * first.bitspersample // 8
     most = 1 if first.compression == RAW else MOST_PACKED
     if first.compression not in (RAW, *OLD_CODECS):
@@ -151,7 +151,7 @@ def _check_size(path: Path, series: Any) -> None:
     if series.dataoffset is None:
         lost = sum(page is None or not all(page.databytecounts) for page in series.pages)
         if lost:
-            raise damaged(path, f"lacks {lost} of its {len(series.pages)} planes")
+            raise file_error(path, f"lacks {lost} of its {len(series.pages)} planes")
 
 
 # --- voxel size ---------------------------------------------------------------------------
@@ -184,9 +184,9 @@ def _pixels(xml: str) -> Mapping[str, str]:
 
 def _stated(sizes: list[Any], words: list[Any]) -> Geometry:
     """Each axis in its own unit, brought into one; what is no size or no length is unknown."""
-    factors, unit = units.common(words)
+    factors, unit = units.common_unit(words)
     steps = [_number(size) * factor for size, factor in zip(sizes, factors, strict=True)]
-    spacing, known = units.positive(steps)
+    spacing, known = units.positive_spacing(steps)
     return spacing, unit, known and unit != units.UNKNOWN
 
 
@@ -221,20 +221,24 @@ def _beside(path: Path, own: Geometry) -> tuple[Geometry, bool, Remarks]:
 
     Also whether the file holds all that is known of it, and what to say.
     """
-    for place in parts(path)[1:]:
+    for place in volume_files(path)[1:]:
         try:
             content = json.loads(place.read_text(encoding="utf-8"))
             steps = [float(step) for step in reversed(content["spacing"])]
-            factors, unit = units.common([content.get("unit")] * 3)
+            factors, unit = units.common_unit([content.get("unit")] * 3)
         except (ValueError, KeyError, TypeError, AttributeError):
             continue  # another JSON file of the same name
         sizes = [step * factor for step, factor in zip(steps, factors, strict=False)]
-        spacing, known = units.positive(sizes)
+        spacing, known = units.positive_spacing(sizes)
         if len(steps) != 3 or not known:
-            raise damaged(place, f"states the spacing {content['spacing']}, not three sizes")
+            raise file_error(place, f"states the spacing {content['spacing']}, not three sizes")
         if not own[2]:
             return (spacing, unit, True), False, ()
         if not np.allclose(spacing, own[0], rtol=1e-3):
-            said = f"{place.name} states {units.written(spacing, unit)}, the file "
-            return own, True, (("forms_disagree", f"{said}{units.written(*own[:2])}, as used."),)
+            said = f"{place.name} states {units.spacing_text(spacing, unit)}, the file "
+            return (
+                own,
+                True,
+                (("forms_disagree", f"{said}{units.spacing_text(*own[:2])}, as used."),),
+            )
     return own, True, ()

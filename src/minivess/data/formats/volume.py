@@ -20,7 +20,7 @@ from minivess.data.formats.decode import Array as Array
 from minivess.data.formats.decode import DimensionsError as DimensionsError
 from minivess.data.formats.decode import LabelError as LabelError
 from minivess.data.formats.decode import Volume as Volume
-from minivess.data.formats.decode import damaged, spacing_of
+from minivess.data.formats.decode import file_error, spacing_of
 from minivess.data.formats.filenames import NIFTI, SUFFIXES, suffix
 from minivess.data.formats.resampling import resample
 from minivess.errors import DataError, MinivessError
@@ -35,7 +35,7 @@ READERS: dict[str, Callable[[Path], Volume]] = {
 }
 
 
-def read(path: Path) -> Volume:
+def read_volume(path: Path) -> Volume:
     """Read a volume in its own dtype, by the reader of its suffix.
 
     Raises:
@@ -43,10 +43,10 @@ def read(path: Path) -> Volume:
     """
     reader = READERS.get(suffix(path))
     if reader is None:
-        raise damaged(path, f"has none of the suffixes {' '.join(SUFFIXES)}")
+        raise file_error(path, f"has none of the suffixes {' '.join(SUFFIXES)}")
     try:
         if problem := files.emptiness(path):
-            raise damaged(path, problem)
+            raise file_error(path, problem)
         return reader(path)
     except FileNotFoundError as error:
         raise DataError(
@@ -55,11 +55,13 @@ def read(path: Path) -> Volume:
     except PermissionError as error:
         raise DataError(f"The file {path} may not be read.", remedy=f"chmod u+r {path}") from error
     except (MemoryError, OSError) as error:
-        raise damaged(path, f"cannot be read ({error or 'memory is too small for it'})") from error
+        raise file_error(
+            path, f"cannot be read ({error or 'memory is too small for it'})"
+        ) from error
     except MinivessError:
         raise
     except Exception as error:  # a library that meets what it does not expect: this file alone
-        raise damaged(path, f"cannot be read ({type(error).__name__}: {error})") from error
+        raise file_error(path, f"cannot be read ({type(error).__name__}: {error})") from error
 
 
 def load(
@@ -72,7 +74,7 @@ def load(
     Raises:
         DataError: a file cannot be read, or the label does not fit the image.
     """
-    volume = read(case.image)
+    volume = read_volume(case.image)
     label = None if case.label is None else read_label(case.label, label_map)
     if label is not None and label.shape != volume.shape:
         raise DataError(
@@ -93,7 +95,7 @@ def read_label(path: Path, label_map: LabelMap) -> npt.NDArray[np.uint8]:
     Raises:
         DataError: values that are no whole numbers, or no class after the map.
     """
-    classes = classes_of(read(path).array, path, label_map)
+    classes = classes_of(read_volume(path).array, path, label_map)
     low, high = (int(classes.min()), int(classes.max()))
     if low < 0 or high > IGNORED - (IGNORED not in label_map.values()):
         bad = low if low < 0 else high
@@ -110,17 +112,17 @@ def classes_of(array: Array, path: Path, label_map: LabelMap) -> Array:
     Raises:
         LabelError: values that are no whole numbers, or one that stands for ignored voxels.
     """
-    values = whole(array, path)
+    values = whole_numbers(array, path)
     named = {IGNORED, "*"} & label_map.keys() or IGNORED not in label_map.values()
     if not named and (values == IGNORED).any():
         raise LabelError(
             f"The label {path} holds {IGNORED} beside the ignored value.",
             remedy=f"data.label_map.{IGNORED}=1, or the class that it stands for",
         )
-    return relabel(values, label_map)
+    return apply_label_map(values, label_map)
 
 
-def whole(array: Array, path: Path) -> Array:
+def whole_numbers(array: Array, path: Path) -> Array:
     """An integer view of label values, whatever the dtype of the file.
 
     Raises:
@@ -140,12 +142,12 @@ def whole(array: Array, path: Path) -> Array:
     return rounded.astype(np.int64)
 
 
-def relabel(values: Array, label_map: LabelMap) -> Array:
+def apply_label_map(values: Array, label_map: LabelMap) -> Array:
     """Replace label values; all at once, so that {1: 2, 2: 1} swaps."""
     if not label_map:
         return values
     if values.dtype == np.uint8 and all(0 <= new <= 255 for new in label_map.values()):
-        table: Array = relabel(np.arange(256), label_map).astype(np.uint8)
+        table: Array = apply_label_map(np.arange(256), label_map).astype(np.uint8)
         return table[values]
     result: Array
     if "*" in label_map:
@@ -215,7 +217,7 @@ def is_corrected(path: Path) -> bool:
     """Whether a mask that `write_mask` wrote holds other voxels since: editors keep its header."""
     _, _, content = nifti.about(path).decode("latin-1").removeprefix(f"{OWN_MASK} ").partition(" ")
     try:
-        return bool(content) and content != _content(read(path).array)
+        return bool(content) and content != _content(read_volume(path).array)
     except DataError:  # a damaged file is no correction; whoever reads it says what it lacks
         return False
 

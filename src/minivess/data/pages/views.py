@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from minivess.contracts import IGNORED, Case, LabelMap, VolumeStats
-from minivess.data.formats.volume import Array, Volume, classes_of, read, whole
+from minivess.data.formats.volume import Array, Volume, classes_of, read_volume, whole_numbers
 from minivess.data.profiling.grids import aligned
 from minivess.errors import DataError
 
@@ -35,7 +35,7 @@ class View(NamedTuple):
 def readable_views(case: Case, volume: VolumeStats | None, label_map: LabelMap) -> dict[str, View]:
     """The four views; of a volume that was left out as much as can be read."""
     try:
-        image = read(case.image)
+        image = read_volume(case.image)
     except DataError:
         if volume is None:
             return {}
@@ -44,7 +44,7 @@ def readable_views(case: Case, volume: VolumeStats | None, label_map: LabelMap) 
     if volume is None:
         label = _label_or_nothing(path, image)
     else:
-        label = classes_of(read(path).array, path, label_map)
+        label = classes_of(read_volume(path).array, path, label_map)
         if IGNORED in label_map.values():
             label = np.where(label == IGNORED, 0, label)
     return {name: View(*layers) for name, layers in _views(image, label).items()}
@@ -53,7 +53,7 @@ def readable_views(case: Case, volume: VolumeStats | None, label_map: LabelMap) 
 def projection(image: Path, label: Path) -> Image.Image | None:
     """The maximum along z under the label's outline, for a picture file; None if unreadable."""
     try:
-        volume = read(image)
+        volume = read_volume(image)
     except DataError:
         return None
     mask = _label_or_nothing(label, volume).max(axis=2)
@@ -72,7 +72,7 @@ def legend(classes: Sequence[int]) -> list[tuple[int, str]]:
 
 def _label_or_nothing(path: Path, image: Volume) -> Array:
     try:
-        label = whole(aligned(read(path), image).array, path)
+        label = whole_numbers(aligned(read_volume(path), image).array, path)
     except DataError:
         return np.zeros(image.shape, np.uint8)
     return label if label.shape == image.shape else np.zeros(image.shape, np.uint8)

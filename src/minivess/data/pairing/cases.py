@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 from minivess.contracts import Case, Pairing
-from minivess.data.formats.filenames import is_volume, parts, unread, unread_kinds
+from minivess.data.formats.filenames import is_volume, unread_format, unread_formats, volume_files
 from minivess.data.pairing.datalist import ignored, listed
 from minivess.data.pairing.groups import groups_of
 from minivess.data.pairing.layouts import recognised
@@ -42,7 +42,7 @@ def pair(
         raise _nothing_paired(root, reading, [*found, *others])
     groups, notes = groups_of(root, sorted(reading.cases), group)
     chosen = (*reading.images, *reading.labels, *chain(*reading.cases.values()))
-    used = {part for path in chosen for part in parts(path)}
+    used = {part for path in chosen for part in volume_files(path)}
     return Pairing(
         layout=reading.layout,
         cases=tuple(
@@ -98,7 +98,7 @@ def _volumes(root: Path) -> tuple[list[Path], list[Path]]:
     for path in sorted(walk(root)):
         if is_volume(path) and not path.is_dir():
             found.append(path)
-        elif path.suffix not in KNOWN_TEXTS and (path.suffix or unread(path)):
+        elif path.suffix not in KNOWN_TEXTS and (path.suffix or unread_format(path)):
             others.append(path)
     if not found:
         raise _nothing_found(root, others)
@@ -140,7 +140,7 @@ def _nothing_found(root: Path, others: list[Path]) -> DataError:
 
 def _not_read(root: Path, paths: list[Path]) -> tuple[str, str]:
     """What there is of other kinds, and what to do about it."""
-    for what, remedy, files in unread_kinds(paths):
+    for what, remedy, files in unread_formats(paths):
         return f"; {len(files)} files are not read, {what}: {_some(root, files)}", remedy
     return "", ""
 

@@ -17,7 +17,7 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, TypeAdapte
 from minivess.contracts import Finding
 from minivess.data import json_file
 from minivess.data.checks import finding
-from minivess.data.formats.filenames import parts, stem, suffix, unread
+from minivess.data.formats.filenames import stem, suffix, unread_format, volume_files
 from minivess.data.pairing.matches import Reading, named
 from minivess.errors import DataError
 from minivess.text import some
@@ -153,7 +153,7 @@ def _files(root: Path, found: list[Path], names: list[str]) -> dict[str, Path]:
 
 
 def _reason(path: Path) -> str:
-    what = unread(path)
+    what = unread_format(path)
     if what is not None:
         return f" (this is {what[0]}, which is not read)"
     return " (it lies outside that folder)" if path.exists() else ""
@@ -164,7 +164,7 @@ def _file(root: Path, name: str, known: Mapping[str, Path]) -> Path | None:
     for text in (name, name.replace("\\", "/"), unquote(name.removeprefix("file://"))):
         plain = root / text
         channel = plain.with_name(f"{stem(plain)}_0000{suffix(plain)}")
-        for path in (plain, channel, *parts(plain)[1:]):  # the .hdr of an .img
+        for path in (plain, channel, *volume_files(plain)[1:]):  # the .hdr of an .img
             for place in (os.path.normpath(path), os.path.realpath(path)):
                 if _spelled(place) in known:
                     return known[_spelled(place)]

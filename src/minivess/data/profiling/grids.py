@@ -66,14 +66,14 @@ def difference(label: Volume, image: Volume) -> str:
     if angle > 0.1:
         return f"the label is turned by {angle:.1f} degrees"
     shift = label.affine[:3, 3] * factor - image.affine[:3, 3]
-    return f"the label is shifted by {units.written(shift, image.unit)}"
+    return f"the label is shifted by {units.spacing_text(shift, image.unit)}"
 
 
 def restated(volume: Volume, config: DataConfig) -> Volume:
     """The volume with the voxel size that `data.spacing` states, if any; says what it overrides."""
     if config.spacing is None:
         return volume
-    factors, unit = units.common([config.unit] * 3)
+    factors, unit = units.common_unit([config.unit] * 3)
     steps = np.array(config.spacing) * factors
     spacing = spacing_of(steps)
     if unit == volume.unit and np.allclose(spacing, volume.spacing, rtol=1e-4):
@@ -93,12 +93,12 @@ def restated(volume: Volume, config: DataConfig) -> Volume:
 
 def written(volume: Volume) -> str:
     """Its voxel size as people write it."""
-    return units.written(volume.spacing, volume.unit)
+    return units.spacing_text(volume.spacing, volume.unit)
 
 
 def is_grid(volume: Volume) -> bool:
     """Whether voxels have a size, and an affine that can be followed back."""
-    has_sizes = units.positive(volume.spacing)[1]
+    has_sizes = units.positive_spacing(volume.spacing)[1]
     return has_sizes and is_invertible(volume.affine)
 
 

@@ -14,7 +14,14 @@ from minivess.config import DataConfig
 from minivess.contracts import IGNORED, Case, Finding, LabelMap, VolumeStats
 from minivess.data.checks import finding
 from minivess.data.formats.filenames import curated_names
-from minivess.data.formats.volume import Array, Volume, classes_of, read, whole, write_volume
+from minivess.data.formats.volume import (
+    Array,
+    Volume,
+    classes_of,
+    read_volume,
+    whole_numbers,
+    write_volume,
+)
 from minivess.data.profiling import quality
 from minivess.data.profiling.duplicates import signature
 from minivess.data.profiling.grids import aligned, restated
@@ -75,10 +82,10 @@ def _measure(
 ) -> Measurement:
     path, ignores = cast(Path, case.label), IGNORED in config.labels.values()
     # The label comes first: what counting its pieces takes is free again before the image.
-    label = read(path)
+    label = read_volume(path)
     classes = classes_of(label.array, path, config.labels)
     pieces = foreground(classes, ignores=ignores)
-    stored = read(case.image)
+    stored = read_volume(case.image)
     image = restated(stored, config)
     values = spread(image.array)
     findings = quality.check(
@@ -101,7 +108,7 @@ def _measure(
         size_bytes=case.image.stat().st_size + path.stat().st_size,
         content_hash=keys.digest(list(hashes or (files.md5(case.image), files.md5(path)))),
         converted=converted,
-        mapped=_mapped(whole(label.array, path), config.labels),
+        mapped=_mapped(whole_numbers(label.array, path), config.labels),
         **values.numbers(),
         **pieces,
     )

@@ -18,7 +18,7 @@ from minivess import units
 from minivess.contracts import Finding, LabelMap, Pairing, Severity, VolumeStats
 from minivess.data.checks import finding
 from minivess.data.formats.decode import Array, Volume
-from minivess.data.formats.filenames import PASSED_OVER, stem, unread, unread_kinds
+from minivess.data.formats.filenames import PASSED_OVER, stem, unread_format, unread_formats
 from minivess.data.formats.volume import is_corrected, is_own_mask
 from minivess.data.profiling import labels
 from minivess.data.profiling.admission import check_array
@@ -102,11 +102,11 @@ def check_pairing(pairing: Pairing) -> list[Finding]:
     broken = [
         path
         for path in pairing.left
-        if path.is_symlink() and not path.exists() and not unread(path)
+        if path.is_symlink() and not path.exists() and not unread_format(path)
     ]
     leftover = [path for path in pairing.left if LEFTOVER.search(path.name)]
     found += _each("broken_link", broken, "{} is a link that leads nowhere.")
-    for what, remedy, paths in unread_kinds(pairing.left):
+    for what, remedy, paths in unread_formats(pairing.left):
         if what not in PASSED_OVER:
             more = f" and {len(paths) - 1} more are" if len(paths) > 1 else " is"
             problem = f"{paths[0].name}{more} not read: {what}."

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from minivess import files
-from minivess.data.formats.filenames import parts, suffix
-from minivess.data.formats.volume import Volume, read, write_volume
+from minivess.data.formats.filenames import suffix, volume_files
+from minivess.data.formats.volume import Volume, read_volume, write_volume
 from minivess.data.profiling.grids import aligned
 from minivess.data.profiling.quality import BEYOND_ACCEPTING
 from minivess.data.review import database as review_db
@@ -89,7 +89,7 @@ def _check_fit(home: Home, entry: review.Entry, given: Mapping[review.Role, Path
     stands = review.standing(home, entry)
     for role, path in given.items():
         other: review.Role = "label" if role == "image" else "image"
-        new, beside = read(path.expanduser()), _volume(stands[other])
+        new, beside = read_volume(path.expanduser()), _volume(stands[other])
         if len(given) == 1 and beside is not None and aligned(new, beside).shape != beside.shape:
             raise DataError(
                 f"The new {role} of {entry.case} has shape {new.shape}, its {other} "
@@ -100,7 +100,7 @@ def _check_fit(home: Home, entry: review.Entry, given: Mapping[review.Role, Path
 
 def _volume(path: Path) -> Volume | None:
     try:
-        return read(path)
+        return read_volume(path)
     except DataError:
         return None  # the original is what is wrong; profiling looks at the pair again
 
@@ -108,9 +108,9 @@ def _volume(path: Path) -> Volume | None:
 def _keep(home: Home, path: Path) -> dict[str, str]:
     """Our own copy of a replacement, named by its bytes; of several files one NIfTI."""
     source = path.expanduser()
-    if len(parts(source)) > 1:
+    if len(volume_files(source)) > 1:
         with tempfile.TemporaryDirectory() as folder:
-            return _keep(home, write_volume(Path(folder) / "whole.nii.gz", read(source)))
+            return _keep(home, write_volume(Path(folder) / "whole.nii.gz", read_volume(source)))
     md5 = files.md5(source)
     name = f"{md5}{suffix(source)}"
     target = review.files_of(home) / name

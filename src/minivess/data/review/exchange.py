@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Template
 
 from minivess import files
-from minivess.data.formats.filenames import parts, suffix
+from minivess.data.formats.filenames import suffix, volume_files
 from minivess.data.pages.views import projection
 from minivess.data.review import decide, review
 from minivess.data.review.review import Entry, Role
@@ -40,7 +40,7 @@ def to_slicer(home: Home, entries: Sequence[Entry], folder: Path) -> list[str]:
         for role, source in review.standing(home, entry).items():
             if source.exists():
                 names[role] = f"{role}s/{entry.case}{suffix(source)}"
-                for part in parts(source):
+                for part in volume_files(source):
                     ending = suffix(source) if part == source else part.suffix
                     files.copy(part, folder / f"{role}s" / f"{entry.case}{ending}")
         exported[entry.case] = {
