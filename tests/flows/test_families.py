@@ -60,7 +60,7 @@ def test_an_analysis_holds_the_champions_test_set_apart() -> None:
     found = analyse.metrics(result)
     assert (found["champion_dice"], found["test_dice"], found["test_n_volumes"]) == (0.5, 0.25, 2)
     assert (found["test_dice_ci_lower"], found["test_dice_ci_level"]) == (0.2, 0.5)
-    assert analyse.shown(result.test[0].intervals["dice"]) == (
+    assert analyse.format_interval(result.test[0].intervals["dice"]) == (
         "0.250 [0.200, 0.300] (n=2, range of 2)"
     )
 

@@ -70,3 +70,13 @@ class AnalysisResult(Versioned):
     notes: tuple[str, ...] = Field(
         default=(), description="what was left out and why, a sentence each"
     )
+
+    @property
+    def winner(self) -> Scores:
+        """The champion's scores out of fold."""
+        return next(one for one in self.families if one.name == self.champion.family)
+
+    @property
+    def winner_on_test(self) -> Scores | None:
+        """The champion's scores on the held-out test set, if there is one."""
+        return next((one for one in self.test if one.name == self.champion.family), None)

@@ -7,14 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minivess import keys, names
+from minivess.analysis import formatting, workspace
 from minivess.config import ExperimentConfig, ResamplingConfig
-from minivess.contracts import (
-    AnalysisResult,
-    DatasetProfile,
-    FoldModel,
-    Interval,
-    TrainingResult,
-)
+from minivess.contracts import AnalysisResult, DatasetProfile, FoldModel, Interval, TrainingResult
 from minivess.errors import StoreError
 from minivess.grid import context, family_run
 from minivess.orchestration import handoff
@@ -23,9 +18,10 @@ from minivess.orchestration.session import Session
 from minivess.orchestration.stage import stage
 from minivess.stages import dataset_identity
 from minivess.text import several
+from minivess.tracking.run import params
+from minivess.tracking.store import export, fold_models
 
 if TYPE_CHECKING:
-    from minivess.analysis.formatting import Unit
     from minivess.tracking.run.run import Run
 
 
@@ -42,7 +38,7 @@ def analyse(session: Session, upstream: Sequence[str] = ()) -> AnalysisResult:
         names.ANALYSIS,
         key,
         lambda: _analyse(session, training, inputs, key),
-        reuse=lambda found: named(training, version_numbers(session, training), found),
+        reuse=lambda found: with_registered(training, version_numbers(session, training), found),
         follow=lambda result, _: tag_champion(session, result),
     )
 
@@ -60,22 +56,21 @@ def outcome(session: Session, result: AnalysisResult) -> dict[str, Any]:
 
 def champion_figures(analysis: AnalysisResult) -> dict[str, Any]:
     """The champion with the figures that a reader asks for first."""
-    judged = next(f for f in analysis.families if f.name == analysis.champion.family)
-    test = [one.intervals["dice"].mean for one in analysis.test if one.name == judged.name]
+    champion, test = analysis.champion, analysis.winner_on_test
     return {
-        "family": analysis.champion.family,
-        "run_id": analysis.champion.run_id,
-        "metric": analysis.champion.metric,
-        "value": analysis.champion.value,
-        "dice": judged.intervals["dice"].mean,
+        "family": champion.family,
+        "run_id": champion.run_id,
+        "metric": champion.metric,
+        "value": champion.value,
+        "dice": analysis.winner.intervals["dice"].mean,
         "untrained_dice": analysis.untrained["dice"],
-        **({"test_dice": test[0]} if test else {}),
-        "reason": analysis.champion.reason,
+        **({"test_dice": test.intervals["dice"].mean} if test else {}),
+        "reason": champion.reason,
     }
 
 
 def report_page(session: Session, analysis_run_id: str) -> Path:
-    """The report of an analysis on this machine, fetched from MLflow where it is not here."""
+    """The report of an analysis on this machine, downloaded if it is not here yet."""
     path = session.home.reports / analysis_run_id / "report.html"
     if path.is_file():
         return path
@@ -85,28 +80,25 @@ def report_page(session: Session, analysis_run_id: str) -> Path:
 def _analyse(
     session: Session, training: TrainingResult, inputs: keys.Ingredients, key: str
 ) -> AnalysisResult:
-    name, profile = training.experiment, profile_used(session, training)
+    store, task, name = session.store, session.orchestrator.task, training.experiment
+    profile = handoff.profile_used(session, store.get(training.run_ids[0]))
     note = f"Out-of-fold judgement of {several(len(training.families), 'family')} of {name}"
     with session.run(names.ANALYSIS, name, key, note, inputs, dataset=profile.dataset) as run:
         # Everything that is needed from MLflow comes first: an outage later stops nothing.
         registered = version_numbers(session, training)
-        members = session.orchestrator.task("fetch members", fetch, session, training)
-        result = session.orchestrator.task("judge", judge, session, run, profile, members)
-        result = named(training, registered, result)
+        models = task(
+            "fetch members", fold_models.fetch, store, training.run_ids, session.home.cells
+        )
+        result = task("judge", judge, session, run, profile, models)
+        result = with_registered(training, registered, result)
         store_analysis(session, run, training, profile, result)
-    result = result.replace(run_id=run.run_id)
     session.ask(lambda _: refresh_workspace(session))
-    tell(session, result)
-    return result
-
-
-def profile_used(session: Session, training: TrainingResult) -> DatasetProfile:
-    """The profile that the networks were trained on."""
-    return handoff.profile_used(session, session.store.get(training.run_ids[0]))
+    print_champion(session, result)
+    return result.replace(run_id=run.run_id)
 
 
 def key_inputs(session: Session, training: TrainingResult) -> keys.Ingredients:
-    """What decides an analysis."""
+    """Everything that decides an analysis."""
     config = session.config
     return {
         "cells": sorted(key for family in training.families for key in family.cells),
@@ -119,20 +111,13 @@ def key_inputs(session: Session, training: TrainingResult) -> keys.Ingredients:
     }
 
 
-def fetch(session: Session, training: TrainingResult) -> list[FoldModel]:
-    """Every fold's network, from this home or from MLflow."""
-    from minivess.tracking.store import fold_models
-
-    return fold_models.fetch(session.store, training.run_ids, session.home.cells)
-
-
-def as_trained(config: ExperimentConfig, members: Sequence[FoldModel]) -> ExperimentConfig:
-    """The settings with the resampling of the networks, whatever this command says of it.
+def as_trained(config: ExperimentConfig, models: Sequence[FoldModel]) -> ExperimentConfig:
+    """The settings with the resampling of the networks in place of this command's.
 
     Raises:
         StoreError: networks of different resampling, which cannot be compared.
     """
-    first, *others = (member.settings["resampling"] for member in members)
+    first, *others = (model.settings["resampling"] for model in models)
     if any(other != first for other in others):
         raise StoreError(
             "These networks were trained on volumes that were resampled in different ways.",
@@ -144,35 +129,33 @@ def as_trained(config: ExperimentConfig, members: Sequence[FoldModel]) -> Experi
 
 
 def judge(
-    session: Session, run: Run, profile: DatasetProfile, members: Sequence[FoldModel]
+    session: Session, run: Run, profile: DatasetProfile, models: Sequence[FoldModel]
 ) -> AnalysisResult:
-    """Predict, score, combine, choose, draw and write, all of it out of fold."""
+    """Predict, score, combine, choose and report, all of it out of fold."""
     from minivess.analysis import pipeline
 
-    folder = session.home.reports / run.run_id
-    cases = context.restore(session, profile)
     progress = session.orchestrator.progress("analysis-progress", "volumes judged")
-    parents = {member.parent_run_id for member in members}
+    runs = {run.run_id, *(model.parent_run_id for model in models)}
     analysis = pipeline.analyse(
-        members,
-        cases,
+        models,
+        context.restore(session, profile),
         profile,
-        as_trained(session.config, members),
-        folder,
+        as_trained(session.config, models),
+        session.home.reports / run.run_id,
         lambda done, total: progress(done / total),
         cache=session.home.judged,
         run_id=run.run_id,
-        links={run_id: session.page_of(run_id) for run_id in {run.run_id, *parents}},
+        links={run_id: session.page_of(run_id) for run_id in runs},
     )
     for path, to in analysis.files.items():
         run.file(path, str(Path(to).parent))
     return analysis.result
 
 
-def named(
+def with_registered(
     training: TrainingResult, registered: Mapping[str, str], result: AnalysisResult
 ) -> AnalysisResult:
-    """The champion with its place in the registry."""
+    """The result with the champion's name and version in the model registry."""
     champion = result.champion.replace(
         model_name=training.experiment, model_version=registered[result.champion.family]
     )
@@ -186,50 +169,48 @@ def store_analysis(
     profile: DatasetProfile,
     result: AnalysisResult,
 ) -> None:
-    """Params, metrics, tags and the result itself into the analysis run."""
-    from minivess.analysis import formatting
+    """Store params, metrics, tags, tables and the result in its run, and show it in Prefect."""
     from minivess.analysis.report import report
-    from minivess.tracking.run import params
 
     trained = next(one for one in training.families if one.run_id == result.champion.run_id)
     known = {
         f"eval_{name}{end}" for name in names.METRICS for end in ("", "_ci_lower", "_ci_upper")
     }
+    upstream = {names.UPSTREAM_PROFILE: training.data_profile_run_id}
     run.params(
         params.evaluation_params(session.config.evaluation)
         | params.upstream_metrics({k: v for k, v in trained.metrics.items() if k in known})
         | params.data_params(profile)
+        | upstream
         | {
-            names.UPSTREAM_PROFILE: training.data_profile_run_id,
             names.UPSTREAM_TRAINING: result.champion.run_id,
             names.UPSTREAM_EXPERIMENT: training.experiment,
             names.UPSTREAM_COUNT: len(training.families),
         }
     )
     run.dataset(profile)
-    run.json(
-        {
-            names.UPSTREAM_PROFILE: training.data_profile_run_id,
-            "upstream_training_run_ids": list(training.run_ids),
-        },
-        names.UPSTREAM_ARTIFACT,
-    )
+    runs = {"upstream_training_run_ids": list(training.run_ids)}
+    run.json(upstream | runs, names.UPSTREAM_ARTIFACT)
     run.metrics(metrics(result), step=0)
     run.tags(champion_tags(result.champion))
+    rows = report.family_rows(result)
     run.table(report.volume_rows(result), names.PER_VOLUME_ARTIFACT)
-    run.table(report.family_rows(result), names.FAMILIES_ARTIFACT)
+    run.table(rows, names.FAMILIES_ARTIFACT)
     if result.test:
         run.table(report.family_rows(result, result.test), names.TEST_ARTIFACT)
         run.table(report.volume_rows(result, result.test), names.TEST_VOLUMES_ARTIFACT)
     run.json(result.model_dump(mode="json"), names.ANALYSIS_ARTIFACT)
-    publish_to_prefect(session, run, result, formatting.distance_unit(profile))
+    show, unit = session.orchestrator, formatting.distance_unit(profile)
+    show.markdown("analysis-report", report.markdown(result, unit))
+    show.table("families", rows, "Out-of-fold means")
+    show.link("mlflow-run", session.page_of(run.run_id), "This analysis in MLflow")
 
 
 def metrics(result: AnalysisResult) -> dict[str, float]:
     """The champion out of fold and on a test set, and the untrained network, with intervals."""
     found = {f"untrained_{name}": value for name, value in result.untrained.items()}
-    for prefix, judged in (("champion", result.families), ("test", result.test)):
-        for best in (one for one in judged if one.name == result.champion.family):
+    for prefix, best in (("champion", result.winner), ("test", result.winner_on_test)):
+        if best is not None:
             for name, interval in best.intervals.items():
                 found |= family_run.named(f"{prefix}_{name}", interval)
             found[f"{prefix}_n_volumes"] = float(len(best.volumes))
@@ -238,40 +219,24 @@ def metrics(result: AnalysisResult) -> dict[str, float]:
 
 
 def refresh_workspace(session: Session) -> None:
-    """The DuckDB file over all runs, with what is new since it was last read."""
-    from minivess.analysis import workspace
-    from minivess.tracking.store.export import rows
-
+    """Add to the DuckDB file over all runs what is new in MLflow."""
     path = session.home.workspace
     known = workspace.known(path)
-    workspace.refresh(path, rows(session.store, known), unchanged=known)
+    workspace.refresh(path, export.rows(session.store, known), unchanged=known)
 
 
-def publish_to_prefect(session: Session, run: Run, result: AnalysisResult, unit: Unit) -> None:
-    """Report and tables in Prefect's page."""
-    from minivess.analysis.report import report
-
-    session.orchestrator.markdown("analysis-report", report.markdown(result, unit))
-    session.orchestrator.table("families", report.family_rows(result), "Out-of-fold means")
-    session.orchestrator.link("mlflow-run", session.page_of(run.run_id), "This analysis in MLflow")
-
-
-def tell(session: Session, result: AnalysisResult) -> None:
-    """The champion and the untrained network beside it."""
-    champion = result.champion
-    best = next(judged for judged in result.families if judged.name == champion.family)
-    dice = best.intervals["dice"]
-    session.say(f"  champion: {champion.reason}")
-    session.say(
-        f"  out-of-fold Dice: {shown(dice)}; untrained network: {result.untrained['dice']:.3f}"
-    )
-    for held_out in (one for one in result.test if one.name == champion.family):
-        test = shown(held_out.intervals["dice"])
+def print_champion(session: Session, result: AnalysisResult) -> None:
+    """Print the champion, and the untrained network beside it."""
+    dice, untrained = result.winner.intervals["dice"], result.untrained["dice"]
+    session.say(f"  champion: {result.champion.reason}")
+    session.say(f"  out-of-fold Dice: {format_interval(dice)}; untrained network: {untrained:.3f}")
+    if result.winner_on_test:
+        test = format_interval(result.winner_on_test.intervals["dice"])
         session.say(f"  held-out test set, Dice of one fold's network: {test}")
 
 
-def shown(interval: Interval) -> str:
-    """A mean with what is known of its precision: 0.842 [0.801, 0.877] (n=12)."""
+def format_interval(interval: Interval) -> str:
+    """A mean with its bounds and number of volumes: 0.842 [0.801, 0.877] (n=12)."""
     mean = "undefined" if interval.mean is None else f"{interval.mean:.3f}"
     if interval.lower is None or interval.upper is None:
         return f"{mean} (n={interval.n}, too few for an interval)"

@@ -1,4 +1,4 @@
-"""Flow 4, for the platform engineer: export, prove, build, ask, and only then serve."""
+"""Flow 4, for the platform engineer: export, check parity, build, smoke-test, then serve."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ from minivess.contracts import (
     Case,
     DatasetProfile,
     DeploymentResult,
-    Engine,
     Network,
     Parity,
     RunRecord,
     Smoke,
     Window,
 )
+from minivess.data.formats import volume
 from minivess.errors import ServingError
 from minivess.grid import context
+from minivess.inference import Predictor
 from minivess.orchestration import handoff
 from minivess.orchestration.model_versions import promote, with_version
 from minivess.orchestration.session import Session
 from minivess.orchestration.stage import stage
+from minivess.serving import card, export, package, predict
 from minivess.stages import dataset_identity
 from minivess.stages.analyse import metrics
+from minivess.tracking.run import params
+from minivess.tracking.upkeep import lineage
 
 if TYPE_CHECKING:
     from minivess.tracking.run.run import Run
@@ -36,7 +40,7 @@ PARITY_ARTIFACT = "export/parity.json"
 
 
 @dataclass(frozen=True)
-class Served:
+class ChampionModel:
     """The champion as taken from the registry: what to export and what it was trained on."""
 
     network: Network
@@ -78,18 +82,15 @@ def outcome(session: Session, result: DeploymentResult) -> dict[str, Any]:
 
 def built(session: Session, analysis: AnalysisResult) -> bool:
     """Whether this home holds the service of this analysis and its champion."""
-    from minivess.serving import package
-
     champion = analysis.champion
     service = package.built(
         session.home.served, handoff.slug(str(champion.model_name)), str(champion.model_version)
     )
-    ids = (str(analysis.run_id), champion.run_id)
-    if service is None:
-        return False
-    return ids == tuple(
-        service.lineage.get(name) for name in (names.UPSTREAM_ANALYSIS, names.UPSTREAM_TRAINING)
-    )
+    ids = {
+        names.UPSTREAM_ANALYSIS: str(analysis.run_id),
+        names.UPSTREAM_TRAINING: champion.run_id,
+    }
+    return service is not None and ids.items() <= service.lineage.items()
 
 
 def _deploy(
@@ -104,65 +105,62 @@ def _deploy(
     )
     with session.run(names.DEPLOYMENT, name, key, note, inputs, dataset=dataset) as run:
         result = carry_out(session, run, analysis, training)
-    result = result.replace(run_id=run.run_id)
-    tell(session, result)
-    return result
+    parity, smoke = result.parity, result.smoke
+    session.say(
+        f"  ONNX parity over {len(parity.volumes)} volumes: largest logit difference "
+        f"{parity.max_logit_difference:.1e}, masks agree {parity.mask_agreement:.4%}"
+    )
+    session.say(
+        f"  service {result.bento_tag} answered {smoke.case} in {smoke.seconds:.1f} s with the "
+        "mask expected"
+    )
+    return result.replace(run_id=run.run_id)
 
 
 def carry_out(
     session: Session, run: Run, analysis: AnalysisResult, training: RunRecord
 ) -> DeploymentResult:
     """Export, parity, package, smoke test, card: each ends the run FAILED if it fails."""
-    task = session.orchestrator.task
-    served = task("fetch champion", fetch, session, analysis, training)
-    upstream(run, served, analysis)
-    run.params(
-        {
-            f"deployment_{name}": value
-            for name, value in session.config.deployment.model_dump().items()
-        }
-    )
-    onnx = task("export", export, session, run, served)
-    parity = task("parity", check_parity, session, run, served, onnx)
-    engines = task("time engines", time_engines, run, served, onnx)
-    tag = task("build service", build, session, served, onnx)
-    smoke = task("smoke test", smoke_test, session, run, served, onnx, tag)
+    task, champion = session.orchestrator.task, analysis.champion
+    model = task("fetch champion", fetch, session, analysis, training)
+    network, checkpoint, window = model.network, model.checkpoint, model.window
+    store_origin(session, run, model, analysis)
+    path = session.home.served / run.run_id / "model.onnx"
+    onnx = task("export", export.to_onnx, network, checkpoint, path)
+    run.file(onnx, "export")
+    parity = task("parity", check_parity, session, run, model, onnx)
+    engines = task(
+        "time engines", export.engines, network, checkpoint, onnx, case=model.cases[0],
+        window=window,
+    )  # fmt: skip
+    run.json([engine.model_dump() for engine in engines], "engines.json")
+    tag = task("build service", build, session, model, onnx)
+    smoke = task("smoke test", smoke_test, session, model, onnx, tag)
+    run.json(smoke.model_dump(), "smoke.json")
     result = DeploymentResult(
         analysis_run_id=str(analysis.run_id),
-        model_name=str(analysis.champion.model_name),
-        model_version=str(analysis.champion.model_version),
+        model_name=str(champion.model_name),
+        model_version=str(champion.model_version),
         bento_tag=tag,
         parity=parity,
         engines=engines,
         smoke=smoke,
     )
-    finish(session, run, result, served.profile, analysis)
+    store_deployment(session, run, result, model.profile, analysis)
     return result
 
 
-def export(session: Session, run: Run, served: Served) -> Path:
-    """The network as one ONNX file with dynamic axes."""
-    from minivess.serving import export
+def check_parity(session: Session, run: Run, model: ChampionModel, onnx: Path) -> Parity:
+    """Compare exported and trained network over whole volumes; the figures are stored either way.
 
-    path = session.home.served / run.run_id / "model.onnx"
-    export.to_onnx(served.network, served.checkpoint, path)
-    run.file(path, "export")
-    return path
-
-
-def check_parity(session: Session, run: Run, served: Served, onnx: Path) -> Parity:
-    """Exported against trained network over whole volumes; the figures are kept either way."""
-    from minivess.serving import export
-
+    Raises:
+        ParityError: they differ by more than the limits of `deployment`.
+    """
     config = session.config.deployment
+    cases = spread(model, config.parity_volumes)
     try:
         parity = export.parity(
-            served.network,
-            served.checkpoint,
-            onnx,
-            cases=spread(served, config.parity_volumes),
-            window=served.window,
-            config=config,
+            model.network, model.checkpoint, onnx, cases=cases, window=model.window, config=config
         )
     except export.ParityError as failed:
         run.json(failed.parity, PARITY_ARTIFACT)
@@ -171,35 +169,22 @@ def check_parity(session: Session, run: Run, served: Served, onnx: Path) -> Pari
     return parity
 
 
-def time_engines(run: Run, served: Served, onnx: Path) -> tuple[Engine, ...]:
-    """Size and seconds for one volume of each engine on this machine."""
-    from minivess.serving import export
-
-    engines = export.engines(
-        served.network, served.checkpoint, onnx, case=served.cases[0], window=served.window
-    )
-    run.json([engine.model_dump() for engine in engines], "engines.json")
-    return engines
-
-
-def build(session: Session, served: Served, onnx: Path) -> str:
-    """The BentoML service of this version; returns its tag."""
-    from minivess.serving import package
-
+def build(session: Session, model: ChampionModel, onnx: Path) -> str:
+    """Build the BentoML service of this version; returns its tag."""
     return package.build(
         session.home.served,
         onnx=onnx,
-        network=served.network,
-        window=served.window,
-        lineage=served.lineage,
-        name=handoff.slug(served.lineage["model_name"]),
-        version=served.lineage["model_version"],
-        classes=served.profile.classes,
+        network=model.network,
+        window=model.window,
+        lineage=model.lineage,
+        name=handoff.slug(model.lineage["model_name"]),
+        version=model.lineage["model_version"],
+        classes=model.profile.classes,
     )
 
 
 def key_inputs(session: Session, analysis: AnalysisResult) -> keys.Ingredients:
-    """What decides a deployment."""
+    """Everything that decides a deployment."""
     return {
         "analysis": analysis.run_id,
         "champion": [analysis.champion.run_id, analysis.champion.model_version],
@@ -209,10 +194,8 @@ def key_inputs(session: Session, analysis: AnalysisResult) -> keys.Ingredients:
     }
 
 
-def fetch(session: Session, analysis: AnalysisResult, training: RunRecord) -> Served:
+def fetch(session: Session, analysis: AnalysisResult, training: RunRecord) -> ChampionModel:
     """The champion from the registry, and the volumes that it is tried on."""
-    from minivess.tracking.run import model
-
     champion = analysis.champion
     if training.param("data_resampling_enabled") != "False":
         raise ServingError(
@@ -221,11 +204,8 @@ def fetch(session: Session, analysis: AnalysisResult, training: RunRecord) -> Se
             f"with mlflow.pyfunc from run {champion.run_id}",
         )
     profile = handoff.profile_used(session, training)
-    folder = session.store.download(
-        champion.run_id, names.MODEL_ARTIFACT, session.home.served / "champions" / champion.run_id
-    )
-    network, window, checkpoint = model.parts(folder)
-    lineage = {
+    network, window, checkpoint = download_model(session, champion.run_id)
+    origin = {
         "model_name": str(champion.model_name),
         "model_version": str(champion.model_version),
         names.UPSTREAM_ANALYSIS: str(analysis.run_id),
@@ -234,68 +214,69 @@ def fetch(session: Session, analysis: AnalysisResult, training: RunRecord) -> Se
         names.DATASET_HASH: profile.dataset_hash,
     }
     cases = tuple(context.restore(session, profile).values())
-    return Served(network, window, checkpoint, cases, profile, lineage)
+    return ChampionModel(network, window, checkpoint, cases, profile, origin)
 
 
-def spread(served: Served, n: int) -> tuple[Case, ...]:
+def download_model(session: Session, run_id: str) -> tuple[Network, Window, Path]:
+    """Network, window and checkpoint of the model that a training run holds."""
+    from minivess.tracking.run import model
+
+    folder = session.home.served / "champions" / run_id
+    return model.parts(session.store.download(run_id, names.MODEL_ARTIFACT, folder))
+
+
+def spread(model: ChampionModel, n: int) -> tuple[Case, ...]:
     """The thinnest, the deepest and others between, so that thin volumes are always tried."""
-    by_depth = sorted(served.profile.volumes, key=lambda stats: (stats.shape[2], stats.case))
+    by_depth = sorted(model.profile.volumes, key=lambda stats: (stats.shape[2], stats.case))
     n = min(n, len(by_depth))
     places = [round(step * (len(by_depth) - 1) / max(n - 1, 1)) for step in range(n)]
     chosen = {by_depth[place].case for place in places}
-    return tuple(case for case in served.cases if case.case in chosen)
+    return tuple(case for case in model.cases if case.case in chosen)
 
 
-def smoke_test(session: Session, run: Run, served: Served, onnx: Path, tag: str) -> Smoke:
+def smoke_test(session: Session, model: ChampionModel, onnx: Path, tag: str) -> Smoke:
     """Start the built service and ask it for one known volume."""
-    from minivess.data.formats import volume
-    from minivess.inference import Predictor
-    from minivess.serving import export, predict, smoke
+    from minivess.serving import smoke
 
-    (case,) = spread(served, 1)
+    (case,) = spread(model, 1)
     predictor = Predictor.of(
-        served.network, served.window, export.forward(onnx), classes=served.profile.classes
+        model.network, model.window, export.forward(onnx), classes=model.profile.classes
     )
     expected = predict.segment(volume.read_volume(case.image), predictor)
     config = session.config.deployment
     with smoke.serve(tag, session.home, timeout=config.start_timeout_s) as url:
-        answer = smoke.ask(url, case, expected, minimum=config.min_mask_agreement)
-    run.json(answer.model_dump(), "smoke.json")
-    return answer
+        return smoke.ask(url, case, expected, minimum=config.min_mask_agreement)
 
 
-def upstream(run: Run, served: Served, analysis: AnalysisResult) -> None:
-    """Where the served model comes from, as params and as a file."""
-    from minivess.tracking.run import params
-
-    lineage = {
-        names.UPSTREAM_PROFILE: served.lineage[names.UPSTREAM_PROFILE],
-        names.UPSTREAM_TRAINING: served.lineage[names.UPSTREAM_TRAINING],
-        names.UPSTREAM_EXPERIMENT: analysis.experiment,
-        names.UPSTREAM_ANALYSIS: str(analysis.run_id),
-    }
+def store_origin(
+    session: Session, run: Run, model: ChampionModel, analysis: AnalysisResult
+) -> None:
+    """Store which runs, data and settings the service comes from."""
+    upstream = (names.UPSTREAM_PROFILE, names.UPSTREAM_TRAINING, names.UPSTREAM_ANALYSIS)
+    origin = {name: model.lineage[name] for name in upstream}
+    origin[names.UPSTREAM_EXPERIMENT] = analysis.experiment
     reached = {k: v for k, v in metrics(analysis).items() if k.startswith("champion_")}
+    settings = session.config.deployment.model_dump()
     run.params(
-        lineage
+        origin
         | params.upstream_metrics(reached)
-        | params.data_params(served.profile)
-        | params.arch_params(served.network)
-        | {"model_name": served.network.name, "model_family": served.network.family}
+        | params.data_params(model.profile)
+        | params.arch_params(model.network)
+        | {"model_name": model.network.name, "model_family": model.network.family}
+        | {f"deployment_{name}": value for name, value in settings.items()}
     )
-    run.dataset(served.profile)
-    run.json(lineage, names.UPSTREAM_ARTIFACT)
+    run.dataset(model.profile)
+    run.json(origin, names.UPSTREAM_ARTIFACT)
 
 
-def finish(
+def store_deployment(
     session: Session,
     run: Run,
     result: DeploymentResult,
     profile: DatasetProfile,
     analysis: AnalysisResult,
 ) -> None:
-    """Metrics, model card and the result itself."""
-    from minivess.serving import card
-
+    """Store metrics, model card, lineage page and the result, and show the card in Prefect."""
     run.metrics(
         {
             "max_logit_difference": result.parity.max_logit_difference,
@@ -309,30 +290,11 @@ def finish(
     text = card.render(result, profile, analysis)
     run.text(text, "model_card.md")
     files.write_text(session.home.served / run.run_id / "model_card.md", text)
-    run.text(lineage_page(session, result), names.LINEAGE_ARTIFACT)
+    chain = lineage.walk(session.store, result.analysis_run_id)
+    links = {record.run_id: session.page_of(record.run_id) for record in chain}
+    served = f"{result.model_name}/{result.model_version}, service {result.bento_tag}"
+    run.text(lineage.page(chain, links, served=served), names.LINEAGE_ARTIFACT)
     run.json(result.model_dump(mode="json"), names.DEPLOYMENT_ARTIFACT)
     session.orchestrator.markdown("model-card", text)
     page = session.page_of(run.run_id)
     session.orchestrator.link("mlflow-run", page, "This deployment in MLflow")
-
-
-def lineage_page(session: Session, result: DeploymentResult) -> str:
-    """From the served model back to the data, as a page."""
-    from minivess.tracking.upkeep import lineage
-
-    chain = lineage.walk(session.store, result.analysis_run_id)
-    links = {record.run_id: session.page_of(record.run_id) for record in chain}
-    served = f"{result.model_name}/{result.model_version}, service {result.bento_tag}"
-    return lineage.page(chain, links, served=served)
-
-
-def tell(session: Session, result: DeploymentResult) -> None:
-    """What was proved, and how to start the service."""
-    session.say(
-        f"  ONNX parity over {len(result.parity.volumes)} volumes: largest logit difference "
-        f"{result.parity.max_logit_difference:.1e}, masks agree {result.parity.mask_agreement:.4%}"
-    )
-    session.say(
-        f"  service {result.bento_tag} answered {result.smoke.case} in "
-        f"{result.smoke.seconds:.1f} s with the mask expected"
-    )
