@@ -1,28 +1,31 @@
-"""`minivess predict`: which model segments, and what becomes of each file."""
+"""Segment files with a registered model: which one, and what became of each file."""
 
 from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Sequence, Set
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from minivess import names
-from minivess.contracts import Finding, RunRecord
+from minivess.contracts import RunRecord
 from minivess.errors import ServingError, StoreError, UsageError, nearest
+from minivess.inference import Predictor
 from minivess.orchestration import handoff
 from minivess.orchestration.session import Session
+from minivess.serving import export
+from minivess.serving import predict as masks
+from minivess.serving.predict import Outcome
 from minivess.stages import dataset_identity
-
-if TYPE_CHECKING:
-    from minivess.inference import Predictor
-    from minivess.serving.predict import Outcome
-    from minivess.tracking.store.registry import Registered
+from minivess.stages.deploy import download_model
+from minivess.text import first_of
+from minivess.tracking.store import registry
+from minivess.tracking.store.registry import Registered
 
 SHOWN = 10
 ALIASES = (names.PRODUCTION_ALIAS, names.CHAMPION_ALIAS)
-"""Whose version segments, the first that is there."""
+"""Aliases whose version segments, in this order."""
 
 log = logging.getLogger(__name__)
 
@@ -39,18 +42,16 @@ def predict(
     session: Session, source: Path, target: Path, *, upstream: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Segment files; a file that is refused does not keep others from it, but exits with 1."""
-    from minivess.serving import predict as masks
-
     plan = masks.plan(source, target)
     if not upstream:
         dataset_identity.require(session)
     chosen = choose(session, upstream)
-    session.say(f"Predict   {described(chosen)}")
+    session.say(f"Predict   {format_model(chosen)}")
     for path, reason in plan.left.items():
         session.say(f"  left out  {path}: {reason}")
     outcomes: list[Outcome] = []
     for outcome in masks.each(plan.pairs, session.config.data, predictor_of(session, chosen)):
-        tell(session, outcome, {found.code for one in outcomes for found in one.findings})
+        print_outcome(session, outcome, {found.code for one in outcomes for found in one.findings})
         outcomes.append(outcome)
     refused = [outcome for outcome in outcomes if outcome.mask is None]
     if refused:
@@ -61,15 +62,15 @@ def predict(
     return {
         "model": facts(chosen),
         "files": [str(outcome.mask) for outcome in outcomes if outcome.mask],
-        "refused": [_told(one) for one in refused],
-        "warnings": [_told(one) for one in outcomes if one.mask and one.findings],
+        "refused": [_as_json(one) for one in refused],
+        "warnings": [_as_json(one) for one in outcomes if one.mask and one.findings],
         "left_out": {str(path): reason for path, reason in plan.left.items()},
         "exit_code": 1 if refused else 0,
     }
 
 
-def tell(session: Session, outcome: Outcome, known: Set[str]) -> None:
-    """One file's mask, or what refused it; what to do, where that was not said of another file."""
+def print_outcome(session: Session, outcome: Outcome, known: Set[str]) -> None:
+    """Print one file's mask or why it was rejected, and the remedy of each new kind of finding."""
     if outcome.mask:
         session.say(f"  {outcome.mask}")
     for found in outcome.findings:
@@ -79,20 +80,17 @@ def tell(session: Session, outcome: Outcome, known: Set[str]) -> None:
             log.warning("  Try: %s", found.remedy)
 
 
-def _told(outcome: Outcome) -> dict[str, Any]:
-    findings: Iterable[Finding] = outcome.findings
+def _as_json(outcome: Outcome) -> dict[str, Any]:
     fields = {"code", "message", "remedy"}
-    return {
-        "file": str(outcome.source),
-        "findings": [found.model_dump(include=fields) for found in findings],
-    }
+    findings = [found.model_dump(include=fields) for found in outcome.findings]
+    return {"file": str(outcome.source), "findings": findings}
 
 
 # --- the model ----------------------------------------------------------------------------
 
 
 def choose(session: Session, upstream: Sequence[str]) -> Chosen:
-    """The model of the run or alias that is given, else of the experiment that is named.
+    """The model of the run or alias given, else of the experiment named in the settings.
 
     Raises:
         UsageError: several are given, or none is and the home has several.
@@ -126,8 +124,6 @@ def choose(session: Session, upstream: Sequence[str]) -> Chosen:
 
 def _named(session: Session) -> tuple[Registered, str]:
     """The model of the experiment in the settings, or the only one of the home."""
-    from minivess.tracking.store import registry
-
     models = registry.models(session.store)
     able = [name for name, aliases in models.items() if aliases.keys() & set(ALIASES)]
     asked, name = session.config, session.config.experiment
@@ -136,7 +132,7 @@ def _named(session: Session) -> tuple[Registered, str]:
             raise UsageError(
                 f"This home holds models of {len(able)} experiments, and none is named: "
                 f"{_listed(able)}.",
-                remedy=f"add the word that decides, for example {_word(able[0])}, "
+                remedy=f"add the word that decides, for example {_name_override(able[0])}, "
                 "data.root=FOLDER, or --upstream RUN_ID",
             )
         name = next(iter(able or models), name)
@@ -151,7 +147,8 @@ def _named(session: Session) -> tuple[Registered, str]:
             return registry.by_version(session.store, name, models[name][alias]), alias
     raise StoreError(
         f"No version of {name} is in production or champion.",
-        remedy=f"run `minivess analyse {_word(name)}` first, or name a training: --upstream RUN_ID",
+        remedy=f"run `minivess analyse {_name_override(name)}` first, or name a training: "
+        "--upstream RUN_ID",
     )
 
 
@@ -160,23 +157,19 @@ def _instead(session: Session, name: str, able: Sequence[str]) -> str:
     if not able or session.config.data.root is not None:
         return f"run `{session.command('experiment')}` first"
     near = nearest(name, able)
-    return _word(near) if near else "give the name of one of these, or data.root=FOLDER"
+    return _name_override(near) if near else "give the name of one of these, or data.root=FOLDER"
 
 
-def _word(name: str) -> str:
+def _name_override(name: str) -> str:
     return shlex.quote(f"name={name}")
 
 
 def _listed(models: Sequence[str]) -> str:
-    shown = ", ".join(map(_word, models[:SHOWN]))
-    return shown + (f" and {len(models) - SHOWN} more" if len(models) > SHOWN else "")
+    return first_of([_name_override(name) for name in models], SHOWN)
 
 
 def _given(session: Session, ref: str) -> tuple[Registered, str]:
     """The model that a run id, NAME@alias or NAME/version means."""
-    from minivess.contracts import AnalysisResult
-    from minivess.tracking.store import registry
-
     store = session.store
     name, at, alias = ref.removeprefix("models:/").partition("@")
     if at:
@@ -185,14 +178,11 @@ def _given(session: Session, ref: str) -> tuple[Registered, str]:
     if slash and number.isdigit():
         return registry.by_version(store, name, number), f"given as {ref}"
     record = store.get(ref)
-    kind, why = record.tags.get(names.KIND), f"given as {ref}"
-    if kind == names.DEPLOYMENT:
-        return registry.of_run(store, record.param(names.UPSTREAM_TRAINING)), why
-    if kind == names.ANALYSIS:
-        analysis = handoff.read(session, record, names.ANALYSIS_ARTIFACT, AnalysisResult)
-        return registry.of_run(store, analysis.champion.run_id), why
+    kind = record.tags.get(names.KIND)
+    if kind in (names.DEPLOYMENT, names.ANALYSIS):
+        return registry.of_run(store, record.param(names.UPSTREAM_TRAINING)), f"given as {ref}"
     if kind in (names.FAMILY, names.REFIT):
-        return registry.of_run(store, record.run_id), why
+        return registry.of_run(store, record.run_id), f"given as {ref}"
     raise StoreError(
         f"Run {ref} is of kind {kind!r} and holds no model.",
         remedy="give the run of a training, analysis or deployment, or NAME@production",
@@ -200,19 +190,12 @@ def _given(session: Session, ref: str) -> tuple[Registered, str]:
 
 
 def predictor_of(session: Session, chosen: Chosen) -> Predictor:
-    """The chosen network as it is run: exported once, then kept."""
-    from minivess.inference import Predictor
-    from minivess.serving import export
-    from minivess.tracking.run import model
-
-    run_id = chosen.version.run_id
-    folder = session.store.download(
-        run_id, names.MODEL_ARTIFACT, session.home.served / "champions" / run_id
-    )
-    network, window, checkpoint = model.parts(folder)
-    profile = handoff.profile_used(session, chosen.training)
-    forward = export.forward_of(network, checkpoint, folder / "model.onnx")
-    return Predictor.of(network, window, forward, classes=profile.classes)
+    """The chosen network as it is run: exported once, then kept with its model."""
+    network, window, checkpoint = download_model(session, chosen.version.run_id)
+    classes = handoff.profile_used(session, chosen.training).classes
+    onnx = checkpoint.parent.with_name("model.onnx")
+    forward = export.forward_of(network, checkpoint, onnx)
+    return Predictor.of(network, window, forward, classes=classes)
 
 
 def facts(chosen: Chosen) -> dict[str, Any]:
@@ -232,8 +215,8 @@ def facts(chosen: Chosen) -> dict[str, Any]:
     }
 
 
-def described(chosen: Chosen) -> str:
-    """The same for people."""
+def format_model(chosen: Chosen) -> str:
+    """The same as two lines of text."""
     said = facts(chosen)
     dice = said["out_of_fold_dice"]
     judged = "never scored" if dice is None else f"out-of-fold Dice {dice:.3f}"
