@@ -1,4 +1,4 @@
-"""The champion once more, trained on every volume of the folds: a model to use, never to score.
+"""Train the champion again on every volume of the folds: a model to use, never to score.
 
 No volume is left to judge it by, so when to stop is fixed beforehand: after as many epochs as the
 judged weights of the champion's folds had on average, with the schedule shortened to them.
@@ -30,19 +30,15 @@ def refit(session: Session, upstream: Sequence[str] = ()) -> str:
     analysis = handoff.receive_analysis(session, upstream)
     record = session.store.get(analysis.champion.run_id)
     profile = handoff.profile_used(session, record)
-    champion = wanted(session, profile, record)
-    epochs = stopping_epoch(
-        [
-            cell_run.require_whole(session, run_id)
-            for run_id in handoff.family_of(session, record).child_run_ids
-        ]
-    )
+    champion = champion_family(session, profile, record)
+    folds = handoff.family_of(session, record).child_run_ids
+    epochs = stopping_epoch([cell_run.require_whole(session, run_id) for run_id in folds])
     rule = (
         f"{epochs} epochs: the mean of the judged epochs of the {len(champion.cells)} folds of "
         f"{champion.name}, with the schedule shortened to them"
     )
     session = session.with_config(shortened(session.config, epochs))
-    family = whole(session, profile, champion)
+    family = on_all_volumes(session, profile, champion)
     session.say(f"Refit     {champion.name} on {len(family.split.folds[0].train)} volumes, {rule}")
     found = session.store.find(family.key, experiment=session.config.experiment)
     reusable = session.config.training.retrain != "always"
@@ -58,7 +54,9 @@ def refit(session: Session, upstream: Sequence[str] = ()) -> str:
     return run_id
 
 
-def wanted(session: Session, profile: DatasetProfile, record: RunRecord) -> families.Family:
+def champion_family(
+    session: Session, profile: DatasetProfile, record: RunRecord
+) -> families.Family:
     """The champion as a family of the grid that the settings ask for."""
     for family in families.families(session.config, profile):
         if family.key == record.tag(names.KEY):
@@ -89,18 +87,16 @@ def shortened(config: ExperimentConfig, epochs: int) -> ExperimentConfig:
     return config.model_copy(update={"training": training})
 
 
-def whole(session: Session, profile: DatasetProfile, champion: families.Family) -> families.Family:
+def on_all_volumes(
+    session: Session, profile: DatasetProfile, champion: families.Family
+) -> families.Family:
     """The champion with one fold, in which every volume but the held-out test set trains."""
     fold = champion.split.folds[0]
     everything = Fold(index=0, train=tuple(sorted({*fold.train, *fold.val})), val=())
     split = champion.split.replace(folds=(everything,))
+    model, loss, seed = champion.model, champion.loss.name, champion.seed
     family = families.family(
-        session.config,
-        profile,
-        model=champion.model,
-        loss=champion.loss.name,
-        seed=champion.seed,
-        parts=split,
+        session.config, profile, model=model, loss=loss, seed=seed, parts=split
     )
     return replace(family, name=f"{champion.name}_all")
 

@@ -1,4 +1,4 @@
-"""The search for settings: trials under a parent run, and the winner as an experiment file."""
+"""Search for settings: trials below a parent run, and the winner as an experiment file."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from minivess.orchestration import handoff
 from minivess.orchestration.session import Session
 from minivess.stages import dataset_identity
 from minivess.stages.profile import profile_for
+from minivess.tracking.run import params
+from minivess.training.grid import GRID_FIELDS
 
 if TYPE_CHECKING:
     from minivess.tracking.run.run import Run
@@ -42,7 +44,7 @@ def search(session: Session, upstream: Sequence[str] = ()) -> dict[str, Any]:
     key = keys.digest(inputs)
     study = Trials(session.home.searches / "trials.db", key, session.config.search)
     asked = session.config.search.trials
-    found = session.store.find(whole_key(key, asked), experiment=session.config.experiment)
+    found = session.store.find(trials_key(key, asked), experiment=session.config.experiment)
     session.say(f"Search    {asked} trials of {', '.join(session.config.search.space)}")
     if found is not None and len(study.ended) >= asked:
         session.reuse("search", found.run_id)
@@ -65,8 +67,8 @@ def key_inputs(config: ExperimentConfig, profile: DatasetProfile) -> keys.Ingred
     }
 
 
-def whole_key(key: str, asked: int) -> str:
-    """The key of the run that holds this many trials."""
+def trials_key(key: str, asked: int) -> str:
+    """Content key of the parent run of this many trials."""
     return keys.digest([key, asked])
 
 
@@ -76,8 +78,6 @@ def require_one_family(config: ExperimentConfig) -> None:
     Raises:
         UsageError: it is not so.
     """
-    from minivess.training.grid import GRID_FIELDS
-
     space, training = config.search.space, config.training
     if not space:
         raise UsageError(
@@ -105,16 +105,14 @@ def require_one_family(config: ExperimentConfig) -> None:
 def _search(
     session: Session, profile: DatasetProfile, study: Trials, inputs: keys.Ingredients
 ) -> str:
-    from minivess.tracking.run import params
-
-    wanted = session.config.search
-    name, key = session.config.experiment, whole_key(keys.digest(inputs), wanted.trials)
-    note = f"{wanted.trials} trials of {', '.join(wanted.space)}, by {wanted.metric}"
+    asked = session.config.search
+    name, key = session.config.experiment, trials_key(keys.digest(inputs), asked.trials)
+    note = f"{asked.trials} trials of {', '.join(asked.space)}, by {asked.metric}"
     with session.run(
         names.SEARCH, f"search_{handoff.slug(name)}", key, note, inputs, dataset=profile.dataset
     ) as run:
         run.params(
-            {f"search_{name}": value for name, value in wanted.model_dump(mode="json").items()}
+            {f"search_{name}": value for name, value in asked.model_dump(mode="json").items()}
             | params.data_params(profile)
             | {names.UPSTREAM_PROFILE: str(profile.run_id)}
         )
@@ -126,9 +124,9 @@ def _search(
                 earlier = session.store.resolve(row[trials.RUN_ID])
                 session.store.set_tags(earlier, {names.PARENT: run.run_id})
         progress = session.orchestrator.progress("search", "trials ended")
-        while len(study.ended) < wanted.trials:
+        while len(study.ended) < asked.trials:
             one_trial(session, study, profile, run)
-            progress(len(study.ended) / wanted.trials)
+            progress(len(study.ended) / asked.trials)
         conclude(session, study, run)
         return run.run_id
 

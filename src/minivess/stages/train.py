@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from minivess import names
+from minivess.compute.reporting import plan_page
 from minivess.contracts import DatasetProfile, FamilyRun, RunRecord, TrainingResult
 from minivess.errors import PlanError, StoreError
 from minivess.grid import cell_run, cell_training, families, family_run, parallel
@@ -15,7 +15,7 @@ from minivess.orchestration import handoff, model_versions
 from minivess.orchestration.session import Session
 from minivess.stages import dataset_identity
 from minivess.stages.profile import profile_for
-from minivess.text import several
+from minivess.text import format_duration, format_shape, several
 
 ASK_ABOVE_HOURS = 12.0
 
@@ -24,32 +24,28 @@ def train(session: Session, upstream: Sequence[str] = ()) -> TrainingResult:
     """Train every cell of the grid that is not trained yet."""
     dataset_identity.require_experiment(session)
     profile = profile_for(session, upstream)
-    wanted = families.families(session.config, profile)
-    n_cells = sum(len(family.cells) for family in wanted)
-    session.say(f"Train     {several(len(wanted), 'family')}, {several(n_cells, 'cell')}")
-    for note in dict.fromkeys(note for family in wanted for note in family.split.notes):
+    asked = families.families(session.config, profile)
+    n_cells = sum(len(family.cells) for family in asked)
+    session.say(f"Train     {several(len(asked), 'family')}, {several(n_cells, 'cell')}")
+    for note in dict.fromkeys(note for family in asked for note in family.split.notes):
         session.say(f"  note: {note}")
-    finished = {family.key: reusable(session, family, profile) for family in wanted}
-    missing = [family for family in wanted if finished[family.key] is None]
-    for family in wanted:
-        run = finished[family.key]
-        if run is not None:
-            session.reuse(f"{family.name}, {several(len(family.cells), 'fold')}", run.run_id)
+    finished = {family.key: reusable(session, family, profile) for family in asked}
+    missing = [family for family in asked if finished[family.key] is None]
     if missing:
-        trained = session.orchestrator.flow(
+        finished |= session.orchestrator.flow(
             "train", _train, session, profile, missing, parameters=session.parameters
         )
-        finished |= trained
     result = TrainingResult(
         experiment=session.config.experiment,
         data_profile_run_id=str(profile.run_id),
         dataset_hash=profile.dataset_hash,
-        families=tuple(run for family in wanted if (run := finished[family.key]) is not None),
+        families=tuple(run for family in asked if (run := finished[family.key]) is not None),
     )
     for run in result.families if missing else ():
         session.say(family_run.summary_text(run))
-    register = partial(model_versions.register_families, session, result)
-    handoff.complete(session, names.FAMILY, result, lambda _: register())
+    handoff.complete(
+        session, names.FAMILY, result, lambda _: model_versions.register_families(session, result)
+    )
     return result
 
 
@@ -101,7 +97,7 @@ def train_family(grid: GridContext, family: families.Family) -> FamilyRun:
 def reusable(
     session: Session, family: families.Family, profile: DatasetProfile
 ) -> FamilyRun | None:
-    """The finished parent run that serves for this family, if its results are whole."""
+    """The finished parent run of this family, if it holds everything and may be reused."""
     retrain, experiment = session.config.training.retrain, session.config.experiment
     if retrain == "always":
         return None
@@ -118,11 +114,12 @@ def reusable(
     except StoreError as error:
         session.say(f"  {family.name} is not reused: {error.problem}")
         return None
+    session.reuse(f"{family.name}, {several(len(family.cells), 'fold')}", run.run_id)
     return run
 
 
 def newest_of_name(session: Session, family: families.Family, profile: DatasetProfile) -> RunRecord:
-    """For retrain=never: the newest finished family of this name and data, changed or not."""
+    """The newest finished run of this name and data, whatever its settings (retrain=never)."""
     for record in session.store.search(
         experiment=session.config.experiment, kind=names.FAMILY, status="FINISHED"
     ):
@@ -136,40 +133,31 @@ def newest_of_name(session: Session, family: families.Family, profile: DatasetPr
 
 
 def forecast(grid: GridContext, missing: Sequence[families.Family]) -> None:
-    """Say what the grid will cost; on a CPU, above twelve hours, go on only with --yes.
+    """Print what the grid will cost; on a CPU, above twelve hours, go on only with --yes.
 
     Raises:
         PlanError: the grid is forecast above twelve hours and --yes was not given.
     """
-    from minivess.compute.reporting import plan_page
-
     session, hours = grid.session, 0.0
     for name in grid.models:
         those = [family for family in missing if family.model.name == name]
         n_cells = sum(len(family.cells) for family in those)
         cost = grid.probe(those)
         plan = grid.models[name].plan
-        session.orchestrator.markdown(
-            f"plan-{handoff.slug(name).replace('_', '-')}",
-            plan_page.markdown(plan, cost, grid.hardware),
-        )
+        page = plan_page.markdown(plan, cost, grid.hardware)
+        session.orchestrator.markdown(f"plan-{handoff.slug(name).replace('_', '-')}", page)
         hours += cost.total_hours
         judged = "" if plan.mixed_precision == "none" else ", reported figures in float32"
         session.say(
-            f"  {name}: patch {'x'.join(map(str, plan.patch_size))}, batch {plan.batch_size}, "
+            f"  {name}: patch {format_shape(plan.patch_size)}, batch {plan.batch_size}, "
             f"{plan.device}, {plan.mixed_precision} precision{judged}; forecast for "
             f"{several(n_cells, 'cell')}: {cost.seconds_per_epoch:.1f} s per epoch, "
-            f"{duration(cost.total_hours)}"
+            f"{format_duration(3600 * cost.total_hours)}"
         )
     on_cpu = any(model.plan.device == "cpu" for model in grid.models.values())
     if on_cpu and hours > ASK_ABOVE_HOURS and not session.yes:
         raise PlanError(
-            f"On this CPU the grid would take about {duration(hours)}.",
+            f"On this CPU the grid would take about {format_duration(3600 * hours)}.",
             remedy="add --yes to start it all the same, or use the small grid: "
             + session.command("experiment configs/experiments/lite.yaml"),
         )
-
-
-def duration(hours: float) -> str:
-    """Hours as people say them."""
-    return f"{hours * 60:.1f} min" if hours < 1 else f"{hours:.1f} h"
