@@ -82,7 +82,7 @@ def test_config_and_bare_files_are_the_same() -> None:
 
 
 def test_a_tier_shorthand_is_the_profile_word() -> None:
-    assert grammar.read(["plan", "--gpu-low"]).words == ["compute.profile=gpu_low"]
+    assert grammar.read(["plan", "--gpu-low"]).overrides == ["compute.profile=gpu_low"]
 
 
 @pytest.mark.parametrize("words", [["--cpu", "--gpu-low"], ["--cpu", "compute.profile=gpu_high"]])
@@ -98,7 +98,7 @@ def test_bare_words_with_an_equals_sign_are_no_settings(tmp_path: Path) -> None:
     (tmp_path / "name=a.nii.gz").touch()
     words = [str(tmp_path / "name=a.nii.gz"), "out=2", "name=vessels"]
     read = grammar.read(["predict", *words])
-    assert (read.arguments, read.words) == (words[:2], words[2:])
+    assert (read.arguments, read.overrides) == (words[:2], words[2:])
 
 
 def test_json_is_one_object_on_the_last_line_and_nothing_else_is_on_standard_output(

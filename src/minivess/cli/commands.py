@@ -51,7 +51,7 @@ def run(options: Options) -> Outcome:
         lock=row.opens == "lock" or (row.opens == "lock to apply" and options.apply),
         yes=options.yes,
         json=options.json,
-        words=[*map(str, options.files), *options.words],
+        words=[*map(str, options.files), *options.overrides],
     ) as session:
         return story(session, options)
 
@@ -62,17 +62,17 @@ def settings(options: Options) -> ExperimentConfig:
     Raises:
         UsageError: an override that this verb does not use, or that the data make meaningless.
     """
-    config = configs.load([Path(file) for file in options.files], options.words)
+    config = configs.load([Path(file) for file in options.files], options.overrides)
     stages: tuple[str, ...] = ()
     if options.verb == "experiment":
         refitted = ("train",) if config.training.refit == "all" else ()
         stages = (*config.flows, *refitted)
     refuse_unused(options, stages)
-    for word in options.words:
-        if word.startswith("data.demo_") and config.data.root is not None:
+    for override in options.overrides:
+        if override.startswith("data.demo_") and config.data.root is not None:
             raise UsageError(
-                f"{word} is about demo data, but data.root={config.data.root} is given.",
-                remedy=f"leave out {word} or data.root",
+                f"{override} is about demo data, but data.root={config.data.root} is given.",
+                remedy=f"leave out {override} or data.root",
             )
     return config
 

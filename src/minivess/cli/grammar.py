@@ -102,7 +102,7 @@ def read(words: Sequence[str]) -> argparse.Namespace:
     for word in options.words:
         kinds[kind_of(word, row)].append(word)
     options.files = [*options.files, *kinds["file"]]
-    options.words = [f"compute.profile={tier}" for tier in options.tiers] + kinds["setting"]
+    options.overrides = [f"compute.profile={tier}" for tier in options.tiers] + kinds["setting"]
     options.arguments = kinds["bare"]
     _refuse_number(name, options.arguments)
     if options.follow and options.json:
@@ -207,8 +207,8 @@ def refuse_unused(options: argparse.Namespace, stages: Sequence[str] = ()) -> No
     experiment runs.
     """
     rows = [VERBS[stage] for stage in stages] or [ROWS[f"{options.verb} {options.action}".strip()]]
-    for word in options.words:
-        key = word.partition("=")[0]
+    for override in options.overrides:
+        key = override.partition("=")[0]
         if any(row.reads(key) for row in rows) or (stages and key == "flows"):
             continue
         running = f" with flows=[{','.join(stages)}]" if stages else ""
@@ -217,7 +217,7 @@ def refuse_unused(options: argparse.Namespace, stages: Sequence[str] = ()) -> No
         ]
         raise UsageError(
             f"`minivess {options.verb}`{running} does not use {key}.",
-            remedy=f"leave {word} out; it belongs to {_listed(readers)}",
+            remedy=f"leave {override} out; it belongs to {_listed(readers)}",
         )
 
 

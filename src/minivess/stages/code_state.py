@@ -1,7 +1,8 @@
-"""The code of a run: its commit in a folder of its own, with what was not committed."""
+"""Restore the code of a run in a folder of its own: its commit and its uncommitted changes."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from minivess import config, files
@@ -21,15 +22,15 @@ def clone() -> Path | None:
 
 
 def has(repository: Path, commit: str) -> bool:
-    """Whether a commit is here, or comes from where the clone came from."""
-    wanted = f"{commit}^{{commit}}"
-    if git.answer(repository, "cat-file", "-e", wanted) is None:
+    """Whether a commit is here, or can be fetched from `origin`."""
+    commit_object = f"{commit}^{{commit}}"
+    if git.answer(repository, "cat-file", "-e", commit_object) is None:
         git.answer(repository, "fetch", "--quiet", "origin", commit)
-    return commit != UNKNOWN and git.answer(repository, "cat-file", "-e", wanted) is not None
+    return commit != UNKNOWN and git.answer(repository, "cat-file", "-e", commit_object) is not None
 
 
 def pack(repository: Path, commit: str, file: Path) -> None:
-    """The history up to a commit, in one file."""
+    """Write the history up to a commit into one file (git bundle)."""
     _git(repository, "update-ref", REF, commit)
     try:
         _git(repository, "bundle", "create", "--quiet", str(file), REF)
@@ -38,7 +39,7 @@ def pack(repository: Path, commit: str, file: Path) -> None:
 
 
 def check_out(source: Path, commit: str, folder: Path) -> None:
-    """A repository at this commit, from a clone (that stays as it is) or a packed history."""
+    """Make a repository at this commit, from a clone (left unchanged) or a packed history."""
     folder.mkdir(parents=True)
     _git(folder, "init", "--quiet")
     if source.is_dir():
@@ -50,7 +51,7 @@ def check_out(source: Path, commit: str, folder: Path) -> None:
 
 
 def apply(folder: Path, diff: Path) -> list[str]:
-    """Change the commit into what was run; what could not be restored, in words."""
+    """Apply the uncommitted changes; returns a sentence for each part that cannot be restored."""
     text = diff.read_text(encoding="utf-8")
     lost = [
         f"new file {line.removeprefix(LEFT_OUT).strip()}: too large to be kept with the run"
@@ -59,7 +60,7 @@ def apply(folder: Path, diff: Path) -> list[str]:
     ]
     if not text.strip() or text.rstrip().endswith(CUT):
         return lost + (["the uncommitted changes: too large to be kept"] if text.strip() else [])
-    if text.count("\ndiff --git ") + text.startswith("diff --git ") == 0:
+    if not re.search(r"^diff --git ", text, re.MULTILINE):
         return lost
     if git.answer(folder, "apply", "--whitespace=nowarn", str(diff.resolve())) is None:
         lost.append("the uncommitted changes: git apply refuses them")

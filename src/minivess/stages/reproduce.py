@@ -1,6 +1,6 @@
-"""A training run done again from MLflow and the DVC remote alone, and compared value by value.
+"""Train a run again from MLflow and the DVC remote alone, and compare value by value.
 
-What is needed is first carried into a folder of its own: a small MLflow store with the run, its
+What is needed is first copied into a folder of its own: a small MLflow store with the run, its
 folds and its profile, the commit with its uncommitted changes, the folds, the plan. That folder,
 with the volumes in it, is also the portable bundle.
 """
@@ -52,10 +52,14 @@ class Recipe(NamedTuple):
 
 
 def reproduce(session: Session, what: str, *, trust: bool = False) -> dict[str, Any]:
-    """Do a run again, from its id or from a bundle, and say whether the same came out.
+    """Train a run again and compare the results.
+
+    Args:
+        what: a run id, or the file or folder of a bundle.
+        trust: run the code that a bundle brings.
 
     Raises:
-        UsageError: a bundle, whose code would run here, and no word that it is trusted.
+        UsageError: a bundle without `trust`, or `trust` without a bundle.
     """
     source = Path(what).expanduser()
     if source.exists():
@@ -78,7 +82,7 @@ def reproduce(session: Session, what: str, *, trust: bool = False) -> dict[str, 
 
 
 def export(session: Session, run_id: str, target: Path | None) -> Path:
-    """A bundle that can be done again on another machine: FOLDER.zip, or a folder."""
+    """Write a bundle that can be trained again on another machine: FILE.zip, or a folder."""
     folder = _fresh(session, f"{run_id}-bundle")
     recipe = gather(session.store, run_id, folder, leave=())
     _add_data(folder, recipe)
@@ -104,14 +108,14 @@ def export(session: Session, run_id: str, target: Path | None) -> Path:
 
 
 def gather(source: Store, run_id: str, folder: Path, *, leave: Sequence[str] = HEAVY) -> Recipe:
-    """Carry the run, its folds and its profile into the folder's own store.
+    """Copy the run, its folds and its profile into the folder's own store.
 
     Raises:
         StoreError: it is no FINISHED training run.
     """
     family, cells = _training(source, run_id)
     profile = family.params[names.UPSTREAM_PROFILE]
-    target = open_store(homes.open_home(folder / "home"), TrackingConfig())
+    target = _store_of(folder)
     for one in (family.run_id, *(cell.run_id for cell in cells), profile):
         bundle.copy(source, target, one, leave=leave)
     recipe = Recipe(
@@ -142,18 +146,22 @@ def _add_data(folder: Path, recipe: Recipe) -> None:
     """The volumes at the run's version, as the curated folder of the bundle's home."""
     from minivess.data.versions import versioning
 
-    home = homes.open_home(folder / "home")
-    store = open_store(home, TrackingConfig())
+    store = _store_of(folder)
     profile = DatasetProfile.model_validate(store.read_json(recipe.profile, names.PROFILE_ARTIFACT))
     versioning.restore(
-        home,
+        store.home,
         dataset=profile.dataset,
         dataset_hash=profile.dataset_hash,
         dvc_text=store.read_text(recipe.profile, names.DVC_ARTIFACT),
         remote=str(profile.remote),
     )
     # The curated folder alone is the version; DVC's cache would carry it twice.
-    shutil.rmtree(home.dvc / ".dvc", ignore_errors=True)
+    shutil.rmtree(store.home.dvc / ".dvc", ignore_errors=True)
+
+
+def _store_of(folder: Path) -> Store:
+    """The MLflow store of a rerun's folder or of an unpacked bundle."""
+    return open_store(homes.open_home(folder / "home"), TrackingConfig())
 
 
 def _fresh(session: Session, name: str) -> Path:
@@ -164,7 +172,7 @@ def _fresh(session: Session, name: str) -> Path:
 
 
 def unpack(session: Session, source: Path) -> Path:
-    """A bundle in a folder of this home, its addresses those of here.
+    """Unpack a bundle into a folder of this home, and point its artifact addresses there.
 
     Raises:
         StoreError: no bundle, or one that names files outside its own folder.
@@ -226,30 +234,28 @@ def _outside(source: Path, name: str) -> StoreError:
     )
 
 
-# --- doing it again -----------------------------------------------------------------------
+# --- training again -------------------------------------------------------------------------
 
 
 def rerun(session: Session, folder: Path) -> dict[str, Any]:
-    """Train what the recipe says in the restored code, and compare."""
+    """Train with the restored code and settings, and compare with the run."""
     known = files.read_json(folder / RECIPE)
     recipe = Recipe(**{**known, "cells": tuple(known["cells"])})
-    home = homes.open_home(folder / "home")
-    store = open_store(home, TrackingConfig())
+    store = _store_of(folder)
     family = store.get(recipe.family)
     code, lost = _code(folder, recipe)
-    told = comparison.surroundings(
+    differing = comparison.surroundings(
         family.params, store.read_text(family.run_id, "environment/frozen_deps.txt")
     )
-    for line in [*(f"not restored: {line}" for line in lost), *told[:SHOWN]]:
+    for line in [*(f"not restored: {line}" for line in lost), *differing[:SHOWN]]:
         session.say(f"  {line}")
-    words = _settings(store, home, recipe, folder)
+    words = _settings(store, recipe, folder)
     session.say(f"Training {family.name} again at commit {recipe.commit[:8]}")
-    again = _train(code, home, words)
-    made = open_store(home, TrackingConfig())
-    found = _judge(made, recipe, again)
+    again = _train(code, store.home, words)
+    found = _judge(_store_of(folder), recipe, again)
     outcome = {
         **found, "run_id": recipe.run_id, "commit": recipe.commit, "not_restored": lost,
-        "surroundings": told, "folder": str(folder),
+        "surroundings": differing, "folder": str(folder),
         "dataset_hash": family.params[names.DATASET_HASH],
     }  # fmt: skip
     files.write_json(folder / "verdict.json", outcome)
@@ -285,8 +291,8 @@ def _code(folder: Path, recipe: Recipe) -> tuple[Path | None, list[str]]:
     return code, code_state.apply(code, folder / DIFF)
 
 
-def _settings(store: Store, home: Home, recipe: Recipe, folder: Path) -> list[str]:
-    """The words of the rerun: what was asked for, at one point of the grid, on the same folds."""
+def _settings(store: Store, recipe: Recipe, folder: Path) -> list[str]:
+    """The command of the rerun: the settings asked for, at one point of the grid, same folds."""
     family = store.get(recipe.family)
     asked = store.read_json(recipe.family, "config/experiment_config.json")
     training = {k: v for k, v in asked.get("training", {}).items() if k not in OURS}
@@ -301,7 +307,7 @@ def _settings(store: Store, home: Home, recipe: Recipe, folder: Path) -> list[st
                "tracking": {"log_system_metrics": False}}  # fmt: skip
     file = folder / "settings.yaml"
     files.write_text(file, yaml.safe_dump(content))
-    _plans(store, home, recipe)
+    _plans(store, recipe)
     return ["train", str(file), "--upstream", recipe.profile, "--yes", "--json"]
 
 
@@ -333,11 +339,11 @@ def _model(store: Store, recipe: Recipe, training: Mapping[str, Any]) -> dict[st
     return {"models": [base], "axes": {field: [network[field]] for field in axes}}
 
 
-def _plans(store: Store, home: Home, recipe: Recipe) -> None:
-    """Each cell goes on with its own plan, as if it had been stopped before its first step."""
+def _plans(store: Store, recipe: Recipe) -> None:
+    """Give each cell its own plan, as if it had been stopped before its first step."""
     for cell in recipe.cells:
         record = store.get(cell)
-        folder = home.cells / record.tags[names.KEY]
+        folder = store.home.cells / record.tags[names.KEY]
         shutil.rmtree(folder, ignore_errors=True)
         for artifact in (names.PLAN_ARTIFACT, names.SPEC_ARTIFACT):
             store.download(cell, artifact, folder)
@@ -358,7 +364,7 @@ def _train(code: Path | None, home: Home, words: Sequence[str]) -> dict[str, Any
     if done.returncode != 0:
         raise TrainingError(
             f"The rerun ended with exit code {done.returncode}: {done.stderr.strip()[-600:]}",
-            remedy=f"mend what it names; its folder is {home.root.parent}",
+            remedy=f"fix what it names; its folder is {home.root.parent}",
         )
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -390,6 +396,6 @@ def _judge(store: Store, recipe: Recipe, made: Mapping[str, Any]) -> dict[str, A
 
 
 def _ingredients(store: Store, old: str, new: str) -> list[str]:
-    """What decides the result and was not the same."""
+    """The key inputs that differ."""
     before, after = (store.read_json(run, names.INGREDIENTS_ARTIFACT) for run in (old, new))
     return list(keys.differences(before, after))
