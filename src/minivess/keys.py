@@ -6,12 +6,16 @@ import ast
 import hashlib
 import importlib.metadata
 import json
+import re
+import tomllib
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 Ingredients = dict[str, Any]
+PROSE = re.compile(r"\w[,.:;)'`\"]* [('`\"]*\w")
+CODE = re.compile(r"(select|insert|update|delete|create|begin)\b|\[")  # SQL, sections of a file
 
 FORMATS = ("data/formats", "units.py")  # of data, what makes arrays of files
 MODELS = ("networks.py", "architectures.py", "inference.py", "evaluation")
@@ -23,7 +27,7 @@ CELL_CODE = (
     "-training/monitoring", "-training/speed_probe.py", "compute", "-compute/reporting",
 )  # fmt: skip
 PREDICTION_CODE = ("analysis/predictions.py", *MODELS)
-ANALYSIS_CODE = ("analysis", *MODELS)
+ANALYSIS_CODE = ("analysis", "-analysis/report", *MODELS)
 DEPLOYMENT_CODE = (*CHECKS, *MODELS, "serving")  # a service reads and checks files as well
 NUMERIC_PACKAGES = ("torch", "monai", "numpy")
 KNOWN_PACKAGES = ("minivess", "monai", "torch")
@@ -38,7 +42,7 @@ def digest(value: Any) -> str:
 
 @cache
 def code(parts: tuple[str, ...]) -> dict[str, str]:
-    """File name -> digest of its syntax tree, without docstrings, comments and formatting.
+    """File name -> digest of its syntax tree, without wording, comments and formatting.
 
     `parts` are files and folders of the package `minivess`, `-folder` one of those that does not
     count; they are read once by a process that has loaded them.
@@ -58,26 +62,55 @@ def code(parts: tuple[str, ...]) -> dict[str, str]:
 
 
 def _sources(part: Path) -> list[Path]:
-    kinds = ("*.py", "*.j2", "*.toml")
+    kinds = ("*.py", "*.toml")
     return [part] if part.is_file() else [file for kind in kinds for file in part.rglob(kind)]
 
 
 def source_digest(file: Path) -> str:
-    """Digest of what one source file does; other files count byte for byte."""
-    if file.suffix != ".py":
-        return hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
-    tree = ast.parse(file.read_bytes())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            _drop_docstring(node)
+    """Digest of what one source file does: wording, comments and formatting do not count."""
+    if file.suffix == ".toml":
+        return digest(_unworded(tomllib.loads(file.read_text(encoding="utf-8"))))
+    tree = _Wordless().visit(ast.parse(file.read_bytes()))
     return hashlib.blake2b(ast.dump(tree).encode(), digest_size=16).hexdigest()
 
 
-def _drop_docstring(
-    node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef,
-) -> None:
-    if node.body and ast.get_docstring(node, clean=False) is not None:
-        node.body = node.body[1:]
+class _Wordless(ast.NodeTransformer):
+    """Take out docstrings and sentences: text of two words or more, unless it is split."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        """A string that stands alone is a docstring."""
+        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            return None
+        return self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        """`"a list of words".split()` is a table."""
+        is_split = isinstance(node.func, ast.Attribute) and node.func.attr == "split"
+        return node if is_split else self.generic_visit(node)
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        """Text that is written out."""
+        return node if not isinstance(node.value, str) else _unless_prose(node, node.value)
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
+        """Text with values in it, which count as words."""
+        parts = (p.value if isinstance(p, ast.Constant) else "value" for p in node.values)
+        return _unless_prose(node, "".join(map(str, parts)))
+
+
+def _unless_prose(node: ast.expr, text: str) -> ast.AST:
+    return ast.Constant("") if _is_prose(text) else node
+
+
+def _is_prose(text: str) -> bool:
+    return bool(PROSE.search(text)) and not CODE.match(text)
+
+
+def _unworded(value: Any) -> Any:
+    """A table of TOML without its sentences."""
+    if isinstance(value, dict):
+        return {key: _unworded(inside) for key, inside in value.items()}
+    return "" if isinstance(value, str) and _is_prose(value) else value
 
 
 def versions(packages: Iterable[str] = NUMERIC_PACKAGES) -> dict[str, str]:

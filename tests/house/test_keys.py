@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -78,6 +80,66 @@ def test_another_statement_gives_another_code_digest(body: str, tmp_path: Path):
     assert keys.source_digest(first) != keys.source_digest(second)
 
 
+COUNTED = sorted(
+    name
+    for parts in (keys.DATA_CODE, keys.CELL_CODE, keys.ANALYSIS_CODE, keys.DEPLOYMENT_CODE)
+    for name in keys.code(parts)
+    if name.endswith(".py")
+)
+PACKAGE = Path(minivess.__file__).parent
+NUMBER = re.compile(r"(?<![\w.])(\d+)(?![\w.])")
+
+
+class _Reworded(ast.NodeTransformer):
+    """Say each sentence in other words."""
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        is_text = isinstance(node.value, str) and re.search(r"\w [a-z]+ \w", node.value)
+        is_query = is_text and str(node.value).startswith(("select", "["))
+        return ast.Constant(f"in other words: {node.value}") if is_text and not is_query else node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        """A list of words that is split stays."""
+        is_split = isinstance(node.func, ast.Attribute) and node.func.attr == "split"
+        return node if is_split else self.generic_visit(node)
+
+
+@pytest.mark.parametrize("name", dict.fromkeys(COUNTED))
+def test_another_wording_of_a_module_changes_no_key(name: str, tmp_path: Path):
+    source, other = PACKAGE / name, tmp_path / "module.py"
+    tree = _Reworded().visit(ast.parse(source.read_text()))
+    other.write_text(ast.unparse(ast.fix_missing_locations(tree)))
+    assert keys.source_digest(other) == keys.source_digest(source)
+
+
+@pytest.mark.parametrize("name", dict.fromkeys(COUNTED))
+def test_another_number_in_a_module_changes_the_key(name: str, tmp_path: Path):
+    source, other = PACKAGE / name, tmp_path / "module.py"
+    lines, before = source.read_text().splitlines(), keys.source_digest(source)
+    code = {
+        node.lineno
+        for node in ast.walk(ast.parse(source.read_text()))
+        if isinstance(node, ast.Constant) and type(node.value) in (int, float)
+    }
+    for number in sorted(code)[:5]:
+        line = lines[number - 1].partition("#")[0]
+        changed = NUMBER.sub(lambda found: str(int(found[1]) + 1), line)
+        if changed == line or '"' in line:
+            continue
+        other.write_text("\n".join([*lines[: number - 1], changed, *lines[number:]]))
+        assert keys.source_digest(other) != before, line
+
+
+def test_of_a_table_severities_count_and_sentences_do_not(tmp_path: Path):
+    def digest(severity: str, text: str) -> str:
+        file = tmp_path / "table.toml"
+        file.write_text(f'[constant]\nseverity = "{severity}"\nmeaning = "{text}"\n')
+        return keys.source_digest(file)
+
+    assert digest("error", "Every voxel is the same.") == digest("error", "All voxels are equal.")
+    assert digest("error", "Every voxel is the same.") != digest("info", "Every voxel is the same.")
+
+
 def test_the_code_of_a_room_is_every_file_in_it():
     room = Path(minivess.__file__).parent / "evaluation"
     inside = {f"evaluation/{file.relative_to(room)}" for file in room.rglob("*.py")}
@@ -95,8 +157,8 @@ def test_the_code_of_cells_and_their_judges_exists():
 
 def modules(found: Iterable[str]) -> set[str]:
     """Files of the package as modules below `minivess`, without those that make a folder one."""
-    files = (name.removesuffix(".py") for name in found if not name.endswith("__init__.py"))
-    return {name.replace("/", ".") for name in files}
+    files = (name.partition(".py") for name in found if not name.endswith("__init__.py"))
+    return {name.replace("/", ".") for name, ending, _ in files if ending}
 
 
 def test_cells_count_the_modules_of_data_that_training_imports_and_no_others():
