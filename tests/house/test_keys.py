@@ -94,9 +94,9 @@ class _Reworded(ast.NodeTransformer):
     """Say each sentence in other words."""
 
     def visit_Constant(self, node: ast.Constant) -> ast.AST:
-        is_text = isinstance(node.value, str) and re.search(r"\w [a-z]+ \w", node.value)
-        is_query = is_text and str(node.value).startswith(("select", "["))
-        return ast.Constant(f"in other words: {node.value}") if is_text and not is_query else node
+        text = node.value if isinstance(node.value, str) else ""
+        is_text = re.search(r"\w [a-z]+ \w", text) and not text.startswith(("select", "["))
+        return ast.Constant(f"in other words: {text}") if is_text else node
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         """A list of words that is split stays."""
