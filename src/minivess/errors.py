@@ -77,6 +77,9 @@ class OutOfMemory(TrainingError):  # noqa: N818 (its name is the tag error_type 
 class StoreError(MinivessError):
     """MLflow refuses, or does not hold what was asked for."""
 
+    code: str = ""
+    """MLflow's own code of the error, if it raised one."""
+
 
 class DeletedRunError(StoreError):
     """A run that MLflow still keeps, but as deleted."""

@@ -16,7 +16,7 @@ from minivess.config import TrackingConfig
 from minivess.contracts import Window
 from minivess.home import Home, open_home
 from minivess.tracking.run import model
-from minivess.tracking.run.params import data_params, preparation_params, upstream_params
+from minivess.tracking.run.params import data_params, preparation_params
 from minivess.tracking.run.run_lifecycle import mlflow_run
 from minivess.tracking.store import registry
 from minivess.tracking.store.store import open_store
@@ -49,7 +49,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, stock: Callable[[Home], None])
             first.json(profile, names.PROFILE_ARTIFACT)
         with mlflow_run(store, experiment=name, name="family", kind=names.FAMILY, **common) as run:
             run.json(profile, names.PROFILE_ARTIFACT)
-            run.params(data_params(profile) | upstream_params(profile=first.run_id))
+            run.params(data_params(profile) | {names.UPSTREAM_PROFILE: first.run_id})
             run.params(preparation_params(QUIET))
             run.metrics({"eval_dice": 0.75 + seed / 10}, step=0)
             model.log_model(run, network=NETWORK, window=WINDOW, checkpoint=weights)

@@ -16,7 +16,7 @@ from minivess.contracts import CellResult, CellSpec, FamilyRun, VolumeMetrics, W
 from minivess.errors import DataError, StoreError
 from minivess.inference import Predictor
 from minivess.tracking.run import model
-from minivess.tracking.run.params import data_params, upstream_params
+from minivess.tracking.run.params import data_params
 from minivess.tracking.run.run_lifecycle import mlflow_run
 from minivess.tracking.store import fold_models, registry
 from minivess.tracking.store.export import rows
@@ -54,11 +54,11 @@ def chain(store: Store) -> Chain:
     with begin(names.PROFILE, "tubes") as profile:
         profile.params(data)
     with begin(names.FAMILY, "dynunet_dice_ce") as family:
-        family.params(data | upstream_params(profile=profile.run_id))
+        family.params(data | {names.UPSTREAM_PROFILE: profile.run_id})
         cells = []
         for fold in SPLIT.folds:
             with begin(names.CELL, f"dynunet_dice_ce_fold{fold.index}", parent=family) as cell:
-                cell.params(data | upstream_params(profile=profile.run_id))
+                cell.params(data | {names.UPSTREAM_PROFILE: profile.run_id})
                 cell.metrics({"val_dice": 0.5}, step=0)
                 cell.metrics({"val_dice": 0.6}, step=1)
                 checkpoint = leave_behind(store, cell, fold.index)
@@ -68,9 +68,16 @@ def chain(store: Store) -> Chain:
             family_run(family.run_id, [cell.run_id for cell in cells]), names.TRAINING_ARTIFACT
         )
     with begin(names.ANALYSIS, "chain") as analysis:
-        analysis.params(data | upstream_params(training=family.run_id, experiment="chain", count=1))
+        analysis.params(
+            data
+            | {
+                names.UPSTREAM_TRAINING: family.run_id,
+                names.UPSTREAM_EXPERIMENT: "chain",
+                names.UPSTREAM_COUNT: 1,
+            }
+        )
     with begin(names.DEPLOYMENT, "chain") as deployment:
-        deployment.params(data | upstream_params(analysis=analysis.run_id))
+        deployment.params(data | {names.UPSTREAM_ANALYSIS: analysis.run_id})
     version = registry.register(
         store, name="chain", run_id=family.run_id, note="n", tags={"f": "x"}
     )
@@ -296,7 +303,7 @@ def test_a_chain_over_two_versions_of_the_data_is_refused(store: Store, chain: C
         store, experiment="chain", name="mixed", kind=names.FAMILY, key="k", note="n",
         dataset="tubes", config=QUIET, ingredients={},
     ) as run:  # fmt: skip
-        run.params(upstream_params(profile=chain.profile) | {names.DATASET_HASH: "other"})
+        run.params({names.UPSTREAM_PROFILE: chain.profile} | {names.DATASET_HASH: "other"})
     with pytest.raises(StoreError, match="data_dataset_hash=other"):
         lineage.walk(store, run.run_id)
 

@@ -121,13 +121,6 @@ def test_a_dataset_is_described_in_the_words_of_the_contract() -> None:
     assert "data_split_hash" not in found
 
 
-def test_upstream_params_stand_only_where_they_apply() -> None:
-    assert params.upstream_params(profile="p", count=2) == {
-        names.UPSTREAM_PROFILE: "p",
-        names.UPSTREAM_COUNT: 2,
-    }
-
-
 def test_words_stay_words_and_lists_are_json() -> None:
     values: list[Any] = ["auto", 1e-3, True, None, (1, 2), {"a": {1}}, []]
     written = [text(value) for value in values]

@@ -15,6 +15,7 @@ from minivess.analysis import formatting
 from minivess.config import ExperimentConfig
 from minivess.contracts import Champion, Interval, Scores
 from minivess.errors import DataError
+from minivess.text import several
 
 
 class Comparison(NamedTuple):
@@ -139,7 +140,7 @@ def _parameters(judged: Scores) -> str:
 
 def _stated(judged: Scores) -> str:
     interval = judged.intervals[names.PRIMARY]
-    mean_value, n = formatting.number(interval.mean), formatting.volumes(interval.n)
+    mean_value, n = formatting.number(interval.mean), several(interval.n, "volume")
     return f"{mean_value} ({formatting.bounds(interval)}, {n})"
 
 

@@ -122,16 +122,6 @@ def undefined(interval: Interval) -> str:
     return f"{interval.n_undefined} undefined" if interval.n_undefined else ""
 
 
-def counted(n: int, noun: str, plural: str = "") -> str:
-    """`1 volume`, `12 volumes`; a noun that takes no plain s brings its plural."""
-    return f"{n} {noun if n == 1 else plural or f'{noun}s'}"
-
-
-def volumes(n: int) -> str:
-    """`1 volume`, `12 volumes`."""
-    return counted(n, "volume")
-
-
 def count(parameters: int) -> str:
     """A parameter count: 812, 45.3 k, 1.19 M."""
     if parameters < 1000:

@@ -22,6 +22,7 @@ from minivess.contracts import (
 from minivess.data.formats import volume
 from minivess.errors import DataError
 from minivess.evaluation import metrics
+from minivess.text import several
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ def on_common_volumes(
     if common == all_of_them:
         return rows, []
     note = (
-        f"Families are compared on the {formatting.volumes(len(common))} that all of them were "
+        f"Families are compared on the {several(len(common), 'volume')} that all of them were "
         f"judged on; {', '.join(sorted(all_of_them - common))} count for none."
     )
     return {name: [row for row in of if row.case in common] for name, of in rows.items()}, [note]

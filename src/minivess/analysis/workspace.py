@@ -247,10 +247,8 @@ def _arrow(rows: Any, table: str) -> Any:
             name: (rows[name] if name in rows.column_names else none).cast(kind)
             for name, kind in schema.items()
         })  # fmt: skip
-    listed = list(_long(rows)) if table == "volumes" else rows
-    return pa.table(
-        {name: pa.array([row.get(name) for row in listed], kind) for name, kind in schema.items()}
-    )
+    listed = list(_long(rows) if table == "volumes" else rows)
+    return pa.Table.from_pylist(listed, schema=pa.schema(schema))
 
 
 def _long(rows: Iterable[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from minivess.contracts import Case, Smoke
 from minivess.data.formats import volume
 from minivess.errors import ServingError
 from minivess.home import Home
+from minivess.runtime import processes
 from minivess.serving import model_record, package
 
 HOST = "127.0.0.1"
@@ -41,7 +41,7 @@ def serve(tag: str, home: Home, *, timeout: float, port: int | None = None) -> I
     Raises:
         ServingError: the port is taken, the service dies, or does not answer within `timeout` s.
     """
-    chosen = free_port() if port is None else refuse_busy(port)
+    chosen = processes.free_port() if port is None else require_free(port)
     log = home.logs / "serve" / f"{tag.replace(':', '-')}.log"
     command = [
         sys.executable, "-m", "bentoml", "serve", tag, "--host", HOST, "--port", str(chosen),
@@ -186,28 +186,17 @@ def _not_started(what: str, log: Path) -> ServingError:
 # --- ports and masks ----------------------------------------------------------------------
 
 
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
-
-
-def refuse_busy(port: int) -> int:
-    """The port, when it is free.
+def require_free(port: int) -> int:
+    """The port, if it is free.
 
     Raises:
-        ServingError: somebody listens there.
+        ServingError: another program listens there.
     """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise ServingError(
-                f"Port {port} is taken ({error.strerror}).",
-                remedy="stop the program that listens there, or leave the port out for a free one",
-            ) from error
+    if not processes.is_free(port):
+        raise ServingError(
+            f"Port {port} is taken.",
+            remedy="stop the program that listens there, or leave the port out for a free one",
+        )
     return port
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from minivess import files, names
 from minivess.analysis import champion, formatting
 from minivess.contracts import AnalysisResult, Scores, VolumeMetrics
+from minivess.text import several
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -175,9 +176,9 @@ def units(judged: Scores) -> int:
 
 def evidence(judged: Scores) -> str:
     """`12 volumes`, or `12 volumes in 3 groups`."""
-    said, found = formatting.volumes(len(judged.volumes)), units(judged)
+    said, found = several(len(judged.volumes), "volume"), units(judged)
     grouped = any(one.group is not None for one in judged.volumes)
-    return f"{said} in {formatting.counted(found, 'group')}" if grouped else said
+    return f"{said} in {several(found, 'group')}" if grouped else said
 
 
 # --- drawing ------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from minivess import names
 from minivess.analysis import formatting
 from minivess.config import EvaluationConfig, ExperimentConfig
 from minivess.contracts import AnalysisResult, DatasetProfile, FoldModel, Scores
+from minivess.text import several
 
 FEW = 30
 GENEROUS = 0.2
@@ -36,7 +37,7 @@ def notes(
 def _size(best: Scores) -> list[str]:
     interval = best.intervals[names.PRIMARY]
     grouped = any(one.group is not None for one in best.volumes)
-    n = formatting.counted(interval.n_units, "group" if grouped else "volume")
+    n = several(interval.n_units, "group" if grouped else "volume")
     if interval.n_units < 2:
         return [
             f"There is only {n}: the means have no intervals, and nothing can be said about other "
@@ -101,7 +102,7 @@ def _folds(models: Sequence[FoldModel]) -> list[str]:
     if not folds or len(folds) > 2:
         return []
     return [
-        f"With {formatting.counted(len(folds), 'fold')} each network trained on about half of the "
+        f"With {several(len(folds), 'fold')} each network trained on about half of the "
         "data; one trained on more of it would probably do better."
     ]
 

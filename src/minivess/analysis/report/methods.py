@@ -10,6 +10,7 @@ from minivess.analysis import formatting
 from minivess.config import EvaluationConfig, ExperimentConfig
 from minivess.contracts import AnalysisResult, DatasetProfile, FoldModel
 from minivess.evaluation.statistics import FEWEST
+from minivess.text import several
 
 REFERENCES = (
     "Isensee et al. 2021, Nature Methods 18 (sliding window, foreground-balanced patches)",
@@ -38,7 +39,7 @@ def paragraphs(
 def _data(profile: DatasetProfile, config: ExperimentConfig, models: Sequence[FoldModel]) -> str:
     left = len(profile.quarantined)
     quarantine = (
-        f" {formatting.volumes(left)} could not be used and stand in the profile." if left else ""
+        f" {several(left, 'volume')} could not be used and stand in the profile." if left else ""
     )
     resampling = config.data.resampling
     size = (
@@ -53,7 +54,7 @@ def _data(profile: DatasetProfile, config: ExperimentConfig, models: Sequence[Fo
     }[models[0].spec.window.normalisation if models else config.data.normalisation]
     return (
         f"The dataset {profile.dataset} (version {profile.dataset_hash[:12]}) holds "
-        f"{formatting.volumes(profile.n_volumes)}, {size}; intensities were {scaling}.{quarantine}"
+        f"{several(profile.n_volumes, 'volume')}, {size}; intensities were {scaling}.{quarantine}"
     )
 
 

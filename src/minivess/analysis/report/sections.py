@@ -13,6 +13,7 @@ from minivess.analysis import champion, formatting
 from minivess.analysis.report import figures
 from minivess.config import ExperimentConfig
 from minivess.contracts import AnalysisResult, DatasetProfile, FoldModel, Interval, Scores
+from minivess.text import several
 
 HEADLINE = (names.PRIMARY, "dice", "cldice", "masd")
 # F1 of voxels is the same number as Dice; it stands in the CSV.
@@ -108,7 +109,7 @@ def _kind(one: Scores, best: Scores) -> str:
 
 def _about(one: Scores, models: Sequence[FoldModel]) -> str:
     if len(one.members) > 1:
-        families = formatting.counted(len(one.members), "family", "families")
+        families = several(len(one.members), "family")
         return f"mean probability of {families}"
     for model in models:
         if model.family == one.name:

@@ -139,7 +139,7 @@ class PendingUpload:
 
     @staticmethod
     def _reraise_unless_refused(error: StoreError) -> None:
-        if getattr(error.__cause__, "error_code", None) not in REFUSALS:
+        if error.code not in REFUSALS:
             raise error
 
     def _refuse(self, operation: Operation, error: StoreError) -> None:

@@ -14,9 +14,7 @@ import logging
 import math
 import os
 import re
-import statistics
 import threading
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,32 @@ from minivess.tracking.journal.journal import Journal, Operation
 HEADER = ("time", "step", "metric", "value")
 FOLD = ("family", "fold", "run", "ended", "n_volumes")
 LOWER_IS_BETTER = (*names.DISTANCES, "minutes")
-UNDEFINED, VOLUMES = "_n_undefined", "n_volumes"
+SUMMARY = """
+WITH numbered AS (SELECT *, row_number() OVER () AS place FROM read_csv($1, all_varchar = true)),
+newest AS (FROM numbered
+    QUALIFY row_number() OVER (PARTITION BY family, fold ORDER BY place DESC) = 1),
+scores AS (FROM newest UNPIVOT INCLUDE NULLS (
+    score FOR metric IN (COLUMNS(* EXCLUDE (family, fold, run, ended, n_volumes, place))))),
+judged AS (
+    SELECT s.metric, s.family, s.score::DOUBLE AS score, s.n_volumes::DOUBLE AS volumes,
+        coalesce(u.score::DOUBLE, 0) AS undefined, split_part(s.metric, '_class', 1) AS stem
+    FROM scores s LEFT JOIN scores u
+        ON u.metric = s.metric || '_n_undefined' AND (u.family, u.fold) = (s.family, s.fold)
+    -- The best epoch flatters, and losses of different formulas have different scales.
+    WHERE s.metric NOT LIKE '%_n_undefined' AND s.metric NOT LIKE 'best_%'
+        AND (s.score IS NOT NULL OR undefined > 0)),
+means AS (
+    SELECT metric, stem, family,
+        CASE WHEN stem IN (SELECT unnest($3)) AND count(volumes) = count(*)
+            THEN sum(score * (volumes - undefined))
+                / sum(volumes - undefined) FILTER (score IS NOT NULL)
+            ELSE avg(score) END AS mean,
+        stddev_samp(score) AS std, count(score) AS n_folds, sum(undefined) AS n_undefined
+    FROM judged GROUP BY metric, stem, family)
+SELECT * EXCLUDE (stem), row_number() OVER (
+    PARTITION BY metric
+    ORDER BY if(stem IN (SELECT unnest($2)), mean, -mean) NULLS LAST, family) AS rank
+FROM means ORDER BY metric, rank"""
 Row = dict[str, Any]
 log = logging.getLogger(__name__)
 
@@ -117,7 +140,7 @@ def add_fold(place: Path, row: Mapping[str, Any]) -> None:
     path = place / "metrics.csv"
     with home.lock(path.with_suffix(".lock"), what="adding a fold", wait=True):
         rows = [*read(path), dict(row)] if path.is_file() else [dict(row)]
-        _write(path, rows, FOLD)
+        files.write_csv(path, rows, FOLD)
 
 
 def summarise(place: Path) -> list[Row]:
@@ -135,57 +158,18 @@ def summarise(place: Path) -> list[Row]:
             f"There is no {path}: no fold of this experiment has finished here.",
             remedy="name the experiment (name=...) or the data (data.root=...), or train first",
         )
-    newest = {(row["family"], row["fold"]): row for row in read(path)}
-    folds: dict[str, dict[str, list[dict[str, str]]]] = defaultdict(lambda: defaultdict(list))
-    for (family, _), row in newest.items():
-        for metric, value in row.items():
-            # The best epoch flatters, and losses of different formulas have different scales.
-            if metric in FOLD or metric.endswith(UNDEFINED) or metric.startswith("best_"):
-                continue
-            if value or _lost(row, metric):
-                folds[metric][family].append(row)
-    rows = [row for metric in sorted(folds) for row in _ranked(metric, folds[metric])]
+    import duckdb
+
+    with duckdb.connect() as database:
+        answer = database.execute(SUMMARY, [str(path), LOWER_IS_BETTER, names.METRICS])
+        columns = [column[0] for column in answer.description or ()]
+        rows = [dict(zip(columns, row, strict=True)) for row in answer.fetchall()]
     if os.access(place, os.W_OK):
-        _write(place / "summary.csv", rows, ())
+        files.write_csv(place / "summary.csv", rows)
     return rows
-
-
-def _ranked(metric: str, folds: Mapping[str, list[dict[str, str]]]) -> list[Row]:
-    sign = 1 if names.stem(metric) in LOWER_IS_BETTER else -1
-    found = [_summed(metric, family, rows) for family, rows in folds.items()]
-    found.sort(key=lambda row: (row["mean"] is None, sign * (row["mean"] or 0), row["family"]))
-    return [row | {"rank": place + 1} for place, row in enumerate(found)]
-
-
-def _summed(metric: str, family: str, rows: list[dict[str, str]]) -> Row:
-    known = [row for row in rows if row[metric]]
-    numbers = [float(row[metric]) for row in known]
-    over_volumes = names.stem(metric) in names.METRICS and all(row.get(VOLUMES) for row in rows)
-    weights = [float(row[VOLUMES]) - _lost(row, metric) for row in known] if over_volumes else None
-    return {
-        "metric": metric,
-        "family": family,
-        "mean": statistics.fmean(numbers, weights) if numbers else None,
-        "std": statistics.stdev(numbers) if len(numbers) > 1 else None,
-        "n_folds": len(numbers),
-        "n_undefined": sum(_lost(row, metric) for row in rows),
-    }
-
-
-def _lost(row: Mapping[str, str], metric: str) -> float:
-    return float(row.get(metric + UNDEFINED) or 0)
 
 
 def read(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file."""
     with path.open(encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream))
-
-
-def _write(path: Path, rows: list[Row], first: tuple[str, ...]) -> None:
-    columns = list(dict.fromkeys([*first, *(name for row in rows for name in row)]))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    files.write_text(path, text.getvalue())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from minivess import keys, names
+from minivess import keys
 from minivess.config import EvaluationConfig, ExperimentConfig
 from minivess.contracts import (
     ComputePlan,
@@ -14,7 +14,6 @@ from minivess.contracts import (
     Loss,
     Network,
     Shape,
-    Spacing,
     Split,
 )
 
@@ -114,8 +113,8 @@ def data_params(
         "dataset_hash": profile.dataset_hash,
         "n_volumes": profile.n_volumes,
         "total_size_gb": f"{profile.total_size_gb:.6g}",
-        "shape_range": f"{_shape(profile.min_shape)}-{_shape(profile.max_shape)}",
-        "spacing_range": "-".join(_spacing(spacing) for spacing in profile.spacing_range),
+        "shape_range": f"{_bracketed(profile.min_shape)}-{_bracketed(profile.max_shape)}",
+        "spacing_range": "-".join(map(_bracketed, profile.spacing_range)),
         "classes": profile.classes,
         "label_map": profile.label_map,
         "n_quarantined": len(profile.quarantined),
@@ -160,37 +159,10 @@ def _hashes(split: Split, contents: Mapping[str, str]) -> Params:
     }
 
 
-def upstream_params(
-    *,
-    profile: str | None = None,
-    training: str | None = None,
-    experiment: str | None = None,
-    analysis: str | None = None,
-    count: int | None = None,
-) -> Params:
-    """`upstream_*` as far as they apply; `count` is how many training runs an analysis judged."""
-    given = {
-        names.UPSTREAM_PROFILE: profile,
-        names.UPSTREAM_TRAINING: training,
-        names.UPSTREAM_EXPERIMENT: experiment,
-        names.UPSTREAM_ANALYSIS: analysis,
-        names.UPSTREAM_COUNT: count,
-    }
-    return {name: value for name, value in given.items() if value is not None}
-
-
 def upstream_metrics(values: Mapping[str, float]) -> Params:
     """`upstream_<metric>`: what the run that this one builds on came to."""
     return {f"upstream_{name}": f"{value:.6g}" for name, value in values.items()}
 
 
-def _shape(shape: Shape) -> str:
-    return _bracketed(str(extent) for extent in shape)
-
-
-def _spacing(spacing: Spacing) -> str:
-    return _bracketed(f"{size:g}" for size in spacing)
-
-
-def _bracketed(parts: Iterable[str]) -> str:
-    return f"({','.join(parts)})"
+def _bracketed(values: Iterable[float]) -> str:
+    return f"({','.join(f'{value:g}' for value in values)})"

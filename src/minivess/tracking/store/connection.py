@@ -7,11 +7,11 @@ import re
 import sqlite3
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from minivess import config, home
@@ -43,7 +43,11 @@ ANSWERS = (
     "INVALID_STATE", "ENDPOINT_NOT_FOUND", "NOT_FOUND", "BAD_REQUEST", "NOT_IMPLEMENTED",
     "PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED",
 )  # fmt: skip
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+EXISTS = "RESOURCE_ALREADY_EXISTS"
+PAGE = 500
 ADVISORY_LOCK = 7_305_811
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -194,14 +198,26 @@ def translate_errors(what: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        raise (StoreError if error.error_code in ANSWERS else StoreUnreachable)(
-            f"Could not {what}: {_first_line(error)}", remedy=_remedy(error)
-        ) from error
+        kind = StoreError if error.error_code in ANSWERS else StoreUnreachable
+        raised = kind(f"Could not {what}: {_first_line(error)}", remedy=_remedy(error))
+        raised.code = error.error_code
+        raise raised from error
     except OSError as error:
         raise StoreUnreachable(
             f"Could not {what}: {error.strerror or error}.",
             remedy="check free disk space and the permissions of the artifact folder",
         ) from error
+
+
+def pages(search: Callable[..., Iterable[T]], **arguments: Any) -> Iterator[T]:
+    """Every result of a search of MLflow's client, page after page."""
+    token: str | None = None
+    while True:
+        page: Any = search(**{"max_results": PAGE} | arguments, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def _first_line(error: Exception) -> str:

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from minivess import names
 from minivess.errors import StoreError
-from minivess.tracking.store.connection import translate_errors
+from minivess.tracking.store.connection import ABSENT, EXISTS, pages, translate_errors
 from minivess.tracking.store.store import Store, quoted
 
 if TYPE_CHECKING:
-    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+    from mlflow.entities.model_registry import ModelVersion
 
 ALIASED_BY = {names.CHAMPION_ALIAS: "analyse", names.PRODUCTION_ALIAS: "deploy"}
 """The verb that sets an alias; those of families are set by `train`."""
-ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 class Registered(NamedTuple):
@@ -56,14 +55,11 @@ def register(store: Store, *, name: str, run_id: str, note: str, tags: Mapping[s
 
 
 def _make(store: Store, name: str) -> None:
-    from mlflow.exceptions import MlflowException
-
     try:
         with translate_errors(f"make the registered model {name!r}"):
             store.client.create_registered_model(name, tags={"project": names.PROJECT})
     except StoreError as error:
-        cause = error.__cause__
-        if not isinstance(cause, MlflowException) or cause.error_code != "RESOURCE_ALREADY_EXISTS":
+        if error.code != EXISTS:
             raise
         with translate_errors(f"read the registered model {name!r}"):
             there = store.client.get_registered_model(name)
@@ -85,12 +81,8 @@ def set_alias(store: Store, name: str, alias: str, version: str) -> Registered |
 
 def aliased(store: Store, name: str, alias: str) -> Registered | None:
     """The version that an alias points at, none without one."""
-    try:
-        return by_alias(store, name, alias)
-    except StoreError as error:
-        if getattr(error.__cause__, "error_code", "") not in ABSENT:
-            raise
-        return None
+    reference = f"{name}@{alias}"
+    return _found(reference, lambda: store.client.get_model_version_by_alias(name, alias))
 
 
 def by_alias(store: Store, name: str, alias: str) -> Registered:
@@ -101,9 +93,9 @@ def by_alias(store: Store, name: str, alias: str) -> Registered:
     """
     verb = ALIASED_BY.get(alias)
     settings = shlex.quote(f"name={name}")
-    return _found(
+    return _required(
         f"{name}@{alias}",
-        lambda: store.client.get_model_version_by_alias(name, alias),
+        aliased(store, name, alias),
         f"run `minivess {verb} {settings}`, which sets this alias"
         if verb
         else "run `minivess train` with its settings, which sets the aliases of families",
@@ -116,47 +108,46 @@ def by_version(store: Store, name: str, version: str) -> Registered:
     Raises:
         StoreError: there is no such model or version.
     """
-    return _found(
-        f"{name}/{version}",
-        lambda: store.client.get_model_version(name, version),
+    reference = f"{name}/{version}"
+    return _required(
+        reference,
+        _found(reference, lambda: store.client.get_model_version(name, version)),
         "give a version that MLflow's page shows (`minivess ui`), or an alias as NAME@champion",
     )
 
 
-def _found(reference: str, look: Callable[[], ModelVersion], remedy: str) -> Registered:
+def _found(reference: str, look: Callable[[], ModelVersion]) -> Registered | None:
     try:
         with translate_errors(f"find the registered model {reference}"):
             return _plain(look())
     except StoreError as error:
-        if getattr(error.__cause__, "error_code", "") not in ABSENT:
+        if error.code not in ABSENT:
             raise
-        raise StoreError(
-            f"There is no registered model {reference}.", remedy=remedy
-        ) from error.__cause__
+        return None
+
+
+def _required(reference: str, found: Registered | None, remedy: str) -> Registered:
+    if found is None:
+        raise StoreError(f"There is no registered model {reference}.", remedy=remedy)
+    return found
 
 
 def versions(store: Store, name: str, *, run_id: str | None = None) -> list[Registered]:
     """All versions of a model, newest first; optionally only those made from one run."""
     wanted = f"name={quoted(name)}" + (f" and run_id='{run_id}'" if run_id else "")
     with translate_errors(f"list the versions of model {name!r}"):
-        found = store.client.search_model_versions(wanted)
+        found = list(pages(store.client.search_model_versions, filter_string=wanted))
     return sorted((_plain(one) for one in found), key=lambda one: -int(one.version))
 
 
 def models(store: Store) -> dict[str, dict[str, str]]:
     """Our registered models, each with its aliases and the versions that they point at."""
-    wanted, token = f"tags.project = '{names.PROJECT}'", None
-    found: list[RegisteredModel] = []
+    ours = f"tags.project = '{names.PROJECT}'"
     with translate_errors("list the registered models"):
-        while token or not found:
-            page = store.client.search_registered_models(wanted, page_token=token)
-            found += page
-            if not (token := page.token):
-                break
-    return {
-        model.name: {alias: str(version) for alias, version in model.aliases.items()}
-        for model in found
-    }
+        return {
+            model.name: {alias: str(version) for alias, version in model.aliases.items()}
+            for model in pages(store.client.search_registered_models, filter_string=ours)
+        }
 
 
 def of_run(store: Store, run_id: str) -> Registered:

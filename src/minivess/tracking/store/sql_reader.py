@@ -7,10 +7,10 @@ runs. Of a server only the client can be asked; both ways give the same values.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from minivess.contracts import RunRecord
 from minivess.tracking.store.connection import redact, translate_errors
@@ -18,14 +18,11 @@ from minivess.tracking.store.store import Store
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from sqlalchemy import Connection
-
-T = TypeVar("T")
+    from sqlalchemy import Connection, Row
 
 DATABASES = ("sqlite:", "postgresql")
 CHUNK = 100_000
 FEW = 500
-Values = Mapping[str, dict[str, Any]]
 
 
 @contextmanager
@@ -65,12 +62,21 @@ def records(store: Store) -> list[RunRecord]:
         )
         found = _read(
             connection,
-            "SELECT r.run_uuid, r.name, e.name, r.status, r.start_time, r.end_time, r.artifact_uri"
+            "SELECT r.run_uuid AS run_id, coalesce(r.name, '') AS name, e.name AS experiment,"
+            " r.status, r.start_time, r.end_time, r.artifact_uri"
             " FROM runs r JOIN experiments e ON e.experiment_id = r.experiment_id"
             " WHERE r.lifecycle_stage = 'active' AND e.lifecycle_stage = 'active'"
             " ORDER BY r.start_time DESC, r.run_uuid",
         )
-        return [_record(row, texts["params"], texts["tags"], numbers) for row in found]
+        return [
+            RunRecord(
+                **row._mapping,
+                params=texts["params"].get(row.run_id, {}),
+                tags=texts["tags"].get(row.run_id, {}),
+                metrics=numbers.get(row.run_id, {}),
+            )
+            for row in found
+        ]
 
 
 def _by_run(rows: Iterable[Sequence[Any]]) -> dict[str, dict[str, Any]]:
@@ -78,22 +84,6 @@ def _by_run(rows: Iterable[Sequence[Any]]) -> dict[str, dict[str, Any]]:
     for run_id, key, value in rows:
         found[run_id][key] = value
     return found
-
-
-def _record(row: Sequence[Any], params: Values, tags: Values, metrics: Values) -> RunRecord:
-    run_id = row[0]
-    return RunRecord(
-        run_id=run_id,
-        name=row[1] or "",
-        experiment=row[2],
-        status=row[3],
-        start_time=row[4],
-        end_time=row[5],
-        artifact_uri=row[6],
-        params=params.get(run_id, {}),
-        tags=tags.get(run_id, {}),
-        metrics=metrics.get(run_id, {}),
-    )
 
 
 def histories(store: Store, run_ids: Collection[str]) -> pa.Table:
@@ -108,11 +98,11 @@ def histories(store: Store, run_ids: Collection[str]) -> pa.Table:
         {"run_id": pa.string(), "key": pa.string(), "value": pa.float64(), "step": pa.int64(),
          "time": pa.int64()}
     )  # fmt: skip
-    told = _from_tables if is_database(store) else _from_client
+    rows = (_from_tables if is_database(store) else _from_client)(store, run_ids)
     parts = [schema.empty_table()]
-    for rows in _chunks(told(store, run_ids), CHUNK):
-        columns = zip(zip(*rows, strict=True), schema.types, strict=True)
-        parts.append(pa.table([pa.array(column, kind) for column, kind in columns], schema=schema))
+    while some := list(islice(rows, CHUNK)):
+        columns = dict(zip(schema.names, zip(*some, strict=True), strict=True))
+        parts.append(pa.Table.from_pydict(columns, schema=schema))
     return pa.concat_tables(parts)
 
 
@@ -143,15 +133,9 @@ def _from_client(store: Store, run_ids: Collection[str]) -> Iterator[Sequence[An
                     yield run_id, key, value, entry.step, entry.timestamp
 
 
-def _read(connection: Connection, sql: str) -> Iterator[Sequence[Any]]:
+def _read(connection: Connection, sql: str) -> Iterator[Row[Any]]:
     import sqlalchemy as sa
 
     answer = connection.execute(sa.text(sql))
     while rows := answer.fetchmany(CHUNK):
         yield from rows
-
-
-def _chunks(rows: Iterable[T], size: int) -> Iterator[list[T]]:
-    left = iter(rows)
-    while some := list(islice(left, size)):
-        yield some

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
@@ -20,13 +21,22 @@ from minivess.contracts import RunRecord
 from minivess.errors import DeletedRunError, StoreError, StoreUnreachable
 from minivess.home import Home
 from minivess.tracking.store import artifacts
-from minivess.tracking.store.connection import address, connect, probe, redact, translate_errors
+from minivess.tracking.store.connection import (
+    ABSENT,
+    EXISTS,
+    PAGE,
+    address,
+    connect,
+    pages,
+    probe,
+    redact,
+    translate_errors,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Run
 
-PAGE = 500
 REFERENCE = re.compile(r"uid-([0-9a-f]{32})")
 """How a run is named until MLflow has given it an id."""
 SETTLE_FIRST = "once MLflow answers: `minivess settle`, then the same command"
@@ -172,7 +182,7 @@ class Store:
             self.client.create_experiment(name, artifact_location=place)
         except MlflowException as error:
             # Another process made it between our look and our attempt.
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            if error.error_code != EXISTS:
                 raise
         made = self.client.get_experiment_by_name(name)
         if made is None:
@@ -283,23 +293,18 @@ class Store:
     ) -> list[RunRecord]:
         if status is not None:
             filters = [*filters, f"attributes.status = '{status}'"]
-        records: list[RunRecord] = []
         with translate_errors(f"search the runs at {redact(self.uri)}"):
             ids = self._experiment_ids(experiment)
-            token: str | None = None
-            while ids:
-                page = self.client.search_runs(
-                    ids,
-                    " and ".join(filters),
-                    max_results=limit or PAGE,
-                    order_by=["attributes.start_time DESC"],
-                    page_token=token,
-                )
-                records += [self.record(run) for run in page]
-                token = page.token
-                if limit is not None or not token:
-                    break
-        return records
+            if not ids:
+                return []
+            found = pages(
+                self.client.search_runs,
+                experiment_ids=ids,
+                filter_string=" and ".join(filters),
+                max_results=limit or PAGE,
+                order_by=["attributes.start_time DESC"],
+            )
+            return [self.record(run) for run in islice(found, limit)]
 
     def get(self, run_id: str) -> RunRecord:
         """One run.
@@ -307,18 +312,12 @@ class Store:
         Raises:
             StoreError: there is no such run, or it was deleted.
         """
-        from mlflow.exceptions import MlflowException
-
         run_id = self.resolve(run_id)
         try:
             with translate_errors(f"read run {run_id}"):
                 run = self.client.get_run(run_id)
         except StoreError as error:
-            cause = error.__cause__
-            if not isinstance(cause, MlflowException) or cause.error_code not in {
-                "RESOURCE_DOES_NOT_EXIST",
-                "INVALID_PARAMETER_VALUE",
-            }:
+            if error.code not in ABSENT:
                 raise
             raise StoreError(
                 f"There is no run {run_id} in the MLflow store at {redact(self.uri)}.",

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from minivess import config, names
 from minivess.contracts import RunRecord
 from minivess.errors import StoreError
 from minivess.tracking.store import artifacts, run_files, sql_reader
-from minivess.tracking.store.connection import translate_errors
-from minivess.tracking.store.store import PAGE, Store
+from minivess.tracking.store.connection import pages, translate_errors
+from minivess.tracking.store.store import Store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -83,9 +85,6 @@ def apply(store: Store, doomed: Iterable[Doomed], *, force: bool = False) -> lis
 
 def _collect(store: Store, run_ids: Collection[str]) -> None:
     """MLflow's own `mlflow gc`, which also empties artifact stores that are not on this disk."""
-    import subprocess
-    import sys
-
     words = ["gc", "--backend-store-uri", store.uri, "--tracking-uri", store.uri]
     done = subprocess.run(
         [sys.executable, "-m", "mlflow", *words, "--run-ids", ",".join(run_ids)],
@@ -97,25 +96,18 @@ def _collect(store: Store, run_ids: Collection[str]) -> None:
     if done.returncode != 0:
         raise StoreError(
             f"`mlflow gc` failed: {done.stderr.strip().splitlines()[-1:]}",
-            remedy="mend what it names, then run the same command again: it goes on where it was",
+            remedy="fix what it names, then run the same command again: it continues",
         )
 
 
 def _deleted(store: Store) -> list[Run]:
     from mlflow.entities import ViewType
 
-    found: list[Run] = []
     with translate_errors("list the deleted runs"):
         experiments = store.client.search_experiments(view_type=ViewType.ALL)
-        ids, token = [one.experiment_id for one in experiments], None
-        while True:
-            page = store.client.search_runs(
-                ids, run_view_type=ViewType.DELETED_ONLY, max_results=PAGE, page_token=token
-            )
-            found += page
-            token = page.token
-            if not token:
-                return found
+        ids = [one.experiment_id for one in experiments]
+        kept = ViewType.DELETED_ONLY
+        return list(pages(store.client.search_runs, experiment_ids=ids, run_view_type=kept))
 
 
 def _doomed(
@@ -155,14 +147,9 @@ def _needed(store: Store, kept: Iterable[RunRecord]) -> dict[str, list[str]]:
         for run_id in _references(store, record) - {record.run_id}:
             found[run_id].append(f"run {record.run_id} ({record.name})")
     with translate_errors("list the registered models"):
-        token: Any = None
-        while True:
-            page = store.client.search_model_versions(max_results=PAGE, page_token=token)
-            for version in page:
-                found[version.run_id or ""].append(f"model {version.name}/{version.version}")
-            token = page.token
-            if not token:
-                return found
+        for version in pages(store.client.search_model_versions):
+            found[version.run_id or ""].append(f"model {version.name}/{version.version}")
+    return found
 
 
 def _references(store: Store, record: RunRecord) -> set[str]:
