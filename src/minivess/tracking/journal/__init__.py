@@ -1,1 +1,1 @@
-"""A run's operations kept in files until the MLflow store has taken them."""
+"""Journals: a run's operations in files until they are stored in MLflow."""

@@ -1,8 +1,8 @@
-"""A run's operations as lines of a file: what a call has written survives a kill of any process.
+"""Journal of a run: a file of operations that survives a kill of any process.
 
 A line is `crc32 seq json`. Operations: `open` (what MLflow needs to make the run), `log`
 (metrics, params, tags, dataset), `file` (a copy in the spool), `close` (how the run ended).
-Who holds the file's lock writes it and sends it on; only the last line can be torn, and it is
+The process that holds the file's lock writes and uploads it. Only the last line can be torn; it is
 dropped.
 """
 
@@ -26,23 +26,23 @@ from minivess import files
 Operation = dict[str, Any]
 
 TEXTS = (".json", ".yaml", ".md", ".txt", ".html", ".csv", ".log")
-"""Files in which runs are named; see REFERENCE of the store."""
+"""Suffixes of files that may contain `uid-...` references to runs (REFERENCE in the store)."""
 TICK_S = 1.0
 TICKS_PER_SYNC = 5
 RESERVE, RESERVED = "reserve", 2**20
-"""Room for the ends of runs on a disk that is full."""
+"""Bytes reserved so that the end of a run can be written on a full disk."""
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 log = logging.getLogger(__name__)
 
 
 def line(seq: int, operation: Operation) -> bytes:
-    """One operation as it lies in the file."""
+    """One operation encoded as a line of the file."""
     body = f"{seq} {_encode(operation)}".encode()
     return b"%08x %b\n" % (zlib.crc32(body), body)
 
 
 def parse(data: bytes, first: int = 0) -> tuple[list[Operation], int]:
-    """The whole lines at the beginning of `data`, numbered from `first`, and their bytes."""
+    """Return the whole lines at the start of `data`, numbered from `first`, and their bytes."""
     found: list[Operation] = []
     length = 0
     for raw in data.splitlines(keepends=True):
@@ -66,7 +66,7 @@ def _operation(raw: bytes, seq: int) -> Operation | None:
 
 
 class Journal:
-    """The journal of one run, locked for its writer; opening an old one cuts off a torn line."""
+    """The journal of one run, locked by its writer; opening an old one removes a torn line."""
 
     _said: ClassVar[set[Path]] = set()
 
@@ -92,7 +92,7 @@ class Journal:
         self._puts: deque[tuple[str, Callable[[Path], object]]] = deque()
         self._unsynced: list[Path] = []
         self.written: dict[str, dict[str, Any]] = {}
-        """Size and hash of the artifacts, but of those in which a run's id is still to be put."""
+        """Size and hash of each artifact that contains no `uid-...` reference."""
         self._lock, self._copying = threading.Lock(), threading.Lock()
         self._ended = threading.Event()
         self._refusal: OSError | None = None
@@ -108,7 +108,7 @@ class Journal:
     # --- writing --------------------------------------------------------------------------
 
     def append(self, operation: Operation) -> None:
-        """Hand a line to the kernel; while the disk takes none, it is kept and tried again."""
+        """Write a line; while the disk is full, keep it in memory and retry."""
         with self._lock:
             self._backlog += line(self._seq, operation)
             self._seq += 1
@@ -129,21 +129,21 @@ class Journal:
     def _refused(self, error: OSError) -> None:
         if self._refusal is None:
             self._refusal = error
-            # Said by the first of several journals.
+            # Only the first of several journals warns.
             level = logging.INFO if self.path.parent in self._said else logging.WARNING
             self._said.add(self.path.parent)
             log.log(
                 level,
-                "%s cannot be written (%s). The work goes on and everything is kept in memory "
+                "%s cannot be written (%s). The work continues and everything is kept in memory "
                 "until there is room; free disk space before it ends.",
                 self.path.parent,
                 error.strerror,
             )
 
     def put(self, to: str, fill: Callable[[Path], object]) -> None:
-        """Let `fill` write a file of the spool, then note it as the artifact `to`.
+        """Let `fill` write a file of the spool, then record it as the artifact `to`.
 
-        A file that the disk does not take is written later, and no other one before it.
+        A file that finds no room on the disk is written later, before any file put after it.
         """
         with self._copying:
             self._puts.append((to, fill))
@@ -169,21 +169,21 @@ class Journal:
             self._puts.popleft()
 
     def keep(self, each_tick: Callable[[], object] = lambda: None) -> None:
-        """Sync to disk every five seconds from now on, from a thread of its own."""
+        """Start a thread that syncs to disk every five seconds."""
 
         def work() -> None:
             ticks = 0
             while not self._ended.wait(TICK_S):
                 each_tick()
                 ticks += 1
-                # What the disk refused is offered again at each tick.
+                # What found no room is retried at each tick.
                 if ticks % TICKS_PER_SYNC == 0 or self.refusal:
                     self.sync()
 
         threading.Thread(target=work, daemon=True, name=f"journal {self.uid}").start()
 
     def sync(self) -> None:
-        """Bring to disk what was written until now, copies before the lines that name them."""
+        """Sync what was written so far to disk, file copies before the lines that name them."""
         with self._copying:
             self._spool()
             copies, self._unsynced = self._unsynced, []
@@ -198,7 +198,7 @@ class Journal:
                 self._refused(error)
 
     def give_up(self) -> list[str]:
-        """The files that the disk does not take, which are given up, so that the end is written."""
+        """Drop files that find no room, so that the end can be written; return their names."""
         with self._copying:
             lost = [to for to, _ in self._puts]
             self._puts.clear()
@@ -207,7 +207,7 @@ class Journal:
         return lost
 
     def close(self, operation: Operation) -> None:
-        """Write the last line and bring everything to disk."""
+        """Write the last line and sync everything to disk."""
         self.sync()
         if not self._puts:
             self.append(operation)
@@ -216,13 +216,13 @@ class Journal:
 
     @property
     def refusal(self) -> OSError | None:
-        """Why the disk lacks what was written; none where it has everything."""
+        """The error that keeps data from the disk; None if everything is written."""
         return self._refusal if self._backlog or self._puts else None
 
     # --- reading --------------------------------------------------------------------------
 
     def read(self, offset: int, seq: int) -> tuple[list[Operation], int]:
-        """The operations from a place in the file on, also those that the disk did not take."""
+        """Return the operations from `offset` on, including those not yet on disk."""
         with self._lock:
             data = self._bytes(offset) + self._backlog
         found, length = parse(data, seq)
@@ -230,7 +230,7 @@ class Journal:
 
     @property
     def size(self) -> int:
-        """Bytes written, those that the disk did not take included."""
+        """Bytes written, including those not yet on disk."""
         with self._lock:
             there = os.fstat(self._file).st_size if self._file >= 0 else 0
             return there + len(self._backlog)
@@ -244,19 +244,19 @@ class Journal:
     # --- the end --------------------------------------------------------------------------
 
     def remove(self) -> None:
-        """Forget everything: it is in the store."""
+        """Delete the journal and its spool, once everything is stored."""
         self.path.unlink(missing_ok=True)
         shutil.rmtree(self.spool, ignore_errors=True)
         self.release()
 
     def set_aside(self) -> Path:
-        """Keep the file under a name that is not sent again."""
+        """Keep the file under a name that is not uploaded again."""
         kept = self.path.rename(self.path.with_suffix(".refused"))
         self.release()
         return kept
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         self._ended.set()
         with self._lock:
             if self._file >= 0:

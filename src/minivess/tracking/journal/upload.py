@@ -1,4 +1,4 @@
-"""What a run's operations become in MLflow; each call may be repeated and changes nothing then."""
+"""Write a run's operations to MLflow; every call is idempotent."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def run_of(store: Store, opening: Operation) -> str:
-    """The id of a run: found by its uid, else made with its original start time."""
+    """Return the id of a run: found by its uid, else created with its original start time."""
     tags = store.resolved(opening["tags"])
     found = store.by_uid(tags[names.UID])
     if found:
@@ -47,7 +47,7 @@ def run_of(store: Store, opening: Operation) -> str:
 def end(store: Store, run_id: str, uid: str, closing: Operation) -> None:
     """Set the final status and its tags, unless the run has ended already.
 
-    A request that was lost and yet carried out may have made the run twice; the empty one goes.
+    A request that timed out may have created the run twice; the empty duplicate is deleted.
     """
     for other in store.by_uid(uid, deleted=False):
         if other != run_id:
@@ -57,7 +57,7 @@ def end(store: Store, run_id: str, uid: str, closing: Operation) -> None:
         status = store.client.get_run(run_id).info.status
     if status in ENDED:
         if status != closing["status"]:
-            log.warning("Run %s is %s already; it stays so.", run_id, status)
+            log.warning("Run %s is already %s; its status is kept.", run_id, status)
         return
     store.set_tags(run_id, {**closing["tags"], "run_status": closing["status"]})
     with translate_errors(f"end run {run_id}"):
@@ -68,7 +68,7 @@ def end(store: Store, run_id: str, uid: str, closing: Operation) -> None:
 
 
 def values(store: Store, run_id: str, operations: Sequence[Operation]) -> None:
-    """Metrics in their order, params, tags and datasets of several `log` operations."""
+    """Write metrics (in order), params, tags and datasets of several `log` operations."""
     from mlflow.entities import Metric, Param, RunTag
 
     params: dict[str, str] = {}
@@ -94,7 +94,7 @@ def values(store: Store, run_id: str, operations: Sequence[Operation]) -> None:
 def _metrics(operations: Sequence[Operation]) -> Iterator[tuple[str, float, int, int]]:
     for operation in operations:
         for name, value in operation.get("metrics", {}).items():
-            # JSON has no word for an undefined number.
+            # JSON has no NaN.
             number = math.nan if value is None else value
             yield name, number, operation["t"], operation["step"]
 
@@ -116,10 +116,10 @@ def _input(values: dict[str, Any]) -> DatasetInput:
 
 
 def files(store: Store, run_id: str, copies: Sequence[tuple[Path, str]]) -> None:
-    """Store files as artifacts `to`; their sizes are read back.
+    """Store each file as the artifact `to`, and compare the stored size.
 
     Raises:
-        StoreUnreachable: one did not arrive whole.
+        StoreUnreachable: an artifact has another size in the store.
     """
     expected: dict[str, dict[str, int]] = defaultdict(dict)
     with tempfile.TemporaryDirectory(prefix="minivess-") as temporary:
@@ -140,7 +140,7 @@ def files(store: Store, run_id: str, copies: Sequence[tuple[Path, str]]) -> None
 
 
 def _resolved(store: Store, path: Path, temporary: Path) -> Path:
-    """The file itself, or a copy that names runs by the ids which MLflow gave them."""
+    """The file, or a copy in which `uid-...` references are replaced by run ids."""
     if path.suffix not in TEXTS:
         return path
     content = path.read_text(encoding="utf-8", errors="surrogateescape")

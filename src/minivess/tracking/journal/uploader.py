@@ -1,4 +1,4 @@
-"""Brings journals into the store in a thread of its own; nobody waits for it but who wants to."""
+"""Background thread that uploads journals to MLflow."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from minivess.tracking.store.store import RunPending, Store
 POLL_S = 0.3
 LONGEST_PAUSE_S = 30.0
 FILES_PER_CALL = 16
-# How long an end waits for a store that has just failed, and for one that says nothing.
+# Seconds that the end of a run waits: after a failure, at most, for a store that does not answer.
 GLANCE_S, PATIENCE_S, SILENCE_S = 2.0, 10.0, 150.0
-# A run that has no id by then goes on without one.
+# Seconds to wait for a new run's id; without one the run continues under its uid.
 OPENING_S = 10.0
 REFUSALS = (
     "INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS",
@@ -28,13 +28,13 @@ log = logging.getLogger(__name__)
 
 
 class PendingUpload:
-    """One journal on its way into the store, always from its first line."""
+    """Upload of one journal, from its first line to its end."""
 
     def __init__(self, store: Store, journal: Journal) -> None:
         self.store, self.journal = store, journal
         self.run_id: str | None = None
         self.done = False
-        # Whoever begins without a store does not wait for it at the end either.
+        # A run that began without the store does not wait for it at its end.
         self.progress = 0.0 if store.unreachable else time.monotonic()
         self.trouble: Exception | None = None
         self.failures = 0
@@ -46,10 +46,10 @@ class PendingUpload:
         self._refused = 0
 
     def send(self) -> None:
-        """Send what is there now: values first, then files, the end when all else is sent.
+        """Upload what is there now: values, then files, then the end.
 
         Raises:
-            StoreUnreachable: the store could not take something, which stays to be sent.
+            StoreUnreachable: something could not be stored; it stays pending.
         """
         self._take_in()
         if self._opening is None:
@@ -63,7 +63,7 @@ class PendingUpload:
             self._end(self.run_id, self._closing)
 
     def fail(self, trouble: Exception) -> None:
-        """Note why nothing more could be sent."""
+        """Record why the upload stopped."""
         self.trouble = trouble
         self.failures += 1
 
@@ -134,7 +134,7 @@ class PendingUpload:
         path = self.journal.spool / operation["path"]
         if path.is_file() and files.sha256(path) == operation["sha256"]:
             return True
-        self._refuse(operation, StoreError("Its copy in the spool is gone or torn.", remedy="-"))
+        self._refuse(operation, StoreError("Its copy in the spool is lost or damaged.", remedy="-"))
         return False
 
     @staticmethod
@@ -147,19 +147,19 @@ class PendingUpload:
         what = operation.get("to") or ", ".join(
             name for part in ("metrics", "params", "tags") for name in operation.get(part, {})
         )
-        log.warning("MLflow refuses %s of run %s: %s", what, self.run_id, error.problem)
+        log.warning("MLflow rejected %s of run %s: %s", what, self.run_id, error.problem)
 
     def _leave(self) -> None:
         if self._refused:
             kept = self.journal.set_aside()
-            log.warning("%d operations were refused; all are kept in %s", self._refused, kept)
+            log.warning("%d operations were rejected; all are kept in %s", self._refused, kept)
         else:
             self.journal.remove()
         self.done = True
 
 
 def of(store: Store) -> Uploader:
-    """The one that uploads this process's journals into a store, made at its first use."""
+    """Return the uploader of this process for a store, created at its first use."""
     if store.uploader is None:
         store.uploader = Uploader(store)
     uploader: Uploader = store.uploader
@@ -167,7 +167,7 @@ def of(store: Store) -> Uploader:
 
 
 class Uploader:
-    """Sends the journals that this process holds, in the order in which they were taken."""
+    """Uploads the journals that this process holds, in the order in which they were added."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -176,11 +176,11 @@ class Uploader:
         self._changed = threading.Condition()
         self._wanted = False
         self._current: PendingUpload | None = None
-        # A store missing at the start has been said by whoever asked it.
+        # A store that was unreachable at the start has been reported already.
         self._said = store.unreachable
 
     def take(self, journal: Journal) -> PendingUpload:
-        """Send this journal from now on, until it is closed and stored."""
+        """Upload this journal until it is closed and stored."""
         pending = PendingUpload(self.store, journal)
         with self._changed:
             self._uploads.append(pending)
@@ -190,14 +190,14 @@ class Uploader:
         return pending
 
     def pending(self) -> list[PendingUpload]:
-        """What is not in the store yet."""
+        """Uploads that are not finished."""
         with self._changed:
             return [pending for pending in self._uploads if not pending.done]
 
     # --- waiting --------------------------------------------------------------------------
 
     def opened(self, pending: PendingUpload) -> str | None:
-        """The run's id as soon as the store has given one; none while it does not answer."""
+        """Wait for the run's id; None if the store does not answer in time."""
         if not self.store.unreachable:
             until = time.monotonic() + OPENING_S
             self._wait(
@@ -210,20 +210,20 @@ class Uploader:
         return pending.run_id
 
     def flush(self, pending: PendingUpload, *, hurry: bool = False) -> bool:
-        """Wait until all is stored that was written; give up on a store that fails.
+        """Wait until everything written is stored; return False if the store fails.
 
-        One that says nothing is waited for as long as MLflow's own time limits let a call last,
-        unless there is a `hurry`.
+        A store that does not answer is waited for as long as MLflow's own time limits let a call
+        last, unless `hurry` is set.
         """
         begun, there, failures = time.monotonic(), pending.journal.size, pending.failures
 
         def over() -> bool:
             waited = time.monotonic() - begun
             quiet = time.monotonic() - pending.progress
-            # What has failed for long already is tried once more, and not waited for.
+            # An upload that has been failing is retried once, without waiting.
             failed = pending.failures > failures or (self.store.unreachable and waited > GLANCE_S)
             if not (failed or hurry) and self._current is pending:
-                # A large file may take long; a silent server ends in a failure by itself.
+                # A large file may take long; a call to a silent server fails by itself.
                 return pending.stored(there)
             limit = PATIENCE_S if failed or hurry else SILENCE_S
             return pending.stored(there) or (quiet if failed else min(quiet, waited)) > limit
@@ -232,7 +232,7 @@ class Uploader:
         return pending.stored(there)
 
     def flush_all(self) -> list[PendingUpload]:
-        """Wait likewise for everything; returns what is left."""
+        """Flush every upload; return those that are left."""
         return [pending for pending in self.pending() if not self.flush(pending)]
 
     def _wait(self, over: Callable[[], bool]) -> None:
@@ -258,9 +258,9 @@ class Uploader:
             pause = POLL_S if self._round() else min(2 * pause, LONGEST_PAUSE_S)
 
     def _round(self) -> bool:
-        """Send what there is; whether the store took all of it."""
+        """Upload what there is; return whether everything was stored."""
         well = True
-        # A run that begins is waited for, so it goes before what others have left.
+        # New runs first: their processes wait for an id.
         for pending in sorted(self.pending(), key=lambda pending: pending.run_id is not None):
             try:
                 self._current = pending
@@ -268,7 +268,7 @@ class Uploader:
                 pending.trouble = None
             except RunPending as waiting:
                 pending.fail(waiting)
-            # Whatever went wrong, the values are kept and the thread has to live to send them.
+            # Whatever went wrong, the values are kept, and this thread must live to upload them.
             except Exception as trouble:  # noqa: BLE001
                 pending.fail(trouble)
                 well = False
@@ -281,17 +281,17 @@ class Uploader:
         with self._changed:
             self._uploads = [pending for pending in self._uploads if not pending.done]
         if well and self._said:
-            log.info("MLflow takes values again.")
+            log.info("MLflow can be written to again.")
             self._said = False
         return well
 
     def _is_away(self, pending: PendingUpload, trouble: Exception) -> bool:
-        """Whether the whole store does not answer; said once until all goes well again."""
+        """Whether the store itself does not answer; warns once until it recovers."""
         if not self._said:
             self._said = True
             what = getattr(trouble, "problem", repr(trouble))
             log.warning(
-                "%s Work goes on; everything is kept in %s and sent when MLflow takes it.",
+                "%s Work continues; everything is kept in %s and uploaded once MLflow answers.",
                 what, pending.journal.path.parent,
             )  # fmt: skip
         try:

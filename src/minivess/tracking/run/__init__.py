@@ -1,1 +1,1 @@
-"""One MLflow run while it is written: what it holds, and how it begins and ends."""
+"""One MLflow run while it is written: begin, values, files, end."""

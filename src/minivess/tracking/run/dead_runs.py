@@ -1,4 +1,4 @@
-"""Runs whose process died without a word."""
+"""Detect and close runs whose process was killed."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ log = logging.getLogger(__name__)
 
 
 def settle(store: Store) -> list[RunRecord]:
-    """Send the journals of earlier commands; end runs of this host whose process is gone as KILLED.
+    """Upload journals of earlier commands; end runs of dead processes of this host as KILLED.
 
-    Returns the runs that it ended as they now are. `error_type` is OutOfMemoryKill where the
-    kernel killed the process for its memory, else ProcessDied. A run of another host, of a living
-    process, or of a process that cannot be seen from here stays, and so does every run that has
-    ended; one whose journal is not stored yet stays for the next time.
+    Returns the runs that it ended. `error_type` is OutOfMemoryKill if the kernel's OOM killer ended
+    the process, else ProcessDied. Runs of other hosts, of living processes and of processes that
+    cannot be seen from here are left alone, and so are ended runs. A run whose journal is not
+    stored yet is left for the next call.
     """
     ended = replay(store)
     return [store.get(run_id) for run_id in ended] + [
@@ -41,10 +41,10 @@ def settle(store: Store) -> list[RunRecord]:
 
 
 def end(store: Store, run_id: str) -> RunRecord:
-    """End a run as KILLED by a person's word, because its host will not do it any more.
+    """End a run as KILLED on request, because its host no longer can.
 
     Raises:
-        StoreError: it has ended, or its process lives on this host.
+        StoreError: it has ended, or its process is alive on this host.
     """
     record = store.get(run_id)
     if record.status != "RUNNING":
@@ -61,14 +61,14 @@ def end(store: Store, run_id: str) -> RunRecord:
 
 
 def elsewhere(store: Store) -> list[RunRecord]:
-    """Runs that go on, or seem to, on hosts whose processes cannot be seen from here."""
+    """Return running runs of hosts whose processes cannot be seen from here."""
     return [r for r in store.search(status="RUNNING") if not liveness.is_here(r.tags)]
 
 
 def replay(store: Store) -> list[str]:
-    """Send every journal that no living process holds; returns the runs that it ended as KILLED.
+    """Upload every journal that no living process holds; return the runs that it ended as KILLED.
 
-    Parents go first. A store that fails is waited for a few seconds only.
+    Parents go first. A failing store is waited for a few seconds only.
     """
     journals = sorted(_left(store), key=lambda journal: int(journal.operations[0]["t"]))
     uploads, ended = [], []
@@ -84,7 +84,7 @@ def replay(store: Store) -> list[str]:
 
 
 def _left(store: Store) -> Iterator[Journal]:
-    """The journals of processes that are gone, locked, and closed ones that wait for the store."""
+    """Yield, locked, the journals of dead processes and closed journals that are not stored."""
     held = {pending.journal.uid for pending in uploader.of(store).pending()}
     for path in store.home.journal.glob("*.jsonl"):
         if path.stem in held:
@@ -105,7 +105,7 @@ def _left(store: Store) -> Iterator[Journal]:
 
 
 def _locked(path: Path) -> Journal | None:
-    """The journal, unless a process holds it; workers outlive a dead process by seconds."""
+    """Lock a journal; None if a process holds it. Workers outlive a dead process by seconds."""
     deadline = time.monotonic() + WORKERS_LEAVE_S
     while True:
         try:
@@ -122,7 +122,7 @@ def _is_gone(operations: Sequence[Operation]) -> bool:
 
 
 def _end_journal(store: Store, journal: Journal) -> str:
-    """Close the journal of a dead process as it was last heard of, its logs included."""
+    """Close the journal of a dead process at the time of its last metric; store its logs."""
     opening = journal.operations[0]
     stamps = [one["t"] for one in journal.operations if _is_steady(one)]
     recorder = RunRecorder(store, journal, opening)
@@ -136,7 +136,7 @@ def _end_journal(store: Store, journal: Journal) -> str:
 
 
 def _is_steady(operation: Operation) -> bool:
-    """Metrics of the work itself; samples of the machine may be younger."""
+    """Whether it has metrics of the work itself; system metrics may be more recent."""
     return any(not name.startswith("system/") for name in operation.get("metrics", {}))
 
 
@@ -156,18 +156,18 @@ def _end(store: Store, record: RunRecord) -> RunRecord:
 
 
 def cause(tags: Mapping[str, str]) -> dict[str, str]:
-    """Tags that say what ended the process that wrote `tags`, with the evidence."""
+    """Return tags with the cause of death of the process that wrote `tags`, with evidence."""
     for_memory, evidence = oom.verdict(tags)
     pid = tags.get(liveness.PID)
     if for_memory:
-        kind, message = names.OUT_OF_MEMORY_KILL, f"the kernel killed process {pid} for its memory"
+        kind, message = names.OUT_OF_MEMORY_KILL, f"the kernel's OOM killer ended process {pid}"
     else:
         kind, message = names.PROCESS_DIED, f"process {pid} ended before its run"
     return {names.ERROR_TYPE: kind, "error_message": message, **evidence}
 
 
 def _last_sign(store: Store, record: RunRecord) -> int:
-    """When the run last wrote a metric, in milliseconds; now, if it never did."""
+    """When the run last wrote a metric (ms since 1970); now, if it never did."""
     steady = sorted(record.metrics, key=lambda name: not name.startswith("system/"))
     with translate_errors(f"read metrics of run {record.run_id}"):
         stamps = [

@@ -1,4 +1,4 @@
-"""Values as MLflow holds them: text for params, finite numbers, plain JSON."""
+"""Encode values for MLflow: text of params, finite metrics, plain JSON."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from pydantic import BaseModel
 
 from minivess import keys
 
-# MLflow cuts at 6,000 without a word; 500 keeps its page readable.
+# MLflow silently cuts at 6,000 characters; 500 keep its page readable.
 TEXT_LIMIT = 500
 log = logging.getLogger(__name__)
 
 
 def text(value: Any) -> str:
-    """A param's text: words as they are, numbers and None as Python writes them, lists as JSON."""
+    """Return a param's text: strings as they are, numbers and None as in Python, lists as JSON."""
     value = plain(value, undefined="nan")
     return json.dumps(value) if isinstance(value, list | dict) else str(value)
 
 
 def shortened(name: str, value: Any) -> str:
-    """A param's text; above 500 characters a count and a hash, the value being an artifact."""
+    """Return a param's text; above 500 characters length and hash (the value is an artifact)."""
     written = text(value)
     if len(written) <= TEXT_LIMIT:
         return written
@@ -36,7 +36,7 @@ def shortened(name: str, value: Any) -> str:
 
 
 def metric(name: str, value: Any) -> float | None:
-    """A metric's number; infinity becomes NaN, because MLflow would store the largest float."""
+    """Return a metric as float; infinity becomes NaN: MLflow would store the largest float."""
     if value is None:
         return None
     number = float(value)
@@ -47,7 +47,7 @@ def metric(name: str, value: Any) -> float | None:
 
 
 def plain(value: Any, undefined: Any = None) -> Any:
-    """The same value in JSON's types; numbers that are not finite become `undefined`."""
+    """Convert a value to JSON's types; numbers that are not finite become `undefined`."""
     if isinstance(value, BaseModel):
         return plain(value.model_dump(mode="json"), undefined)
     if isinstance(value, Mapping):
@@ -64,7 +64,7 @@ def plain(value: Any, undefined: Any = None) -> Any:
         return value if math.isfinite(value) else undefined
     if isinstance(value, PurePath):
         return value.as_posix()
-    # Numbers and arrays of numpy and torch know their plain form, without importing either here.
+    # Numbers and arrays of numpy and torch, without importing either here.
     if hasattr(value, "tolist"):
         return plain(value.tolist(), undefined)
     return str(value)

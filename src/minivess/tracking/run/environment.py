@@ -1,4 +1,4 @@
-"""The surroundings of a run: machine, software, code version. No collector can raise."""
+"""Environment of a run: machine, software, code version. No collector can raise."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MONAI_FRIENDS = (
 GIT_SECONDS = 5
 DIFF_LIMIT = 5_000_000
 NEW_FILE_LIMIT = 1_000_000
-# Lines of git.diff that say that it is not the whole difference.
+# Lines that mark an incomplete git.diff.
 LEFT_OUT, CUT = "# left out, too large:", "# cut here"
 NO_GPU = {"gpu_count": "0"} | dict.fromkeys(
     ("gpu_model", "gpu_vram_mb", "gpu_driver_version"), NONE
@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What every run records unasked."""
+    """Environment that every run records: `sys_*` params, files, further facts."""
 
     params: dict[str, str]
     files: dict[str, str]
@@ -57,7 +57,7 @@ class Surroundings:
 
 @cache
 def collect() -> Surroundings:
-    """Measure once per process; the code that runs is the code that was imported."""
+    """Collect once per process: the code that runs is the code that was imported."""
     repository = _safe(_git, NO_GIT)
     params = (
         dict.fromkeys(required_fields.SYS, UNKNOWN)
@@ -90,7 +90,7 @@ def _software() -> dict[str, str]:
 
 
 def version(package: str) -> str:
-    """The installed version, read without importing the package."""
+    """Return the installed version of a package without importing it."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -105,7 +105,7 @@ def _cuda() -> dict[str, str]:
 
 
 def _torch_build() -> dict[str, Any]:
-    """What torch/version.py says; running that file costs nothing, importing torch seconds."""
+    """Read torch/version.py: importing torch takes seconds."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return {}
@@ -125,7 +125,7 @@ def _cudnn() -> str:
 
 
 def frozen_dependencies() -> str:
-    """Every installed distribution, one `name==version` a line."""
+    """Return every installed distribution, one `name==version` per line."""
     found = {
         f"{dist.metadata['Name']}=={dist.version}" for dist in importlib.metadata.distributions()
     }
@@ -133,7 +133,7 @@ def frozen_dependencies() -> str:
 
 
 def monai() -> str:
-    """What MONAI's own `print_config` says, once it is imported; until then versions alone."""
+    """Return the output of MONAI's `print_config`; only versions if MONAI is not imported."""
     return str(_safe(_monai_config, ""))
 
 
@@ -178,7 +178,7 @@ def _joined(texts: Iterable[str]) -> str:
 
 
 def system_info() -> dict[str, Any]:
-    """More about the machine than fits params; sizes in bytes."""
+    """Return details of the machine and the command; sizes in bytes."""
     return {
         "platform": platform.platform(),
         "machine": platform.machine(),

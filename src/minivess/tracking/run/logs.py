@@ -1,4 +1,4 @@
-"""Log files of a run: opened before any work, stored even when it fails."""
+"""Log files of a run: opened before any work, stored even if it fails."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAIN = {
 }
 PERFORMANCE_LOGGER = "minivess.performance"
 COURSE = "minivess.course"
-"""What the terminal is told by other means: data, plan, forecast, epochs, resumes."""
+"""Logger of what the terminal shows by other means: data, plan, forecast, epochs, resumes."""
 OURS = ("minivess", "py.warnings", COURSE)
 CATEGORIES = {
     "minivess.data": "data",
@@ -44,21 +44,21 @@ class _Category(logging.Filter):
 
 
 class _File(logging.FileHandler):
-    """A log file; lines that its disk does not take are left out, without a word for each."""
+    """A log file; lines that find no room on the disk are dropped silently."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Called within the exception."""
+        """Ignore errors of the disk."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handleError(record)
 
     def close(self) -> None:
-        """Close it with what it took."""
+        """Close the file; ignore errors of the disk."""
         with suppress(OSError):
             super().close()
 
 
 def category(logger: str) -> str:
-    """`mlflow_error`, `numerical`, `data` or `other`."""
+    """Return the category of a logger: `mlflow_error`, `numerical`, `data` or `other`."""
     for prefix, found in CATEGORIES.items():
         if logger == prefix or logger.startswith(f"{prefix}."):
             return found
@@ -66,7 +66,7 @@ def category(logger: str) -> str:
 
 
 class _Before(logging.Handler):
-    """Keeps what is said while no run is open, for the logs of the next."""
+    """Keeps records while no run is open, for the logs of the next run."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class _Before(logging.Handler):
         self.records: deque[logging.LogRecord] = deque(maxlen=1000)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep it."""
+        """Keep a record."""
         if not self.runs:
             self.records.append(record)
 

@@ -1,4 +1,4 @@
-"""Metrics as plain files that are readable while training runs; MLflow is not needed for them.
+"""Metrics in CSV and Parquet files, readable during training and without MLflow.
 
 tables/<experiment>/history/<run>-<uid>.csv   time,step,metric,value; a line within a second
 tables/<experiment>/history/<run>-<uid>.parquet   the same, when the run has ended
@@ -58,7 +58,7 @@ log = logging.getLogger(__name__)
 
 
 def folder(place: Home, experiment: str) -> Path:
-    """Where the files of an experiment lie."""
+    """Return the folder of an experiment's files."""
     return place.tables / re.sub(r"[^A-Za-z0-9._-]+", "-", experiment).strip("-.")
 
 
@@ -66,7 +66,7 @@ def folder(place: Home, experiment: str) -> Path:
 
 
 class History:
-    """The metrics of one journal, line by line as they come."""
+    """Writes the metrics of one journal to a CSV file as they arrive."""
 
     def __init__(self, journal: Journal, path: Path) -> None:
         self.journal, self.path = journal, path
@@ -75,7 +75,7 @@ class History:
         self._lock, self._finished = threading.Lock(), False
 
     def update(self) -> None:
-        """Append what is new."""
+        """Append new metrics."""
         with self._lock:
             if not self._finished:
                 self._append()
@@ -92,11 +92,11 @@ class History:
                 stream.write(_text(lines, header=stream.tell() == 0))
         except OSError as error:
             if not self._torn:
-                log.warning("%s lacks lines (%s) until the run ends.", self.path, error.strerror)
+                log.warning("%s is incomplete until the run ends (%s).", self.path, error.strerror)
             self._torn = True
 
     def finish(self) -> None:
-        """Write all of it anew, as CSV and as Parquet."""
+        """Write the whole history, as CSV and as Parquet."""
         with self._lock:
             self._finished = True
             found, _ = self.journal.read(0, 0)
@@ -132,7 +132,7 @@ def _parquet(rows: list[tuple[int, int, str, float | None]], path: Path) -> None
     pq.write_table(pa.table({name: list(column) for name, column in columns.items()}), path)
 
 
-# --- one row for each fold, and what they say together -------------------------------------
+# --- one row for each fold, and their summary ----------------------------------------------
 
 
 def add_fold(place: Path, row: Mapping[str, Any]) -> None:
@@ -144,10 +144,10 @@ def add_fold(place: Path, row: Mapping[str, Any]) -> None:
 
 
 def summarise(place: Path) -> list[Row]:
-    """Mean, standard deviation and rank of each family by each metric, into summary.csv.
+    """Write mean, standard deviation and rank of each family and metric into summary.csv.
 
-    The newest row of a fold counts. Means are over volumes, as everywhere; the deviation is that of
-    the folds. `n_undefined` says how many volumes a mean is without.
+    The newest row of a fold counts. Means are over volumes, standard deviations over folds.
+    `n_undefined` is the number of volumes that a mean leaves out.
 
     Raises:
         StoreError: no fold has finished.
@@ -170,6 +170,6 @@ def summarise(place: Path) -> list[Row]:
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file."""
+    """Read the rows of a CSV file."""
     with path.open(encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream))

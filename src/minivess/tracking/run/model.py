@@ -1,7 +1,7 @@
-"""The MLflow model of a trained network: code, weights and settings; nothing is pickled.
+"""MLflow model of a trained network: code, weights and settings, without pickle.
 
 A folder that `mlflow.pyfunc.load_model` opens. It takes raw volumes (B, C_in, X, Y, Z) of any
-size and gives the probabilities (B, C_out, X, Y, Z) that the validation of its training saw.
+size and returns the probabilities (B, C_out, X, Y, Z) that the validation of its training saw.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from minivess.tracking.store.store import Store
 
 CONFIG, CHECKPOINT = "model_config.json", "checkpoint.pth"
 WEIGHTS = f"weights{networks.SAFE_SUFFIX}"
-"""The same weights in a format that cannot carry code; what is loaded elsewhere is this file."""
+"""The weights in a format that cannot contain code; this file is loaded elsewhere."""
 REQUIREMENTS = ("mlflow", "torch", "monai", "numpy", "pydantic", "PyYAML", "safetensors")
 EXAMPLE_SIDE = 16
 Array = NDArray[np.float32]
@@ -49,14 +49,17 @@ def save(
     checkpoint: Path,
     example: Shape | None = None,
 ) -> Path:
-    """Write the model folder; `example` is the (X, Y, Z) of its input example.
+    """Write the model folder.
+
+    Args:
+        example: shape (X, Y, Z) of the input example; default: the patch, at most 16 per axis.
 
     Raises:
-        StoreError: the checkpoint is not there.
+        StoreError: the checkpoint is absent.
     """
     if not checkpoint.is_file():
         raise StoreError(
-            f"There is no checkpoint {checkpoint} to make a model of.",
+            f"There is no checkpoint {checkpoint} to build a model from.",
             remedy="train that cell again: training.retrain=always",
         )
     shape = (1, network.in_channels, *(example or _small(window.patch_size)))
@@ -87,7 +90,7 @@ def save(
 def log_model(
     run: Run, *, network: Network, window: Window, checkpoint: Path, example: Shape | None = None
 ) -> None:
-    """Save the model and store it as the run's `model`; sizes are verified."""
+    """Store the model as the artifact `model` of a run; sizes are verified."""
     with tempfile.TemporaryDirectory(prefix="minivess-") as temporary:
         folder = Path(temporary) / names.MODEL_ARTIFACT
         save(folder, network=network, window=window, checkpoint=checkpoint, example=example)
@@ -95,7 +98,7 @@ def log_model(
 
 
 def load(store: Store, name: str, alias: str) -> PyFuncModel:
-    """The registered model behind an alias, ready to predict."""
+    """Load the registered model of an alias."""
     found = registry.by_alias(store, name, alias)
     into = store.home.served / "champions" / found.run_id
     folder = store.download(found.run_id, names.MODEL_ARTIFACT, into)
@@ -104,10 +107,10 @@ def load(store: Store, name: str, alias: str) -> PyFuncModel:
 
 
 def parts(folder: Path) -> tuple[Network, Window, Path]:
-    """Network, window and weights of a model folder.
+    """Return network, window and weights of a model folder.
 
     Raises:
-        StoreError: the folder is no model of ours.
+        StoreError: the folder is not a model of this product.
     """
     found = {path.name: path for path in (folder / "artifacts").glob("*")}
     if not {CONFIG, CHECKPOINT} <= set(found):
@@ -125,13 +128,13 @@ def parts(folder: Path) -> tuple[Network, Window, Path]:
 
 
 def _small(patch: Shape) -> Shape:
-    """An example small enough for the JSON file that it becomes; any size would do."""
+    """Shape of an example that is small as JSON."""
     x, y, z = (min(side, EXAMPLE_SIDE) for side in patch)
     return x, y, z
 
 
 def _place(checkpoint: Path, weights: Path) -> None:
-    """The checkpoint under the model's own name, without a copy where the file system can."""
+    """Hard-link or copy the checkpoint."""
     try:
         weights.hardlink_to(checkpoint)
     except OSError:
@@ -143,7 +146,7 @@ def _without_pickle(checkpoint: Path, target: Path) -> Path:
     from safetensors.torch import save_file
 
     stored = torch.load(checkpoint, map_location="cpu", weights_only=True)["weights"]
-    # Weights that two layers share are written for each of them.
+    # safetensors refuses shared memory, so shared weights are written once per layer.
     save_file({name: weight.contiguous().clone() for name, weight in stored.items()}, target)
     return target
 
@@ -158,7 +161,7 @@ def _signature(network: Network) -> ModelSignature:
 
 
 def _package(temporary: Path) -> str:
-    """The package's source, so that the model loads where minivess is not installed."""
+    """Copy the package's source, so that the model loads where minivess is not installed."""
     source = Path(names.__file__).parent
     target = temporary / "minivess"
     ignored = shutil.ignore_patterns("__pycache__", "_configs", "_deployments")
@@ -167,7 +170,7 @@ def _package(temporary: Path) -> str:
 
 
 def _own_code(builder: str) -> list[str]:
-    """The researcher's module or package that builds the network, if it is not ours."""
+    """Return the module or package of a user's own network; [] for known packages."""
     top = builder.partition(":")[0].partition(".")[0]
     spec = None if top in keys.KNOWN_PACKAGES else importlib.util.find_spec(top)
     if spec is None or spec.origin is None:
@@ -177,10 +180,10 @@ def _own_code(builder: str) -> list[str]:
 
 
 class Segmenter(PythonModel):
-    """Raw volumes in, class probabilities out, by the same sliding window as in training."""
+    """Predict class probabilities of raw volumes with the sliding window of training."""
 
     def load_context(self, context: Any) -> None:
-        """Build the network from the model's own files; a GPU is used where there is one."""
+        """Build the network from the model's files; use a GPU if there is one."""
         import torch
 
         folder = Path(context.artifacts["checkpoint"]).parent.parent
@@ -201,7 +204,7 @@ class Segmenter(PythonModel):
         return np.stack([self.predictor.probabilities(np.asarray(one)) for one in volumes])
 
     def _admit(self, volume: Array, place: int) -> None:
-        """Refuse what cannot be segmented; warn of what is odd."""
+        """Reject volumes that cannot be segmented; warn about unusual ones."""
         if volume.ndim != 4 or len(volume) != self.predictor.in_channels:
             raise DataError(
                 f"wrong_dimensions: volume {place} has shape {volume.shape}, not "

@@ -1,10 +1,10 @@
-"""The script that MLflow runs to load a model, in place of unpickling it."""
+"""Script that MLflow runs to load a model instead of unpickling it."""
 
 from mlflow.models import set_model
 
 
 def declare() -> None:
-    """Tell MLflow which object the model is."""
+    """Declare the model object to MLflow."""
     from minivess.tracking.run.model import Segmenter
 
     set_model(Segmenter())

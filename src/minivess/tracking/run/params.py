@@ -1,4 +1,4 @@
-"""Every param of spec 1.2 and 1.4, made from contracts alone."""
+"""Params of runs (spec 1.2 and 1.4), derived from contracts."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from minivess.contracts import (
 )
 
 Params = dict[str, Any]
-# A run is one point of the grid: its own model, loss and seed stand under other names, and how
-# many points were trained side by side is no property of one.
+# A run is one point of the grid: its model, loss and seed have params of their own, and the number
+# of cells trained in parallel is no property of one cell.
 GRID = ("models", "losses", "seeds", "parallel_cells")
 RESOLVED = (
     "patch_size", "batch_size", "num_workers", "cache_rate", "mixed_precision", "threads",
@@ -28,9 +28,9 @@ RESOLVED = (
 
 
 def training_params(config: ExperimentConfig, plan: ComputePlan, *, seed: int) -> Params:
-    """Every field of the training config, bare, with the values that the plan resolved.
+    """Return every field of the training config under its own name, `auto` values resolved.
 
-    What only the grid has is left out: `seed`, `model_name`, `loss_name` say which point this is.
+    Lists of the grid are left out; `seed`, `model_name` and `loss_name` identify the point.
     """
     asked = config.training.model_dump(mode="json", exclude=set(GRID))
     return {
@@ -43,7 +43,7 @@ def training_params(config: ExperimentConfig, plan: ComputePlan, *, seed: int) -
 
 
 def plan_params(plan: ComputePlan) -> Params:
-    """What the plan resolved, and what it expects."""
+    """Return what the plan resolved and predicts."""
     return {
         **{name: getattr(plan, name) for name in RESOLVED},
         "compute_profile": plan.tier,
@@ -60,7 +60,7 @@ def _strategy(config: ExperimentConfig) -> str:
 
 
 def preparation_params(config: ExperimentConfig) -> Params:
-    """What is done to volumes before a network sees them."""
+    """Return how volumes are preprocessed."""
     resampling = config.data.resampling
     return {
         "data_normalisation": config.data.normalisation,
@@ -71,7 +71,7 @@ def preparation_params(config: ExperimentConfig) -> Params:
 
 
 def arch_params(network: Network, divisor: Shape | None = None) -> Params:
-    """`arch_*` for every field of the network, and what MLflow users look for under bare names."""
+    """Return `arch_*` for every field of the network, and its usual names without prefix."""
     fields = network.model_dump(mode="json", exclude={"in_channels", "out_channels"})
     limits = fields.pop("limits")
     return {
@@ -85,7 +85,7 @@ def arch_params(network: Network, divisor: Shape | None = None) -> Params:
 
 
 def loss_params(loss: Loss) -> Params:
-    """The loss, its formula and its weights; arguments where a term has any."""
+    """Return the loss, its formula and weights, and arguments of terms that have any."""
     arguments = {term.loss: term.arguments for term in loss.terms if term.arguments}
     return {
         "loss_name": loss.name,
@@ -96,16 +96,16 @@ def loss_params(loss: Loss) -> Params:
 
 
 def evaluation_params(config: EvaluationConfig) -> Params:
-    """`eval_*` for every field of the evaluation config."""
+    """Return `eval_*` for every field of the evaluation config."""
     return {f"eval_{name}": value for name, value in config.model_dump(mode="json").items()}
 
 
 def data_params(
     profile: DatasetProfile, split: Split | None = None, fold: Fold | None = None
 ) -> Params:
-    """`data_*`: the dataset, and with a split who trains and who validates.
+    """Return `data_*`: the dataset and, with a split, its training and validation volumes.
 
-    With a fold its own volumes; without one, sizes and ids of all folds in their order.
+    With a fold: its volumes; without one: sizes and ids of all folds, in order.
     """
     dataset = {
         "dataset_name": profile.dataset,
@@ -124,9 +124,9 @@ def data_params(
 
 
 def split_params(split: Split, fold: Fold | None, profile: DatasetProfile | None) -> Params:
-    """Who trains and who validates: of one fold, or of all folds in their order.
+    """Return training and validation volumes of one fold, or of all folds in order.
 
-    Hashes are of the volumes' bytes, so they stand only where a profile knows these.
+    Hashes are of the volumes' bytes, so they need a profile.
     """
     if fold is not None:
         ids: Params = {"train_volume_ids": fold.train, "val_volume_ids": fold.val}
@@ -149,7 +149,7 @@ def split_params(split: Split, fold: Fold | None, profile: DatasetProfile | None
 
 
 def _hashes(split: Split, contents: Mapping[str, str]) -> Params:
-    """Of the folds with the bytes of their volumes, and of the bytes of the test set alone."""
+    """Hashes of the folds with their volumes' bytes, and of the test set's bytes."""
     folded = {case for fold in split.folds for case in (*fold.train, *fold.val)} | {*split.test}
     bytes_of = {case: contents[case] for case in sorted(folded)}
     test = {"test_set_hash": keys.digest(sorted(bytes_of[case] for case in split.test))}
@@ -160,7 +160,7 @@ def _hashes(split: Split, contents: Mapping[str, str]) -> Params:
 
 
 def upstream_metrics(values: Mapping[str, float]) -> Params:
-    """`upstream_<metric>`: what the run that this one builds on came to."""
+    """Return `upstream_<metric>`: metrics of the upstream run."""
     return {f"upstream_{name}": f"{value:.6g}" for name, value in values.items()}
 
 

@@ -1,4 +1,4 @@
-"""A run while it is written: its journal, how that is sent, and its plain files."""
+"""Record a run: its journal, the upload of the journal, and its metric files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ performance = logging.getLogger(logs.PERFORMANCE_LOGGER)
 
 
 class RunRecorder:
-    """A run with its locked journal; a new one begins with `opening`."""
+    """A run with its locked journal; a new journal starts with `opening`."""
 
     def __init__(self, store: Store, journal: Journal, opening: Operation) -> None:
         self.store, self.journal, self.opening = store, journal, opening
@@ -36,12 +36,12 @@ class RunRecorder:
         self.run = Run(journal, run_id, uid=journal.uid, name=name, kind=tags[names.KIND])
 
     def store_logs(self, folder: Path, status: str) -> None:
-        """Add the closing line to the logs, and store them."""
+        """Add a closing line to the logs, and store them."""
         performance.info("%s", self._summary(status))
         self.run.folder(folder, "logs")
 
     def _summary(self, status: str) -> str:
-        """One line: minutes, number of folds, and the means over folds where there are any."""
+        """One line: minutes, number of folds, and means over folds if there are any."""
         means = {
             name.removeprefix("eval_"): f"{value:.4g}"
             for name, value in sorted(self.run.latest.items())
@@ -54,15 +54,15 @@ class RunRecorder:
 
     @property
     def minutes(self) -> float:
-        """Since the run began."""
+        """Minutes since the run began."""
         return (time.time() - int(self.opening["t"]) / 1000) / 60
 
     def close(self, status: str, tags: Mapping[str, str], ended: int | None = None) -> None:
-        """Write the end; wait for the store while it takes what is there, and else leave it.
+        """Write the end and wait for the upload; a failing store is left to the next command.
 
         Raises:
-            DiskFull: files of a finished run found no room, so that it is FAILED.
-            StoreError: neither the disk nor the store took everything.
+            DiskFull: files of a finished run found no room; the run is FAILED.
+            StoreError: the end could be written neither to the disk nor to the store.
         """
         if status == "FINISHED":
             self.run.json(self.journal.written, names.FILES_ARTIFACT)
@@ -90,14 +90,14 @@ class RunRecorder:
                 remedy="free disk space, then run the same command again",
             )
         log.log(
-            # Why was said when it began.
+            # The reason was reported at its start.
             logging.INFO if self.store.unreachable else logging.WARNING,
-            "Run %s (%s) is not wholly in MLflow yet; the rest waits in %s for the next command.",
+            "Run %s (%s) is not complete in MLflow yet; the next command uploads the rest from %s.",
             self.run.name, status, self.journal.path,
         )  # fmt: skip
 
     def add_fold(self, family: str) -> None:
-        """One row of the experiment's metrics.csv."""
+        """Add a row to the experiment's metrics.csv."""
         place = metric_files.folder(self.store.home, self.opening["experiment"])
         row = {
             "family": family,

@@ -1,4 +1,4 @@
-"""What each kind of run must hold: the contract between flows, and with whoever reads MLflow.
+"""Params, tags, metrics and artifacts that each kind of run must hold.
 
 Spec 1.2 to 1.7 in one place; fields of the configuration and of networks are not listed again.
 A name with `*` stands for any text.
@@ -150,17 +150,17 @@ TROUBLED = IDENTITY + Contract(tags=(names.ERROR_TYPE,))
 
 
 def of(record: RunRecord) -> Contract:
-    """What this run must hold; one that failed or was killed says why, and no more is asked."""
+    """Return what this run must hold; of a FAILED or KILLED run only its cause is required."""
     if record.status != "FINISHED":
         return TROUBLED
     kind = record.tags.get(names.KIND, "")
-    # A cell trained on all volumes is never scored.
+    # A cell trained on all volumes (a refit) has no validation scores.
     unscored = names.PARENT in record.tags and record.params.get("data_n_val_volumes") == "0"
     return IDENTITY + COMMON + (CELL if unscored else KINDS.get(kind, Contract()))
 
 
 def missing(record: RunRecord, artifacts: set[str]) -> list[str]:
-    """What a run lacks, as `param x`, `tag y`, `metric z`, `artifact w`."""
+    """Return what a run lacks, as `param x`, `tag y`, `metric z`, `artifact w`."""
     wanted = of(record)
     held = {
         "param": (wanted.params, set(record.params)),

@@ -1,4 +1,4 @@
-"""One MLflow run: what is written into it, and how it may end."""
+"""Write to one MLflow run: params, metrics, tags, datasets, artifacts."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ log = logging.getLogger(__name__)
 
 
 class Sink(Protocol):
-    """Where a run's operations go: its journal, or straight into the store."""
+    """Destination of a run's operations: its journal, or the store itself."""
 
     def append(self, operation: Operation) -> None:
-        """Take values."""
+        """Accept an operation."""
 
     def put(self, to: str, fill: Callable[[Path], object]) -> None:
-        """Take the file that `fill` writes as the artifact `to`."""
+        """Accept the file that `fill` writes as the artifact `to`."""
 
 
 class Run:
-    """A run that can be written to; no write waits for MLflow."""
+    """A run to write to; no write waits for MLflow."""
 
     def __init__(self, sink: Sink, run_id: str, *, uid: str, name: str, kind: str) -> None:
         self._sink, self.run_id, self.uid, self.name, self.kind = sink, run_id, uid, name, kind
@@ -46,20 +46,20 @@ class Run:
         self.latest: dict[str, float] = {}
         """The newest value of each metric."""
         self.row: Mapping[str, float] = {}
-        """What a fold says in the experiment's metrics.csv."""
+        """The fold's row in the experiment's metrics.csv."""
         self.tables: list[dict[str, str]] = []
         self._params: dict[str, str] = {}
         self._sent: dict[tuple[str, int], float] = {}
         self._lock = threading.Lock()
 
     def fail(self, error_type: str, reason: str) -> None:
-        """Let the run end FAILED though its block returns, because a part of it failed."""
+        """Make the run end FAILED although its block returns, because a part of it failed."""
         self.failure = (error_type, reason)
 
     # --- values ---------------------------------------------------------------------------
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Write params: a second equal write does nothing, a different one is refused by name.
+        """Write params; writing the same value again does nothing.
 
         Values above 500 characters become an artifact; the param holds their count and hash.
 
@@ -88,7 +88,7 @@ class Run:
         return short
 
     def metrics(self, values: Mapping[str, float | None], step: int) -> None:
-        """Write the metrics of one step in one call; None and what was sent before are skipped."""
+        """Write the metrics of one step; None and values written before are skipped."""
         now = time.time_ns() // 1_000_000
         with self._lock:
             fresh = {}
@@ -114,7 +114,7 @@ class Run:
         self._sink.append({"op": "log", "tags": written})
 
     def dataset(self, profile: DatasetProfile) -> None:
-        """Register the dataset as the run's input: name, digest, where the originals lie."""
+        """Log the dataset as the run's input: name, digest, location of the originals."""
         described = {
             "name": profile.dataset,
             "digest": profile.dataset_hash,
@@ -167,17 +167,17 @@ class Run:
 
 
 class DirectSink:
-    """Writes into the store at once, for what is changed about runs that ended."""
+    """Writes to the store immediately; for additions to runs that have ended."""
 
     def __init__(self, store: Store, run_id: str) -> None:
         self.store, self.run_id = store, run_id
 
     def append(self, operation: Operation) -> None:
-        """Send values."""
+        """Write values."""
         upload.values(self.store, self.run_id, [operation])
 
     def put(self, to: str, fill: Callable[[Path], object]) -> None:
-        """Send a file; its size is verified."""
+        """Store a file; its size is verified."""
         with tempfile.TemporaryDirectory(prefix="minivess-") as temporary:
             path = Path(temporary) / PurePosixPath(to).name
             fill(path)
@@ -185,7 +185,7 @@ class DirectSink:
 
 
 def attach(store: Store, run_id: str) -> Run:
-    """A run that exists already, to add to it; its status stays, and each call is sent at once.
+    """Open an existing run to add to it; its status stays, and each call is written immediately.
 
     Raises:
         StoreError: there is no such run.

@@ -1,4 +1,4 @@
-"""How a run begins and how it ends: its tags, its descriptions, its status."""
+"""Begin and end of a run: tags, descriptions, status."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from minivess.tracking.store.store import Store
 
 MESSAGE_LIMIT = 500
 INTERRUPTED = (129, 130, 143)
-# Exceptions by which Prefect, asyncio and Optuna say "stop", though they derive from Exception.
+# Exceptions of Prefect, asyncio and Optuna that mean "stop", though they derive from Exception.
 CANCELLATIONS = ("CancelledRun", "CancelledError", "TrialPruned")
 TRAINING = "Training: a parent run per model, loss and seed, a child run per fold."
 EXPERIMENT_NOTES = {
@@ -60,10 +60,10 @@ def mlflow_run(
     parent: Run | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> Iterator[Run]:
-    """Keep a run while the block works, and end it as the block ends.
+    """Record a run while the block works, and end it as the block ends.
 
     FINISHED on return and on sys.exit(0); FAILED on an exception or another exit code; KILLED
-    on Ctrl-C, termination signals and cancellation. A status that somebody else has set stays.
+    on Ctrl-C, termination signals and cancellation. A status set by another program is kept.
     """
     uid = uuid.uuid4().hex
     own = {
@@ -102,7 +102,7 @@ def mlflow_run(
 
 
 def opening(experiment: str, dataset: str, name: str, tags: Mapping[str, str]) -> Operation:
-    """What MLflow needs to make the run, tagged with the process that works on it."""
+    """Return the journal's first operation: what MLflow needs, tagged with this process."""
     started = time.time_ns() // 1_000_000
     commit = environment.collect().params["sys_git_commit"]
     everything = {
@@ -137,7 +137,7 @@ def _user() -> str:
 
 @contextmanager
 def descriptions(config: ExperimentConfig, ingredients: keys.Ingredients) -> Iterator[Path]:
-    """A folder with what every run stores unasked: configuration, environment, ingredients."""
+    """Yield a folder with what every run stores: configuration, environment, key inputs."""
     surroundings = environment.collect()
     asked = config.model_dump(mode="json", exclude_unset=True)
     contents = {
@@ -164,7 +164,7 @@ def _indented(value: Any) -> str:
 
 
 def outcome(error: BaseException) -> str:
-    """The status that a block's exception stands for."""
+    """Return the status that a block's exception means."""
     if isinstance(error, SystemExit):
         if error.code in (None, 0):
             return "FINISHED"
@@ -174,14 +174,14 @@ def outcome(error: BaseException) -> str:
 
 
 def after_return(run: Run) -> tuple[str, dict[str, str]]:
-    """Status and tags of a run whose block returned."""
+    """Return status and tags of a run whose block returned."""
     if run.failure is None:
         return "FINISHED", {}
     return "FAILED", {"error_type": run.failure[0], "error_message": run.failure[1]}
 
 
 def end_in_trouble(recorder: RunRecorder, error: BaseException, log_folder: Path) -> None:
-    """End a run whose block raised; trouble with the disk must not hide that error."""
+    """End a run whose block raised; an error of the disk must not hide that one."""
     run, status = recorder.run, outcome(error)
     tags = {}
     if status != "FINISHED":
@@ -192,4 +192,4 @@ def end_in_trouble(recorder: RunRecorder, error: BaseException, log_folder: Path
     try:
         recorder.close(status, tags)
     except StoreError as trouble:
-        log.warning("Run %s is not closed as it should be: %s", run.run_id, trouble.problem)
+        log.warning("Run %s could not be closed properly: %s", run.run_id, trouble.problem)

@@ -1,4 +1,4 @@
-"""System metrics: MLflow's own monitors, published through the run's journal."""
+"""System metrics: MLflow's monitors, written through the run's journal."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 STOP_S = 30
 UNASKED = "http://127.0.0.1:0"
-"""The store of a logger that MLflow's monitor makes and we never use. Without an address it would
-make a database in the folder that the command was called from."""
+"""Store of a client that MLflow's monitor makes and that is never used. Without an address it would
+create a database in the current folder."""
 log = logging.getLogger(__name__)
 
 
@@ -28,15 +28,15 @@ def monitor(run: Run, interval_s: float) -> Callable[[], None]:
 def _started(run: Run, interval_s: float) -> Callable[[], None]:
     import mlflow.system_metrics.system_metrics_monitor as theirs
 
-    # One line for each start and stop of a helper thread helps nobody.
+    # It logs each start and stop of its thread.
     logging.getLogger(theirs.__name__).setLevel(logging.WARNING)
     base: Any = theirs.SystemMetricsMonitor
 
     class Monitor(base):  # type: ignore[misc]
-        """MLflow's monitors, sampled at once and then on each tick.
+        """MLflow's monitors, sampled immediately and then on each tick.
 
-        The original asks the store before each sample whether the run goes on, and a run
-        shorter than one interval leaves nothing.
+        The original asks the store before each sample whether the run is active, and records
+        nothing of a run shorter than one interval.
         """
 
         def monitor(self) -> None:

@@ -1,4 +1,4 @@
-"""Artifacts of runs: listed, fetched and tried, with every size compared."""
+"""List, download and test-write artifacts; every size is compared."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ if TYPE_CHECKING:
 
 
 LONGEST_FOLDER = 200 - len(f"/{32 * 'x'}/artifacts")
-"""MLflow's databases hold 200 characters of the address of a run's files, which ends so."""
+"""Longest artifact folder: MLflow's databases hold 200 characters of a run's artifact URI."""
 
 
 def folder(root: str, experiment: str, *, bounded: bool) -> str:
-    """Where an experiment's runs keep their files: its name, shortened to what MLflow can hold.
+    """Artifact folder of an experiment: its name, shortened to what MLflow can hold.
 
-    `bounded`: the database insists on it, as all but SQLite do.
+    Args:
+        bounded: the database enforces the limit, as all but SQLite do.
 
     Raises:
-        StoreError: the root alone is too long for it.
+        StoreError: the root alone is too long.
     """
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", experiment).strip("-.") or "experiment"
     room = LONGEST_FOLDER - len(f"{root}/")
@@ -45,13 +46,13 @@ def folder(root: str, experiment: str, *, bounded: bool) -> str:
 
 
 def listing(client: MlflowClient, run_id: str, path: str | None = None) -> dict[str, int]:
-    """Every artifact file of a run, or below one of its folders, with its size in bytes."""
+    """Return artifact path -> size in bytes, of a run or of one of its folders."""
     with translate_errors(f"list the artifacts of run {run_id}"):
         return dict(_walk(client, run_id, path))
 
 
 def local(uri: str) -> Path | None:
-    """The folder behind an artifact address, where it is one of this machine."""
+    """Return the local folder of an artifact URI; None for a remote one."""
     parts = urlsplit(uri)
     if parts.scheme not in ("", "file"):
         return None
@@ -62,7 +63,7 @@ def _walk(client: MlflowClient, run_id: str, path: str | None) -> list[tuple[str
     found: list[tuple[str, int]] = []
     entries = client.list_artifacts(run_id, path)
     if not entries and path:
-        # A file lists nothing below itself; its size stands in the listing of its folder.
+        # A file lists nothing below itself; its size is in the listing of its folder.
         parent = str(PurePosixPath(path).parent)
         siblings = client.list_artifacts(run_id, None if parent == "." else parent)
         entries = [entry for entry in siblings if entry.path == path and not entry.is_dir]
@@ -75,10 +76,10 @@ def _walk(client: MlflowClient, run_id: str, path: str | None) -> list[tuple[str
 
 
 def download(client: MlflowClient, run_id: str, path: str, into: Path) -> Path:
-    """Bring an artifact (file or folder) to `into`/<its name>; what is whole there stays.
+    """Download an artifact (file or folder) to `into`/<its name>; a complete copy there is kept.
 
     Raises:
-        StoreError: it is absent, or does not arrive with the sizes that the store says.
+        StoreError: it is absent, or a downloaded file has another size than in the store.
     """
     expected = listing(client, run_id, path)
     if not expected:
@@ -128,22 +129,22 @@ def try_writing(root: str, tracking_uri: str) -> None:
             repository.delete_artifacts(name)
     if written != "ok":
         raise StoreError(
-            f"The artifact store at {redact(root)} gave back other bytes than were written.",
+            f"The artifact store at {redact(root)} returned other bytes than were written.",
             remedy="check that store, or set tracking.artifact_root to another",
         )
 
 
 def _sizes(place: Path, path: str, expected: Mapping[str, int]) -> dict[str, int]:
-    """Sizes of the files of artifact `path` as they lie at `place`, under artifact names."""
+    """Artifact path -> size of the files of artifact `path` found at `place`."""
     files = {name: place / PurePosixPath(name).relative_to(path) for name in expected}
     return {name: file.stat().st_size for name, file in files.items() if file.is_file()}
 
 
 def require_sizes(found: Mapping[str, int], expected: Mapping[str, int], *, what: str) -> None:
-    """Every file is there with the size it should have.
+    """Require every file to have its expected size.
 
     Raises:
-        StoreError: one is missing or of another size.
+        StoreError: a file is missing or has another size.
     """
     for path, size in expected.items():
         if found.get(path) != size:

@@ -1,4 +1,4 @@
-"""Reaching an MLflow store: its address, a quick probe, and its errors in our words."""
+"""Connect to an MLflow store: address, probe, translation of errors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CHECK_ADDRESS = (
     "check the address in MLFLOW_TRACKING_URI (or tracking.uri) and that the server there runs; "
     "without either, runs are kept in a SQLite file in the output folder"
 )
-# What a store says of a request that it understood; everything else may pass.
+# Error codes of requests that will fail again; other errors may be temporary.
 ANSWERS = (
     "INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS",
     "INVALID_STATE", "ENDPOINT_NOT_FOUND", "NOT_FOUND", "BAD_REQUEST", "NOT_IMPLEMENTED",
@@ -52,12 +52,12 @@ log = logging.getLogger(__name__)
 
 
 def address(place: Home, settings: config.TrackingConfig) -> str:
-    """Where runs are kept: the given store, else SQLite in the home folder."""
+    """Return the URI of the store: the configured one, else SQLite in the home folder."""
     return settings.uri or f"sqlite:///{place.database}"
 
 
 def connect(place: Home, uri: str) -> MlflowClient:
-    """A client for exactly this store; nothing global in MLflow is changed.
+    """Return a client for this store; no global setting of MLflow is changed.
 
     Raises:
         StoreError: no such kind of store, or it does not answer within five seconds.
@@ -75,7 +75,7 @@ def connect(place: Home, uri: str) -> MlflowClient:
 
 @contextmanager
 def _alone(place: Home, uri: str) -> Iterator[None]:
-    """Two processes that create one fresh database break each other's migration."""
+    """Lock out other processes: two that create one database break each other's migration."""
     if uri.startswith("sqlite:") and place.writable:
         with home.lock(place.root / "mlflow.lock", what="opening MLflow's database", wait=True):
             yield
@@ -90,7 +90,7 @@ def _alone(place: Home, uri: str) -> Iterator[None]:
 
 
 def preload() -> None:
-    """Import MLflow, silent and with short patience; takes about a second the first time."""
+    """Import MLflow with few retries and little output; takes about a second."""
     config.silence_telemetry()
     # MLflow's own seven retries keep a command hanging for minutes after a server has died.
     config.default_environment(
@@ -104,14 +104,14 @@ def preload() -> None:
 
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
-    # A locked database is said in one line by us, in a page of traceback by MLflow; a server that
-    # does not answer once, not with each retry.
+    # We report a locked database in one line, MLflow with a traceback; a server that does not
+    # answer is reported once, not at each retry.
     for name in ("mlflow.store.db.utils", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def refuse_folders(uri: str) -> None:
-    """Folder stores are what MLflow itself no longer opens.
+    """Reject folder stores, which MLflow no longer supports.
 
     Raises:
         StoreError: the address is a folder.
@@ -127,10 +127,11 @@ def refuse_folders(uri: str) -> None:
 
 
 def probe(uri: str) -> None:
-    """Ask a store whether it is there and lets us in, within five seconds.
+    """Require that a store answers and lets us in within five seconds.
 
     Raises:
-        StoreError: it does not.
+        StoreUnreachable: it does not answer.
+        StoreError: the address is malformed, or its file is no database.
     """
     scheme = urlsplit(uri).scheme.partition("+")[0]
     try:
@@ -142,7 +143,7 @@ def probe(uri: str) -> None:
             _ask_database(uri, {TIME_LIMITS[scheme]: int(PROBE_S)})
     except (OSError, ValueError, HTTPException, sqlite3.Error) as error:
         reason = getattr(error, "reason", None) or error
-        # A mistyped address and a file that is no database stay so; the rest may come back.
+        # A malformed address and a file that is no database are permanent; the rest may recover.
         lasting = isinstance(error, ValueError) or type(error) is sqlite3.DatabaseError
         raise (StoreError if lasting else StoreUnreachable)(
             f"The MLflow store at {redact(uri)} does not answer ({reason}).", remedy=CHECK_ADDRESS
@@ -158,19 +159,19 @@ def _ask_server(uri: str) -> None:
     try:
         urllib.request.urlopen(f"{place.rstrip('/')}/health", timeout=PROBE_S).close()
     except urllib.error.HTTPError as answer:
-        # Whatever answers is there; the first real call shows whether it is MLflow and lets us in.
+        # Something answers; the first real call shows whether it is MLflow and lets us in.
         log.debug("%s answers %s to a health check", redact(uri), answer.code)
 
 
 def _ask_file(path: Path) -> None:
-    """Touch the database as MLflow will; it would itself try for almost an hour."""
+    """Open the database first: MLflow itself would retry for almost an hour."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(path, timeout=PROBE_S)) as connection:
         connection.execute("SELECT count(*) FROM sqlite_master")
 
 
 def _ask_database(uri: str, limit: dict[str, int]) -> None:
-    """Connect once, for the same reason."""
+    """Connect once: MLflow itself would retry for almost an hour."""
     import sqlalchemy as sa
 
     try:
@@ -187,11 +188,14 @@ def _ask_database(uri: str, limit: dict[str, int]) -> None:
 
 @contextmanager
 def translate_errors(what: str) -> Iterator[None]:
-    """Say MLflow's errors in our words.
+    """Translate MLflow's errors.
+
+    Args:
+        what: what the block does, as in "could not ...".
 
     Raises:
-        StoreError: MLflow refused to do `what`.
-        StoreUnreachable: it, its database or its artifact store could not.
+        StoreError: MLflow rejected the request.
+        StoreUnreachable: MLflow, its database or its artifact store does not answer.
     """
     from mlflow.exceptions import MlflowException
 
@@ -223,7 +227,7 @@ def pages(search: Callable[..., Iterable[T]], **arguments: Any) -> Iterator[T]:
 def _first_line(error: Exception) -> str:
     text = re.sub(r"(://[^:/@\s]+):[^@\s]+@", r"\1:***@", str(error))
     lines = text.strip().split("\n")
-    # SQLAlchemy begins with a note on when a statement was sent; what went wrong comes after it.
+    # SQLAlchemy begins with a note on when a statement was sent; the cause comes after it.
     return next((line for line in lines if not line.startswith("(raised as")), lines[0])[:400]
 
 
@@ -239,7 +243,7 @@ def _remedy(error: Exception) -> str:
 
 
 def redact(uri: str) -> str:
-    """An address without its password."""
+    """Return the URI without its password."""
     parts = urlsplit(uri)
     if not parts.password:
         return uri

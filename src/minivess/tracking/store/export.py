@@ -1,4 +1,4 @@
-"""All runs as plain rows, for the workspace."""
+"""Export all runs as rows for the DuckDB workspace."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ JUDGED = (names.CELL, names.ANALYSIS)
 
 
 def rows(store: Store, known: Mapping[str, int] = NOTHING) -> dict[str, Any]:
-    """Rows of the tables runs, params, metrics (an Arrow table) and volumes.
+    """Return the rows of the tables runs, params, metrics (an Arrow table) and volumes.
 
-    Runs and params are always whole. `known` names ended runs (id -> end time in milliseconds)
-    whose metrics and volumes the reader has: those are left out.
+    Args:
+        known: ended runs that the reader has already (id -> end time in milliseconds); their
+            metrics and volumes are left out, their runs and params are not.
     """
     records = sql_reader.records(store)
     fresh = [r for r in records if r.end_time is None or known.get(r.run_id) != r.end_time]
@@ -56,7 +57,7 @@ def _run(record: RunRecord) -> Row:
 
 
 def _volumes(store: Store, record: RunRecord) -> list[Row]:
-    """One row for each judged volume; a child has its parent's volumes once, in the child."""
+    """One row per evaluated volume; volumes of a parent run are read from its children."""
     if record.status != "FINISHED" or record.tags.get(names.KIND) not in JUDGED:
         return []
     if names.PER_VOLUME_ARTIFACT not in artifact_names(store, record, "evaluation"):

@@ -1,4 +1,4 @@
-"""Trained networks out of MLflow: what analysis needs, as records and paths."""
+"""Load trained fold models from MLflow: records and local checkpoints."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Record = TypeVar("Record", FamilyRun, CellSpec, CellResult)
 
 
 def fetch(store: Store, run_ids: Sequence[str], into: Path) -> list[FoldModel]:
-    """The folds of these parent runs, with their checkpoints on this machine.
+    """Return the fold models of these parent runs, with local checkpoints.
 
-    A checkpoint that lies here already, with the size its training recorded, is used;
-    another is downloaded to `into`/<cell key>.
+    A local checkpoint of the recorded size and hash is used; others are downloaded to
+    `into`/<cell key>.
 
     Raises:
-        StoreError: a run is not FINISHED, or does not hold what training leaves behind.
+        StoreError: a run is not FINISHED, or lacks an artifact of training.
     """
     return [model for run_id in run_ids for model in _family(store, run_id, into)]
 
@@ -70,7 +70,7 @@ def _checkpoint(store: Store, run_id: str, result: CellResult, into: Path) -> Pa
         raise StoreError(
             f"{artifact} of run {run_id} is not what training wrote: it should have "
             f"{entry['size']} bytes and has {fetched.stat().st_size}.",
-            remedy="run `minivess train` with its settings, which notices it and trains that cell",
+            remedy="run `minivess train` with its settings, which detects this and trains again",
         )
     return fetched
 
@@ -79,7 +79,7 @@ def _require_finished(store: Store, run_id: str) -> None:
     record = store.get(run_id)
     if record.status != "FINISHED":
         raise StoreError(
-            f"Run {run_id} ({record.name}) is {record.status}; only FINISHED runs are built on.",
+            f"Run {run_id} ({record.name}) is {record.status}; only FINISHED runs can be used.",
             remedy="run `minivess train` with the same settings again; finished folds are reused",
         )
 
@@ -91,6 +91,6 @@ def _read(store: Store, run_id: str, path: str, kind: type[Record]) -> Record:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise StoreError(
-            f"{path} of run {run_id} is no {kind.__name__}: {where}: {first['msg']}.",
+            f"{path} of run {run_id} is not a valid {kind.__name__}: {where}: {first['msg']}.",
             remedy="it was made by another release; train again with training.retrain=always",
         ) from error

@@ -1,4 +1,4 @@
-"""Registered models: one version for each run, found again by alias."""
+"""Registered models: one version per run, found by alias."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Registered(NamedTuple):
 
 
 def register(store: Store, *, name: str, run_id: str, note: str, tags: Mapping[str, str]) -> str:
-    """Register the model that a run holds and return its version; a second call finds the first.
+    """Register the model of a run and return its version; an existing version is returned.
 
     Raises:
-        StoreError: the run holds no model, or the registry refuses the name.
+        StoreError: the run holds no model, or the registry rejects the name.
     """
     run_id = store.resolve(run_id)
     known = versions(store, name, run_id=run_id)
@@ -71,7 +71,7 @@ def _make(store: Store, name: str) -> None:
 
 
 def set_alias(store: Store, name: str, alias: str, version: str) -> Registered | None:
-    """Point an alias at a version; returns the one that it pointed at until now, if any."""
+    """Point an alias at a version; return the previous version, if any."""
     before = aliased(store, name, alias)
     if before is None or before.version != version:
         with translate_errors(f"set the alias {alias!r} of model {name!r}"):
@@ -80,13 +80,13 @@ def set_alias(store: Store, name: str, alias: str, version: str) -> Registered |
 
 
 def aliased(store: Store, name: str, alias: str) -> Registered | None:
-    """The version that an alias points at, none without one."""
+    """Return the version that an alias points at, or None."""
     reference = f"{name}@{alias}"
     return _found(reference, lambda: store.client.get_model_version_by_alias(name, alias))
 
 
 def by_alias(store: Store, name: str, alias: str) -> Registered:
-    """The version that an alias points at.
+    """Return the version that an alias points at.
 
     Raises:
         StoreError: there is no such model or alias.
@@ -103,7 +103,7 @@ def by_alias(store: Store, name: str, alias: str) -> Registered:
 
 
 def by_version(store: Store, name: str, version: str) -> Registered:
-    """One version by its number.
+    """Return one version by its number.
 
     Raises:
         StoreError: there is no such model or version.
@@ -133,7 +133,7 @@ def _required(reference: str, found: Registered | None, remedy: str) -> Register
 
 
 def versions(store: Store, name: str, *, run_id: str | None = None) -> list[Registered]:
-    """All versions of a model, newest first; optionally only those made from one run."""
+    """Return all versions of a model, newest first; optionally only those of one run."""
     wanted = f"name={quoted(name)}" + (f" and run_id='{run_id}'" if run_id else "")
     with translate_errors(f"list the versions of model {name!r}"):
         found = list(pages(store.client.search_model_versions, filter_string=wanted))
@@ -141,7 +141,7 @@ def versions(store: Store, name: str, *, run_id: str | None = None) -> list[Regi
 
 
 def models(store: Store) -> dict[str, dict[str, str]]:
-    """Our registered models, each with its aliases and the versions that they point at."""
+    """Return our registered models: name -> alias -> version."""
     ours = f"tags.project = '{names.PROJECT}'"
     with translate_errors("list the registered models"):
         return {
@@ -151,7 +151,7 @@ def models(store: Store) -> dict[str, dict[str, str]]:
 
 
 def of_run(store: Store, run_id: str) -> Registered:
-    """The version that was made from a run, of our own models before those made by hand.
+    """Return the version made from a run; of several, one of our own models.
 
     Raises:
         StoreError: its model is not registered.

@@ -1,4 +1,4 @@
-"""The files that a run wrote, by its own list: where they are, and whether they are whole."""
+"""Artifact files of a run: names, sizes, and comparison with the list the run wrote."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from minivess.tracking.store.store import Store
 
 
 def artifact_names(store: Store, record: RunRecord, path: str = "") -> dict[str, int]:
-    """Every artifact file of a run, or below one of its folders, with its size.
+    """Return artifact path -> size in bytes, of a run or of one of its folders.
 
-    Without asking the store, where the artifacts lie on this machine's disk.
+    Artifacts on a local disk are listed without a request to the store.
     """
     root = artifacts.local(record.artifact_uri)
     if root is None:
@@ -28,10 +28,13 @@ def artifact_names(store: Store, record: RunRecord, path: str = "") -> dict[str,
 def damage(
     store: Store, record: RunRecord, below: tuple[str, ...] = ("",), *, hashed: int | None = None
 ) -> list[str]:
-    """Files of a run that are gone or are not those that it wrote, by its own list of them.
+    """Return what is wrong with a run's files, compared with the list it wrote; [] if nothing is.
 
-    `below` limits that to some files and folders. On this machine's disk their bytes are read,
-    those above `hashed` of them left out. A run of an earlier release has no such list.
+    A run of an earlier release has no such list.
+
+    Args:
+        below: files and folders to check.
+        hashed: largest file in bytes of which the hash is compared; only local files are hashed.
     """
     held_now, root, found = artifact_names(store, record), artifacts.local(record.artifact_uri), []
     for path, entry in written(store, record.run_id).items():
@@ -47,7 +50,7 @@ def damage(
 
 
 def written(store: Store, run_id: str) -> dict[str, dict[str, Any]]:
-    """Artifact -> size and hash, as the run listed them at its end; {} for earlier releases."""
+    """Return artifact path -> size and hash, as listed by the run; {} for earlier releases."""
     if not store.artifacts(run_id, names.FILES_ARTIFACT):
         return {}
     listed: dict[str, dict[str, Any]] = store.read_json(run_id, names.FILES_ARTIFACT)
@@ -55,7 +58,7 @@ def written(store: Store, run_id: str) -> dict[str, dict[str, Any]]:
 
 
 def is_same(path: Path, entry: Mapping[str, Any]) -> bool:
-    """Whether a file here is the one that a run listed."""
+    """Whether a local file has the size and hash that a run listed."""
     return (
         path.is_file()
         and path.stat().st_size == entry["size"]

@@ -1,7 +1,7 @@
-"""Many runs at once: straight from the store's own tables where it is a database.
+"""Read many runs at once, with SQL on MLflow's tables where the store is a database.
 
-MLflow's client asks about each run and each metric by itself, which takes minutes for thousands of
-runs. Of a server only the client can be asked; both ways give the same values.
+MLflow's client makes a request for each run and metric, which takes minutes for thousands of runs.
+A server is read through the client; both ways give the same values.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ FEW = 500
 
 @contextmanager
 def database(store: Store) -> Iterator[Connection]:
-    """A connection to the store's database, in one transaction.
+    """Open a connection to the store's database, in one transaction.
 
     Raises:
-        StoreError: the database refuses.
+        StoreUnreachable: the database does not answer.
     """
     import sqlalchemy as sa
 
@@ -40,12 +40,12 @@ def database(store: Store) -> Iterator[Connection]:
 
 
 def is_database(store: Store) -> bool:
-    """Whether the store's tables can be reached from here; a server's cannot."""
+    """Whether the store is a database; the tables of a server cannot be read."""
     return store.uri.startswith(DATABASES)
 
 
 def records(store: Store) -> list[RunRecord]:
-    """Every run that is not deleted, newest first, as `Store.search` gives them."""
+    """Return every run that is not deleted, newest first, as `Store.search` does."""
     if not is_database(store):
         return store.search()
     with database(store) as connection:
@@ -87,10 +87,10 @@ def _by_run(rows: Iterable[Sequence[Any]]) -> dict[str, dict[str, Any]]:
 
 
 def histories(store: Store, run_ids: Collection[str]) -> pa.Table:
-    """Columns run_id, key, value, step, time (milliseconds since 1970) of these runs' metrics.
+    """Return the metric histories of runs: run_id, key, value, step, time (ms since 1970).
 
-    Whole histories; of system metrics, which are many and long, the last value alone. An undefined
-    value is null.
+    Of system metrics, which are many and long, only the last value is read. An undefined value is
+    null.
     """
     import pyarrow as pa
 
@@ -109,7 +109,7 @@ def histories(store: Store, run_ids: Collection[str]) -> pa.Table:
 def _from_tables(store: Store, run_ids: Collection[str]) -> Iterator[Sequence[Any]]:
     wanted = set(run_ids)
     among = ", ".join(f"'{run_id}'" for run_id in sorted(wanted))
-    # Many runs are read faster with all others than one by one through an index.
+    # Above FEW runs, a scan of the whole table is faster than the index.
     where = f" AND run_uuid IN ({among})" if len(wanted) <= FEW else ""
     with database(store) as connection:
         for table, which in (("metrics", "NOT LIKE"), ("latest_metrics", "LIKE")):

@@ -1,4 +1,4 @@
-"""The MLflow store as the product sees it: experiments, runs found by key, artifacts read back."""
+"""The MLflow store: experiments, runs found by content key, artifacts."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
 
 REFERENCE = re.compile(r"uid-([0-9a-f]{32})")
-"""How a run is named until MLflow has given it an id."""
+"""Reference to a run that has no id in MLflow yet."""
 SETTLE_FIRST = "once MLflow answers: `minivess settle`, then the same command"
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
 class RunPending(StoreUnreachable):
-    """A run waits in the journal for the store."""
+    """A run is still in the journal and not in MLflow."""
 
 
 def open_store(home: Home, tracking: TrackingConfig) -> Store:
-    """Open the store that the settings name; the default is SQLite in the home folder.
+    """Open the configured store; the default is SQLite in the home folder.
 
     Raises:
         StoreUnreachable: it does not answer within five seconds.
@@ -61,7 +61,7 @@ def open_store(home: Home, tracking: TrackingConfig) -> Store:
 
 
 def store_at(home: Home, tracking: TrackingConfig) -> Store:
-    """The same store, asked for nothing yet."""
+    """Return the store without connecting to it."""
     uri = address(home, tracking)
     root = tracking.artifact_root
     if root is None and not uri.startswith(("http:", "https:", "databricks")):
@@ -79,9 +79,9 @@ class Store:
     home: Home
     artifact_root: str | None = None
     unreachable: bool = False
-    """Whether the last attempt to reach it failed; work goes on without it meanwhile."""
+    """Whether the last attempt to connect failed; work continues without it."""
     uploader: Any = field(default=None, repr=False)
-    """What brings this process's journals into the store: see `journal.uploader.of`."""
+    """The uploader of this process's journals: see `journal.uploader.of`."""
     _client: MlflowClient | None = field(default=None, repr=False)
     _names: dict[str, str] = field(default_factory=dict, repr=False)
     _ids: dict[str, str] = field(default_factory=dict, repr=False)
@@ -95,7 +95,7 @@ class Store:
         return self._client
 
     def connect(self) -> None:
-        """Ask the store whether it is there.
+        """Connect, or probe the store again.
 
         Raises:
             StoreUnreachable: it does not answer within five seconds.
@@ -114,7 +114,7 @@ class Store:
     # --- runs that the store has no id for yet --------------------------------------------
 
     def by_uid(self, uid: str, *, deleted: bool = True) -> list[str]:
-        """Ids of the runs with this uid, the one that holds most first."""
+        """Return ids of the runs with this uid, the one with the most values first."""
         from mlflow.entities import ViewType
 
         with translate_errors(f"search the runs at {redact(self.uri)}"):
@@ -127,24 +127,24 @@ class Store:
         return [str(run.info.run_id) for run in runs]
 
     def has_journal(self, record: RunRecord) -> bool:
-        """Whether this home's journal still holds something of a run."""
+        """Whether a journal of this home still holds operations of a run."""
         return (self.home.journal / f"{record.tags.get(names.UID)}.jsonl").exists()
 
     def resolve(self, text: str) -> str:
-        """The text with every `uid-...` replaced by the id that MLflow gave to that run.
+        """Replace every `uid-...` in a text by the run id in MLflow.
 
         Raises:
-            RunPending: one of them has not been sent.
+            RunPending: a run is not in MLflow yet.
         """
         return REFERENCE.sub(lambda found: self._id(found[1]), text)
 
     def resolved(self, value: T) -> T:
-        """The same for a plain value."""
+        """Replace every `uid-...` in a JSON value."""
         text = json.dumps(value)
         return cast("T", json.loads(self.resolve(text))) if REFERENCE.search(text) else value
 
     def remember_id(self, uid: str, run_id: str) -> None:
-        """Remember the id of a run."""
+        """Remember the run id of a uid."""
         self._ids[uid] = run_id
 
     def _id(self, uid: str) -> str:
@@ -160,7 +160,7 @@ class Store:
     # --- experiments ----------------------------------------------------------------------
 
     def experiment_id(self, name: str, *, dataset: str, note: str) -> str:
-        """The id of an experiment, made or restored where needed."""
+        """Return the id of an experiment; create or restore it if needed."""
         with translate_errors(f"open the experiment {name!r}"):
             found = self._experiment(name) or self._create(name)
             if found.lifecycle_stage == "deleted":
@@ -181,7 +181,7 @@ class Store:
         try:
             self.client.create_experiment(name, artifact_location=place)
         except MlflowException as error:
-            # Another process made it between our look and our attempt.
+            # Another process may have created it meanwhile.
             if error.error_code != EXISTS:
                 raise
         made = self.client.get_experiment_by_name(name)
@@ -198,12 +198,12 @@ class Store:
         datasets = known if dataset in known else [*known, dataset]
         wanted = {"project": names.PROJECT, "dataset": ", ".join(datasets), names.NOTE: note}
         if names.NOTE in found.tags:
-            # The page lets people edit this text; what they wrote stays.
+            # This text can be edited on MLflow's page; an edit is kept.
             del wanted[names.NOTE]
         return {tag: value for tag, value in wanted.items() if found.tags.get(tag) != value}
 
     def _experiment(self, name: str) -> Experiment | None:
-        """The experiment of a name; one that was renamed in MLflow is known by its runs."""
+        """Find an experiment by name; one renamed in MLflow is found by the tags of its runs."""
         found = self.client.get_experiment_by_name(name)
         is_there = found is not None and found.lifecycle_stage != "deleted"
         if is_there or name in names.OWN_EXPERIMENTS:
@@ -241,7 +241,7 @@ class Store:
         return list(self._names)
 
     def experiments(self) -> dict[str, list[str]]:
-        """Our experiments with the datasets that each holds."""
+        """Return our experiments: name -> datasets."""
         with translate_errors(f"list the experiments at {redact(self.uri)}"):
             found = self.client.search_experiments(
                 filter_string=f"tags.project = '{names.PROJECT}'"
@@ -251,19 +251,19 @@ class Store:
     # --- runs -----------------------------------------------------------------------------
 
     def find(self, key: str, *, experiment: str) -> RunRecord | None:
-        """The newest FINISHED run with this content key."""
+        """Return the newest FINISHED run with this content key."""
         found = self._search([f"tags.{names.KEY} = '{key}'"], experiment, "FINISHED", limit=1)
         return found[0] if found else None
 
     def last(self, key: str, *, experiment: str) -> RunRecord | None:
-        """The newest run with this content key, however it ended."""
+        """Return the newest run with this content key, whatever its status."""
         found = self._search([f"tags.{names.KEY} = '{key}'"], experiment, None, limit=1)
         return found[0] if found else None
 
     def latest(
         self, *, experiment: str | None = None, kind: str, params: Mapping[str, str] | None = None
     ) -> RunRecord | None:
-        """The newest FINISHED run of a kind, optionally with these params."""
+        """Return the newest FINISHED run of a kind, optionally with these params."""
         filters = [f"tags.`{names.KIND}` = '{kind}'"]
         filters += [f"params.{name} = {quoted(value)}" for name, value in (params or {}).items()]
         return next(iter(_ranked(self._search(filters, experiment, "FINISHED"))), None)
@@ -276,7 +276,7 @@ class Store:
         parent: str | None = None,
         status: str | None = None,
     ) -> list[RunRecord]:
-        """Runs that are not deleted, newest first; see `rank`."""
+        """Return runs that are not deleted, newest first (see `rank`)."""
         filters = []
         if kind is not None:
             filters.append(f"tags.`{names.KIND}` = '{kind}'")
@@ -307,7 +307,7 @@ class Store:
             return [self.record(run) for run in islice(found, limit)]
 
     def get(self, run_id: str) -> RunRecord:
-        """One run.
+        """Return one run.
 
         Raises:
             StoreError: there is no such run, or it was deleted.
@@ -338,7 +338,7 @@ class Store:
         return self.command(f"runs restore --run-id {run.info.run_id}")
 
     def record(self, run: Run) -> RunRecord:
-        """A run of MLflow's in plain values; a metric whose last value is undefined is left out."""
+        """Convert a run of MLflow's; a metric whose last value is undefined is left out."""
         info = run.info
         return RunRecord(
             run_id=info.run_id,
@@ -359,7 +359,7 @@ class Store:
         return self._names[experiment_id]
 
     def command(self, words: str) -> str:
-        """A command of MLflow's own on this store, to be copied into a shell."""
+        """Return a shell command of MLflow's CLI on this store."""
         variable = f"MLFLOW_TRACKING_URI={shlex.quote(redact(self.uri))}"
         return f"{variable} {shlex.quote(sys.executable)} -m mlflow {words}"
 
@@ -373,7 +373,7 @@ class Store:
             self.client.log_batch(run_id, tags=batch, synchronous=True)
 
     def url(self, run_id: str, ui: str) -> str:
-        """The page of a run below the address of MLflow's page."""
+        """Return the address of a run's page; `ui` is the address of MLflow's UI."""
         run_id = self.resolve(run_id)
         with translate_errors(f"read run {run_id}"):
             experiment = self.client.get_run(run_id).info.experiment_id
@@ -382,35 +382,35 @@ class Store:
     # --- artifacts ------------------------------------------------------------------------
 
     def read_json(self, run_id: str, path: str) -> Any:
-        """A JSON artifact of a run.
+        """Read a JSON artifact of a run.
 
         Raises:
-            StoreError: it is absent or no JSON.
+            StoreError: it is absent, or not valid JSON.
         """
         text = self.read_text(run_id, path)
         try:
             return json.loads(text)
         except json.JSONDecodeError as error:
             raise StoreError(
-                f"The artifact {path} of run {run_id} is no JSON ({error}).",
+                f"The artifact {path} of run {run_id} is not valid JSON ({error}).",
                 remedy="run the flow that made it again",
             ) from error
 
     def read_text(self, run_id: str, path: str) -> str:
-        """A text artifact of a run."""
+        """Read a text artifact of a run."""
         with tempfile.TemporaryDirectory(prefix="minivess-") as folder:
             return self.download(run_id, path, Path(folder)).read_text(encoding="utf-8")
 
     def download(self, run_id: str, path: str, into: Path) -> Path:
-        """Bring an artifact (file or folder) to `into`/<its name>; what is whole there stays.
+        """Download an artifact (file or folder) to `into`/<its name>; a complete copy is kept.
 
         Raises:
-            StoreError: it is absent, or does not arrive with the sizes that the store says.
+            StoreError: it is absent, or a downloaded file has another size than in the store.
         """
         return artifacts.download(self.client, self.resolve(run_id), path, into)
 
     def artifacts(self, run_id: str, path: str | None = None) -> dict[str, int]:
-        """Every artifact file of a run (or below one of its folders) with its size in bytes."""
+        """Return artifact path -> size in bytes, of a run or of one of its folders."""
         return artifacts.listing(self.client, self.resolve(run_id), path)
 
     def probe_write(self, experiment: str | None = None) -> None:
@@ -432,7 +432,7 @@ class Store:
 
 
 def rank(record: RunRecord) -> int:
-    """When a run became the one that counts: last published by a command, else begun."""
+    """Return when a run was last published by a command, else when it began (ms since 1970)."""
     stamp = record.tags.get(names.PUBLISHED, "")
     return max(int(stamp) if stamp.isdecimal() else 0, record.start_time)
 

@@ -1,1 +1,1 @@
-"""Stored runs inspected, completed, compared, moved and removed."""
+"""Maintenance of stored runs: inspect, complete, compare, move, remove."""

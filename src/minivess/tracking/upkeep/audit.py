@@ -1,4 +1,4 @@
-"""Runs held against the contract: what is missing, and what contradicts itself."""
+"""Audit runs: missing fields, damaged files, contradictions, broken lineage."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EQUAL_TAGS = ("loss_function", "loss_type")
 
 
 class Gap(NamedTuple):
-    """A run that is not what downstream flows and readers rely on."""
+    """A run that lacks something or contradicts itself."""
 
     run_id: str
     name: str
@@ -28,7 +28,7 @@ class Gap(NamedTuple):
 
 
 def audit(store: Store, run_ids: Collection[str] = ()) -> list[Gap]:
-    """Every ended run, or those given, that lacks something; newest first.
+    """Return every ended run (or those given) with a gap, newest first.
 
     Raises:
         StoreError: a run given does not exist.
@@ -56,7 +56,7 @@ def _judged(store: Store, record: RunRecord, known: Mapping[str, RunRecord]) -> 
 
 
 def _contradictions(record: RunRecord) -> list[str]:
-    """Names that must agree in two places, and do not."""
+    """Values that are stored in two places and differ."""
     found = []
     said = record.tags.get("run_status", record.status)
     if said != record.status:
@@ -69,7 +69,7 @@ def _contradictions(record: RunRecord) -> list[str]:
 
 
 def _broken(store: Store, record: RunRecord, known: Mapping[str, RunRecord]) -> list[str]:
-    """Upstream runs that are gone, not FINISHED, or of other data."""
+    """Upstream runs that are absent, not FINISHED, or of other data."""
     found = []
     for param in UPSTREAM:
         run_id = record.params.get(param)

@@ -1,7 +1,7 @@
-"""Params that older runs lack and that they themselves still prove; nothing is invented.
+"""Add params that older runs lack, derived from their own tags and files.
 
-Statuses and end times stay, runs that go on are left alone, a param that is there is never
-changed. What no file of the run holds, such as system metrics, is not made.
+Status and end time are kept, running runs are left alone, and an existing param is never changed.
+What no file of the run holds, such as system metrics, is not added.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Values = dict[str, Any]
 
 
 class Addition(NamedTuple):
-    """What one run would get, and what its sources say otherwise than its params."""
+    """Params that one run would get, and params that differ from its files."""
 
     run_id: str
     name: str
@@ -52,14 +52,14 @@ class Addition(NamedTuple):
 
 
 def look(store: Store, run_ids: Collection[str] = ()) -> list[Addition]:
-    """What could be added to every ended run, or to those given; changes nothing."""
+    """Return what could be added to every ended run, or to those given; changes nothing."""
     records = [store.get(run_id) for run_id in run_ids] or sql_reader.records(store)
     found = [_addition(store, record) for record in records if record.status != "RUNNING"]
     return [one for one in found if one.params or one.differing]
 
 
 def apply(store: Store, additions: Collection[Addition]) -> None:
-    """Write the params; a second time there is nothing left to write."""
+    """Write the params; a second call writes nothing."""
     for one in additions:
         attach(store, one.run_id).params(one.params)
 
@@ -72,7 +72,7 @@ def _addition(store: Store, record: RunRecord) -> Addition:
         try:
             values = derive(source)
         except (StoreError, ValueError, KeyError, TypeError, AttributeError) as error:
-            # A file of another release or a torn one proves nothing; the run stays as it is.
+            # A damaged file, or one of another release, is not used; the run stays as it is.
             log.warning("%s of run %s is not used: %s", derive.__name__, record.run_id, error)
             continue
         for name, value in values.items():
@@ -86,7 +86,7 @@ def _addition(store: Store, record: RunRecord) -> Addition:
     return Addition(record.run_id, record.name, found, tuple(differing))
 
 
-# --- what a run itself proves -------------------------------------------------------------
+# --- sources within a run -----------------------------------------------------------------
 
 
 class Source(NamedTuple):
@@ -103,7 +103,7 @@ class Source(NamedTuple):
 
 
 def tags(source: Source) -> Values:
-    """Names that stood in tags only."""
+    """Values that were stored in tags only."""
     known = source.record.tags
     found = {name: known[name] for name in BARE_TAGS if name in known}
     if "loss_function" in known:
@@ -124,12 +124,12 @@ def frozen_dependencies(source: Source) -> Values:
     return {f"sys_{name}_version": versions.get(name, NOT_INSTALLED) for name in LIBRARIES}
 
 
-# How it was before there were these settings.
+# Values before these settings existed.
 EARLIER = {"judged_epoch": "best", "eval_ci_method": "percentile"}
 
 
 def resolved_config(source: Source) -> Values:
-    """Settings of training and evaluation that had no param yet; `auto` is no value."""
+    """Settings of training and evaluation that had no param; `auto` is left out."""
     path = "config/resolved_config.yaml"
     if path not in source.artifacts or source.record.tags.get(names.KIND) not in TRAINED:
         return {}
@@ -141,7 +141,7 @@ def resolved_config(source: Source) -> Values:
 
 
 def network(source: Source) -> Values:
-    """`arch_*`, and of a cell its loss and seed, from its specification or the model's settings."""
+    """`arch_*` and, of a cell, loss and seed, from its specification or the model's settings."""
     spec = source.json(names.SPEC_ARTIFACT) or source.json(f"{names.MODEL_ARTIFACT}/*config.json")
     if spec is None:
         return {}
@@ -152,7 +152,7 @@ def network(source: Source) -> Values:
 
 
 def compute_plan(source: Source) -> Values:
-    """Patch, batch and what else the plan resolved."""
+    """Values that the plan resolved: patch, batch and others."""
     content = source.json(names.PLAN_ARTIFACT)
     if content is None:
         return {}
@@ -161,7 +161,7 @@ def compute_plan(source: Source) -> Values:
 
 
 def cell_result(source: Source) -> Values:
-    """How long a cell trained and how many weights it has, as it counted them itself."""
+    """Training time and number of parameters of a cell."""
     content = source.json(names.RESULT_ARTIFACT)
     if content is None:
         return {}
@@ -172,7 +172,7 @@ def cell_result(source: Source) -> Values:
 
 
 def dataset_profile(source: Source) -> Values:
-    """The dataset, from the profile that lies with the run."""
+    """The dataset, from the profile stored with the run."""
     profile = _profile(source)
     return params.data_params(profile) if profile else {}
 
@@ -183,7 +183,7 @@ def _profile(source: Source) -> DatasetProfile | None:
 
 
 def split_file(source: Source) -> Values:
-    """Who trained and who validated: of its own fold in a child, of all folds in a parent."""
+    """Training and validation volumes: of one fold in a child, of all folds in a parent."""
     content = source.json("splits/*fold*seed*.json") or source.json("splits/splits*.json")
     if content is None:
         return {}
@@ -192,14 +192,14 @@ def split_file(source: Source) -> Values:
     fold_id = source.record.tags.get("fold_id", "")
     mine = [fold for fold in split.folds if str(fold.index) == fold_id]
     found = params.split_params(split, mine[0] if mine else None, _covering(source, split))
-    # Older runs hold hashes of names, which are no error.
+    # In older runs these are hashes of names, which is no error.
     found = {k: v for k, v in found.items() if not (k.endswith("_hash") and k in known)}
-    # A bare list of folds does not say with which seed or by which groups it was made.
+    # A plain list of folds has no seed and no groups.
     return found if ours else {k: v for k, v in found.items() if k.endswith(("_ids", "_volumes"))}
 
 
 def _covering(source: Source, split: Split) -> DatasetProfile | None:
-    """The run's profile, if it knows the bytes of all volumes of a split."""
+    """The run's profile, if it covers all volumes of a split."""
     profile = _profile(source)
     known = {volume.case for volume in profile.volumes} if profile else set()
     named = {case for fold in split.folds for case in (*fold.train, *fold.val)} | {*split.test}

@@ -1,4 +1,4 @@
-"""Runs carried from one store into another, with their ids, values and artifacts."""
+"""Copy runs from one store to another, with their ids, values and artifacts."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ METRICS = 1000
 
 
 def copy(source: Store, target: Store, run_id: str, *, leave: Collection[str] = ()) -> None:
-    """Write a run of `source` into `target`, a database; artifact folders in `leave` stay behind.
+    """Copy a run of `source` into `target`, a database; artifact folders in `leave` are left out.
 
     Raises:
-        StoreError: there is no such run, or an artifact does not arrive whole.
+        StoreError: there is no such run, or an artifact is not copied completely.
     """
     from mlflow.entities import Param
 
@@ -47,14 +47,14 @@ def copy(source: Store, target: Store, run_id: str, *, leave: Collection[str] = 
 
 
 def _forget_places() -> None:
-    """MLflow remembers where a run's artifacts are by its id alone, whichever store was asked."""
+    """Clear MLflow's cache of artifact locations: it is keyed by run id, whatever the store."""
     from mlflow.tracking._tracking_service import utils
 
     utils._artifact_repos_cache.clear()
 
 
 def _make(source: Store, target: Store, run_id: str) -> None:
-    """An empty run with this id; MLflow gives ids of its own, so the fresh row is renamed."""
+    """Create an empty run with this id: MLflow assigns ids, so the new row is renamed."""
     import sqlalchemy as sa
 
     with translate_errors(f"copy run {run_id}"):

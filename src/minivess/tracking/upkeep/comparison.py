@@ -1,4 +1,4 @@
-"""Two runs that should be the same: where their metrics, machines and packages differ."""
+"""Compare two runs that should be equal: metrics, machine, packages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from minivess.tracking.run import environment
 from minivess.tracking.store import sql_reader
 from minivess.tracking.store.store import Store
 
-# What a run costs differs each time, on the same machine too.
+# Times and costs differ each time, even on the same machine.
 COSTS = re.compile(r"^(system/|actual_|forecast_)|seconds|time|share|memory|duration")
 MATTERS = (
     "python_version", "os", "cpu_model", "torch_version", "monai_version", "numpy_version",
@@ -20,7 +20,7 @@ Values = dict[tuple[str, int], float | None]
 
 
 class Difference(NamedTuple):
-    """One value that came out otherwise."""
+    """One value that differs."""
 
     metric: str
     step: int
@@ -29,14 +29,14 @@ class Difference(NamedTuple):
 
     @property
     def size(self) -> float:
-        """How far apart; infinite where only one of them is defined."""
+        """Absolute difference; infinite if only one value is defined."""
         if self.before is None or self.after is None:
             return float("inf")
         return abs(self.before - self.after)
 
 
 class Verdict(NamedTuple):
-    """What comparing two runs found."""
+    """Result of comparing two runs."""
 
     compared: int
     differences: list[Difference]
@@ -50,7 +50,7 @@ class Verdict(NamedTuple):
 
 
 def compare(before: Values, after: Values) -> Verdict:
-    """Every value of one run against the same metric and step of the other, exactly."""
+    """Compare every value of one run with the same metric and step of the other, exactly."""
     shared = sorted(before.keys() & after.keys())
     differences = [
         Difference(*key, before[key], after[key]) for key in shared if before[key] != after[key]
@@ -60,13 +60,13 @@ def compare(before: Values, after: Values) -> Verdict:
 
 
 def values(store: Store, run_id: str) -> Values:
-    """Every metric of a run by name and step, costs left out; an undefined value is None."""
+    """Return every metric of a run by name and step, without costs; undefined values are None."""
     rows = sql_reader.histories(store, [run_id]).to_pylist()
     return {(row["key"], row["step"]): row["value"] for row in rows if not COSTS.search(row["key"])}
 
 
 def surroundings(params: Mapping[str, str], frozen: str) -> list[str]:
-    """How this machine and its packages differ from those of a run; `frozen` is its list."""
+    """Return how this machine and its packages differ from a run's; `frozen`: its package list."""
     here = environment.collect()
     found = [
         f"{name}: {params[f'sys_{name}']} there, {here.params[f'sys_{name}']} here"

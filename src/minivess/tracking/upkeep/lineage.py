@@ -1,4 +1,4 @@
-"""From a model, a deployment or any other run back to the data."""
+"""Lineage: from a model, deployment or any other run back to the data."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ UPSTREAM = {
 
 
 def walk(store: Store, ref: str) -> list[RunRecord]:
-    """The runs from `ref` up to the profile, whose param `data_dataset_hash` ends the chain.
+    """Return the runs from `ref` up to the profile, whose param `data_dataset_hash` ends the chain.
 
-    `ref` is a run id or a model: `name`, `name@alias`, `name/version`.
+    Args:
+        ref: a run id or a model: `name`, `name@alias`, `name/version`.
 
     Raises:
         StoreError: a link is missing, or two runs of the chain belong to different data.
@@ -41,7 +42,7 @@ def walk(store: Store, ref: str) -> list[RunRecord]:
         if record in chain:
             raise StoreError(
                 f"The lineage of {ref} runs in a circle at run {record.run_id}.",
-                remedy="its upstream params were changed by hand; run the flows again",
+                remedy="its upstream params were edited; run the flows again",
             )
         chain.append(record)
     _require_one_dataset(chain)
@@ -49,9 +50,9 @@ def walk(store: Store, ref: str) -> list[RunRecord]:
 
 
 def start(store: Store, ref: str) -> str:
-    """The run that a reference means; of a bare model name, what is in production or champion.
+    """Return the run of a reference; a bare model name means its production or champion alias.
 
-    A model in production begins with the deployment that put it there.
+    The chain of a model in production starts at its deployment.
     """
     ref = ref.removeprefix("models:/").removeprefix("runs:/")
     if RUN_ID.fullmatch(ref.split("/")[0]):
@@ -66,9 +67,11 @@ def start(store: Store, ref: str) -> str:
 
 
 def page(chain: Sequence[RunRecord], links: Mapping[str, str], *, served: str = "") -> str:
-    """The chain as one self-contained HTML page; `served` is what stands before its first run.
+    """Return the chain as one self-contained HTML page.
 
-    `links` maps run ids to their pages.
+    Args:
+        links: run id -> address of its page.
+        served: the served model, shown before the first run.
     """
     return templates.render(
         TEMPLATE,

@@ -1,7 +1,7 @@
-"""Deleted runs, removed for good: from the store, from the artifacts, and what lies here for them.
+"""Remove deleted runs permanently: from the store, its artifacts and this home's folders.
 
-MLflow only marks a run as deleted. A run that something which is kept builds on, or whose model is
-registered, stays unless it is forced.
+MLflow only marks a run as deleted. A run that is upstream of a kept run, or whose model is
+registered, is removed only by force.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ UPSTREAM_PREFIX = "upstream_"
 
 
 class Doomed(NamedTuple):
-    """A deleted run: what goes with it, and what still needs it."""
+    """A deleted run: its folders, its size, and what still needs it."""
 
     record: RunRecord
     folders: tuple[Path, ...]
@@ -39,7 +39,7 @@ class Doomed(NamedTuple):
 
 
 def look(store: Store, run_ids: Collection[str] = ()) -> list[Doomed]:
-    """Every deleted run, or those given, with its size in bytes; changes nothing.
+    """Return every deleted run, or those given, with its size in bytes; changes nothing.
 
     Raises:
         StoreError: a run given is not deleted.
@@ -62,17 +62,17 @@ def look(store: Store, run_ids: Collection[str] = ()) -> list[Doomed]:
 
 
 def apply(store: Store, doomed: Iterable[Doomed], *, force: bool = False) -> list[Doomed]:
-    """Remove them; those still needed only by force. Returns what was removed.
+    """Remove them, those still needed only by force; return what was removed.
 
     Raises:
-        StoreError: the store is a server, which removes nothing for good.
+        StoreError: the store is a server, which cannot remove runs permanently.
     """
     chosen = [one for one in doomed if force or not one.needed_by]
     if not chosen:
         return []
     if not sql_reader.is_database(store):
         raise StoreError(
-            f"{store.uri} is a server; only its database can remove runs for good.",
+            f"{store.uri} is a server; only its database can remove runs permanently.",
             remedy="on the server's machine: MLFLOW_TRACKING_URI=<the address of its database> "
             "minivess purge --apply",
         )
@@ -84,7 +84,7 @@ def apply(store: Store, doomed: Iterable[Doomed], *, force: bool = False) -> lis
 
 
 def _collect(store: Store, run_ids: Collection[str]) -> None:
-    """MLflow's own `mlflow gc`, which also empties artifact stores that are not on this disk."""
+    """Run `mlflow gc`, which also empties remote artifact stores."""
     words = ["gc", "--backend-store-uri", store.uri, "--tracking-uri", store.uri]
     done = subprocess.run(
         [sys.executable, "-m", "mlflow", *words, "--run-ids", ",".join(run_ids)],
@@ -122,10 +122,10 @@ def _doomed(
 
 
 def _local(store: Store, record: RunRecord, keys: Collection[str | None]) -> list[Path]:
-    """Folders on this disk that are this run's alone."""
+    """Local folders that belong to this run alone."""
     home, key = store.home, record.tags.get(names.KEY)
     root = artifacts.local(record.artifact_uri)
-    # Never more than a folder that bears the run's own id.
+    # Only folders named by the run's own id.
     found = [part for part in (root, *root.parents) if part.name == record.run_id] if root else []
     found += [home.reports / record.run_id, home.served / record.run_id]
     found += [home.served / "champions" / record.run_id]
@@ -141,7 +141,7 @@ def _size(folder: Path) -> int:
 
 
 def _needed(store: Store, kept: Iterable[RunRecord]) -> dict[str, list[str]]:
-    """Run id -> who refers to it: runs that are not deleted, and registered models."""
+    """Run id -> runs that are not deleted and registered models that refer to it."""
     found: dict[str, list[str]] = defaultdict(list)
     for record in kept:
         for run_id in _references(store, record) - {record.run_id}:
@@ -153,7 +153,7 @@ def _needed(store: Store, kept: Iterable[RunRecord]) -> dict[str, list[str]]:
 
 
 def _references(store: Store, record: RunRecord) -> set[str]:
-    """Runs that a run names as its upstream, its parent or its folds."""
+    """Ids that a run names as upstream, parent or folds."""
     told = [value for name, value in record.params.items() if name.startswith(UPSTREAM_PREFIX)]
     told += [record.tags.get(names.PARENT, ""), record.tags.get(names.RESTART_OF, "")]
     files = {names.FAMILY: names.TRAINING_ARTIFACT, names.ANALYSIS: names.UPSTREAM_ARTIFACT}

@@ -1,7 +1,7 @@
-"""Artifact addresses after a move: MLflow keeps them absolute, in several tables.
+"""Rewrite artifact addresses after a move: MLflow stores absolute ones in several tables.
 
-`old` and `new` are folders or addresses such as s3://bucket/runs. Of a folder both spellings that
-MLflow uses are found: the plain path and file://, with its spaces as %20.
+`old` and `new` are folders or addresses such as s3://bucket/runs. Both spellings of a folder that
+MLflow uses are found: the plain path, and file:// with spaces as %20.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ COLUMNS = {
 
 
 class Move(NamedTuple):
-    """Addresses in one column that begin with the old root."""
+    """Number of addresses in one column that begin with the old root."""
 
     column: str
     addresses: int
 
 
 def look(store: Store, old: str, new: str) -> list[Move]:
-    """How many addresses would change; changes nothing."""
+    """Count the addresses that would change; changes nothing."""
     return _each(store, old, new, write=False)
 
 
 def apply(store: Store, old: str, new: str) -> list[Move]:
-    """Rewrite them, all or none; a second time none is left."""
+    """Rewrite the addresses, all or none."""
     return _each(store, old, new, write=True)
 
 
@@ -60,7 +60,7 @@ def _each(store: Store, old: str, new: str, *, write: bool) -> list[Move]:
 
 
 def spellings(old: str, new: str) -> list[tuple[str, str]]:
-    """(old, new) prefixes as they may stand in the store."""
+    """Return (old, new) prefixes in each spelling that the store may hold."""
     if urlsplit(old).scheme not in ("", "file"):
         return [(old.rstrip("/"), new.rstrip("/"))]
     before, after = Path(old), Path(new)
@@ -75,7 +75,7 @@ def _column(
     table, column = where
     place: sa.ColumnClause[str] = sa.column(column)
     old, new = pair
-    # Only whole folder names count: /data/outputs is no part of /data/outputs2.
+    # Only whole folder names match: /data/outputs must not match /data/outputs2.
     inside = sa.or_(place == old, sa.func.substr(place, 1, len(old) + 1) == f"{old}/")
     if not write:
         counted = sa.select(sa.func.count()).select_from(sa.table(table, place)).where(inside)

@@ -1,4 +1,4 @@
-"""What runs now and until when, what was left unfinished, and which results are out of date."""
+"""Status of a store: active runs with time left, unfinished runs, outdated results."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Status(NamedTuple):
 
 
 def look(store: Store) -> Status:
-    """Read the store once; only runs in training are asked for their epochs."""
+    """Read the status; metric histories are read of training runs only."""
     records = sql_reader.records(store)
     return Status(
         len(records),
@@ -47,7 +47,7 @@ def look(store: Store) -> Status:
     )
 
 
-# --- what runs ----------------------------------------------------------------------------
+# --- active runs --------------------------------------------------------------------------
 
 
 def _running(
@@ -69,7 +69,7 @@ def _running(
 
 
 def _fold(store: Store, record: RunRecord, now: float) -> tuple[tuple[int, int], float | None]:
-    """Epochs done and asked for, and seconds left at the pace so far."""
+    """Epochs done and planned, and seconds left at the current pace."""
     total = int(record.params.get("max_epochs", 0))
     with translate_errors(f"read metrics of run {record.run_id}"):
         history = store.client.get_metric_history(record.run_id, EPOCH_METRIC)
@@ -87,7 +87,7 @@ def _family_eta(
     everything: Iterable[RunRecord],
     folds: Mapping[str, tuple[tuple[int, int], float | None]],
 ) -> float | None:
-    """What its folds still need, folds that have not begun counted as long as the others."""
+    """Seconds that its folds still need; folds not begun are assumed to take as long as others."""
     if not _is(record, names.FAMILY):
         return None
     children = [r for r in everything if r.tags.get(names.PARENT) == record.run_id]
@@ -118,11 +118,11 @@ def _is(record: RunRecord, kind: str) -> bool:
     return record.tags.get(names.KIND) == kind
 
 
-# --- what is left -------------------------------------------------------------------------
+# --- unfinished runs and outdated results -------------------------------------------------
 
 
 def _unfinished(records: Iterable[RunRecord]) -> list[RunRecord]:
-    """Newest FAILED or KILLED run of each key that has no FINISHED one and does not run."""
+    """Newest FAILED or KILLED run of each key without a FINISHED or RUNNING one."""
     newest: dict[str, RunRecord] = {}
     done = {r.tags.get(names.KEY) for r in records if r.status in ("FINISHED", "RUNNING")}
     for record in records:
@@ -133,7 +133,7 @@ def _unfinished(records: Iterable[RunRecord]) -> list[RunRecord]:
 
 
 def _stale(records: Iterable[RunRecord]) -> list[str]:
-    """Newest results that build on something which has a newer version."""
+    """Newest results whose upstream has a newer version."""
     finished = sorted((r for r in records if r.status == "FINISHED"), key=rank, reverse=True)
     profiles = _newest(finished, names.PROFILE, names.DATASET_NAME)
     families = _newest(finished, names.FAMILY, None)
@@ -156,7 +156,7 @@ def _stale(records: Iterable[RunRecord]) -> list[str]:
 
 
 def _newest(records: Iterable[RunRecord], kind: str, param: str | None) -> dict[str, RunRecord]:
-    """The newest run of a kind for each value of a param; without one, for each experiment."""
+    """Newest run of a kind per value of a param; without a param, per experiment."""
     found: dict[str, RunRecord] = {}
     for record in records:
         if _is(record, kind):
