@@ -145,7 +145,7 @@ def test_a_refused_query_names_the_tables(path):
 def test_a_query_is_one_select_and_reads_no_other_file(path, sql, tmp_path):
     (tmp_path / "text.csv").write_text("a,b\n1,2\n")
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(UsageError, match=r"DuckDB refuses the query[^\n]*\w") as refusal:
+    with pytest.raises(UsageError, match=r"DuckDB rejected the query[^\n]*\w") as refusal:
         workspace.query(path, sql.format(folder=tmp_path))
     assert "\n\n" not in str(refusal.value)
     assert sorted(tmp_path.iterdir()) == before

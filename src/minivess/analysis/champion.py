@@ -1,4 +1,4 @@
-"""The champion: the best family by a rule that is stated before anybody looks.
+"""Choose the champion: the best family by a rule fixed in advance.
 
 The family with the highest mean primary metric wins, unless a family with fewer parameters
 cannot be told apart from it: where the interval of the paired difference includes 0, the
@@ -15,6 +15,7 @@ from minivess.analysis import formatting
 from minivess.config import ExperimentConfig
 from minivess.contracts import Champion, Interval, Scores
 from minivess.errors import DataError
+from minivess.evaluation import statistics
 from minivess.text import several
 
 
@@ -29,7 +30,10 @@ class Comparison(NamedTuple):
 def choose(
     judged: Sequence[Scores], config: ExperimentConfig, run_ids: Mapping[str, str]
 ) -> Champion:
-    """Pick the champion among families; `run_ids` maps a family to its parent training run.
+    """Choose the champion among families.
+
+    Args:
+        run_ids: family -> id of its parent training run.
 
     Raises:
         DataError: no family has a value of the primary metric.
@@ -57,9 +61,7 @@ def choose(
 
 
 def compare(best: Scores, other: Scores, config: ExperimentConfig) -> Comparison:
-    """The paired bootstrap interval of `best` minus `other` in the primary metric."""
-    from minivess.evaluation import statistics
-
+    """Compute the paired bootstrap interval of `best` minus `other` in the primary metric."""
     mine, theirs = values(best), values(other)
     common = [case for case in mine if case in theirs]
     groups = {volume.case: volume.group for volume in best.volumes}
@@ -74,19 +76,19 @@ def compare(best: Scores, other: Scores, config: ExperimentConfig) -> Comparison
 
 
 def includes_zero(difference: Interval) -> bool:
-    """Whether no difference is among the plausible ones; true where nothing is known."""
+    """Whether the interval contains 0; true if there is no interval."""
     if difference.lower is None or difference.upper is None:
         return True
     return difference.lower <= 0 <= difference.upper
 
 
 def values(judged: Scores, metric: str = names.PRIMARY) -> dict[str, float | None]:
-    """Case -> value of one metric."""
+    """Return case -> value of one metric."""
     return {volume.case: volume.values.get(metric) for volume in judged.volumes}
 
 
 def mean(judged: Scores, metric: str = names.PRIMARY) -> float | None:
-    """The mean of one metric, or None where it is undefined on every volume."""
+    """Return the mean of one metric; None if it is undefined on every volume."""
     interval = judged.intervals.get(metric)
     return interval.mean if interval else None
 

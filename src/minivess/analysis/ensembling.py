@@ -1,7 +1,7 @@
-"""Ensembles of families by mean probability, judged like families, on the same volumes.
+"""Ensembles of families by mean probability, evaluated like families, on the same volumes.
 
-With several seeds there is one ensemble for each model x loss over its seeds, and with
-several families one of all of them.
+With several seeds there is an ensemble per model x loss over its seeds; with several families,
+one of all of them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ALL = "mean_all"
 
 
 def plan(models: Sequence[FoldModel], config: ExperimentConfig) -> dict[str, tuple[str, ...]]:
-    """Name -> families that it averages; a family stands for itself."""
+    """Return name of family or ensemble -> families whose probabilities it averages."""
     families = {model.family: model for model in models}
     combinations: dict[str, tuple[str, ...]] = {family: (family,) for family in families}
     if "mean" not in config.analysis.ensembles or len(families) < 2:
@@ -35,7 +35,10 @@ def judged(
     models: Sequence[FoldModel],
     config: EvaluationConfig,
 ) -> Scores:
-    """Sum up one family or ensemble; an ensemble runs the networks of all its families."""
+    """Summarise the scores of one family or ensemble.
+
+    The parameters of an ensemble are those of all its families.
+    """
     groups = [volume.group for volume in volumes]
     metrics = dict.fromkeys(metric for volume in volumes for metric in volume.values)
     size = {model.family: model.trainable_parameters for model in models}

@@ -1,4 +1,4 @@
-"""Numbers, intervals and names of metrics as people read them, everywhere the same."""
+"""Format numbers, intervals and names of metrics for reports."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ MINUS = "−"  # noqa: RUF001 (a minus as wide as a plus)
 
 
 class Unit(NamedTuple):
-    """The unit that distances are told in; one of the headers' units is `factor` of it."""
+    """Unit of reported distances; a distance in header units is multiplied by `factor`."""
 
     name: str = "header units"
     factor: float = 1.0
 
 
 HEADER = Unit()
-TOLD = (("m", 1e6), ("mm", 1e3), ("µm", 1.0), ("nm", 1e-3))
+REPORTED = (("m", 1e6), ("mm", 1e3), ("µm", 1.0), ("nm", 1e-3))
 """Units with their size in micron."""
 
 
 class Metric(NamedTuple):
-    """How a metric is called and read."""
+    """Label and meaning of a metric."""
 
     label: str
     meaning: str
@@ -34,21 +34,21 @@ class Metric(NamedTuple):
 
     @property
     def unit(self) -> str:
-        """The unit of a distance; nothing for a score."""
+        """Unit of a distance; empty for a score."""
         return self.distance.name if self.distance else ""
 
     @property
     def factor(self) -> float:
-        """What a stored value is multiplied by."""
+        """Factor from stored to reported values."""
         return self.distance.factor if self.distance else 1.0
 
     @property
     def higher_is_better(self) -> bool:
-        """Whether it is a score."""
+        """Whether it is a score, not a distance."""
         return self.distance is None
 
     def number(self, value: float | None) -> str:
-        """A value with the digits that it deserves: three decimals, or digits of a distance."""
+        """Format a value: three decimals of a score, three significant digits of a distance."""
         if self.distance is None or value is None:
             return number(value)
         return significant(value * self.factor)
@@ -66,7 +66,7 @@ METRICS = {
 
 
 def metric(name: str, unit: Unit = HEADER) -> Metric:
-    """A metric by its name in MLflow; `dice_class2` reads as `Dice, class 2`."""
+    """Return a metric by its name in MLflow; the label of `dice_class2` is `Dice, class 2`."""
     stem = names.stem(name)
     known = METRICS.get(stem, Metric(stem, ""))
     if stem in names.DISTANCES:
@@ -79,51 +79,51 @@ def metric(name: str, unit: Unit = HEADER) -> Metric:
 
 
 def distance_unit(profile: DatasetProfile) -> Unit:
-    """The largest unit in which the finest voxel is not below 0.1, if the headers agree on one."""
+    """Return the largest unit in which the finest voxel is >= 0.1, if all headers use one unit."""
     found = {volume.unit for volume in profile.volumes}
     header = units.in_micron(found.pop()) if len(found) == 1 else None
     if header is None:
         return HEADER
     finest = header * min(min(volume.voxel_spacing) for volume in profile.volumes)
-    name, size = next((one for one in TOLD if finest >= 0.1 * one[1]), TOLD[-1])
+    name, size = next((one for one in REPORTED if finest >= 0.1 * one[1]), REPORTED[-1])
     return Unit(name, header / size)
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """Three digits that count, 0.000123 or 12.3; of a large number all before the point."""
+    """Format with significant digits, 0.000123 or 12.3; large numbers keep all integer digits."""
     if value == 0:
         return "0"
     return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Fixed digits, a typographic minus, a dash where the value is undefined."""
+    """Format with fixed decimals and a typographic minus; a dash if the value is undefined."""
     if value is None:
         return UNDEFINED
     return f"{value:.{digits}f}".replace("-", MINUS)
 
 
 def signed(value: float | None, digits: int = 3) -> str:
-    """As `number`, with a plus where it rises."""
+    """Format as `number` does, with a sign."""
     if value is None:
         return UNDEFINED
     return f"{value:+.{digits}f}".replace("-", MINUS)
 
 
 def bounds(interval: Interval) -> str:
-    """`95 % CI 0.801 to 0.866`, `range of 3 0.801 to 0.866`."""
+    """Format bounds: `95 % CI 0.801 to 0.866`, `range of 3 0.801 to 0.866`."""
     if interval.lower is None or interval.upper is None:
         return "no interval"
     return f"{interval.called} {number(interval.lower)} to {number(interval.upper)}"
 
 
 def undefined(interval: Interval) -> str:
-    """`2 undefined`, or nothing."""
+    """Return `2 undefined`, or an empty text."""
     return f"{interval.n_undefined} undefined" if interval.n_undefined else ""
 
 
 def count(parameters: int) -> str:
-    """A parameter count: 812, 45.3 k, 1.19 M."""
+    """Format a number of parameters: 812, 45.3 k, 1.19 M."""
     if parameters < 1000:
         return str(parameters)
     if parameters < 1_000_000:
@@ -132,17 +132,17 @@ def count(parameters: int) -> str:
 
 
 def shape(size: tuple[int, ...]) -> str:
-    """`64 x 72 x 5` with a multiplication sign."""
+    """Format a shape: `64 x 72 x 5`, with a multiplication sign."""
     return " × ".join(str(axis) for axis in size)  # noqa: RUF001
 
 
 def spacing(size: tuple[float, ...], unit: Unit = HEADER) -> str:
-    """`0.6 x 0.6 x 1.5` in this unit, with a multiplication sign."""
+    """Format voxel sizes in a unit: `0.6 x 0.6 x 1.5`, with a multiplication sign."""
     return " × ".join(f"{axis * unit.factor:.4g}" for axis in size)  # noqa: RUF001
 
 
 def nth(rank: int) -> str:
-    """Place in a row from the worst on: `hardest`, `2nd hardest`."""
+    """Format a rank, 1 is the worst: `hardest`, `2nd hardest`."""
     if rank == 1:
         return "hardest"
     ending = {1: "st", 2: "nd", 3: "rd"}.get(rank % 10 if rank % 100 not in (11, 12, 13) else 0)

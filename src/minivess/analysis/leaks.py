@@ -1,4 +1,4 @@
-"""No network judges what it trained on: not the volume, its group, nor a copy of it."""
+"""Detect leaks: a network must not be evaluated on training volumes, their groups or copies."""
 
 from __future__ import annotations
 
@@ -8,30 +8,16 @@ from minivess.contracts import Case, FoldModel
 from minivess.errors import DataError
 
 REMEDY = (
-    "keep apart what trains and what judges: change the split (training.splits, data.group) and "
+    "separate training and evaluation volumes: change the split (training.splits, data.group) and "
     "train again, the folds that it changes get new keys"
 )
 
 
-def refuse(model: FoldModel, case: Case) -> None:
-    """Raise where this model trained on this volume.
-
-    Raises:
-        DataError: it did.
-    """
-    if case.case in model.spec.fold.train:
-        raise DataError(
-            f"{model.family} fold {model.spec.fold.index} trained on {case.case}, "
-            "so it cannot judge it.",
-            remedy=REMEDY,
-        )
-
-
 def check(models: Sequence[FoldModel], cases: Mapping[str, Case]) -> None:
-    """Look at the sides of every fold: no volume on both, no group on both, one set of classes.
+    """Require that training and evaluation share no volume and no group, and that classes agree.
 
     Raises:
-        DataError: the first leak found, by name.
+        DataError: the first leak found.
     """
     for model in models:
         where = f"{model.family} fold {model.spec.fold.index}"
@@ -39,7 +25,7 @@ def check(models: Sequence[FoldModel], cases: Mapping[str, Case]) -> None:
         unseen = {*model.spec.fold.val, *model.spec.test}
         if both := sorted(trained & unseen):
             raise DataError(
-                f"Leak: {where} trained on {both[0]}, which is also to judge it.",
+                f"Leak: {where} trained on {both[0]} and would also be evaluated on it.",
                 remedy=REMEDY,
             )
         groups = {cases[case].group: case for case in trained if case in cases}
@@ -47,7 +33,7 @@ def check(models: Sequence[FoldModel], cases: Mapping[str, Case]) -> None:
             group = cases[case].group
             if group is not None and group in groups:
                 raise DataError(
-                    f"Leak: {where} trained on {groups[group]} and is judged on {case}, "
+                    f"Leak: {where} trained on {groups[group]} and is evaluated on {case}, "
                     f"and both belong to group {group!r}.",
                     remedy=REMEDY,
                 )
@@ -55,9 +41,10 @@ def check(models: Sequence[FoldModel], cases: Mapping[str, Case]) -> None:
 
 
 def saw(model: FoldModel, case: Case, contents: Mapping[str, str]) -> bool:
-    """Whether the model trained on this volume or on a copy of it under another name.
+    """Whether a model trained on this volume or on a copy of it under another name.
 
-    `contents` maps a case to the hash of its bytes.
+    Args:
+        contents: case -> hash of its bytes.
     """
     trained = model.spec.fold.train
     if case.case in trained:
@@ -76,5 +63,5 @@ def _same_classes(models: Sequence[FoldModel]) -> None:
             raise DataError(
                 f"{model.family} knows the classes {model.spec.classes} and {first.family} "
                 f"{first.spec.classes}, so they cannot be compared.",
-                remedy="analyse them apart: `minivess analyse --upstream ID`",
+                remedy="analyse them separately: `minivess analyse --upstream ID`",
             )

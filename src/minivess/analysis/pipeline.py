@@ -1,4 +1,4 @@
-"""Flow 3's work in one call: judge, combine, choose, draw, write."""
+"""The analysis in one call: evaluate out of fold, choose the champion, write the report."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class Analysis(NamedTuple):
-    """What was found, and the files that say so with their places among a run's artifacts."""
+    """Result of an analysis, and its files with their artifact paths."""
 
     result: AnalysisResult
     files: dict[Path, str]
@@ -46,35 +46,37 @@ def analyse(
     run_id: str | None = None,
     links: Mapping[str, str] | None = None,
 ) -> Analysis:
-    """Judge families and ensembles out of fold, choose the champion, write the report.
+    """Evaluate families and ensembles out of fold, choose the champion, write the report.
 
-    A held-out test set is judged last, in a table of its own; nothing is chosen by it.
+    A held-out test set is evaluated last and reported separately; no choice depends on it.
 
     Args:
         folder: where the files are written.
-        cache: where judged masks are kept between calls; default within `folder`.
+        cache: where evaluated masks are kept between calls; default within `folder`.
         run_id, links: this run and addresses of runs, for the report's lineage.
 
     Raises:
-        DataError: a leak, or nothing to judge.
+        DataError: a leak, or nothing to evaluate.
     """
     leaks.check(models, cases)
     combinations = ensembling.plan(models, config)
     test, mixed = held_out(models)
     open_cases = {name: case for name, case in cases.items() if name not in {*test, *mixed}}
     test_cases = {name: case for name, case in cases.items() if name in test}
-    axes = (config, cache or folder / "judged")
-    shared: Any = {
+    evaluate: Any = {
+        "config": config,
+        "cache": cache or folder / "judged",
+        "on_volume": on_volume,
         "combinations": combinations,
         "contents": {one.case: one.content_hash for one in profile.volumes},
     }
-    found = predictions.out_of_fold(models, open_cases, *axes, on_volume, **shared)
+    found = predictions.out_of_fold(models, open_cases, **evaluate)
     rows, uncommon = on_common_volumes(found.predictions, combinations)
     judged = _summed(models, rows, combinations, config)
     families = [one for one in judged if len(one.members) == 1]
     parents = {model.family: model.parent_run_id for model in models}
     chosen = champion.choose(families, config, parents)
-    on_test, unjudged = predictions.by_each_fold(models, test_cases, *axes, on_volume, **shared)
+    on_test, unjudged = predictions.by_each_fold(models, test_cases, **evaluate)
     result = AnalysisResult(
         run_id=run_id,
         experiment=config.experiment,
@@ -93,7 +95,7 @@ def analyse(
 
 
 def held_out(models: Sequence[FoldModel]) -> tuple[set[str], set[str]]:
-    """The volumes that are the test set of every model, and those that are of some only."""
+    """Return test volumes of every model, and test volumes of only some models."""
     sets = [set(model.spec.test) for model in models]
     common = set.intersection(*sets)
     return common, set.union(*sets) - common
@@ -103,9 +105,9 @@ def on_common_volumes(
     found: Mapping[str, Sequence[predictions.Prediction]],
     combinations: predictions.Combinations,
 ) -> tuple[dict[str, list[VolumeMetrics]], list[str]]:
-    """What each was judged on, cut to the volumes that every family was judged on.
+    """Restrict scores to the volumes on which every family was evaluated.
 
-    Else a family that lacks the fold with the hardest volumes would look the best.
+    Otherwise a family that lacks the fold with the hardest volumes would look best.
 
     Raises:
         DataError: families share no volume.
@@ -118,7 +120,7 @@ def on_common_volumes(
         raise DataError(
             f"{' and '.join(families)} were not judged on any common volume, so they cannot be "
             "compared.",
-            remedy="analyse them apart: `minivess analyse --upstream ID`, or train what is missing",
+            remedy="analyse each: `minivess analyse --upstream ID`, or train the missing folds",
         )
     if common == all_of_them:
         return rows, []
@@ -143,7 +145,7 @@ def _summed(
 
 
 def untrained(models: Iterable[FoldModel]) -> dict[str, float]:
-    """The untrained networks' metrics, averaged over all volumes that the folds validated."""
+    """Return metrics of the untrained networks, averaged over the folds' validation volumes."""
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
     for model in models:
@@ -156,7 +158,7 @@ def untrained(models: Iterable[FoldModel]) -> dict[str, float]:
 
 
 def shown(best: Scores, count: int) -> list[tuple[str, str]]:
-    """The volumes to show as (case, why): the middle one by Dice first, then the worst ones."""
+    """Return the volumes to show as (case, reason): the median by Dice, then the worst."""
     ranked = figures.worst_first(best)
     middle = ranked[len(ranked) // 2]
     worst = ranked[: min(count, len(ranked))]
@@ -173,7 +175,7 @@ def draw(
     models: Sequence[FoldModel],
     folder: Path,
 ) -> list[figures.Drawn]:
-    """All figures: of numbers, then a panel of each volume shown."""
+    """Draw the figures of metrics, then a panel of each volume shown."""
     best = figures.champion_of(result)
     masks = {one.metrics.case: one.mask for one in found.predictions[best.name]}
     spec = models[0].spec
@@ -239,7 +241,7 @@ def _mixed(mixed: Collection[str]) -> list[str]:
 
 
 def _skipped(skipped: Mapping[str, Sequence[str]]) -> list[str]:
-    """A sentence for each volume that somebody could not judge."""
+    """A sentence for each volume that some families could not be evaluated on."""
     return [
         f"{case} was not judged by {', '.join(left)}: their networks had all trained on it or on a "
         "copy of it, or the fold that held it out is missing."

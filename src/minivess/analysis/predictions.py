@@ -1,9 +1,9 @@
-"""Predictions of volumes by networks that did not train on them, and their judgement.
+"""Out-of-fold predictions and their scores.
 
-Each family is asked only through those of its models that have not seen the volume: the one
-fold that validated it, or each fold by itself for a test volume. Families are averaged into
-ensembles on the way, so that one volume's probabilities are all that is held in memory. What was
-judged is kept by content key, so a run that was cut off goes on where it stopped.
+A volume is predicted by the models of a family that did not train on it: the fold that validated
+it or, for a test volume, each fold separately. Ensembles are averaged on the way, so only one
+volume's probabilities are in memory. Results are cached by content key, so an interrupted
+analysis resumes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy.typing as npt
 from minivess import files, inference, keys, networks
 from minivess.analysis import leaks
 from minivess.config import ExperimentConfig
-from minivess.contracts import Case, FoldModel, VolumeMetrics
+from minivess.contracts import Case, FoldModel, Network, VolumeMetrics
 from minivess.data.formats import volume
 from minivess.errors import DataError, PlanError
 from minivess.evaluation import metrics
@@ -36,32 +36,17 @@ KEPT_NETWORKS = 16
 
 
 class Prediction(NamedTuple):
-    """One judged mask; the file holds `mask` (X, Y, Z) of class indices."""
+    """Scores of one predicted mask; the file holds `mask` (X, Y, Z) of class indices."""
 
     metrics: VolumeMetrics
     mask: Path
 
 
 class OutOfFold(NamedTuple):
-    """Every judgement by name of family or ensemble, in the order of the cases."""
+    """Predictions by name of family or ensemble, in the order of the cases."""
 
     predictions: dict[str, list[Prediction]]
     skipped: dict[str, list[str]]
-
-
-def predict(
-    model: FoldModel, case: Case, config: ExperimentConfig, *, device: str = "cpu"
-) -> Probabilities:
-    """Class probabilities (C, X, Y, Z) of a volume that this model did not train on.
-
-    Raises:
-        DataError: it did.
-    """
-    leaks.refuse(model, case)
-    image, _, _ = volume.load(
-        case, label_map=model.spec.label_map, resampling=config.data.resampling
-    )
-    return _forward(model, image, device)
 
 
 def out_of_fold(
@@ -75,15 +60,15 @@ def out_of_fold(
     contents: Mapping[str, str] | None = None,
     required: bool = True,
 ) -> OutOfFold:
-    """Predict and judge every labelled volume by every family and combination of families.
+    """Predict and evaluate every labelled volume by every family and combination of families.
 
     Args:
-        combinations: name -> families that it averages; none means the families themselves.
+        combinations: name -> families that it averages; None means the families themselves.
         contents: case -> hash of its bytes; a copy of a training volume counts as seen.
         on_volume: called with (done, total).
 
     Raises:
-        DataError: a leak between training and validation, or nothing left to judge, if `required`.
+        DataError: a leak between training and validation, or (if `required`) nothing to evaluate.
     """
     leaks.check(models, cases)
     predictor = OutOfFoldPredictor.of(models, config, cache, contents or {})
@@ -109,15 +94,20 @@ def out_of_fold(
 def by_each_fold(
     models: Sequence[FoldModel],
     cases: Mapping[str, Case],
-    *rest: Any,
+    *,
     combinations: Combinations,
     **options: Any,
 ) -> tuple[dict[str, list[VolumeMetrics]], dict[str, list[str]]]:
-    """Held-out volumes as one network sees them: judged by each fold's alone, values averaged.
+    """Evaluate held-out volumes by each fold's network alone, and average the scores.
 
-    One network is what is served; the mean of the folds' probabilities would look better. A value
-    that is undefined for one of the networks is undefined. The second part is who judged none. The
-    other arguments are those of `out_of_fold`.
+    One network is served; the mean of the folds' probabilities would look better. A score that is
+    undefined for one network is undefined.
+
+    Args:
+        options: the other arguments of `out_of_fold`.
+
+    Returns:
+        Scores by name, and case -> names that could not be evaluated on it.
     """
     found: dict[str, dict[str, list[VolumeMetrics]]] = {
         name: {case.case: [] for case in cases.values() if case.label is not None}
@@ -128,7 +118,7 @@ def by_each_fold(
         there = {model.family for model in alone}
         wanted = {name: of for name, of in combinations.items() if there.issuperset(of)}
         judged = out_of_fold(
-            alone, cases, *rest, combinations=wanted, required=False, **options
+            alone, cases, combinations=wanted, required=False, **options
         ).predictions
         for name, predicted in judged.items():
             for one in predicted:
@@ -149,25 +139,25 @@ def _averaged(rows: Sequence[VolumeMetrics]) -> VolumeMetrics:
 
 
 class EnsembleTask(NamedTuple):
-    """One judgement to make: who speaks for each family, and where the answer is kept."""
+    """One evaluation: the models of each family, and the folder of the cached result."""
 
     models: dict[str, tuple[FoldModel, ...]]
     folder: Path
 
     @property
     def done(self) -> bool:
-        """Whether the answer is there; metrics are written last."""
+        """Whether the result is cached; metrics are written last."""
         return (self.folder / "metrics.json").exists()
 
     def read(self) -> Prediction:
-        """The answer."""
+        """Read the cached result."""
         values = files.read_json(self.folder / "metrics.json")
         return Prediction(VolumeMetrics.model_validate(values), self.folder / "mask.npz")
 
 
 @dataclass(frozen=True)
 class OutOfFoldPredictor:
-    """What every volume is judged with."""
+    """Predict and evaluate volumes by models that did not train on them."""
 
     families: dict[str, list[FoldModel]]
     config: ExperimentConfig
@@ -191,25 +181,25 @@ class OutOfFoldPredictor:
         return cls(families, config, cache, contents, _device(config), _code())
 
     def tasks(self, case: Case, wanted: Combinations) -> dict[str, EnsembleTask]:
-        """The combinations whose every family has a model that has not seen the volume."""
+        """Return the combinations whose families all have a model that has not seen the volume."""
         unseen = {
             family: tuple(one for one in models if not leaks.saw(one, case, self.contents))
             for family, models in self.families.items()
         }
         return {
-            name: self._job(case, {family: unseen[family] for family in families})
+            name: self._task(case, {family: unseen[family] for family in families})
             for name, families in wanted.items()
             if all(unseen[family] for family in families)
         }
 
     def volume(self, case: Case, tasks: Mapping[str, EnsembleTask]) -> dict[str, Prediction]:
-        """Judge one volume; answers that are kept are not made again."""
+        """Evaluate one volume; cached results are reused."""
         missing = {name: task for name, task in tasks.items() if not task.done}
         if missing:
             self._judge(case, missing)
         return {name: task.read() for name, task in tasks.items()}
 
-    def _job(self, case: Case, models: dict[str, tuple[FoldModel, ...]]) -> EnsembleTask:
+    def _task(self, case: Case, models: dict[str, tuple[FoldModel, ...]]) -> EnsembleTask:
         key = keys.digest(
             {
                 "case": case.case,
@@ -246,7 +236,7 @@ class OutOfFoldPredictor:
     def _combined(
         self, image: Probabilities, tasks: Any
     ) -> Iterator[tuple[EnsembleTask, Probabilities]]:
-        """Each task's mean probability, as soon as its last family has spoken."""
+        """Yield each task's mean probability once its last family is predicted."""
         waiting = [(task, list(task.models)) for task in tasks]
         sums: dict[Path, Probabilities] = {}
         for family in self.families:
@@ -268,7 +258,7 @@ class OutOfFoldPredictor:
 
 
 def read_mask(path: Path) -> Mask:
-    """A kept mask (X, Y, Z) of class indices."""
+    """Read a cached mask (X, Y, Z) of class indices."""
     with np.load(path) as archive:
         mask: Mask = archive["mask"]
     return mask
@@ -287,8 +277,6 @@ def _forward(model: FoldModel, image: Probabilities, device: str) -> Probabiliti
 
 @lru_cache(maxsize=KEPT_NETWORKS)
 def _network(record: str, checkpoint: Path, device: str) -> Any:
-    from minivess.contracts import Network
-
     return networks.load(Network.model_validate_json(record), checkpoint).to(device)
 
 
@@ -305,7 +293,7 @@ def _device(config: ExperimentConfig) -> str:
     there = torch.cuda.is_available()
     if config.training.device == "cuda" and not there:
         raise PlanError(
-            "training.device=cuda is asked for, but torch sees no GPU here.",
+            "training.device=cuda is set, but torch finds no GPU here.",
             remedy="leave out training.device",
         )
     asked = config.training.device

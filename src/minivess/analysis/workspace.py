@@ -1,4 +1,4 @@
-"""One DuckDB file over all runs, for questions that MLflow's page cannot answer.
+"""DuckDB workspace over all runs, for queries that MLflow's page cannot answer.
 
 Tables
     runs     + name, status, parent_run_id, start_time, end_time, content_key, dataset_hash,
@@ -10,8 +10,8 @@ Tables
                                                   metric; NULL is undefined
     Each begins with run_id, experiment, dataset, kind, so that no mean need mix them.
 
-Views, to ask of: an experiment is often analysed more than once, and folds and analysis judge the
-same volumes
+Views to query: an experiment is often analysed more than once, and folds and analysis evaluate
+the same volumes
     latest_analyses, latest_families              rows of runs: of each experiment and dataset the
                                                   analysis, and of each name the training, that
                                                   finished and began last
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 SCHEMA = 2
 OFFLINE: dict[str, Any] = {"autoinstall_known_extensions": "false"}
 ALONE = OFFLINE | {"enable_external_access": "false", "lock_configuration": "true"}
-"""A query reads the workspace and no other file, and writes none."""
+"""A query can read no other file, and can write none."""
 
 WHOSE = ("experiment", "dataset", "kind")
 OWN = dict.fromkeys(("run_id", *WHOSE), "VARCHAR")
@@ -86,7 +86,7 @@ VIEWS = {
     "latest_metrics": OF_LATEST.format(name="latest_metrics", table="metrics"),
     "latest_volumes": OF_LATEST.format(name="latest_volumes", table="volumes"),
 }
-# What is read from the store only for runs that are new or went on.
+# Tables that are read from the store only for new and changed runs.
 HEAVY = ("metrics", "volumes")
 
 EXAMPLES = {
@@ -119,12 +119,13 @@ Rows = Mapping[str, Any]
 
 
 def refresh(path: Path, rows: Rows, *, unchanged: Collection[str] | None = None) -> None:
-    """Merge rows into the workspace; runs that are given again replace what was known of them.
+    """Merge rows into the workspace; a run that is given again replaces its earlier rows.
 
-    `rows` maps a table's name to rows; absent columns are NULL, unknown ones are left out.
-    Rows of `volumes` may be long (metric, value) or wide (dice, cldice, ...). With `unchanged`
-    the rows are of all runs that there are: others are forgotten, and these runs keep the metrics
-    and volumes that are known of them.
+    Args:
+        rows: table -> rows; absent columns are NULL, unknown ones are ignored. Rows of `volumes`
+            are long (metric, value) or wide (dice, cldice, ...).
+        unchanged: if given, `rows` covers all existing runs: other runs are deleted, and these
+            keep their metrics and volumes.
     """
 
     def build(temporary: Path) -> None:
@@ -136,11 +137,11 @@ def refresh(path: Path, rows: Rows, *, unchanged: Collection[str] | None = None)
 
 
 def query(path: Path, sql: str) -> list[dict[str, Any]]:
-    """Run one query, read-only; rows as dicts.
+    """Run one read-only query; return rows as dicts.
 
     Raises:
         StoreError: there is no workspace yet.
-        UsageError: DuckDB refuses the query; the tables are named.
+        UsageError: DuckDB rejects the query; the message lists the tables.
     """
     import duckdb
 
@@ -162,20 +163,20 @@ def query(path: Path, sql: str) -> list[dict[str, Any]]:
         said = "\n".join(line for line in str(error).splitlines() if line.strip())
         tables = "; ".join(f"{name}({', '.join(columns)})" for name, columns in TABLES.items())
         raise UsageError(
-            f"DuckDB refuses the query: {said}",
+            f"DuckDB rejected the query: {said}",
             remedy=f'one SELECT over these tables (quote "case" and "group"): {tables}; '
             f"the newest of each experiment alone: {', '.join(VIEWS)}",
         ) from error
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Column names, each once: `run_id` of two tables becomes run_id and run_id_2."""
+    """Make column names unique: `run_id` of two tables becomes run_id and run_id_2."""
     numbers = [names[: place + 1].count(name) for place, name in enumerate(names)]
     return [f"{name}_{n}" if n > 1 else name for name, n in zip(names, numbers, strict=True)]
 
 
 def known(path: Path) -> dict[str, int]:
-    """Ended runs in the workspace: id -> end time in milliseconds since 1970."""
+    """Return ended runs in the workspace: id -> end time (ms since 1970)."""
     if not path.exists() or not _usable(path):
         return {}
     sql = "SELECT run_id, epoch_ms(end_time) AS moment FROM runs WHERE end_time IS NOT NULL"
@@ -183,11 +184,11 @@ def known(path: Path) -> dict[str, int]:
 
 
 def _usable(path: Path) -> bool:
-    """Whether the file is a workspace of this schema; an older one is built anew."""
+    """Whether the file is a workspace of this schema."""
     try:
         return bool(query(path, "SELECT version FROM workspace")[0]["version"] == SCHEMA)
     except UsageError:
-        log.warning("%s is of another release; it is built anew", path)
+        log.warning("%s is of another release; it is rebuilt", path)
         return False
 
 
@@ -218,7 +219,7 @@ def _merge(path: Path, rows: Rows, unchanged: Collection[str] | None) -> None:
 
 
 def _name(connection: Any, table: str) -> None:
-    """Give each row what its run belongs to; an experiment may have another name by now."""
+    """Copy experiment, dataset and kind to each row; an experiment may have been renamed."""
     here, there = (", ".join(f"{side}.{name}" for name in WHOSE) for side in (table, "runs"))
     connection.execute(
         f"UPDATE {table} SET {', '.join(f'{name} = runs.{name}' for name in WHOSE)} FROM runs "
@@ -252,7 +253,7 @@ def _arrow(rows: Any, table: str) -> Any:
 
 
 def _long(rows: Iterable[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
-    """One row for each metric, from rows of either form."""
+    """Yield one row per metric, from long or wide rows."""
     for row in rows:
         who = {name: row.get(name) for name in ("run_id", "name", "case", "group")}
         if "metric" in row:

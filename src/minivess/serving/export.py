@@ -1,4 +1,4 @@
-"""A trained network as one ONNX file with dynamic axes, and the proof that it answers alike."""
+"""Export a trained network to ONNX with dynamic axes, and check its parity."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 class ParityError(ServingError):
-    """The exported network answers differently; `parity` holds the figures."""
+    """The exported network gives other results; `parity` holds the figures."""
 
     parity: Parity | None = None
 
@@ -46,13 +46,13 @@ class ParityError(ServingError):
 
 
 def to_onnx(network: Network, checkpoint: Path, path: Path) -> Path:
-    """Export the weights of a checkpoint to `path`, weights inside, batch and size dynamic.
+    """Export the weights of a checkpoint to one file, with dynamic batch and size.
 
     Input `input` (B, C, X, Y, Z) float32, output `output` (B, C_out, X, Y, Z) logits.
-    The file is tried on sizes other than the one it was traced with.
+    The file is tested on sizes other than the traced one.
 
     Raises:
-        ServingError: the network cannot be exported, or only for the size that was traced.
+        ServingError: the network cannot be exported, or works only for the traced size.
     """
     module = networks.load(network, checkpoint)
     divisor = networks.divisor(network)
@@ -110,7 +110,7 @@ def _check(path: Path) -> None:
 
 
 def _sizes(divisor: Shape) -> Iterator[Shape]:
-    """The traced size, then others that differ in every axis, the thinnest possible Z included."""
+    """Yield the traced size, then others that differ in each axis, with the thinnest Z possible."""
     for extra in ((0, 0, 0), (1, 2, 1), (2, 0, -1)):
         sides = []
         for axis, (step, more) in enumerate(zip(divisor, extra, strict=True)):
@@ -145,10 +145,10 @@ def _compare_once(module: torch.nn.Module, run: Forward, example: torch.Tensor) 
 
 
 def forward(path: Path) -> Forward:
-    """The exported network as a function of a tensor (B, C, X, Y, Z), on the CPU.
+    """Load the exported network as a function of a tensor (B, C, X, Y, Z), on the CPU.
 
     Raises:
-        ServingError: the file is absent, damaged, or no model of ours.
+        ServingError: the file is absent, damaged, or not an ONNX model.
     """
     import onnxruntime
     import torch
@@ -176,14 +176,14 @@ def forward(path: Path) -> Forward:
 
 
 def forward_of(network: Network, checkpoint: Path, path: Path) -> Forward:
-    """`forward` of these weights, exported to `path` where it is absent or damaged there."""
+    """Load the exported network from `path`; export it first if it is absent or damaged."""
     try:
         return forward(path)
     except ServingError:
         return forward(to_onnx(network, checkpoint, path))
 
 
-# --- proof --------------------------------------------------------------------------------
+# --- parity -------------------------------------------------------------------------------
 
 
 def parity(
@@ -198,7 +198,7 @@ def parity(
 ) -> Parity:
     """Run both networks over whole volumes and compare logits and masks.
 
-    A set with fewer volumes than asked for lends mirrored copies of its own.
+    If there are too few volumes, mirrored copies are added.
 
     Raises:
         ParityError: beyond the limits of `config`; its attribute `parity` holds the figures.
@@ -209,7 +209,7 @@ def parity(
     for name, image in _images(cases, window, config.parity_volumes, resampling):
         ours, theirs = trained.logits(image), exported.logits(image)
         gap = float(np.abs(ours - theirs).max())
-        # NaN compares false with every limit, so it is made to fail.
+        # NaN compares false with every limit; it must fail.
         difference = max(difference, gap if np.isfinite(gap) else float(np.finfo("f4").max))
         same = inference.mask(ours) == inference.mask(theirs)
         agreement = min(agreement, float(same.mean()))
@@ -228,7 +228,7 @@ def parity(
 def engines(
     network: Network, checkpoint: Path, onnx: Path, *, case: Case, window: Window
 ) -> tuple[Engine, ...]:
-    """Seconds for one whole volume and size on disk, of PyTorch and of ONNX Runtime."""
+    """Measure seconds per volume and size on disk, of PyTorch and of ONNX Runtime."""
     ((_, image),) = _images([case], window, 1, None)
     rivals = (
         ("torch", Predictor.of(network, window, checkpoint), checkpoint),
@@ -247,7 +247,7 @@ def engines(
 def _images(
     cases: Sequence[Case], window: Window, n: int, resampling: ResamplingConfig | None
 ) -> Iterator[tuple[str, Image]]:
-    """`n` normalised images (1, X, Y, Z): the cases, then mirrored copies of them."""
+    """Yield `n` normalised images (1, X, Y, Z): the cases, then mirrored copies of them."""
     wanted = itertools.islice(itertools.product(MIRRORS, cases), n)
     for axes, case in wanted:
         image, _, _ = volume.load(
@@ -259,7 +259,7 @@ def _images(
 
 
 def _timed(predictor: Predictor, image: Image) -> float:
-    """The faster of two runs: the first one pays for warming up."""
+    """The faster of two runs: the first includes warm-up."""
 
     def once() -> float:
         started = time.perf_counter()

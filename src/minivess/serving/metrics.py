@@ -1,4 +1,4 @@
-"""What the service counts; shown at /metrics.
+"""Prometheus metrics of the service, shown at /metrics.
 
 Import this in workers only: prometheus_client decides at import whether processes share figures,
 and BentoML tells its workers to share by a variable in their environment.

@@ -1,4 +1,4 @@
-"""What every request passes before and after the service: limits, ids, remedies, counting."""
+"""ASGI middleware: limits, lineage headers, error bodies, request counter."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ MEGABYTE = 2**20
 class ServiceMiddleware:
     """ASGI middleware of the service.
 
-    Refuses what is too large or no upload before it is read, adds model and lineage ids to every
-    answer, gives every error a remedy, and counts the answers.
+    Rejects bodies that are too large or no upload before they are read, adds model and lineage ids
+    to every response, adds a remedy to every error, and counts responses.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -96,7 +96,7 @@ class ServiceMiddleware:
 
 
 class Body:
-    """Counts a request's bytes as they arrive; past the limit it hangs up."""
+    """Counts a request's bytes as they arrive; beyond the limit it disconnects."""
 
     def __init__(self, receive: Receive, limit: int) -> None:
         self._receive = receive
@@ -104,17 +104,17 @@ class Body:
 
     @property
     def too_large(self) -> bool:
-        """Whether the limit was passed."""
+        """Whether the limit was exceeded."""
         return self._left < 0
 
     async def receive(self) -> Message:
-        """The next part of the body."""
+        """Receive the next part of the body."""
         message = await self._receive()
         self._left -= len(message.get("body", b""))
         return {"type": "http.disconnect"} if self.too_large else message
 
     def unless_too_large(self, send: Send) -> Send:
-        """Drop what the service says about a body that was cut off."""
+        """Drop the service's response to a body that was cut off."""
 
         async def guarded(message: Message) -> None:
             if not self.too_large:
@@ -124,7 +124,7 @@ class Body:
 
 
 class Answer:
-    """Adds ids to an answer; an error without a remedy is held back and written anew."""
+    """Adds ids to a response; the body of an error is rewritten with a remedy."""
 
     def __init__(self, send: Send, model: model_record.ServedModel) -> None:
         self._send = send
@@ -134,7 +134,7 @@ class Answer:
         self.status = 500
 
     async def send(self, message: Message) -> None:
-        """Pass one ASGI message on."""
+        """Send one ASGI message."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             MutableHeaders(raw=message["headers"]).update(self._model.headers())
@@ -159,17 +159,17 @@ class Answer:
 
 
 def page(model: model_record.ServedModel) -> str:
-    """The page at `/`: what is served, and how to ask it. It loads nothing from elsewhere."""
+    """Return the page at `/`: the served model and its usage; it loads nothing from elsewhere."""
     return templates.render(TEMPLATE, model=model, usage=USAGE)
 
 
 def error(status: HTTPStatus, problem: str, remedy: str) -> JSONResponse:
-    """An answer that says what is wrong and what to do."""
+    """Return an error response with its remedy."""
     return JSONResponse({"error": problem, "remedy": remedy}, status_code=status)
 
 
 def explained(status: int, body: bytes, model: model_record.ServedModel) -> bytes:
-    """The JSON body of an error: error, remedy, code of a check, model and lineage."""
+    """Return the JSON body of an error: error, remedy, code of a check, model, lineage."""
     said = _parsed(body)
     own = "remedy" in said
     remedy = USAGE if status < 500 else "read the service's log; the input was not the cause"

@@ -1,4 +1,4 @@
-"""The record beside an exported network: all that a service must know to answer."""
+"""Record of a served model: network, window, lineage, limits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEADER = "X-Minivess-"
 
 
 class ServedModel(Versioned):
-    """A model as it is served: network, window, lineage and limits."""
+    """A served model: network, window, lineage and limits."""
 
     name: str
     version: str
@@ -31,11 +31,11 @@ class ServedModel(Versioned):
 
     @property
     def label(self) -> str:
-        """`name:version`, as metrics and answers show it."""
+        """`name:version`, as in metrics and responses."""
         return f"{self.name}:{self.version}"
 
     def headers(self) -> dict[str, str]:
-        """Model and lineage ids as HTTP headers; names such as X-Minivess-Dataset-Hash."""
+        """Return model and lineage ids as HTTP headers, such as X-Minivess-Dataset-Hash."""
         ids = {"model": self.label, **self.lineage}
         return {
             HEADER + name.replace("_", "-").title(): value.encode("ascii", "replace").decode()
@@ -47,14 +47,14 @@ def read(folder: Path) -> ServedModel:
     """Read the record of a service folder.
 
     Raises:
-        ServingError: no record there, or not one of ours.
+        ServingError: there is no valid record.
     """
     path = folder / CONFIG
     try:
         return ServedModel.model_validate(files.read_json(path))
     except (OSError, ValueError) as error:
         raise ServingError(
-            f"{path} describes no served model ({error}).",
+            f"{path} is not a valid model record ({error}).",
             remedy="build the service again with `minivess deploy`",
         ) from error
 
@@ -65,7 +65,7 @@ def write(folder: Path, model: ServedModel) -> Path:
 
 
 def lineage_of(headers: dict[str, str]) -> dict[str, str]:
-    """Model and lineage ids out of an answer's headers, named as they were put in."""
+    """Return model and lineage ids from a response's headers, under their original names."""
     prefix = HEADER.lower()
     return {
         name.lower().removeprefix(prefix).replace("-", "_"): value

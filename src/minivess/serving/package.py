@@ -1,4 +1,4 @@
-"""A bento: the exported network, its record and our own sources, built by BentoML."""
+"""Build a bento: the exported network, its record and the package's source."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ REQUIREMENTS = (
     "prometheus_client", "psutil",
     "pydantic", "pynrrd", "PyYAML", "tifffile", "torch",
 )  # fmt: skip
-"""What the service imports; the network itself needs nothing but its ONNX file."""
+"""Packages that the service imports; the network needs only its ONNX file."""
 
 logger = logging.getLogger(__name__)
 
 
 def bento_home(folder: Path) -> Path:
-    """BENTOML_HOME below `folder`, which is `home.served`."""
+    """Return BENTOML_HOME below `folder` (`home.served`)."""
     return folder / "bentoml"
 
 
@@ -47,12 +47,14 @@ def build(
 ) -> str:
     """Build the bento `name:version` below `folder` (`home.served`); returns its tag.
 
-    `classes` are the label values that masks are written with (default: channel numbers).
-    The bento holds our sources, so a later release of ours does not change what it answers.
-    A bento of the same tag is replaced.
+    The bento contains the package's source, so a later release does not change its results. A bento
+    of the same tag is replaced.
+
+    Args:
+        classes: label values of the masks; default: channel numbers.
 
     Raises:
-        ServingError: BentoML refuses to build.
+        ServingError: BentoML fails.
     """
     model = model_record.ServedModel(
         name=plain(name),
@@ -74,13 +76,13 @@ def build(
 
 
 def built(folder: Path, name: str, version: str) -> model_record.ServedModel | None:
-    """The record of the bento `name:version` below `folder`, if it is there."""
+    """Return the record of the bento `name:version` below `folder`; None if there is none."""
     place = bento_home(folder) / "bentos" / plain(name) / plain(version) / "src"
     return model_record.read(place) if (place / model_record.CONFIG).is_file() else None
 
 
 def stage(source: Path, onnx: Path, model: model_record.ServedModel) -> Path:
-    """Lay out what the bento is built from."""
+    """Write the build folder of the bento."""
     files.copy(onnx, source / model_record.ONNX)
     model_record.write(source, model)
     shutil.copytree(
@@ -94,7 +96,7 @@ def stage(source: Path, onnx: Path, model: model_record.ServedModel) -> Path:
 
 
 def bentofile(model: model_record.ServedModel) -> dict[str, object]:
-    """BentoML's build file. Local serving uses this environment, an image installs the pins."""
+    """Return BentoML's build file; only images install its packages."""
     return {
         "service": SERVICE,
         "name": model.name,
@@ -109,7 +111,7 @@ def bentofile(model: model_record.ServedModel) -> dict[str, object]:
 
 
 def readme(model: model_record.ServedModel) -> str:
-    """What BentoML's page shows."""
+    """Return the text of BentoML's page."""
     rows = "".join(f"| {key} | `{value}` |\n" for key, value in sorted(model.lineage.items()))
     return (
         f"# {model.label}\n\n"
@@ -121,20 +123,20 @@ def readme(model: model_record.ServedModel) -> str:
 
 
 def plain(name: str) -> str:
-    """A name that BentoML's tags allow: lower case letters, digits, `.`, `_`, `-`."""
+    """Convert a name to what BentoML's tags allow: lower case letters, digits, `.`, `_`, `-`."""
     return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("._-")[:63] or "model"
 
 
 def label_value(value: str) -> str:
-    """A value that BentoML's labels allow."""
+    """Convert a value to what BentoML's labels allow."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", value).strip("._-")[:63]
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """The environment of every BentoML process that we start: silent, and away from the user's."""
+    """Return the environment of BentoML processes: silent, with a home of their own."""
     home = bento_home(folder)
     home.mkdir(parents=True, exist_ok=True)
-    # BentoML installs what it misses into the environment that runs; nothing may change there.
+    # BentoML installs missing packages into the running environment, which must not change.
     return config.child_environment(BENTOML_HOME=str(home), PIP_NO_INDEX="1")
 
 

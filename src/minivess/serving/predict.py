@@ -1,4 +1,4 @@
-"""Masks for files and folders: the same path for the command line and for the service."""
+"""Segment files and folders; used by the command line and the service."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ FURTHER_CHANNEL = re.compile(r"_(?!0000)\d{4}$")
 
 
 class Plan(NamedTuple):
-    """Which files are read and where their masks go; which files are left out, and why."""
+    """Files to segment with the paths of their masks, and files left out with the reason."""
 
     pairs: Pairs
     left: dict[Path, str]
 
 
 class Outcome(NamedTuple):
-    """What became of one file: its mask and what is odd about it, or what refused it."""
+    """Result of one file: its mask with warnings, or the error that rejected it."""
 
     source: Path
     mask: Path | None
@@ -105,11 +105,11 @@ def _outcome(source: Path, target: Path, data: DataConfig, predictor: Predictor)
 
 
 def plan(inputs: Path, out: Path) -> Plan:
-    """Which files are read and where their masks go; folders below a folder are mirrored.
+    """Plan which files are segmented, and where their masks go; sub-folders are mirrored.
 
     Raises:
-        DataError: nothing to read, or two files whose masks would have one name.
-        UsageError: a place where no mask can be, or that holds what is no mask of ours.
+        DataError: nothing to segment, or two files whose masks would have the same name.
+        UsageError: a mask cannot be written there, or would replace another file.
     """
     if not inputs.is_dir():
         left: dict[Path, str] = {}
@@ -124,7 +124,7 @@ def plan(inputs: Path, out: Path) -> Plan:
 
 
 def _file(source: Path, out: Path) -> Path:
-    """A file may name its mask, or the folder for it."""
+    """Path of the mask of one file; `out` is that path, or a folder."""
     if not source.is_file():
         raise DataError(
             f"There is no volume to segment at {source}.",
@@ -137,7 +137,7 @@ def _file(source: Path, out: Path) -> Path:
 
 
 def _folder(out: Path) -> Path:
-    """A folder that is there or can be made."""
+    """Require a folder that exists or can be created."""
     lowest = next(path for path in (out, *out.absolute().parents) if path.exists())
     named = not out.exists() and (suffix(out) in SUFFIXES or unread_format(out))
     if named or not lowest.is_dir():
@@ -154,7 +154,7 @@ def _folder(out: Path) -> Path:
 
 
 def _volumes(folder: Path, out: Path) -> tuple[list[Path], dict[Path, str]]:
-    """What is segmented of a folder; what is not, and why."""
+    """Files of a folder to segment, and files left out with the reason."""
     if out.resolve() == folder.resolve():
         raise UsageError(
             f"The masks would land among the volumes in {folder}.",
@@ -175,7 +175,7 @@ def _volumes(folder: Path, out: Path) -> tuple[list[Path], dict[Path, str]]:
 
 
 def _left_out(path: Path, folder: Path, out: Path) -> str:
-    """Why a file of a folder is not segmented; empty where it is, or where nobody expects it."""
+    """Why a file of a folder is not segmented; empty if it is, or if it is no volume."""
     if not is_volume(path) or not path.exists():
         broken = "" if path.exists() else "it is a link that leads nowhere"
         return "{}; {}".format(*other) if (other := unread_format(path)) else broken
@@ -201,12 +201,12 @@ def _mask(source: Path) -> str:
 
 
 def _mark(source: Path) -> str:
-    """What a mask's header says of its file: names alone are the same in many folders."""
+    """Mark of a file in its mask's header: file names repeat across folders."""
     return keys.digest(str(source.resolve()))[:16]
 
 
 def _refuse_shared(pairs: Pairs) -> None:
-    """Two files of one name in several formats: which one is meant is not ours to say."""
+    """Reject files whose masks would have the same path, such as one name in two formats."""
     sources = defaultdict(list)
     for source, target in pairs:
         sources[target].append(source)
@@ -225,7 +225,7 @@ def _quoted(*paths: Path) -> str:
 
 
 def _refuse_occupied(source: Path, target: Path) -> None:
-    """Only a mask of the same file, and as `predict` wrote it, is replaced."""
+    """Reject a target that exists, unless it is an unchanged mask of the same file."""
     if not target.exists():
         return
     if not volume.is_own_mask(target):

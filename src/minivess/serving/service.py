@@ -73,7 +73,7 @@ class Segmentation:
             return self._answer(image, answer)  # type: ignore[return-value]
         except DataError as error:
             problem = error.problem.replace(str(image.parent), "").replace("/upload", "upload")
-            return refusal(422, problem, error.remedy, code=error.code)  # type: ignore[return-value]
+            return rejection(422, problem, error.remedy, code=error.code)  # type: ignore[return-value]
 
     def _answer(self, upload: Path, answer: str) -> FileResponse | JSONResponse:
         from minivess.serving import predict
@@ -148,7 +148,7 @@ async def uploaded(part: str | UploadFile) -> UploadFile:
     raise InvalidArgument(message)
 
 
-def refusal(status: int, problem: str, remedy: str, *, code: str) -> JSONResponse:
+def rejection(status: int, problem: str, remedy: str, *, code: str) -> JSONResponse:
     """A 4xx answer that says what to do; docs/checks.md lists the codes."""
     return JSONResponse({"error": problem, "code": code, "remedy": remedy}, status_code=status)
 

@@ -1,4 +1,4 @@
-"""Starts a built bento, asks it for one known volume, and ends it whatever happens."""
+"""Smoke test of a built bento: start it, send one known volume, end it."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ logger = logging.getLogger(__name__)
 def serve(tag: str, home: Home, *, timeout: float, port: int | None = None) -> Iterator[str]:
     """Serve the bento `tag` on this machine and yield its address, for example http://127.0.0.1:4711.
 
-    The service has ended when the block is left, also by an exception or a signal, and even
-    when this process is killed. Without `port` a free one is taken.
+    The service is ended when the block is left, also by an exception or a signal, and even if this
+    process is killed. Without `port` a free one is used.
 
     Raises:
-        ServingError: the port is taken, the service dies, or does not answer within `timeout` s.
+        ServingError: the port is in use, or the service dies or does not answer in `timeout` s.
     """
     chosen = processes.free_port() if port is None else require_free(port)
     log = home.logs / "serve" / f"{tag.replace(':', '-')}.log"
@@ -75,10 +75,10 @@ def ask(url: str, case: Case, expected: npt.NDArray[np.uint8], *, minimum: float
 
 
 def post(url: str, image: Path, answer: str = "nifti") -> httpx.Response:
-    """Upload a volume to a service; returns its answer.
+    """Upload a volume to a service and return the response.
 
     Raises:
-        ServingError: no answer, or one that refuses the volume.
+        ServingError: no answer, or an error.
     """
     try:
         with image.open("rb") as stream:
@@ -97,7 +97,7 @@ def post(url: str, image: Path, answer: str = "nifti") -> httpx.Response:
     if response.is_error:
         said = response.json()
         raise ServingError(
-            f"The service at {url} refused {image.name} ({response.status_code}): {said['error']}",
+            f"The service at {url} rejected {image.name} ({response.status_code}): {said['error']}",
             remedy=said["remedy"],
         )
     return response
@@ -110,7 +110,7 @@ def post(url: str, image: Path, answer: str = "nifti") -> httpx.Response:
 def running(
     command: list[str], log: Path, environment: dict[str, str]
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command under the supervisor, output to `log`; ended on leaving."""
+    """Run a command under the supervisor, with output to `log`; end it on leaving."""
     log.parent.mkdir(parents=True, exist_ok=True)
     supervised = [sys.executable, "-m", "minivess.runtime.supervisor", *command]
     with log.open("wb") as stream:
@@ -141,7 +141,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _wait(address: str, process: subprocess.Popen[bytes], log: Path, timeout: float) -> None:
-    """Until the service is ready; a worker that ends before is not given a second chance."""
+    """Wait until the service is ready; fail as soon as a worker ends."""
     deadline = time.monotonic() + timeout
     workers: set[psutil.Process] = set()
     while not _ready(address):

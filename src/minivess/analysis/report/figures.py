@@ -1,8 +1,7 @@
-"""Figures of the report: one drawing code, a PNG for papers and an SVG that follows the page.
+"""Figures of the report: each as PNG for papers and as SVG that follows the page's theme.
 
-Colours carry one meaning each and are safe for colour-blind readers: the accent is the champion,
-greys are everything else, and shape tells them apart in print. In the SVG they become CSS
-variables, so that a dark page gets a dark figure.
+Colours are safe for colour-blind readers: the accent is the champion, greys are the rest; shapes
+distinguish them in print. In the SVG they become CSS variables, so a dark page has dark figures.
 """
 
 from __future__ import annotations
@@ -39,13 +38,13 @@ FONT: dict[Any, Any] = {
     "axes.unicode_minus": True,
 }
 SORTED = "dice"
-"""What puts volumes in order, worst first."""
+"""Metric by which volumes are sorted, worst first."""
 COMPARED = (names.PRIMARY, "dice", "cldice", "masd")
 NAMED_VOLUMES = 40
 
 
 class Drawn(NamedTuple):
-    """A finished figure: file for artifacts, markup for the page."""
+    """A figure: PNG file, SVG for the page, caption."""
 
     name: str
     path: Path
@@ -57,7 +56,7 @@ class Drawn(NamedTuple):
 def draw(
     result: AnalysisResult, folder: Path, unit: formatting.Unit = formatting.HEADER
 ) -> list[Drawn]:
-    """Draw the figures of numbers as PNG files in `folder`; distances are in `unit`."""
+    """Draw the figures of metrics as PNG files in `folder`; distances are in `unit`."""
     drawn = [comparison(result, folder, unit), per_volume(result, folder)]
     if result.untrained:
         drawn.append(untrained(result, folder))
@@ -67,7 +66,7 @@ def draw(
 def comparison(
     result: AnalysisResult, folder: Path, unit: formatting.Unit = formatting.HEADER
 ) -> Drawn:
-    """Means with intervals: a row for each family and ensemble, a column for each metric."""
+    """Draw means with intervals: a row per family or ensemble, a column per metric."""
     judged = ordered(result)
     metrics = [name for name in COMPARED if any(champion.mean(one, name) for one in judged)]
     figure, axes = _canvas(len(metrics), height=1.0 + 0.42 * (len(judged) + 1))
@@ -89,7 +88,7 @@ def comparison(
 
 
 def per_volume(result: AnalysisResult, folder: Path) -> Drawn:
-    """Dice of each volume, hardest first, champion against the others."""
+    """Draw Dice of each volume, hardest first: the champion and the others."""
     best = champion_of(result)
     cases = [volume.case for volume in worst_first(best) if volume.values.get(SORTED) is not None]
     figure, (axis,) = _canvas(1, height=3.9)
@@ -115,7 +114,7 @@ def per_volume(result: AnalysisResult, folder: Path) -> Drawn:
 
 
 def untrained(result: AnalysisResult, folder: Path) -> Drawn:
-    """What training bought: the untrained network's mean, an arrow, the champion's interval."""
+    """Draw the effect of training: the untrained network's mean and the champion's interval."""
     best = champion_of(result)
     metrics = [
         name
@@ -141,7 +140,7 @@ def untrained(result: AnalysisResult, folder: Path) -> Drawn:
 
 
 def ordered(result: AnalysisResult) -> list[Scores]:
-    """The champion, then families, then ensembles, each by falling mean."""
+    """Return the champion, then families, then ensembles, each by descending mean."""
     best = champion_of(result)
 
     def rank(one: Scores) -> float:
@@ -152,14 +151,14 @@ def ordered(result: AnalysisResult) -> list[Scores]:
 
 
 def champion_of(result: AnalysisResult) -> Scores:
-    """The judgement of the champion."""
+    """Return the scores of the champion."""
     return next(one for one in result.families if one.name == result.champion.family)
 
 
 def worst_first(judged: Scores) -> list[VolumeMetrics]:
-    """Volumes by rising Dice, equal ones by clDice; undefined ones come first.
+    """Return volumes by ascending Dice, then clDice; undefined values come first.
 
-    The compound metric would not do: half of it hardly moves where a mask is bad.
+    The compound metric is unsuitable: half of it hardly changes among bad masks.
     """
 
     def rank(volume: VolumeMetrics) -> list[float]:
@@ -170,12 +169,12 @@ def worst_first(judged: Scores) -> list[VolumeMetrics]:
 
 
 def units(judged: Scores) -> int:
-    """Independent pieces of evidence: groups where volumes have one, else volumes."""
+    """Number of independent units: groups if volumes have one, else volumes."""
     return len({(one.group is None, one.group or one.case) for one in judged.volumes})
 
 
 def evidence(judged: Scores) -> str:
-    """`12 volumes`, or `12 volumes in 3 groups`."""
+    """Format `12 volumes`, or `12 volumes in 3 groups`."""
     said, found = several(len(judged.volumes), "volume"), units(judged)
     grouped = any(one.group is not None for one in judged.volumes)
     return f"{said} in {several(found, 'group')}" if grouped else said
@@ -267,7 +266,7 @@ def _save(figure: Figure, folder: Path, name: str, caption: str) -> Drawn:
 
 
 def themed(svg: str, caption: str) -> str:
-    """Matplotlib's SVG for a page: its colours and font are the page's, its size is free."""
+    """Adapt matplotlib's SVG to a page: colours and font of the page, no fixed size."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)

@@ -1,4 +1,4 @@
-"""What the numbers of an analysis cannot say, in sentences with this dataset's own figures."""
+"""Limitations of an analysis, in sentences with this dataset's figures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def notes(
     models: Sequence[FoldModel] = (),
     profile: DatasetProfile | None = None,
 ) -> list[str]:
-    """Everything a reader should keep in mind, most important first."""
+    """Return the limitations, most important first."""
     return [
         *_size(best),
         *_selection(result, models),

@@ -1,4 +1,4 @@
-"""The methods paragraph: what was done, in the words of a paper, from the settings used."""
+"""Methods paragraphs for a paper, written from the settings used."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def paragraphs(
     config: ExperimentConfig,
     models: Sequence[FoldModel] = (),
 ) -> list[str]:
-    """Data, training, evaluation and choice, a paragraph each."""
+    """Return paragraphs on data, training, evaluation and choice of the champion."""
     return [
         _data(profile, config, models),
         *(_training(config, models) if models else ()),

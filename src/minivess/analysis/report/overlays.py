@@ -1,9 +1,8 @@
-"""What a prediction looks like: image, truth, prediction and their difference, side by side.
+"""Overlay panels: image, ground truth, prediction and their difference, side by side.
 
-Masks are projected along z, and so is the image where its foreground is bright, as a microscope's
-is; elsewhere one slice is shown. Differences are coloured by
-what lies along the ray: white was found, orange is too much, blue is missed, pink is another
-class (Okabe and Ito's colours, told apart by colour-blind readers).
+Masks are projected along z, and so is an image with bright foreground (microscopy); of other images
+one slice is shown. Colours of the difference: white is a true positive, orange a false positive,
+blue a false negative, pink another class (Okabe and Ito's colours, safe for colour-blind readers).
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 FOUND, EXTRA, MISSED, CONFUSED = "#f2f2f2", "#e69f00", "#56b4e9", "#cc79a7"
-# No class has the colour of an error.
+# Classes and errors have different colours.
 CLASSES = ("#f2f2f2", "#009e73", "#f0e442", "#3b7fc4", "#d55e00", "#8a6fd1")
 BACKGROUND = (0.055, 0.065, 0.08)
 TILE = 3.0  # inches
@@ -55,10 +54,10 @@ def draw(
 
 
 def view(image: Array, truth: Array) -> tuple[str, Array]:
-    """A plane (X, Y) that shows the structures of (X, Y, Z), and what it is.
+    """Return a title and a plane (X, Y) that shows the foreground of (X, Y, Z).
 
-    A maximum projection shows what is brighter than its surroundings; of anything else it shows
-    the surroundings, so there the slice with the most foreground is taken.
+    A maximum projection shows what is brighter than its surroundings; for other images the slice
+    with the most foreground is taken.
     """
     there = truth > 0
     if not there.any() or there.all() or image[there].mean() > np.percentile(image[~there], 75):
@@ -68,7 +67,7 @@ def view(image: Array, truth: Array) -> tuple[str, Array]:
 
 
 def grey(plane: Array) -> Array:
-    """A plane (X, Y) as (X, Y, 3), stretched between its percentiles 1 and 99.7."""
+    """Return a plane (X, Y) as grey (X, Y, 3), scaled between its percentiles 1 and 99.7."""
     flat = plane.astype(np.float32)
     low, high = np.percentile(flat, (1, 99.7))
     stretched = ((flat - low) / max(high - low, 1e-6)).clip(0, 1)
@@ -76,7 +75,7 @@ def grey(plane: Array) -> Array:
 
 
 def classes(mask: Array) -> Array:
-    """The classes along each ray, mixed by how often they occur; brightness shows depth."""
+    """Blend the classes along z by frequency, (X, Y, Z) -> (X, Y, 3); brightness shows depth."""
     layers = {
         CLASSES[(index - 1) % len(CLASSES)]: mask == index for index in np.unique(mask) if index > 0
     }
@@ -84,7 +83,7 @@ def classes(mask: Array) -> Array:
 
 
 def difference(truth: Array, prediction: Array) -> Array:
-    """Found, extra, missed and confused voxels along each ray, mixed by how often they occur."""
+    """Blend true positive, false positive, false negative and confused voxels along z."""
     there, said = truth > 0, prediction > 0
     layers = {
         FOUND: there & (truth == prediction),
@@ -120,7 +119,7 @@ def _label(axis: Axes, title: str) -> None:
 
 
 def _scale_bar(axis: Axes, width: int, spacing: float, unit: str) -> None:
-    """A bar of a round length, about a quarter of the tile."""
+    """Draw a scale bar of a round length, about a quarter of the tile."""
     from matplotlib.patheffects import withStroke
 
     dark = [withStroke(linewidth=3, foreground="black", alpha=0.7)]
@@ -136,13 +135,13 @@ def _scale_bar(axis: Axes, width: int, spacing: float, unit: str) -> None:
 
 
 def round_length(about: float) -> float:
-    """The largest 1, 2 or 5 times a power of ten that is not above `about`."""
+    """Return the largest 1, 2 or 5 times a power of ten that is <= `about`."""
     power = 10.0 ** np.floor(np.log10(about))
     return float(power * max(step for step in (1, 2, 5) if step * power <= about))
 
 
 def _save(figure: Any, target: Path) -> None:
-    """A palette of 256 colours keeps a report of many panels small."""
+    """Save with a palette of 256 colours, which keeps reports small."""
     from PIL import Image
 
     figure.savefig(target, dpi=130, facecolor=BACKGROUND)

@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs nothing else, tables for papers, markdown for Prefect."""
+"""The report: a self-contained HTML file, tables for papers, markdown for Prefect."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def render(
     """Write the HTML report.
 
     Args:
-        drawn: figures of numbers, and panels (those with a `case`).
+        drawn: figures of metrics, and panels (those with a `case`).
         links: run id -> address of its page.
-        models: who was judged; with them the report names networks, losses and seeds.
+        models: the evaluated models; with them the report names networks, losses and seeds.
     """
     config = config or ExperimentConfig()
     unit = formatting.distance_unit(profile)
@@ -63,7 +63,7 @@ def render(
 
 
 def inlined(picture: Path) -> str:
-    """A PNG file as a data address."""
+    """Return a PNG file as a data URI."""
     return f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
 
 
@@ -89,9 +89,9 @@ def _panel(drawn: figures.Drawn, best: Scores, unit: formatting.Unit) -> dict[st
 def tables(
     result: AnalysisResult, folder: Path, unit: formatting.Unit = formatting.HEADER
 ) -> list[Path]:
-    """Write families and volumes, those of a test set apart; LaTeX tells distances in `unit`.
+    """Write tables of families and volumes, those of a test set separately.
 
-    In the CSV they are in the unit of the headers.
+    Distances are in `unit` in LaTeX, and in the unit of the headers in CSV.
     """
     written = [
         files.write_csv(folder / "families.csv", family_rows(result)),
@@ -109,7 +109,7 @@ def tables(
 def family_rows(
     result: AnalysisResult, judged: Sequence[Scores] | None = None
 ) -> list[dict[str, Any]]:
-    """A row for each family, ensemble and metric, out of fold unless `judged` is the test set."""
+    """Return a row per family or ensemble and metric; `judged` defaults to out-of-fold scores."""
     return [
         {
             "name": one.name,
@@ -135,7 +135,7 @@ def family_rows(
 def volume_rows(
     result: AnalysisResult, judged: Sequence[Scores] | None = None
 ) -> list[dict[str, Any]]:
-    """A row for each family or ensemble and volume, a column for each metric."""
+    """Return a row per family or ensemble and volume, with a column per metric."""
     judged = judged or figures.ordered(result)
     metrics = dict.fromkeys(metric for one in judged for metric in one.intervals)
     return [
@@ -151,7 +151,7 @@ def volume_rows(
 
 
 def latex(result: AnalysisResult, unit: formatting.Unit) -> str:
-    """A booktabs table of means with intervals, the champion in bold."""
+    """Return a booktabs table of means with intervals, the champion in bold."""
 
     def cell(interval: Interval, metric: str) -> str:
         spell = formatting.metric(metric, unit).number
@@ -164,7 +164,7 @@ def latex(result: AnalysisResult, unit: formatting.Unit) -> str:
 
 
 def markdown(result: AnalysisResult, unit: formatting.Unit = formatting.HEADER) -> str:
-    """The first screen of the report for Prefect's page."""
+    """Return the summary of the report as markdown, for Prefect's page."""
 
     def cell(interval: Interval, metric: str) -> str:
         notes = [formatting.bounds(interval)] * (metric == names.PRIMARY)

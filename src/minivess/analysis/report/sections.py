@@ -1,7 +1,4 @@
-"""The report's content as plain rows and sentences; the template only sets them.
-
-Everything here is text that a reader sees, so numbers are already spelled.
-"""
+"""Content of the report's sections as rows and sentences; numbers are already formatted."""
 
 from __future__ import annotations
 
@@ -16,13 +13,13 @@ from minivess.contracts import AnalysisResult, DatasetProfile, FoldModel, Interv
 from minivess.text import several
 
 HEADLINE = (names.PRIMARY, "dice", "cldice", "masd")
-# F1 of voxels is the same number as Dice; it stands in the CSV.
+# F1 of voxels equals Dice; it is in the CSV.
 COLUMNS = (names.PRIMARY, "dice", "cldice", "masd", "hd95", "nsd")
 Row = dict[str, Any]
 
 
 def headline(result: AnalysisResult, unit: formatting.Unit) -> list[Row]:
-    """The champion's main metrics, each beside the untrained network's."""
+    """Return the champion's main metrics, with those of the untrained network."""
     best = figures.champion_of(result)
     cards = []
     for name in HEADLINE:
@@ -46,7 +43,7 @@ def headline(result: AnalysisResult, unit: formatting.Unit) -> list[Row]:
 
 
 def _bar(interval: Interval, before: float | None, reach: float) -> Row:
-    """Places on a line from 0 to `reach`, in percent."""
+    """Positions on a line from 0 to `reach`, in percent."""
 
     def place(value: float | None) -> float | None:
         return None if value is None else round(100 * min(max(value / (reach or 1), 0), 1), 2)
@@ -65,7 +62,7 @@ def comparison(
     models: Sequence[FoldModel],
     unit: formatting.Unit,
 ) -> Row:
-    """The table of families, ensembles and the untrained network."""
+    """Return the table of families, ensembles and the untrained network."""
     best = figures.champion_of(result)
     metrics = [name for name in COLUMNS if champion.mean(best, name) is not None]
     return {
@@ -148,7 +145,7 @@ def _range(interval: Interval, spell: Callable[[float | None], str]) -> str:
 
 
 def test(result: AnalysisResult, unit: formatting.Unit) -> Row | None:
-    """Families and ensembles on the held-out test set, in the order of the other table."""
+    """Return the table of the held-out test set, in the order of the other table."""
     if not result.test:
         return None
     metrics = [name for name in COLUMNS if name in result.test[0].intervals]
@@ -172,7 +169,7 @@ def _like(judged: Sequence[Scores], order: Sequence[Scores]) -> list[Scores]:
 
 
 def test_sentence(result: AnalysisResult) -> str:
-    """How many volumes were held out, and who judged them."""
+    """Describe the test set and how it was evaluated."""
     return (
         f"Held-out test set, {figures.evidence(result.test[0])}: no part in training, in any "
         "choice, or in the figures above. Each volume was judged by each fold's network alone, as "
@@ -181,7 +178,7 @@ def test_sentence(result: AnalysisResult) -> str:
 
 
 def per_class(result: AnalysisResult, unit: formatting.Unit) -> Row | None:
-    """The champion class by class, where there are several."""
+    """Return the champion's metrics per class; None with one class."""
     best = figures.champion_of(result)
     values = sorted(
         {int(name.partition("_class")[2]) for name in best.intervals if "_class" in name}
@@ -201,7 +198,7 @@ def per_class(result: AnalysisResult, unit: formatting.Unit) -> Row | None:
 
 
 def volumes(result: AnalysisResult, profile: DatasetProfile, unit: formatting.Unit) -> Row:
-    """Every volume with the champion's metrics, hardest first."""
+    """Return every volume with the champion's metrics, hardest first."""
     best = figures.champion_of(result)
     stats = {volume.case: volume for volume in profile.volumes}
     metrics = [name for name in COLUMNS if champion.mean(best, name) is not None]
@@ -228,7 +225,7 @@ def volumes(result: AnalysisResult, profile: DatasetProfile, unit: formatting.Un
 
 
 def data(profile: DatasetProfile, unit: formatting.Unit) -> list[tuple[str, str]]:
-    """The dataset in a dozen lines."""
+    """Return the facts of the dataset as (name, value)."""
     low, high = profile.spacing_range
     shapes = f"{formatting.shape(profile.min_shape)} to {formatting.shape(profile.max_shape)}"
     foreground = sorted(volume.foreground_ratio for volume in profile.volumes)
@@ -267,7 +264,7 @@ def lineage(
     models: Sequence[FoldModel],
     links: Mapping[str, str],
 ) -> list[Row]:
-    """From this report back to the bytes: (what, id, link, note)."""
+    """Return the chain from this report to the data version."""
     named = {model.parent_run_id: model.family for model in models}
     trained = [
         ("Training run", run_id, named.get(run_id, "") + _crowned(run_id, result))
