@@ -250,7 +250,7 @@ def test_a_spool_file_that_changed_is_refused_and_everything_else_is_stored(
     (run_id,) = store.by_uid(uid)
     assert store.get(run_id).status == "FINISHED"
     assert "a/b.json" not in store.artifacts(run_id)
-    assert "gone or torn" in caplog.text
+    assert "lost or damaged" in caplog.text
     assert (store.home.journal / f"{uid}.refused").exists()
 
 

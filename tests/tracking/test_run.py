@@ -249,7 +249,7 @@ def test_what_a_deleted_run_refuses_is_kept_aside_and_hides_no_error(
         work()
     kept = store.home.journal / f"{uids[0]}.refused"
     assert b'"val_dice":0.5' in kept.read_bytes()
-    assert "MLflow refuses val_dice" in caplog.text
+    assert "MLflow rejected val_dice" in caplog.text
 
 
 def test_what_the_artifact_folder_refuses_waits_and_the_run_ends_with_it(
@@ -271,7 +271,7 @@ def test_what_the_artifact_folder_refuses_waits_and_the_run_ends_with_it(
     record = store.get(run.run_id)
     assert (record.status, record.metrics) == ("RUNNING", {"val_dice": 0.5})
     warnings = [entry.message for entry in caplog.records if entry.levelname == "WARNING"]
-    assert ["store a/b.txt" in warnings[0], "is not wholly in MLflow" in warnings[1]] == [True] * 2
+    assert ["store a/b.txt" in warnings[0], "is not complete in MLflow" in warnings[1]] == [True] * 2
     assert len(warnings) == 2
     place.unlink()
     assert uploader.of(store).flush_all() == []
