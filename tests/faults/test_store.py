@@ -42,7 +42,7 @@ def test_an_outage_within_a_command_is_said_once_and_its_result_is_published_at_
     assert done.wait() == 0, done.err
     said = done.out + done.err
     assert "Retrying" not in said
-    assert said.count("Work goes on") <= 2, said
+    assert said.count("Work continues") <= 2, said
 
 
 def test_a_disk_that_fills_up_ends_a_training_in_one_paragraph_and_is_its_runs_cause(
@@ -83,7 +83,7 @@ def test_profile_and_train_need_no_mlflow_and_are_used_when_it_is_back(
     away = command(root, home, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     assert away.wait() == 1, away.out + away.err
     assert "`minivess settle`, then the same command" in away.err
-    assert (away.out + away.err).count("Work goes on") == 1
+    assert (away.out + away.err).count("Work continues") == 1
     assert len(list(home.journal.glob("*.jsonl"))) == 4
     back = command(root, home, "flows=[profile,train]", "--json")
     assert back.wait() == 0, back.out + back.err

@@ -75,7 +75,7 @@ class Session:
                     f"A run that died earlier is now marked KILLED: {record.name} ({record.run_id})"
                 )
         except StoreUnreachable as away:
-            self.say(f"{away.problem} Work goes on; runs are kept in {self.home.journal}.")
+            self.say(f"{away.problem} Work continues; runs are kept in {self.home.journal}.")
         return store
 
     def with_config(self, config: ExperimentConfig) -> Session:
@@ -138,7 +138,7 @@ class Session:
         try:
             return question(self.store)
         except StoreUnreachable as away:
-            log.warning("%s Work goes on without the answer.", away.problem)
+            log.warning("%s Work continues without the answer.", away.problem)
             return None
 
     def find(self, key: str, *, experiment: str) -> RunRecord | None:
