@@ -95,13 +95,13 @@ def show_lineage(session: Session, options: Options) -> Outcome:
     chain = lineage.walk(session.store, *options.arguments)
     for record in chain:
         kind = record.tags.get(names.KIND, "?")
-        session.say(f"  {kind:<11} {record.run_id}  {record.status}  {record.name}")
+        session.print(f"  {kind:<11} {record.run_id}  {record.status}  {record.name}")
     data_hash = chain[-1].params.get(names.DATASET_HASH)
-    session.say(f"  {'data':<11} {data_hash}")
+    session.print(f"  {'data':<11} {data_hash}")
     links = {record.run_id: session.page_of(record.run_id) for record in chain}
     page = session.home.reports / chain[0].run_id / "lineage.html"
     files.write_text(page, lineage.page(chain, links))
-    session.say(f"  {'page':<11} {page}")
+    session.print(f"  {'page':<11} {page}")
     return {
         "page": str(page),
         "chain": [
@@ -119,11 +119,11 @@ def query(session: Session, options: Options) -> Outcome:
     rows = workspace.query(session.home.workspace, *options.arguments)
     for row in rows[:SHOWN_ROWS]:
         cells = (f"{key}={'NULL' if value is None else value}" for key, value in row.items())
-        session.say("  " + "  ".join(cells))
+        session.print("  " + "  ".join(cells))
     if len(rows) > SHOWN_ROWS:
-        session.say(f"  {SHOWN_ROWS} of {len(rows)} rows are shown; --json prints all")
+        session.print(f"  {SHOWN_ROWS} of {len(rows)} rows are shown; --json prints all")
     elif not rows:
-        session.say("  no rows")
+        session.print("  no rows")
     return {"rows": rows}
 
 

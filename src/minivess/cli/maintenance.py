@@ -40,7 +40,7 @@ def status(session: Session, *, follow: bool) -> Outcome:
         begun = time.monotonic()
         found = statuses.look(store)
         for line in _status_lines(session, found):
-            session.say(line)
+            session.print(line)
         if not follow:
             return {
                 "runs": found.runs,
@@ -56,7 +56,7 @@ def status(session: Session, *, follow: bool) -> Outcome:
             }  # fmt: skip
         # A store that is slow to read is read less often.
         time.sleep(max(FOLLOW_S, 5 * (time.monotonic() - begun)))
-        session.say("\x1b[2J\x1b[H" if sys.stdout.isatty() else "")
+        session.print("\x1b[2J\x1b[H" if sys.stdout.isatty() else "")
 
 
 def _status_lines(session: Session, found: Any) -> list[str]:
@@ -85,9 +85,9 @@ def print_first(
     """Print the lines of the first items, and how many more there are."""
     for item in items[:SHOWN]:
         for line in lines_of(item):
-            session.say(f"  {line}")
+            session.print(f"  {line}")
     for line in more(items):
-        session.say(line)
+        session.print(line)
 
 
 def more(items: Sequence[object]) -> list[str]:
@@ -110,7 +110,7 @@ def settle(session: Session, run_ids: Collection[str]) -> Outcome:
     for record in dead_runs.elsewhere(store):
         host = record.tags.get(liveness.HOST, "another tool")
         end = session.command(f"settle {record.run_id}")
-        session.say(f"  {record.name} runs on {host}; if not: {end}")
+        session.print(f"  {record.name} runs on {host}; if not: {end}")
     flows = session.orchestrator.settle()
     pointers = []
     for one in _chains(session):
@@ -120,13 +120,13 @@ def settle(session: Session, run_ids: Collection[str]) -> Outcome:
             _set_aliases(one, {pointer.kind for pointer in found})
         except StoreError as error:
             # One run that is gone keeps nothing else from being settled.
-            session.say(f"  {error.problem} Then settle again: {error.remedy}")
+            session.print(f"  {error.problem} Then settle again: {error.remedy}")
     # The newest last: that is what `latest_...` means.
     pointers.sort(key=lambda pointer: pointer.rank)
     for pointer in pointers:
         handoff.publish(session, pointer.kind, pointer.scope, pointer.holds)
     waiting = [pending.journal.uid for pending in uploader.of(store).pending()]
-    session.say(
+    session.print(
         f"  {len(settled)} dead runs and {len(flows)} flow runs settled, {len(waiting)} journals "
         f"wait, {len(pointers)} pointers written"
     )
@@ -174,7 +174,7 @@ def _set_aliases(session: Session, pointers: Collection[str]) -> None:
         ):
             model_versions.promote(session, deployed)
         else:
-            session.say(
+            session.print(
                 f"  version {deployed.model_version} in production is gone: "
                 + session.command("deploy", f"name={deployed.model_name}")
             )
@@ -199,7 +199,7 @@ def audit(session: Session, run_ids: Collection[str]) -> Outcome:
     )
     backfilled = session.command("backfill")
     told = f"{len(gaps)} runs lack what others rely on; older ones may get it: {backfilled}"
-    session.say(f"  {told if gaps else 'all runs are whole'}")
+    session.print(f"  {told if gaps else 'all runs are whole'}")
     return {"gaps": [gap._asdict() for gap in gaps], "exit_code": 1 if gaps else 0}
 
 
@@ -226,7 +226,7 @@ def backfill(session: Session, run_ids: Collection[str], *, apply: bool) -> Outc
 
 def conclude(session: Session, what: str, done: str, *, apply: bool) -> None:
     """What was done, or what `--apply` would do."""
-    session.say(f"  {what} {done}" if apply else f"  {what} would be {done}; do it with --apply")
+    session.print(f"  {what} {done}" if apply else f"  {what} would be {done}; do it with --apply")
 
 
 # --- purge and rebase ---------------------------------------------------------------------

@@ -57,19 +57,19 @@ def show(session: Session, options: Options, dataset: str) -> Outcome:
     known = review.entries(session.home, dataset)
     shown = [entry for entry in known if options.all or entry.is_open]
     for entry in shown:
-        session.say(
+        session.print(
             f"{entry.case}   {'open' if entry.is_open else entry.verdict or 'nothing found'}"
         )
         for finding in entry.findings:
-            session.say(f"  {finding.severity} {finding.code}: {finding.message}")
+            session.print(f"  {finding.severity} {finding.code}: {finding.message}")
         for made in entry.decisions:
             what = f" {made.role} {made.file}" if made.role else ""
-            session.say(f"  {made.at[:16]} {made.verdict}{what} by {made.who}: {made.why}")
+            session.print(f"  {made.at[:16]} {made.verdict}{what} by {made.who}: {made.why}")
     waiting = sum(entry.is_open for entry in known)
-    session.say(f"{dataset}: {waiting} of {len(known)} volumes wait for a decision")
+    session.print(f"{dataset}: {waiting} of {len(known)} volumes wait for a decision")
     if waiting:
         decide_so = review.command("accept", dataset)
-        session.say(f"  {decide_so}; all that can be done: minivess help review")
+        session.print(f"  {decide_so}; all that can be done: minivess help review")
     return {"dataset": dataset, "open": waiting, "volumes": [plain(entry) for entry in shown]}
 
 
@@ -89,8 +89,8 @@ def decide(session: Session, options: Options, dataset: str) -> Outcome:
             session.home, entry, verdict, who=options.who, why=options.why or "",
             replacements=given,
         )  # fmt: skip
-        session.say(f"  {entry.case}: {verdict}")
-    session.say("  the next `minivess profile` makes the version in which this counts")
+        session.print(f"  {entry.case}: {verdict}")
+    session.print("  the next `minivess profile` makes the version in which this counts")
     return {"dataset": dataset, "decided": cases, "verdict": verdict}
 
 
@@ -111,10 +111,10 @@ def export(session: Session, options: Options, dataset: str) -> Outcome:
         )
     write = exchange.to_label_studio if options.tool == "label-studio" else exchange.to_slicer
     written = write(session.home, entries, folder)
-    session.say(f"  {folder}: {', '.join(written)}")
+    session.print(f"  {folder}: {', '.join(written)}")
     if left := [entry.case for entry in entries if entry.case not in written]:
-        session.say(f"  left out, their images cannot be read: {', '.join(left)}")
-    session.say(f"  then: minivess review import {shlex.quote(str(folder))} --why '...'")
+        session.print(f"  left out, their images cannot be read: {', '.join(left)}")
+    session.print(f"  then: minivess review import {shlex.quote(str(folder))} --why '...'")
     return {"dataset": dataset, "folder": str(folder), "cases": written}
 
 
@@ -124,10 +124,10 @@ def take_back(session: Session, options: Options) -> Outcome:
 
     place, why = Path(*options.arguments).expanduser(), options.why or "corrected in 3D Slicer"
     taken, left = exchange.read_back(session.home, place, who=options.who, why=why)
-    session.say(f"  {len(taken)} decided: {', '.join(taken) or 'none'}")
+    session.print(f"  {len(taken)} decided: {', '.join(taken) or 'none'}")
     if left:
         why_left = "no verdict, a fix without a file, changed since, another name"
-        session.say(f"  left as they are ({why_left}): {', '.join(left)}")
+        session.print(f"  left as they are ({why_left}): {', '.join(left)}")
     return {"decided": taken, "left": left}
 
 

@@ -71,7 +71,7 @@ def callbacks(context: CellContext, run: Run) -> Iterator[Callbacks]:
                 run.file(stack, "logs")
 
         def resumed(done: int) -> None:
-            session.say(f"  {context.title} resumes after epoch {done}")
+            session.print(f"  {context.title} resumes after epoch {done}")
 
         yield Callbacks(epoch, figure, beat, stall, resumed)
     progress(1.0)
@@ -131,7 +131,7 @@ def reusable(session: Session, cell: Cell) -> Trained | None:
     try:
         return record.run_id, require_whole(session, record.run_id)
     except StoreError as error:
-        session.say(f"  fold {cell.fold.index} is not reused: {error.problem}")
+        session.print(f"  fold {cell.fold.index} is not reused: {error.problem}")
         return None
 
 

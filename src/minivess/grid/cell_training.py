@@ -112,7 +112,7 @@ class CellTraining:
         plan = open_cell(context.folder, self.spec(plan), plan, resume=resume)
         shorter = self.shorter()
         if shorter is not None and shorter.begin(context.folder, context.cell.key):
-            context.session.say(f"  {context.title} {meaning(context.session.config.training)}")
+            context.session.print(f"  {context.title} {meaning(context.session.config.training)}")
         return plan
 
     def after_kill(self, plan: ComputePlan, dead: RunRecord) -> ComputePlan:
@@ -128,7 +128,7 @@ class CellTraining:
                 dead.name, error, extra=MEMORY,
             )  # fmt: skip
             return plan
-        self.context.session.say(
+        self.context.session.print(
             f"  {dead.name} was killed for its memory (run {dead.run_id}); it starts again with "
             f"{described(following)}"
         )
@@ -186,7 +186,7 @@ class CellTraining:
         following = self.smaller(plan, run.run_id)
         what = described(following)
         log.warning("%s The cell starts again with %s.", error.problem, what, extra=MEMORY)
-        self.context.session.say(f"  {run.name} ran out of memory; it starts again with {what}")
+        self.context.session.print(f"  {run.name} ran out of memory; it starts again with {what}")
         run.tags({names.NEXT_PLAN: what})
         run.json(following.model_dump(mode="json"), names.NEXT_PLAN_ARTIFACT)
 

@@ -140,7 +140,7 @@ class GridContext:
             else:
                 self.models[name] = ModelPlan(network, plan, cost)
                 return cost
-            self.session.say(
+            self.session.print(
                 f"  {name} ran out of memory when it was tried; now "
                 f"{out_of_memory.described(following)}"
             )

@@ -27,7 +27,7 @@ def opened(grid: GridContext, family: Family) -> Iterator[Run]:
     session = grid.session
     changed = explain_change(session, family)
     if changed:
-        session.say(f"  {family.name} trains again, changed: {changed}")
+        session.print(f"  {family.name} trains again, changed: {changed}")
     with session.run(
         names.FAMILY, family.name, family.key, note(grid, family), family.ingredients,
         dataset=grid.profile.dataset, tags=cell_run.tags(grid, family),

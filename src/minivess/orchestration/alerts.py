@@ -46,5 +46,7 @@ def notify(session: Session, url: str) -> dict[str, Any]:
             for old in client.read_automations_by_name(AUTOMATION):
                 client.delete_automation(old.id)
             made = client.create_automation(wanted)
-    session.say(f"  deployed flows that fail are told to that address (automation {AUTOMATION!r})")
+    session.print(
+        f"  deployed flows that fail are told to that address (automation {AUTOMATION!r})"
+    )
     return {"automation": AUTOMATION, "automation_id": str(made)}

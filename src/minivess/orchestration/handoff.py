@@ -79,7 +79,7 @@ def complete(
     pointer = pointer_of(result)
 
     def hold_back(why: str) -> None:
-        session.say(f"  {COMMANDS[kind]} is not published yet: {why}")
+        session.print(f"  {COMMANDS[kind]} is not published yet: {why}")
         session.held_back[kind] = partial(complete, session, kind, result, follow)
 
     records = session.ask(lambda store: [store.get(run_id) for run_id in run_ids_of(result)])
@@ -212,7 +212,7 @@ def is_whole(session: Session, record: RunRecord, kind: str) -> bool:
     except StoreUnreachable:
         raise
     except StoreError as error:
-        session.say(f"  {kind} of {record.name} is not reused: {error.problem}")
+        session.print(f"  {kind} of {record.name} is not reused: {error.problem}")
         return False
     return True
 
@@ -426,7 +426,7 @@ def current(session: Session) -> list[Pointer]:
             found.append(Pointer(kind, getattr(result, scope), newest, holds(result)))
     except StoreError as missing:
         # A chain that has not got further yet has no more to point at.
-        session.say(f"  {missing.problem}")
+        session.print(f"  {missing.problem}")
     return found
 
 

@@ -90,7 +90,7 @@ def promote(session: Session, result: DeploymentResult) -> None:
     """Move the alias `production` to the version that passed every check of its deployment."""
     name, version, alias = result.model_name, result.model_version, names.PRODUCTION_ALIAS
     if move_alias(session, name, alias, version, f"deployed by run {result.run_id}"):
-        session.say(f"  {name} version {version} is now `{alias}`")
+        session.print(f"  {name} version {version} is now `{alias}`")
 
 
 def move_alias(session: Session, name: str, alias: str, version: str, why: str) -> bool:
@@ -98,7 +98,7 @@ def move_alias(session: Session, name: str, alias: str, version: str, why: str) 
     before = registry.set_alias(session.store, name, alias, version)
     if before is not None and before.version != version:
         after = registry.by_version(session.store, name, version)
-        session.say(
+        session.print(
             f"  `{alias}` of {name} moves: {_with_figure(session, before)} -> "
             f"{_with_figure(session, after)}, {why}"
         )

@@ -71,11 +71,11 @@ class Session:
             store.connect()
             self.settled = settle(store) if self.home.writable else []
             for record in self.settled:
-                self.say(
+                self.print(
                     f"A run that died earlier is now marked KILLED: {record.name} ({record.run_id})"
                 )
         except StoreUnreachable as away:
-            self.say(f"{away.problem} Work continues; runs are kept in {self.home.journal}.")
+            self.print(f"{away.problem} Work continues; runs are kept in {self.home.journal}.")
         return store
 
     def with_config(self, config: ExperimentConfig) -> Session:
@@ -175,7 +175,7 @@ class Session:
         for publish in [] if left else list(self.held_back.values()):
             publish()
         if left:
-            self.say(
+            self.print(
                 f"{len(left)} runs wait in {self.home.journal} for MLflow; once it takes them, "
                 f"`{self.command('settle')}` stores and publishes them."
             )
@@ -183,7 +183,7 @@ class Session:
     @cached_property
     def board(self) -> Board:
         """How far the grid is, shown on the terminal."""
-        return Board(self.say, live=sys.stdout.isatty() and not self.json)
+        return Board(self.print, live=sys.stdout.isatty() and not self.json)
 
     def page_of(self, run_id: str) -> str:
         """Address of a run in MLflow's page: its server's, or that of `minivess ui`."""
@@ -191,7 +191,7 @@ class Session:
         page = uri if uri.startswith("http") else MLFLOW_PAGE
         return self.ask(lambda store: store.url(run_id, page)) or page
 
-    def say(self, text: str = "", *, warning: str | None = None) -> None:
+    def print(self, text: str = "", *, warning: str | None = None) -> None:
         """Tell the user, and the logs of runs: as a `warning` of a category, or as the course.
 
         With --json, standard output belongs to the one JSON object.
@@ -231,7 +231,7 @@ class Session:
     def reuse(self, what: str, run_id: str) -> None:
         """Say that a finished result serves again."""
         self.reused.append(run_id)
-        self.say(f"  reused   {what} (run {run_id})")
+        self.print(f"  reused   {what} (run {run_id})")
 
 
 @contextmanager
@@ -286,7 +286,7 @@ def open_session(
             launched_by=launched_by, yes=yes, json=json, words=tuple(words),
         )  # fmt: skip
         if name:
-            session.say(f"  note: {config.data.root} is the dataset {name!r} of this home")
+            session.print(f"  note: {config.data.root} is the dataset {name!r} of this home")
         yield session
         session.finish()
 

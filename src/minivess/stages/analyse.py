@@ -30,7 +30,7 @@ def analyse(session: Session, upstream: Sequence[str] = ()) -> AnalysisResult:
     session.need_store()
     dataset_identity.require(session)
     training = handoff.receive_training(session, upstream)
-    session.say(f"Analyse   {several(len(training.families), 'family')} of {training.experiment}")
+    session.print(f"Analyse   {several(len(training.families), 'family')} of {training.experiment}")
     inputs = key_inputs(session, training)
     key = keys.digest(inputs)
     return stage(
@@ -228,11 +228,13 @@ def refresh_workspace(session: Session) -> None:
 def print_champion(session: Session, result: AnalysisResult) -> None:
     """Print the champion, and the untrained network beside it."""
     dice, untrained = result.winner.intervals["dice"], result.untrained["dice"]
-    session.say(f"  champion: {result.champion.reason}")
-    session.say(f"  out-of-fold Dice: {format_interval(dice)}; untrained network: {untrained:.3f}")
+    session.print(f"  champion: {result.champion.reason}")
+    session.print(
+        f"  out-of-fold Dice: {format_interval(dice)}; untrained network: {untrained:.3f}"
+    )
     if result.winner_on_test:
         test = format_interval(result.winner_on_test.intervals["dice"])
-        session.say(f"  held-out test set, Dice of one fold's network: {test}")
+        session.print(f"  held-out test set, Dice of one fold's network: {test}")
 
 
 def format_interval(interval: Interval) -> str:

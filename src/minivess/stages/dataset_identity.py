@@ -44,9 +44,11 @@ def require(session: Session, hashes: Mapping[Path, str] | None = None) -> None:
         require_here(session.home, config)
         _say_renamed(session, profiles, hashes or {})
     elif config.data.name is not None:
-        session.say(f"  note: {config.dataset} lay at {mine[0].params.get('data_dataset_path')}")
+        session.print(f"  note: {config.dataset} lay at {mine[0].params.get('data_dataset_path')}")
     elif hashes is not None and same_files(session, mine[0], hashes):
-        session.say(f"  note: {config.dataset} has moved here; its files are those profiled before")
+        session.print(
+            f"  note: {config.dataset} has moved here; its files are those profiled before"
+        )
     else:
         raise _taken(config, mine[0].params.get("data_dataset_path", "elsewhere"), known)
 
@@ -98,7 +100,7 @@ def _say_renamed(
         newest.setdefault(profile.params.get(names.DATASET_NAME, ""), profile)
     for dataset, profile in newest.items():
         if hashes and same_files(session, profile, hashes):
-            session.say(
+            session.print(
                 f"  note: these are the files of {dataset}, which is another dataset here; "
                 f"{shlex.quote(f'data.name={dataset}')} goes on with its reviews and models"
             )

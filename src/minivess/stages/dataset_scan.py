@@ -77,7 +77,7 @@ def data_folder(session: Session) -> tuple[Path, Callable[[Iterable[Path]], obje
         with session.progress("files fetched") as progress:
             number = mirror.fetch(paths, progress)
         if number:
-            session.say(f"  fetched  {number} files of {data.root}")
+            session.print(f"  fetched  {number} files of {data.root}")
 
     return mirror.listed(), fetch
 

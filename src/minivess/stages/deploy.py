@@ -56,7 +56,7 @@ def deploy(session: Session, upstream: Sequence[str] = ()) -> DeploymentResult:
     session.need_store()
     dataset_identity.require(session)
     analysis = with_version(session, handoff.receive_analysis(session, upstream))
-    session.say(f"Deploy    {analysis.champion.family}")
+    session.print(f"Deploy    {analysis.champion.family}")
     inputs = key_inputs(session, analysis)
     key = keys.digest(inputs)
     return stage(
@@ -106,11 +106,11 @@ def _deploy(
     with session.run(names.DEPLOYMENT, name, key, note, inputs, dataset=dataset) as run:
         result = carry_out(session, run, analysis, training)
     parity, smoke = result.parity, result.smoke
-    session.say(
+    session.print(
         f"  ONNX parity over {len(parity.volumes)} volumes: largest logit difference "
         f"{parity.max_logit_difference:.1e}, masks agree {parity.mask_agreement:.4%}"
     )
-    session.say(
+    session.print(
         f"  service {result.bento_tag} answered {smoke.case} in {smoke.seconds:.1f} s with the "
         "mask expected"
     )

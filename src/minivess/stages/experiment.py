@@ -32,8 +32,8 @@ def experiment(session: Session) -> dict[str, Any]:
         found["refit_run_id"] = refit.refit(session, ids("analysis_run_id"))
     if "deploy" in stages:
         found |= deploy.outcome(session, deploy.deploy(session, ids("analysis_run_id")))
-    session.say()
-    session.say(f"Done in {time.monotonic() - started:.0f} s.")
+    session.print()
+    session.print(f"Done in {time.monotonic() - started:.0f} s.")
     print_outcome(session, found)
     return found | {"reused": session.reused}
 
@@ -43,15 +43,15 @@ def print_outcome(session: Session, found: dict[str, Any]) -> None:
     if "champion" in found:
         best = found["champion"]
         held_out = f", held-out test set {best['test_dice']:.3f}" if "test_dice" in best else ""
-        session.say(
+        session.print(
             f"  champion   {best['family']}   out-of-fold Dice {best['dice']:.3f}{held_out} "
             f"(untrained network: {best['untrained_dice']:.3f})"
         )
-        session.say(f"  report     {found['report']}")
+        session.print(f"  report     {found['report']}")
     name = f"name={session.config.experiment}"
-    session.say("  pages      minivess ui        then Prefect at :4200, MLflow at :5000")
+    session.print("  pages      minivess ui        then Prefect at :4200, MLflow at :5000")
     if "deployment_run_id" in found:
         verb = "predict IMAGE_OR_FOLDER OUTPUT_FOLDER"
-        session.say(f"  predict    {session.command(verb, name)}")
+        session.print(f"  predict    {session.command(verb, name)}")
     if session.config.data.root is None:
-        session.say("  own data   minivess experiment data.root=/path/to/folder")
+        session.print("  own data   minivess experiment data.root=/path/to/folder")

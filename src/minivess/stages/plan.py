@@ -25,17 +25,17 @@ def plan(session: Session, upstream: Sequence[str] = ()) -> dict[str, Any]:
     else:
         scan = scan_dataset(session)
         for line in pairing_lines(scan.root, scan.pairing):
-            session.say(line)
+            session.print(line)
         measured = measure(session, scan)
         profile = summary(session, scan, measured)
         cases = {case.case: case for case in measured.cases}
     print_summary(session, profile)
     wanted = families(session.config, profile)
     for note in dict.fromkeys(note for family in wanted for note in family.split.notes):
-        session.say(f"  note: {note}")
+        session.print(f"  note: {note}")
     hardware = measure_hardware(session)
-    session.say()
-    session.say(plan_page.machine_text(hardware))
+    session.print()
+    session.print(plan_page.machine_text(hardware))
     grid = GridContext(session, profile, cases, hardware, models={})
     found: dict[str, Any] = {"hardware": hardware.model_dump(), "models": {}}
     for name in dict.fromkeys(family.model.name for family in wanted):
@@ -43,8 +43,8 @@ def plan(session: Session, upstream: Sequence[str] = ()) -> dict[str, Any]:
         grid.models[name] = plan_model(session, profile, hardware, mine[0])
         cost = grid.probe(mine)
         network, chosen, _ = grid.models[name]
-        session.say()
-        session.say(plan_page.text(name, chosen, cost))
+        session.print()
+        session.print(plan_page.text(name, chosen, cost))
         found["models"][name] = {
             "network": network.model_dump(mode="json"),
             "plan": chosen.model_dump(mode="json"),

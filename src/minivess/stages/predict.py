@@ -46,16 +46,16 @@ def predict(
     if not upstream:
         dataset_identity.require(session)
     chosen = choose(session, upstream)
-    session.say(f"Predict   {format_model(chosen)}")
+    session.print(f"Predict   {format_model(chosen)}")
     for path, reason in plan.left.items():
-        session.say(f"  left out  {path}: {reason}")
+        session.print(f"  left out  {path}: {reason}")
     outcomes: list[Outcome] = []
     for outcome in masks.each(plan.pairs, session.config.data, predictor_of(session, chosen)):
         print_outcome(session, outcome, {found.code for one in outcomes for found in one.findings})
         outcomes.append(outcome)
     refused = [outcome for outcome in outcomes if outcome.mask is None]
     if refused:
-        session.say(
+        session.print(
             f"  {len(refused)} of {len(outcomes)} volumes could not be segmented: "
             + ", ".join(f"{one.source.name} ({one.findings[0].code})" for one in refused)
         )
@@ -72,7 +72,7 @@ def predict(
 def print_outcome(session: Session, outcome: Outcome, known: Set[str]) -> None:
     """Print one file's mask or why it was rejected, and the remedy of each new kind of finding."""
     if outcome.mask:
-        session.say(f"  {outcome.mask}")
+        session.print(f"  {outcome.mask}")
     for found in outcome.findings:
         word = "refused" if found.severity == "error" else "warning"
         log.warning("%s  %s: %s: %s", word, outcome.source, found.code, found.message)

@@ -43,10 +43,10 @@ USED_BY_TRAINING = {"normalisation", "resampling"}
 
 def profile_data(session: Session) -> DatasetProfile:
     """Profile and version the dataset, or find that this was done already."""
-    session.say(f"Profile   {session.config.dataset}")
+    session.print(f"Profile   {session.config.dataset}")
     scan = scan_dataset(session)
     for line in (*pairing_lines(scan.root, scan.originals), *decision_lines(scan.reviewed)):
-        session.say(line)
+        session.print(line)
     profile = stage(
         session,
         names.PROFILE,
@@ -114,7 +114,7 @@ def require_asked(session: Session, profile: DatasetProfile) -> None:
         )
     changed = keys.differences(made_of["files"], files) if is_folder else []
     if changed:
-        session.say(f"  note: the folder has changed since that profile: {', '.join(changed)}")
+        session.print(f"  note: the folder has changed since that profile: {', '.join(changed)}")
 
 
 def _profile(session: Session, scan: DatasetScan) -> DatasetProfile:
@@ -131,16 +131,16 @@ def _profile(session: Session, scan: DatasetScan) -> DatasetProfile:
         run.dataset(profile)
         task("publish profile", store_profile, session, scan, run, profile)
         print_summary(session, profile)
-    session.say(f"  gallery  {gallery_of(session, run.run_id)}")
+    session.print(f"  gallery  {gallery_of(session, run.run_id)}")
     return profile.replace(run_id=run.run_id)
 
 
 def print_summary(session: Session, profile: DatasetProfile) -> None:
     """Print what the profile found; problems go into the data category of the logs."""
     for line in summary_lines(profile):
-        session.say(line)
+        session.print(line)
     for line in warning_lines(profile):
-        session.say(line, warning="data")
+        session.print(line, warning="data")
 
 
 def measure(session: Session, scan: DatasetScan) -> Measured:
@@ -173,7 +173,7 @@ def queue_findings(session: Session, scan: DatasetScan, profile: DatasetProfile)
     )
     if waiting:
         queue = session.command(f"review list --dataset {shlex.quote(profile.dataset)}")
-        session.say(f"  review   {len(waiting)} volumes wait for a decision: {queue}")
+        session.print(f"  review   {len(waiting)} volumes wait for a decision: {queue}")
 
 
 def analyse(session: Session, measured: Measured, run: Run) -> Measured:
@@ -204,7 +204,7 @@ def check_out(session: Session, scan: DatasetScan, profile: DatasetProfile) -> D
     """Restore this version of the curated set where another one, or an edit, replaced it."""
     git = session.config.data.git_commit
     if not versioning.is_at(session.home, profile.dataset, profile.dataset_hash, git=git):
-        session.say(f"  restored data version {profile.dataset_hash}")
+        session.print(f"  restored data version {profile.dataset_hash}")
         commit(session, scan, measure(session, scan))
     return profile
 
@@ -229,7 +229,7 @@ def with_safe_patches(session: Session, profile: DatasetProfile) -> DatasetProfi
         try:
             safe[model.name] = plan.safe_patch(context.network_for(model, loaded), loaded)
         except PlanError as error:
-            session.say(
+            session.print(
                 f"  note: {model.name} cannot train on these volumes as they are: {error.problem}"
             )
     return profile.replace(safe_patch_sizes=safe)

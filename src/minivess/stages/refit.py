@@ -39,7 +39,9 @@ def refit(session: Session, upstream: Sequence[str] = ()) -> str:
     )
     session = session.with_config(shortened(session.config, epochs))
     family = on_all_volumes(session, profile, champion)
-    session.say(f"Refit     {champion.name} on {len(family.split.folds[0].train)} volumes, {rule}")
+    session.print(
+        f"Refit     {champion.name} on {len(family.split.folds[0].train)} volumes, {rule}"
+    )
     found = session.store.find(family.key, experiment=session.config.experiment)
     reusable = session.config.training.retrain != "always"
     if found is not None and reusable and handoff.is_whole(session, found, names.REFIT):

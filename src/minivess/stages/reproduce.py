@@ -88,7 +88,9 @@ def export(session: Session, run_id: str, target: Path | None) -> Path:
     _add_data(folder, recipe)
     repository = code_state.clone()
     if repository is None or not code_state.has(repository, recipe.commit):
-        session.say(f"  warning: commit {recipe.commit} is not in this clone, so not in the bundle")
+        session.print(
+            f"  warning: commit {recipe.commit} is not in this clone, so not in the bundle"
+        )
     else:
         code_state.pack(repository, recipe.commit, folder / PACKED)
     place = target or Path.cwd() / f"reproduce-{run_id[:8]}.zip"
@@ -98,9 +100,9 @@ def export(session: Session, run_id: str, target: Path | None) -> Path:
         shutil.rmtree(folder)
     else:
         shutil.move(folder, place)
-    session.say(f"  {place}")
-    session.say("  it holds the volumes; whoever gets it can look at them")
-    session.say(f"  on another machine, in a clone: minivess reproduce {place.name} --trust")
+    session.print(f"  {place}")
+    session.print("  it holds the volumes; whoever gets it can look at them")
+    session.print(f"  on another machine, in a clone: minivess reproduce {place.name} --trust")
     return place
 
 
@@ -248,9 +250,9 @@ def rerun(session: Session, folder: Path) -> dict[str, Any]:
         family.params, store.read_text(family.run_id, "environment/frozen_deps.txt")
     )
     for line in [*(f"not restored: {line}" for line in lost), *differing[:SHOWN]]:
-        session.say(f"  {line}")
+        session.print(f"  {line}")
     words = _settings(store, recipe, folder)
-    session.say(f"Training {family.name} again at commit {recipe.commit[:8]}")
+    session.print(f"Training {family.name} again at commit {recipe.commit[:8]}")
     again = _train(code, store.home, words)
     found = _judge(_store_of(folder), recipe, again)
     outcome = {
@@ -266,16 +268,16 @@ def rerun(session: Session, folder: Path) -> dict[str, Any]:
 def print_verdict(session: Session, found: Mapping[str, Any]) -> None:
     """Print what differs, value by value, and the verdict."""
     for name in found["ingredients"]:
-        session.say(f"  differs: {name}")
+        session.print(f"  differs: {name}")
     for one in found["differences"][:SHOWN]:
-        session.say(
+        session.print(
             f"  {one['metric']} at step {one['step']}: {one['before']} there, {one['after']} here"
         )
     if (rest := len(found["differences"]) - SHOWN) > 0:
-        session.say(f"  ... and {rest} more (--json lists all)")
+        session.print(f"  ... and {rest} more (--json lists all)")
     if found["missing"]:
-        session.say(f"  only one of both has: {', '.join(found['missing'])}")
-    session.say(f"  verdict: {found['verdict']} ({found['compared']} values compared)")
+        session.print(f"  only one of both has: {', '.join(found['missing'])}")
+    session.print(f"  verdict: {found['verdict']} ({found['compared']} values compared)")
 
 
 def _code(folder: Path, recipe: Recipe) -> tuple[Path | None, list[str]]:

@@ -45,7 +45,7 @@ def search(session: Session, upstream: Sequence[str] = ()) -> dict[str, Any]:
     study = Trials(session.home.searches / "trials.db", key, session.config.search)
     asked = session.config.search.trials
     found = session.store.find(trials_key(key, asked), experiment=session.config.experiment)
-    session.say(f"Search    {asked} trials of {', '.join(session.config.search.space)}")
+    session.print(f"Search    {asked} trials of {', '.join(session.config.search.space)}")
     if found is not None and len(study.ended) >= asked:
         session.reuse("search", found.run_id)
         run_id = found.run_id
@@ -136,7 +136,7 @@ def one_trial(session: Session, study: Trials, profile: DatasetProfile, run: Run
     number, suggestion = len(study.ended), study.ask()
     own = session.with_config(configs.changed(session.config, suggestion.settings))
     tried = trials.shown(suggestion.settings)
-    session.say(f"  trial {number}: {tried}")
+    session.print(f"  trial {number}: {tried}")
     (family,) = families.families(own.config, profile)
     pruned = trials.optuna().TrialPruned
     try:
@@ -157,13 +157,13 @@ def one_trial(session: Session, study: Trials, profile: DatasetProfile, run: Run
             child.metrics(metrics, step=0)
         value = metrics.get(f"eval_{own.config.search.metric}")
         study.tell(suggestion, value)
-        session.say(f"  trial {number}: {own.config.search.metric} {value}")
+        session.print(f"  trial {number}: {own.config.search.metric} {value}")
     except pruned as error:
         study.tell(suggestion, pruned=True)
-        session.say(f"  trial {number}: {error}")
+        session.print(f"  trial {number}: {error}")
     except (TrainingError, PlanError) as error:
         study.tell(suggestion)
-        session.say(f"  trial {number} failed: {error.problem}")
+        session.print(f"  trial {number} failed: {error.problem}")
 
 
 def watcher(config: ExperimentConfig, suggestion: Suggestion) -> Watch:
@@ -225,11 +225,11 @@ def outcome(session: Session, study: Trials, run_id: str) -> dict[str, Any]:
     assert study.best is not None
     number, value, found = study.best
     file = winner_file(session, study, run_id)
-    session.say(
+    session.print(
         f"  best of {len(study.ended)}, chosen on the folds that judged it: trial {number}, "
         f"{session.config.search.metric} {value:.4f}, {trials.shown(found)}"
     )
-    session.say(f"  go on: minivess experiment {file}")
+    session.print(f"  go on: minivess experiment {file}")
     return {
         "search_run_id": run_id,
         "trials": study.rows(),

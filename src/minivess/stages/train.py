@@ -26,9 +26,9 @@ def train(session: Session, upstream: Sequence[str] = ()) -> TrainingResult:
     profile = profile_for(session, upstream)
     asked = families.families(session.config, profile)
     n_cells = sum(len(family.cells) for family in asked)
-    session.say(f"Train     {several(len(asked), 'family')}, {several(n_cells, 'cell')}")
+    session.print(f"Train     {several(len(asked), 'family')}, {several(n_cells, 'cell')}")
     for note in dict.fromkeys(note for family in asked for note in family.split.notes):
-        session.say(f"  note: {note}")
+        session.print(f"  note: {note}")
     finished = {family.key: reusable(session, family, profile) for family in asked}
     missing = [family for family in asked if finished[family.key] is None]
     if missing:
@@ -42,7 +42,7 @@ def train(session: Session, upstream: Sequence[str] = ()) -> TrainingResult:
         families=tuple(run for family in asked if (run := finished[family.key]) is not None),
     )
     for run in result.families if missing else ():
-        session.say(family_run.summary_text(run))
+        session.print(family_run.summary_text(run))
     handoff.complete(
         session, names.FAMILY, result, lambda _: model_versions.register_families(session, result)
     )
@@ -112,7 +112,7 @@ def reusable(
         for child in run.child_run_ids:
             cell_run.require_whole(session, child)
     except StoreError as error:
-        session.say(f"  {family.name} is not reused: {error.problem}")
+        session.print(f"  {family.name} is not reused: {error.problem}")
         return None
     session.reuse(f"{family.name}, {several(len(family.cells), 'fold')}", run.run_id)
     return run
@@ -148,7 +148,7 @@ def forecast(grid: GridContext, missing: Sequence[families.Family]) -> None:
         session.orchestrator.markdown(f"plan-{handoff.slug(name).replace('_', '-')}", page)
         hours += cost.total_hours
         judged = "" if plan.mixed_precision == "none" else ", reported figures in float32"
-        session.say(
+        session.print(
             f"  {name}: patch {format_shape(plan.patch_size)}, batch {plan.batch_size}, "
             f"{plan.device}, {plan.mixed_precision} precision{judged}; forecast for "
             f"{several(n_cells, 'cell')}: {cost.seconds_per_epoch:.1f} s per epoch, "

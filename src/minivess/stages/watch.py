@@ -29,7 +29,7 @@ def data_changed(session: Session) -> dict[str, Any]:
     key = scan_dataset(session).key
     record = profile_of(session, key)
     if record is not None:
-        session.say(f"  nothing new: profile {record.run_id} is of exactly these files")
+        session.print(f"  nothing new: profile {record.run_id} is of exactly these files")
         return {"emitted": False, "data_profile_run_id": record.run_id}
     announce(session, key)
     return {"emitted": True, "event": names.DATA_CHANGED}
@@ -38,7 +38,7 @@ def data_changed(session: Session) -> dict[str, Any]:
 def watch(session: Session) -> dict[str, Any]:
     """Look at the data every `data.watch_interval_s` until Ctrl-C; announce each state once."""
     every = session.config.data.watch_interval_s
-    session.say(
+    session.print(
         f"Watching  {session.config.data.root or 'the demo data'} every {every:g} s; Ctrl-C"
     )
     announced = None
@@ -47,7 +47,7 @@ def watch(session: Session) -> dict[str, Any]:
             announced = news(session, announced)
         except MinivessError as error:
             # Folders come and go, servers restart: the next look may succeed.
-            session.say(f"  {error}")
+            session.print(f"  {error}")
         time.sleep(every)
 
 
@@ -85,4 +85,4 @@ def announce(session: Session, key: str) -> None:
             f"minivess.dataset.{dataset}",
             {"dataset": dataset, "key": key, "settings": configs.overrides(session.config)},
         )
-    session.say(f"  new data in {dataset}: {names.DATA_CHANGED} sent")
+    session.print(f"  new data in {dataset}: {names.DATA_CHANGED} sent")
