@@ -131,7 +131,7 @@ def test_times_are_timestamps(path):
 
 
 def test_a_refused_query_names_the_tables(path):
-    with pytest.raises(UsageError, match="DuckDB refuses") as caught:
+    with pytest.raises(UsageError, match="DuckDB rejected") as caught:
         workspace.query(path, "SELECT nothing FROM nowhere")
     assert "volumes(run_id" in caught.value.remedy
 

@@ -96,18 +96,18 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """Format with fixed decimals and a typographic minus; a dash if the value is undefined."""
-    if value is None:
-        return UNDEFINED
-    return f"{value:.{digits}f}".replace("-", MINUS)
+def number(value: float | None, *, sign: str = "") -> str:
+    """Format with three decimals and a typographic minus; a dash if the value is undefined.
+
+    Args:
+        sign: `+` marks positive values, too.
+    """
+    return UNDEFINED if value is None else f"{value:{sign}.3f}".replace("-", MINUS)
 
 
-def signed(value: float | None, digits: int = 3) -> str:
+def signed(value: float | None) -> str:
     """Format as `number` does, with a sign."""
-    if value is None:
-        return UNDEFINED
-    return f"{value:+.{digits}f}".replace("-", MINUS)
+    return number(value, sign="+")
 
 
 def bounds(interval: Interval) -> str:

@@ -44,36 +44,18 @@ ALONE = OFFLINE | {"enable_external_access": "false", "lock_configuration": "tru
 """A query can read no other file, and can write none."""
 
 WHOSE = ("experiment", "dataset", "kind")
-OWN = dict.fromkeys(("run_id", *WHOSE), "VARCHAR")
-TABLES: dict[str, dict[str, str]] = {
-    "runs": {
-        **OWN,
-        "run_id": "VARCHAR PRIMARY KEY",
-        "name": "VARCHAR",
-        "status": "VARCHAR",
-        "parent_run_id": "VARCHAR",
-        "start_time": "TIMESTAMP_MS",
-        "end_time": "TIMESTAMP_MS",
-        "content_key": "VARCHAR",
-        "dataset_hash": "VARCHAR",
-        "artifact_uri": "VARCHAR",
-    },
-    "params": {**OWN, "key": "VARCHAR", "value": "VARCHAR"},
-    "metrics": {
-        **OWN,
-        "key": "VARCHAR",
-        "value": "DOUBLE",
-        "step": "BIGINT",
-        "time": "TIMESTAMP_MS",
-    },
-    "volumes": {
-        **OWN,
-        "name": "VARCHAR",
-        "case": "VARCHAR",
-        "group": "VARCHAR",
-        "metric": "VARCHAR",
-        "value": "DOUBLE",
-    },
+OWN = "run_id VARCHAR, experiment VARCHAR, dataset VARCHAR, kind VARCHAR"
+COLUMNS = {
+    "runs": """name VARCHAR, status VARCHAR, parent_run_id VARCHAR, start_time TIMESTAMP_MS,
+        end_time TIMESTAMP_MS, content_key VARCHAR, dataset_hash VARCHAR, artifact_uri VARCHAR""",
+    "params": "key VARCHAR, value VARCHAR",
+    "metrics": "key VARCHAR, value DOUBLE, step BIGINT, time TIMESTAMP_MS",
+    "volumes": "name VARCHAR, case VARCHAR, group VARCHAR, metric VARCHAR, value DOUBLE",
+}
+"""Columns of each table beyond its own four."""
+TABLES = {
+    table: dict(column.split() for column in f"{OWN}, {more}".split(","))
+    for table, more in COLUMNS.items()
 }
 LATEST = """
     CREATE OR REPLACE VIEW {name} AS SELECT * FROM runs
@@ -198,7 +180,8 @@ def _merge(path: Path, rows: Rows, unchanged: Collection[str] | None) -> None:
     with duckdb.connect(str(path), config=OFFLINE) as connection:
         for table, columns in TABLES.items():
             fields = ", ".join(f'"{name}" {kind}' for name, kind in columns.items())
-            connection.execute(f"CREATE TABLE IF NOT EXISTS {table} ({fields})")
+            unique = ", PRIMARY KEY (run_id)" if table == "runs" else ""
+            connection.execute(f"CREATE TABLE IF NOT EXISTS {table} ({fields}{unique})")
         connection.execute(f"CREATE OR REPLACE TABLE workspace AS SELECT {SCHEMA} AS version")
         incoming = {table: _arrow(rows.get(table, ()), table) for table in TABLES}
         given = {table: set(these["run_id"].to_pylist()) for table, these in incoming.items()}
@@ -241,7 +224,7 @@ def _arrow(rows: Any, table: str) -> Any:
         "BIGINT": pa.int64(),
         "TIMESTAMP_MS": pa.timestamp("ms"),
     }
-    schema = {name: kinds.get(kind.split()[0], pa.string()) for name, kind in TABLES[table].items()}
+    schema = {name: kinds.get(kind, pa.string()) for name, kind in TABLES[table].items()}
     if isinstance(rows, pa.Table):
         none = pa.nulls(len(rows))
         return pa.table({

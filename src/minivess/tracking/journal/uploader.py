@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from minivess import files
 from minivess.errors import StoreError
@@ -92,42 +93,27 @@ class PendingUpload:
             try:
                 upload.values(self.store, str(self.run_id), part)
             except StoreError as error:
-                self._reraise_unless_refused(error)
+                if error.code not in REFUSALS:
+                    raise
                 part = part[:1]
-                self._send_alone(part[0])
+                with self._rejecting(part):
+                    upload.values(self.store, str(self.run_id), part)
             del self._logs[: len(part)]
             self.progress = time.monotonic()
-
-    def _send_alone(self, operation: Operation) -> None:
-        try:
-            upload.values(self.store, str(self.run_id), [operation])
-        except StoreError as error:
-            self._reraise_unless_refused(error)
-            self._refuse(operation, error)
 
     def _send_files(self) -> None:
         while self._files:
             part = self._files[:FILES_PER_CALL]
             whole = [operation for operation in part if self._is_whole(operation)]
-            try:
-                upload.files(
-                    self.store,
-                    str(self.run_id),
-                    [(self.journal.spool / one["path"], one["to"]) for one in whole],
-                )
-            except StoreError as error:
-                self._reraise_unless_refused(error)
-                for operation in whole:
-                    self._refuse(operation, error)
+            copies = [(self.journal.spool / one["path"], one["to"]) for one in whole]
+            with self._rejecting(whole):
+                upload.files(self.store, str(self.run_id), copies)
             del self._files[: len(part)]
             self.progress = time.monotonic()
 
     def _end(self, run_id: str, closing: Operation) -> None:
-        try:
+        with self._rejecting([{"to": "the end"}]):
             upload.end(self.store, run_id, self.journal.uid, closing)
-        except StoreError as error:
-            self._reraise_unless_refused(error)
-            self._refuse({"to": "the end"}, error)
         self._leave()
 
     def _is_whole(self, operation: Operation) -> bool:
@@ -137,10 +123,16 @@ class PendingUpload:
         self._refuse(operation, StoreError("Its copy in the spool is lost or damaged.", remedy="-"))
         return False
 
-    @staticmethod
-    def _reraise_unless_refused(error: StoreError) -> None:
-        if error.code not in REFUSALS:
-            raise error
+    @contextmanager
+    def _rejecting(self, operations: Sequence[Operation]) -> Iterator[None]:
+        """Count operations that MLflow rejects; other errors are raised."""
+        try:
+            yield
+        except StoreError as error:
+            if error.code not in REFUSALS:
+                raise
+            for operation in operations:
+                self._refuse(operation, error)
 
     def _refuse(self, operation: Operation, error: StoreError) -> None:
         self._refused += 1

@@ -6,7 +6,7 @@ A name with `*` stands for any text.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from fnmatch import fnmatchcase
 
 from minivess import names
@@ -41,13 +41,9 @@ class Contract:
     artifacts: tuple[str, ...] = ()
 
     def __add__(self, other: Contract) -> Contract:
-        """Both."""
-        return Contract(
-            self.params + other.params,
-            self.tags + other.tags,
-            self.metrics + other.metrics,
-            self.artifacts + other.artifacts,
-        )
+        """Return the union."""
+        both = zip(astuple(self), astuple(other), strict=True)
+        return Contract(*(mine + theirs for mine, theirs in both))
 
 
 IDENTITY = Contract(
