@@ -65,7 +65,7 @@ def shapes(root: Path) -> list[tuple[int, ...]]:
     from minivess.data.pairing import cases
 
     read = Nifti1Image.from_filename
-    return [tuple(read(case.image).shape[:3]) for case in cases.pair(root).cases]
+    return [tuple(read(case.image).shape[:3]) for case in cases.pair_files(root).cases]
 
 
 def table(dataset: str, found: Any, options: argparse.Namespace, cache: Path) -> str:

@@ -32,11 +32,11 @@ from minivess.contracts import Case
 from minivess.data.demo import vessels
 from minivess.data.formats.decode import read_block
 from minivess.data.formats.volume import read_volume
-from minivess.data.pairing.cases import pair
+from minivess.data.pairing.cases import pair_files
 from minivess.data.profiling import profile as profiles
 from minivess.data.profiling import quality
 from minivess.data.profiling.measurement import measure
-from minivess.data.versions.file_hashes import Index
+from minivess.data.versions.file_hashes import FileHashes
 
 SHAPE = (256, 256, 64)
 VOXELS = int(np.prod(SHAPE))
@@ -75,7 +75,7 @@ if True:
 
 def make(root: Path, n: int) -> list[Case]:
     """`n` volumes: `DIFFERENT` of them made, the others copies."""
-    tiles = [vessels.volume(index, 7) for index in range(DIFFERENT)]
+    tiles = [vessels.make_vessels(index, 7) for index in range(DIFFERENT)]
     for index in range(n):
         made = volume(index, tiles) if index < DIFFERENT else None
         for turn, part in enumerate(("images", "labels")):
@@ -85,7 +85,7 @@ def make(root: Path, n: int) -> list[Case]:
                 shutil.copy(path.with_name(f"v{index % DIFFERENT:03d}.nii.gz"), path)
             else:
                 nib.save(nib.Nifti1Image(made[turn], np.eye(4)), path)
-    return list(pair(root).cases)
+    return list(pair_files(root).cases)
 
 
 def volume(seed: int, tiles: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -119,7 +119,7 @@ def inflate(case: Case) -> int:
 def profiled(pool: ProcessPoolExecutor, cases: Sequence[Case], folder: Path) -> int:
     """Hashes of all files, then all volumes in the pool, then the checks of the set."""
     config = DataConfig()
-    index = Index(folder / f"{time.monotonic_ns()}.json")
+    index = FileHashes(folder / f"{time.monotonic_ns()}.json")
     hashes = index.hashes([path for case in cases for path in (case.image, case.label) if path])
     jobs = [
         pool.submit(
@@ -287,12 +287,12 @@ def grow(cases: Sequence[Case], counts: Sequence[int], cores: int, folder: Path)
     """Time for each number of volumes, and memory of processes that have seen a tiny one only."""
     bound = cores * 3 * BYTES / MIB
     tiny = folder / "tiny"
-    for part, array in zip(("images", "labels"), vessels.volume(0, 7)[:2], strict=True):
+    for part, array in zip(("images", "labels"), vessels.make_vessels(0, 7)[:2], strict=True):
         (tiny / part).mkdir(parents=True)
         nib.save(nib.Nifti1Image(array, np.eye(4)), tiny / part / "v.nii")
     for n in counts:
         some = cases[:n]
-        with warmed(cores, pair(tiny).cases[0], times=8) as pool:
+        with warmed(cores, pair_files(tiny).cases[0], times=8) as pool:
             run = partial(profiled, pool, some, folder)
             memory = peak_mib(run)
             clock, processor = timed(run)
@@ -306,9 +306,9 @@ def again(root: Path, cache: Path) -> None:
     """A whole profile with its cache: first, with nothing changed, one touched, one changed."""
 
     def whole() -> Any:
-        pairing = pair(root)
+        pairing = pair_files(root)
         paths = [path for case in pairing.cases for path in (case.image, case.label) if path]
-        hashes = Index(cache / "index.json").hashes(paths)
+        hashes = FileHashes(cache / "index.json").hashes(paths)
         return profiles.profile(pairing, hashes, config=DataConfig(), cache=cache)
 
     image = sorted((root / "images").iterdir())[0]

@@ -29,7 +29,7 @@ from minivess import config, losses, networks
 from minivess.contracts import Case, CellSpec, ComputePlan, Fold, Window
 from minivess.data.demo import phantom
 from minivess.data.formats import volume
-from minivess.data.pairing.cases import pair
+from minivess.data.pairing.cases import pair_files
 from minivess.training import context, epochs, loaders
 from minivess.training.monitoring.watchdog import Pulse
 from minivess.training.state import State
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures here too")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        root = options.data or phantom.generate(Path(folder) / "demo", n=12, seed=7)
+        root = options.data or phantom.make_phantoms(Path(folder) / "demo", n=12, seed=7)
         found = {p: compare(options, root, Path(folder), p) for p in options.precisions}
     if options.json:
         options.json.write_text(json.dumps(found, indent=1))
@@ -141,7 +141,7 @@ def report(options: Any, precision: str, medians: dict[str, Times]) -> None:
 def setting(options: Any, root: Path, precision: Any, *, augment: bool) -> Setting:
     """A cell as the product would train it, on the volumes that hold a patch."""
     patch = (options.patch[0], options.patch[1], options.patch[2])
-    labelled = [case for case in pair(root).cases if case.label]
+    labelled = [case for case in pair_files(root).cases if case.label]
     cases = {
         case.case: case
         for case in labelled

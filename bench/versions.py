@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from minivess.data.pairing.cases import pair
+from minivess.data.pairing.cases import pair_files
 from minivess.data.versions import curated, versioning
 from minivess.data.versions.file_hashes import SETTLED_NS
 from minivess.home import open_home
@@ -42,11 +42,11 @@ def measure(folder: Path, cases: int, kib: int) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(os.urandom(kib * 1024))
     time.sleep(SETTLED_NS / 1e9)
-    index_of, paths = curated.index_of(home), [*root.rglob("*.gz")]
-    timed("pair names", lambda: pair(root))
+    index_of, paths = curated.file_index(home), [*root.rglob("*.gz")]
+    timed("pair names", lambda: pair_files(root))
     timed("index, first", lambda: index_of.hashes(paths))
     timed("index, nothing changed", lambda: index_of.hashes(paths))
-    found = pair(root).cases
+    found = pair_files(root).cases
     ours = timed("copy to the curated folder", lambda: curated.curate(home, "v", found))
     timed("hash of the folder, first", lambda: curated.folder_hash(ours, index_of))
     timed("hash of the folder, nothing changed", lambda: curated.folder_hash(ours, index_of))

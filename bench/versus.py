@@ -26,7 +26,7 @@ from minivess import config as configs
 from minivess import home, names
 from minivess.contracts import CellResult, ComputePlan
 from minivess.data.formats import volume
-from minivess.data.pairing.cases import pair
+from minivess.data.pairing.cases import pair_files
 from minivess.evaluation import metrics, statistics
 from minivess.grid import context, families
 from minivess.orchestration.session import Session, open_orchestrator
@@ -81,7 +81,7 @@ class Ours:
             self.family = families.families(config, profile)[-1]
             hardware = context.measure_hardware(self.session)
             model = context.plan_model(self.session, profile, hardware, self.family)
-        cases = {case.case: case for case in pair(options.data).cases}
+        cases = {case.case: case for case in pair_files(options.data).cases}
         models = {self.family.model.name: model}
         self.grid = context.GridContext(self.session, profile, cases, hardware, models)
 

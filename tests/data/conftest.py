@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from minivess.config import DataConfig, local_without_proxy
-from minivess.data.pairing.cases import pair
+from minivess.data.pairing.cases import pair_files
 from minivess.data.profiling import profile as profiles
-from minivess.data.versions.file_hashes import Index
+from minivess.data.versions.file_hashes import FileHashes
 from minivess.home import Home
 
 
@@ -21,9 +21,9 @@ def run(home: Home) -> Callable[..., profiles.Measured]:
 
     def run(root: Path, **settings: object) -> profiles.Measured:
         config = DataConfig.model_validate(settings)
-        pairing = pair(root, group=config.group)
+        pairing = pair_files(root, group=config.group)
         paths = [path for case in pairing.cases for path in case.files]
-        hashes = Index(home.profile_cache / "index.json").hashes(paths)
+        hashes = FileHashes(home.profile_cache / "index.json").hashes(paths)
         return profiles.profile(pairing, hashes, config=config, cache=home.profile_cache)
 
     return run

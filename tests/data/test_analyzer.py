@@ -9,8 +9,8 @@ import numpy as np
 import yaml
 
 from minivess.config import DataConfig
-from minivess.data.pages.analyzer import analyse
-from minivess.data.pairing.cases import pair
+from minivess.data.pages.analyzer import run_analyzer
+from minivess.data.pairing.cases import pair_files
 from tests.conftest import tube, write_nifti
 
 MakeDataset = Callable[..., Path]
@@ -23,7 +23,9 @@ def test_its_yaml_is_written_and_what_it_skipped_is_a_finding(
     image, _ = tube((24, 26, 6), seed=1)
     write_nifti(root / "images" / "vol01.nii.gz", image.astype(np.int16) - 5000)
     config = DataConfig(label_map={255: 1})
-    (summary, each), (finding,) = analyse(pair(root).cases, tmp_path / "out", config=config)
+    (summary, each), (finding,) = run_analyzer(
+        pair_files(root).cases, tmp_path / "out", config=config
+    )
     assert yaml.safe_load(summary.read_text())["stats_summary"]["n_cases"] == 2
     cases = yaml.safe_load(each.read_text())["stats_by_cases"]
     assert [case["image_filepath"] for case in cases] == ["vol00", "vol02"]
@@ -39,5 +41,7 @@ def test_a_set_that_it_skips_whole_gives_findings_and_no_file(
 ) -> None:
     root = make_dataset(1)
     write_nifti(root / "images" / "vol00.nii.gz", np.full((24, 24, 5), -1, np.int16))
-    written, (finding,) = analyse(pair(root).cases, tmp_path / "out", config=DataConfig())
+    written, (finding,) = run_analyzer(
+        pair_files(root).cases, tmp_path / "out", config=DataConfig()
+    )
     assert (written, finding.case) == ([], "vol00")

@@ -14,7 +14,7 @@ import pytest
 from minivess.config import load
 from minivess.data.formats.filenames import is_volume, stem, suffix
 from minivess.data.formats.volume import read_volume
-from minivess.data.pairing.cases import pair
+from minivess.data.pairing.cases import pair_files
 from minivess.data.profiling.quality import check_pairing
 from minivess.errors import DataError
 from tests.conftest import shared, tube, write_nifti
@@ -35,7 +35,7 @@ def pairs(root: Path, **patterns: str | None) -> dict[str, tuple[str, str]]:
             case.image.relative_to(root).as_posix(),
             case.label.relative_to(root).as_posix(),
         )
-        for case in pair(root, **patterns).cases
+        for case in pair_files(root, **patterns).cases
     }
 
 
@@ -72,7 +72,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_known_layout_is_recognised(tmp_path: Path, layout: str) -> None:
     image, label = LAYOUTS[layout]
-    found = pair(lay(tmp_path, image, label))
+    found = pair_files(lay(tmp_path, image, label))
     (case,) = found.cases
     assert case.case == ("\u00e4" if "NFD" in layout else "a")
     assert (case.image, case.label) == (tmp_path / image, tmp_path / label)
@@ -124,7 +124,7 @@ def test_dataset_json_is_obeyed_as_written(tmp_path: Path, what: str) -> None:
     label = str(names[1][0] if what == "list of one" else names[1]).replace("\\", "/")
     label = label.removeprefix("ROOT/").removeprefix("./")
     lay(tmp_path, image, label, "images/a.nii.gz", "labels/a.nii.gz", "images/b.nii.gz")
-    found = pair(write_list(tmp_path, {"image": listed[0], "label": listed[1]}))
+    found = pair_files(write_list(tmp_path, {"image": listed[0], "label": listed[1]}))
     assert found.layout == "msd"
     (case,) = found.cases
     assert (case.image, case.label) == (tmp_path / image, tmp_path / label)
@@ -141,7 +141,7 @@ def test_files_of_one_name_in_listed_folders_are_told_apart(tmp_path: Path) -> N
     assert pairs(tmp_path) == {
         f"s{i}_v": (f"im/s{i}/v.nii.gz", f"gt/s{i}/v.nii.gz") for i in (0, 1)
     }
-    assert "1 in `test`" in pair(tmp_path).notes[0]
+    assert "1 in `test`" in pair_files(tmp_path).notes[0]
 
 
 def test_a_null_label_and_several_channels_cost_one_case_each(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_null_label_and_several_channels_cost_one_case_each(tmp_path: Path) ->
     ]
     entries[1] |= {"label": None}
     entries[2] |= {"image": ["x/c.nii.gz", "x/d.nii.gz"]}
-    found = pair(write_list(tmp_path, *entries))
+    found = pair_files(write_list(tmp_path, *entries))
     assert [case.case for case in found.cases] == ["a"]
     told = {finding.case: finding.code for finding in check_pairing(found)}
     assert told == {"b": "missing_label", "c": "wrong_dimensions"}
@@ -180,7 +180,7 @@ def test_a_list_that_cannot_be_obeyed_stops(tmp_path: Path, what: str) -> None:
     )
     lay(tmp_path, "root/x/a.mgz")
     with pytest.raises(DataError, match=message) as caught:
-        pair(write_list(tmp_path / "root", *entries))
+        pair_files(write_list(tmp_path / "root", *entries))
     assert caught.value.remedy
 
 
@@ -188,7 +188,7 @@ def test_a_list_below_the_folder_is_not_passed_over(tmp_path: Path) -> None:
     lay(tmp_path, "T9/imagesTr/a.nii.gz", "T9/labelsTr/a.nii.gz", "T9/labelsTr2/a.nii.gz")
     write_list(tmp_path / "T9", {"image": "imagesTr/a.nii.gz", "label": "labelsTr2/a.nii.gz"})
     with pytest.raises(DataError) as caught:
-        pair(tmp_path)
+        pair_files(tmp_path)
     assert caught.value.remedy == f"data.root={tmp_path / 'T9'}"
 
 
@@ -196,7 +196,7 @@ def test_a_dataset_json_without_a_list_leaves_the_layout_to_the_folders(tmp_path
     lay(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
     content = {"channel_names": {"0": "CT"}, "numTraining": 1, "file_ending": ".nii.gz"}
     (tmp_path / "dataset.json").write_text(json.dumps(content))
-    assert pair(tmp_path).layout == "nnunet"
+    assert pair_files(tmp_path).layout == "nnunet"
     content["dataset"] = {"b": {"images": ["imagesTr/a_0000.nii.gz"], "label": "labelsTr/a.nii.gz"}}
     (tmp_path / "dataset.json").write_text(json.dumps(content))
     assert pairs(tmp_path) == {"b": ("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")}
@@ -240,7 +240,7 @@ def test_two_labels_of_one_image_stop_with_words_that_decide(tmp_path: Path, wha
     image, *labels = AMBIGUOUS[what]
     lay(tmp_path, *(name.format(case) for name in (image, *labels) for case in SUBJECTS))
     with pytest.raises(DataError) as caught:
-        pair(tmp_path)
+        pair_files(tmp_path)
     assert all(label.format("sub-01") in caught.value.problem for label in labels)
     read = {
         tuple(sorted(pairs(tmp_path, **words).values())) for words in words_of(caught.value.remedy)
@@ -257,7 +257,7 @@ def test_two_images_of_one_label_stop_with_words_that_decide(tmp_path: Path) -> 
         *(f"{c}/{c}_{part}.nii.gz" for c in ("b1", "b2") for part in ("t1", "flair", "seg")),
     )
     with pytest.raises(DataError, match=r"b1_flair.*b1_t1") as caught:
-        pair(tmp_path)
+        pair_files(tmp_path)
     read = [pairs(tmp_path, **words) for words in words_of(caught.value.remedy)]
     assert [set(made) for made in read] == [{"b1", "b2"}] * 2
 
@@ -265,7 +265,7 @@ def test_two_images_of_one_label_stop_with_words_that_decide(tmp_path: Path) -> 
 def test_a_case_that_is_there_twice_stops(tmp_path: Path) -> None:
     lay(tmp_path, "images/a.nii", "images/a.nii.gz", "labels/a.nii.gz")
     with pytest.raises(DataError, match=r"images/a\.nii, images/a\.nii\.gz"):
-        pair(tmp_path)
+        pair_files(tmp_path)
 
 
 NOT_SEEN = [
@@ -282,7 +282,7 @@ def test_files_that_no_rule_pairs_are_refused_with_patterns_that_fit(
 ) -> None:
     lay(tmp_path, *(name.format(case) for name in (image, label) for case in SUBJECTS))
     with pytest.raises(DataError, match="No image") as caught:
-        pair(tmp_path)
+        pair_files(tmp_path)
     (words,) = words_of(caught.value.remedy)
     assert [{*two} for two in sorted(pairs(tmp_path, **words).values())] == [
         {image.format(case), label.format(case)} for case in SUBJECTS
@@ -297,7 +297,7 @@ def test_one_stem_in_two_folders_is_two_cases_and_never_crossed(tmp_path: Path) 
         for site, v in (("A", "v2"), ("B", "v1"), ("B", "v3"))
     }
     assert pairs(tmp_path) == expected
-    assert [path.name for path in pair(tmp_path).unpaired_images] == ["v1_0000.nii.gz"]
+    assert [path.name for path in pair_files(tmp_path).unpaired_images] == ["v1_0000.nii.gz"]
     open_folders = {"image": "imagesTr/**/{case}_0000.nii.gz", "label": "labelsTr/**/{case}.nii.gz"}
     assert set(pairs(tmp_path, **open_folders).values()) == set(expected.values())
 
@@ -325,14 +325,14 @@ def test_folders_of_different_sites_are_not_crossed(tmp_path: Path) -> None:
 def test_partners_that_are_lost_are_not_replaced(tmp_path: Path, image: str, label: str) -> None:
     lay(tmp_path, f"{image}.nii.gz", f"{label}.nii.gz")
     with pytest.raises(DataError, match="No image"):
-        pair(tmp_path)
+        pair_files(tmp_path)
 
 
 def test_pairs_that_are_named_in_another_way_are_said(tmp_path: Path) -> None:
     lay(tmp_path / "one", "a1.nii", "a1_seg.nii", "b.nii", "b_seg.nii", "c_ct.nii", "c_mask.nii")
     lay(tmp_path / "two", "images/a.nii", "labels/a.nii", "images/b.nii", "masks/b.nii")
     for name, second in (("one", "c_mask.nii"), ("two", "masks/b.nii")):
-        (told,) = check_pairing(pair(tmp_path / name))
+        (told,) = check_pairing(pair_files(tmp_path / name))
         assert told.code == "mixed_names"
         assert second in told.message
 
@@ -340,14 +340,14 @@ def test_pairs_that_are_named_in_another_way_are_said(tmp_path: Path) -> None:
 def test_folders_of_parts_are_read_as_one_set_and_said(tmp_path: Path) -> None:
     parts = ("train", "val", "test")
     lay(tmp_path, *(f"{part}/{kind}/v.nii.gz" for part in parts for kind in ("images", "labels")))
-    found = pair(tmp_path)
+    found = pair_files(tmp_path)
     assert [case.case for case in found.cases] == ["test_v", "train_v", "val_v"]
     assert [finding.code for finding in check_pairing(found)] == ["divided"]
 
 
 def test_further_channels_are_left_out_and_said(tmp_path: Path) -> None:
     lay(tmp_path, "imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz", "labelsTr/a.nii.gz")
-    found = pair(tmp_path)
+    found = pair_files(tmp_path)
     assert [case.image.name for case in found.cases] == ["a_0000.nii.gz"]
     assert any("further channels" in note for note in found.notes)
 
@@ -380,13 +380,13 @@ def test_patterns_say_which_files_belong_together(
 def test_a_pattern_that_fits_nothing_is_named_with_files_that_are_there(tmp_path: Path) -> None:
     lay(tmp_path, "v1_img.nii.gz", "v1_seg.nii.gz")
     with pytest.raises(DataError, match=r"data\.label=\*_mask.*v1_img\.nii\.gz"):
-        pair(tmp_path, image="*_img.nii.gz", label="*_mask.nii.gz")
+        pair_files(tmp_path, image="*_img.nii.gz", label="*_mask.nii.gz")
 
 
 def test_what_does_not_pair_is_listed(tmp_path: Path) -> None:
     lay(tmp_path, "images/a.nii.gz", "labels/a.nii.gz", "images/b.nii.gz", "labels/c.nii.gz")
     lay(tmp_path, "old/a.nii.gz", "images/d.mhd", "notes.txt", ".cache/e.nii.gz")
-    found = pair(tmp_path)
+    found = pair_files(tmp_path)
     assert [path.name for path in found.unpaired_images] == ["b.nii.gz"]
     assert [path.name for path in found.unpaired_labels] == ["c.nii.gz"]
     assert sorted(path.relative_to(tmp_path).as_posix() for path in found.left) == [
@@ -409,7 +409,7 @@ def test_the_case_is_what_exists_on_both_sides(tmp_path: Path) -> None:
 
 def test_a_number_is_not_cut_to_find_a_partner(tmp_path: Path) -> None:
     lay(tmp_path, "v12_ct.nii.gz", "v1_s.nii.gz", "v2_ct.nii.gz", "v2_s.nii.gz")
-    found = pair(tmp_path, image="{case}*_ct.nii.gz", label="{case}*_s.nii.gz")
+    found = pair_files(tmp_path, image="{case}*_ct.nii.gz", label="{case}*_s.nii.gz")
     assert [case.case for case in found.cases] == ["v2"]
 
 
@@ -417,27 +417,27 @@ def test_patterns_that_fit_the_same_files_alike_are_refused(tmp_path: Path) -> N
     lay(tmp_path, "a.nii.gz", "a_seg.nii.gz")
     for image in ("{case}.nii.gz", "*.nii.gz"):
         with pytest.raises(DataError, match=r"both fit a\.nii\.gz"):
-            pair(tmp_path, image=image, label="{case}.nii.gz")
+            pair_files(tmp_path, image=image, label="{case}.nii.gz")
     with pytest.raises(DataError, match="belong together"):
-        pair(tmp_path, image="{case}.nii.gz")
+        pair_files(tmp_path, image="{case}.nii.gz")
 
 
 def test_two_files_that_a_pattern_cannot_tell_apart_stop(tmp_path: Path) -> None:
     lay(tmp_path, "v1_a_ct.nii", "v1_b_ct.nii", "v1_seg.nii", "v2_a_ct.nii", "v2_seg.nii")
     with pytest.raises(DataError, match=r"v1_a_ct\.nii, v1_b_ct\.nii"):
-        pair(tmp_path, image="{case}_*_ct.nii", label="{case}_seg.nii")
+        pair_files(tmp_path, image="{case}_*_ct.nii", label="{case}_seg.nii")
 
 
 def test_a_finding_about_a_file_elsewhere_is_not_about_the_case_of_its_name(tmp_path: Path) -> None:
     lay(tmp_path, "images/a.nii.gz", "labels/a.nii.gz", "images/old/a.nii.gz")
-    (told,) = check_pairing(pair(tmp_path))
+    (told,) = check_pairing(pair_files(tmp_path))
     assert (told.code, told.case) == ("missing_label", None)
     assert "old/a.nii.gz" in told.message
 
 
 def test_folds_of_nnunet_are_announced(tmp_path: Path) -> None:
     lay(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz", "splits_final.json")
-    (note,) = pair(tmp_path).notes
+    (note,) = pair_files(tmp_path).notes
     assert f"training.splits={tmp_path}/splits_final.json" in note
 
 
@@ -446,13 +446,13 @@ def test_a_link_without_content_takes_its_partner_with_it(tmp_path: Path, lost: 
     lay(tmp_path, *(f"{part}/{case}.nii.gz" for part in ("images", "labels") for case in "ab"))
     (tmp_path / lost / "b.nii.gz").unlink()
     (tmp_path / lost / "b.nii.gz").symlink_to("../.git/annex/objects/MD5E-s9--b.nii.gz")
-    found = pair(tmp_path)
+    found = pair_files(tmp_path)
     assert [case.case for case in found.cases] == ["a"]
     told = {finding.code: finding.remedy for finding in check_pairing(found)}
     assert "git annex get" in told["unread_format"]
     (tmp_path / "images" / "a.nii.gz").unlink()
     with pytest.raises(DataError, match="git-annex"):
-        pair(tmp_path)
+        pair_files(tmp_path)
 
 
 UNREAD = ["v.czi", "v.lif", "v.nd2", "v.ims", "v.vsi", "v.mnc", "v.MGZ", "v.h5", "v.npy", "v.mhd"]
@@ -464,10 +464,10 @@ def test_a_format_that_is_not_read_is_named_with_its_remedy(tmp_path: Path, name
     if name.startswith("p1/"):
         (tmp_path / name).write_bytes(bytes(128) + b"DICM")
     with pytest.raises(DataError, match=r"1 files are not read, .*: ") as caught:
-        pair(tmp_path)
+        pair_files(tmp_path)
     assert "data.root" not in caught.value.remedy
     lay(tmp_path, "images/a.nii.gz", "labels/a.nii.gz")
-    (told,) = check_pairing(pair(tmp_path))
+    (told,) = check_pairing(pair_files(tmp_path))
     assert (told.code, told.remedy) == ("unread_format", caught.value.remedy)
 
 
@@ -483,16 +483,16 @@ FOLDERS = {
 def test_a_folder_without_pairs_is_refused_with_a_remedy(tmp_path: Path, what: str) -> None:
     files, message = FOLDERS[what]
     with pytest.raises(DataError, match=message) as caught:
-        pair(lay(tmp_path, *files))
+        pair_files(lay(tmp_path, *files))
     assert caught.value.remedy
 
 
 def test_a_folder_that_is_missing_or_a_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
-        pair(tmp_path / "nowhere")
+        pair_files(tmp_path / "nowhere")
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="is a file"):
-        pair(tmp_path / "file")
+        pair_files(tmp_path / "file")
 
 
 def test_linked_folders_are_read_and_a_link_upwards_is_harmless(tmp_path: Path) -> None:
@@ -536,7 +536,7 @@ def mice(root: Path, *names: str) -> Path:
 
 
 def groups(root: Path, rule: str | None = None) -> dict[str, str | None]:
-    return {case.case: case.group for case in pair(root, group=rule).cases}
+    return {case.case: case.group for case in pair_files(root, group=rule).cases}
 
 
 def test_a_regex_names_the_group(tmp_path: Path) -> None:
@@ -549,14 +549,14 @@ def test_a_groups_file_in_the_folder_is_used_and_announced(tmp_path: Path, suffi
     root = mice(tmp_path, "a", "b")
     (root / "groups.json").write_text(json.dumps({f"a{suffix}": "one", f"b{suffix}": "two"}))
     assert groups(root) == {"a": "one", "b": "two"}
-    assert any("groups.json" in note for note in pair(root).notes)
+    assert any("groups.json" in note for note in pair_files(root).notes)
 
 
 def test_a_groups_file_names_one_group_for_each_case(tmp_path: Path) -> None:
     root = mice(tmp_path, "a", "b")
     (root / "groups.json").write_text(json.dumps({"a": "one", "b": None}))
     with pytest.raises(DataError, match="one name"):
-        pair(root)
+        pair_files(root)
 
 
 def test_a_groups_file_elsewhere_wins_over_the_one_in_the_folder(tmp_path: Path) -> None:
@@ -569,7 +569,7 @@ def test_a_groups_file_elsewhere_wins_over_the_one_in_the_folder(tmp_path: Path)
 @pytest.mark.parametrize("rule", ["^(m1)", "(", "missing.json"])
 def test_a_group_rule_that_does_not_name_every_volume_is_refused(tmp_path: Path, rule: str) -> None:
     with pytest.raises(DataError, match=r"group"):
-        pair(mice(tmp_path, "m1_a", "m2_a"), group=rule)
+        pair_files(mice(tmp_path, "m1_a", "m2_a"), group=rule)
 
 
 SUSPECTED = [
@@ -587,7 +587,7 @@ def test_shared_prefixes_are_warned_about_with_a_rule_that_works(
     tmp_path: Path, expected: dict[str, str]
 ) -> None:
     root = mice(tmp_path, *expected)
-    (note,) = pair(root).notes
+    (note,) = pair_files(root).notes
     (word,) = shlex.split(re.findall("'data.group=.*?'", note)[0])
     assert groups(root, load(overrides=[f"data.root={root}", word]).data.group) == expected
 
@@ -598,12 +598,12 @@ def test_shared_prefixes_are_warned_about_with_a_rule_that_works(
 def test_names_without_shared_subjects_are_not_warned_about(
     tmp_path: Path, names: tuple[str, ...]
 ) -> None:
-    assert pair(mice(tmp_path, *names)).notes == ()
+    assert pair_files(mice(tmp_path, *names)).notes == ()
 
 
 def test_real_sets_are_paired_with_their_groups() -> None:
-    octa = pair(shared("octa_vessels"))
+    octa = pair_files(shared("octa_vessels"))
     assert len(octa.cases) == 12
     assert {case.group for case in octa.cases} == {"A", "B", "C", "D"}
-    assert len(pair(shared("hippocampus")).cases) == 32
-    assert len(pair(shared("spinal_cord_thin")).cases) == 3
+    assert len(pair_files(shared("hippocampus")).cases) == 32
+    assert len(pair_files(shared("spinal_cord_thin")).cases) == 3

@@ -15,7 +15,7 @@ import pytest
 from minivess.config import DataConfig
 from minivess.contracts import Case
 from minivess.data.checks import CHECKS, table
-from minivess.data.pairing.cases import pair
+from minivess.data.pairing.cases import pair_files
 from minivess.data.profiling.measurement import measure
 from minivess.data.profiling.quality import check_pairing, check_set
 from tests.conftest import tube, write_nifti
@@ -34,10 +34,10 @@ from minivess.data.versions import file_hashes
 root, home = map(Path, sys.argv[1:3])
 taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (taken + int(sys.argv[3]),) * 2)
-pairing = cases.pair(root)
+pairing = cases.pair_files(root)
 paths = [path for case in pairing.cases for path in case.files]
 measured = profile.profile(
-    pairing, file_hashes.Index(home / "index.json").hashes(paths),
+    pairing, file_hashes.FileHashes(home / "index.json").hashes(paths),
     config=DataConfig(outlier_z=1e9), cache=home,
 )
 print(json.dumps({
@@ -79,7 +79,7 @@ def test_the_corpus_is_large_and_everything_found_belongs_to_it(profiled) -> Non
 def test_a_set_has_exactly_its_findings(tmp_path: Path, kind: str) -> None:
     lay_set, expected = SETS[kind]
     lay_set(tmp_path)
-    pairing = pair(tmp_path)
+    pairing = pair_files(tmp_path)
     measured = [measure(case, config=DataConfig()) for case in pairing.cases]
     stats = [result.stats for result in measured]
     signatures = {result.stats.case: result.signature for result in measured}
@@ -114,7 +114,7 @@ def test_findings_use_only_the_severities_of_their_code(profiled) -> None:
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read everything")
 def test_a_file_that_may_not_be_read_is_a_finding(make_dataset: Callable[..., Path]) -> None:
-    (case,) = pair(make_dataset(1)).cases
+    (case,) = pair_files(make_dataset(1)).cases
     case.image.chmod(0)
     stats, (finding,), *_ = measure(case, config=DataConfig())
     assert (stats, finding.code, finding.severity) == (None, "unreadable", "error")
@@ -122,7 +122,7 @@ def test_a_file_that_may_not_be_read_is_a_finding(make_dataset: Callable[..., Pa
 
 
 def test_a_file_that_vanishes_meanwhile_is_a_finding(make_dataset: Callable[..., Path]) -> None:
-    (case,) = pair(make_dataset(1)).cases
+    (case,) = pair_files(make_dataset(1)).cases
     case.image.unlink()
     stats, (finding,), *_ = measure(case, config=DataConfig())
     assert (stats, finding.code, finding.severity) == (None, "unreadable", "error")

@@ -14,9 +14,9 @@ from PIL import Image
 
 from minivess.contracts import Case, Pairing
 from minivess.data.checks import finding
-from minivess.data.pairing.cases import pair
+from minivess.data.pairing.cases import pair_files
 from minivess.data.review import exchange, review
-from minivess.data.versions.curated import index_of
+from minivess.data.versions.curated import file_index
 from minivess.errors import DataError
 from minivess.home import Home
 from tests.conftest import write_nifti
@@ -25,9 +25,9 @@ from tests.conftest import write_nifti
 @pytest.fixture
 def entries(make_dataset: Callable[..., Path], home: Home) -> list[review.Entry]:
     """Three volumes in the queue's database."""
-    pairing = pair(make_dataset(3))
-    hashes = index_of(home).hashes([p for c in pairing.cases for p in c.files])
-    review.enter(home, "tubes", pairing, hashes, [], in_force={})
+    pairing = pair_files(make_dataset(3))
+    hashes = file_index(home).hashes([p for c in pairing.cases for p in c.files])
+    review.record_seen(home, "tubes", pairing, hashes, [], in_force={})
     return review.entries(home, "tubes")
 
 
@@ -58,7 +58,7 @@ def test_a_label_changed_in_slicer_becomes_a_fix(
     )  # fmt: skip
     fixed = review.find(home, "tubes", "vol01")
     assert set(fixed.replaced) == {"label"}
-    assert review.standing(home, fixed)["label"].parent == review.files_of(home)
+    assert review.current_files(home, fixed)["label"].parent == review.replacements_folder(home)
 
 
 def test_label_studio_gets_pictures_and_gives_verdicts(
@@ -91,7 +91,9 @@ def test_a_volume_that_nobody_can_accept_is_left(
     paths = [entries[0].image, entries[0].label]
     case = Case(case="vol00", image=paths[0], label=paths[1])
     marks = dict(zip(paths, (entries[0].image_md5, entries[0].label_md5), strict=True))
-    review.enter(home, "tubes", Pairing(layout="", cases=(case,)), marks, [broken], in_force={})
+    review.record_seen(
+        home, "tubes", Pairing(layout="", cases=(case,)), marks, [broken], in_force={}
+    )
     exchange.to_label_studio(home, review.entries(home, "tubes"), tmp_path / "ls")
     (task,) = json.loads((tmp_path / "ls" / "tasks.json").read_text())
     said = {"from_name": "verdict", "value": {"choices": ["accept"]}}

@@ -18,7 +18,7 @@ import tifffile
 from minivess.config import DataConfig, ResamplingConfig
 from minivess.data.formats.filenames import SUFFIXES, stem, suffix
 from minivess.data.formats.volume import DimensionsError, load, read_volume, write_mask
-from minivess.data.pairing.cases import pair
+from minivess.data.pairing.cases import pair_files
 from minivess.data.profiling.measurement import measure
 from minivess.data.versions.curated import curate
 from minivess.errors import DataError
@@ -139,7 +139,7 @@ def test_a_pair_of_a_format_is_paired_measured_curated_and_loaded(
     for folder, array in zip(("images", "labels"), tube((16, 18, 6), 0), strict=True):
         (tmp_path / "set" / folder).mkdir(parents=True)
         write(tmp_path / "set" / folder / f"a{ending}", array)
-    (case,) = pair(tmp_path / "set").cases
+    (case,) = pair_files(tmp_path / "set").cases
     stats, findings, *_ = measure(case, config=DataConfig())
     assert stats is not None
     assert (stats.case, stats.shape, findings) == ("a", (16, 18, 6), [])
@@ -156,7 +156,7 @@ def test_an_image_may_have_another_format_than_its_label(tmp_path: Path) -> None
         (tmp_path / folder).mkdir()
     ome(tmp_path / "images" / "a.ome.tif", image)
     nifti(tmp_path / "labels" / "a.nii.gz", mask)
-    stats, findings, *_ = measure(pair(tmp_path).cases[0], config=DataConfig())
+    stats, findings, *_ = measure(pair_files(tmp_path).cases[0], config=DataConfig())
     assert stats is not None
     assert findings == []
 
@@ -188,7 +188,7 @@ def test_how_a_label_is_read_is_said_as_of_an_image(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
     ome(tmp_path / "images" / "a.ome.tif", image)
     tifffile.imwrite(tmp_path / "labels" / "a.tif", ~mask.T, photometric="miniswhite")
-    stats, (found,), *_ = measure(pair(tmp_path).cases[0], config=DataConfig())
+    stats, (found,), *_ = measure(pair_files(tmp_path).cases[0], config=DataConfig())
     assert stats is not None
     assert stats.label_values == (0, 1)
     assert found.message == "Its label: The file calls 0 white: its values are read inverted."
@@ -198,10 +198,10 @@ BARE = """
 import sys
 from pathlib import Path
 sys.modules["imagecodecs"] = None
-from minivess.data.formats.volume import read
+from minivess.data.formats.volume import read_volume
 from minivess.errors import DataError
 try:
-    read(Path(sys.argv[1]))
+    read_volume(Path(sys.argv[1]))
 except DataError as error:
     print(error.problem, "|", error.remedy)
 """
@@ -397,7 +397,7 @@ def test_two_files_of_one_volume_are_paired_measured_and_curated_as_one(
         (tmp_path / "set" / folder).mkdir(parents=True)
         nib.save(kind(array.astype(np.int16), np.diag([*SPACING, 1])),
                  tmp_path / "set" / folder / "a.img")  # fmt: skip
-    pairing = pair(tmp_path / "set")
+    pairing = pair_files(tmp_path / "set")
     assert (len(pairing.cases), pairing.left) == (1, ())
     measured = run(tmp_path / "set")
     (case,) = measured.cases
@@ -414,7 +414,7 @@ def test_a_stack_that_states_no_voxel_size_is_a_finding(tmp_path: Path, write) -
     for folder, array in (("images", image), ("labels", mask)):
         (tmp_path / folder).mkdir()
         tifffile.imwrite(tmp_path / folder / "a.tif", array.T)
-    stats, findings, *_ = measure(pair(tmp_path).cases[0], config=DataConfig())
+    stats, findings, *_ = measure(pair_files(tmp_path).cases[0], config=DataConfig())
     assert stats is not None
     assert (stats.voxel_spacing, stats.unit) == ((1.0, 1.0, 1.0), "unknown")
     assert [(found.code, found.severity) for found in findings] == [("unknown_spacing", "warning")]

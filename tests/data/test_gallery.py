@@ -11,9 +11,9 @@ from PIL import Image
 from minivess.config import DataConfig
 from minivess.contracts import Case, DatasetProfile
 from minivess.data.pages import gallery
-from minivess.data.pairing.cases import pair
+from minivess.data.pairing.cases import pair_files
 from minivess.data.profiling import profile as profiles
-from minivess.data.versions.file_hashes import Index
+from minivess.data.versions.file_hashes import FileHashes
 from minivess.home import Home
 
 
@@ -21,9 +21,9 @@ from minivess.home import Home
 def shown(make_dataset, home: Home) -> tuple[DatasetProfile, list[Case]]:
     root = make_dataset(3, name="<tubes>")
     (root / "images" / "vol02.nii.gz").write_text("no volume")
-    pairing = pair(root)
+    pairing = pair_files(root)
     paths = [path for case in pairing.cases for path in case.files]
-    hashes = Index(home.profile_cache / "index.json").hashes(paths)
+    hashes = FileHashes(home.profile_cache / "index.json").hashes(paths)
     measured = profiles.profile(pairing, hashes, config=DataConfig(), cache=home.profile_cache)
     profile = profiles.summarise(
         measured, dataset="<tubes>", dataset_path=str(root), version=None, label_map={}

@@ -12,9 +12,9 @@ import pytest
 
 from minivess.config import DataConfig, ResamplingConfig
 from minivess.data.formats.volume import Volume, load, read_volume
-from minivess.data.pairing.cases import pair
+from minivess.data.pairing.cases import pair_files
 from minivess.data.profiling import intensities, measurement
-from minivess.data.profiling.grids import aligned
+from minivess.data.profiling.grids import align_label
 from minivess.data.profiling.measurement import measure
 from minivess.data.profiling.profile import summarise
 from minivess.data.versions.curated import curate, folder_hash
@@ -51,7 +51,7 @@ def test_a_label_in_any_orientation_of_its_world_lies_on_the_grid_of_its_image()
         label = stored(mask, OBLIQUE, orientation)
         affine = np.diag([1e-3, 1e-3, 1e-3, 1]) @ label.affine  # and in another unit
         x, y, z = (float(step) for step in nib.affines.voxel_sizes(affine))
-        turned = aligned(Volume(np.asarray(label.dataobj), (x, y, z), "mm", affine), fixed)
+        turned = align_label(Volume(np.asarray(label.dataobj), (x, y, z), "mm", affine), fixed)
         np.testing.assert_array_equal(turned.array, mask)
 
 
@@ -102,7 +102,7 @@ def turned(affine: np.ndarray) -> np.ndarray:
 def test_other_world_spaces_stay_a_mismatch_that_says_how(tmp_path: Path, change, text) -> None:
     image, mask = tube(SHAPE, 0)
     folder = save(tmp_path, nib.Nifti1Image(image, OBLIQUE), nib.Nifti1Image(mask, change(OBLIQUE)))
-    stats, (found,), *_ = measure(pair(folder).cases[0], config=DataConfig())
+    stats, (found,), *_ = measure(pair_files(folder).cases[0], config=DataConfig())
     assert (found.code, found.severity, stats.converted) == ("affine_mismatch", "warning", {})
     assert text in found.message
     assert "resample" in found.remedy
@@ -133,7 +133,7 @@ def test_a_library_that_fails_over_one_volume_keeps_out_this_volume_by_its_name(
     for case in "ab":
         image, mask = (nib.Nifti1Image(each, np.eye(4)) for each in tube(SHAPE, ord(case)))
         save(tmp_path, image, mask, case)
-    counted = intensities.spread
+    counted = intensities.sort_values
     odd = read_volume(tmp_path / "images" / "b.nii.gz").array
 
     def fails(array: np.ndarray) -> object:
@@ -141,7 +141,7 @@ def test_a_library_that_fails_over_one_volume_keeps_out_this_volume_by_its_name(
             raise ZeroDivisionError("within a library")
         return counted(array)
 
-    monkeypatch.setattr(measurement, "spread", fails)
+    monkeypatch.setattr(measurement, "sort_values", fails)
     measured = run(tmp_path)
     assert measured.quarantined == ("b",)
     (found,) = measured.findings

@@ -14,7 +14,7 @@ import pytest
 
 from minivess import config as configs
 from minivess.data.profiling import profile as profiles
-from minivess.data.profiling.labels import numbered, proposed_map
+from minivess.data.profiling.labels import are_object_numbers, proposed_map
 from minivess.errors import DataError, UsageError
 from tests.conftest import tube, write_nifti
 
@@ -240,4 +240,4 @@ def test_values_that_are_no_class_numbers_get_a_map(sets: tuple[tuple[int, ...],
     ],
 )
 def test_numbers_of_objects_are_told_from_classes(sets: list[set[int]], found: bool) -> None:
-    assert numbered([frozenset(values) for values in sets]) is found
+    assert are_object_numbers([frozenset(values) for values in sets]) is found

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from minivess.data.demo import phantom, vessels
 from minivess.data.formats.volume import read_volume
-from minivess.data.pairing.cases import pair
+from minivess.data.pairing.cases import pair_files
 from minivess.errors import DataError
 
 SEED = 7
@@ -18,7 +18,7 @@ SEED = 7
 
 @pytest.fixture(scope="module")
 def volumes() -> list[tuple[np.ndarray, np.ndarray, tuple[float, float, float]]]:
-    return [vessels.volume(index, SEED) for index in range(12)]
+    return [vessels.make_vessels(index, SEED) for index in range(12)]
 
 
 def best_dice(scores: list[np.ndarray], labels: list[np.ndarray]) -> float:
@@ -61,34 +61,34 @@ def test_signal_fades_with_depth(volumes) -> None:
 
 
 def test_a_folder_is_made_once_and_again_the_same(tmp_path: Path) -> None:
-    first = phantom.generate(tmp_path / "a", n=4, seed=3)
-    again = phantom.generate(tmp_path / "b", n=4, seed=3)
+    first = phantom.make_phantoms(tmp_path / "a", n=4, seed=3)
+    again = phantom.make_phantoms(tmp_path / "b", n=4, seed=3)
     names = sorted(path.relative_to(first) for path in first.rglob("*.nii.gz"))
     assert len(names) == 8
     assert all((first / name).read_bytes() == (again / name).read_bytes() for name in names)
 
 
 def test_a_complete_folder_is_kept_and_a_broken_one_made_anew(tmp_path: Path) -> None:
-    folder = phantom.generate(tmp_path / "a", n=4, seed=3)
+    folder = phantom.make_phantoms(tmp_path / "a", n=4, seed=3)
     path = next((folder / "images").iterdir())
     before = path.stat().st_mtime_ns
-    phantom.generate(folder, n=4, seed=3)
+    phantom.make_phantoms(folder, n=4, seed=3)
     assert path.stat().st_mtime_ns == before
     path.unlink()
-    phantom.generate(folder, n=4, seed=3)
+    phantom.make_phantoms(folder, n=4, seed=3)
     assert path.exists()
-    assert len(list((phantom.generate(folder, n=5, seed=3) / "images").iterdir())) == 5
+    assert len(list((phantom.make_phantoms(folder, n=5, seed=3) / "images").iterdir())) == 5
 
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(DataError, match="holds files already"):
-        phantom.generate(tmp_path, n=4, seed=3)
+        phantom.make_phantoms(tmp_path, n=4, seed=3)
     assert (tmp_path / "mine.txt").read_text() == "keep"
 
 
 def test_the_folder_pairs_and_carries_spacing_in_micrometres(tmp_path: Path) -> None:
-    found = pair(phantom.generate(tmp_path / "demo", n=4, seed=3))
+    found = pair_files(phantom.make_phantoms(tmp_path / "demo", n=4, seed=3))
     assert len(found.cases) == 4
     assert found.notes == found.left == ()
     volume = read_volume(found.cases[0].image)

@@ -16,11 +16,11 @@ from hypothesis.extra.numpy import arrays
 
 from minivess.config import DataConfig, ResamplingConfig
 from minivess.contracts import DatasetProfile
-from minivess.data.pairing.cases import pair
+from minivess.data.pairing.cases import pair_files
 from minivess.data.profiling import profile as profiles
-from minivess.data.profiling.intensities import spread
+from minivess.data.profiling.intensities import sort_values
 from minivess.data.profiling.measurement import measure
-from minivess.data.versions.file_hashes import Index
+from minivess.data.versions.file_hashes import FileHashes
 from minivess.errors import DataError
 from minivess.home import Home
 from tests.conftest import shared, tube, write_nifti
@@ -45,7 +45,7 @@ def summarised(measured: profiles.Measured) -> DatasetProfile:
 )
 @settings(max_examples=60, deadline=None)
 def test_intensities_agree_with_numpy(image: np.ndarray) -> None:
-    found = spread(image).numbers()
+    found = sort_values(image).numbers()
     exact = image.astype(np.float64)
     assert found["intensity_min"] == exact.min()
     assert found["intensity_max"] == exact.max()
@@ -57,7 +57,7 @@ def test_intensities_agree_with_numpy(image: np.ndarray) -> None:
 
 
 def test_stats_of_a_volume_are_those_of_its_arrays(make_dataset: MakeDataset) -> None:
-    (case, *_) = pair(make_dataset(1)).cases
+    (case, *_) = pair_files(make_dataset(1)).cases
     _, mask = tube((24, 24, 5), seed=0)
     stats, *_ = measure(case, config=DataConfig())
     assert (stats.shape, stats.dtype) == ((24, 24, 5), "uint16")
@@ -72,7 +72,7 @@ def test_components_touch_at_corners(tmp_path: Path) -> None:
     label[1, 1, 1] = label[2, 2, 2] = label[6, 6, 6] = 1
     write_nifti(tmp_path / "labels" / "a.nii.gz", label)
     write_nifti(tmp_path / "images" / "a.nii.gz", tube((8, 8, 8), 0)[0])
-    stats, *_ = measure(pair(tmp_path).cases[0], config=DataConfig())
+    stats, *_ = measure(pair_files(tmp_path).cases[0], config=DataConfig())
     assert stats.components == 2
 
 
@@ -159,9 +159,9 @@ from minivess.data.pairing import cases
 from minivess.data.profiling import profile
 from minivess.data.versions import file_hashes
 root, cache = map(Path, sys.argv[1:3])
-pairing = cases.pair(root)
+pairing = cases.pair_files(root)
 paths = [path for case in pairing.cases for path in case.files]
-hashes = file_hashes.Index(cache / "index.json").hashes(paths)
+hashes = file_hashes.FileHashes(cache / "index.json").hashes(paths)
 print(len(profile.profile(pairing, hashes, config=DataConfig(), cache=cache).stats))
 """
 
@@ -232,12 +232,12 @@ def test_one_good_volume_alone_has_a_profile(make_dataset: MakeDataset, run) -> 
 
 
 def test_progress_is_told_after_each_volume(make_dataset: MakeDataset, home: Home) -> None:
-    pairing = pair(make_dataset(3))
+    pairing = pair_files(make_dataset(3))
     paths = [path for case in pairing.cases for path in case.files]
     told: list[tuple[int, int]] = []
     profiles.profile(
         pairing,
-        Index(home.profile_cache / "index.json").hashes(paths),
+        FileHashes(home.profile_cache / "index.json").hashes(paths),
         config=DataConfig(),
         cache=home.profile_cache,
         on_volume=lambda done, total: told.append((done, total)),

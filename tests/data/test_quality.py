@@ -10,7 +10,7 @@ import pytest
 
 from minivess.config import DataConfig
 from minivess.contracts import Case, Finding, VolumeStats
-from minivess.data.pairing.cases import pair
+from minivess.data.pairing.cases import pair_files
 from minivess.data.profiling.measurement import measure
 from minivess.data.profiling.quality import check_pairing, check_set, robust_z
 from tests.conftest import tube, write_nifti
@@ -49,7 +49,7 @@ def test_unpaired_files_are_findings(make_dataset: Callable[..., Path]) -> None:
     root = make_dataset(3)
     (root / "labels" / "vol01.nii.gz").unlink()
     (root / "images" / "vol02.nii.gz").unlink()
-    codes = {finding.code: finding.case for finding in check_pairing(pair(root))}
+    codes = {finding.code: finding.case for finding in check_pairing(pair_files(root))}
     assert codes == {"missing_label": "vol01", "extra_label": "vol02"}
 
 

@@ -13,8 +13,8 @@ from scipy.ndimage import gaussian_filter
 
 from minivess.data.demo import phantom
 from minivess.data.formats.volume import read_volume
-from minivess.data.pairing.cases import pair
-from minivess.data.profiling.duplicates import matches, signature
+from minivess.data.pairing.cases import pair_files
+from minivess.data.profiling.duplicates import find_duplicates, signature
 from minivess.data.profiling.profile import Measured
 from tests.conftest import shared, tube, write_nifti
 
@@ -24,7 +24,7 @@ Run = Callable[..., Measured]
 
 def alike(**images: np.ndarray) -> list[tuple[str, str, str]]:
     signed = {name: (image.shape, signature(image)) for name, image in images.items()}
-    return [(match[0], match[1], match[2]) for match in matches(signed)]
+    return [(match[0], match[1], match[2]) for match in find_duplicates(signed)]
 
 
 @given(st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(0, 6)))
@@ -91,12 +91,12 @@ def test_each_of_many_parts_of_one_image_is_found() -> None:
 
 @pytest.mark.parametrize("name", ["octa_vessels", "hippocampus", "spinal_cord_thin"])
 def test_real_sets_of_different_volumes_raise_no_alarm(name: str) -> None:
-    volumes = {case.case: read_volume(case.image).array for case in pair(shared(name)).cases}
+    volumes = {case.case: read_volume(case.image).array for case in pair_files(shared(name)).cases}
     assert alike(**volumes) == []
 
 
 def test_the_demo_volumes_raise_no_alarm(tmp_path: Path) -> None:
-    cases = pair(phantom.generate(tmp_path, n=6, seed=7)).cases
+    cases = pair_files(phantom.make_phantoms(tmp_path, n=6, seed=7)).cases
     assert alike(**{case.case: read_volume(case.image).array for case in cases}) == []
 
 

@@ -13,13 +13,13 @@ import pytest
 
 from minivess.config import DataConfig
 from minivess.contracts import Pairing
-from minivess.data.pairing.cases import pair
+from minivess.data.pairing.cases import pair_files
 from minivess.data.profiling import profile as profiles
 from minivess.data.profiling.profile import Measured
 from minivess.data.review import decide as deciding
 from minivess.data.review import review
 from minivess.data.review.apply import Reviewed, after_review, rejections
-from minivess.data.versions.curated import index_of
+from minivess.data.versions.curated import file_index
 from minivess.errors import DataError
 from minivess.home import Home
 from tests.conftest import tube, write_nifti
@@ -33,8 +33,8 @@ class Bench:
     root: Path
 
     def profile(self) -> tuple[Reviewed, Measured]:
-        pairing = pair(self.root)
-        hashes = index_of(self.home).hashes(files_of(pairing))
+        pairing = pair_files(self.root)
+        hashes = file_index(self.home).hashes(files_of(pairing))
         reviewed = after_review(self.home, "tubes", pairing, hashes)
         measured = profiles.profile(
             reviewed.pairing,
@@ -43,7 +43,7 @@ class Bench:
             cache=self.home.profile_cache,
             accepted=reviewed.accepted,
         )
-        review.enter(
+        review.record_seen(
             self.home, "tubes", pairing, hashes, measured.findings, in_force=reviewed.in_force
         )
         return reviewed, measured

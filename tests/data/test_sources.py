@@ -11,7 +11,7 @@ from typing import Any
 import boto3
 import pytest
 
-from minivess.data.pairing.cases import pair
+from minivess.data.pairing.cases import pair_files
 from minivess.data.versions.remote import Mirror
 from minivess.errors import DataError
 
@@ -41,13 +41,13 @@ def standing(url: str) -> dict[str, Any]:
 
 def fetched(mirror: Mirror) -> int:
     """How many files had to be fetched to have the pairs whole."""
-    cases = pair(mirror.listed()).cases
+    cases = pair_files(mirror.listed()).cases
     return mirror.fetch(path for case in cases for path in case.files)
 
 
 def test_names_are_paired_before_anything_is_fetched(volumes: str, tmp_path: Path) -> None:
     root = Mirror(volumes, tmp_path).listed()
-    pairing = pair(root)
+    pairing = pair_files(root)
     assert [case.case for case in pairing.cases] == ["vol00", "vol01", "vol02"]
     assert sum(path.stat().st_size for path in root.rglob("*.nii.gz")) == 0
 
@@ -82,7 +82,7 @@ def test_an_object_that_is_gone_is_gone_here_and_groups_count(volumes: str, tmp_
     boto3.client("s3").delete_object(Bucket="volumes", Key="minivess/labels/vol00.nii.gz")
     text = '{"vol01": "a", "vol02": "b"}'
     boto3.client("s3").put_object(Bucket="volumes", Key="minivess/groups.json", Body=text)
-    cases = pair(Mirror(volumes, tmp_path).listed()).cases
+    cases = pair_files(Mirror(volumes, tmp_path).listed()).cases
     assert [(case.case, case.group) for case in cases] == [("vol01", "a"), ("vol02", "b")]
 
 

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import yaml
 
-from minivess.data.pairing.cases import pair
+from minivess.data.pairing.cases import pair_files
 from minivess.data.versions import versioning
-from minivess.data.versions.curated import curated_hash, folder_hash, index_of
-from minivess.data.versions.transaction import put_back, together
+from minivess.data.versions.curated import curated_hash, file_index, folder_hash
+from minivess.data.versions.transaction import file_transaction, roll_back
 from minivess.data.versions.versioning import Version, commit, restore
 from minivess.errors import DataError
 from minivess.home import Home, open_home
@@ -28,7 +28,7 @@ MakeDataset = Callable[..., Path]
 
 
 def versioned(home: Home, root: Path, **how: Any) -> Version:
-    return commit(home, root.name, pair(root).cases, **{"remote": None, **how})
+    return commit(home, root.name, pair_files(root).cases, **{"remote": None, **how})
 
 
 def git(home: Home, *words: str) -> str:
@@ -61,8 +61,8 @@ def test_each_version_is_a_commit_with_its_decisions(make_dataset: MakeDataset, 
         home, dataset="tubes", dataset_hash=first.dataset_hash, dvc_text=older,
         remote=str(first.remote),
     )  # fmt: skip
-    again = pair(folder).cases
-    hashes = index_of(home).hashes([p for case in again for p in case.files])
+    again = pair_files(folder).cases
+    hashes = file_index(home).hashes([p for case in again for p in case.files])
     assert curated_hash(again, hashes) == first.dataset_hash
 
 
@@ -99,7 +99,7 @@ def test_killed_before_any_step_file_decisions_and_commit_agree(
     killed.join(600)
     assert killed.exitcode == -signal.SIGKILL
 
-    put_back(old.dvc_file)
+    roll_back(old.dvc_file)
     assert old.dvc_file.read_text().strip() == git(home, "show", "HEAD:tubes.dvc")
     said = yaml.safe_load(old.dvc_file.read_text())
     assert said["meta"]["review"] == {"vol00": ["new" if committed else "old"]}
@@ -120,10 +120,10 @@ def die_at(step: str, home: Home, root: Path) -> None:
 def test_what_a_kill_left_is_put_back(tmp_path: Path) -> None:
     path = tmp_path / "tubes.dvc"
     path.write_text("old")
-    change = together(path, message=None)
+    change = file_transaction(path, message=None)
     change.__enter__()
     path.write_text("half")  # and the process is gone
-    put_back(path)
+    roll_back(path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -133,12 +133,12 @@ def test_edits_by_hand_are_named_and_kept(
 ) -> None:
     root = make_dataset(3)
     version = versioned(home, root)
-    assert versioning.edits(home, "tubes") == {}
+    assert versioning.manual_edits(home, "tubes") == {}
     label, image = version.curated / "labels/vol01.nii.gz", version.curated / "images/vol02.nii.gz"
     os.chmod(label, 0o644)
     label.write_bytes(b"corrected by hand")  # in place, so DVC's cached copy changes with it
     image.unlink()
-    assert versioning.edits(home, "tubes") == {
+    assert versioning.manual_edits(home, "tubes") == {
         "modified": ["labels/vol01.nii.gz"],
         "deleted": ["images/vol02.nii.gz"],
     }
@@ -149,7 +149,7 @@ def test_edits_by_hand_are_named_and_kept(
     assert "labels/vol01.nii.gz" in caplog.text
     (kept,) = (home.root / "review" / "edits").rglob("*.gz")
     assert kept.read_bytes() == b"corrected by hand"
-    assert versioning.edits(home, "tubes") == {}
+    assert versioning.manual_edits(home, "tubes") == {}
 
 
 def test_an_edit_in_place_reaches_no_remote(

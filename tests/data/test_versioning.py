@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from minivess.config import DataConfig
-from minivess.data.pairing.cases import pair
+from minivess.data.pairing.cases import pair_files
 from minivess.data.profiling import profile as profiles
-from minivess.data.versions.curated import curate, folder_hash, folder_of, index_of
+from minivess.data.versions.curated import curate, curated_folder, file_index, folder_hash
 from minivess.data.versions.versioning import Version, commit, restore
 from minivess.errors import DataError
 from minivess.home import Home, open_home
@@ -35,7 +35,7 @@ def state(root: Path) -> dict[str, tuple[object, ...]]:
 
 
 def versioned(home: Home, root: Path, remote: str | None = None) -> Version:
-    return commit(home, root.name, pair(root).cases, remote=remote)
+    return commit(home, root.name, pair_files(root).cases, remote=remote)
 
 
 def back(home: Home, version: Version, text: str) -> Path:
@@ -75,11 +75,11 @@ def pair_image(root: Path):
 
 def test_the_hash_is_known_before_anything_is_copied(make_dataset: MakeDataset, home: Home) -> None:
     root = make_dataset(2)
-    pairing = pair(root)
+    pairing = pair_files(root)
     paths = [path for case in pairing.cases for path in case.files]
     measured = profiles.profile(
         pairing,
-        index_of(home).hashes(paths),
+        file_index(home).hashes(paths),
         config=DataConfig(),
         cache=home.profile_cache,
     )
@@ -90,10 +90,10 @@ def test_the_curated_folder_holds_the_cases_and_nothing_else(
     make_dataset: MakeDataset, home: Home
 ) -> None:
     root = make_dataset(3)
-    first = curate(home, "tubes", pair(root).cases)
+    first = curate(home, "tubes", pair_files(root).cases)
     kept = (first / "images" / "vol01.nii.gz").stat().st_ino
     (first / "images" / "stranger.nii.gz").write_text("x")
-    curate(home, "tubes", pair(root).cases[1:])
+    curate(home, "tubes", pair_files(root).cases[1:])
     names = sorted(path.name for path in first.rglob("*.nii.gz"))
     assert names == ["vol01.nii.gz", "vol01.nii.gz", "vol02.nii.gz", "vol02.nii.gz"]
     assert (first / "images" / "vol01.nii.gz").stat().st_ino == kept
@@ -166,13 +166,13 @@ def test_a_disk_that_is_too_small_is_noticed_before_copying(
     usage = shutil.disk_usage(home.root)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
     with pytest.raises(DataError, match="MINIVESS_HOME"):
-        curate(home, "tubes", pair(make_dataset(2)).cases)
+        curate(home, "tubes", pair_files(make_dataset(2)).cases)
     assert not (home.dvc / "tubes").exists()
 
 
 def test_names_that_dvc_needs_for_itself_are_set_aside(home: Home) -> None:
-    assert folder_of(home, "remote").name == "data-remote"
-    assert folder_of(home, ".dvc").name == "data-.dvc"
+    assert curated_folder(home, "remote").name == "data-remote"
+    assert curated_folder(home, ".dvc").name == "data-.dvc"
 
 
 def test_adding_is_silent(

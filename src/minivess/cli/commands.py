@@ -157,7 +157,7 @@ def write_demo(config: ExperimentConfig, options: Options) -> Outcome:
     from minivess.data.demo import phantom
 
     folder, data = Path(*options.arguments).expanduser(), config.data
-    made = phantom.generate(folder, n=data.demo_volumes, seed=data.demo_seed)
+    made = phantom.make_phantoms(folder, n=data.demo_volumes, seed=data.demo_seed)
     return {"folder": str(made)}
 
 

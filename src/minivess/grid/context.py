@@ -276,4 +276,4 @@ def restore(session: Session, profile: DatasetProfile) -> dict[str, Case]:
         dvc_text=text,
         remote=session.home.translate(str(profile.remote)),
     )
-    return {case.case: case for case in curated.cases_of(folder, profile)}
+    return {case.case: case for case in curated.curated_cases(folder, profile)}

@@ -20,10 +20,10 @@ from minivess.contracts import Finding, Shape
 from minivess.data.checks import finding
 from minivess.data.formats import volume
 from minivess.data.formats.filenames import NIFTI, SUFFIXES, is_volume, stem, suffix, unread_format
-from minivess.data.pairing.cases import walk
+from minivess.data.pairing.cases import walk_files
 from minivess.data.pairing.layouts import is_label, is_label_folder
 from minivess.data.profiling import admission, quality
-from minivess.data.profiling.grids import restated
+from minivess.data.profiling.grids import with_stated_spacing
 from minivess.errors import DataError, MinivessError, UsageError
 from minivess.inference import Predictor
 
@@ -85,7 +85,7 @@ def each(pairs: Pairs, data: DataConfig, predictor: Predictor) -> Iterator[Outco
 
 def _outcome(source: Path, target: Path, data: DataConfig, predictor: Predictor) -> Outcome:
     try:
-        image = restated(volume.read_volume(source), data)
+        image = with_stated_spacing(volume.read_volume(source), data)
         odd = admit(image, predictor.divisor)
         mask = segment(image, predictor)
         return Outcome(source, volume.write_mask(target, mask, image, of=_mark(source)), odd)
@@ -160,7 +160,7 @@ def _volumes(folder: Path, out: Path) -> tuple[list[Path], dict[Path, str]]:
             f"The masks would land among the volumes in {folder}.",
             remedy=f"minivess predict {_quoted(folder, folder.with_name(folder.name + '_masks'))}",
         )
-    everything = sorted(walk(folder))
+    everything = sorted(walk_files(folder))
     reasons = {path: _left_out(path, folder, out) for path in everything}
     left = {path: reason for path, reason in reasons.items() if reason}
     sources = [path for path in everything if is_volume(path) and path not in left]

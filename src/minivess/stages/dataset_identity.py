@@ -10,7 +10,7 @@ from pathlib import Path
 from minivess import names
 from minivess.config import DEMO, ExperimentConfig
 from minivess.contracts import RunRecord
-from minivess.data.versions.versioning import is_place, places
+from minivess.data.versions.versioning import is_place, recorded_places
 from minivess.errors import StoreError, UsageError
 from minivess.home import Home
 from minivess.orchestration.handoff import slug
@@ -38,7 +38,9 @@ def require(session: Session, hashes: Mapping[Path, str] | None = None) -> None:
     mine = [one for one in profiles if one.params.get(names.DATASET_NAME) == config.dataset]
     if any(is_place(one.params.get("data_dataset_path", ""), config.data.root) for one in mine):
         return
-    known = {one.params.get(names.DATASET_NAME, "") for one in profiles} | {*places(session.home)}
+    known = {one.params.get(names.DATASET_NAME, "") for one in profiles} | {
+        *recorded_places(session.home)
+    }
     if not mine:
         _require_new(config, known)
         require_here(session.home, config)
@@ -55,7 +57,7 @@ def require(session: Session, hashes: Mapping[Path, str] | None = None) -> None:
 
 def require_here(home: Home, config: ExperimentConfig) -> None:
     """Likewise, by what this home has curated under the name; MLflow is not asked."""
-    known = places(home)
+    known = recorded_places(home)
     place, asked = known.get(config.dataset), config.data
     if asked.root and place and not asked.name and not is_place(place, asked.root):
         raise _taken(config, place, known)

@@ -12,7 +12,7 @@ from minivess.data.demo import phantom
 from minivess.data.formats.filenames import volume_files
 from minivess.data.pairing import cases
 from minivess.data.review.apply import Reviewed, after_review
-from minivess.data.versions.file_hashes import Index
+from minivess.data.versions.file_hashes import FileHashes
 from minivess.data.versions.remote import Mirror
 from minivess.orchestration.session import Session
 from minivess.stages import dataset_identity
@@ -45,9 +45,9 @@ def scan_dataset(session: Session) -> DatasetScan:
     """Find the pairs and the key of their profile; fetches remote files and opens no volume."""
     dataset, data = session.config.dataset, session.config.data
     root, fetch = data_folder(session)
-    pairing = cases.pair(root, image=data.image, label=data.label, group=data.group)
+    pairing = cases.pair_files(root, image=data.image, label=data.label, group=data.group)
     fetch(_files(pairing))
-    hashes = _hashes(Index(session.home.profile_cache / "index.json"), pairing)
+    hashes = _hashes(FileHashes(session.home.profile_cache / "index.json"), pairing)
     dataset_identity.require(session, hashes)
     reviewed = after_review(session.home, dataset, pairing, hashes)
     inputs: keys.Ingredients = {
@@ -67,7 +67,7 @@ def data_folder(session: Session) -> tuple[Path, Callable[[Iterable[Path]], obje
     """The folder of the data (the demo volumes by default), and a function that fetches files."""
     data = session.config.data
     if data.root is None:
-        demo = phantom.generate(session.home.demo, n=data.demo_volumes, seed=data.demo_seed)
+        demo = phantom.make_phantoms(session.home.demo, n=data.demo_volumes, seed=data.demo_seed)
         return demo, lambda paths: None
     if isinstance(data.root, Path):
         return data.root, lambda paths: None
@@ -82,7 +82,7 @@ def data_folder(session: Session) -> tuple[Path, Callable[[Iterable[Path]], obje
     return mirror.listed(), fetch
 
 
-def _hashes(index: Index, pairing: Pairing) -> dict[Path, str]:
+def _hashes(index: FileHashes, pairing: Pairing) -> dict[Path, str]:
     """A hash of each volume: of its file, or of all the files that make it."""
     found = index.hashes(list(_files(pairing)))
     volumes = (path for case in pairing.cases for path in case.files)

@@ -163,7 +163,7 @@ def measure(session: Session, scan: DatasetScan) -> Measured:
 
 def queue_findings(session: Session, scan: DatasetScan, profile: DatasetProfile) -> None:
     """Put flagged volumes into the review queue, and print how many wait there."""
-    waiting = review.enter(
+    waiting = review.record_seen(
         session.home,
         session.config.dataset,
         scan.originals,
@@ -181,7 +181,7 @@ def analyse(session: Session, measured: Measured, run: Run) -> Measured:
     from minivess.data.pages import analyzer
 
     folder = session.home.reports / run.run_id
-    written, findings = analyzer.analyse(measured.cases, folder, config=session.config.data)
+    written, findings = analyzer.run_analyzer(measured.cases, folder, config=session.config.data)
     for path in written:
         run.file(path, "dataset")
     return replace(measured, findings=(*measured.findings, *findings))
@@ -240,7 +240,7 @@ def store_profile(session: Session, scan: DatasetScan, run: Run, profile: Datase
     from minivess.data.pages import gallery
 
     folder = session.home.reports / run.run_id
-    cases = curated.cases_of(session.home.root / profile.curated, profile)
+    cases = curated.curated_cases(session.home.root / profile.curated, profile)
     out = [case for case in scan.originals.cases if case.case in set(profile.quarantined)]
     history = scan.reviewed.history
     page = gallery.render(

@@ -13,7 +13,7 @@ MANIFEST = "phantom.json"
 RECIPE = 1  # raise it when vessels.py makes other volumes
 
 
-def generate(folder: Path, *, n: int, seed: int) -> Path:
+def make_phantoms(folder: Path, *, n: int, seed: int) -> Path:
     """Make `n` volumes with labels in folder/images and folder/labels.
 
     The same arguments give the same bytes; a complete folder of the same arguments is kept.
@@ -59,7 +59,7 @@ def _write(folder: Path, index: int, seed: int) -> dict[str, int]:
 
     from minivess.data.demo import vessels
 
-    image, label, spacing = vessels.volume(index, seed)
+    image, label, spacing = vessels.make_vessels(index, seed)
     name = f"phantom{index:02d}_z{image.shape[2]:02d}.nii.gz"
     sizes = {}
     for part, array in (("images", image), ("labels", label)):

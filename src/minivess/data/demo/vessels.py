@@ -29,7 +29,9 @@ class Segment(NamedTuple):
     radius: float
 
 
-def volume(index: int, seed: int) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint8], Spacing]:
+def make_vessels(
+    index: int, seed: int
+) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint8], Spacing]:
     """Volume number `index`: image and label (X, Y, Z), spacing in micrometres."""
     rng = np.random.default_rng([seed, index])
     shape = (int(rng.integers(48, 73)), int(rng.integers(48, 73)), SLICES[index % len(SLICES)])

@@ -22,7 +22,7 @@ SUMMARY, EACH = "datastats.yaml", "datastats_by_case.yaml"
 SKIPPED = re.compile(r"Unable to process data (.*?) on cpu\. (.*)", re.DOTALL)
 
 
-def analyse(
+def run_analyzer(
     cases: Sequence[Case], folder: Path, *, config: DataConfig
 ) -> tuple[list[Path], list[Finding]]:
     """Write its two YAML files into `folder`; one finding for each volume that it left out.

@@ -12,7 +12,7 @@ from jinja2 import Environment
 
 from minivess import files
 from minivess.contracts import Case, DatasetProfile, VolumeStats
-from minivess.data.pages.views import legend, readable_views
+from minivess.data.pages.views import case_views, class_colours
 
 History = Mapping[str, Sequence[Mapping[str, Any]]]  # case -> decisions, oldest first
 
@@ -52,7 +52,7 @@ def render(
         decided_count=len(made),
         others=[f for f in profile.findings if f.case not in names],
         memory=_memory(profile.total_size_gb),
-        colours=legend(profile.classes),
+        colours=class_colours(profile.classes),
     )
     return files.write_text(path, text)
 
@@ -103,7 +103,7 @@ def _card(
         "waits": flagged and not history,
         "findings": findings,
         "history": history,
-        "views": readable_views(case, volume, profile.label_map),
+        "views": case_views(case, volume, profile.label_map),
         "commands": _commands(profile.dataset, case.case, decided=bool(history)),
     }
 

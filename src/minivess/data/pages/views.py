@@ -14,7 +14,7 @@ from PIL import Image
 
 from minivess.contracts import IGNORED, Case, LabelMap, VolumeStats
 from minivess.data.formats.volume import Array, Volume, classes_of, read_volume, whole_numbers
-from minivess.data.profiling.grids import aligned
+from minivess.data.profiling.grids import align_label
 from minivess.errors import DataError
 
 PANEL = 330  # pixels along the longer side of a view
@@ -32,7 +32,7 @@ class View(NamedTuple):
     label: str
 
 
-def readable_views(case: Case, volume: VolumeStats | None, label_map: LabelMap) -> dict[str, View]:
+def case_views(case: Case, volume: VolumeStats | None, label_map: LabelMap) -> dict[str, View]:
     """The four views; of a volume that was left out as much as can be read."""
     try:
         image = read_volume(case.image)
@@ -61,7 +61,7 @@ def projection(image: Path, label: Path) -> Image.Image | None:
     return Image.alpha_composite(grey, _drawn(mask)).convert("RGB")
 
 
-def legend(classes: Sequence[int]) -> list[tuple[int, str]]:
+def class_colours(classes: Sequence[int]) -> list[tuple[int, str]]:
     """Each foreground class with its colour in the views."""
     return [
         (value, "#" + "".join(f"{int(part):02x}" for part in COLOURS[(value - 1) % len(COLOURS)]))
@@ -72,7 +72,7 @@ def legend(classes: Sequence[int]) -> list[tuple[int, str]]:
 
 def _label_or_nothing(path: Path, image: Volume) -> Array:
     try:
-        label = whole_numbers(aligned(read_volume(path), image).array, path)
+        label = whole_numbers(align_label(read_volume(path), image).array, path)
     except DataError:
         return np.zeros(image.shape, np.uint8)
     return label if label.shape == image.shape else np.zeros(image.shape, np.uint8)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from minivess.contracts import Case, Pairing
 from minivess.data.formats.filenames import is_volume, unread_format, unread_formats, volume_files
-from minivess.data.pairing.datalist import ignored, listed
+from minivess.data.pairing.datalist import ignored_value, read_list
 from minivess.data.pairing.groups import groups_of
-from minivess.data.pairing.layouts import recognised
+from minivess.data.pairing.layouts import read_layout
 from minivess.data.pairing.matches import Ambiguous, Pair, Reading
-from minivess.data.pairing.patterns import by_pattern, proposed
+from minivess.data.pairing.patterns import propose_patterns, read_patterns
 from minivess.errors import DataError
 from minivess.text import some
 
@@ -22,7 +22,7 @@ KNOWN_TEXTS = frozenset({".json", ".md", ".txt", ".csv", ".tsv", ".yaml", ".yml"
 CHUNKED = (".zarr", ".n5")  # folders that are one array
 
 
-def pair(
+def pair_files(
     root: Path, *, image: str | None = None, label: str | None = None, group: str | None = None
 ) -> Pairing:
     """Pair the images and labels below `root`; patterns are relative to it.
@@ -51,7 +51,7 @@ def pair(
         ),
         unpaired_images=tuple(sorted(reading.images)),
         unpaired_labels=tuple(sorted(reading.labels)),
-        ignored=ignored(root),
+        ignored=ignored_value(root),
         left=tuple(path for path in (*found, *others) if path not in used),
         notes=(*reading.notes, *notes, *_split_file(root)),
         findings=tuple(reading.findings),
@@ -60,13 +60,13 @@ def pair(
 
 def _reading(root: Path, found: list[Path], image: str | None, label: str | None) -> Reading:
     if image is not None and label is not None:
-        return by_pattern(root, found, image, label)
+        return read_patterns(root, found, image, label)
     if image is not None or label is not None:
         raise DataError(
             "data.image and data.label belong together, and only one of them is given.",
             remedy="data.image='*_img.nii.gz' data.label='{case}_seg.nii.gz', or neither",
         )
-    return listed(root, found) or recognised(root, found)
+    return read_list(root, found) or read_layout(root, found)
 
 
 def _split_file(root: Path) -> list[str]:
@@ -95,7 +95,7 @@ def _volumes(root: Path) -> tuple[list[Path], list[Path]]:
             remedy="data.root=/path/to/a/folder that holds images and labels",
         )
     found, others = [], []
-    for path in sorted(walk(root)):
+    for path in sorted(walk_files(root)):
         if is_volume(path) and not path.is_dir():
             found.append(path)
         elif path.suffix not in KNOWN_TEXTS and (path.suffix or unread_format(path)):
@@ -105,7 +105,7 @@ def _volumes(root: Path) -> tuple[list[Path], list[Path]]:
     return found, others
 
 
-def walk(root: Path) -> Iterator[Path]:
+def walk_files(root: Path) -> Iterator[Path]:
     """Files that are not hidden, broken links too; linked folders included, each once."""
     seen = set()
     for folder, folders, names in os.walk(root, onerror=_refuse, followlinks=True):
@@ -149,7 +149,7 @@ def _ambiguous(root: Path, found: list[Path], pairs: list[Pair]) -> DataError:
     images, labels = (list(dict.fromkeys(files)) for files in zip(*pairs, strict=True))
     one, several = (images[:1], labels) if len(labels) > 1 else (labels[:1], images)
     what = "labels" if several is labels else "images"
-    words = proposed(root, found, pairs)
+    words = propose_patterns(root, found, pairs)
     return DataError(
         f"{_some(root, one)} has {len(several)} {what} that fit it alike: {_some(root, several)}.",
         remedy=f"say which are meant: {_or(words)}"
@@ -162,7 +162,7 @@ def _nothing_paired(root: Path, reading: Reading, files: list[Path]) -> DataErro
     found = [path for path in files if is_volume(path)]
     read, remedy = _not_read(root, [p for p in files if not (is_volume(p) and p.exists())])
     reason = "".join(f" {finding.case}: {finding.message}" for finding in reading.findings[:1])
-    words = proposed(root, found, reading.examples)
+    words = propose_patterns(root, found, reading.examples)
     best = {text: count for text, count in words.items() if count == max(words.values())}
     return DataError(
         f"No image in {root} has a label ({len(reading.images)} images and {len(reading.labels)} "

@@ -18,7 +18,7 @@ from minivess.contracts import Finding
 from minivess.data import json_file
 from minivess.data.checks import finding
 from minivess.data.formats.filenames import stem, suffix, unread_format, volume_files
-from minivess.data.pairing.matches import Reading, named
+from minivess.data.pairing.matches import Reading, by_case_name
 from minivess.errors import DataError
 from minivess.text import some
 
@@ -45,7 +45,7 @@ CONTENT: TypeAdapter[Any] = TypeAdapter(Any)
 ENTRIES: TypeAdapter[list[_Entry]] = TypeAdapter(Annotated[list[_Entry], Field(min_length=1)])
 
 
-def listed(root: Path, found: list[Path]) -> Reading | None:
+def read_list(root: Path, found: list[Path]) -> Reading | None:
     """The pairs of `dataset.json`; None where there is no such file, or no list in it.
 
     Raises:
@@ -68,11 +68,11 @@ def listed(root: Path, found: list[Path]) -> Reading | None:
         else:
             reading.findings.append(_several(case, len(images), len(labels)))
             reading.examples = reading.examples or [(i, label) for i in images for label in labels]
-    reading.cases = named(pairs)
+    reading.cases = by_case_name(pairs)
     return reading
 
 
-def ignored(root: Path) -> int | None:
+def ignored_value(root: Path) -> int | None:
     """The label value that `dataset.json` calls ignore, as nnU-Net does."""
     content = _content(root / "dataset.json")
     names = content.get("labels") if isinstance(content, dict) else None

@@ -17,7 +17,14 @@ from typing import NamedTuple
 from minivess.contracts import Finding
 from minivess.data.checks import finding
 from minivess.data.formats.filenames import stem
-from minivess.data.pairing.matches import Name, Pair, Reading, common_start, match, named
+from minivess.data.pairing.matches import (
+    Name,
+    Pair,
+    Reading,
+    by_case_name,
+    common_start,
+    match_files,
+)
 
 IMAGE_FOLDERS = frozenset(
     ("image", "images", "img", "imgs", "raw", "scan", "scans", "volume", "volumes")
@@ -61,7 +68,7 @@ class _Place(NamedTuple):
     rest: tuple[str, ...] = ()  # what the folder's name says besides: imagesTr -> tr
 
 
-def recognised(root: Path, found: list[Path]) -> Reading:
+def read_layout(root: Path, found: list[Path]) -> Reading:
     """What pairs by the first folder that tells, by the last one, or by names alone."""
     readings = []
     for which in (0, -1, None):
@@ -98,7 +105,7 @@ def _reading(root: Path, found: list[Path], which: int | None) -> Reading:
             return both[0] == both[1] or not (both[1] and bound)
         return len({rest[: min(map(len, both))] for rest in both}) == 1
 
-    pairs = match(images, labels, fits)
+    pairs = match_files(images, labels, fits)
     return _read(pairs, places, images, labels)
 
 
@@ -118,7 +125,7 @@ def _read(
     used = {path for pair in pairs for path in pair}
     reading = Reading(
         _layout(next(iter(pairs), None), places),
-        named((_case(pair, name, places), pair) for pair, name in pairs.items()),
+        by_case_name((_case(pair, name, places), pair) for pair, name in pairs.items()),
         [path for path in images if path not in used],
         [path for path in labels if path not in used and path not in images],
     )

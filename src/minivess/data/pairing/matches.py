@@ -41,7 +41,7 @@ class Reading:
     examples: list[Pair] = field(default_factory=list)  # what may have been meant
 
 
-def match(
+def match_files(
     images: Names, labels: Names, fits: Callable[[Path, Path], bool] = lambda *_: True
 ) -> dict[Pair, Name]:
     """Pairs, with the name that both files share.
@@ -95,7 +95,7 @@ def common_start(one: str, other: str) -> str:
     return "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def named(cases: Iterable[tuple[str, Pair]]) -> dict[str, Pair]:
+def by_case_name(cases: Iterable[tuple[str, Pair]]) -> dict[str, Pair]:
     """Pairs by case name.
 
     Raises:

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from minivess.data.formats.filenames import stem
-from minivess.data.pairing.matches import Ambiguous, Name, Pair, Reading, common_start, match, named
+from minivess.data.pairing.matches import (
+    Ambiguous,
+    Name,
+    Pair,
+    Reading,
+    by_case_name,
+    common_start,
+    match_files,
+)
 from minivess.errors import DataError
 
 CASE = "{case}"
@@ -24,7 +32,7 @@ class _Fit(NamedTuple):
     folders: tuple[str, ...]
 
 
-def by_pattern(root: Path, found: list[Path], image: str, label: str) -> Reading:
+def read_patterns(root: Path, found: list[Path], image: str, label: str) -> Reading:
     """Images and labels by the user's patterns; a file that both fit goes to the longer one.
 
     Raises:
@@ -45,7 +53,7 @@ def by_pattern(root: Path, found: list[Path], image: str, label: str) -> Reading
         both = zip(images[one].folders, labels[other].folders, strict=alike)
         return not alike or all(a == b or not (a and b) for a, b in both)
 
-    pairs = match(
+    pairs = match_files(
         {path: fit.cases for path, fit in images.items()},
         {path: fit.cases for path, fit in labels.items()},
         fits,
@@ -58,7 +66,7 @@ def by_pattern(root: Path, found: list[Path], image: str, label: str) -> Reading
     }
     return Reading(
         "pattern",
-        named(
+        by_case_name(
             ("_".join(filter(None, name)).replace("/", "_"), pair) for pair, name in cases.items()
         ),
         [path for path in images if path not in paired],
@@ -160,7 +168,7 @@ def _folders(parts: Mapping[str, str]) -> tuple[str, ...]:
 # --- patterns for files that are there ------------------------------------------------------
 
 
-def proposed(root: Path, found: list[Path], pairs: Iterable[Pair]) -> dict[str, int]:
+def propose_patterns(root: Path, found: list[Path], pairs: Iterable[Pair]) -> dict[str, int]:
     """Words that read these pairs, and others like them, and how many; most pairs first."""
     best = (max(_readings(root, found, pair), default=None) for pair in pairs)
     ordered = sorted(filter(None, best), key=lambda reading: -reading[0])
@@ -176,7 +184,7 @@ def _readings(
         for shared in ([], places):
             image, label = (_pattern(place, text, shared) for place in places)
             try:
-                reading = by_pattern(root, found, image, label)
+                reading = read_patterns(root, found, image, label)
             except (Ambiguous, DataError):  # then these patterns are not proposed
                 continue
             if pair in reading.cases.values():

@@ -13,8 +13,8 @@ from minivess import files, keys
 from minivess.contracts import Case
 from minivess.data.formats.filenames import curated_names
 from minivess.data.profiling.measurement import Measurement
-from minivess.data.versions.curated import as_curated
-from minivess.data.versions.file_hashes import Index
+from minivess.data.versions.curated import curated_case
+from minivess.data.versions.file_hashes import FileHashes
 
 RECORD = TypeAdapter(Measurement)
 
@@ -42,7 +42,7 @@ class Cache:
         """
         found = {case.case: known for case in cases if (known := self._known(case))}
         written = (path for known in found.values() for path in known.written if path.is_file())
-        md5s = Index(self.folder / "index.json").hashes(written)
+        md5s = FileHashes(self.folder / "index.json").hashes(written)
         return {
             name: known
             for name, known in found.items()
@@ -62,7 +62,7 @@ class Cache:
             return None
         if known.stats is None:
             return None
-        kept = as_curated(case, known.stats.converted, self.store(case))
+        kept = curated_case(case, known.stats.converted, self.store(case))
         image, label = curated_names(kept)
         stats = known.stats.replace(
             case=case.case, group=case.group, filename=image, label_filename=label

@@ -36,7 +36,7 @@ Ints = npt.NDArray[np.int64]
 SKETCH = np.dtype([("run", "<u4"), ("place", "<u4")])
 
 
-class Match(NamedTuple):
+class Duplicate(NamedTuple):
     """Two volumes that show the same; what the second does, {} standing for the first."""
 
     first: str
@@ -52,7 +52,7 @@ def signature(image: Array) -> str:
     return base64.b64encode(parts).decode()
 
 
-def matches(volumes: Mapping[str, tuple[Shape, str]]) -> list[Match]:
+def find_duplicates(volumes: Mapping[str, tuple[Shape, str]]) -> list[Duplicate]:
     """Pairs that show the same, from (shape, signature) of each volume.
 
     Each pair comes once, and each volume that is like others in at least one of them.
@@ -64,7 +64,7 @@ def matches(volumes: Mapping[str, tuple[Shape, str]]) -> list[Match]:
     size = int(np.prod(GRID))
     grids = {name: np.frombuffer(data[:size], np.int8).reshape(GRID) for name, data in raw.items()}
     sketches = {name: np.frombuffer(data[size:], SKETCH) for name, data in raw.items()}
-    found: dict[tuple[str, str], Match] = {}
+    found: dict[tuple[str, str], Duplicate] = {}
     for match in (*_same_shape(shapes, grids), *_same_runs(shapes, sketches)):
         found.setdefault((match.first, match.second), match)
     return list(found.values())
@@ -89,7 +89,7 @@ def _symmetrical(n: int, count: int) -> Ints:
 
 def _same_shape(
     shapes: Mapping[str, Shape], grids: Mapping[str, npt.NDArray[np.int8]]
-) -> Iterator[Match]:
+) -> Iterator[Duplicate]:
     by_shape: dict[Shape, list[str]] = defaultdict(list)
     for name, shape in shapes.items():
         by_shape[shape].append(name)
@@ -99,7 +99,7 @@ def _same_shape(
             mirrored = stack[:, :: flips[0], :: flips[1], :: flips[2]]
             how = "shows the image of {}" + ("" if flips == (1, 1, 1) else ", mirrored")
             for one, other in np.argwhere(np.triu(_correlation(stack, mirrored), 1) > EQUAL):
-                yield Match(names[one], names[other], how)
+                yield Duplicate(names[one], names[other], how)
 
 
 def _correlation(these: Array, those: Array) -> Array:
@@ -170,7 +170,7 @@ def _runs_at(stream: npt.NDArray[np.uint8], places: Ints) -> Words:
 
 def _same_runs(
     shapes: Mapping[str, Shape], sketches: Mapping[str, npt.NDArray[Any]]
-) -> Iterator[Match]:
+) -> Iterator[Duplicate]:
     names = list(sketches)
     owner = np.repeat(np.arange(len(names)), [sketches[name].size for name in names])
     runs = np.concatenate([sketches[name]["run"] for name in names])
@@ -187,7 +187,9 @@ def _same_runs(
     for (one, other), seen in shifts.items():
         shift, count = seen.most_common(1)[0]
         if count >= max(SHARED, AGREED * seen.total()):
-            yield Match(names[one], names[other], f"shares a part with {{}}, {shift} voxels apart")
+            yield Duplicate(
+                names[one], names[other], f"shares a part with {{}}, {shift} voxels apart"
+            )
 
 
 def _coordinates(sketch: npt.NDArray[Any], shape: Shape) -> Ints:

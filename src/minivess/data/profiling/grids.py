@@ -18,7 +18,7 @@ TURNED = 1e-2  # how far directions may be from those of flipped or exchanged ax
 Affine = npt.NDArray[np.float64]
 
 
-def aligned(label: Volume, image: Volume) -> Volume:
+def align_label(label: Volume, image: Volume) -> Volume:
     """The label on its image's grid where flips and an exchange of axes lead there, else itself.
 
     Nothing is interpolated; both headers have to name the same place for every voxel.
@@ -54,11 +54,13 @@ def same_place(label: Volume, image: Volume) -> bool:
     )
 
 
-def difference(label: Volume, image: Volume) -> str:
+def describe_mismatch(label: Volume, image: Volume) -> str:
     """How the place of a label differs from that of its image."""
     factor = _factors(label, image)[0]
     if not np.allclose(np.array(label.spacing) * factor, image.spacing, rtol=1e-3):
-        return f"the label's voxels are {written(label)}, the image's {written(image)}"
+        return (
+            f"the label's voxels are {voxel_size_text(label)}, the image's {voxel_size_text(image)}"
+        )
     first, second = (each.affine[:3, :3] / np.array(each.spacing) for each in (label, image))
     if np.linalg.det(first) * np.linalg.det(second) < 0:
         return "the label's axes are those of a mirror image"
@@ -69,7 +71,7 @@ def difference(label: Volume, image: Volume) -> str:
     return f"the label is shifted by {units.spacing_text(shift, image.unit)}"
 
 
-def restated(volume: Volume, config: DataConfig) -> Volume:
+def with_stated_spacing(volume: Volume, config: DataConfig) -> Volume:
     """The volume with the voxel size that `data.spacing` states, if any; says what it overrides."""
     if config.spacing is None:
         return volume
@@ -85,13 +87,13 @@ def restated(volume: Volume, config: DataConfig) -> Volume:
         affine[:3, :3] *= steps / volume.spacing
         own = np.array(volume.spacing) * _factors(volume, replace(volume, unit=unit))[0]
         if volume.spacing_known and not np.allclose(own, spacing, rtol=1e-3):
-            said = f"data.spacing is used; the file states {written(volume)}."
+            said = f"data.spacing is used; the file states {voxel_size_text(volume)}."
             remarks = (*remarks, ("spacing_overridden", said))
     sized = replace(volume, spacing=spacing, unit=unit, affine=affine, spacing_known=True)
     return replace(sized, alone=False, remarks=remarks)
 
 
-def written(volume: Volume) -> str:
+def voxel_size_text(volume: Volume) -> str:
     """Its voxel size as people write it."""
     return units.spacing_text(volume.spacing, volume.unit)
 

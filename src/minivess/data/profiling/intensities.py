@@ -22,7 +22,7 @@ Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Spread:
+class SortedValues:
     """Values of a volume in ascending order; NaN comes last."""
 
     values: Array
@@ -80,20 +80,20 @@ class Spread:
         return float(self.values[np.searchsorted(ends, place, side="right")])
 
 
-def spread(image: Array) -> Spread:
+def sort_values(image: Array) -> SortedValues:
     """The values of an array, in order."""
     flat = image.ravel(order="K")
     if flat.dtype.kind == "b":
         flat = flat.view(np.uint8)
     if flat.dtype.kind not in "iu" or flat.dtype.itemsize > 2:
-        return Spread(np.sort(flat))
+        return SortedValues(np.sort(flat))
     counts = _counts(flat)
     values = np.arange(counts.size, dtype=np.int64)
     if flat.dtype.kind == "i":  # counted by their bits: negative ones are the upper half
         half = counts.size // 2
         counts, values = np.roll(counts, half), values - half
     present = counts > 0
-    return Spread(values[present], counts[present])
+    return SortedValues(values[present], counts[present])
 
 
 def _counts(flat: Array) -> Counts:
@@ -113,12 +113,12 @@ def _words(flat: npt.NDArray[np.uint16]) -> Counts:
     return counts
 
 
-def present(classes: Array) -> tuple[int, ...]:
+def present_values(classes: Array) -> tuple[int, ...]:
     """The whole numbers that occur, in order."""
     low, high = int(classes.min()), int(classes.max())
     if high - low < FEW_CLASSES:
         return tuple(value for value in range(low, high + 1) if (classes == value).any())
-    values = spread(classes)
+    values = sort_values(classes)
     return tuple(
         int(v) for v in (np.unique(values.values) if values.counts is None else values.values)
     )

@@ -23,7 +23,9 @@ PATTERN = "data.label='<pattern of the label files>'"
 Foreground = Sequence[frozenset[int]]
 
 
-def of_volume(volume: Volume, label: Volume, classes: Array, *, ignores: bool) -> Iterator[Finding]:
+def check_label(
+    volume: Volume, label: Volume, classes: Array, *, ignores: bool
+) -> Iterator[Finding]:
     """Check one label; `classes` (X, Y, Z) is what the label map makes of it."""
     if ignores and (classes == IGNORED).all():
         problem = "Every voxel of the label is ignored, so nothing is annotated."
@@ -36,7 +38,7 @@ def of_volume(volume: Volume, label: Volume, classes: Array, *, ignores: bool) -
         yield finding("label_rounded", "The label holds fractions that are whole within 0.001.")
 
 
-def of_set(stats: Sequence[VolumeStats], label_map: LabelMap) -> Iterator[Finding]:
+def check_labels(stats: Sequence[VolumeStats], label_map: LabelMap) -> Iterator[Finding]:
     """Check the labels of a set against each other and against what the user said."""
     if not stats:
         return
@@ -56,7 +58,7 @@ def of_set(stats: Sequence[VolumeStats], label_map: LabelMap) -> Iterator[Findin
             yield finding("label_map_unused", problem)
 
 
-def unsaid(ignored: int | None, label_map: LabelMap) -> Iterator[Finding]:
+def check_ignored(ignored: int | None, label_map: LabelMap) -> Iterator[Finding]:
     """What `dataset.json` ignores is ignored if the user says so, or is a class if he says that."""
     if ignored is not None and ignored not in label_map:
         problem = f"dataset.json calls the label {ignored} ignore: nobody annotated these voxels."
@@ -93,7 +95,7 @@ def _meaning(
             f"{BINARY} if they number objects, {PATTERN} if an image was taken for a label; masks "
             "with soft edges need a threshold first"
         )
-    elif numbered(sets) and not accepted:
+    elif are_object_numbers(sets) and not accepted:
         problem = (
             f"Labels number their objects rather than name classes: up to {max(map(len, sets))} "
             f"values in a volume, {len(values)} in all ({shown})."
@@ -109,7 +111,7 @@ def _meaning(
     yield finding("label_values", problem, remedy=remedy)
 
 
-def numbered(sets: Foreground) -> bool:
+def are_object_numbers(sets: Foreground) -> bool:
     """Whether volumes number their objects: each from 1 to another n, or by ids of their own."""
     full = [values for values in sets if values]
     if len(full) < 2:

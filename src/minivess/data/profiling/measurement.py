@@ -24,9 +24,9 @@ from minivess.data.formats.volume import (
 )
 from minivess.data.profiling import quality
 from minivess.data.profiling.duplicates import signature
-from minivess.data.profiling.grids import aligned, restated
-from minivess.data.profiling.intensities import present, spread
-from minivess.data.versions.curated import as_curated, standing
+from minivess.data.profiling.grids import align_label, with_stated_spacing
+from minivess.data.profiling.intensities import present_values, sort_values
+from minivess.data.versions.curated import converted_file, curated_case
 from minivess.errors import DataError, MinivessError
 
 
@@ -86,15 +86,15 @@ def _measure(
     classes = classes_of(label.array, path, config.labels)
     pieces = foreground(classes, ignores=ignores)
     stored = read_volume(case.image)
-    image = restated(stored, config)
-    values = spread(image.array)
+    image = with_stated_spacing(stored, config)
+    values = sort_values(image.array)
     findings = quality.check(
         case.case, image, label, classes, values, ignores=ignores, stored=stored
     )
     if any(f.severity == "error" and f.code in quality.BEYOND_ACCEPTING for f in findings):
         return Measurement(None, findings, "", case)
-    converted = _convert(image, label, aligned(label, stored), store)
-    kept = as_curated(case, converted, store or Path())
+    converted = _convert(image, label, align_label(label, stored), store)
+    kept = curated_case(case, converted, store or Path())
     filename, label_filename = curated_names(kept)
     stats = VolumeStats(
         case=case.case,
@@ -128,7 +128,7 @@ def _convert(
     if turned is not label or not label.alone:
         wanted["label"] = replace(image, array=turned.array)
     return {
-        role: files.md5(write_volume(standing(store, role), volume))
+        role: files.md5(write_volume(converted_file(store, role), volume))
         for role, volume in wanted.items()
         if store is not None
     }
@@ -143,7 +143,7 @@ def foreground(classes: Array, *, ignores: bool = False) -> dict[str, Any]:
     """What the label (X, Y, Z) holds: its values, its share of foreground, its pieces."""
     import cc3d
 
-    values, judged = present(classes), classes.size
+    values, judged = present_values(classes), classes.size
     if ignores:
         values = tuple(value for value in values if value != IGNORED)
         judged = max(int(np.count_nonzero(classes != IGNORED)), 1)

@@ -216,7 +216,7 @@ def _gather(
     signatures = {result.case.case: result.signature for result in usable}
     findings = [
         *quality.check_pairing(pairing),
-        *labels.unsaid(pairing.ignored, config.labels),
+        *labels.check_ignored(pairing.ignored, config.labels),
         *(finding for result in results for finding in result.findings),
         *quality.check_set(stats, signatures, outlier_z=config.outlier_z, label_map=config.labels),
     ]

@@ -22,9 +22,15 @@ from minivess.data.formats.filenames import PASSED_OVER, stem, unread_format, un
 from minivess.data.formats.volume import is_corrected, is_own_mask
 from minivess.data.profiling import labels
 from minivess.data.profiling.admission import check_array
-from minivess.data.profiling.duplicates import matches
-from minivess.data.profiling.grids import aligned, difference, is_grid, same_place, written
-from minivess.data.profiling.intensities import Spread
+from minivess.data.profiling.duplicates import find_duplicates
+from minivess.data.profiling.grids import (
+    align_label,
+    describe_mismatch,
+    is_grid,
+    same_place,
+    voxel_size_text,
+)
+from minivess.data.profiling.intensities import SortedValues
 
 # No decision of a reviewer makes these usable; another file does.
 BEYOND_ACCEPTING = frozenset(
@@ -48,7 +54,7 @@ def check(
     volume: Volume,
     label: Volume,
     classes: Array,
-    values: Spread,
+    values: SortedValues,
     *,
     ignores: bool = False,
     stored: Volume | None = None,
@@ -60,13 +66,13 @@ def check(
     original = stored or volume
     found = [
         *check_image(volume, (values.low, values.high)),
-        *_pair(original, aligned(label, original), label),
+        *_pair(original, align_label(label, original), label),
         *(
             finding(code, f"Its label: {said}")
             for code, said in label.remarks
             if (code, said) not in volume.remarks
         ),
-        *labels.of_volume(volume, label, classes, ignores=ignores),
+        *labels.check_label(volume, label, classes, ignores=ignores),
     ]
     return [finding.replace(case=case) for finding in found]
 
@@ -88,7 +94,7 @@ def check_set(
         *_alike(stats, signatures),
         *_outliers(stats, outlier_z),
         *_units(stats),
-        *labels.of_set(stats, label_map or {}),
+        *labels.check_labels(stats, label_map or {}),
     ]
 
 
@@ -133,7 +139,7 @@ def _each(code: str, paths: Iterable[Path], text: str) -> list[Finding]:
 
 
 def _geometry(volume: Volume) -> Iterator[Finding]:
-    spacing = written(volume)
+    spacing = voxel_size_text(volume)
     if not volume.spacing_known and is_grid(volume):
         problem = "The file does not state a voxel size in a unit of length along every axis; "
         yield finding("unknown_spacing", f"{problem}{spacing} is used.")
@@ -171,7 +177,7 @@ def _pair(volume: Volume, label: Volume, stored: Volume) -> list[Finding]:
         )
     comparable = (label.placed and volume.placed) or (label.spacing_known and volume.spacing_known)
     if comparable and not same_place(label, volume):
-        problem = f"Image and label have one shape, but {difference(label, volume)}."
+        problem = f"Image and label have one shape, but {describe_mismatch(label, volume)}."
         return [finding("affine_mismatch", problem)]
     return []
 
@@ -190,7 +196,7 @@ def _alike(stats: Sequence[VolumeStats], signatures: Mapping[str, str]) -> list[
     found: dict[str, Finding] = {}
     copies = dict.fromkeys(_copies(stats), "holds the same voxels as {}")
     shown = {v.case: (v.shape, signatures[v.case]) for v in stats if v.case in signatures}
-    near = {(match.first, match.second): match.how for match in matches(shown)}
+    near = {(match.first, match.second): match.how for match in find_duplicates(shown)}
     groups = {volume.case: volume.group for volume in stats}
 
     def together(pair: tuple[str, str]) -> bool:

@@ -62,7 +62,10 @@ def after_review(
             in_force[case.case] = {"verdict": verdict, **md5s}
             history[case.case] = [one.model_dump(exclude_none=True) for one in decisions]
         if verdict != "reject":
-            files = {role: review.files_of(home) / str(one.file) for role, one in replaced.items()}
+            files = {
+                role: review.replacements_folder(home) / str(one.file)
+                for role, one in replaced.items()
+            }
             known.update((files[role], str(one.file_md5)) for role, one in replaced.items())
             kept.append(case.replace(**files) if files else case)
     if pairing.cases and not kept:

@@ -10,7 +10,7 @@ from pathlib import Path
 from minivess import files
 from minivess.data.formats.filenames import suffix, volume_files
 from minivess.data.formats.volume import Volume, read_volume, write_volume
-from minivess.data.profiling.grids import aligned
+from minivess.data.profiling.grids import align_label
 from minivess.data.profiling.quality import BEYOND_ACCEPTING
 from minivess.data.review import database as review_db
 from minivess.data.review import review
@@ -40,7 +40,7 @@ def decide(
     if verdict == "accept":
         _refuse_unusable(entry)
     row = {
-        "at": review.now(), "dataset": entry.dataset, "case_id": entry.case,
+        "at": review.timestamp(), "dataset": entry.dataset, "case_id": entry.case,
         "image_md5": entry.image_md5, "label_md5": entry.label_md5,
         "verdict": verdict, "who": who or getpass.getuser(), "why": why.strip(),
     }  # fmt: skip
@@ -86,11 +86,15 @@ def _check_fit(home: Home, entry: review.Entry, given: Mapping[review.Role, Path
             f"A fix of {entry.case} needs a file.",
             remedy=_fix(entry),
         )
-    stands = review.standing(home, entry)
+    stands = review.current_files(home, entry)
     for role, path in given.items():
         other: review.Role = "label" if role == "image" else "image"
         new, beside = read_volume(path.expanduser()), _volume(stands[other])
-        if len(given) == 1 and beside is not None and aligned(new, beside).shape != beside.shape:
+        if (
+            len(given) == 1
+            and beside is not None
+            and align_label(new, beside).shape != beside.shape
+        ):
             raise DataError(
                 f"The new {role} of {entry.case} has shape {new.shape}, its {other} "
                 f"{beside.shape}.",
@@ -113,7 +117,7 @@ def _keep(home: Home, path: Path) -> dict[str, str]:
             return _keep(home, write_volume(Path(folder) / "whole.nii.gz", read_volume(source)))
     md5 = files.md5(source)
     name = f"{md5}{suffix(source)}"
-    target = review.files_of(home) / name
+    target = review.replacements_folder(home) / name
     if not target.exists():
         files.copy(source, target)
     return {"file": name, "file_md5": md5}

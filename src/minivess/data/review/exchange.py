@@ -37,7 +37,7 @@ def to_slicer(home: Home, entries: Sequence[Entry], folder: Path) -> list[str]:
     exported: dict[str, Any] = {}
     for entry in entries:
         names = {}
-        for role, source in review.standing(home, entry).items():
+        for role, source in review.current_files(home, entry).items():
             if source.exists():
                 names[role] = f"{role}s/{entry.case}{suffix(source)}"
                 for part in volume_files(source):
@@ -106,7 +106,7 @@ def to_label_studio(home: Home, entries: Sequence[Entry], folder: Path) -> list[
     _refuse_filled(folder)
     shown = {}
     for entry in entries:
-        paths = review.standing(home, entry)
+        paths = review.current_files(home, entry)
         name = f"projections/{entry.case}.png"
         pixels = projection(paths["image"], paths["label"])
         if pixels is None:

@@ -148,21 +148,23 @@ def find(home: Home, dataset: str, case: str) -> Entry:
     return known[case]
 
 
-def files_of(home: Home) -> Path:
+def replacements_folder(home: Home) -> Path:
     """Where the files that replace originals are kept."""
     return home.root / "review"
 
 
-def standing(home: Home, entry: Entry) -> dict[Role, Path]:
+def current_files(home: Home, entry: Entry) -> dict[Role, Path]:
     """The files of a volume as they count now: replacements, else the originals."""
-    given = {role: files_of(home) / str(made.file) for role, made in entry.replaced.items()}
+    given = {
+        role: replacements_folder(home) / str(made.file) for role, made in entry.replaced.items()
+    }
     return {"image": entry.image, "label": entry.label, **given}
 
 
 # --- writing ------------------------------------------------------------------------------
 
 
-def enter(
+def record_seen(
     home: Home,
     dataset: str,
     pairing: Pairing,
@@ -188,10 +190,10 @@ def enter(
             if decided.get("verdict") == "reject" and old is not None:
                 row["findings"] = old["findings"]  # it is not measured any more
             if old is None or any(old[name] != value for name, value in row.items()):
-                review_db.insert(database, "seen", {**row, "at": now()})
+                review_db.insert(database, "seen", {**row, "at": timestamp()})
         for gone in before.values():
             if gone["present"]:
-                review_db.insert(database, "seen", {**gone, "present": 0, "at": now()})
+                review_db.insert(database, "seen", {**gone, "present": 0, "at": timestamp()})
     return [entry for entry in entries(home, dataset) if entry.is_open]
 
 
@@ -213,6 +215,6 @@ def _mark(row: sqlite3.Row) -> Mark:
     return row["case_id"], row["image_md5"], row["label_md5"]
 
 
-def now() -> str:
+def timestamp() -> str:
     """The time of a row."""
     return datetime.now(UTC).isoformat(timespec="microseconds")

@@ -19,7 +19,7 @@ from pathlib import Path
 from minivess import files
 from minivess.contracts import Case, DatasetProfile
 from minivess.data.formats.filenames import curated_names
-from minivess.data.versions.file_hashes import Index
+from minivess.data.versions.file_hashes import FileHashes
 from minivess.errors import DataError
 from minivess.home import Home, lock
 
@@ -28,12 +28,12 @@ COPIES = 2  # ours and the remote's; DVC's cache shares ours
 FICLONE = 0x40049409  # ioctl of Linux that shares blocks between files
 
 
-def index_of(home: Home) -> Index:
+def file_index(home: Home) -> FileHashes:
     """The index over all files of this home."""
-    return Index(home.profile_cache / "index.json")
+    return FileHashes(home.profile_cache / "index.json")
 
 
-def folder_of(home: Home, dataset: str) -> Path:
+def curated_folder(home: Home, dataset: str) -> Path:
     """Where the curated set of a dataset lies."""
     safe = f"data-{dataset}" if dataset in RESERVED or dataset.startswith(".") else dataset
     return home.dvc / safe
@@ -47,19 +47,19 @@ def curate(home: Home, dataset: str, cases: Iterable[Case]) -> Path:
     Raises:
         DataError: the disk is too small.
     """
-    folder = folder_of(home, dataset)
+    folder = curated_folder(home, dataset)
     sources = dict(_sources(cases))
     with lock(home.dvc / ".lock", what="curate", wait=True):
-        kept = _unchanged(folder, sources, index_of(home))
+        kept = _unchanged(folder, sources, file_index(home))
         if len(kept) == len(sources) and _contents(folder) == set(sources):
             return folder
         _check_disk(home, [path for name, path in sources.items() if name not in kept])
         _swap(folder, sources, kept)
-        note_state(home, folder, folder_hash(folder, index_of(home)))
+        note_state(home, folder, folder_hash(folder, file_index(home)))
     return folder
 
 
-def folder_hash(folder: Path, index: Index | None = None) -> str:
+def folder_hash(folder: Path, index: FileHashes | None = None) -> str:
     """The md5 that DVC gives a folder, ending in `.dir`."""
     paths = [path for path in folder.rglob("*") if path.is_file()]
     hashes = index.hashes(paths) if index else {path: files.md5(path) for path in paths}
@@ -78,17 +78,17 @@ def tree_hash(md5s: Mapping[str, str]) -> str:
     return hashlib.md5(listing, usedforsecurity=False).hexdigest() + ".dir"
 
 
-def standing(store: Path, role: str) -> Path:
+def converted_file(store: Path, role: str) -> Path:
     """Where what we write in place of a case's image or label waits to be curated."""
     return store / f"{role}.nii.gz"
 
 
-def as_curated(case: Case, converted: Iterable[str], store: Path) -> Case:
+def curated_case(case: Case, converted: Iterable[str], store: Path) -> Case:
     """The case with the files that are curated: its own, but for those that we wrote."""
-    return case.replace(**{role: standing(store, role) for role in converted})
+    return case.replace(**{role: converted_file(store, role) for role in converted})
 
 
-def cases_of(folder: Path, profile: DatasetProfile) -> list[Case]:
+def curated_cases(folder: Path, profile: DatasetProfile) -> list[Case]:
     """The volumes of a profile, as files of its curated folder."""
     return [
         Case(
@@ -122,7 +122,7 @@ def _contents(folder: Path) -> set[str]:
     return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
 
 
-def _unchanged(folder: Path, sources: Mapping[str, Path], index: Index) -> set[str]:
+def _unchanged(folder: Path, sources: Mapping[str, Path], index: FileHashes) -> set[str]:
     there = {name: folder / name for name in sources if (folder / name).is_file()}
     hashes = index.hashes([*there.values(), *(sources[name] for name in there)])
     return {name for name, path in there.items() if hashes[path] == hashes[sources[name]]}

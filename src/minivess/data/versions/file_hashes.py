@@ -19,7 +19,7 @@ UNREADABLE = "unreadable"  # in place of a hash; measuring such a file says why
 THREADS = 4
 
 
-class Index:
+class FileHashes:
     """MD5 of files, remembered in one JSON file."""
 
     def __init__(self, path: Path) -> None:

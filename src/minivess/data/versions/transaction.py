@@ -20,14 +20,14 @@ AUTHOR = ("-c", "user.name=minivess", "-c", "user.email=minivess@localhost")
 
 
 @contextmanager
-def together(path: Path, *, message: str | None) -> Iterator[None]:
+def file_transaction(path: Path, *, message: str | None) -> Iterator[None]:
     """Change `path` in the block; then commit it to the Git repository of its folder if asked to.
 
     Raises:
         DataError: Git refuses; then the file is as it was.
     """
     journal = path.with_name(f".{path.name}.before")
-    put_back(path)
+    roll_back(path)
     before = path.read_text(encoding="utf-8") if path.exists() else None
     files.write_json(journal, {"text": before, "head": _head(path.parent)})
     try:
@@ -35,12 +35,12 @@ def together(path: Path, *, message: str | None) -> Iterator[None]:
         if message is not None:
             _commit(path, message)
     except BaseException:
-        put_back(path)
+        roll_back(path)
         raise
     _done(journal)
 
 
-def put_back(path: Path) -> None:
+def roll_back(path: Path) -> None:
     """Undo what a killed or failed change left, unless its Git commit was made."""
     journal = path.with_name(f".{path.name}.before")
     if not journal.exists():

@@ -19,13 +19,13 @@ from minivess.config import ExperimentConfig, set_environment
 from minivess.contracts import Case
 from minivess.data.versions.curated import (
     curate,
+    curated_folder,
+    file_index,
     folder_hash,
-    folder_of,
-    index_of,
     note_state,
     state_file,
 )
-from minivess.data.versions.transaction import is_committed, together
+from minivess.data.versions.transaction import file_transaction, is_committed
 from minivess.errors import DataError, MinivessError, RemoteError, UsageError
 from minivess.home import Home, lock
 
@@ -68,16 +68,16 @@ def commit(
     Raises:
         DataError: DVC, the remote or Git refuses; then the .dvc file is as it was.
     """
-    rescue(home, dataset)
+    keep_manual_edits(home, dataset)
     folder = curate(home, dataset, cases)
     where = _address(remote or str(home.dvc / "remote"))
     dvc_file = home.dvc / f"{folder.name}.dvc"
-    ours = folder_hash(folder, index_of(home))
+    ours = folder_hash(folder, file_index(home))
     message = f"{folder.name}: {ours}" if git else None
-    with _repository(home, where) as repo, together(dvc_file, message=message):
+    with _repository(home, where) as repo, file_transaction(dvc_file, message=message):
         (stage,) = repo.add([str(folder)])
         repo.push(targets=[str(dvc_file)], remote=REMOTE)
-        hashed, now = str(stage.outs[0].hash_info.value), folder_hash(folder, index_of(home))
+        hashed, now = str(stage.outs[0].hash_info.value), folder_hash(folder, file_index(home))
         if not hashed == now == ours:
             raise DataError(
                 f"DVC says {hashed}, we say {now}: {folder} changed while it was added.",
@@ -89,13 +89,13 @@ def commit(
 
 def is_at(home: Home, dataset: str, dataset_hash: str, *, git: bool = False) -> bool:
     """Whether curated folder and .dvc file (with `git`, its last commit) are this version."""
-    folder = folder_of(home, dataset)
+    folder = curated_folder(home, dataset)
     dvc_file = home.dvc / f"{folder.name}.dvc"
     return (
         folder.is_dir()
         and dvc_file.exists()
         and f"md5: {dataset_hash}\n" in dvc_file.read_text(encoding="utf-8")
-        and folder_hash(folder, index_of(home)) == dataset_hash
+        and folder_hash(folder, file_index(home)) == dataset_hash
         and (not git or is_committed(dvc_file))
     )
 
@@ -106,15 +106,15 @@ def restore(home: Home, *, dataset: str, dataset_hash: str, dvc_text: str, remot
     Raises:
         DataError: neither holds this version.
     """
-    folder = folder_of(home, dataset)
-    if folder.is_dir() and folder_hash(folder, index_of(home)) == dataset_hash:
+    folder = curated_folder(home, dataset)
+    if folder.is_dir() and folder_hash(folder, file_index(home)) == dataset_hash:
         return folder
-    rescue(home, dataset)
+    keep_manual_edits(home, dataset)
     dvc_file = home.dvc / f"{folder.name}.dvc"
-    with _repository(home, _address(remote)) as repo, together(dvc_file, message=None):
+    with _repository(home, _address(remote)) as repo, file_transaction(dvc_file, message=None):
         files.write_text(dvc_file, dvc_text)
         repo.pull(targets=[str(dvc_file)], remote=REMOTE, force=True)
-    found = folder_hash(folder, index_of(home))
+    found = folder_hash(folder, file_index(home))
     note_state(home, folder, found)
     if found != dataset_hash:
         raise DataError(
@@ -127,16 +127,16 @@ def restore(home: Home, *, dataset: str, dataset_hash: str, dvc_text: str, remot
 # --- edits by hand ------------------------------------------------------------------------
 
 
-def edits(home: Home, dataset: str) -> dict[str, list[str]]:
+def manual_edits(home: Home, dataset: str) -> dict[str, list[str]]:
     """What somebody changed in the curated folder: DVC's word -> files; empty if nothing.
 
     DVC is asked only where the folder's hash is not the one that we left.
     """
-    folder = folder_of(home, dataset)
+    folder = curated_folder(home, dataset)
     dvc_file, state = home.dvc / f"{folder.name}.dvc", state_file(home, folder)
     if not (folder.is_dir() and dvc_file.exists() and state.exists()):
         return {}
-    if folder_hash(folder, index_of(home)) == state.read_text(encoding="utf-8"):
+    if folder_hash(folder, file_index(home)) == state.read_text(encoding="utf-8"):
         return {}
     with _repository(home, None) as repo:
         changed = repo.data_status(granular=True, untracked_files="no")["uncommitted"]
@@ -152,12 +152,12 @@ def edits(home: Home, dataset: str) -> dict[str, list[str]]:
     return {how: names for how, names in found.items() if names}
 
 
-def rescue(home: Home, dataset: str) -> None:
+def keep_manual_edits(home: Home, dataset: str) -> None:
     """Keep copies of files that were changed by hand, before they give way; say which."""
-    changed = edits(home, dataset)
+    changed = manual_edits(home, dataset)
     if not changed:
         return
-    folder = folder_of(home, dataset)
+    folder = curated_folder(home, dataset)
     kept = home.root / "review" / "edits" / time.strftime("%Y%m%dT%H%M%S") / folder.name
     for name in (*changed.get("modified", ()), *changed.get("added", ())):
         files.copy(folder / name, kept / name)
@@ -179,12 +179,12 @@ def _address(remote: str) -> str:
     return remote if "://" in remote else str(Path(remote).expanduser().resolve())
 
 
-def places(home: Home) -> dict[str, str]:
+def recorded_places(home: Home) -> dict[str, str]:
     """Where the originals of each dataset of this home lie, as far as its .dvc file says it."""
     found = {}
     for dvc_file in filter(Path.is_file, home.dvc.glob("*.dvc")):
         bare = dvc_file.stem.removeprefix("data-")
-        name = bare if folder_of(home, bare).name == dvc_file.stem else dvc_file.stem
+        name = bare if curated_folder(home, bare).name == dvc_file.stem else dvc_file.stem
         meta = yaml.safe_load(dvc_file.read_text(encoding="utf-8")).get("meta") or {}
         found[name] = str(meta.get("place", ""))
     return found
@@ -206,7 +206,7 @@ def known_as(home: Home, config: ExperimentConfig) -> str | None:
     root = config.data.root
     if root is None or config.data.name is not None:
         return None
-    given = sorted(name for name, place in places(home).items() if is_place(place, root))
+    given = sorted(name for name, place in recorded_places(home).items() if is_place(place, root))
     if not given or config.dataset in given:
         return None
     if len(given) > 1:
