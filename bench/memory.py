@@ -137,7 +137,7 @@ def peak_gb(device: str) -> float:
     gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
     held = {p.pid: p.usedGpuMemory for p in pynvml.nvmlDeviceGetComputeRunningProcesses(gpu)}
     context = int(held[os.getpid()]) - int(torch.cuda.memory_reserved())
-    return peak + context / peak_memory.GIB
+    return peak + context / 2**30
 
 
 def predicted(
@@ -148,11 +148,11 @@ def predicted(
     from minivess.compute.memory import cache as memo
     from minivess.compute.memory.prediction import Footprint
 
-    training = config.load([], [f"training.losses=[{loss}]"]).training
+    asked = config.load([], [f"training.losses=[{loss}]"])
 
     def ask(cache: Path) -> tuple[Footprint, float]:
         begun = time.process_time()
-        found = Footprint(training, network, precision, device=device, cache=cache)
+        found = Footprint(asked, network, precision, device=device, cache=cache)
         found.step_gb(patches[0], 1)
         found.window_gb(patches[0], patches[0])
         return found, time.process_time() - begun

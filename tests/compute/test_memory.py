@@ -28,8 +28,7 @@ def footprint(
     """On a CPU, with words as a user types them."""
     loss = [] if any("losses" in word for word in words) else ["training.losses=[dice_ce]"]
     asked = config.load([], [*loss, *words])
-    ignores = asked.data.ignore_label is not None
-    return Footprint(asked.training, network, precision, device="cpu", cache=cache, ignores=ignores)
+    return Footprint(asked, network, precision, device="cpu", cache=cache)
 
 
 def test_a_real_step_takes_what_was_predicted(

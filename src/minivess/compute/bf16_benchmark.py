@@ -1,7 +1,4 @@
-"""What torch can do on this machine: whether it uses the GPU, and how fast bf16 is there.
-
-Two small steps are timed, once for each machine.
-"""
+"""Measure once per machine whether torch uses the GPU, and how fast bf16 is."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minivess.compute.memory.cache import remembered
+from minivess.compute.memory.cache import cached
 from minivess.contracts import Hardware
 
 if TYPE_CHECKING:
@@ -29,7 +26,7 @@ def measured(hardware: Hardware, *, cache: Path) -> Hardware:
     devices = ["cpu", "cuda"] if hardware.gpu_count and on_gpu else ["cpu"]
     machine = [hardware.cpu_model, hardware.cores, hardware.gpu_model, hardware.gpu_driver]
     gains = {
-        device: remembered(
+        device: cached(
             cache,
             {"bf16 gain": device, "machine": machine},
             partial(bf16_gain, device),

@@ -10,10 +10,10 @@ from minivess.compute.patch import shapes_of
 from minivess.config import ExperimentConfig, TierConfig
 from minivess.contracts import Choice, ComputePlan, DatasetProfile, Hardware, Network
 from minivess.errors import PlanError
+from minivess.runtime.cgroups import GIB
 
 log = logging.getLogger(__name__)
 
-GIB = 1024**3
 CACHE_SHARE = 0.6
 CACHE_WARNING = 0.7
 LITTLE_RAM_GB = 8.0
@@ -117,7 +117,7 @@ def _on_gpu(hardware: Hardware) -> Choice:
 # --- memory and cores ---------------------------------------------------------------------
 
 
-def loaded_gb(config: ExperimentConfig, network: Network, profile: DatasetProfile) -> float:
+def loaded_gb(network: Network, profile: DatasetProfile) -> float:
     """GiB of all volumes in memory: float32 images, uint8 labels."""
     voxels = sum(math.prod(s) for s in shapes_of(profile).values())
     return voxels * (4 * network.in_channels + 1) / GIB
@@ -135,7 +135,7 @@ def cache(
 
     `step_gb` of the free memory are not for volumes: without them the smallest step would not run.
     """
-    size, free = loaded_gb(config, network, profile), hardware.ram_available_gb
+    size, free = loaded_gb(network, profile), hardware.ram_available_gb
     asked = config.training.cache_rate
     if asked != "auto":
         if asked * size > CACHE_WARNING * free:

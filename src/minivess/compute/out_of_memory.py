@@ -1,4 +1,4 @@
-"""Out of memory: recognised whoever says it, and answered by a plan that is one step smaller."""
+"""Recognise out-of-memory errors and choose the next smaller plan."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from pathlib import Path
 
 from minivess.compute import choices
 from minivess.compute.memory.prediction import Footprint
-from minivess.compute.patch import padding, shape_text, shapes_of, step_down
+from minivess.compute.patch import padding, shapes_of, step_down
 from minivess.config import ExperimentConfig, TrainingConfig
 from minivess.contracts import Choice, ComputePlan, DatasetProfile, Network, Shape
 from minivess.errors import MinivessError, OutOfMemory
+from minivess.text import format_shape
 
 Sizes = dict[str, Shape | int]
 
@@ -107,10 +108,7 @@ def smaller(
         keep_patch=training.patch_size != "auto",
         keep_batch=training.batch_size != "auto",
     )
-    found = Footprint(
-        training, network, plan.mixed_precision, device=plan.device, cache=cache,
-        ignores=config.data.ignore_label is not None,
-    )  # fmt: skip
+    found = Footprint(config, network, plan.mixed_precision, device=plan.device, cache=cache)
     if plan.number > RESTARTS or down is None or not found.accepts(*down):
         raise _stuck(plan, training, network)
     patch, batch = down
@@ -129,7 +127,7 @@ def smaller(
 
 def described(plan: ComputePlan) -> str:
     """For example `plan 1 (patch 64x64x16, batch 2)`."""
-    return f"plan {plan.number} (patch {shape_text(plan.patch_size)}, batch {plan.batch_size})"
+    return f"plan {plan.number} (patch {format_shape(plan.patch_size)}, batch {plan.batch_size})"
 
 
 def _choices(plan: ComputePlan, now: Sizes) -> dict[str, Choice]:

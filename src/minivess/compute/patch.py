@@ -11,11 +11,6 @@ FLOOR = 16
 """Voxels along an axis below which a patch is not shrunk: smaller ones show no vessel."""
 
 
-def shape_text(shape: Shape) -> str:
-    """For example `64x64x16`."""
-    return "x".join(str(side) for side in shape)
-
-
 def shapes_of(profile: DatasetProfile) -> dict[str, Shape]:
     """Case -> shape."""
     return {volume.case: volume.shape for volume in profile.volumes}

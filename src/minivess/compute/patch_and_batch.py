@@ -6,15 +6,16 @@ from typing import Any
 
 from minivess.compute.choices import MEMORY, found, given
 from minivess.compute.memory.prediction import Footprint
-from minivess.compute.patch import fitting, nearest, shape_text, shapes_of, step_down
+from minivess.compute.patch import fitting, nearest, shapes_of, step_down
 from minivess.config import ExperimentConfig, TierConfig
 from minivess.contracts import Choice, DatasetProfile, Shape
 from minivess.errors import PlanError
+from minivess.text import format_shape
 
 ROUNDING_GB = 1e-6
 
 
-class Sizes:
+class PatchAndBatch:
     """Patch and batch within data and memory."""
 
     def __init__(
@@ -112,11 +113,11 @@ class Sizes:
         x, y, z = (min(side, m or side) for side, m in zip(patch, most, strict=True))
         if any(side % step for side, step in zip(patch, self.divisor, strict=True)):
             problem = (
-                f"is not divisible by {shape_text(self.divisor)}, which {self.network.name} needs"
+                f"is not divisible by {format_shape(self.divisor)}, which {self.network.name} needs"
             )
         elif min(self._slack(smallest, patch)) < 0:
             problem = (
-                f"does not fit {smallest}, which has {shape_text(self.shapes[smallest])} voxels"
+                f"does not fit {smallest}, which has {format_shape(self.shapes[smallest])} voxels"
             )
         elif patch != (x, y, z):
             problem = f"is larger than configs/models/{self.network.name}.yaml allows"
@@ -124,7 +125,7 @@ class Sizes:
             return patch
         near = nearest((x, y, z), self.divisor, self.shapes)
         raise PlanError(
-            f"training.patch_size={shape_text(patch)} {problem}.",
+            f"training.patch_size={format_shape(patch)} {problem}.",
             remedy=f"'training.patch_size=[{near[0]},{near[1]},{near[2]}]', or leave it out",
         )
 
@@ -143,13 +144,13 @@ class Sizes:
         """Why this patch."""
         axis = max(range(3), key=lambda axis: patch[axis])  # what a step down takes from
         x, y, z = (side + self.divisor[i] * (i == axis) for i, side in enumerate(patch))
-        more = self._more(shape_text((x, y, z)), (x, y, z), batch)
+        more = self._more(format_shape((x, y, z)), (x, y, z), batch)
         if self.training.patch_size != "auto":
             return given("patch_size", patch).replace(more=more)
         limit = "median" if self.strategy == "median_pad" else "smallest"
         reason = (
-            f"tier {self.start.name} starts with {shape_text(self.start.patch_size)}; within the "
-            f"{limit} volume, in multiples of {shape_text(self.divisor)} (strides of "
+            f"tier {self.start.name} starts with {format_shape(self.start.patch_size)}; within the "
+            f"{limit} volume, in multiples of {format_shape(self.divisor)} (strides of "
             f"{self.network.name})"
         )
         return self._sized("patch_size", patch, reason, bound=self._patch_bound(patch), more=more)
@@ -187,9 +188,9 @@ class Sizes:
     def _too_large(self, patch: Shape, batch: int, needed: float) -> PlanError:
         judging = needed > self.footprint.step_gb(patch, batch)
         lighter = "losses that take less over a whole volume (training.losses=[dice_ce])"
-        what = f"Judging a volume of {shape_text(self.largest)} by" if judging else "A step of"
+        what = f"Judging a volume of {format_shape(self.largest)} by" if judging else "A step of"
         return PlanError(
-            f"{what} {self.network.name} with patch {shape_text(patch)} and batch {batch} needs "
+            f"{what} {self.network.name} with patch {format_shape(patch)} and batch {batch} needs "
             f"{needed * 1024:.0f} MB, and {self.budget_gb * 1024:.0f} MB may be used.",
             remedy=f"{lighter if judging else 'a smaller network (model.filters=[8,16,32])'}, "
             f"{'' if judging else 'training.gradient_checkpointing=true, '}"
@@ -198,7 +199,7 @@ class Sizes:
 
     def _refused(self, patch: Shape) -> PlanError:
         return PlanError(
-            f"{self.network.name} takes no patch of {shape_text(patch)}: at its deepest level "
+            f"{self.network.name} takes no patch of {format_shape(patch)}: at its deepest level "
             "one voxel would be left.",
             remedy="fewer levels (model.filters=[8,16,32]), or leave out training.patch_size",
         )

@@ -12,16 +12,17 @@ from pathlib import Path
 
 from minivess import config as configuration
 from minivess import networks
-from minivess.compute import choices as budget
+from minivess.compute import choices
 from minivess.compute import hardware as machine
 from minivess.compute.choices import USER
 from minivess.compute.memory.prediction import Footprint
-from minivess.compute.patch import fitting, padding, shape_text, shapes_of
-from minivess.compute.patch_and_batch import Sizes
+from minivess.compute.patch import fitting, padding, shapes_of
+from minivess.compute.patch_and_batch import PatchAndBatch
 from minivess.config import ComputeConfig, ExperimentConfig, TierConfig
 from minivess.contracts import Choice, ComputePlan, DatasetProfile, Hardware, Network, Shape
 from minivess.errors import PlanError
 from minivess.runtime.cgroups import GIB
+from minivess.text import format_shape
 
 log = logging.getLogger(__name__)
 
@@ -47,36 +48,33 @@ def resolve(
     """
     start, chosen = tier(hardware, config.compute, config.training.processes_per_cell)
     on = _device(config, start, hardware)
-    precision = budget.precision(config, network, start, hardware, on.value)
-    found = Footprint(
-        config.training, network, precision.value, device=on.value, cache=cache,
-        ignores=config.data.ignore_label is not None,
-    )  # fmt: skip
-    sizes = Sizes(config, found, profile, start)
+    precision = choices.precision(config, network, start, hardware, on.value)
+    found = Footprint(config, network, precision.value, device=on.value, cache=cache)
+    sizes = PatchAndBatch(config, found, profile, start)
     step_gb = sizes.least_gb(n_train) / MEMORY_SHARE if on.value == "cpu" else 0.0
-    kept, kept_gb = budget.cache(config, network, profile, hardware, step_gb=step_gb)
+    kept, kept_gb = choices.cache(config, network, profile, hardware, step_gb=step_gb)
     free_gb = hardware.gpu_free_gb if on.value == "cuda" else hardware.ram_available_gb - kept_gb
     budget_gb = MEMORY_SHARE * max(free_gb or 0.0, 0.0)
     patch, batch = sizes.shrunk_to(budget_gb, n_train)
-    choices = {
+    made = {
         "tier": chosen,
         "device": on,
         "patch_size": sizes.patch_choice(patch, batch),
         "batch_size": sizes.batch_choice(patch, batch),
-        "num_workers": budget.workers(config, start, hardware, on.value),
+        "num_workers": choices.workers(config, start, hardware, on.value),
         "cache_rate": kept,
         "mixed_precision": precision,
-        "threads": budget.threads(config, hardware),
-        "iterations_per_epoch": budget.iterations(config, n_train, batch),
+        "threads": choices.threads(config, hardware),
+        "iterations_per_epoch": choices.iterations(config, n_train, batch),
     }
     return ComputePlan(
-        **{name: choice.value for name, choice in choices.items()},
+        **{name: choice.value for name, choice in made.items()},
         divisor=found.divisor,
         predicted_memory_gb=round(found.step_gb(patch, batch), 3),
         predicted_window_gb=round(found.window_gb(patch, profile.max_shape), 3),
         memory_budget_gb=round(budget_gb, 3),
         padded=padding(shapes_of(profile), patch),
-        choices=choices,
+        choices=made,
     )
 
 
@@ -132,18 +130,18 @@ def _device(config: ExperimentConfig, start: TierConfig, hardware: Hardware) -> 
             remedy="leave out training.device, or install torch for CUDA and check nvidia-smi",
         )
     if asked != "auto":
-        return budget.given("device", asked)
+        return choices.given("device", asked)
     if start.name == "cpu" or hardware.gpu_count == 0:
         reason = "the tier is cpu" if start.name == "cpu" else "no GPU was found"
         more = "cuda would need a GPU of 6 GB"
-        return budget.found("device", "cpu", reason, bound=f"tier {start.name}", more=more)
+        return choices.found("device", "cpu", reason, bound=f"tier {start.name}", more=more)
     if not usable:
         log.warning("there is a GPU, but this build of torch cannot use it")
         reason = "there is a GPU, but this build of torch cannot use it"
         more = "cuda would need a build of torch that fits the driver"
-        return budget.found("device", "cpu", reason, bound="torch", more=more)
+        return choices.found("device", "cpu", reason, bound="torch", more=more)
     reason = f"{hardware.gpu_model}, {hardware.gpu_free_gb:.0f} GB of it free"
-    return budget.found("device", "cuda", reason, bound="one cell on one GPU", more="")
+    return choices.found("device", "cuda", reason, bound="one cell on one GPU", more="")
 
 
 # --- what flows ask -----------------------------------------------------------------------
@@ -193,14 +191,14 @@ def guard(
 def _guard_patch(plan: ComputePlan, shapes: dict[str, Shape]) -> None:
     if any(side % step for side, step in zip(plan.patch_size, plan.divisor, strict=True)):
         raise PlanError(
-            f"The patch {shape_text(plan.patch_size)} is not divisible by "
-            f"{shape_text(plan.divisor)}.",
+            f"The patch {format_shape(plan.patch_size)} is not divisible by "
+            f"{format_shape(plan.divisor)}.",
             remedy="leave out training.patch_size",
         )
     for case, missing in padding(shapes, plan.patch_size).items():
         if any(a > b for a, b in zip(missing, plan.padded.get(case, (0, 0, 0)), strict=True)):
             raise PlanError(
-                f"A patch of {shape_text(plan.patch_size)} does not fit {case}, which has "
-                f"{shape_text(shapes[case])} voxels.",
+                f"A patch of {format_shape(plan.patch_size)} does not fit {case}, which has "
+                f"{format_shape(shapes[case])} voxels.",
                 remedy="leave out training.patch_size, or set compute.patch_strategy=median_pad",
             )

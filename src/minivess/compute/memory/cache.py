@@ -1,4 +1,4 @@
-"""What was found once about a network is kept on disk under the content that it depends on."""
+"""Cache results about a network on disk, keyed by the content that they depend on."""
 
 from __future__ import annotations
 
@@ -17,15 +17,19 @@ CODE = (
     "compute/memory",
 )  # fmt: skip
 KNOWN: dict[str, Any] = {}
-"""What this process has found or read already."""
+"""Results that this process has computed or read already."""
 
 
-def remembered(
+def cached(
     folder: Path | None, ingredients: Mapping[str, Any], work: Callable[[], Any], *, own: list[str]
 ) -> Any:
-    """A JSON value: known in this process, read from `folder`, or worked out and kept there.
+    """Return a JSON value: known to this process, read from `folder`, or computed and stored there.
 
-    `own` are import paths that `ingredients` names: their files count by their bytes.
+    Args:
+        folder: Where values are stored; None keeps them in this process alone.
+        ingredients: What the value depends on, besides code and versions of packages.
+        work: Computes the value.
+        own: Import paths that `ingredients` names; their files count by their bytes.
     """
     own_code = keys.own_modules(path for path in own if ":" in path)
     key = keys.digest({**ingredients, "own_modules": own_code})
@@ -43,7 +47,7 @@ def _stored(folder: Path, key: str, work: Callable[[], Any]) -> Any:
     try:
         files.write_json(file, value)
     except OSError as error:
-        log.warning("%s cannot be written (%s); it will be worked out again", file, error)
+        log.warning("%s cannot be written (%s); it will be computed again", file, error)
     return value
 
 

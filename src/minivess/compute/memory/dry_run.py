@@ -1,4 +1,4 @@
-"""Steps on hollow tensors, which have shapes but no contents: their memory can be added up.
+"""Training steps and losses run on shape-only tensors, whose memory is added up.
 
 Losses look at contents, so a loss runs by itself on a small real volume.
 """
@@ -10,36 +10,24 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
 from minivess import losses, networks
+from minivess.compute.memory.fake_tensors import ShapeOnlyMode
+from minivess.compute.memory.settings import Line, StepSettings
+from minivess.compute.memory.tracker import MemoryTracker
 from minivess.contracts import Loss, Network, Shape
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
-
-Precision = Literal["none", "bf16", "fp16"]
-Line = tuple[float, float]
-"""Bytes at no voxel, and bytes for each voxel of each patch."""
 
 LOSS_SIDE = 32
 """Voxels along each axis of the volume on which a loss is measured: room for a thick vessel."""
 
 MOST_VOXELS = 2**28
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a training process does that shows in its memory."""
-
-    precision: Precision
-    optimizer: Literal["adamw", "adam", "sgd"]
-    checkpointing: bool = False
-    average: bool = False
-    accumulating: bool = False
-    on_gpu: bool = False
 
 
 # --- networks -----------------------------------------------------------------------------
@@ -60,20 +48,18 @@ def _envelope(watched: Callable[[Shape], list[int]], patch: Shape) -> list[Line]
     return sorted({max(lines, key=lambda line: line[0] + line[1] * size) for size in sizes})
 
 
-class FakeTraining:
-    """A network in training, on hollow tensors."""
+class DryRun:
+    """A network in training, on shape-only tensors."""
 
-    def __init__(self, network: Network, settings: Settings) -> None:
-        from minivess.compute.memory.fake_tensors import Hollow
-
+    def __init__(self, network: Network, settings: StepSettings) -> None:
         self.network = network
         self.settings = settings
-        self.mode = Hollow()  # type: ignore[no-untyped-call]
+        self.mode = ShapeOnlyMode()  # type: ignore[no-untyped-call]
         self.module = deepcopy(networks.weightless(network))
         if settings.checkpointing:
             networks.recompute(self.module)
         with self.mode:
-            replace_by_fakes(self.module)
+            make_shape_only(self.module)
             self.updater = _optimizer(settings, self.module)
             for weight in self.module.parameters():
                 weight.grad = weight.detach().clone()
@@ -99,7 +85,6 @@ class FakeTraining:
 
     def _step(self, patch: Shape, loss_bytes: float, *, update: bool = True) -> list[int]:
         """Bytes alive after each operation of forward, loss, backward and update."""
-        import torch
 
         def work(volume: Tensor) -> None:
             with _autocast(self.settings):
@@ -117,7 +102,6 @@ class FakeTraining:
 
     def _window(self, patch: Shape) -> list[int]:
         """Bytes alive after each operation of a forward without gradients."""
-        import torch
 
         def work(volume: Tensor) -> None:
             # What is reported is judged in float32, whatever training computes in.
@@ -127,21 +111,15 @@ class FakeTraining:
         return self._watched(work, patch)
 
     def _watched(self, work: Callable[[Tensor], None], patch: Shape) -> list[int]:
-        import torch
-
-        from minivess.compute.memory.tracker import Moments
-
-        with self.mode, _same_random_state():
+        with self.mode, torch.random.fork_rng(devices=[]):
             volume = torch.empty((1, self.network.in_channels, *patch))
             target = torch.empty((1, 1, *patch), dtype=torch.int64)
-            moments = Moments([volume, target, *self._state()])
-            with moments:
+            tracker = MemoryTracker([volume, target, *self._state()])
+            with tracker:
                 work(volume)
-        return moments.alive
+        return tracker.alive
 
     def _state(self) -> Iterator[Tensor]:
-        import torch
-
         yield from self.average
         yield from self.module.buffers()
         for weight in self.module.parameters():
@@ -152,10 +130,8 @@ class FakeTraining:
             yield from (value for value in kept.values() if isinstance(value, torch.Tensor))
 
 
-def replace_by_fakes(module: nn.Module) -> None:
-    """Give a module on the meta device hollow weights; called while `Hollow` is entered."""
-    import torch
-
+def make_shape_only(module: nn.Module) -> None:
+    """Give a module on the meta device shape-only weights, inside `ShapeOnlyMode`."""
     for part in module.modules():
         for name, weight in list(part._parameters.items()):
             if weight is not None:
@@ -166,10 +142,8 @@ def replace_by_fakes(module: nn.Module) -> None:
                 part._buffers[name] = torch.empty_like(buffer, device="cpu")
 
 
-def _optimizer(settings: Settings, module: nn.Module) -> torch.optim.Optimizer:
+def _optimizer(settings: StepSettings, module: nn.Module) -> torch.optim.Optimizer:
     """On a GPU torch updates all weights at once, over temporaries as large as they are."""
-    import torch
-
     weights, at_once = list(module.parameters()), settings.on_gpu
     if settings.optimizer == "sgd":
         return torch.optim.SGD(weights, lr=1e-3, momentum=0.9, foreach=at_once)
@@ -177,38 +151,27 @@ def _optimizer(settings: Settings, module: nn.Module) -> torch.optim.Optimizer:
     return kind(weights, lr=1e-3, foreach=at_once)
 
 
+class _NormsInFloat32(TorchFunctionMode):
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in {functional.group_norm, functional.layer_norm}:
+            args, kwargs = tree_map(_widened, (args, kwargs))
+        return func(*args, **(kwargs or {}))
+
+
+def _widened(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) else value
+
+
 @contextmanager
-def _autocast(settings: Settings) -> Iterator[None]:
+def _autocast(settings: StepSettings) -> Iterator[None]:
     """Autocast of the CPU, with those norms in float32 that CUDA's autocast keeps there."""
-    import torch
-    from torch.nn import functional
-    from torch.overrides import TorchFunctionMode
-    from torch.utils._pytree import tree_map
-
-    class NormsInFloat32(TorchFunctionMode):
-        def __torch_function__(
-            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-        ) -> Any:
-            def widened(value: Any) -> Any:
-                return value.float() if isinstance(value, torch.Tensor) else value
-
-            if func in {functional.group_norm, functional.layer_norm}:
-                args, kwargs = tree_map(widened, (args, kwargs))
-            return func(*args, **(kwargs or {}))
-
     if settings.precision == "none":
         yield
         return
     kind = torch.float16 if settings.precision == "fp16" else torch.bfloat16
-    with torch.autocast("cpu", dtype=kind), NormsInFloat32() if settings.on_gpu else nullcontext():
-        yield
-
-
-@contextmanager
-def _same_random_state() -> Iterator[None]:
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
+    with torch.autocast("cpu", dtype=kind), _NormsInFloat32() if settings.on_gpu else nullcontext():
         yield
 
 
@@ -217,20 +180,17 @@ def _same_random_state() -> Iterator[None]:
 
 def loss_bytes(loss: Loss, out_channels: int, *, gradients: bool, ignores: bool = False) -> float:
     """Bytes per voxel that a loss takes beside its logits: in a step, or only to be known."""
-    import torch
-
-    from minivess.compute.memory.tracker import Moments
 
     def work() -> None:
         value = module(logits, target)["loss"]
         if gradients:
             value.backward()
 
-    with _same_random_state(), torch.set_grad_enabled(gradients):
+    with torch.random.fork_rng(devices=[]), torch.set_grad_enabled(gradients):
         logits, target = _thick_vessel(out_channels)
         module = losses.build(loss, out_channels, ignores=ignores)
-        moments = Moments([])
-        with moments:
+        tracker = MemoryTracker([])
+        with tracker:
             work()
         logits.grad = None
         # What numpy takes, once the first run has imported what it needs.
@@ -240,13 +200,11 @@ def loss_bytes(loss: Loss, out_channels: int, *, gradients: bool, ignores: bool 
             foreign = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-    return (max(moments.alive) + foreign) / LOSS_SIDE**3
+    return (max(tracker.alive) + foreign) / LOSS_SIDE**3
 
 
 def _thick_vessel(out_channels: int) -> tuple[Tensor, Tensor]:
     """Logits and a ball of every class, so thick that skeletons take all their erosions."""
-    import torch
-
     side = torch.linspace(-1, 1, LOSS_SIDE) ** 2
     ball = side[:, None, None] + side[None, :, None] + side[None, None, :] < 0.9
     target = (ball.long() * (out_channels - 1))[None, None]

@@ -1,7 +1,7 @@
-"""How much memory a training takes, asked of the network itself, without running it.
+"""Predict the memory of a training from its network, without running it.
 
-Memory is affine in voxels x batch, so two hollow steps size any patch. What was found is kept on
-disk by content. A model file may give its own numbers instead.
+Memory is affine in voxels x batch, so two dry runs size any patch. Results are cached on disk by
+content. A model file may give its own numbers instead.
 """
 
 from __future__ import annotations
@@ -9,17 +9,19 @@ from __future__ import annotations
 import math
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minivess import config as configuration
 from minivess import inference, losses, networks
-from minivess.compute.memory import dry_run
-from minivess.compute.memory.cache import remembered
-from minivess.compute.memory.dry_run import FakeTraining, Line, Precision, Settings
-from minivess.config import TrainingConfig
+from minivess.compute.memory.cache import cached
+from minivess.compute.memory.settings import Line, StepSettings
+from minivess.config import ExperimentConfig
 from minivess.contracts import Limits, Loss, Network, Shape
+from minivess.inference import Precision
+from minivess.runtime.cgroups import GIB
 
-GIB = 1024**3
+if TYPE_CHECKING:
+    from minivess.compute.memory.dry_run import DryRun
 
 PROCESS_GB = {"cpu": 0.72, "cuda": 0.6}
 """Python, torch and MONAI in main memory; the driver's context and kernels on a GPU (an H200)."""
@@ -32,8 +34,8 @@ UNSEEN = 1.15
 """Holes that allocators leave between tensors, and workspaces that no rule names."""
 
 SIDE = 48
-"""Voxels along each axis of the smaller hollow patch. Windows that shift waste more of a small one,
-so that their line is on the safe side."""
+"""Voxels along each axis of the smaller patch of a dry run. Shifted windows waste more of a small
+one, so that their line is on the safe side."""
 
 BLENDING_MAPS = 3
 """Maps as large as a volume beside its logits: image, weights of the windows, their sum."""
@@ -53,21 +55,21 @@ class Footprint:
 
     def __init__(
         self,
-        training: TrainingConfig,
+        config: ExperimentConfig,
         network: Network,
         precision: Precision,
         *,
         device: str,
         cache: Path | None = None,
-        ignores: bool = False,
     ) -> None:
+        training = config.training
         self.network = network
         self.device = device
         self.cache = cache
-        self.ignores = ignores
+        self.ignores = config.data.ignore_label is not None
         self.processes = training.processes_per_cell
         self.losses = [losses.resolve(configuration.loss(name)) for name in training.losses]
-        self.settings = Settings(
+        self.settings = StepSettings(
             precision=precision,
             optimizer=training.optimizer,
             checkpointing=training.gradient_checkpointing,
@@ -79,13 +81,13 @@ class Footprint:
     @cached_property
     def divisor(self) -> Shape:
         """What each axis of a patch must be divisible by."""
-        x, y, z = self._remembered(DIVISOR, lambda: networks.divisor(self.network))
+        x, y, z = self._found(DIVISOR, lambda: networks.divisor(self.network))
         return x, y, z
 
     def accepts(self, patch: Shape, batch: int) -> bool:
         """Whether a training step takes this patch."""
         record = {"accepts": patch, "batch": batch}
-        return bool(self._remembered(record, lambda: networks.accepts(self.network, patch, batch)))
+        return bool(self._found(record, lambda: networks.accepts(self.network, patch, batch)))
 
     def step_gb(self, patch: Shape, batch: int) -> float:
         """GiB at the peak of a step with the hungriest loss, in one process of the cell.
@@ -118,8 +120,10 @@ class Footprint:
         return PROCESS_GB[self.device] + UNSEEN * fixed / GIB
 
     @cached_property
-    def _training(self) -> FakeTraining:
-        return FakeTraining(self.network, self.settings)
+    def _training(self) -> DryRun:
+        from minivess.compute.memory.dry_run import DryRun
+
+        return DryRun(self.network, self.settings)
 
     @cached_property
     def _step_lines(self) -> list[Line]:
@@ -136,23 +140,25 @@ class Footprint:
     def _lines(self, what: Any, find: Any) -> list[Line]:
         x, y, z = (step * max(2, SIDE // step) for step in self.divisor)
         record = {"lines": what, "settings": vars(self.settings)}
-        return [(fixed, each) for fixed, each in self._remembered(record, lambda: find((x, y, z)))]
+        return [(fixed, each) for fixed, each in self._found(record, lambda: find((x, y, z)))]
 
     def _loss_bytes(self, *, gradients: bool) -> float:
         return max(self._loss_bytes_of(loss, gradients=gradients) for loss in self.losses)
 
     def _loss_bytes_of(self, loss: Loss, *, gradients: bool) -> float:
         channels = self.network.out_channels
-        found = remembered(
-            self.cache,
-            {"loss": loss.model_dump(mode="json"), "channels": channels, "gradients": gradients}
-            | ({"ignores": True} if self.ignores else {}),
-            lambda: dry_run.loss_bytes(loss, channels, gradients=gradients, ignores=self.ignores),
-            own=[term.loss for term in loss.terms],
-        )
-        return float(found)
 
-    def _remembered(self, what: Any, work: Any) -> Any:
+        def measure() -> float:
+            from minivess.compute.memory import dry_run
+
+            return dry_run.loss_bytes(loss, channels, gradients=gradients, ignores=self.ignores)
+
+        what = {"loss": loss.model_dump(mode="json"), "channels": channels, "gradients": gradients}
+        if self.ignores:
+            what["ignores"] = True
+        return float(cached(self.cache, what, measure, own=[term.loss for term in loss.terms]))
+
+    def _found(self, what: Any, work: Any) -> Any:
         network = self.network.replace(limits=Limits()) if what != DIVISOR else self.network
         record = {"network": network.model_dump(mode="json"), "what": what}
-        return remembered(self.cache, record, work, own=[self.network.builder])
+        return cached(self.cache, record, work, own=[self.network.builder])

@@ -1,4 +1,4 @@
-"""Bytes alive after each operation of torch, with what convolutions borrow meanwhile."""
+"""Track live bytes per torch operation, including convolution workspaces."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from minivess.compute.memory.fake_tensors import HollowTensor
+from minivess.compute.memory.fake_tensors import ShapeOnlyTensor
 
 FEW_CHANNELS = 2
 
 
-class Moments(TorchDispatchMode):
-    """Watches every tensor made while it is entered, and those it is told of.
+class MemoryTracker(TorchDispatchMode):
+    """Track every tensor created while entered, and those given at the start.
 
     `alive` has one number for each operation: the memory after it, or while it runs if that is
     more. Storages are followed until torch frees them, so what autograd saves counts too.
@@ -33,7 +33,7 @@ class Moments(TorchDispatchMode):
             self._hold(tensor)
 
     def _hold(self, tensor: Tensor) -> None:
-        inner = tensor.on_meta if isinstance(tensor, HollowTensor) else tensor
+        inner = tensor.on_meta if isinstance(tensor, ShapeOnlyTensor) else tensor
         storage = inner.untyped_storage()
         place, size = storage._cdata, storage.nbytes()
         if place in self._known:
@@ -49,12 +49,12 @@ class Moments(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Run the operation and take the tally."""
+        """Run the operation and record the live bytes."""
         found = func(*args, **(kwargs or {}))
         made = list(_tensors(found))
         for tensor in made:
             self._hold(tensor)
-        self.alive.append(self.now + _borrowed(func, args, made))
+        self.alive.append(self.now + _workspace(func, args, made))
         return found
 
 
@@ -62,8 +62,8 @@ def _tensors(nested: Any) -> Iterator[Tensor]:
     return (leaf for leaf in tree_iter(nested) if isinstance(leaf, Tensor))
 
 
-def _borrowed(func: Any, args: tuple[Any, ...], made: list[Tensor]) -> int:
-    """Bytes that a convolution takes beside what goes in and comes out, as seen on a CPU.
+def _workspace(func: Any, args: tuple[Any, ...], made: list[Tensor]) -> int:
+    """Return the bytes that a convolution takes beside its inputs and outputs, as seen on a CPU.
 
     oneDNN copies both into blocked layouts. In float32 torch itself convolves one or two channels
     (`ConvParams::use_mkldnn`), over a matrix with a column for every voxel of the result.

@@ -20,8 +20,7 @@ from minivess.contracts import (
     Network,
     Window,
 )
-
-GIB = 1024**3
+from minivess.runtime.cgroups import GIB
 
 CELL_GB = 0.01
 """Figures, logs, configuration and metrics of one cell."""
@@ -74,7 +73,7 @@ def forecast(
         ram_gb=held_gb
         + BESIDE_GB
         + (maps if on_gpu else max(step_gb, judging_gb))
-        + plan.cache_rate * loaded_gb(config, network, profile),
+        + plan.cache_rate * loaded_gb(network, profile),
         vram_gb=process if on_gpu else 0.0,
         disk_gb=cells * _cell_gb(config, network),
         method=f"{times.steps} training steps, one window and the metrics of one patch were timed "

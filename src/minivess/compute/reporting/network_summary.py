@@ -1,4 +1,4 @@
-"""A network layer by layer: what comes out of each, and how many weights it has."""
+"""Summarise a network layer by layer: output shapes and numbers of weights."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def summary(network: Network, patch: Shape) -> str:
 def _layers(network: Network, patch: Shape) -> list[Line]:
     import torch
 
-    from minivess.compute.memory.dry_run import replace_by_fakes
-    from minivess.compute.memory.fake_tensors import Hollow
+    from minivess.compute.memory.dry_run import make_shape_only
+    from minivess.compute.memory.fake_tensors import ShapeOnlyMode
 
     found: list[Line] = []
 
@@ -43,8 +43,8 @@ def _layers(network: Network, patch: Shape) -> list[Line]:
         found.append((name, type(module).__name__, shape, f"{count:,}"))
 
     module = deepcopy(networks.weightless(network)).eval()
-    with Hollow(), torch.no_grad():  # type: ignore[no-untyped-call]
-        replace_by_fakes(module)
+    with ShapeOnlyMode(), torch.no_grad():  # type: ignore[no-untyped-call]
+        make_shape_only(module)
         for name, part in module.named_modules():
             if not list(part.children()):
                 part.register_forward_hook(partial(note, name))

@@ -1,4 +1,4 @@
-"""How much memory this process really took at its peak, to be held against the forecast."""
+"""Measure the peak memory of this process, to compare it with the forecast."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-GIB = 1024**3
+from minivess.runtime.cgroups import GIB
 
 
 def reset_peak(device: str) -> None:

@@ -6,8 +6,8 @@ import textwrap
 from typing import Any
 
 from minivess.compute.choices import USER
-from minivess.compute.patch import shape_text
 from minivess.contracts import Choice, ComputePlan, Forecast, Hardware
+from minivess.text import format_shape
 
 WIDTH = 100
 HEAD = 10
@@ -108,7 +108,7 @@ def shown(value: Any) -> str:
     """A value as people write it."""
     if isinstance(value, list | tuple):
         x, y, z = value
-        return shape_text((x, y, z))
+        return format_shape((x, y, z))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -120,7 +120,7 @@ def _cost(plan: ComputePlan, forecast: Forecast) -> list[tuple[str, str]]:
     hours = forecast.total_hours
     total = f"{hours * 60:.1f} min" if hours < 1 else f"{hours:.1f} h"
     vram = f", {forecast.vram_gb:.1f} GB on the GPU" if forecast.vram_gb else ""
-    padded = [f"{case} by {shape_text(lacks)}" for case, lacks in plan.padded.items()]
+    padded = [f"{case} by {format_shape(lacks)}" for case, lacks in plan.padded.items()]
     lines = [
         (
             "Needs",
