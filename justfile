@@ -61,7 +61,7 @@ search *words: (ready "search")
 analyse *words: ready
     @{{ minivess }} analyse "$@"
 
-# Export, prove and serve the champion
+# Export, check and serve the champion
 [group("research")]
 deploy *words: ready
     @{{ minivess }} deploy "$@"

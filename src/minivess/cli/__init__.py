@@ -1,1 +1,1 @@
-"""The command line: words in, one verb run, an exit code out."""
+"""The command line: parse the arguments, run one verb, return an exit code."""

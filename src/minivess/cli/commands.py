@@ -9,9 +9,11 @@ from typing import Any
 
 from minivess import config as configs
 from minivess import files, names
+from minivess.analysis import workspace
 from minivess.cli import maintenance, review
 from minivess.cli.grammar import refuse_unused
 from minivess.config import ExperimentConfig
+from minivess.data.demo import phantom
 from minivess.errors import UsageError
 from minivess.home import open_home
 from minivess.orchestration import alerts, prefect_server
@@ -29,6 +31,8 @@ from minivess.stages import (
     train,
     watch,
 )
+from minivess.tracking.run import metric_files
+from minivess.tracking.upkeep import lineage
 from minivess.verbs import VERBS
 
 Outcome = dict[str, Any]
@@ -81,7 +85,7 @@ def settings(options: Options) -> ExperimentConfig:
 
 
 def train_and_refit(session: Session, options: Options) -> Outcome:
-    """Train the grid, and the champion on all volumes where `training.refit` says so."""
+    """Train the grid, and with `training.refit=all` the champion on all volumes."""
     result = train.train(session, options.upstream)
     refitted = session.config.training.refit != "none"
     again = {"refit_run_id": refit.refit(session)} if refitted else {}
@@ -90,8 +94,6 @@ def train_and_refit(session: Session, options: Options) -> Outcome:
 
 def show_lineage(session: Session, options: Options) -> Outcome:
     """Print the chain from a run or model back to the data hash, and write its page."""
-    from minivess.tracking.upkeep import lineage
-
     chain = lineage.walk(session.store, *options.arguments)
     for record in chain:
         kind = record.tags.get(names.KIND, "?")
@@ -113,8 +115,6 @@ def show_lineage(session: Session, options: Options) -> Outcome:
 
 def query(session: Session, options: Options) -> Outcome:
     """Ask DuckDB over all runs, brought up to date first."""
-    from minivess.analysis import workspace
-
     analyse.refresh_workspace(session)
     rows = workspace.query(session.home.workspace, *options.arguments)
     for row in rows[:SHOWN_ROWS]:
@@ -129,8 +129,6 @@ def query(session: Session, options: Options) -> Outcome:
 
 def summarise(config: ExperimentConfig, options: Options) -> Outcome:
     """Print the table of configurations from the files of their folds; MLflow is not asked."""
-    from minivess.tracking.run import metric_files
-
     home = open_home(configs.environment().home, reading=True)
     place = metric_files.folder(home, config.experiment)
     rows = metric_files.summarise(place)
@@ -154,8 +152,6 @@ def reproduce_or_export(session: Session, options: Options) -> Outcome:
 
 def write_demo(config: ExperimentConfig, options: Options) -> Outcome:
     """Write the demo volumes where the user wants them."""
-    from minivess.data.demo import phantom
-
     folder, data = Path(*options.arguments).expanduser(), config.data
     made = phantom.make_phantoms(folder, n=data.demo_volumes, seed=data.demo_seed)
     return {"folder": str(made)}
@@ -197,17 +193,17 @@ STORIES: dict[str, Callable[[Any, Options], Outcome]] = {
     "predict": segment,
     "lineage": show_lineage,
     "sql": query,
-    "status": lambda session, options: maintenance.status(session, follow=options.follow),
+    "status": lambda session, options: maintenance.print_status(session, follow=options.follow),
     "summary": summarise,
     "settle": lambda session, options: maintenance.settle(session, options.arguments),
-    "audit": lambda session, options: maintenance.audit(session, options.arguments),
-    "backfill": lambda session, options: maintenance.backfill(
+    "audit": lambda session, options: maintenance.audit_runs(session, options.arguments),
+    "backfill": lambda session, options: maintenance.backfill_params(
         session, options.arguments, apply=options.apply
     ),
-    "purge": lambda session, options: maintenance.purge(
+    "purge": lambda session, options: maintenance.purge_runs(
         session, options.arguments, apply=options.apply, force=options.force
     ),
-    "rebase": maintenance.rebase,
+    "rebase": maintenance.rebase_addresses,
     "reproduce": reproduce_or_export,
     "demo-data": write_demo,
     "ui": serve_pages,

@@ -1,4 +1,4 @@
-"""Parse a command: each verb takes its own words, options and settings, and refuses all others."""
+"""Parse a command line: each verb takes its own arguments, options and settings, and no others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ examples:
 
 
 class Parser(argparse.ArgumentParser):
-    """Argparse whose errors are ours."""
+    """Argparse parser that raises UsageError."""
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the whole usage."""
@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def overview() -> argparse.ArgumentParser:
-    """The help of the whole."""
+    """The parser whose help lists all verbs."""
     listing = "\n".join(f"  {name:<12} {verb.help}" for name, verb in VERBS.items())
     return Parser(
         prog="minivess",
@@ -86,7 +86,14 @@ def _settings(verb: Verb) -> Iterator[str]:
 
 
 def read(words: Sequence[str]) -> argparse.Namespace:
-    """Parse the words; what its verb does not take is refused."""
+    """Parse a command line.
+
+    Returns:
+        verb, action (of `review`), files, overrides (key=value), arguments (bare words), options.
+
+    Raises:
+        UsageError: it holds something that its verb does not take.
+    """
     name, rest = _verb(words)
     row = ROWS[name]
     if {"-h", "--help"} & set(rest):
@@ -111,7 +118,7 @@ def read(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _verb(words: Sequence[str]) -> tuple[str, list[str]]:
-    """The verb, and all the other words; help and version are given here."""
+    """The verb and all other words; prints help and version, and exits then."""
     bare = [word for word in words if not word.startswith("-")]
     if bare[:1] == ["help"]:
         asked = [word for word in words if word not in ("help", "-h", "--help", "--debug")]
@@ -145,7 +152,7 @@ def _show(text: str) -> NoReturn:
 
 
 def _action(rest: list[str]) -> tuple[str, list[str]]:
-    """The action of a review; alone it is `list`."""
+    """`review` with its action, `list` by default, and all other words."""
     action = next((word for word in rest if word in ACTIONS), None)
     if action is not None:
         rest.remove(action)
@@ -160,7 +167,7 @@ def _action(rest: list[str]) -> tuple[str, list[str]]:
 
 
 def kind_of(word: str, verb: Verb) -> Literal["file", "setting", "bare"]:
-    """What a word is: a YAML file, a setting, or a bare word of the verb's own."""
+    """Whether a word is a YAML file, a setting, or an argument of the verb."""
     if not verb.uses:
         return "bare"
     if word.endswith((".yaml", ".yml")) and "=" not in word:
@@ -175,7 +182,7 @@ def kind_of(word: str, verb: Verb) -> Literal["file", "setting", "bare"]:
 
 
 def _refuse_foreign(name: str, rest: Iterable[str]) -> None:
-    """Refuse an option of other verbs, naming those."""
+    """Refuse an option of other verbs, and name those."""
     for word in rest:
         option = word.removeprefix("--").partition("=")[0]
         if word.startswith("--") and option in OPTIONS and option not in ROWS[name].accepts():
@@ -187,7 +194,7 @@ def _refuse_foreign(name: str, rest: Iterable[str]) -> None:
 
 
 def _refuse_number(name: str, given: Sequence[str]) -> None:
-    """Refuse bare words in another number than the verb takes."""
+    """Refuse a wrong number of arguments."""
     bare = ROWS[name].bare
     outside, _, inside = bare.rstrip("]").partition("[")
     must, may = (part.replace("...", "").split() for part in (outside, inside))
@@ -201,10 +208,12 @@ def _refuse_number(name: str, given: Sequence[str]) -> None:
 
 
 def refuse_unused(options: argparse.Namespace, stages: Sequence[str] = ()) -> None:
-    """Refuse a setting that was typed for a verb that does not look at it.
+    """Refuse an override of a setting that this verb does not read.
 
-    Files may hold what other verbs use: one file serves them all. `stages` are those that an
-    experiment runs.
+    Files may hold settings of other verbs: one file serves them all.
+
+    Args:
+        stages: the stages that an experiment runs.
     """
     rows = [VERBS[stage] for stage in stages] or [ROWS[f"{options.verb} {options.action}".strip()]]
     for override in options.overrides:

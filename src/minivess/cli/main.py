@@ -1,4 +1,4 @@
-"""`minivess VERB [FILE.yaml ...] [key=value ...]`: words in, exit code out.
+"""Entry point of `minivess VERB [FILE.yaml ...] [key=value ...]`.
 
 Nothing heavy is imported here: `--help` and a mistyped verb answer at once.
 """

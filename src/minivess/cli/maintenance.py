@@ -1,4 +1,4 @@
-"""The verbs that look after what is kept: dry-run first, changed only with `--apply`."""
+"""Verbs that inspect and repair the store; those that change it need `--apply`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ from minivess.orchestration import handoff, model_versions
 from minivess.orchestration.session import Session
 from minivess.runtime import liveness, output
 from minivess.text import format_duration
+from minivess.tracking.journal import uploader
+from minivess.tracking.run import dead_runs
+from minivess.tracking.store.sql_reader import is_database
+from minivess.tracking.store.store import open_store
+from minivess.tracking.upkeep import audit, backfill, purge, rebase, status
 
 Outcome = dict[str, Any]
 Item = TypeVar("Item")
@@ -29,16 +34,13 @@ FOLLOW_S = 5.0
 # --- status -------------------------------------------------------------------------------
 
 
-def status(session: Session, *, follow: bool) -> Outcome:
-    """What runs, what is unfinished, what is out of date; `follow` until Ctrl-C."""
-    from minivess.tracking.store.store import open_store
-    from minivess.tracking.upkeep import status as statuses
-
-    # Not the session's store: looking settles nothing.
+def print_status(session: Session, *, follow: bool) -> Outcome:
+    """Print what runs, what is unfinished and what is out of date; with `follow` until Ctrl-C."""
+    # The session's own store would end dead runs when it is opened.
     store = open_store(session.home, session.config.tracking)
     while True:
         begun = time.monotonic()
-        found = statuses.look(store)
+        found = status.look(store)
         for line in _status_lines(session, found):
             session.print(line)
         if not follow:
@@ -97,13 +99,10 @@ def more(items: Sequence[object]) -> list[str]:
 
 
 def settle(session: Session, run_ids: Collection[str]) -> Outcome:
-    """Replay journals, end dead runs in MLflow and Prefect, and those given.
+    """Upload journals, end dead runs in MLflow and Prefect, and the runs given.
 
-    Every pointer, alias and missing model is written anew.
+    Every pointer, alias and missing model version is written again.
     """
-    from minivess.tracking.journal import uploader
-    from minivess.tracking.run import dead_runs
-
     session.need_store()
     store = session.store
     settled = [*session.settled, *(dead_runs.end(store, run_id) for run_id in run_ids)]
@@ -139,7 +138,7 @@ def settle(session: Session, run_ids: Collection[str]) -> Outcome:
 
 
 def _chains(session: Session) -> list[Session]:
-    """This session for each experiment, and each dataset without one, that the words mean."""
+    """This session for each experiment, and each dataset without one, that the settings select."""
     store, asked = session.store, session.config
     profiles = store.search(kind=names.PROFILE, status="FINISHED")
     experiments = {
@@ -159,7 +158,7 @@ def _chains(session: Session) -> list[Session]:
 
 
 def _set_aliases(session: Session, pointers: Collection[str]) -> None:
-    """Let the registry say what the current runs say."""
+    """Set the aliases of model versions by the current runs."""
     if names.FAMILY in pointers:
         model_versions.register_families(session, handoff.receive_training(session))
     if names.ANALYSIS in pointers:
@@ -183,11 +182,9 @@ def _set_aliases(session: Session, pointers: Collection[str]) -> None:
 # --- audit and backfill -------------------------------------------------------------------
 
 
-def audit(session: Session, run_ids: Collection[str]) -> Outcome:
-    """Runs that lack what downstream flows and readers rely on; exit code 1 if there are any."""
-    from minivess.tracking.upkeep import audit as audits
-
-    gaps = audits.audit(session.store, run_ids)
+def audit_runs(session: Session, run_ids: Collection[str]) -> Outcome:
+    """Print runs that lack required fields; the exit code is 1 if there are any."""
+    gaps = audit.audit(session.store, run_ids)
     print_first(
         session,
         gaps,
@@ -198,16 +195,14 @@ def audit(session: Session, run_ids: Collection[str]) -> Outcome:
         ],
     )
     backfilled = session.command("backfill")
-    told = f"{len(gaps)} runs lack what others rely on; older ones may get it: {backfilled}"
-    session.print(f"  {told if gaps else 'all runs are whole'}")
+    found = f"{len(gaps)} runs lack what others rely on; older ones may get it: {backfilled}"
+    session.print(f"  {found if gaps else 'all runs are whole'}")
     return {"gaps": [gap._asdict() for gap in gaps], "exit_code": 1 if gaps else 0}
 
 
-def backfill(session: Session, run_ids: Collection[str], *, apply: bool) -> Outcome:
-    """Params that older runs prove themselves."""
-    from minivess.tracking.upkeep import backfill as backfills
-
-    additions = backfills.look(session.store, run_ids)
+def backfill_params(session: Session, run_ids: Collection[str], *, apply: bool) -> Outcome:
+    """Print params that older runs can derive from their own artifacts; add them with `apply`."""
+    additions = backfill.look(session.store, run_ids)
     print_first(
         session,
         additions,
@@ -218,25 +213,23 @@ def backfill(session: Session, run_ids: Collection[str], *, apply: bool) -> Outc
         ],
     )
     if apply:
-        backfills.apply(session.store, additions)
+        backfill.apply(session.store, additions)
     total = sum(len(one.params) for one in additions)
     conclude(session, f"{total} params of {len(additions)} runs", "added", apply=apply)
     return {"runs": [one._asdict() for one in additions], "applied": apply}
 
 
 def conclude(session: Session, what: str, done: str, *, apply: bool) -> None:
-    """What was done, or what `--apply` would do."""
+    """Print what was done, or what `--apply` would do."""
     session.print(f"  {what} {done}" if apply else f"  {what} would be {done}; do it with --apply")
 
 
 # --- purge and rebase ---------------------------------------------------------------------
 
 
-def purge(session: Session, run_ids: Collection[str], *, apply: bool, force: bool) -> Outcome:
-    """Deleted runs, removed for good."""
-    from minivess.tracking.upkeep import purge as purges
-
-    doomed = purges.look(session.store, run_ids)
+def purge_runs(session: Session, run_ids: Collection[str], *, apply: bool, force: bool) -> Outcome:
+    """Print deleted runs; remove them for good with `apply`, also needed ones with `force`."""
+    doomed = purge.look(session.store, run_ids)
     print_first(
         session,
         doomed,
@@ -247,7 +240,7 @@ def purge(session: Session, run_ids: Collection[str], *, apply: bool, force: boo
     )
     gone = [one for one in doomed if force or not one.needed_by]
     if apply:
-        purges.apply(session.store, gone, force=force)
+        purge.apply(session.store, gone, force=force)
     freed = sum(one.size for one in gone)
     conclude(session, f"{len(gone)} runs, {freed / 1e6:.1f} MB", "removed", apply=apply)
     return {
@@ -258,15 +251,11 @@ def purge(session: Session, run_ids: Collection[str], *, apply: bool, force: boo
     }
 
 
-def rebase(config: ExperimentConfig, options: argparse.Namespace) -> Outcome:
+def rebase_addresses(config: ExperimentConfig, options: argparse.Namespace) -> Outcome:
     """Rewrite artifact addresses after a move, of the whole home or from OLD to NEW.
 
     This is the only verb that a moved home opens for.
     """
-    from minivess.tracking.store.sql_reader import is_database
-    from minivess.tracking.store.store import open_store
-    from minivess.tracking.upkeep import rebase as addresses
-
     home, apply = homes.open_home(configs.environment().home, moved=True), options.apply
     with homes.lock(home.root / "lock", what="minivess rebase"):
         here = (str(home.last_root), str(home.root))
@@ -276,7 +265,7 @@ def rebase(config: ExperimentConfig, options: argparse.Namespace) -> Outcome:
             print_line(options, "  nothing has moved")
             return {"moves": {}, "applied": False}
         store = open_store(home, config.tracking)
-        step = addresses.apply if apply else addresses.look
+        step = rebase.apply if apply else rebase.look
         # A server keeps its own addresses: there, a moved home only says where it is now.
         moves = [] if whole and not is_database(store) else step(store, old, new)
         if apply and whole:

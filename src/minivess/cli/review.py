@@ -1,4 +1,4 @@
-"""`minivess review ...`: the queue of flagged volumes, and what people decide about them."""
+"""`minivess review ...`: print the queue of flagged volumes and record decisions about them."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def decide(session: Session, options: Options, dataset: str) -> Outcome:
 
 
 def export(session: Session, options: Options, dataset: str) -> Outcome:
-    """Hand volumes to an annotation tool: those named, else those that wait."""
+    """Write volumes for an annotation tool: those named, else those that wait."""
     from minivess.data.review import exchange
 
     folder, cases = Path(options.arguments[0]).expanduser(), options.arguments[1:]

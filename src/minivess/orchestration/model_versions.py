@@ -1,4 +1,4 @@
-"""Registered model versions, and the aliases that say which of them is current."""
+"""Register model versions and move the aliases of the current ones."""
 
 from __future__ import annotations
 

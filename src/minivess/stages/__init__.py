@@ -1,1 +1,1 @@
-"""The four stages and what surrounds them, each told as one story from top to bottom."""
+"""The stages (profile, train, analyse, deploy) and the commands around them, a module each."""

@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 
 
 def analyse(session: Session, upstream: Sequence[str] = ()) -> AnalysisResult:
-    """Judge every family out of fold and choose the champion, or find that this was done."""
+    """Judge every family out of fold and choose the champion, unless that was done.
+
+    Args:
+        upstream: ids of parent training runs; default, the latest of each name.
+    """
     session.need_store()
     dataset_identity.require(session)
     training = handoff.receive_training(session, upstream)

@@ -1,4 +1,4 @@
-"""What a dataset's name means: where its originals lie and what they hold, never the name alone."""
+"""Check that a dataset's name means the same data as before: by place and content of its files."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ LONGEST_LABEL = 63
 
 
 def require(session: Session, hashes: Mapping[Path, str] | None = None) -> None:
-    """The dataset's name means these data, and no other dataset is called nearly so.
+    """Check that the dataset's name means these data and resembles no other dataset's.
 
-    With the `hashes` of its files, a folder that was moved is recognised.
+    Args:
+        hashes: of its files; with them, a folder that was moved is recognised.
 
     Raises:
         UsageError: the name belongs to other data.
@@ -44,7 +45,7 @@ def require(session: Session, hashes: Mapping[Path, str] | None = None) -> None:
     if not mine:
         _require_new(config, known)
         require_here(session.home, config)
-        _say_renamed(session, profiles, hashes or {})
+        _print_renamed(session, profiles, hashes or {})
     elif config.data.name is not None:
         session.print(f"  note: {config.dataset} lay at {mine[0].params.get('data_dataset_path')}")
     elif hashes is not None and same_files(session, mine[0], hashes):
@@ -56,7 +57,7 @@ def require(session: Session, hashes: Mapping[Path, str] | None = None) -> None:
 
 
 def require_here(home: Home, config: ExperimentConfig) -> None:
-    """Likewise, by what this home has curated under the name; MLflow is not asked."""
+    """The same check by the curated data of this home alone, without MLflow."""
     known = recorded_places(home)
     place, asked = known.get(config.dataset), config.data
     if asked.root and place and not asked.name and not is_place(place, asked.root):
@@ -64,7 +65,7 @@ def require_here(home: Home, config: ExperimentConfig) -> None:
 
 
 def require_experiment(session: Session) -> None:
-    """The experiment is one of this dataset, and no other is called nearly so.
+    """Check that the experiment is one of this dataset, and that its name resembles no other's.
 
     Raises:
         UsageError: it is another dataset's, or one of our own.
@@ -85,7 +86,7 @@ def require_experiment(session: Session) -> None:
 
 
 def same_files(session: Session, profile: RunRecord, hashes: Mapping[Path, str]) -> bool:
-    """Whether a profile was made of files with these bytes, whatever they are called."""
+    """Whether a profile was made of files with these contents, under any names."""
     try:
         made_of = session.store.read_json(profile.run_id, names.INGREDIENTS_ARTIFACT)
     except StoreError:
@@ -93,10 +94,10 @@ def same_files(session: Session, profile: RunRecord, hashes: Mapping[Path, str])
     return Counter(made_of.get("files", {}).values()) == Counter(hashes.values())
 
 
-def _say_renamed(
+def _print_renamed(
     session: Session, profiles: Iterable[RunRecord], hashes: Mapping[Path, str]
 ) -> None:
-    """A folder that was renamed is a new dataset: what is known of its files lies with the old."""
+    """Print which older dataset has these files: reviews and models stay with its name."""
     newest: dict[str, RunRecord] = {}
     for profile in profiles:
         newest.setdefault(profile.params.get(names.DATASET_NAME, ""), profile)
@@ -118,13 +119,13 @@ def _require_new(config: ExperimentConfig, known: set[str]) -> None:
 
 
 def _alike(name: str, known: Mapping[str, object] | set[str]) -> str | None:
-    """A name that becomes the same Variable, service or folder."""
+    """A known name that makes the same Prefect Variable, service or folder."""
     label = slug(name)[:LONGEST_LABEL]
     return next((o for o in known if o != name and slug(o)[:LONGEST_LABEL] == label), None)
 
 
 def _free(name: str, known: Mapping[str, object] | set[str]) -> str:
-    """The name with the first number that makes it a new one."""
+    """The name with the first number that makes it unused."""
     number = 2
     while f"{name}-{number}" in known or _alike(f"{name}-{number}", known):
         number += 1

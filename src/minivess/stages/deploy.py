@@ -52,7 +52,11 @@ class ChampionModel:
 
 
 def deploy(session: Session, upstream: Sequence[str] = ()) -> DeploymentResult:
-    """Put the champion of an analysis into service, or find that it is."""
+    """Export, check and serve the champion of an analysis, unless that was done.
+
+    Args:
+        upstream: id of an analysis run; default, the latest of the experiment.
+    """
     session.need_store()
     dataset_identity.require(session)
     analysis = with_version(session, handoff.receive_analysis(session, upstream))
@@ -226,7 +230,7 @@ def download_model(session: Session, run_id: str) -> tuple[Network, Window, Path
 
 
 def spread(model: ChampionModel, n: int) -> tuple[Case, ...]:
-    """The thinnest, the deepest and others between, so that thin volumes are always tried."""
+    """`n` volumes from the thinnest to the deepest, so that thin volumes are always tried."""
     by_depth = sorted(model.profile.volumes, key=lambda stats: (stats.shape[2], stats.case))
     n = min(n, len(by_depth))
     places = [round(step * (len(by_depth) - 1) / max(n - 1, 1)) for step in range(n)]

@@ -1,4 +1,4 @@
-"""The whole chain: profile, train, analyse, deploy, each handing its run ids to the next."""
+"""Run the whole chain: profile, train, analyse, deploy, each with the run ids of the one before."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def experiment(session: Session) -> dict[str, Any]:
 
 
 def print_outcome(session: Session, found: dict[str, Any]) -> None:
-    """The champion, the report, and where to go from here."""
+    """Print the champion, the report, and commands to continue with."""
     if "champion" in found:
         best = found["champion"]
         held_out = f", held-out test set {best['test_dice']:.3f}" if "test_dice" in best else ""

@@ -1,4 +1,4 @@
-"""`plan`: every automatic choice, why it is so, the line that overrides it, and what it costs."""
+"""Show each automatic choice with its reason, the setting that overrides it, and its cost."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def plan(session: Session, upstream: Sequence[str] = ()) -> dict[str, Any]:
         profile = summary(session, scan, measured)
         cases = {case.case: case for case in measured.cases}
     print_summary(session, profile)
-    wanted = families(session.config, profile)
-    for note in dict.fromkeys(note for family in wanted for note in family.split.notes):
+    asked = families(session.config, profile)
+    for note in dict.fromkeys(note for family in asked for note in family.split.notes):
         session.print(f"  note: {note}")
     hardware = measure_hardware(session)
     session.print()
     session.print(plan_page.machine_text(hardware))
     grid = GridContext(session, profile, cases, hardware, models={})
     found: dict[str, Any] = {"hardware": hardware.model_dump(), "models": {}}
-    for name in dict.fromkeys(family.model.name for family in wanted):
-        mine = [family for family in wanted if family.model.name == name]
+    for name in dict.fromkeys(family.model.name for family in asked):
+        mine = [family for family in asked if family.model.name == name]
         grid.models[name] = plan_model(session, profile, hardware, mine[0])
         cost = grid.probe(mine)
         network, chosen, _ = grid.models[name]

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class Chosen(NamedTuple):
-    """The model that segments, the training run behind it, and why it was taken."""
+    """The model that segments, its training run, and why it was chosen."""
 
     version: Registered
     training: RunRecord
@@ -41,7 +41,13 @@ class Chosen(NamedTuple):
 def predict(
     session: Session, source: Path, target: Path, *, upstream: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Segment files; a file that is refused does not keep others from it, but exits with 1."""
+    """Segment files; a rejected file stops no other, and makes the exit code 1.
+
+    Args:
+        source: a volume, or a folder of volumes.
+        target: a mask's name or a folder.
+        upstream: a run id, NAME@alias or NAME/version; default, the model of the settings.
+    """
     plan = masks.plan(source, target)
     if not upstream:
         dataset_identity.require(session)
@@ -132,7 +138,7 @@ def _named(session: Session) -> tuple[Registered, str]:
             raise UsageError(
                 f"This home holds models of {len(able)} experiments, and none is named: "
                 f"{_listed(able)}.",
-                remedy=f"add the word that decides, for example {_name_override(able[0])}, "
+                remedy=f"add the override that decides, for example {_name_override(able[0])}, "
                 "data.root=FOLDER, or --upstream RUN_ID",
             )
         name = next(iter(able or models), name)
@@ -153,7 +159,7 @@ def _named(session: Session) -> tuple[Registered, str]:
 
 
 def _instead(session: Session, name: str, able: Sequence[str]) -> str:
-    """The model that was nearly named; another one is never suggested alone."""
+    """A remedy with the nearest name; a name that is not near is never suggested alone."""
     if not able or session.config.data.root is not None:
         return f"run `{session.command('experiment')}` first"
     near = nearest(name, able)
@@ -169,7 +175,7 @@ def _listed(models: Sequence[str]) -> str:
 
 
 def _given(session: Session, ref: str) -> tuple[Registered, str]:
-    """The model that a run id, NAME@alias or NAME/version means."""
+    """The model of a run id, NAME@alias or NAME/version."""
     store = session.store
     name, at, alias = ref.removeprefix("models:/").partition("@")
     if at:
@@ -199,7 +205,7 @@ def predictor_of(session: Session, chosen: Chosen) -> Predictor:
 
 
 def facts(chosen: Chosen) -> dict[str, Any]:
-    """Which model it is, what it was trained on, and how good it was on volumes it never saw."""
+    """The model, its training data and its out-of-fold Dice."""
     version, params = chosen.version, chosen.training.params
     return {
         "name": version.name,
@@ -217,10 +223,10 @@ def facts(chosen: Chosen) -> dict[str, Any]:
 
 def format_model(chosen: Chosen) -> str:
     """The same as two lines of text."""
-    said = facts(chosen)
-    dice = said["out_of_fold_dice"]
+    known = facts(chosen)
+    dice = known["out_of_fold_dice"]
     judged = "never scored" if dice is None else f"out-of-fold Dice {dice:.3f}"
     return (
         "{name} version {version} ({chosen}): {family}, {judged}\n"
         "  trained on {n_volumes} volumes of {dataset_path}, data {dataset_hash}"
-    ).format(**said, judged=judged)
+    ).format(**known, judged=judged)

@@ -42,7 +42,7 @@ USED_BY_TRAINING = {"normalisation", "resampling"}
 
 
 def profile_data(session: Session) -> DatasetProfile:
-    """Profile and version the dataset, or find that this was done already."""
+    """Profile and version the dataset, unless that was done."""
     session.print(f"Profile   {session.config.dataset}")
     scan = scan_dataset(session)
     for line in (*pairing_lines(scan.root, scan.originals), *decision_lines(scan.reviewed)):
@@ -79,7 +79,7 @@ def announce(session: Session, profile: DatasetProfile) -> None:
 
 
 def profile_for(session: Session, upstream: Sequence[str] = ()) -> DatasetProfile:
-    """The profile given by id, else that of the data and settings as they are now."""
+    """The profile given by id, else a profile of the data and settings as they are now."""
     if not upstream:
         return profile_data(session)
     profile = handoff.receive_profile(session, upstream)

@@ -21,7 +21,7 @@ from minivess.orchestration.session import Session
 
 
 def refit(session: Session, upstream: Sequence[str] = ()) -> str:
-    """Train the champion of an analysis on all volumes, or find that this was done; the run's id.
+    """Train the champion of an analysis on all volumes unless that was done; returns the run's id.
 
     Raises:
         StoreError: no analysis yet, or its champion was trained with other settings than these.
@@ -59,7 +59,11 @@ def refit(session: Session, upstream: Sequence[str] = ()) -> str:
 def champion_family(
     session: Session, profile: DatasetProfile, record: RunRecord
 ) -> families.Family:
-    """The champion as a family of the grid that the settings ask for."""
+    """The champion as a family of the grid of these settings.
+
+    Raises:
+        StoreError: it was trained with other settings.
+    """
     for family in families.families(session.config, profile):
         if family.key == record.tag(names.KEY):
             return family
@@ -72,12 +76,12 @@ def champion_family(
 
 
 def stopping_epoch(folds: Sequence[CellResult]) -> int:
-    """How many epochs the judged weights of the folds had, on average; epochs count from 0."""
+    """Mean number of epochs of the folds' judged weights (`judged_epoch` counts from 0)."""
     return max(1, round(sum(fold.judged_epoch + 1 for fold in folds) / len(folds)))
 
 
 def shortened(config: ExperimentConfig, epochs: int) -> ExperimentConfig:
-    """The settings with this many epochs, and nothing that would stop earlier."""
+    """The settings with this many epochs and without early stopping."""
     training = config.training.model_copy(
         update={
             "max_epochs": epochs,

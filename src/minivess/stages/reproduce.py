@@ -101,7 +101,7 @@ def export(session: Session, run_id: str, target: Path | None) -> Path:
     else:
         shutil.move(folder, place)
     session.print(f"  {place}")
-    session.print("  it holds the volumes; whoever gets it can look at them")
+    session.print("  it holds the volumes: share it only with people who may see them")
     session.print(f"  on another machine, in a clone: minivess reproduce {place.name} --trust")
     return place
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def search(session: Session, upstream: Sequence[str] = ()) -> dict[str, Any]:
-    """Try settings until there are as many trials as asked; the winner and where its file is.
+    """Try settings until there are as many trials as asked; returns the winner and its file.
 
     Raises:
         UsageError: nothing to search, a grid of several families, or no Optuna.
@@ -57,7 +57,7 @@ def search(session: Session, upstream: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def key_inputs(config: ExperimentConfig, profile: DatasetProfile) -> keys.Ingredients:
-    """What decides the trials; how many there are does not."""
+    """Everything that decides the trials; their number does not."""
     parts = ("data", "compute", "model", "training", "evaluation", "search")
     return {
         "dataset_hash": profile.dataset_hash,
@@ -76,7 +76,7 @@ def require_one_family(config: ExperimentConfig) -> None:
     """Check that there is a space, and that a trial is one model, one loss and one seed.
 
     Raises:
-        UsageError: it is not so.
+        UsageError: there is none, or a trial would be several.
     """
     space, training = config.search.space, config.training
     if not space:
@@ -119,7 +119,7 @@ def _search(
         run.dataset(profile)
         run.json({names.UPSTREAM_PROFILE: profile.run_id}, names.UPSTREAM_ARTIFACT)
         for row in study.rows():
-            # Trials of an attempt that was killed belong to the one that goes on.
+            # Trials of an attempt that was killed belong to the one that resumes it.
             if row[trials.RUN_ID]:
                 earlier = session.store.resolve(row[trials.RUN_ID])
                 session.store.set_tags(earlier, {names.PARENT: run.run_id})
@@ -132,7 +132,7 @@ def _search(
 
 
 def one_trial(session: Session, study: Trials, profile: DatasetProfile, run: Run) -> None:
-    """Train the folds of one suggestion; pruned or failed, it counts as tried."""
+    """Train the folds of one suggestion; a pruned or failed trial counts."""
     number, suggestion = len(study.ended), study.ask()
     own = session.with_config(configs.changed(session.config, suggestion.settings))
     tried = trials.shown(suggestion.settings)
@@ -167,7 +167,7 @@ def one_trial(session: Session, study: Trials, profile: DatasetProfile, run: Run
 
 
 def watcher(config: ExperimentConfig, suggestion: Suggestion) -> Watch:
-    """Reports each epoch that has the metric; folds follow each other in the count of steps."""
+    """A callback that reports the metric of each epoch; steps count through all folds."""
     name, total = f"val_{config.search.metric}", config.training.max_epochs
 
     def watch(fold: int, epoch: int, metrics: dict[str, float]) -> None:
@@ -178,7 +178,7 @@ def watcher(config: ExperimentConfig, suggestion: Suggestion) -> Watch:
 
 
 def conclude(session: Session, study: Trials, run: Run) -> None:
-    """The table of trials, the winner and its file into the parent run.
+    """Store the table of trials, the winner and its file in the parent run.
 
     Raises:
         TrainingError: there is no winner.
@@ -205,7 +205,7 @@ def conclude(session: Session, study: Trials, run: Run) -> None:
 
 
 def winner_file(session: Session, study: Trials, run_id: str) -> Path:
-    """The winner as an experiment file: the settings of the search, with what it found."""
+    """Write the winner as an experiment file: the settings of the search with those it found."""
     assert study.best is not None
     number, value, found = study.best
     config = configs.changed(session.config, found)
@@ -221,7 +221,7 @@ def winner_file(session: Session, study: Trials, run_id: str) -> Path:
 
 
 def outcome(session: Session, study: Trials, run_id: str) -> dict[str, Any]:
-    """What `--json` prints, and what the user is told."""
+    """Print the winner; returns what `--json` prints."""
     assert study.best is not None
     number, value, found = study.best
     file = winner_file(session, study, run_id)
@@ -229,7 +229,7 @@ def outcome(session: Session, study: Trials, run_id: str) -> dict[str, Any]:
         f"  best of {len(study.ended)}, chosen on the folds that judged it: trial {number}, "
         f"{session.config.search.metric} {value:.4f}, {trials.shown(found)}"
     )
-    session.print(f"  go on: minivess experiment {file}")
+    session.print(f"  next: minivess experiment {file}")
     return {
         "search_run_id": run_id,
         "trials": study.rows(),

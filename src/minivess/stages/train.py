@@ -21,7 +21,11 @@ ASK_ABOVE_HOURS = 12.0
 
 
 def train(session: Session, upstream: Sequence[str] = ()) -> TrainingResult:
-    """Train every cell of the grid that is not trained yet."""
+    """Train every cell of the grid that is not trained yet, and register the models.
+
+    Args:
+        upstream: id of a profile run; default, the data of the settings as they are now.
+    """
     dataset_identity.require_experiment(session)
     profile = profile_for(session, upstream)
     asked = families.families(session.config, profile)
@@ -83,7 +87,7 @@ def _train(
 
 
 def train_family(grid: GridContext, family: families.Family) -> FamilyRun:
-    """One parent run, opened before training, with a child run for each fold."""
+    """Open a parent run, train each fold in a child run, and aggregate their metrics."""
     session = grid.session
     with family_run.opened(grid, family) as parent:
         cells = [CellContext(grid, family, cell, parent) for cell in family.cells]

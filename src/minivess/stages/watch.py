@@ -1,7 +1,7 @@
-"""New data: noticed by polling or told by a hook, and announced as an event.
+"""Detect new data, by polling or from a hook, and announce them as a Prefect event.
 
 An event starts flow 1 through an automation (deployments/prefect.yaml). Events may arrive twice;
-the flow looks its key up under the home's lock, so that one version of the data gets one run.
+the flow searches for its key under the home's lock, so that one version of the data gets one run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from minivess.orchestration import prefect_server
 from minivess.orchestration.session import Session, open_orchestrator
 from minivess.stages.dataset_scan import scan_dataset
 
-SETTLE_S = 2.0  # files that are still being copied change within this time
+SETTLE_S = 2.0
+"""Files that are still being copied change within this time."""
 
 
 def data_changed(session: Session) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def data_changed(session: Session) -> dict[str, Any]:
 
 
 def watch(session: Session) -> dict[str, Any]:
-    """Look at the data every `data.watch_interval_s` until Ctrl-C; announce each state once."""
+    """Scan the data every `data.watch_interval_s` until Ctrl-C; announce each state once."""
     every = session.config.data.watch_interval_s
     session.print(
         f"Watching  {session.config.data.root or 'the demo data'} every {every:g} s; Ctrl-C"
@@ -44,17 +45,17 @@ def watch(session: Session) -> dict[str, Any]:
     announced = None
     while True:
         try:
-            announced = news(session, announced)
+            announced = announce_new(session, announced)
         except MinivessError as error:
-            # Folders come and go, servers restart: the next look may succeed.
+            # Folders come and go, servers restart: the next scan may succeed.
             session.print(f"  {error}")
         time.sleep(every)
 
 
-def news(session: Session, announced: str | None) -> str | None:
-    """One look: announce data that nobody profiled or announced; returns what was announced last.
+def announce_new(session: Session, announced: str | None) -> str | None:
+    """Announce data that are neither profiled nor announced; returns the key announced last.
 
-    Data that still change are left for the next look.
+    Data that still change are left for the next scan.
     """
     key = scan_dataset(session).key
     if key == announced or profile_of(session, key) is not None:
@@ -72,7 +73,7 @@ def profile_of(session: Session, key: str) -> RunRecord | None:
 
 
 def announce(session: Session, key: str) -> None:
-    """Send the event, and stay until it is sent.
+    """Send the event and wait until it is sent.
 
     Raises:
         OrchestrationError: no Prefect server listens.
