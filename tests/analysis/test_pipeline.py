@@ -13,6 +13,8 @@ from minivess.analysis import pipeline
 from minivess.config import ExperimentConfig
 from minivess.errors import DataError
 
+pytestmark = pytest.mark.slow
+
 CONFIG = ExperimentConfig.model_validate({"name": "tubes", "analysis": {"figures": 2}})
 
 

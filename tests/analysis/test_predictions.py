@@ -12,6 +12,8 @@ from minivess.data.formats import volume
 from minivess.errors import DataError, PlanError
 from minivess.evaluation import metrics
 
+pytestmark = pytest.mark.slow
+
 CONFIG = ExperimentConfig()
 
 

@@ -23,6 +23,8 @@ from minivess.tracking.run.run_lifecycle import mlflow_run
 from minivess.tracking.store.store import Store, open_store
 from tests.tracking.conftest import QUIET, profile_of
 
+pytestmark = pytest.mark.slow
+
 Verb = Callable[..., tuple[int, dict[str, Any]]]
 
 

@@ -20,6 +20,8 @@ from minivess.contracts import (
     Network,
 )
 
+pytestmark = pytest.mark.slow
+
 TIMES = Times(step=0.5, load=0.1, window=0.2, judge=1e-6, steps=3)
 Scene = tuple[config.ExperimentConfig, Network, ComputePlan, DatasetProfile, Hardware]
 

@@ -15,6 +15,8 @@ from minivess.compute import plan
 from minivess.contracts import ComputePlan, DatasetProfile, Hardware, Shape
 from minivess.errors import PlanError
 
+pytestmark = pytest.mark.slow
+
 SIDES = st.integers(16, 600)
 SHAPES = st.lists(st.tuples(SIDES, SIDES, st.integers(3, 110)), min_size=2, max_size=6)
 # Few levels leave few kinds of strides, and each kind is asked for its memory once.

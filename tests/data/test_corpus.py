@@ -21,6 +21,8 @@ from minivess.data.profiling.quality import check_pairing, check_set
 from tests.conftest import tube, write_nifti
 from tests.data.corpus import KINDS, SETS, lay
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "checks.md"
 MEMORY = 700_000_000  # beyond what libraries take; the files promise terabytes
 

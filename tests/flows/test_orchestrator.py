@@ -27,6 +27,8 @@ from minivess.orchestration.base import Orchestrator
 from minivess.orchestration.session import open_orchestrator
 from minivess.runtime.processes import Server
 
+pytestmark = pytest.mark.slow
+
 Served = tuple[Home, Server]
 
 

@@ -23,6 +23,8 @@ from minivess.orchestration.session import open_orchestrator
 from minivess.runtime import processes
 from minivess.runtime.processes import PROBE_LIMIT_S, Server, end_leftover, free_port, read
 
+pytestmark = pytest.mark.slow
+
 Served = tuple[Home, Server]
 
 HOLD = """

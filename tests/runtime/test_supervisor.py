@@ -13,6 +13,8 @@ import pytest
 from minivess.config import child_environment
 from minivess.serving import smoke
 
+pytestmark = pytest.mark.slow
+
 # Like BentoML: a server whose worker leads a session of its own and ignores polite words.
 SERVER = """
 import subprocess, sys, time

@@ -23,6 +23,8 @@ from minivess.serving import export, model_record, package, predict, smoke
 from tests.conftest import tube, write_nifti
 from tests.serving.conftest import LINEAGE, make_case
 
+pytestmark = pytest.mark.slow
+
 CLASSES = (0, 2, 5)
 
 

@@ -43,6 +43,8 @@ from minivess.tracking.upkeep.audit import audit
 from tests.tracking.conftest import NETWORK, profile_of
 from tests.tracking.test_chain import WINDOW
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = ("dynunet_dice_ce", "dynunet_cbdice")
 NUMBERS = itertools.count()
 
@@ -256,7 +258,6 @@ class Orders(RuleBasedStateMachine):
         self.session.orchestrator.put(name, {"run_id": "of somebody else"})
 
 
-@pytest.mark.slow
 def test_aliases_pointers_and_the_store_agree_after_any_order(
     tmp_path: Path, stock: Callable[..., None]
 ) -> None:
@@ -326,7 +327,6 @@ def test_a_run_that_is_not_ours_is_named_with_what_it_lacks(made: Fabricated) ->
         analyse(made.session, [run_id])
 
 
-@pytest.mark.slow
 def test_a_deleted_run_comes_back_by_the_command_printed(made: Fabricated) -> None:
     run_id = made.families[0].run_id
     with pytest.raises(StoreError) as refused:
@@ -338,7 +338,6 @@ def test_a_deleted_run_comes_back_by_the_command_printed(made: Fabricated) -> No
     assert made.store.get(run_id).status == "FINISHED"
 
 
-@pytest.mark.slow
 def test_a_deleted_experiment_comes_back_by_the_command_printed(made: Fabricated) -> None:
     place = made.store.client.get_experiment_by_name("tubes")
     assert place is not None

@@ -22,6 +22,8 @@ from minivess.stages.profile import profile_data
 from minivess.tracking.store.store import Store, open_store
 from tests.conftest import tube, write_nifti
 
+pytestmark = pytest.mark.slow
+
 Typed = Callable[..., dict[str, Any]]
 
 
@@ -141,7 +143,6 @@ def test_settings_that_a_given_profile_was_not_made_with_are_refused(
     assert "leave out --upstream" in refused
 
 
-@pytest.mark.slow
 def test_a_moved_folder_goes_on_and_both_remedies_of_a_refused_one_work(
     scene: Scene, minivess: Typed, tmp_path: Path
 ) -> None:
@@ -163,7 +164,6 @@ def test_a_moved_folder_goes_on_and_both_remedies_of_a_refused_one_work(
     assert minivess("profile", f"data.root={third}")["reused"] == [same["data_profile_run_id"]]
 
 
-@pytest.mark.slow
 def test_training_sees_the_folder_and_the_settings_as_they_are_now(
     scene: Scene, minivess: Typed, tmp_path: Path
 ) -> None:

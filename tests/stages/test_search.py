@@ -25,6 +25,8 @@ from minivess.stages.train import train
 from tests.commands import Command
 from tests.faults import deaths
 
+pytestmark = pytest.mark.slow
+
 SPACE: dict[str, Any] = {
     "training.learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
     "training.warmup_epochs": {"low": 0, "high": 3},
@@ -124,7 +126,6 @@ def seed_of_good_then_bad(folder: Path) -> int:
     raise AssertionError
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("stocked")
 def test_a_killed_search_goes_on_prunes_and_hands_over_a_file_that_runs(
     make_dataset: Callable[..., Path], home: Home, tmp_path: Path

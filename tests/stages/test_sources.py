@@ -16,7 +16,7 @@ from tests.conftest import tube
 from tests.data.conftest import bucket as bucket
 from tests.data.test_formats import mha, nrrd_of, ome
 
-pytestmark = pytest.mark.usefixtures("stocked")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("stocked")]
 
 Run = Callable[..., dict[str, Any]]
 
@@ -54,7 +54,6 @@ def test_data_in_s3_are_profiled_and_fetched_once(
     assert len(kept) == 6 + 1  # and the listing of the folder
 
 
-@pytest.mark.slow
 def test_tiff_nrrd_and_mha_in_s3_go_through_training_and_analysis(
     bucket: str, tmp_path: Path, run: Run
 ) -> None:

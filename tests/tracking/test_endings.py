@@ -24,6 +24,8 @@ from minivess.tracking.run.run_lifecycle import EXPERIMENT_NOTES, opening, outco
 from minivess.tracking.store.store import Store
 from tests.tracking.conftest import OpenRun
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 import json, os, signal, sys, time
 from pathlib import Path

@@ -23,6 +23,8 @@ from minivess.tracking.store.store import Store, open_store
 from tests.tracking import stores
 from tests.tracking.conftest import OpenRun
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_key_finds_the_newest_finished_run(
     store: Store, open_run: OpenRun, experiment: str

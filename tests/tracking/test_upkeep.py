@@ -25,6 +25,8 @@ from minivess.tracking.upkeep import audit, backfill, bundle, purge, rebase
 from tests.tracking.conftest import LOSS, NETWORK, SPLIT, OpenRun, profile_of
 from tests.tracking.test_params import PLAN
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def own(blank: Path, tmp_path: Path) -> Store:
@@ -185,7 +187,6 @@ def test_a_torn_file_proves_nothing_and_stops_nothing(own: Store) -> None:
     assert own.get(run).params["loss_name"] == "cbdice"
 
 
-@pytest.mark.slow
 def test_a_folder_store_carried_over_by_mlflows_own_command_is_backfilled(tmp_path: Path) -> None:
     program = """
 import sys, mlflow

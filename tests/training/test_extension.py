@@ -12,6 +12,8 @@ from minivess.errors import TrainingError
 from minivess.training import cell_folder, continuation
 from tests.training import scene
 
+pytestmark = pytest.mark.slow
+
 LONGER = scene.make_spec(key="longer")
 
 

@@ -6,6 +6,7 @@ import resource
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from minivess import files
@@ -14,6 +15,8 @@ from minivess.errors import OutOfMemory
 from minivess.training import cell_folder
 from tests.commands import LIMIT_S, forks
 from tests.training import scene
+
+pytestmark = pytest.mark.slow
 
 HEADROOM_MB = 40
 """256 patches of the tiny cell take some 300 MB more than 4, and 4 next to nothing."""

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from minivess.analysis import predictions
 from minivess.contracts import FoldModel
 from tests.training import scene
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_figures_of_a_bf16_training_are_those_of_the_analysis_to_the_digit(tmp_path: Path):

@@ -13,6 +13,8 @@ from minivess.contracts import CellResult, LossTerm
 from minivess.training import cell_folder, checkpoint, trainer
 from tests.training import dying, scene
 
+pytestmark = pytest.mark.slow
+
 TRAINING = "minivess.training"
 OPTIONS: dict[str, Any] = {
     "config": scene.make_config(max_epochs=3, ema_decay=0.5, accumulation_steps=2),

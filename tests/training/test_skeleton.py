@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from minivess import losses, soft_skeleton
 from minivess.contracts import LossTerm
 from minivess.training import loaders
 from tests.training import scene
+
+pytestmark = pytest.mark.slow
 
 TERMS = (LossTerm(loss="dice_ce"), LossTerm(loss="skeleton_recall"))
 

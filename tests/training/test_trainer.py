@@ -18,6 +18,8 @@ from minivess.training.monitoring import timing
 from tests.conftest import write_nifti
 from tests.training import scene
 
+pytestmark = pytest.mark.slow
+
 EACH_EPOCH = {
     "train_loss", "val_loss", "train_dice", "val_dice", "val_f1_foreground", "learning_rate",
 }  # fmt: skip
