@@ -24,3 +24,9 @@ def render(template: Path, **values: Any) -> str:
     )
     environment.filters |= {name: value for name, value in values.items() if callable(value)}
     return environment.get_template(template.name).render(values)
+
+
+def paragraphs(template: Path, **values: Any) -> list[str]:
+    """Fill a template of paragraphs that blank lines separate; lines within one are joined."""
+    parts = render(template, **values).split("\n\n")
+    return [" ".join(part.split()) for part in parts if part.strip()]
