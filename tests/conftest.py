@@ -18,7 +18,7 @@ from hypothesis import settings
 from minivess.home import Home, open_home
 
 if TYPE_CHECKING:
-    from minivess.runtime.processes import Server
+    from minivess.runtime.servers import Server
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -11,7 +11,7 @@ MinivessError                exit 1
 │   └── StoreUnreachable     MLflow does not answer for now; what is written waits in the journal
 ├── DiskFull                 a disk or quota has no room left
 ├── OrchestrationError       Prefect, locks, ports
-│   └── PrefectAway          Prefect's server does not answer any more
+│   └── PrefectUnreachable          Prefect's server does not answer any more
 └── ServingError             export, parity or smoke test failed
 """
 
@@ -100,7 +100,7 @@ class OrchestrationError(MinivessError):
     """Prefect, a lock or a port stands in the way."""
 
 
-class PrefectAway(OrchestrationError):  # noqa: N818 (it says where the server is)
+class PrefectUnreachable(OrchestrationError):  # noqa: N818 (it says where the server is)
     """Prefect's server does not answer any more; what was done stays done."""
 
 

@@ -1,7 +1,8 @@
-"""Format lists, counts, durations and shapes for people."""
+"""Format lists, counts, durations and shapes for people, and names for other systems."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
@@ -35,3 +36,13 @@ def first_of(items: Sequence[object], most: int) -> str:
     """`a, b and 3 more`."""
     rest = f" and {len(items) - most} more" if len(items) > most else ""
     return ", ".join(map(str, items[:most])) + rest
+
+
+def slug(text: str) -> str:
+    """A name of lower-case letters, digits, `-` and `_`, as Prefect Variables take it."""
+    return re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-")
+
+
+def dashed(text: str) -> str:
+    """A name of lower-case letters, digits and `-`, as Prefect's artifacts take it."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

@@ -197,10 +197,10 @@ def test_one_file_serves_all_verbs() -> None:
 def test_commands_are_spelt_as_the_caller_did(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output.tell(sys.stdout, "then `minivess ui`; .venv/bin/minivess ui, minivess newer")
+    output.print_line(sys.stdout, "then `minivess ui`; .venv/bin/minivess ui, minivess newer")
     assert "`minivess ui`" in capsys.readouterr().out
     monkeypatch.setenv("MINIVESS_CALLER", "just")
-    output.tell(sys.stdout, "then `minivess ui`; .venv/bin/minivess ui, minivess newer")
+    output.print_line(sys.stdout, "then `minivess ui`; .venv/bin/minivess ui, minivess newer")
     assert capsys.readouterr().out == "then `just ui`; .venv/bin/minivess ui, minivess newer\n"
     assert "just help" in told(["xyzzy"], capsys, 2)
     assert "usage: just train" in told(["help", "train"], capsys)

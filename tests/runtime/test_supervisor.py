@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from minivess.config import child_environment
-from minivess.serving import smoke
+from minivess.runtime import processes
 
 pytestmark = pytest.mark.slow
 
@@ -28,8 +28,9 @@ CLIENT = """
 import sys, time
 from pathlib import Path
 from minivess.config import child_environment
-from minivess.serving import smoke
-with smoke.running(sys.argv[1:], Path(sys.argv[-1]).with_name("log"), child_environment()):
+from minivess.runtime import processes
+log = Path(sys.argv[-1]).with_name("log")
+with processes.supervised(sys.argv[1:], child_environment(), log):
     time.sleep(600)
 """
 
@@ -62,7 +63,7 @@ def test_leaving_ends_workers_in_other_sessions(
     workers = []
 
     def work() -> None:
-        with smoke.running(command, tmp_path / "log", child_environment()):
+        with processes.supervised(command, child_environment(), tmp_path / "log"):
             workers.append(worker_of(tmp_path / "pid"))
             raise leaving
 
@@ -85,6 +86,6 @@ def test_a_killed_parent_takes_the_server_and_its_workers_along(
 
 def test_a_command_that_ends_by_itself_hands_on_its_status(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "print('hello'); raise SystemExit(3)"]
-    with smoke.running(command, tmp_path / "log", child_environment()) as process:
+    with processes.supervised(command, child_environment(), tmp_path / "log") as process:
         assert process.wait(300) == 3
     assert (tmp_path / "log").read_text() == "hello\n"

@@ -30,13 +30,14 @@ from minivess.contracts import (
 )
 from minivess.errors import StoreError
 from minivess.home import Home, open_home
-from minivess.orchestration import handoff, model_versions
+from minivess.orchestration import handoff, model_versions, publication, results
 from minivess.orchestration.model_versions import register_families
 from minivess.orchestration.session import Session, open_session
 from minivess.serving import model_record, package
 from minivess.stages import deploy as deploys
 from minivess.stages.analyse import analyse, key_inputs
 from minivess.stages.deploy import deploy
+from minivess.text import slug
 from minivess.tracking.store import artifacts, registry
 from minivess.tracking.upkeep import purge
 from minivess.tracking.upkeep.audit import audit
@@ -98,9 +99,7 @@ class Fabricated:
             experiment=self.name, data_profile_run_id=self.profile.run_id,
             dataset_hash=profile_of().dataset_hash, families=tuple(families),
         )  # fmt: skip
-        handoff.complete(
-            self.session, names.FAMILY, result, lambda _: register_families(self.session, result)
-        )
+        publication.publish(self.session, result, lambda _: register_families(self.session, result))
         return result
 
     def analysed(self, upstream: tuple[str, ...]) -> None:
@@ -134,7 +133,7 @@ class Fabricated:
         found = handoff.receive_analysis(self.session, upstream)
         analysis = model_versions.with_version(self.session, found)
         champion, key = analysis.champion, keys.digest(deploys.key_inputs(self.session, analysis))
-        name, version = handoff.slug(self.name), str(champion.model_version)
+        name, version = slug(self.name), str(champion.model_version)
         place = package.bento_home(self.session.home.served) / "bentos" / name / version / "src"
         lineage = {
             names.UPSTREAM_ANALYSIS: str(analysis.run_id),
@@ -293,15 +292,15 @@ def test_what_is_damaged_or_gone_is_not_reused_and_audit_says_so(made: Fabricate
     size = path.stat().st_size
     entry = {"size": size, "sha256": files.sha256(path)}
     made.hold(record, **{names.FILES_ARTIFACT: {"model/MLmodel": entry}})
-    handoff.require_whole(made.session, record, names.FAMILY)
+    results.require_complete(made.session, record, names.FAMILY)
     path.write_bytes(bytes(size))
     with pytest.raises(StoreError, match="model/MLmodel holds other bytes than were written"):
-        handoff.require_whole(made.session, record, names.FAMILY)
+        results.require_complete(made.session, record, names.FAMILY)
     (gap,) = audit(made.store, [record.run_id])
     assert "model/MLmodel holds other bytes than were written" in gap.missing
     path.unlink()
     with pytest.raises(StoreError, match="model/ is gone"):
-        handoff.require_whole(made.session, record, names.FAMILY)
+        results.require_complete(made.session, record, names.FAMILY)
 
 
 def test_a_renamed_experiment_is_found_by_its_runs(made: Fabricated) -> None:

@@ -13,7 +13,7 @@ import pytest
 from minivess import config, names
 from minivess.contracts import CellResult, FamilyRun
 from minivess.errors import StoreError
-from minivess.grid.cell_run import require_whole
+from minivess.grid.cell_run import read_result
 from minivess.home import Home
 from minivess.orchestration.session import Session, open_session
 from minivess.stages.analyse import analyse
@@ -67,7 +67,7 @@ def test_the_champion_trains_on_all_volumes_and_is_never_scored_on_them(
         assert result_of(session, child.run_id)["volumes"] == []
         assert result_of(session, child.run_id)["checkpoint"] == names.FINAL
 
-        folds = [require_whole(session, fold) for fold in family.child_run_ids]
+        folds = [read_result(session, fold) for fold in family.child_run_ids]
         assert int(child.params["max_epochs"]) == stopping_epoch(folds)
         assert str(stopping_epoch(folds)) in parent.tags["stopping_rule"]
 

@@ -16,7 +16,7 @@ from minivess.config import ExperimentConfig
 from minivess.data.demo import phantom
 from minivess.errors import UsageError
 from minivess.home import open_home
-from minivess.orchestration import alerts, prefect_server
+from minivess.orchestration import alerts, pages
 from minivess.orchestration.session import Session, open_session
 from minivess.stages import (
     analyse,
@@ -159,7 +159,7 @@ def write_demo(config: ExperimentConfig, options: Options) -> Outcome:
 
 def serve_pages(config: ExperimentConfig, options: Options) -> Outcome:
     """Serve Prefect's and MLflow's pages until Ctrl-C."""
-    prefect_server.ui(
+    pages.serve(
         open_home(configs.environment().home),
         config.tracking,
         prefect_port=options.prefect_port,

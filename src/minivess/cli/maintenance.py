@@ -14,7 +14,7 @@ from minivess import home as homes
 from minivess import names
 from minivess.config import ExperimentConfig
 from minivess.errors import StoreError
-from minivess.orchestration import handoff, model_versions
+from minivess.orchestration import handoff, model_versions, publication
 from minivess.orchestration.session import Session
 from minivess.runtime import liveness, output
 from minivess.text import format_duration
@@ -113,7 +113,7 @@ def settle(session: Session, run_ids: Collection[str]) -> Outcome:
     flows = session.orchestrator.settle()
     pointers = []
     for one in _chains(session):
-        found = handoff.current(one)
+        found = publication.current(one)
         pointers += found
         try:
             _set_aliases(one, {pointer.kind for pointer in found})
@@ -123,7 +123,7 @@ def settle(session: Session, run_ids: Collection[str]) -> Outcome:
     # The newest last: that is what `latest_...` means.
     pointers.sort(key=lambda pointer: pointer.rank)
     for pointer in pointers:
-        handoff.publish(session, pointer.kind, pointer.scope, pointer.holds)
+        publication.write(session, pointer)
     waiting = [pending.journal.uid for pending in uploader.of(store).pending()]
     session.print(
         f"  {len(settled)} dead runs and {len(flows)} flow runs settled, {len(waiting)} journals "
@@ -133,7 +133,7 @@ def settle(session: Session, run_ids: Collection[str]) -> Outcome:
         "settled": [record.run_id for record in settled],
         "flow_runs": flows,
         "waiting": waiting,
-        "pointers": {handoff.scoped(one.kind, one.scope): one.holds for one in pointers},
+        "pointers": {pointer.name: pointer.holds for pointer in pointers},
     }
 
 
@@ -281,4 +281,4 @@ def rebase_addresses(config: ExperimentConfig, options: argparse.Namespace) -> O
 
 def print_line(options: argparse.Namespace, text: str) -> None:
     """Print for a verb without a session; with --json, standard output is the object's."""
-    output.tell(sys.stderr if options.json else sys.stdout, text)
+    output.print_line(sys.stderr if options.json else sys.stdout, text)

@@ -10,24 +10,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minivess import names
-from minivess.compute.reporting import plan_page
+from minivess.compute.reporting import network_summary, plan_page
 from minivess.contracts import CellResult, CellSpec, ComputePlan
 from minivess.errors import StoreError
 from minivess.grid.context import CellContext, GridContext
 from minivess.grid.families import Cell, Family
-from minivess.orchestration import handoff
+from minivess.orchestration import results
 from minivess.orchestration.progress import share
 from minivess.orchestration.session import Session
+from minivess.text import dashed
 from minivess.tracking.run import params
+from minivess.tracking.run.run import Run
 from minivess.training.monitoring.watchdog import HEARTBEAT_S, Beat, described
 
 if TYPE_CHECKING:
-    from minivess.tracking.run.run import Run
     from minivess.training.trainer import Callbacks
 
 SHOWN = ("train_loss", "val_loss", "val_dice", f"val_{names.PRIMARY}")
 Trained = tuple[str, CellResult]
-"""The child run's id and what the cell left behind."""
+"""Id of the child run, and the result of the cell."""
 
 
 @contextmanager
@@ -41,10 +42,10 @@ def callbacks(context: CellContext, run: Run) -> Iterator[Callbacks]:
 
     session, cell = context.session, context.cell
     total = session.config.training.max_epochs
-    slug = handoff.slug(f"{context.family.name}-{cell.fold.index}").replace("_", "-")
+    slug = dashed(f"{context.family.name}-{cell.fold.index}")
     progress = session.orchestrator.progress(f"training-{slug}", "epochs trained")
     beaten = 0.0
-    with session.board.cell(context.title) as row:
+    with session.grid_progress.cell(context.title) as row:
 
         def epoch(number: int, metrics: dict[str, float], left_s: float | None) -> None:
             run.metrics(metrics, step=number)
@@ -78,9 +79,7 @@ def callbacks(context: CellContext, run: Run) -> Iterator[Callbacks]:
 
 
 def publish(run: Run, folder: Path, spec: CellSpec, result: CellResult) -> None:
-    """Everything that a finished cell left behind, into its run."""
-    from minivess.compute.reporting.network_summary import summary
-
+    """Store everything that a finished cell left in its folder in its run."""
     run.params({
         "training_time_seconds": round(result.training_time_seconds, 3),
         "trainable_parameters": result.trainable_parameters,
@@ -95,7 +94,7 @@ def publish(run: Run, folder: Path, spec: CellSpec, result: CellResult) -> None:
         if name in result.files:
             run.file(folder / name, "checkpoints")
     run.file(folder / names.HISTORY, str(Path(names.HISTORY_ARTIFACT).parent))
-    run.text(summary(spec.network, spec.window.patch_size), "model_summary.txt")
+    run.text(network_summary.summary(spec.network, spec.window.patch_size), "model_summary.txt")
     run.table(volume_rows(spec.fold.index, result), names.PER_VOLUME_ARTIFACT)
     run.json(spec.model_dump(mode="json"), names.SPEC_ARTIFACT)
     run.json(result.model_dump(mode="json"), names.RESULT_ARTIFACT)
@@ -112,7 +111,7 @@ def means(result: CellResult) -> dict[str, float]:
 
 
 def undefined(result: CellResult) -> dict[str, float]:
-    """`<distance>_n_undefined`: of how many volumes there is no such distance."""
+    """`<distance>_n_undefined`: the number of volumes for which a distance is undefined."""
     rows = [volume.values for volume in result.volumes]
     return {
         f"{name}_n_undefined": float(sum(name in row and row[name] is None for row in rows))
@@ -122,28 +121,28 @@ def undefined(result: CellResult) -> dict[str, float]:
 
 
 def reusable(session: Session, cell: Cell) -> Trained | None:
-    """The finished child run of this key, if it is whole and may serve."""
+    """The finished child run of this key, if it is complete and may be reused."""
     if session.config.training.retrain == "always":
         return None
     record = session.find(cell.key, experiment=session.config.experiment)
     if record is None:
         return None
     try:
-        return record.run_id, require_whole(session, record.run_id)
+        return record.run_id, read_result(session, record.run_id)
     except StoreError as error:
         session.print(f"  fold {cell.fold.index} is not reused: {error.problem}")
         return None
 
 
-def require_whole(session: Session, run_id: str) -> CellResult:
-    """The result that a child run holds.
+def read_result(session: Session, run_id: str) -> CellResult:
+    """The result that a complete child run holds.
 
     Raises:
-        StoreError: its result is missing, or a checkpoint has not the size recorded for it.
+        StoreError: its result is missing, or a checkpoint has another size than was recorded.
     """
     record = session.store.get(run_id)
-    handoff.require_whole(session, record, names.CELL)
-    result = handoff.read(session, record, names.RESULT_ARTIFACT, CellResult)
+    results.require_complete(session, record, names.CELL)
+    result = results.read(session, record, CellResult)
     held = session.store.artifacts(run_id)
     for name in (*names.CHECKPOINTS, names.FINAL):
         if name in result.files and held.get(f"checkpoints/{name}") != result.files[name]:

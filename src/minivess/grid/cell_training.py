@@ -14,10 +14,10 @@ from minivess.contracts import CellSpec, ComputePlan, RunRecord
 from minivess.errors import OutOfMemory
 from minivess.grid import cell_run
 from minivess.grid.context import CellContext
+from minivess.tracking.run.run import Run
 from minivess.training.cell_folder import complete, open_cell, stored_plan
 
 if TYPE_CHECKING:
-    from minivess.tracking.run.run import Run
     from minivess.training.continuation import Shorter
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def train_cell(context: CellContext) -> cell_run.Trained:
     found = cell_run.reusable(session, cell)
     if found is not None:
         session.reuse(context.title, found[0])
-        session.board.expect(-1)
+        session.grid_progress.expect(-1)
         return found
     lock = context.folder.with_suffix(".lock")
     with home.lock(lock, what=f"training {context.title}", wait=True):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from minivess import names, networks
 from minivess.compute import bf16_benchmark, out_of_memory
 from minivess.compute import hardware as machine
 from minivess.compute import plan as planner
+from minivess.compute.reporting import forecast, peak_memory
 from minivess.config import ModelConfig
 from minivess.contracts import (
     Case,
@@ -29,9 +31,7 @@ from minivess.errors import OutOfMemory
 from minivess.grid import gpu_locks
 from minivess.grid.families import Cell, Family
 from minivess.orchestration.session import Session
-
-if TYPE_CHECKING:
-    from minivess.tracking.run.run import Run
+from minivess.tracking.run.run import Run
 
 IN_CHANNELS = 1
 Watch = Callable[[int, int, dict[str, float]], None]
@@ -73,24 +73,22 @@ class GridContext:
         """The plan of a family's model."""
         return self.models[family.model.name]
 
-    def window(self, model: str) -> Window:
-        """The sliding window that runs this model over whole volumes."""
-        return Window(
-            patch_size=self.models[model].plan.patch_size,
-            overlap=self.session.config.training.sliding_window_overlap,
-            normalisation=self.session.config.data.normalisation,
-        )
-
     def spec(self, family: Family, cell: Cell) -> CellSpec:
         """Everything that decides the weights of one cell."""
+        config, (network, plan, _) = self.session.config, self.model(family)
+        window = Window(
+            patch_size=plan.patch_size,
+            overlap=config.training.sliding_window_overlap,
+            normalisation=config.data.normalisation,
+        )
         return CellSpec(
             key=cell.key,
             model=family.model.name,
             loss=family.loss,
             seed=family.seed,
             fold=cell.fold,
-            network=self.model(family).network,
-            window=self.window(family.model.name),
+            network=network,
+            window=window,
             label_map=self.profile.label_map,
             classes=self.profile.classes,
             test=family.split.test,
@@ -102,10 +100,12 @@ class GridContext:
         if self.gpus_locked or self.model(family).plan.device != "cuda":
             yield
             return
-        config, session = self.session.config, self.session
+        config, folder = self.session.config, self.session.home.gpus
         # Torch uses the first one that it sees.
-        first = gpu_locks.gpus_for(config, self.hardware, session.env)[:1]
-        with gpu_locks.locked(session.home.gpus, first, 1, what=config.experiment):
+        first = gpu_locks.gpus_for(config, self.hardware, self.session.env)[:1]
+        with ExitStack() as held:
+            while gpu_locks.try_lock(folder, first, 1, held, what=config.experiment) is None:
+                time.sleep(gpu_locks.WAIT_S)
             yield
 
     def smaller_plan(self, family: Family, plan: ComputePlan, *, n_train: int) -> ComputePlan:
@@ -148,7 +148,6 @@ class GridContext:
             out_of_memory.release()
 
     def _forecast(self, families: Sequence[Family]) -> Forecast:
-        from minivess.compute.reporting import forecast, peak_memory
         from minivess.training import speed_probe
 
         session, (network, plan, _) = self.session, self.model(families[0])

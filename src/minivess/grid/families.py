@@ -114,7 +114,7 @@ def split(config: ExperimentConfig, profile: DatasetProfile, seed: int) -> Split
 
 
 def explain_change(session: Session, wanted: Family) -> str | None:
-    """Why a family of this name cannot be reused, for example `training code: losses.py`."""
+    """What changed since a family of this name was trained, for example `losses.py`; else None."""
     experiment = session.config.experiment
     finished = session.ask(
         lambda store: store.search(experiment=experiment, kind=names.FAMILY, status="FINISHED")
@@ -124,7 +124,7 @@ def explain_change(session: Session, wanted: Family) -> str | None:
             try:
                 before = session.store.read_json(record.run_id, names.INGREDIENTS_ARTIFACT)
             except StoreError:
-                return f"run {record.run_id} does not say what it was made of"
+                return f"run {record.run_id} has no list of its inputs"
             changed = keys.differences(before, wanted.ingredients)
             return ", ".join(dict.fromkeys(line.split(": ", 1)[-1] for line in changed))
     return None

@@ -6,19 +6,17 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from minivess import files, names
 from minivess.config import EvaluationConfig
 from minivess.contracts import CellResult, CellSpec, FamilyRun, Interval, VolumeMetrics
+from minivess.evaluation import statistics
 from minivess.grid import cell_run
 from minivess.grid.cell_run import Trained, volume_rows
 from minivess.grid.context import GridContext
 from minivess.grid.families import Family, explain_change
 from minivess.orchestration.session import Session
-
-if TYPE_CHECKING:
-    from minivess.tracking.run.run import Run
+from minivess.tracking.run.run import Run
 
 
 @contextmanager
@@ -48,7 +46,7 @@ def note(grid: GridContext, family: Family) -> str:
 
 
 def finish(session: Session, family: Family, parent: Run, results: Sequence[Trained]) -> FamilyRun:
-    """Aggregates, intervals and the model of the best fold, into the parent run."""
+    """Store aggregates, intervals and the model of the best fold in the parent run."""
     metrics = aggregate(session.config.evaluation, [result for _, result in results])
     parent.metrics(metrics, step=0)
     parent.params({
@@ -92,9 +90,7 @@ def aggregate(config: EvaluationConfig, results: Sequence[CellResult]) -> dict[s
 def intervals(
     config: EvaluationConfig, volumes: Sequence[VolumeMetrics], *, prefix: str
 ) -> dict[str, float]:
-    """Mean and interval of each metric over volumes, groups whole, and how many are undefined."""
-    from minivess.evaluation import statistics
-
+    """Mean, interval (by groups) and number of undefined values of each metric over volumes."""
     found: dict[str, float] = {}
     groups = [volume.group or volume.case for volume in volumes]
     for metric in sorted({name for volume in volumes for name in volume.values}):
@@ -109,7 +105,7 @@ def intervals(
 
 
 def named(name: str, interval: Interval) -> dict[str, float]:
-    """An interval as MLflow metrics; of an undefined mean only how many are undefined."""
+    """An interval as MLflow metrics; an undefined mean and its bounds are left out."""
     found = {
         name: interval.mean,
         f"{name}_ci_lower": interval.lower,
@@ -130,7 +126,7 @@ def best_fold(results: Sequence[CellResult]) -> int:
 
 
 def log_best_model(session: Session, parent: Run, results: Sequence[Trained]) -> None:
-    """The best fold's checkpoint as the parent's MLflow model."""
+    """Log the best fold's checkpoint as the parent run's MLflow model."""
     from minivess.tracking.run import model
 
     fold = best_fold([result for _, result in results])
@@ -145,7 +141,7 @@ def log_best_model(session: Session, parent: Run, results: Sequence[Trained]) ->
 
 
 def spec_of(session: Session, trained: Trained) -> CellSpec:
-    """The cell's own record: it may have been trained with another patch than is planned now."""
+    """The specification stored by a cell; its patch may differ from the one planned now."""
     run_id, result = trained
     local = session.home.cells / result.key / names.CELL_SPEC
     if local.is_file():

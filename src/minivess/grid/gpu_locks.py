@@ -1,10 +1,9 @@
-"""Cells side by side: how many, what each may use of the machine, and which GPUs are its own."""
+"""Parallel cells: their number, their share of CPU and memory, and locks of GPUs."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from minivess.config import Environment, ExperimentConfig, TrainingConfig
@@ -16,7 +15,7 @@ WAIT_S = 0.5
 
 
 def gpus_for(config: ExperimentConfig, hardware: Hardware, env: Environment) -> list[str]:
-    """The GPUs that cells may use, as CUDA_VISIBLE_DEVICES calls them; none where they use none."""
+    """The GPUs that cells may use, as CUDA_VISIBLE_DEVICES names them; empty on a CPU."""
     if "cpu" in (config.training.device, config.compute.profile):
         return []
     listed = (name.strip() for name in (env.cuda_visible_devices or "").split(","))
@@ -24,7 +23,7 @@ def gpus_for(config: ExperimentConfig, hardware: Hardware, env: Environment) -> 
 
 
 def cells_at_once(hardware: Hardware, training: TrainingConfig) -> int:
-    """How many cells train side by side: as asked, else as many as there are GPUs for them."""
+    """How many cells train in parallel: `training.parallel_cells`, else as many as GPUs allow."""
     if training.parallel_cells != "auto":
         return training.parallel_cells
     if training.device == "cpu":
@@ -33,7 +32,7 @@ def cells_at_once(hardware: Hardware, training: TrainingConfig) -> int:
 
 
 def share(hardware: Hardware, training: TrainingConfig) -> Hardware:
-    """What one process of one cell may use: its part of the cores and of the memory."""
+    """The share of cores and memory that one process of one cell may use."""
     cells = cells_at_once(hardware, training)
     return hardware.replace(
         cores=max(1, hardware.cores // (cells * training.processes_per_cell)),
@@ -41,25 +40,12 @@ def share(hardware: Hardware, training: TrainingConfig) -> Hardware:
     )
 
 
-@contextmanager
-def locked(folder: Path, gpus: Sequence[str], count: int, *, what: str) -> Iterator[list[str]]:
-    """Wait until `count` of these GPUs are free, and keep them; no other cell gets them meanwhile.
-
-    Raises:
-        PlanError: there are fewer than `count`.
-    """
-    with ExitStack() as held:
-        while (mine := try_lock(folder, gpus, count, held, what=what)) is None:
-            time.sleep(WAIT_S)
-        yield mine
-
-
 def try_lock(
     folder: Path, gpus: Sequence[str], count: int, held: ExitStack, *, what: str
 ) -> list[str] | None:
-    """Keep `count` free GPUs until `held` is closed; None where fewer are free.
+    """Lock `count` free GPUs until `held` is closed; None, and no lock, if fewer are free.
 
-    A lock file for each GPU says who has it; a killed holder frees it.
+    A lock file for each GPU names its holder; a killed holder frees it.
 
     Raises:
         PlanError: there are fewer than `count`, free or not.
@@ -79,6 +65,6 @@ def try_lock(
             mine.append(name)
     if len(mine) == count:
         return mine
-    # All or none: of two cells that hold half of what they need, neither would go on.
+    # All or none: two cells that each held half of what they need would wait for ever.
     held.close()
     return None

@@ -12,21 +12,20 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from minivess import files, names
 from minivess.compute import out_of_memory
 from minivess.contracts import CellOrder, FamilyRun, RunRecord
 from minivess.errors import TrainingError
-from minivess.grid import cell_run, family_run, gpu_locks, worker
+from minivess.grid import cell_run, family_run, gpu_locks
 from minivess.grid.context import GridContext
 from minivess.grid.families import Cell, Family
+from minivess.grid.worker import ANSWER, LocalCell
 from minivess.orchestration.base import Orchestrator
 from minivess.tracking.run.dead_runs import settle
+from minivess.tracking.run.run import Run
 from minivess.training.cell_folder import complete
-
-if TYPE_CHECKING:
-    from minivess.tracking.run.run import Run
 
 POLL_S = 0.2
 DEPLOYED_POLL_S = 2.0
@@ -150,7 +149,7 @@ class GridScheduler:
                 running.remove(pair)
                 if self.collect(*pair):
                     ended = total - reused - len(queue) - len(running)
-                    session.board.ended(ended, total - reused, time.monotonic() - began)
+                    session.grid_progress.ended(ended, total - reused, time.monotonic() - began)
                 else:
                     queue.appendleft(pair[0])
             progress(1 - (len(queue) + len(running)) / total)
@@ -184,7 +183,7 @@ class GridScheduler:
         # Here is the machine that the plan was made for.
         _, plan, cost = self.grid.model(parent.family)
         planned = order.replace(profile=self.grid.profile, plan=plan, cost=cost)
-        return LocalCell.start(self.grid, planned, queued.title, self.stack)
+        return LocalCell.start(session, self.grid.hardware, planned, self.stack)
 
     def collect(self, queued: Queued, cell: RunningCell) -> bool:
         """Take the result or the failure of an ended cell; False if it has to start again."""
@@ -224,12 +223,12 @@ class GridScheduler:
         if not session.config.training.deployment:
             folder = session.home.cells / cell.key
             here = complete(folder, cell.key)
-            if here is not None and (folder / worker.ANSWER).is_file():
-                return files.read_json(folder / worker.ANSWER)["run_id"], here
+            if here is not None and (folder / ANSWER).is_file():
+                return files.read_json(folder / ANSWER)["run_id"], here
         record = session.find(cell.key, experiment=session.config.experiment)
         if record is None:
             return None
-        return record.run_id, cell_run.require_whole(session, record.run_id)
+        return record.run_id, cell_run.read_result(session, record.run_id)
 
     def fail(self, queued: Queued) -> None:
         """Note why a cell failed; its parent run will end FAILED."""
@@ -240,41 +239,6 @@ class GridScheduler:
         why = tags.get("error_message", "its process ended before its run was opened")
         self.failures.append(f"{queued.title} ({kind}: {why})")
         queued.parent.run.fail(kind, f"fold {queued.cell.fold.index}: {why}")
-
-
-@dataclass
-class LocalCell:
-    """A cell in processes of this machine; `stack` holds them and the locks of their GPUs."""
-
-    stack: ExitStack
-    child: worker.Child
-
-    @classmethod
-    def start(
-        cls, grid: GridContext, order: CellOrder, title: str, outer: ExitStack
-    ) -> LocalCell | None:
-        """Lock the GPUs, then start; None while too few GPUs are free."""
-        session, own = grid.session, ExitStack()
-        count = session.config.training.processes_per_cell
-        gpus = gpu_locks.gpus_for(session.config, grid.hardware, session.env)
-        mine = gpu_locks.try_lock(session.home.gpus, gpus, count if gpus else 0, own, what=title)
-        if mine is None:
-            return None
-        outer.enter_context(own)
-        started = worker.started(order, session.home, processes=count, gpus=mine)
-        return cls(own, own.enter_context(started))
-
-    def ended(self) -> bool:
-        """Whether the process has ended."""
-        return self.child.poll() is not None
-
-    def succeeded(self) -> bool:
-        """Whether it ended in success."""
-        return self.child.returncode == 0
-
-    def stop(self) -> None:
-        """End it and free its GPUs."""
-        self.stack.close()
 
 
 @dataclass

@@ -1,7 +1,7 @@
-"""What a search has tried, kept by Optuna in a SQLite file: the only module that imports it.
+"""Trials of a search, stored by Optuna in a SQLite file; the only module that imports Optuna.
 
-A suggestion is a function of the seed and of the results so far, so a search that was killed goes
-on as if it had not been: the trial in flight is suggested once more, with the same values.
+A suggestion is a function of the seed and of the results so far, so a search that was killed
+resumes with the same trials: the one that was running is suggested again, with the same values.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ AGAIN_OF, RUN_ID = "again_of", "run_id"
 
 
 def optuna() -> ModuleType:
-    """The package, or what to do where it is absent.
+    """Import Optuna.
 
     Raises:
         UsageError: it is not installed.
@@ -42,20 +42,20 @@ def optuna() -> ModuleType:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """Settings to try."""
+    """Settings to try, by their keys."""
 
     settings: dict[str, Any]
     trial: Trial
 
     def opened(self, run_id: str) -> None:
-        """Note the run in which they are tried."""
+        """Note the MLflow run in which they are tried."""
         self.trial.set_user_attr(RUN_ID, run_id)
 
     def report(self, value: float, step: int) -> None:
-        """Tell how it is going.
+        """Report an intermediate value.
 
         Raises:
-            optuna.TrialPruned: so badly that it is not worth going on.
+            optuna.TrialPruned: it is below the median of the other trials.
         """
         self.trial.report(value, step)
         if self.trial.should_prune():
@@ -64,7 +64,7 @@ class Suggestion:
 
 
 class Trials:
-    """The trials of one search; `key` tells it from searches of other data, settings or code."""
+    """The trials of one search; `key` is the content key of its data, settings and code."""
 
     def __init__(self, file: Path, key: str, search: SearchConfig) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -77,11 +77,9 @@ class Trials:
             pruner=_pruner(search),
         )
 
-    # --- what there is --------------------------------------------------------------------
-
     @property
     def ended(self) -> list[FrozenTrial]:
-        """Trials that are complete, pruned or failed, in their order; not attempts that died."""
+        """Complete, pruned and failed trials in order, without those of a killed process."""
         every = self.study.get_trials(deepcopy=False)
         dead = {trial.user_attrs.get(AGAIN_OF) for trial in every}
         return [trial for trial in every if trial.state.is_finished() and trial.number not in dead]
@@ -114,19 +112,17 @@ class Trials:
             for number, trial in enumerate(self.ended)
         ]  # fmt: skip
 
-    # --- what comes next ------------------------------------------------------------------
-
     def ask(self) -> Suggestion:
-        """What to try next."""
-        self._take_up()
+        """The next settings to try."""
+        self._requeue()
         seed = self.search.sampler_seed + len(self.ended)
         self.study.sampler = _sampler(self.search, seed)
         trial = self.study.ask()
         space = self.search.space.items()
         return Suggestion({key: _suggest(trial, key, kind) for key, kind in space}, trial)
 
-    def _take_up(self) -> None:
-        """Queue what was in flight when its process died."""
+    def _requeue(self) -> None:
+        """Queue again the trials that were running when their process was killed."""
         states = optuna().trial.TrialState
         every = self.study.get_trials(deepcopy=False)
         queued = {trial.user_attrs.get(AGAIN_OF) for trial in every}
@@ -175,7 +171,7 @@ def _pruner(search: SearchConfig) -> Any:
 
 
 def shown(values: Mapping[str, Any]) -> str:
-    """Settings as a user would type them."""
+    """Settings as a user types them."""
     return " ".join(
         f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={json.dumps(value)}"
         for key, value in values.items()

@@ -1,27 +1,25 @@
-"""One cell in processes of its own, on GPUs of its own.
+"""Train one cell in processes of its own, on GPUs of its own.
 
 `python -m minivess.grid.worker ORDER.json PID` carries out an order and ends when process PID does,
-so that a coordinator that was killed leaves nothing running. Under torchrun the first process does
-this, and the others take part in its steps.
+so that a killed scheduler leaves nothing running. Under torchrun the first process does this, and
+the others take part in its steps.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from minivess import config as configs
 from minivess import files, names
 from minivess.config import ExperimentConfig
-from minivess.contracts import CellOrder, DatasetProfile
+from minivess.contracts import CellOrder, DatasetProfile, Hardware
 from minivess.errors import TrainingError
 from minivess.grid import cell_training, families, gpu_locks
 from minivess.grid.context import (
@@ -34,54 +32,65 @@ from minivess.grid.context import (
     prepare,
     restore,
 )
-from minivess.home import Home
 from minivess.orchestration import handoff
 from minivess.orchestration.session import Session, open_session
 from minivess.runtime.entry import guarded, show_logs
-from minivess.runtime.processes import Process, process_of
+from minivess.runtime.processes import Child, Process, process_of, running
 from minivess.tracking.run.run import DirectSink, Run
 
 END_LIMIT_S = 30.0
 ANSWER = "answer.json"
-"""In the folder of a cell: the run into which it was trained."""
-Child = subprocess.Popen[bytes]
+"""File in the folder of a cell that names its child run."""
 
 
-# --- whoever wants a cell trained ---------------------------------------------------------
+# --- in the process that wants a cell trained ---------------------------------------------
 
 
-@contextmanager
-def started(order: CellOrder, home: Home, *, processes: int, gpus: list[str]) -> Iterator[Child]:
-    """The running processes of a cell; on leaving they are ended in order."""
-    name = f"{order.parent_run_id}-{order.fold}.order.json"
-    file = files.write_text(home.cells / name, order.model_dump_json())
-    several = ("torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m")
-    words = [sys.executable, "-m", *(several if processes > 1 else ()), "minivess.grid.worker"]
-    # A session of its own: Ctrl-C in the terminal reaches us, and we end it in order.
-    child = subprocess.Popen(
-        [*words, str(file), str(os.getpid())],
-        env=configs.child_environment(
-            MINIVESS_HOME=str(home.root), CUDA_VISIBLE_DEVICES=",".join(gpus)
-        ),
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        yield child
-    finally:
-        _end(child)
-        file.unlink(missing_ok=True)
+@dataclass
+class LocalCell:
+    """A cell in processes of this machine; `stack` holds them and the locks of their GPUs."""
 
+    stack: ExitStack
+    child: Child
 
-def _end(child: subprocess.Popen[bytes]) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        if child.poll() is not None:
-            return
-        os.killpg(child.pid, number)
-        try:
-            child.wait(END_LIMIT_S)
-        except subprocess.TimeoutExpired:
-            continue
+    @classmethod
+    def start(
+        cls, session: Session, hardware: Hardware, order: CellOrder, outer: ExitStack
+    ) -> LocalCell | None:
+        """Lock the GPUs, then start; None while too few GPUs are free.
+
+        `outer` ends the cell where `stop` was not called.
+        """
+        stack, count = ExitStack(), session.config.training.processes_per_cell
+        gpus = gpu_locks.gpus_for(session.config, hardware, session.env)
+        mine = gpu_locks.try_lock(
+            session.home.gpus, gpus, count if gpus else 0, stack, what=title(order)
+        )
+        if mine is None:
+            return None
+        outer.enter_context(stack)
+        name = f"{order.parent_run_id}-{order.fold}.order.json"
+        file = files.write_text(session.home.cells / name, order.model_dump_json())
+        stack.callback(file.unlink, missing_ok=True)
+        several = ("torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m")
+        words = [sys.executable, "-m", *(several if count > 1 else ()), "minivess.grid.worker"]
+        variables = configs.child_environment(
+            MINIVESS_HOME=str(session.home.root), CUDA_VISIBLE_DEVICES=",".join(mine)
+        )
+        child = running([*words, str(file), str(os.getpid())], variables, limit_s=END_LIMIT_S)
+        return cls(stack, stack.enter_context(child))
+
+    def ended(self) -> bool:
+        """Whether the process has ended."""
+        return self.child.poll() is not None
+
+    def succeeded(self) -> bool:
+        """Whether it ended in success."""
+        return self.child.returncode == 0
+
+    def stop(self) -> None:
+        """End it and free its GPUs."""
+        self.stack.close()
 
 
 def run(order: CellOrder) -> None:
@@ -90,20 +99,22 @@ def run(order: CellOrder) -> None:
     Raises:
         TrainingError: its process failed; its MLflow run holds the error.
     """
-    env, config = configs.environment(), settings_of(order)
-    with open_session(config, env, lock=False) as session:
-        gpus = gpu_locks.gpus_for(config, measure_hardware(session), env)
-        count, what = config.training.processes_per_cell, f"{order.family} fold {order.fold}"
-        with (
-            gpu_locks.locked(session.home.gpus, gpus, count if gpus else 0, what=what) as mine,
-            started(order, session.home, processes=count, gpus=mine) as child,
-        ):
-            code = child.wait()
+    with open_session(settings_of(order), configs.environment(), lock=False) as session:
+        hardware = measure_hardware(session)
+        with ExitStack() as stack:
+            while (cell := LocalCell.start(session, hardware, order, stack)) is None:
+                time.sleep(gpu_locks.WAIT_S)
+            code = cell.child.wait()
     if code:
         raise TrainingError(
-            f"{what} ended with exit code {code}.",
+            f"{title(order)} ended with exit code {code}.",
             remedy="read the lines above, or traceback.txt in its MLflow run",
         )
+
+
+def title(order: CellOrder) -> str:
+    """The name of a cell on screens, for example `dynunet_dice_ce fold 0`."""
+    return f"{order.family} fold {order.fold}"
 
 
 def settings_of(order: CellOrder) -> ExperimentConfig:
@@ -112,7 +123,7 @@ def settings_of(order: CellOrder) -> ExperimentConfig:
     return config
 
 
-# --- the process itself -------------------------------------------------------------------
+# --- in the process that trains it --------------------------------------------------------
 
 
 def main() -> int:
@@ -137,7 +148,7 @@ def main() -> int:
 
 
 def end_with(starter: Process) -> None:
-    """Ask this process to end when another one is gone."""
+    """Send this process SIGTERM once the process `starter` is gone."""
 
     def watch() -> None:
         while starter.alive:
@@ -162,7 +173,7 @@ def carry_out(order: CellOrder) -> None:
         json=order.json_output,
     ) as session:
         # Bars of several processes would draw over each other.
-        session.board.live = False
+        session.grid_progress.live = False
         if order.profile is not None:
             session.profiles[order.data_profile_run_id] = order.profile
         profile = handoff.profile_of(session, order.data_profile_run_id)

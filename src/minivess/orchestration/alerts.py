@@ -1,4 +1,4 @@
-"""Word of failures: an automation of Prefect that calls a web address when a flow ends badly."""
+"""Prefect automation that posts to a webhook when a flow fails."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from minivess.orchestration.session import Session
 
 BLOCK, AUTOMATION = "minivess-failed", "minivess a flow failed"
 FAILED = ("Failed", "Crashed", "TimedOut")
-# What Slack, Mattermost, Rocket.Chat and Teams take alike.
+# The form that Slack, Mattermost, Rocket.Chat and Teams have in common.
 TEXT = (
     '{"text": {{ (flow.name ~ " " ~ flow_run.state.name ~ ": " ~ flow_run.state.message'
     ' ~ " " ~ flow_run|ui_url) | tojson }}}'
@@ -18,7 +18,7 @@ TEXT = (
 
 
 def notify(session: Session, url: str) -> dict[str, Any]:
-    """Let Prefect's server POST a line to `url` whenever a deployed flow fails.
+    """Let Prefect's server POST one line to `url` whenever a deployed flow fails.
 
     Raises:
         OrchestrationError: no Prefect server listens.
@@ -47,6 +47,6 @@ def notify(session: Session, url: str) -> dict[str, Any]:
                 client.delete_automation(old.id)
             made = client.create_automation(wanted)
     session.print(
-        f"  deployed flows that fail are told to that address (automation {AUTOMATION!r})"
+        f"  failures of deployed flows are posted to that address (automation {AUTOMATION!r})"
     )
     return {"automation": AUTOMATION, "automation_id": str(made)}

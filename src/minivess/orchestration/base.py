@@ -1,4 +1,4 @@
-"""Stories as plain Python calls: what an orchestrator offers, and what PREFECT_DISABLED means."""
+"""The contract of an orchestrator, and the one that needs no Prefect (PREFECT_DISABLED)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,18 @@ VARIABLE_LIMIT = 5000
 
 
 class Orchestrator:
-    """Stories as plain calls; pointers in a JSON file; nothing to show."""
+    """Runs stages as plain calls, keeps pointers in a JSON file, and shows nothing.
+
+    The contract, which `PrefectOrchestrator` fulfils as well (one test suite runs for both):
+
+    - `flow` and `task` call their work with exactly the arguments given, in this thread, and
+      return its very result or raise its very exception; interruptions pass through.
+    - A failed task runs again only if its failure may pass (`worth_retrying`).
+    - A pointer that was put reads back, also in later processes; the later one wins, and pointers
+      that are put at the same time are all kept. What Prefect could not hold is refused by both.
+    - `markdown`, `table`, `link`, `progress` and `emit` never raise: a stage does not fail
+      because a page cannot be written.
+    """
 
     def __init__(self, home: Home) -> None:
         self.home = home
@@ -40,7 +51,7 @@ class Orchestrator:
         parameters: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> T:
-        """Run a story; `parameters` are the settings to show beside it."""
+        """Run a stage; `parameters` are the settings that its page shows."""
         return story(*args, **kwargs)
 
     def task(
@@ -54,11 +65,13 @@ class Orchestrator:
         limit_s: float | None = None,
         **kwargs: Any,
     ) -> T:
-        """Run one coarse step of a story, again if it fails and may be retried.
+        """Run one coarse step of a stage.
 
-        Work with a `key` is a pure function of it; Prefect keeps its result and gives it again.
-        Each wait is twice as long as the one before. A step that takes longer than `limit_s`
-        fails and is not tried again.
+        Args:
+            retries: how often it runs again, after waits that double.
+            retry_delay_s: the first wait, in seconds.
+            key: content key of work that is a pure function of it; Prefect caches its result.
+            limit_s: seconds after which it fails and is not run again.
         """
         for delay in [*delays(retries, retry_delay_s), None]:
             try:
@@ -72,33 +85,37 @@ class Orchestrator:
         raise AssertionError
 
     def markdown(self, key: str, text: str) -> None:
-        """Show a text beside the current run."""
+        """Show a text on the page of the current flow."""
 
     def table(self, key: str, rows: Sequence[Mapping[str, Any]], description: str = "") -> None:
-        """Show a table beside the current run."""
+        """Show a table on the page of the current flow."""
 
     def link(self, key: str, url: str, text: str = "") -> None:
-        """Show a link beside the current run."""
+        """Show a link on the page of the current flow."""
 
     def progress(self, key: str, description: str = "") -> Callable[[float], None]:
-        """A function that shows how much is done, from 0 to 1."""
+        """A function that shows the part that is done, from 0 to 1."""
         return lambda fraction: None
 
     def submit(self, deployment: str, parameters: Mapping[str, Any]) -> str:
-        """Start a run of a deployment on its work pool; returns its id."""
+        """Start a flow run of a deployment on its work pool; returns the id of the flow run.
+
+        Raises:
+            OrchestrationError: no server that workers could know, or no such deployment.
+        """
         raise OrchestrationError(
             f"training.deployment={deployment} needs Prefect, which PREFECT_DISABLED turns off.",
             remedy="unset PREFECT_DISABLED, or leave out training.deployment",
         )
 
-    # Without Prefect `submit` refuses, so there is never a run to ask of the next two.
+    # Without Prefect `submit` raises, so there is never a flow run for the next two.
 
     def state(self, run_id: str) -> Literal["running", "completed", "failed"]:
-        """How a submitted run is doing."""
+        """The state of a submitted flow run."""
         raise NotImplementedError
 
     def cancel(self, run_id: str) -> None:
-        """End a submitted run."""
+        """Ask the worker to end a submitted flow run."""
         raise NotImplementedError
 
     def get(self, name: str) -> Pointer | None:
@@ -107,20 +124,24 @@ class Orchestrator:
         return found
 
     def put(self, name: str, value: Pointer) -> None:
-        """Publish a pointer under a name, in place of an older one."""
+        """Publish a pointer under a name, in place of an older one.
+
+        Raises:
+            OrchestrationError: a Prefect Variable could not have this name or value.
+        """
         refuse_unfit(name, value)
         with lock(self.home.root / "pointers.lock", what="publish a pointer", wait=True):
             files.write_json(self.home.pointers, {**self._pointers(), name: value})
 
     def emit(self, event: str, resource: str, payload: Mapping[str, Any]) -> None:
-        """Tell whoever listens that something happened."""
+        """Send an event to those who listen."""
 
     def page(self, kind: Literal["live", "kept"] = "kept") -> str | None:
-        """Address of the current flow run's page: while it runs, or later with `minivess ui`."""
+        """Address of the current flow's page: while it runs, or later with `minivess ui`."""
         return None
 
     def settle(self) -> list[str]:
-        """End what dead processes left open; returns their ids."""
+        """End flow runs whose process died; returns their ids."""
         return []
 
     def _pointers(self) -> dict[str, Pointer]:
@@ -129,26 +150,26 @@ class Orchestrator:
         except FileNotFoundError:
             return {}
         except ValueError:
-            # A pointer is a copy of what MLflow knows; it is published anew.
-            log.warning("%s is not JSON, so it is written anew", self.home.pointers)
+            # A pointer is a copy of what MLflow holds; it is published again.
+            log.warning("%s is not JSON, so it is written again", self.home.pointers)
             return {}
         return found
 
 
 def worth_retrying(error: BaseException) -> bool:
-    """Expected failures stay as they are, except a store or a remote that does not answer."""
+    """Whether a failure may pass: unexpected ones, and a store or remote that does not answer."""
     return isinstance(error, Exception) and (
         isinstance(error, StoreError | RemoteError) or not isinstance(error, MinivessError)
     )
 
 
 def delays(retries: int, first_s: float) -> list[float]:
-    """The waits before each new try, doubling."""
+    """Seconds to wait before each retry, doubling."""
     return [first_s * 2**attempt for attempt in range(retries)]
 
 
 class TimeUp(BaseException):
-    """Raised within a step whose time is over; libraries that catch Exception let it pass."""
+    """The time of a step is over; libraries that catch Exception let it pass."""
 
 
 @contextmanager
@@ -180,7 +201,11 @@ def within(limit_s: float | None, name: str) -> Iterator[None]:
 
 
 def refuse_unfit(name: str, value: Pointer) -> None:
-    """Raise for a name or value that Prefect Variables do not take, with or without Prefect."""
+    """Refuse a name or value that Prefect Variables do not take.
+
+    Raises:
+        OrchestrationError: the name has other characters, or the value is too long.
+    """
     size = len(json.dumps(value, allow_nan=False))
     if not VARIABLE_NAME.fullmatch(name):
         raise OrchestrationError(

@@ -1,7 +1,7 @@
-"""Prefect's flow runs end as MLflow's runs do, whatever ended the process.
+"""End Prefect's flow runs with the same status as MLflow's runs, also after a killed process.
 
-Each flow run of this home has a small file while it runs, which says whose process runs it. A
-process that died leaves the file behind; the next command that reaches Prefect's server ends the
+Each flow run of this home has a small file while it runs, which identifies its process. A process
+that was killed leaves the file behind; the next command that reaches Prefect's server ends the
 flow run, with the same cause as the MLflow runs of that process.
 """
 
@@ -20,6 +20,7 @@ from uuid import UUID
 
 from minivess import files
 from minivess.errors import DiskFull
+from minivess.orchestration import prefect_client
 from minivess.runtime import liveness, oom
 from minivess.runtime.signals import Terminated
 from minivess.tracking.run import dead_runs
@@ -33,13 +34,13 @@ T = TypeVar("T")
 
 FOLDER = "flow-runs"
 CANCEL_POLL_S = 5.0
-# MLflow's word -> Prefect's type of state.
+# MLflow's status -> Prefect's type of state.
 STATES = {"FINISHED": "COMPLETED", "FAILED": "FAILED", "KILLED": "CRASHED"}
 log = logging.getLogger(__name__)
 
 
 class Cancelled(Terminated):
-    """Somebody cancelled this flow on Prefect's page."""
+    """This flow was cancelled on Prefect's page."""
 
     def __init__(self) -> None:
         super().__init__(128 + signal.SIGTERM)
@@ -54,12 +55,12 @@ def begin(prefect_home: Path, flow_run_id: UUID, api: str | None) -> Path:
     return files.write_json(prefect_home / FOLDER / f"{flow_run_id}.json", content)
 
 
-def carried_out(story: Callable[[], T], record: Path, *, within_worker: bool) -> T | State[Any]:
-    """Carry out a story within its flow run; its result, or the state to end the flow run with.
+def carry_out(story: Callable[[], T], record: Path, *, within_worker: bool) -> T | State[Any]:
+    """Run a stage within its flow run; returns its result, or the state to end the flow run with.
 
     Prefect takes every exit for a crash; here exit code 0 is a completed flow, another one a
-    failed flow, and what was cancelled on the page ends as cancelled. A worker sees to
-    cancellation itself. How the story ended is noted, in case that Prefect cannot be told.
+    failed flow, and a flow that was cancelled on the page ends as cancelled. A worker handles
+    cancellation itself. The end is noted in `record`, in case Prefect cannot be reached.
     """
     try:
         with nullcontext() if within_worker else cancellable(UUID(record.stem)):
@@ -75,7 +76,7 @@ def carried_out(story: Callable[[], T], record: Path, *, within_worker: bool) ->
 
 
 def ending(error: BaseException) -> tuple[str, str]:
-    """Prefect's type of state for what a story raised, and the reason."""
+    """Prefect's type of state for an exception of a stage, and the reason."""
     message = f"{type(error).__name__}: {error}"
     return ("CANCELLED" if isinstance(error, Cancelled) else STATES[outcome(error)]), message
 
@@ -84,14 +85,14 @@ def _note(record: Path, kind: str, message: str) -> None:
     try:
         files.write_json(record, {**files.read_json(record), "ended": [kind, message]})
     except DiskFull as error:
-        log.warning("%s Prefect is told by the next command.", error.problem)
+        log.warning("%s The next command ends the flow run.", error.problem)
 
 
 @contextmanager
 def cancellable(flow_run_id: UUID) -> Iterator[None]:
-    """Let `Cancel` on Prefect's page end this process's story, as a worker would.
+    """Let `Cancel` on Prefect's page end the stage of this process, as a worker would.
 
-    Asked every few seconds by a thread; the story sees `Cancelled` in the main thread.
+    A thread asks every few seconds; the stage receives `Cancelled` in the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -127,12 +128,9 @@ def cancellable(flow_run_id: UUID) -> Iterator[None]:
 
 
 def _is_cancelled(client: SyncPrefectClient, flow_run_id: UUID) -> bool:
-    import httpx
-    from prefect.exceptions import PrefectException
-
     try:
         state = client.read_flow_run(flow_run_id).state
-    except (httpx.HTTPError, PrefectException, OSError, RuntimeError) as error:
+    except prefect_client.failures() as error:
         log.debug("Prefect's server was not asked whether to stop: %s", error)
         return False
     return state is not None and state.type.value in ("CANCELLING", "CANCELLED")

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from minivess import names
 from minivess.contracts import AnalysisResult, Champion, DeploymentResult, FamilyRun, TrainingResult
 from minivess.errors import StoreError
-from minivess.orchestration.handoff import slug
 from minivess.orchestration.session import Session
-from minivess.text import several
+from minivess.text import several, slug
 from minivess.tracking.store import registry
 from minivess.tracking.store.registry import Registered
 

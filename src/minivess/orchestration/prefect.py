@@ -1,14 +1,12 @@
-"""Stories watched by Prefect: flows, tasks, artifacts, variables and events.
+"""Orchestrator over Prefect: flows, tasks, artifacts, variables and events.
 
-Prefect gets neither the arguments of a story nor its result, only the settings to show: configs,
-stores and arrays are not its to copy, validate or keep.
+Prefect receives neither arguments nor results of a stage, only the settings to show: it must not
+copy, validate or keep configurations, stores and arrays.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 from uuid import UUID
 
 from minivess.config import Environment
-from minivess.errors import OrchestrationError, PrefectAway
+from minivess.errors import OrchestrationError, PrefectUnreachable
 from minivess.home import Home
 from minivess.orchestration import flow_runs, prefect_client, prefect_server
 from minivess.orchestration.base import (
@@ -29,7 +27,9 @@ from minivess.orchestration.base import (
     within,
     worth_retrying,
 )
-from minivess.runtime.processes import HOST, answers
+from minivess.runtime.servers import HOST, answers
+from minivess.text import dashed
+from minivess.tracking.run.encoding import plain
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -41,12 +41,12 @@ T = TypeVar("T")
 
 CREATION_RACES = 5
 PROGRESS_INTERVAL_S = 1.0
-# A server that is gone makes each call wait for its retries: after one failure, rest.
+# Each call to a server that is gone waits for its retries, so pages rest after a failure.
 SILENCE_S = 300.0
 
 
 class PrefectOrchestrator(Orchestrator):
-    """Stories as Prefect flows, on a server that is found or started with the first of them."""
+    """Stages as Prefect flows, on a server that is found or started with the first of them."""
 
     def __init__(self, home: Home, env: Environment, stack: ExitStack) -> None:
         super().__init__(home)
@@ -64,32 +64,32 @@ class PrefectOrchestrator(Orchestrator):
         parameters: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> T:
-        """Run a story as a Prefect flow; within a deployed flow of this name, as part of it."""
+        """Run a stage as a Prefect flow; within a deployed flow of this name, as part of it."""
         current = flow_run()
         if current is not None and current.flow is not None and current.flow.name == name:
             return self._part(lambda: story(*args, **kwargs))
         self._connect()
         from prefect import Flow
 
-        told = Told(lambda: story(*args, **kwargs))
+        call = EngineCall(lambda: story(*args, **kwargs))
 
         def run(settings: dict[str, Any]) -> Any:
-            told.record = self._record()
-            return flow_runs.carried_out(told.run, told.record, within_worker=False)
+            call.record = self._record()
+            return flow_runs.carry_out(call.run, call.record, within_worker=False)
 
         made = Flow(run, name=name, validate_parameters=False, persist_result=False)
-        return told.through(lambda: made(plain(parameters or {})), name)
+        return run_in_engine(call, lambda: made(plain(parameters or {})), name)
 
     def _settle(self) -> None:
         folder = prefect_server.folder_of(self.home, self._env)
         self._settled += flow_runs.settle(folder, self._env.prefect_api_url)
 
     def _part(self, story: Callable[[], T]) -> T:
-        """The story of a flow that a worker runs."""
+        """Run the stage of a deployed flow in the worker's flow run."""
         prefect_client.outlive_worker()
         self._settle()
-        # The file stays: this process tells Prefect afterwards, and the server may be gone by then.
-        return cast("T", flow_runs.carried_out(story, self._record(), within_worker=True))
+        # The file stays: this process ends the flow run later, when the server may be gone.
+        return cast("T", flow_runs.carry_out(story, self._record(), within_worker=True))
 
     def _record(self) -> Path:
         current = flow_run()
@@ -115,7 +115,7 @@ class PrefectOrchestrator(Orchestrator):
         limit_s: float | None = None,
         **kwargs: Any,
     ) -> T:
-        """Run a step as a Prefect task in this thread; outside of a flow, plainly."""
+        """Run a step as a Prefect task in this thread; outside of a flow, as a plain call."""
         if flow_run() is None:
             how: Any = {"retries": retries, "retry_delay_s": retry_delay_s, "limit_s": limit_s}
             return super().task(name, work, *args, **how, **kwargs)
@@ -126,36 +126,35 @@ class PrefectOrchestrator(Orchestrator):
             with within(limit_s, name):
                 return work(*args, **kwargs)
 
-        told = Told(limited)
-        kept = key is not None
+        call, cached = EngineCall(limited), key is not None
         made = Task(
-            told.answer if kept else told.run,
+            call.run_cached if cached else call.run,
             name=name,
             retries=retries,
             retry_delay_seconds=delays(retries, retry_delay_s),
-            retry_condition_fn=lambda *_: _again(name, told),
-            cache_policy=CacheKeyFnPolicy(cache_key_fn=lambda *_: key) if kept else NO_CACHE,
-            persist_result=kept,
-            result_serializer="pickle" if kept else None,
+            retry_condition_fn=lambda *_: call.may_retry(name),
+            cache_policy=CacheKeyFnPolicy(cache_key_fn=lambda *_: key) if cached else NO_CACHE,
+            persist_result=cached,
+            result_serializer="pickle" if cached else None,
         )
-        return told.through(made, name)
+        return run_in_engine(call, made, name)
 
     def markdown(self, key: str, text: str) -> None:
         """Show a text on the page of the current run."""
-        self._show("create_markdown_artifact", text, key=slug(key))
+        self._show("create_markdown_artifact", text, key=dashed(key))
 
     def table(self, key: str, rows: Sequence[Mapping[str, Any]], description: str = "") -> None:
         """Show a table on the page of the current run."""
         shown = [plain(row) for row in rows]
-        self._show("create_table_artifact", shown, key=slug(key), description=description)
+        self._show("create_table_artifact", shown, key=dashed(key), description=description)
 
     def link(self, key: str, url: str, text: str = "") -> None:
         """Show a link on the page of the current run."""
-        self._show("create_link_artifact", url, text or None, key=slug(key))
+        self._show("create_link_artifact", url, text or None, key=dashed(key))
 
     def progress(self, key: str, description: str = "") -> Callable[[float], None]:
         """A function that moves a bar on the page of the current run, at most once a second."""
-        made = self._show("create_progress_artifact", 0.0, key=slug(key), description=description)
+        made = self._show("create_progress_artifact", 0.0, key=dashed(key), description=description)
         shown_at = time.monotonic()
 
         def move(fraction: float) -> None:
@@ -235,12 +234,12 @@ class PrefectOrchestrator(Orchestrator):
                 _asked(lambda: Variable.set(name, value, overwrite=True))
                 return
             except ObjectAlreadyExists:
-                # Somebody else created it between our look and our writing.
+                # Another process created it between our look and our write.
                 if not left:
                     raise
 
     def emit(self, event: str, resource: str, payload: Mapping[str, Any]) -> None:
-        """Send an event; a private server is not started for it, because nobody listens there."""
+        """Send an event; no private server is started for it, since it would have no listener."""
         if self._api is None and flow_run() is None:
             folder = prefect_server.folder_of(self.home, self._env)
             if not self._env.prefect_api_url and prefect_server.running(folder) is None:
@@ -263,7 +262,7 @@ class PrefectOrchestrator(Orchestrator):
     def _connect(self) -> None:
         """Find or start the server; a deployed flow has its server already.
 
-        The page of `minivess ui` may be closed while its server is used: then another one serves.
+        Where `minivess ui` was closed while its server was in use, another server is started.
         """
         if flow_run() is not None:
             return
@@ -278,75 +277,78 @@ class PrefectOrchestrator(Orchestrator):
         self._settle()
 
     def _show(self, function: str, *args: Any, **kwargs: Any) -> Any:
-        """Call a function of prefect.artifacts; a page that cannot be written stops no work."""
+        """Call a function of prefect.artifacts; log a failure instead of raising it."""
         if flow_run() is None or time.monotonic() < self._silent_until:
             return None
         import prefect.artifacts
 
         try:
             return getattr(prefect.artifacts, function)(*args, **kwargs)
-        except _prefect_failures() as error:
+        except prefect_client.failures() as error:
             log.warning("Prefect's page could not be written to: %s", error)
             self._silent_until = time.monotonic() + SILENCE_S
             return None
 
 
-class Told(Generic[T]):
-    """A story told to Prefect: whether it began, and how it ended, whatever Prefect makes of it.
+class EngineCall(Generic[T]):
+    """A callable that Prefect's engine runs; keeps its own result or exception."""
 
-    One that did not begin and did not fail was told before: Prefect gives the result that it kept.
-    """
-
-    def __init__(self, story: Callable[[], T]) -> None:
-        self.story = story
-        self.began = False
-        self.values: list[T] = []
+    def __init__(self, work: Callable[[], T]) -> None:
+        self.work = work
+        self.started = False
+        self.results: list[T] = []
         self.error: BaseException | None = None
         self.record: Path | None = None
 
     def run(self) -> None:
-        """Called by Prefect, which sees neither arguments nor result."""
-        self.began, self.error = True, None
+        """Run it, called by Prefect, which sees neither arguments nor result."""
+        self.started, self.error = True, None
         try:
-            self.values = [self.story()]
+            self.results = [self.work()]
         except BaseException as error:
             self.error = error
             raise
 
-    def answer(self) -> T:
-        """The same, where Prefect is to keep the result."""
+    def run_cached(self) -> T:
+        """Run it where Prefect keeps the result."""
         self.run()
-        return self.values[0]
+        return self.results[0]
 
-    def through(self, engine: Callable[[], object], name: str) -> T:
-        """Let Prefect run the story, then give its result or its very own exception."""
-        try:
-            kept = engine()
-        except Exception as failure:
-            if failure is self.error:
-                raise
-            if self.error is not None:
-                raise self.error from None
-            if not self.began:
-                raise OrchestrationError(
-                    f"Prefect could not start {name!r}: {failure}",
-                    remedy="run the same command again, or without Prefect: PREFECT_DISABLED=1",
-                ) from failure
-            log.warning("Prefect was not told that %r is done: %s", name, failure)
-            return self.values[0]
-        if self.error is not None:
-            raise self.error
-        if self.record is not None:
-            self.record.unlink()
-        return self.values[0] if self.began else cast(T, kept)
+    def may_retry(self, name: str) -> bool:
+        """Whether the failure may pass; logs it, as the task then runs again."""
+        again = self.error is not None and worth_retrying(self.error)
+        if again:
+            log.warning("%s failed and is tried again: %s", name, self.error)
+        return again
 
 
-def _again(name: str, told: Told[Any]) -> bool:
-    error = told.error
-    again = error is not None and worth_retrying(error)
-    if again:
-        log.warning("%s failed and is tried again: %s", name, error)
-    return again
+def run_in_engine(call: EngineCall[T], engine: Callable[[], object], name: str) -> T:
+    """Let Prefect's `engine` run a call, then return its result or raise its very exception.
+
+    If it never started and nothing was raised, Prefect returned a cached result.
+
+    Raises:
+        OrchestrationError: Prefect could not start it.
+    """
+    try:
+        cached = engine()
+    except Exception as failure:
+        if failure is call.error:
+            raise
+        if call.error is not None:
+            raise call.error from None
+        if not call.started:
+            raise OrchestrationError(
+                f"Prefect could not start {name!r}: {failure}",
+                remedy="run the same command again, or without Prefect: PREFECT_DISABLED=1",
+            ) from failure
+        log.warning("Prefect was not informed that %r is done: %s", name, failure)
+        return call.results[0]
+    if call.error is not None:
+        raise call.error
+    if call.record is not None:
+        call.record.unlink()
+    return call.results[0] if call.started else cast(T, cached)
 
 
 def flow_run() -> FlowRunContext | None:
@@ -358,39 +360,13 @@ def flow_run() -> FlowRunContext | None:
     return FlowRunContext.get()
 
 
-def slug(key: str) -> str:
-    """A key that artifacts accept: lower-case letters, digits and dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", key.lower()).strip("-")
-
-
-def plain(value: Any) -> Any:
-    """JSON of anything: NaN and infinity become null, what is unknown its text."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | int):
-        return value
-    return plain(value.item()) if hasattr(value, "item") else str(value)
-
-
-def _prefect_failures() -> tuple[type[Exception], ...]:
-    """What Prefect's client raises when its server is gone or refuses."""
-    import httpx
-    from prefect.exceptions import PrefectException
-
-    return (httpx.HTTPError, PrefectException, OSError, RuntimeError)
-
-
 def _asked(question: Callable[[], T]) -> T:
     import httpx
 
     try:
         return question()
     except (httpx.HTTPError, OSError) as error:
-        raise PrefectAway(
+        raise PrefectUnreachable(
             f"Prefect's server does not answer any more: {error}",
             remedy="run `minivess settle`, which writes all pointers anew from MLflow",
         ) from error

@@ -1,4 +1,4 @@
-"""Prefect's client in this process: pointed at a server for a while, kept calm, then drained."""
+"""Prefect's client in this process: connect it to a server, limit its log lines, drain it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from minivess.runtime import output
 log = logging.getLogger(__name__)
 
 DRAIN_LIMIT_S = 10.0
-# A private server that does not answer has died, so Prefect's own patience would bring nothing.
+# A private server that does not answer has died, so longer retries would not help.
 PRIVATE_RETRIES = "4"
 
 
@@ -30,7 +30,7 @@ def client(home: Home, env: Environment) -> Iterator[str]:
         api = stack.enter_context(prefect_server.connect(home, env))
         stack.enter_context(changed_environment(**_variables(home, env, api)))
         _refresh_settings()
-        stack.enter_context(_calm())
+        stack.enter_context(_quiet_logs())
         stack.callback(_drain)
         log.info("Prefect's page while this runs: %s", api.removesuffix("/api"))
         yield api
@@ -46,7 +46,7 @@ def _variables(home: Home, env: Environment, api: str) -> dict[str, str | None]:
         **private,
         "PREFECT_HOME": str(prefect_server.folder_of(home, env)),
         "PREFECT_API_URL": api,
-        # No process may start a server of its own behind our back.
+        # No process may start a server of its own.
         "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
@@ -55,25 +55,33 @@ def _variables(home: Home, env: Environment, api: str) -> dict[str, str | None]:
 
 
 def outlive_worker() -> None:
-    """Prefect's log lines to a worker that has died are dropped; by itself it would exit."""
+    """Drop Prefect's log lines to a worker that has died; by default Prefect would exit."""
     from prefect.logging.handlers import PrefectConsoleHandler
 
     loggers = [logging.getLogger(), *map(logging.getLogger, logging.root.manager.loggerDict)]
     for handler in (handler for logger in loggers for handler in logger.handlers):
         if isinstance(handler, PrefectConsoleHandler):
-            handler.console.on_broken_pipe = output.unheard  # type: ignore[method-assign]
+            handler.console.on_broken_pipe = output.discard  # type: ignore[method-assign]
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """Exceptions of Prefect's client when its server is gone or refuses."""
+    import httpx
+    from prefect.exceptions import PrefectException
+
+    return (httpx.HTTPError, PrefectException, OSError, RuntimeError)
 
 
 def _refresh_settings() -> None:
     """Prefect reads its environment at import; let it read again, in every thread."""
-    import prefect.main  # noqa: F401 (sets up logging, which `_calm` then changes)
+    import prefect.main  # noqa: F401 (sets up logging, which `_quiet_logs` then changes)
     from prefect.context import refresh_global_settings_context
 
     refresh_global_settings_context()
 
 
 def _drain() -> None:
-    """Send what waits in Prefect's queues before the server ends, so that nothing is retried."""
+    """Send what Prefect's queues hold before the server ends, so that nothing is retried."""
     from prefect.events.worker import EventsWorker
 
     # All queues share one registry, so that this drains log lines as well.
@@ -81,7 +89,7 @@ def _drain() -> None:
 
 
 @contextmanager
-def _calm() -> Iterator[None]:
+def _quiet_logs() -> Iterator[None]:
     """Warnings of Prefect on standard error, our own log lines on Prefect's page.
 
     A user who wants all log lines (--debug) keeps Prefect's as well.
@@ -100,23 +108,23 @@ def _calm() -> Iterator[None]:
             shown = logging.StreamHandler()
             shown.setLevel(logging.WARNING)
             shown.setFormatter(logging.Formatter("  Prefect: %(message)s"))
-            shown.addFilter(News())
+            shown.addFilter(Deduplicated())
             for logger in (prefect, internal):
                 stack.enter_context(_only(logger, shown))
         yield
 
 
-class News(logging.Filter):
-    """Each warning once; a story's own failure is told by the command, not by Prefect."""
+class Deduplicated(logging.Filter):
+    """Each warning once; the command itself prints the failure of a stage."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.told: set[str] = set()
+        self.seen: set[str] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether to show a line."""
-        known = str(record.msg) in self.told
-        self.told.add(str(record.msg))
+        known = str(record.msg) in self.seen
+        self.seen.add(str(record.msg))
         return not known and not record.name.startswith(("prefect.flow_runs", "prefect.task_runs"))
 
 

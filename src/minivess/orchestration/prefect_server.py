@@ -1,4 +1,4 @@
-"""Which Prefect server the flows use, and the two pages that `minivess ui` shows.
+"""Find or start the Prefect server of a home.
 
 Flows of one home share a server: the one at PREFECT_API_URL, else the one of `minivess ui`, else
 a private one. A private server outlives a parent that was killed; the next command of the same
@@ -10,20 +10,16 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-import sys
-import time
 import urllib.error
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from minivess.config import Environment, TrackingConfig, environment, foreign
+from minivess.config import Environment, foreign
 from minivess.errors import OrchestrationError
 from minivess.home import Home, lock
-from minivess.runtime.processes import (
+from minivess.runtime.servers import (
     HOST,
     Launch,
     Server,
@@ -31,19 +27,14 @@ from minivess.runtime.processes import (
     end_leftover,
     free_port,
     get,
-    is_free,
-    last_line,
     read,
     started,
 )
 
 log = logging.getLogger(__name__)
 
-PREFECT_PORT, MLFLOW_PORT = 4200, 5000
-PRIVATE, UI, MLFLOW = "server.json", "ui-server.json", "mlflow-server.json"
-
-
-# --- Prefect for flows --------------------------------------------------------------------
+PREFECT_PORT = 4200
+PRIVATE, UI = "server.json", "ui-server.json"
 
 
 @contextmanager
@@ -73,22 +64,22 @@ def prefect_server(
             server = running(folder)
             if server is None:
                 end_leftover(folder / PRIVATE)
-                launch = _prefect(home, folder, port or free_port(), PRIVATE)
+                private = launch(home, folder, port or free_port(), PRIVATE)
                 log.info("Starting Prefect's server (the first time takes about 10 to 20 s)")
                 if unused := foreign():
                     log.info(
                         "A private server does not use %s; PREFECT_API_URL names one of yours",
                         ", ".join(unused),
                     )
-                server = stack.enter_context(started(launch))
+                server = stack.enter_context(started(private))
         yield server
 
 
 def running(folder: Path) -> Server | None:
-    """A Prefect server that answers for this PREFECT_HOME and that will not be ended soon.
+    """A running Prefect server of this PREFECT_HOME; None without one.
 
-    A private server whose starter is gone is a leftover, so it is not counted; the server of
-    `minivess ui` always is.
+    A private server whose starter is gone is a leftover and does not count; the server of
+    `minivess ui` always counts.
     """
     for name in (UI, PRIVATE):
         server = read(folder / name)
@@ -108,9 +99,9 @@ def folder_of(home: Home, env: Environment) -> Path:
 
 
 def stored_variable(home: Home, env: Environment, name: str) -> Any:
-    """A Prefect Variable as the private server's database holds it, or None.
+    """Read a Prefect Variable from the private server's database; None without one.
 
-    So looking whether a pointer is right starts no server.
+    Comparing a pointer thus starts no server.
     """
     database = folder_of(home, env) / "prefect.db"
     if not database.exists():
@@ -126,12 +117,12 @@ def stored_variable(home: Home, env: Environment, name: str) -> Any:
 
 
 def without_profiles(home: Home) -> dict[str, str]:
-    """A user's profile is meant for the user's server, so a private one sees none."""
+    """Variables that hide the user's Prefect profile, which is meant for another server."""
     return {"PREFECT_PROFILES_PATH": str(home.root / "no-profiles.toml")}
 
 
 def require(home: Home, env: Environment) -> None:
-    """Refuse where no server stays to hear of an event: a private one ends with its command.
+    """Check that a server runs that receives events: a private one ends with its command.
 
     Raises:
         OrchestrationError: neither `minivess ui` nor a server at PREFECT_API_URL.
@@ -139,7 +130,7 @@ def require(home: Home, env: Environment) -> None:
     here = env.prefect_api_url or running(folder_of(home, env))
     if env.prefect_disabled or not here:
         raise OrchestrationError(
-            "No Prefect server runs that could hear about it.",
+            "No Prefect server runs that could receive the event.",
             remedy="start `minivess ui`, or set PREFECT_API_URL=http://host:4200/api",
         )
 
@@ -148,7 +139,7 @@ def probe(api: str) -> None:
     """Ask a given Prefect API for its health.
 
     Raises:
-        OrchestrationError: nobody answers within five seconds, or somebody else does.
+        OrchestrationError: it does not answer within five seconds, or is no Prefect API.
     """
     remedy = (
         "start that server (`minivess ui` starts one at "
@@ -173,7 +164,8 @@ def probe(api: str) -> None:
         )
 
 
-def _prefect(home: Home, folder: Path, port: int, record: str) -> Launch:
+def launch(home: Home, folder: Path, port: int, record: str) -> Launch:
+    """How to start a Prefect server; `record` is PRIVATE or UI."""
     url = f"http://{HOST}:{port}"
     log_name = "prefect-ui.log" if record == UI else "prefect-server.log"
     return Launch(
@@ -198,135 +190,3 @@ def _prefect(home: Home, folder: Path, port: int, record: str) -> Launch:
         log=home.logs / log_name,
         record=folder / record,
     )
-
-
-# --- both pages in the foreground ---------------------------------------------------------
-
-
-def ui(
-    home: Home,
-    tracking: TrackingConfig,
-    *,
-    env: Environment | None = None,
-    prefect_port: int = PREFECT_PORT,
-    mlflow_port: int = MLFLOW_PORT,
-    say: Callable[[str], object] | None = None,
-) -> None:
-    """Serve Prefect's and MLflow's pages until Ctrl-C.
-
-    A store or a Prefect API given by address already has its page, so only its address is said.
-
-    Raises:
-        OrchestrationError: a port is busy, the pages run already, or a server stopped.
-    """
-    say = say or _say
-    env = env or environment()
-    try:
-        with pages(home, tracking, env, (prefect_port, mlflow_port)) as (prefect, mlflow, launched):
-            say(f"Prefect   {prefect}")
-            say(f"MLflow    {mlflow}   (choose `Model training` at the top left)")
-            say("Ctrl-C ends both.")
-            _watch(launched)
-    except KeyboardInterrupt:
-        say("Ended.")
-
-
-@contextmanager
-def pages(
-    home: Home, tracking: TrackingConfig, env: Environment, ports: tuple[int, int]
-) -> Iterator[tuple[str, str, list[tuple[Server, Launch]]]]:
-    """Start what is not served elsewhere: Prefect's address, MLflow's address, our servers."""
-    folder = folder_of(home, env)
-    with ExitStack() as stack:
-        with lock(folder / "server.lock", what="start Prefect's server", wait=True):
-            wanted = _wanted(home, tracking, env, ports)
-            log.info("Starting the pages (the first time takes about 10 to 20 s)")
-            servers = [
-                (stack.enter_context(started(launch)), launch)
-                for launch in wanted
-                if isinstance(launch, Launch)
-            ]
-        prefect, mlflow = (page if isinstance(page, str) else page.url for page in wanted)
-        yield prefect, mlflow, servers
-
-
-def _wanted(
-    home: Home, tracking: TrackingConfig, env: Environment, ports: tuple[int, int]
-) -> tuple[Launch | str, Launch | str]:
-    """Prefect's page and MLflow's: how to start each, or the address where it is already."""
-    from minivess.tracking.store.store import open_store
-
-    prefect: Launch | str
-    if env.prefect_api_url:
-        probe(env.prefect_api_url)
-        prefect = env.prefect_api_url.rstrip("/").removesuffix("/api")
-    else:
-        prefect = _cleared(_prefect(home, folder_of(home, env), ports[0], UI))
-    # Opening the store creates its database, which two processes must not do at once.
-    uri = open_store(home, tracking).uri
-    if uri.startswith("http"):
-        return prefect, uri
-    return prefect, _cleared(_mlflow(home, tracking, uri, ports[1]))
-
-
-def _mlflow(home: Home, tracking: TrackingConfig, uri: str, port: int) -> Launch:
-    words = ("mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1")
-    artifacts = tracking.artifact_root or home.artifacts.as_uri()
-    return Launch(
-        name="MLflow's server",
-        words=(*words, "--backend-store-uri", uri, "--default-artifact-root", artifacts),
-        port=port,
-        health="/health",
-        # The job runner is for GenAI evaluation; it would keep its own database of jobs.
-        variables={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        log=home.logs / "mlflow-server.log",
-        record=home.root / MLFLOW,
-    )
-
-
-def _cleared(launch: Launch) -> Launch:
-    """What may start: end what a killed `minivess ui` left, refuse a second one and a busy port."""
-    server = read(launch.record)
-    if server is not None and server.here and server.owner.alive:
-        raise OrchestrationError(
-            f"{launch.name} of this folder already runs at {server.url} "
-            f"(`minivess ui`, pid {server.owner.pid}).",
-            remedy=f"open {server.url}, or stop it with `kill {server.owner.pid}`",
-        )
-    end_leftover(launch.record)
-    if not is_free(launch.port):
-        raise OrchestrationError(
-            f"Port {launch.port} for {launch.name} is taken{_taker(launch.port)}.",
-            remedy=f"minivess ui --prefect-port {free_port()} --mlflow-port {free_port()}",
-        )
-    return launch
-
-
-def _taker(port: int) -> str:
-    try:
-        connections = psutil.net_connections(kind="tcp")
-    except (psutil.AccessDenied, PermissionError):
-        return ""
-    for connection in connections:
-        address = connection.laddr
-        listens = connection.status == psutil.CONN_LISTEN and address and address.port == port
-        if listens and connection.pid:
-            return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
-    return ""
-
-
-def _watch(launched: list[tuple[Server, Launch]]) -> None:
-    """Wait; a server that ends by itself is a failure."""
-    while True:
-        for server, launch in launched:
-            if not server.process.alive:
-                raise OrchestrationError(
-                    f"{launch.name} at {server.url} stopped: {last_line(launch.log)}",
-                    remedy=f"read {launch.log}, then start `minivess ui` again",
-                )
-        time.sleep(0.5)
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()

@@ -1,53 +1,57 @@
-"""How far a grid is: bars on a terminal, one line for each epoch, and the time that is left."""
+"""Progress of a grid: bars on a terminal, one line per epoch, and the time left."""
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from minivess.training.monitoring.watchdog import duration
+
 if TYPE_CHECKING:
     from minivess.training.monitoring.watchdog import Beat
 
-Say = Callable[[str], None]
 
+class GridProgress:
+    """Progress of the cells of one command.
 
-class Board:
-    """The cells of one command; `live` draws bars, which needs a terminal."""
+    Args:
+        say: prints a line.
+        live: draw bars, which needs a terminal.
+    """
 
-    def __init__(self, say: Say, *, live: bool) -> None:
+    def __init__(self, say: Callable[[str], None], *, live: bool) -> None:
         self.say, self.live = say, live
         self.cells, self.done = 0, 0
         self._took: list[float] = []
 
     def expect(self, cells: int) -> None:
-        """So many cells are to train."""
+        """Add cells that will train; a negative number removes some."""
         self.cells += cells
 
     @contextmanager
-    def cell(self, title: str) -> Iterator[Row]:
-        """What is shown while one cell trains."""
-        row = Row(self, title)
-        with self._bars(row):
-            yield row
+    def cell(self, title: str) -> Iterator[CellProgress]:
+        """Progress of one cell, for the time that it trains."""
+        cell = CellProgress(self, title)
+        with self._bars(cell):
+            yield cell
         self.done += 1
-        self._took.append(row.seconds)
+        self._took.append(cell.seconds)
 
     def left_s(self, cell_left_s: float, cell_s: float) -> float:
-        """Seconds left for all cells, each as long as those before, or as this one promises."""
-        usual = sum(self._took) / len(self._took) if self._took else cell_s
+        """Seconds left for all cells, each as long as the mean so far, or else as this one."""
+        usual = statistics.fmean(self._took) if self._took else cell_s
         return cell_left_s + max(0, self.cells - self.done - 1) * usual
 
     def ended(self, cells: int, of: int, seconds: float) -> None:
-        """Say how far cells are that train side by side, `seconds` after the first began."""
-        from minivess.training.monitoring.watchdog import duration
-
+        """Print how many parallel cells have ended, `seconds` after the first one started."""
         left = f", about {duration(seconds / cells * (of - cells))} left" if cells < of else ""
         self.say(f"  {cells} of {of} cells have ended{left}")
 
     @contextmanager
-    def _bars(self, row: Row) -> Iterator[None]:
+    def _bars(self, cell: CellProgress) -> Iterator[None]:
         if not self.live:
             yield
             return
@@ -55,50 +59,49 @@ class Board:
         from rich.progress import BarColumn, Progress, TextColumn
 
         text, left = TextColumn("{task.description}"), TextColumn("{task.fields[left]}")
-        console = Console(force_terminal=True)  # whoever asked for bars has looked
+        console = Console(force_terminal=True)  # `live` was decided by looking at the terminal
         with Progress(text, BarColumn(), left, console=console, transient=True) as bars:
-            cell = bars.add_task(f"  {row.title}", total=1.0, left="")
+            own = bars.add_task(f"  {cell.title}", total=1.0, left="")
             grid = bars.add_task("  all cells", total=max(self.cells, 1), left="")
 
             def move(beat: Beat) -> None:
-                own, everything = row.left(beat)
-                bars.update(cell, completed=share(beat), left=own)
-                bars.update(grid, completed=self.done + share(beat), left=everything)
+                of_cell, of_all = cell.left(beat)
+                bars.update(own, completed=share(beat), left=of_cell)
+                bars.update(grid, completed=self.done + share(beat), left=of_all)
 
-            row.beat = move
+            cell.beat = move
             yield
 
 
-class Row:
-    """One cell's part of the board."""
+class CellProgress:
+    """Progress of one cell; `beat` moves its bar."""
 
-    def __init__(self, board: Board, title: str) -> None:
-        self.board, self.title = board, title
+    def __init__(self, grid: GridProgress, title: str) -> None:
+        self.grid, self.title = grid, title
         self.beat: Callable[[Beat], None] = lambda beat: None
-        self._begun = time.monotonic()
+        self._began = time.monotonic()
 
     @property
     def seconds(self) -> float:
-        """Since the cell began here."""
-        return time.monotonic() - self._begun
+        """Seconds since the cell started here."""
+        return time.monotonic() - self._began
 
     def epoch(self, beat: Beat, shown: str) -> None:
-        """Say one line about an epoch."""
+        """Print one line about an epoch; `shown` are its metrics."""
         left = ", ".join(filter(None, self.left(beat)))
-        self.board.say(f"  {self.title} epoch {beat.epoch + 1}/{beat.epochs}  {shown}  {left}")
+        self.grid.say(f"  {self.title} epoch {beat.epoch + 1}/{beat.epochs}  {shown}  {left}")
 
     def left(self, beat: Beat) -> tuple[str, str]:
-        """What is left of the cell and of all, as people say it; empty where not known."""
-        from minivess.training.monitoring.watchdog import duration
-
+        """Time left of the cell and of all cells as text; empty where not known."""
         if beat.left_s is None:
             return "", ""
-        if not self.board.cells:  # one of several processes, which knows of its own cell only
-            return f"{duration(beat.left_s)} left", ""
-        everything = self.board.left_s(beat.left_s, self.seconds + beat.left_s)
-        return f"{duration(beat.left_s)} left", f"{duration(everything)} for all cells"
+        own = f"{duration(beat.left_s)} left"
+        if not self.grid.cells:  # one of several processes, which knows only its own cell
+            return own, ""
+        everything = self.grid.left_s(beat.left_s, self.seconds + beat.left_s)
+        return own, f"{duration(everything)} for all cells"
 
 
 def share(beat: Beat) -> float:
-    """How much of a cell is done, from 0 to 1."""
+    """The part of a cell that is done, from 0 to 1."""
     return (beat.epoch + beat.step / max(beat.steps, 1)) / max(beat.epochs, 1)

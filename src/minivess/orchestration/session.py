@@ -1,4 +1,4 @@
-"""One command's surroundings: its settings, home folder, MLflow store and orchestrator."""
+"""The session of one command: its settings, home folder, MLflow store and orchestrator."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from minivess import config as configs
 from minivess import home as homes
 from minivess import keys, names
 from minivess.config import Environment, ExperimentConfig, silence_telemetry
 from minivess.contracts import DatasetProfile, RunRecord
+from minivess.data.versions.versioning import known_as
 from minivess.errors import StoreError, StoreUnreachable
 from minivess.home import Home
 from minivess.orchestration.base import Orchestrator
-from minivess.orchestration.progress import Board
+from minivess.orchestration.progress import GridProgress
 from minivess.runtime import output, signals
+from minivess.tracking.journal import uploader
 from minivess.tracking.run import logs
+from minivess.tracking.run.dead_runs import settle
+from minivess.tracking.run.run import Run
+from minivess.tracking.run.run_lifecycle import mlflow_run, outcome
+from minivess.tracking.store.store import SETTLE_FIRST, Store, store_at
 from minivess.verbs import VERBS
-
-if TYPE_CHECKING:
-    from minivess.tracking.run.run import Run
-    from minivess.tracking.store.store import Store
 
 MLFLOW_PAGE = "http://127.0.0.1:5000"
 
@@ -38,7 +40,7 @@ Answer = TypeVar("Answer")
 
 @dataclass
 class Session:
-    """What every story needs, opened once for a command."""
+    """Everything that the stages of one command share."""
 
     config: ExperimentConfig
     env: Environment
@@ -48,24 +50,21 @@ class Session:
     yes: bool = False
     json: bool = False
     words: tuple[str, ...] = ()
-    """The files and settings that were typed."""
+    """The files and settings typed on the command line."""
     reused: list[str] = field(default_factory=list)
     settled: list[RunRecord] = field(default_factory=list)
-    """Dead runs that this command found and ended."""
+    """Runs of killed processes that this command found and ended."""
     held_back: dict[str, Callable[[], object]] = field(default_factory=dict)
-    """What is published as soon as MLflow holds all of it."""
+    """By kind: publishes a result once MLflow holds all of it."""
     profiles: dict[str, DatasetProfile] = field(default_factory=dict)
     """Profiles that this command made or read, by run id."""
 
     @cached_property
     def store(self) -> Store:
-        """MLflow, asked when it is first needed; what earlier commands left is settled then.
+        """The MLflow store, connected at first use; runs of killed processes are ended then.
 
         While it does not answer, runs are kept in the journal.
         """
-        from minivess.tracking.run.dead_runs import settle
-        from minivess.tracking.store.store import store_at
-
         store = store_at(self.home, self.config.tracking)
         try:
             store.connect()
@@ -79,7 +78,7 @@ class Session:
         return store
 
     def with_config(self, config: ExperimentConfig) -> Session:
-        """The same surroundings with other settings."""
+        """The same session with other settings."""
         other = replace(self, config=config)
         other.__dict__["store"] = self.store
         return other
@@ -114,8 +113,6 @@ class Session:
             note: Markdown for MLflow's page.
             parent: the run above this one, for a fold or a trial.
         """
-        from minivess.tracking.run.run_lifecycle import mlflow_run
-
         return mlflow_run(
             self.store,
             experiment=names.EXPERIMENTS.get(kind, self.config.experiment),
@@ -132,7 +129,7 @@ class Session:
         )
 
     def ask(self, question: Callable[[Store], Answer]) -> Answer | None:
-        """What MLflow knows; none while it does not answer, and nothing is waited for then."""
+        """The answer of MLflow to `question`; None, without a wait, while it does not answer."""
         if self.store.unreachable:
             return None
         try:
@@ -142,18 +139,15 @@ class Session:
             return None
 
     def find(self, key: str, *, experiment: str) -> RunRecord | None:
-        """The finished run of a content key, as far as MLflow can be asked."""
+        """The finished run of a content key; None if there is none or MLflow does not answer."""
         return self.ask(lambda store: store.find(key, experiment=experiment))
 
     def need_store(self) -> None:
-        """Let MLflow take what this command has written, before a stage that reads it there.
+        """Upload what this command has written, before a stage that reads it from MLflow.
 
         Raises:
             StoreUnreachable: it does not answer.
         """
-        from minivess.tracking.journal import uploader
-        from minivess.tracking.store.store import SETTLE_FIRST
-
         try:
             self.store.connect()
         except StoreUnreachable as away:
@@ -163,11 +157,9 @@ class Session:
         uploader.of(self.store).flush_all()
 
     def finish(self) -> None:
-        """Let what is left in the journal reach MLflow, or say that it waits."""
+        """Upload what is left in the journal and publish results, or print that they wait."""
         if "store" not in vars(self):
             return
-        from minivess.tracking.journal import uploader
-
         if self.store.unreachable:
             with suppress(StoreError):  # it may be back by now
                 self.store.connect()
@@ -181,9 +173,9 @@ class Session:
             )
 
     @cached_property
-    def board(self) -> Board:
-        """How far the grid is, shown on the terminal."""
-        return Board(self.print, live=sys.stdout.isatty() and not self.json)
+    def grid_progress(self) -> GridProgress:
+        """Progress of the grid on the terminal."""
+        return GridProgress(self.print, live=sys.stdout.isatty() and not self.json)
 
     def page_of(self, run_id: str) -> str:
         """Address of a run in MLflow's page: its server's, or that of `minivess ui`."""
@@ -192,17 +184,17 @@ class Session:
         return self.ask(lambda store: store.url(run_id, page)) or page
 
     def print(self, text: str = "", *, warning: str | None = None) -> None:
-        """Tell the user, and the logs of runs: as a `warning` of a category, or as the course.
+        """Print a line for the user, and log it in runs: as progress, or with category `warning`.
 
-        With --json, standard output belongs to the one JSON object.
+        With --json it goes to standard error; standard output holds the one JSON object.
         """
-        output.tell(sys.stderr if self.json else sys.stdout, text)
+        output.print_line(sys.stderr if self.json else sys.stdout, text)
         if text.strip():
             level = logging.WARNING if warning else logging.INFO
             course.log(level, "%s", text.strip(), extra={"category": warning or "other"})
 
     def command(self, verb: str, *own: str) -> str:
-        """A command to go on with: the words typed that it uses, or `own` ones and the store."""
+        """A follow-up command: the typed words that it uses, or `own` ones and the store."""
         row, uri = VERBS[verb.split()[0]], self.config.tracking.uri
         if own and uri and uri != self.env.mlflow_tracking_uri:
             own = (*own, f"tracking.uri={uri}")
@@ -211,7 +203,7 @@ class Session:
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
-        """What to call as `(done, total)`: a bar in the terminal, and one on Prefect's page."""
+        """A function `(done, total)` that moves a bar on the terminal and on Prefect's page."""
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
@@ -222,14 +214,14 @@ class Session:
         with shown:
             bar = shown.add_task(what, total=None)
 
-            def tell(done: int, total: int) -> None:
+            def update(done: int, total: int) -> None:
                 shown.update(bar, completed=done, total=total)
                 move(done / total)
 
-            yield tell
+            yield update
 
     def reuse(self, what: str, run_id: str) -> None:
-        """Say that a finished result serves again."""
+        """Print and note that a finished result is reused."""
         self.reused.append(run_id)
         self.print(f"  reused   {what} (run {run_id})")
 
@@ -263,13 +255,11 @@ def open_session(
     json: bool = False,
     words: Sequence[str] = (),
 ) -> Iterator[Session]:
-    """Open the home folder, hold its lock while stories run, and end what was started.
+    """Open the home folder, hold its lock while stages run, and end what was started.
 
     Flows that an event or a deployment starts wait for the lock; a command typed by a user
     does not (`wait=False`) and ends with who holds it.
     """
-    from minivess.data.versions.versioning import known_as
-
     silence_telemetry()
     logs.before.records.clear()
     home = homes.open_home(env.home, reading=not lock)
@@ -296,12 +286,10 @@ def deployed_session(
     settings: Sequence[str], files: Sequence[str], *, lock: bool = True
 ) -> Iterator[Session]:
     """The session of a deployed flow, whose parameters are what the command line takes."""
-    from minivess.tracking.run.run_lifecycle import outcome
-
     env = configs.environment()
     asked = configs.load([Path(file) for file in files], settings, env)
     try:
-        # Nobody is there to confirm a long grid. Of two events at once, the second waits and
+        # No user is there to confirm a long grid. Of two events at once, the second waits and
         # finds the work done.
         with open_session(
             asked, env, what="deployment", launched_by="deployment", lock=lock, wait=True, yes=True,

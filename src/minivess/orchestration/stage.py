@@ -6,14 +6,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from minivess import names
-from minivess.contracts import Contract
-from minivess.orchestration import handoff
+from minivess.orchestration import publication, results
 from minivess.orchestration.session import Session
 
-Result = TypeVar("Result", bound=Contract)
-
-FLOWS = {**handoff.COMMANDS, names.PROFILE: "profile-data"}
-"""Names of the Prefect flows."""
+Result = TypeVar("Result", bound=publication.Result)
 
 
 def stage(
@@ -35,10 +31,11 @@ def stage(
         reuse: complete a result that was found.
         follow: update events and aliases; called with whether this result is published first now.
     """
-    found = handoff.find(session, kind, key) if usable else None
+    found = results.find(session, kind, key) if usable else None
     if found is not None:
         result = reuse(found)
     else:
-        result = session.orchestrator.flow(FLOWS[kind], make, parameters=session.parameters)
-    handoff.complete(session, kind, result, lambda first: follow(result, first))
+        flow = "profile-data" if kind == names.PROFILE else results.KINDS[kind].command
+        result = session.orchestrator.flow(flow, make, parameters=session.parameters)
+    publication.publish(session, result, lambda first: follow(result, first))
     return result

@@ -1,4 +1,4 @@
-"""The outermost call of a process: failures become one paragraph and an exit code."""
+"""Entry point of a process: print a failure as one paragraph and return an exit code."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from minivess.errors import MinivessError
 from minivess.runtime import output, signals
 
 STORIES = tuple(f"minivess.{room}" for room in ("stages", "grid", "orchestration", "cli"))
-"""Loggers whose progress is shown, too."""
+"""Loggers whose progress is shown without --debug."""
 
 
 def guarded(work: Callable[[], int], *, debug: bool = False) -> int:
-    """Do the work of a process, which gives its exit code; failures become a paragraph and one."""
+    """Run the work of a process; returns its exit code, also for a failure, which is printed."""
     # A job started with & inherits an ignored SIGINT; a user's `kill -INT` must still count.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -26,9 +26,9 @@ def guarded(work: Callable[[], int], *, debug: bool = False) -> int:
         return fail(str(error), error.exit_code, debug=debug)
     except signals.Terminated as leave:
         code = int(str(leave.code))
-        return fail("Terminated. What was finished is kept; the same command goes on.", code)
+        return fail("Terminated. What was finished is kept; the same command resumes.", code)
     except KeyboardInterrupt:
-        return fail("Interrupted. What was finished is kept; the same command goes on.", 130)
+        return fail("Interrupted. What was finished is kept; the same command resumes.", 130)
     except SystemExit as leave:
         return leave.code if isinstance(leave.code, int) else 1
     except Exception as error:
@@ -44,8 +44,8 @@ def guarded(work: Callable[[], int], *, debug: bool = False) -> int:
 
 
 def fail(message: str, code: int, *, debug: bool = False) -> int:
-    """One paragraph on standard error, and the exit code."""
-    output.tell(sys.stderr, message)
+    """Print one paragraph on standard error; returns the exit code."""
+    output.print_line(sys.stderr, message)
     if debug:
         import traceback
 
@@ -54,7 +54,7 @@ def fail(message: str, code: int, *, debug: bool = False) -> int:
 
 
 def show_logs(*, debug: bool) -> None:
-    """Log lines go to standard error: warnings always, our own progress only with --debug."""
+    """Send log lines to standard error: warnings and the progress of stages; all with --debug."""
 
     def shown(record: logging.LogRecord) -> bool:
         ours = "minivess" if debug else STORIES

@@ -1,4 +1,4 @@
-"""Who a process is, so that a later one can tell whether it still lives."""
+"""Identify a process by tags, and tell whether the process of such tags still runs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ import uuid
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+
+import psutil
+
+from minivess.runtime.cgroups import text_of
 
 HOST = "minivess.host"
 MACHINE = "minivess.machine"
@@ -36,7 +40,7 @@ def is_here(tags: Mapping[str, str]) -> bool:
 
 
 def is_gone(tags: Mapping[str, str]) -> bool:
-    """Whether the process that wrote these tags ran on this host and lives no more.
+    """Whether the process that wrote these tags ran on this host and has ended.
 
     False in any doubt: another host, a container whose processes cannot be seen from here.
     """
@@ -51,9 +55,9 @@ def is_gone(tags: Mapping[str, str]) -> bool:
 
 @cache
 def machine() -> str:
-    """A hash that tells two machines of one host name apart, where the system has such an id."""
+    """Hash of the machine id, which differs between machines of one host name; else `unknown`."""
     for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
-        text = _read(path)
+        text = text_of(Path(path))
         if text:
             return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     return "unknown"
@@ -61,19 +65,17 @@ def machine() -> str:
 
 @cache
 def boot_id() -> str:
-    """Changes with each start of the machine."""
-    text = _read("/proc/sys/kernel/random/boot_id")
+    """An id that changes with each start of the machine."""
+    text = text_of(Path("/proc/sys/kernel/random/boot_id"))
     if text:
         return text
-    # Elsewhere than on Linux the boot time does the same service; a UUID keeps one format.
-    import psutil
-
+    # Systems other than Linux have the boot time instead; a UUID keeps one format.
     return str(uuid.uuid5(uuid.NAMESPACE_OID, str(round(psutil.boot_time() / 60))))
 
 
 @cache
 def namespace() -> str:
-    """The process numbers that this process can see; containers have their own."""
+    """The namespace of process numbers; containers have their own."""
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -81,11 +83,11 @@ def namespace() -> str:
 
 
 def started(pid: int) -> str | None:
-    """When a process started, in the kernel's own ticks; None if it lives no more.
+    """When a process started, in the kernel's own ticks; None if it has ended.
 
     Wall-clock start times move when the clock is set; ticks since boot do not.
     """
-    text = _read(f"/proc/{pid}/stat")
+    text = text_of(Path(f"/proc/{pid}/stat"))
     if text:
         fields = text.rpartition(")")[2].split()
         return None if fields[0] in "ZX" else fields[19]
@@ -95,8 +97,6 @@ def started(pid: int) -> str | None:
 
 
 def _started_elsewhere(pid: int) -> str | None:
-    import psutil
-
     try:
         process = psutil.Process(pid)
         alive = process.status() != psutil.STATUS_ZOMBIE
@@ -105,10 +105,3 @@ def _started_elsewhere(pid: int) -> str | None:
         return None
     except psutil.AccessDenied:
         return "unknown"
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except OSError:
-        return ""

@@ -1,4 +1,4 @@
-"""Was it the kernel's OOM killer? Counted before a run and after it, and read in its log."""
+"""Detect whether the Linux OOM killer ended a process (cgroup oom_kill counters, kernel log)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ FIRST_NAMESPACE = "pid:[4026531836]"
 KILLED = re.compile(r"Killed process (\d+)\b")
 
 Counts = dict[str, int]
-"""File -> processes killed for want of memory, the narrowest group first, the machine last."""
+"""File -> processes killed for memory, the narrowest control group first, the machine last."""
 
 
 def tags() -> dict[str, str]:
-    """What a run notes when it starts."""
+    """Counters of kills as tags, noted when a run starts."""
     return {BEFORE: json.dumps(counts(_files()))}
 
 
@@ -36,22 +36,15 @@ def verdict(noted: Mapping[str, str], log: Path = LOG) -> tuple[bool, dict[str, 
     The narrowest counter that is still there must have grown since the run began. Where the
     kernel's log can be read and names victims, the process has to be among them.
     """
-    before = _noted(noted)
+    before: Counts = json.loads(noted.get(BEFORE, "{}"))
     after = counts([Path(file) for file in before])
     evidence = {AFTER: json.dumps(after)} if after else {}
-    if noted.get(liveness.BOOT) != liveness.boot_id() or not _grown(before, after):
+    narrowest = next(iter(after), None)
+    grown = narrowest is not None and after[narrowest] > before[narrowest]
+    if noted.get(liveness.BOOT) != liveness.boot_id() or not grown:
         return False, evidence
     named = victims(log) if noted.get(liveness.NAMESPACE) == FIRST_NAMESPACE else frozenset()
     return not named or int(noted.get(liveness.PID, 0)) in named, evidence
-
-
-def _noted(noted: Mapping[str, str]) -> Counts:
-    found: Counts = json.loads(noted.get(BEFORE, "{}"))
-    return found
-
-
-def _grown(before: Counts, after: Counts) -> bool:
-    return any(after[file] > before[file] for file in list(after)[:1])
 
 
 # --- the kernel's counters and its log ----------------------------------------------------
@@ -59,9 +52,9 @@ def _grown(before: Counts, after: Counts) -> bool:
 
 @cache
 def _files() -> tuple[Path, ...]:
-    """Where kills are counted: the groups of this process, then the whole machine.
+    """Files that count kills: the control groups of this process, then the whole machine.
 
-    A group of version 2 counts for the groups inside it, too, one of version 1 only itself.
+    A group of version 2 includes the groups inside it, one of version 1 counts only itself.
     """
     groups = control_groups("memory")
     nested = [group / "memory.events" for group in groups]
@@ -82,7 +75,7 @@ def counts(files: tuple[Path, ...] | list[Path]) -> Counts:
 
 
 def victims(log: Path) -> frozenset[int]:
-    """Every process that the kernel's log says it killed; empty where it may not be read."""
+    """Process numbers that the kernel's log names as killed; empty where it may not be read."""
     try:
         reader = os.open(log, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:

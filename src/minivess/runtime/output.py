@@ -1,4 +1,4 @@
-"""What the user reads, commands in the caller's spelling; work goes on where nobody listens."""
+"""Print for the user, with commands as the caller spells them; ignore a closed pipe."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from minivess.verbs import spelled
 
 
 class Lines(logging.Formatter):
-    """Log lines in the caller's spelling."""
+    """Formatter that spells commands as the caller does."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line."""
+        """Format one line."""
         return spelled(super().format(record))
 
 
-def unheard(descriptors: Iterable[int] = (1, 2)) -> None:
-    """From now on, what is printed goes nowhere."""
+def discard(descriptors: Iterable[int] = (1, 2)) -> None:
+    """Discard everything printed from now on."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for descriptor in descriptors:
         os.dup2(nowhere, descriptor)
@@ -29,16 +29,16 @@ def unheard(descriptors: Iterable[int] = (1, 2)) -> None:
 
 
 def forget_terminal() -> None:
-    """Print no more to a terminal that is gone (a lost connection): each write would fail."""
+    """Discard output to a terminal that is gone (a lost connection): each write would fail."""
     devices = [one for one in (1, 2) if stat.S_ISCHR(os.fstat(one).st_mode)]
-    unheard(one for one in devices if not os.isatty(one))
+    discard(one for one in devices if not os.isatty(one))
 
 
-def tell(stream: TextIO, text: str) -> None:
-    """Print a line at once; one that a full disk does not take is left out."""
+def print_line(stream: TextIO, text: str) -> None:
+    """Print a line at once; drop it if the disk is full or the reader is gone."""
     try:
         stream.write(f"{spelled(text)}\n")
         stream.flush()
     except OSError as error:
         if error.errno != errno.ENOSPC:
-            unheard()
+            discard()

@@ -25,7 +25,7 @@ class Terminated(SystemExit):
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let these signals raise `Terminated`, where nobody handles or (nohup) ignores them."""
+    """Let these signals raise `Terminated`, unless they are handled or (nohup) ignored."""
     main = threading.current_thread() is threading.main_thread()
     ours = [one for one in ENDING if main and signal.getsignal(one) is signal.SIG_DFL]
     for one in ours:
@@ -38,6 +38,6 @@ def terminable() -> Iterator[None]:
 
 
 def leave(number: int, _frame: object) -> NoReturn:
-    """The handler."""
+    """Handle one of the signals."""
     output.forget_terminal()
     raise Terminated(128 + number)

@@ -1,4 +1,4 @@
-"""Runs a command that must not outlive whoever asked for it.
+"""Run a command that must not outlive the process that started it.
 
 `python -m minivess.runtime.supervisor COMMAND...` ends COMMAND with all its descendants as soon
 as standard input closes. The kernel closes that pipe for a parent that dies in any way, SIGKILL
@@ -23,7 +23,7 @@ GRACE_S = 5.0
 
 
 def main(command: list[str]) -> int:
-    """Run the command until it ends or nobody wants it; returns its exit status."""
+    """Run the command until it ends or standard input closes; returns its exit status."""
     for number in (signal.SIGINT, signal.SIGHUP):  # our parent's, which closes our input
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
@@ -41,7 +41,7 @@ def main(command: list[str]) -> int:
 
 
 def end(server: subprocess.Popen[bytes]) -> None:
-    """End the command politely, then whatever is left of its descendants."""
+    """End the command by SIGTERM, then kill what is left of it and its descendants."""
     family = psutil.Process().children(recursive=True)
     server.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):

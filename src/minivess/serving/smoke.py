@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,12 +19,11 @@ from minivess.contracts import Case, Smoke
 from minivess.data.formats import volume
 from minivess.errors import ServingError
 from minivess.home import Home
-from minivess.runtime import processes
+from minivess.runtime.processes import Child, supervised
+from minivess.runtime.servers import HOST, free_port, is_free, listener
 from minivess.serving import model_record, package
 
-HOST = "127.0.0.1"
 ASK_TIMEOUT_S = 1800
-END_TIMEOUT_S = 20
 POLL_S = 0.1
 
 logger = logging.getLogger(__name__)
@@ -41,12 +39,17 @@ def serve(tag: str, home: Home, *, timeout: float, port: int | None = None) -> I
     Raises:
         ServingError: the port is in use, or the service dies or does not answer in `timeout` s.
     """
-    chosen = processes.free_port() if port is None else require_free(port)
+    chosen = port or free_port()
+    if not is_free(chosen):
+        raise ServingError(
+            f"Port {chosen} is taken{listener(chosen)}.",
+            remedy="stop the program that listens there, or leave the port out for a free one",
+        )
     log = home.logs / "serve" / f"{tag.replace(':', '-')}.log"
     command = [
         sys.executable, "-m", "bentoml", "serve", tag, "--host", HOST, "--port", str(chosen),
     ]  # fmt: skip
-    with running(command, log, package.environment(home.served)) as process:
+    with supervised(command, package.environment(home.served), log) as process:
         address = f"http://{HOST}:{chosen}"
         _wait(address, process, log, timeout)
         yield address
@@ -106,41 +109,7 @@ def post(url: str, image: Path, answer: str = "nifti") -> httpx.Response:
 # --- processes ----------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def running(
-    command: list[str], log: Path, environment: dict[str, str]
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command under the supervisor, with output to `log`; end it on leaving."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    supervised = [sys.executable, "-m", "minivess.runtime.supervisor", *command]
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            supervised,
-            stdin=subprocess.PIPE,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
-        _end(process)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.stdin:
-        process.stdin.close()
-    try:
-        process.wait(END_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        for left in psutil.Process(process.pid).children(recursive=True):
-            left.kill()
-        process.kill()
-        process.wait()
-
-
-def _wait(address: str, process: subprocess.Popen[bytes], log: Path, timeout: float) -> None:
+def _wait(address: str, process: Child, log: Path, timeout: float) -> None:
     """Wait until the service is ready; fail as soon as a worker ends."""
     deadline = time.monotonic() + timeout
     workers: set[psutil.Process] = set()
@@ -162,7 +131,7 @@ def _ready(address: str) -> bool:
     return False
 
 
-def _workers(process: subprocess.Popen[bytes]) -> set[psutil.Process]:
+def _workers(process: Child) -> set[psutil.Process]:
     """Processes below BentoML's own, which is the only child of the supervisor."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return {
@@ -181,23 +150,6 @@ def _not_started(what: str, log: Path) -> ServingError:
     return ServingError(
         f"The service {what}{because}.", remedy=f"read its log {log}, then `minivess deploy` again"
     )
-
-
-# --- ports and masks ----------------------------------------------------------------------
-
-
-def require_free(port: int) -> int:
-    """The port, if it is free.
-
-    Raises:
-        ServingError: another program listens there.
-    """
-    if not processes.is_free(port):
-        raise ServingError(
-            f"Port {port} is taken.",
-            remedy="stop the program that listens there, or leave the port out for a free one",
-        )
-    return port
 
 
 def _mask(answer: httpx.Response) -> volume.Volume:

@@ -13,8 +13,8 @@ from minivess.contracts import RunRecord
 from minivess.data.versions.versioning import is_place, recorded_places
 from minivess.errors import StoreError, UsageError
 from minivess.home import Home
-from minivess.orchestration.handoff import slug
 from minivess.orchestration.session import Session
+from minivess.text import slug
 
 LONGEST_LABEL = 63
 """BentoML cuts names there."""

@@ -30,6 +30,7 @@ from minivess.orchestration.stage import stage
 from minivess.serving import card, export, package, predict
 from minivess.stages import dataset_identity
 from minivess.stages.analyse import metrics
+from minivess.text import slug
 from minivess.tracking.run import params
 from minivess.tracking.upkeep import lineage
 
@@ -88,7 +89,7 @@ def built(session: Session, analysis: AnalysisResult) -> bool:
     """Whether this home holds the service of this analysis and its champion."""
     champion = analysis.champion
     service = package.built(
-        session.home.served, handoff.slug(str(champion.model_name)), str(champion.model_version)
+        session.home.served, slug(str(champion.model_name)), str(champion.model_version)
     )
     ids = {
         names.UPSTREAM_ANALYSIS: str(analysis.run_id),
@@ -181,7 +182,7 @@ def build(session: Session, model: ChampionModel, onnx: Path) -> str:
         network=model.network,
         window=model.window,
         lineage=model.lineage,
-        name=handoff.slug(model.lineage["model_name"]),
+        name=slug(model.lineage["model_name"]),
         version=model.lineage["model_version"],
         classes=model.profile.classes,
     )

@@ -20,7 +20,7 @@ from minivess.data.versions import curated, versioning
 from minivess.data.versions.versioning import Version, is_place
 from minivess.errors import PlanError, UsageError
 from minivess.grid import context
-from minivess.orchestration import handoff
+from minivess.orchestration import handoff, publication
 from minivess.orchestration.session import Session
 from minivess.orchestration.stage import stage
 from minivess.stages.dataset_scan import DatasetScan, scan_dataset
@@ -73,7 +73,8 @@ def outcome(session: Session, profile: DatasetProfile) -> dict[str, Any]:
 
 def announce(session: Session, profile: DatasetProfile) -> None:
     """Send the event of a new profile, for automations of Prefect."""
-    payload = {**handoff.profile_pointer(profile), "settings": configs.overrides(session.config)}
+    pointer = publication.pointer_to(profile)
+    payload = {**pointer.holds, "settings": configs.overrides(session.config)}
     resource = f"minivess.dataset.{profile.dataset}"
     session.orchestrator.emit(names.DATA_PROFILED, resource, payload)
 

@@ -11,11 +11,18 @@ from dataclasses import replace
 
 from minivess import names
 from minivess.config import ExperimentConfig
-from minivess.contracts import AnalysisResult, CellResult, DatasetProfile, Fold, RunRecord
+from minivess.contracts import (
+    AnalysisResult,
+    CellResult,
+    DatasetProfile,
+    FamilyRun,
+    Fold,
+    RunRecord,
+)
 from minivess.errors import StoreError
 from minivess.grid import cell_run, cell_training, families, family_run
 from minivess.grid.context import CellContext, prepare
-from minivess.orchestration import handoff
+from minivess.orchestration import handoff, results
 from minivess.orchestration.model_versions import register_refit
 from minivess.orchestration.session import Session
 
@@ -31,8 +38,8 @@ def refit(session: Session, upstream: Sequence[str] = ()) -> str:
     record = session.store.get(analysis.champion.run_id)
     profile = handoff.profile_used(session, record)
     champion = champion_family(session, profile, record)
-    folds = handoff.family_of(session, record).child_run_ids
-    epochs = stopping_epoch([cell_run.require_whole(session, run_id) for run_id in folds])
+    folds = results.read(session, record, FamilyRun).child_run_ids
+    epochs = stopping_epoch([cell_run.read_result(session, run_id) for run_id in folds])
     rule = (
         f"{epochs} epochs: the mean of the judged epochs of the {len(champion.cells)} folds of "
         f"{champion.name}, with the schedule shortened to them"
@@ -44,7 +51,7 @@ def refit(session: Session, upstream: Sequence[str] = ()) -> str:
     )
     found = session.store.find(family.key, experiment=session.config.experiment)
     reusable = session.config.training.retrain != "always"
-    if found is not None and reusable and handoff.is_whole(session, found, names.REFIT):
+    if found is not None and reusable and results.is_complete(session, found, names.REFIT):
         session.reuse(family.name, found.run_id)
         run_id = found.run_id
     else:

@@ -18,10 +18,10 @@ from minivess.errors import PlanError, TrainingError, UsageError
 from minivess.grid import cell_run, cell_training, families, family_run, trials
 from minivess.grid.context import CellContext, Watch, prepare
 from minivess.grid.trials import Suggestion, Trials
-from minivess.orchestration import handoff
 from minivess.orchestration.session import Session
 from minivess.stages import dataset_identity
 from minivess.stages.profile import profile_for
+from minivess.text import slug
 from minivess.tracking.run import params
 from minivess.training.grid import GRID_FIELDS
 
@@ -109,7 +109,7 @@ def _search(
     name, key = session.config.experiment, trials_key(keys.digest(inputs), asked.trials)
     note = f"{asked.trials} trials of {', '.join(asked.space)}, by {asked.metric}"
     with session.run(
-        names.SEARCH, f"search_{handoff.slug(name)}", key, note, inputs, dataset=profile.dataset
+        names.SEARCH, f"search_{slug(name)}", key, note, inputs, dataset=profile.dataset
     ) as run:
         run.params(
             {f"search_{name}": value for name, value in asked.model_dump(mode="json").items()}
@@ -216,7 +216,7 @@ def winner_file(session: Session, study: Trials, run_id: str) -> Path:
         f"# trial_{number}, the best of {len(study.ended)}: {session.config.search.metric} "
         f"{value:.4f}.\n# Found by the search in MLflow run {run_id}.\n"
     )
-    place = session.home.searches / f"{handoff.slug(session.config.experiment)}.yaml"
+    place = session.home.searches / f"{slug(session.config.experiment)}.yaml"
     return files.write_text(place, title + yaml.safe_dump(tree, sort_keys=False))
 
 

@@ -11,11 +11,11 @@ from minivess.contracts import DatasetProfile, FamilyRun, RunRecord, TrainingRes
 from minivess.errors import PlanError, StoreError
 from minivess.grid import cell_run, cell_training, families, family_run, parallel
 from minivess.grid.context import CellContext, GridContext, prepare
-from minivess.orchestration import handoff, model_versions
+from minivess.orchestration import model_versions, publication, results
 from minivess.orchestration.session import Session
 from minivess.stages import dataset_identity
 from minivess.stages.profile import profile_for
-from minivess.text import format_duration, format_shape, several
+from minivess.text import dashed, format_duration, format_shape, several
 
 ASK_ABOVE_HOURS = 12.0
 
@@ -47,8 +47,8 @@ def train(session: Session, upstream: Sequence[str] = ()) -> TrainingResult:
     )
     for run in result.families if missing else ():
         session.print(family_run.summary_text(run))
-    handoff.complete(
-        session, names.FAMILY, result, lambda _: model_versions.register_families(session, result)
+    publication.publish(
+        session, result, lambda _: model_versions.register_families(session, result)
     )
     return result
 
@@ -72,7 +72,7 @@ def _train(
     grid = prepare(session, profile, missing)
     if session.config.training.deployment is None:
         forecast(grid, missing)
-    session.board.expect(sum(len(family.cells) for family in missing))
+    session.grid_progress.expect(sum(len(family.cells) for family in missing))
     if parallel.is_parallel(grid):
         trained = parallel.train(grid, missing)
     else:
@@ -81,7 +81,7 @@ def _train(
         "losses", family_run.comparison(trained.values()), "Families on their folds"
     )
     for run in trained.values():
-        key = f"mlflow-{handoff.slug(run.run_name).replace('_', '-')}"
+        key = f"mlflow-{dashed(run.run_name)}"
         session.orchestrator.link(key, session.page_of(run.run_id), f"{run.run_name} in MLflow")
     return dict(trained)
 
@@ -111,10 +111,10 @@ def reusable(
     if record is None:
         return None
     try:
-        handoff.require_whole(session, record, names.FAMILY)
-        run = handoff.family_of(session, record)
+        results.require_complete(session, record, names.FAMILY)
+        run = results.read(session, record, FamilyRun)
         for child in run.child_run_ids:
-            cell_run.require_whole(session, child)
+            cell_run.read_result(session, child)
     except StoreError as error:
         session.print(f"  {family.name} is not reused: {error.problem}")
         return None
@@ -149,7 +149,7 @@ def forecast(grid: GridContext, missing: Sequence[families.Family]) -> None:
         cost = grid.probe(those)
         plan = grid.models[name].plan
         page = plan_page.markdown(plan, cost, grid.hardware)
-        session.orchestrator.markdown(f"plan-{handoff.slug(name).replace('_', '-')}", page)
+        session.orchestrator.markdown(f"plan-{dashed(name)}", page)
         hours += cost.total_hours
         judged = "" if plan.mixed_precision == "none" else ", reported figures in float32"
         session.print(

@@ -47,7 +47,7 @@ def test_beats_epochs_stalls_and_images_reach_whoever_looks(
         session.store, experiment="told", name="cell", kind=names.CELL, key="k", note="n",
         dataset="tubes", config=QUIET, ingredients={},
     ) as run:  # fmt: skip
-        session.board.expect(3)
+        session.grid_progress.expect(3)
         grid = GridContext(
             session,
             profile_of(),

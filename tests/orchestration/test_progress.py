@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 
-from minivess.orchestration.progress import Board
+from minivess.orchestration.progress import GridProgress
 from minivess.training.monitoring.watchdog import Beat
 
 
 def test_without_a_terminal_each_epoch_is_one_plain_line_with_the_time_left() -> None:
     lines: list[str] = []
-    board = Board(lines.append, live=False)
-    board.expect(3)
-    with board.cell("dynunet fold 0") as row:
+    progress = GridProgress(lines.append, live=False)
+    progress.expect(3)
+    with progress.cell("dynunet fold 0") as row:
         row.beat(Beat(0, 10, 2, 4, None))
         row.epoch(Beat(0, 10, 4, 4, 80.0), "val_dice 0.500")
     assert len(lines) == 1
@@ -21,35 +21,35 @@ def test_without_a_terminal_each_epoch_is_one_plain_line_with_the_time_left() ->
 
 
 def test_cells_that_are_done_or_reused_are_not_waited_for() -> None:
-    board = Board(lambda _: None, live=False)
-    board.expect(3)
-    board.expect(-1)
-    with board.cell("first"):
-        assert board.left_s(10, 60) == 70
-    with board.cell("second"):
-        assert board.left_s(10, 60) == 10
+    progress = GridProgress(lambda _: None, live=False)
+    progress.expect(3)
+    progress.expect(-1)
+    with progress.cell("first"):
+        assert progress.left_s(10, 60) == 70
+    with progress.cell("second"):
+        assert progress.left_s(10, 60) == 10
 
 
 def test_a_process_that_trains_one_of_many_cells_speaks_of_its_own_only() -> None:
     lines: list[str] = []
-    board = Board(lines.append, live=False)
-    with board.cell("dynunet fold 0") as row:
+    progress = GridProgress(lines.append, live=False)
+    with progress.cell("dynunet fold 0") as row:
         row.epoch(Beat(0, 10, 4, 4, 80.0), "val_dice 0.500")
     assert lines == ["  dynunet fold 0 epoch 1/10  val_dice 0.500  80 s left"]
 
 
 def test_cells_side_by_side_are_counted_with_the_time_left_for_all() -> None:
     lines: list[str] = []
-    board = Board(lines.append, live=False)
-    board.ended(2, 6, 300.0)
-    board.ended(6, 6, 900.0)
+    progress = GridProgress(lines.append, live=False)
+    progress.ended(2, 6, 300.0)
+    progress.ended(6, 6, 900.0)
     assert lines == ["  2 of 6 cells have ended, about 10 min left", "  6 of 6 cells have ended"]
 
 
 def test_on_a_terminal_bars_show_the_cell_and_the_grid(capsys) -> None:
-    board = Board(print, live=True)
-    board.expect(2)
-    with board.cell("dynunet fold 0") as row:
+    progress = GridProgress(print, live=True)
+    progress.expect(2)
+    with progress.cell("dynunet fold 0") as row:
         row.beat(Beat(4, 10, 2, 4, 300.0))
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().out)
     assert "dynunet fold 0" in shown

@@ -18,10 +18,10 @@ import pytest
 from minivess.config import Environment, TrackingConfig, changed_environment, child_environment
 from minivess.errors import OrchestrationError
 from minivess.home import Home
-from minivess.orchestration import prefect_server
+from minivess.orchestration import pages, prefect_server
 from minivess.orchestration.session import open_orchestrator
-from minivess.runtime import processes
-from minivess.runtime.processes import PROBE_LIMIT_S, Server, end_leftover, free_port, read
+from minivess.runtime import servers
+from minivess.runtime.servers import PROBE_LIMIT_S, Server, end_leftover, free_port, read
 
 pytestmark = pytest.mark.slow
 
@@ -39,11 +39,11 @@ with prefect_server.prefect_server(open_home(Path(sys.argv[1]))) as server:
 UI = """
 import sys
 from pathlib import Path
-from minivess.orchestration import prefect_server
+from minivess.orchestration import pages
 from minivess.config import Environment, TrackingConfig
 from minivess.home import open_home
 ports = dict(zip(("prefect_port", "mlflow_port"), map(int, sys.argv[2:])))
-prefect_server.ui(open_home(Path(sys.argv[1])), TrackingConfig(), env=Environment(), **ports)
+pages.serve(open_home(Path(sys.argv[1])), TrackingConfig(), env=Environment(), **ports)
 """
 
 
@@ -131,14 +131,14 @@ def test_what_a_killed_command_left_is_ended_by_the_next(warm_home: Callable[[],
 
 
 def test_a_server_whose_starter_dies_before_recording_it_never_starts(home: Home) -> None:
-    launch = processes.Launch(
+    launch = servers.Launch(
         "a sleeper", ("this",), 1, "", {}, home.logs / "log", home.prefect / "record.json"
     )
     home.prefect.mkdir()
-    child = processes.spawn(launch)
-    assert child.stdin is not None
-    child.stdin.close()  # what the system does for a starter that was killed
-    assert child.wait(timeout=120) == 1
+    with servers.spawned(launch) as child:
+        assert child.stdin is not None
+        child.stdin.close()  # what the system does for a starter that was killed
+        assert child.wait(timeout=120) == 1
 
 
 def test_a_record_of_another_host_is_not_ours_to_use_or_end(home: Home, served: Served) -> None:
@@ -183,7 +183,7 @@ def test_an_address_that_accepts_and_stays_silent_is_given_up_soon(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert PROBE_LIMIT_S == 5.0
-    monkeypatch.setattr("minivess.runtime.processes.PROBE_LIMIT_S", 0.3)
+    monkeypatch.setattr("minivess.runtime.servers.PROBE_LIMIT_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/api"
         with pytest.raises(OrchestrationError, match="does not answer"):
@@ -205,7 +205,7 @@ def test_a_busy_port_is_named_with_who_has_it_and_a_way_out(home: Home) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(OrchestrationError) as refused:
-            prefect_server.ui(home, TrackingConfig(), env=Environment(), prefect_port=port)
+            pages.serve(home, TrackingConfig(), env=Environment(), prefect_port=port)
     assert f"Port {port} for Prefect's server is taken by" in refused.value.problem
     assert f"pid {os.getpid()}" in refused.value.problem
     assert "minivess ui --prefect-port" in refused.value.remedy
@@ -228,8 +228,8 @@ def test_the_pages_show_flows_live_and_end_with_ctrl_c(warm_home: Callable[[], H
         with open_orchestrator(home, Environment()) as engine:
             assert f":{ports[0]}/" in str(engine.flow("train", lambda: engine.page("live")))
         with pytest.raises(OrchestrationError, match="already runs"):
-            prefect_server.ui(home, TrackingConfig(), env=Environment())
-        found = [read(home.prefect / prefect_server.UI), read(home.root / prefect_server.MLFLOW)]
+            pages.serve(home, TrackingConfig(), env=Environment())
+        found = [read(home.prefect / prefect_server.UI), read(home.root / pages.MLFLOW)]
         assert all(server is not None and server.process.alive for server in found)
     finally:
         ui.send_signal(signal.SIGINT)
@@ -246,5 +246,5 @@ def leave_page(home: Home, *ports: int) -> Server:
     killed.kill()
     killed.communicate()
     # It may have begun with MLflow's server, which stands in its own group.
-    end_leftover(home.root / prefect_server.MLFLOW)
+    end_leftover(home.root / pages.MLFLOW)
     return server

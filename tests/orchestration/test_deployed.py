@@ -33,7 +33,7 @@ from minivess.config import Environment, changed_environment, child_environment
 from minivess.home import Home, open_home
 from minivess.orchestration import prefect_client
 from minivess.orchestration.session import open_session
-from minivess.runtime.processes import Server
+from minivess.runtime.servers import Server
 from minivess.stages.train import train
 from tests.commands import Command
 from tests.conftest import tube, write_nifti

@@ -27,7 +27,7 @@ from minivess.contracts import RunRecord
 from minivess.home import Home, open_home
 from minivess.orchestration import prefect_client
 from minivess.orchestration.session import open_orchestrator
-from minivess.runtime.processes import Server
+from minivess.runtime.servers import Server
 from minivess.tracking.run import dead_runs
 from minivess.tracking.store.store import Store, open_store
 from tests.faults.limits import memory_group

@@ -1,0 +1,210 @@
+"""Server processes of a home: started, recorded, found again, and ended.
+
+A record beside the data says which process serves, since when, and who started it, so that a
+server that outlives a killed parent is recognised. Everything listens on 127.0.0.1 only.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+from pydantic import TypeAdapter, ValidationError
+
+from minivess import files
+from minivess.config import child_environment, foreign, local_without_proxy
+from minivess.errors import OrchestrationError
+from minivess.runtime.processes import Child, Process, end, process_of, running
+from minivess.runtime.signals import terminable
+
+log = logging.getLogger(__name__)
+
+HOST = "127.0.0.1"
+START_LIMIT_S = 180.0
+PROBE_LIMIT_S = 5.0
+END_LIMIT_S = 15.0
+# `exec` keeps number and start time, so that the record holds for the server itself.
+WHEN_RELEASED = 'read -r go && exec "$@" < /dev/null'
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server of this home: where it answers, which process it is, and who started it."""
+
+    url: str
+    host: str
+    process: Process
+    owner: Process
+
+    @property
+    def api(self) -> str:
+        """The address for PREFECT_API_URL."""
+        return f"{self.url}/api"
+
+    @property
+    def here(self) -> bool:
+        """Whether its process runs on this host; numbers of other hosts mean nothing."""
+        return self.host == socket.gethostname() and self.process.alive
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How one server is started."""
+
+    name: str
+    words: tuple[str, ...]
+    port: int
+    health: str
+    variables: Mapping[str, str]
+    log: Path
+    record: Path
+
+    @property
+    def url(self) -> str:
+        """Where its page will be."""
+        return f"http://{HOST}:{self.port}"
+
+
+@contextmanager
+def started(launch: Launch) -> Iterator[Server]:
+    """Start a server, wait until it answers, and end it with its children on leaving.
+
+    Raises:
+        OrchestrationError: it stopped, or did not answer within START_LIMIT_S.
+    """
+    begun = time.monotonic()
+    with ExitStack() as stack:
+        stack.enter_context(terminable())
+        stack.callback(launch.record.unlink, missing_ok=True)
+        child = stack.enter_context(spawned(launch))
+        server = Server(launch.url, socket.gethostname(), process_of(child.pid), process_of())
+        files.write_json(launch.record, asdict(server))
+        assert child.stdin is not None
+        with child.stdin as go:
+            go.write(b"go\n")
+        _wait_until_ready(child, launch)
+        log.info("%s is ready after %.1f s", launch.name, time.monotonic() - begun)
+        yield server
+
+
+def spawned(launch: Launch) -> AbstractContextManager[Child]:
+    """A child that waits for `go`, or ends if this process dies before its record is written."""
+    return running(
+        ["/bin/sh", "-c", WHEN_RELEASED, "sh", sys.executable, "-m", *launch.words],
+        child_environment(foreign(), **{**local_without_proxy(), **launch.variables}),
+        log=launch.log,
+        folder=launch.record.parent,
+        stdin=subprocess.PIPE,
+        limit_s=END_LIMIT_S,
+    )
+
+
+def read(record: Path) -> Server | None:
+    """The server that a record names, whether alive or not; None without a readable record."""
+    try:
+        return TypeAdapter(Server).validate_json(record.read_bytes(), strict=True)
+    except FileNotFoundError:
+        return None
+    except ValidationError:
+        log.warning("%s cannot be read as the record of a server; it is put aside", record)
+        record.rename(record.with_suffix(".unreadable"))
+        return None
+
+
+def end_leftover(record: Path) -> None:
+    """End a server whose starter was killed, and remove its record."""
+    server = read(record)
+    if server is None or server.host != socket.gethostname():
+        return
+    if server.process.alive:
+        log.info("Ending a server that a killed command left at %s", server.url)
+        end(server.process.pid, END_LIMIT_S)
+    record.unlink(missing_ok=True)
+
+
+def free_port() -> int:
+    """A free port below the range that outgoing connections are given."""
+    # Not the shared generator: training seeds it, and two commands would choose alike.
+    for port in random.SystemRandom().sample(range(20_000, 32_000), k=200):
+        if is_free(port):
+            return port
+    raise OrchestrationError(
+        "No free port was found between 20000 and 32000.",
+        remedy="end servers that you left running",
+    )
+
+
+def listener(port: int) -> str:
+    """` by NAME (pid PID)` of the process that listens on a port; empty where it is not known."""
+    try:
+        connections = psutil.net_connections(kind="tcp")
+    except (psutil.AccessDenied, PermissionError):
+        return ""
+    for connection in connections:
+        address = connection.laddr
+        listens = connection.status == psutil.CONN_LISTEN and address and address.port == port
+        if listens and connection.pid:
+            return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    return ""
+
+
+def is_free(port: int) -> bool:
+    """Whether nobody listens on a port of this machine."""
+    with socket.socket() as probe_socket:
+        probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe_socket.bind((HOST, port))
+        except OSError:
+            return False
+        return True
+
+
+def _wait_until_ready(child: Child, launch: Launch) -> None:
+    deadline = time.monotonic() + START_LIMIT_S
+    while not answers(f"{launch.url}{launch.health}"):
+        if child.poll() is not None:
+            problem = f"stopped while starting: {last_line(launch.log)}"
+        elif time.monotonic() > deadline:
+            problem = f"did not answer within {START_LIMIT_S:g} s."
+        else:
+            time.sleep(0.1)
+            continue
+        raise OrchestrationError(
+            f"{launch.name} {problem}",
+            remedy=f"read {launch.log}; restore the pinned versions with `pip install -c "
+            "constraints.txt -e .`; or run the same flows without Prefect: PREFECT_DISABLED=1",
+        )
+
+
+def answers(address: str) -> bool:
+    """Whether somebody answers there without an error."""
+    try:
+        get(address)
+    except OSError:
+        return False
+    return True
+
+
+def get(address: str) -> str:
+    """The first characters of what an address answers; a proxy is not asked about this machine."""
+    opener = urllib.request.build_opener()
+    if address.startswith(f"http://{HOST}:"):
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(address, timeout=PROBE_LIMIT_S) as answer:
+        return str(answer.read(200).decode("utf-8", "replace"))
+
+
+def last_line(file: Path) -> str:
+    """The end of a log, for messages."""
+    lines = file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1].strip() if lines else "it said nothing"
