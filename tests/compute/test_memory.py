@@ -18,6 +18,8 @@ from minivess.compute.memory import cache as memo
 from minivess.compute.memory.prediction import Footprint
 from minivess.contracts import Network
 
+pytestmark = pytest.mark.slow
+
 BENCH = Path(__file__).resolve().parents[2] / "bench" / "memory.py"
 SHAPES = ((32, 32, 8), (64, 64, 16), (96, 32, 16))
 

@@ -24,6 +24,8 @@ from minivess.tracking.store.store import Store
 from minivess.tracking.upkeep import lineage
 from tests.tracking.conftest import LOSS, NETWORK, QUIET, SPLIT, profile_of
 
+pytestmark = pytest.mark.slow
+
 WINDOW = Window(patch_size=(16, 16, 4), overlap=0.25, normalisation="zscore")
 
 

@@ -33,6 +33,8 @@ from minivess.tracking.run.run_lifecycle import mlflow_run, opening
 from minivess.tracking.store.store import Store, open_store, store_at
 from tests.tracking.conftest import QUIET, OpenRun
 
+pytestmark = pytest.mark.slow
+
 VALUES = st.recursive(
     st.none()
     | st.booleans()
