@@ -20,6 +20,7 @@ from minivess.orchestration import alerts, pages
 from minivess.orchestration.session import Session, open_session
 from minivess.stages import (
     analyse,
+    bundle,
     deploy,
     experiment,
     plan,
@@ -147,7 +148,7 @@ def reproduce_or_export(session: Session, options: Options) -> Outcome:
     if options.export is None:
         return reproduce.reproduce(session, reference, trust=options.trust)
     target = Path(options.export).expanduser().resolve() if options.export else None
-    return {"bundle": str(reproduce.export(session, reference, target))}
+    return {"bundle": str(bundle.export(session, reference, target))}
 
 
 def write_demo(config: ExperimentConfig, options: Options) -> Outcome:
