@@ -12,6 +12,6 @@ from minivess.stages import experiment as stage
 
 @flow(name="experiment", persist_result=False)
 def experiment(settings: tuple[str, ...] = (), files: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Profile, train, analyse and deploy; what is finished already serves again."""
+    """Profile, train, analyse and deploy; reuse what is finished already."""
     with deployed_session(settings, files) as session:
         return stage.experiment(session)

@@ -113,18 +113,18 @@ def split(config: ExperimentConfig, profile: DatasetProfile, seed: int) -> Split
     return made.replace(notes=(*made.notes, *unlearnt))
 
 
-def explain_change(session: Session, wanted: Family) -> str | None:
+def explain_change(session: Session, family: Family) -> str | None:
     """What changed since a family of this name was trained, for example `losses.py`; else None."""
     experiment = session.config.experiment
     finished = session.ask(
         lambda store: store.search(experiment=experiment, kind=names.FAMILY, status="FINISHED")
     )
     for record in finished or ():
-        if record.name == wanted.name:
+        if record.name == family.name:
             try:
                 before = session.store.read_json(record.run_id, names.INGREDIENTS_ARTIFACT)
             except StoreError:
                 return f"run {record.run_id} has no list of its inputs"
-            changed = keys.differences(before, wanted.ingredients)
+            changed = keys.differences(before, family.ingredients)
             return ", ".join(dict.fromkeys(line.split(": ", 1)[-1] for line in changed))
     return None

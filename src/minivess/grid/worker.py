@@ -174,9 +174,7 @@ def carry_out(order: CellOrder) -> None:
     ) as session:
         # Bars of several processes would draw over each other.
         session.grid_progress.live = False
-        if order.profile is not None:
-            session.profiles[order.data_profile_run_id] = order.profile
-        profile = handoff.profile_of(session, order.data_profile_run_id)
+        profile = order.profile or handoff.profile_of(session, order.data_profile_run_id)
         grid = families.families(session.config, profile)
         family = next(family for family in grid if family.name == order.family)
         parent = Run(

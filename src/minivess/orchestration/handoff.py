@@ -132,7 +132,7 @@ def _checked(session: Session, run_id: str, kind: str) -> RunRecord:
     if record.status == "RUNNING" and session.store.has_journal(record):
         raise StoreError(
             f"Run {run_id} ({record.name}) is done, but MLflow has not taken all of it.",
-            remedy=f"{SETTLE_FIRST} (its log says what was refused)",
+            remedy=f"{SETTLE_FIRST} (its log names what was rejected)",
         )
     if record.status != "FINISHED":
         raise StoreError(

@@ -368,5 +368,5 @@ def _asked(question: Callable[[], T]) -> T:
     except (httpx.HTTPError, OSError) as error:
         raise PrefectUnreachable(
             f"Prefect's server does not answer any more: {error}",
-            remedy="run `minivess settle`, which writes all pointers anew from MLflow",
+            remedy="run `minivess settle`, which writes all pointers again from MLflow",
         ) from error

@@ -18,12 +18,12 @@ class GridProgress:
     """Progress of the cells of one command.
 
     Args:
-        say: prints a line.
+        write: prints a line.
         live: draw bars, which needs a terminal.
     """
 
-    def __init__(self, say: Callable[[str], None], *, live: bool) -> None:
-        self.say, self.live = say, live
+    def __init__(self, write: Callable[[str], None], *, live: bool) -> None:
+        self.write, self.live = write, live
         self.cells, self.done = 0, 0
         self._took: list[float] = []
 
@@ -48,7 +48,7 @@ class GridProgress:
     def ended(self, cells: int, of: int, seconds: float) -> None:
         """Print how many parallel cells have ended, `seconds` after the first one started."""
         left = f", about {duration(seconds / cells * (of - cells))} left" if cells < of else ""
-        self.say(f"  {cells} of {of} cells have ended{left}")
+        self.write(f"  {cells} of {of} cells have ended{left}")
 
     @contextmanager
     def _bars(self, cell: CellProgress) -> Iterator[None]:
@@ -89,7 +89,7 @@ class CellProgress:
     def epoch(self, beat: Beat, shown: str) -> None:
         """Print one line about an epoch; `shown` are its metrics."""
         left = ", ".join(filter(None, self.left(beat)))
-        self.grid.say(f"  {self.title} epoch {beat.epoch + 1}/{beat.epochs}  {shown}  {left}")
+        self.grid.write(f"  {self.title} epoch {beat.epoch + 1}/{beat.epochs}  {shown}  {left}")
 
     def left(self, beat: Beat) -> tuple[str, str]:
         """Time left of the cell and of all cells as text; empty where not known."""

@@ -297,7 +297,7 @@ def deployed_session(
         ) as session:  # fmt: skip
             yield session
     except SystemExit as leave:
-        # Prefect takes every exit for a crash; MLflow's runs say what it was.
+        # Prefect takes every exit for a crash; the outcome in MLflow decides.
         if outcome(leave) == "FAILED":
             raise RuntimeError(f"exit code {leave.code}") from leave
         if outcome(leave) == "KILLED":

@@ -44,6 +44,6 @@ def answer(folder: Path, *words: str, timeout: float | None = None) -> str | Non
 def tracks(folder: Path, name: str) -> bool:
     """Whether a repository holds this file of `folder`.
 
-    An installed copy inside somebody else's repository is no part of that repository.
+    An installed copy inside another repository is no part of that repository.
     """
     return answer(folder, "ls-files", "--error-unmatch", name) is not None

@@ -21,7 +21,7 @@ END_LIMIT_S = 20.0
 
 @dataclass(frozen=True)
 class Process:
-    """A process that can be told from a later one with the same number."""
+    """A process, distinguishable from a later one with the same number."""
 
     pid: int
     started: str
@@ -53,7 +53,7 @@ def running(
     It leads a session of its own, so that Ctrl-C in the terminal reaches this process only.
 
     Args:
-        variables: its whole environment.
+        variables: its complete environment.
         log: file for its output; None: where ours goes.
         limit_s: seconds between SIGTERM and SIGKILL.
     """
@@ -80,7 +80,7 @@ def running(
 def supervised(
     words: Sequence[str], variables: Mapping[str, str], log: Path
 ) -> AbstractContextManager[Child]:
-    """The same for a command that must end even when this process is killed."""
+    """Like `running`, for a command that must end even if this process is killed."""
     supervisor = (sys.executable, "-m", "minivess.runtime.supervisor")
     return running((*supervisor, *words), variables, log=log, stdin=subprocess.PIPE)
 

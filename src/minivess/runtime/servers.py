@@ -39,7 +39,7 @@ WHEN_RELEASED = 'read -r go && exec "$@" < /dev/null'
 
 @dataclass(frozen=True)
 class Server:
-    """A server of this home: where it answers, which process it is, and who started it."""
+    """A running server of this home: its address, its process, and the process that started it."""
 
     url: str
     host: str
@@ -59,7 +59,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Launch:
-    """How one server is started."""
+    """How to start one server."""
 
     name: str
     words: tuple[str, ...]
@@ -71,7 +71,7 @@ class Launch:
 
     @property
     def url(self) -> str:
-        """Where its page will be."""
+        """The address of its page."""
         return f"http://{HOST}:{self.port}"
 
 
@@ -159,7 +159,7 @@ def listener(port: int) -> str:
 
 
 def is_free(port: int) -> bool:
-    """Whether nobody listens on a port of this machine."""
+    """Whether a port of this machine has no listener."""
     with socket.socket() as probe_socket:
         probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -187,7 +187,7 @@ def _wait_until_ready(child: Child, launch: Launch) -> None:
 
 
 def answers(address: str) -> bool:
-    """Whether somebody answers there without an error."""
+    """Whether an address answers without an error."""
     try:
         get(address)
     except OSError:
@@ -196,7 +196,7 @@ def answers(address: str) -> bool:
 
 
 def get(address: str) -> str:
-    """The first characters of what an address answers; a proxy is not asked about this machine."""
+    """The first characters of an answer; addresses of this machine bypass proxies."""
     opener = urllib.request.build_opener()
     if address.startswith(f"http://{HOST}:"):
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -205,6 +205,6 @@ def get(address: str) -> str:
 
 
 def last_line(file: Path) -> str:
-    """The end of a log, for messages."""
+    """The last line of a log, for messages."""
     lines = file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1].strip() if lines else "it said nothing"
+    return lines[-1].strip() if lines else "it printed nothing"
