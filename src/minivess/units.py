@@ -1,4 +1,4 @@
-"""Units of length: the one table of what headers and people call them."""
+"""Units of length: their names in headers and settings, and conversion between them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ CASED = ("Mm", "Pm")  # megametre and petametre, neither of which is mm or pm
 
 
 def in_micron(word: object) -> float | None:
-    """How many micron one unit is; None where the word means no length."""
+    """Return the length of a unit in micron; None if the word names no unit of length."""
     # ImageJ escapes what is not ASCII; the micro sign and the Greek letter are one to NFKC.
     text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda m: chr(int(m[1], 16)), str(word or "").strip())
     return None if text in CASED else IN_MICRON.get(unicodedata.normalize("NFKC", text).lower())
 
 
 def common_unit(words: Sequence[object]) -> tuple[tuple[float, ...], str]:
-    """One unit for all axes, and what brings each into it; 0 for an axis without a length.
+    """Return a factor for each axis and the unit that all have after it; 0 for an axis without one.
 
     Without any length the sizes stay as they are, in the unit `unknown`.
     """
@@ -45,13 +45,13 @@ def common_unit(words: Sequence[object]) -> tuple[tuple[float, ...], str]:
 
 
 def positive_spacing(steps: Sequence[float]) -> tuple[Spacing, bool]:
-    """Steps that are finite and above 0, 1 in place of others; and whether all are."""
+    """Return the steps, 1 in place of any that is not finite and above 0, and whether all are."""
     good = [math.isfinite(step) and step > 0 for step in steps]
     kept = (float(step) if fine else 1.0 for step, fine in zip(steps, good, strict=True))
     return cast(Spacing, tuple(kept)), all(good)
 
 
 def spacing_text(steps: Iterable[float], unit: str) -> str:
-    """A voxel size as people write it: 0.5 x 0.5 x 2 micron."""
+    """Format a voxel size: 0.5 x 0.5 x 2 micron."""
     size = " x ".join(f"{step:.4g}" for step in steps)
     return f"{size} {'(unit not stated)' if unit == UNKNOWN else unit}".rstrip()

@@ -1,4 +1,4 @@
-"""Which volumes train and which validate. Groups stay whole. Imports nothing heavy."""
+"""Splits into folds and a test set; groups are never split."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def make(
     The same ids, groups and seed give the same split, whatever the order of `ids`; the test set is
     that of every seed, or one seed would choose by what another holds out. With the
     `foreground` ratio of each volume, test set and folds get sparse and dense ones alike. With
-    fewer volumes or groups than folds there are fewer folds, and a note says what follows.
+    fewer volumes or groups than folds there are fewer folds, and a note states the consequences.
 
     Raises:
         DataError: fewer than two volumes, or than two groups, are left to cut.
@@ -73,7 +73,7 @@ def make(
 def read(path: Path, ids: Iterable[str], groups: Mapping[str, str | None]) -> Split:
     """Read a split made elsewhere: our own JSON, or nnU-Net's list of {"train": [], "val": []}.
 
-    It is used as it is; a note says where a group stands on two sides of it.
+    It is used as it is; a note names each group that stands on two sides of it.
 
     Raises:
         DataError: no such file, another form, a volume that is not there or stands on two sides.
@@ -124,7 +124,7 @@ def _hold_out(units: list[Unit], fraction: float) -> tuple[list[Unit], tuple[str
 def _spread(
     units: list[Unit], foreground: Mapping[str, float] | None, fraction: float
 ) -> list[Unit]:
-    """Units in such an order that the first ones, the share to hold out, have all densities."""
+    """Order units so that the first ones, the share to hold out, cover all foreground densities."""
     if foreground is None or fraction == 0:
         return units
     ordered = _by_density(units, foreground)
@@ -142,7 +142,7 @@ def _by_density(units: list[Unit], foreground: Mapping[str, float]) -> list[Unit
 def _parts(
     units: list[Unit], count: int, foreground: Mapping[str, float] | None
 ) -> list[tuple[str, ...]]:
-    """Largest units first, each to the smallest part: sizes differ as little as groups allow.
+    """Distribute units, largest first, each to the smallest part: sizes differ little.
 
     With densities, units of similar density are dealt together, at most one of them to each part.
     """
@@ -252,7 +252,7 @@ def _torn(split: Split, groups: Mapping[str, str | None]) -> Iterator[str]:
 
 
 def unlearnt(split: Split, classes: Mapping[str, Iterable[int]]) -> tuple[str, ...]:
-    """A note for each fold whose training volumes lack a class that others of the set hold."""
+    """Return a note for each fold whose training volumes lack a class of the dataset."""
     everywhere = set().union(*classes.values()) - {0}
     notes = []
     for fold in split.folds:
@@ -267,5 +267,5 @@ def unlearnt(split: Split, classes: Mapping[str, Iterable[int]]) -> tuple[str, .
 
 
 def split_hash(split: Split) -> str:
-    """Content hash of what stands where."""
+    """Return a content hash of folds and test set."""
     return keys.digest([split.model_dump(mode="json", include={"folds", "test"})])

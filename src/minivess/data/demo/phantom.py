@@ -1,4 +1,4 @@
-"""Demo volumes in a folder: made once, kept while complete. Imports nothing heavy until then."""
+"""Demo volumes in a folder: made once, kept while complete."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def make_phantoms(folder: Path, *, n: int, seed: int) -> Path:
     The same arguments give the same bytes; a complete folder of the same arguments is kept.
 
     Raises:
-        DataError: the folder holds files that are not ours.
+        DataError: the folder holds other files.
     """
     recipe = {"recipe": RECIPE, "n": n, "seed": seed}
     if _complete(folder, recipe):

@@ -1,7 +1,7 @@
 """Vessel trees as a two-photon microscope might see them, with exact labels.
 
 The signal fades with depth, the field is lit unevenly, blurred along z, noisy, and holds bright
-cells that are no vessels, so that brightness alone does not tell a vessel.
+cells that are not vessels, so that brightness alone does not identify a vessel.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Segment(NamedTuple):
 def make_vessels(
     index: int, seed: int
 ) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint8], Spacing]:
-    """Volume number `index`: image and label (X, Y, Z), spacing in micrometres."""
+    """Make volume number `index`: image and label (X, Y, Z), spacing in micrometres."""
     rng = np.random.default_rng([seed, index])
     shape = (int(rng.integers(48, 73)), int(rng.integers(48, 73)), SLICES[index % len(SLICES)])
     xy = round(float(rng.uniform(0.56, 0.64)), 2)
@@ -47,7 +47,7 @@ def make_vessels(
 def _vessels(
     rng: np.random.Generator, shape: Shape, spacing: Spacing
 ) -> tuple[npt.NDArray[np.uint8], Floats]:
-    """Vessel trees: mask, and brightness that differs from vessel to vessel."""
+    """Return the mask of vessel trees, and brightness that differs from vessel to vessel."""
     mask = np.zeros(shape, dtype=np.uint8)
     signal = np.zeros(shape)
     box = np.array(shape) * spacing
@@ -89,7 +89,7 @@ def _root(rng: np.random.Generator, box: Floats) -> Segment:
 
 
 def _next(rng: np.random.Generator, tip: Segment) -> list[Segment]:
-    """One step on, or two branches that keep the sum of cubed radii (Murray 1926)."""
+    """Advance one step, or branch in two that keep the sum of cubed radii (Murray 1926)."""
     point = tip.point + STEP_UM * tip.direction
     drift = rng.normal(0, 0.09, 3) * (1, 1, 0.4)
     if rng.random() > 0.03:
@@ -138,7 +138,7 @@ def _ball(
 def _image(
     rng: np.random.Generator, signal: Floats, label: npt.NDArray[np.uint8], spacing: Spacing
 ) -> npt.NDArray[np.uint16]:
-    """What the microscope records: cells, haze, uneven light, fading, blur, photon noise."""
+    """Simulate the microscope: cells, haze, uneven light, fading, blur, photon noise."""
     shape = signal.shape
     scene = np.maximum(signal, _cells(rng, label, spacing))
     scene = scene + 0.35 * _cloud(rng, shape, 9.0)
@@ -151,7 +151,7 @@ def _image(
 
 
 def _cells(rng: np.random.Generator, label: npt.NDArray[np.uint8], spacing: Spacing) -> Floats:
-    """Bright round bodies beside the vessels; not labelled."""
+    """Return bright round bodies beside the vessels; not labelled."""
     cells = np.zeros(label.shape)
     box = np.array(label.shape) * spacing
     for _ in range(int(box.prod() / 700)):
@@ -163,7 +163,7 @@ def _cells(rng: np.random.Generator, label: npt.NDArray[np.uint8], spacing: Spac
 
 
 def _cloud(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) -> Floats:
-    """A smooth random field in 0..1; `sigma` in voxels along x and y."""
+    """Return a smooth random field in 0..1; `sigma` in voxels along x and y."""
     field = ndimage.gaussian_filter(rng.normal(0, 1, shape), (sigma, sigma, sigma / 2.5))
     low, high = float(field.min()), float(field.max())
     return np.asarray((field - low) / (high - low))

@@ -1,4 +1,4 @@
-"""A volume in memory, and its voxels from the bytes of a file; sizes are checked before."""
+"""The volume in memory, and voxels decoded from a file after their sizes are checked."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ MOST = {"raw": 1, "gzip": 1032, "zlib": 1032, "bzip2": 20_000}
 
 
 class DimensionsError(DataError):
-    """A file that is no 3-D volume."""
+    """A file that is not a 3-D volume."""
 
     code = "wrong_dimensions"
 
 
 class LabelError(DataError):
-    """A label whose values are no class numbers."""
+    """A label whose values are not class numbers."""
 
     code = "label_values"
 
 
 @dataclass(frozen=True)
 class Volume:
-    """Voxels (X, Y, Z) with their geometry; the affine leads to RAS, as NIfTI has it.
+    """Voxels (X, Y, Z) with their geometry; the affine maps indices to RAS, as in NIfTI.
 
     `placed` says whether the file states where its grid lies, `alone` whether it holds all that
     is known of the volume.
@@ -65,12 +65,12 @@ class Volume:
 
 
 def file_error(path: Path, problem: str) -> DataError:
-    """The error for a file that cannot be used as it is."""
+    """Return the error for a file that cannot be used as it is."""
     return DataError(f"The file {path} {problem}.", remedy="replace the file or remove it")
 
 
 def check_shape(path: Path, shape: tuple[int, ...]) -> Shape:
-    """Three axes, each with a voxel; trailing axes of length one are dropped.
+    """Return the shape with three axes; trailing axes of length one are dropped.
 
     Raises:
         DimensionsError: more or fewer axes. DataError: an empty axis.
@@ -90,18 +90,18 @@ def check_shape(path: Path, shape: tuple[int, ...]) -> Shape:
 
 
 def is_invertible(affine: npt.NDArray[np.float64]) -> bool:
-    """Whether an affine holds numbers that lead there and back."""
+    """Whether an affine is finite and invertible."""
     return bool(np.isfinite(affine).all() and np.linalg.det(affine[:3, :3]))
 
 
 def spacing_of(steps: Iterable[float]) -> Spacing:
-    """Three voxel sizes as plain numbers."""
+    """Return three voxel sizes as plain floats."""
     x, y, z = map(float, steps)
     return x, y, z
 
 
 def check_dtype(path: Path, dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """A dtype of real numbers.
+    """Return the dtype if it is one of real numbers.
 
     Raises:
         DataError: colour, complex, or text.
@@ -115,14 +115,14 @@ def check_dtype(path: Path, dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def read_voxels(path: Path, shape: Shape, dtype: np.dtype[Any], **where: Any) -> Array:
-    """Voxels in native byte order, from a block of the file whose first axis runs fastest."""
+    """Read voxels in native byte order from a block in which the first axis varies fastest."""
     size = math.prod(shape) * dtype.itemsize
     flat = read_block(path, size, **where)[-size:].view(dtype)
     return flat.reshape(shape, order="F").astype(dtype.newbyteorder("="), copy=False)
 
 
 def check_size(path: Path, promised: int, *, most: int, unpacked: int) -> None:
-    """Neither more voxels than the bytes of a file can hold, nor more than memory can."""
+    """Refuse more voxels than the bytes of a file can hold, or than fit into memory."""
     if promised > most:
         raise file_error(path, f"is truncated: its header promises {promised} bytes of voxels")
     if unpacked > psutil.virtual_memory().available:
@@ -132,7 +132,7 @@ def check_size(path: Path, promised: int, *, most: int, unpacked: int) -> None:
 def read_block(
     path: Path, size: int, *, start: int = 0, skip: int = 0, packing: str = "raw"
 ) -> Bytes:
-    """`skip + size` bytes, unpacked, from byte `start` of the file on.
+    """Read `skip + size` bytes, decompressed, from byte `start` of the file on.
 
     Raises:
         DataError: fewer bytes are there than promised, or they are damaged.

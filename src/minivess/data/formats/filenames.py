@@ -1,4 +1,4 @@
-"""Names of volume files, and what other files are called. Imports nothing heavy."""
+"""Names and suffixes of volume files; kinds of files that are not read."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ ANNEXED = (
 
 
 def is_volume(path: Path) -> bool:
-    """Whether a name ends as those of volumes do, in letters of either case."""
+    """Whether a name has the suffix of a volume format, in upper or lower case."""
     return suffix(path) in SUFFIXES and not path.name.startswith(("~$", "."))
 
 
 def stem(path: Path) -> str:
-    """The file's name without the suffix of its format; one spelling for accented letters."""
+    """Return the name without the suffix of its format, Unicode-normalised (NFC)."""
     name = unicodedata.normalize("NFC", path.name)
     ending = next((end for end in SUFFIXES if name.lower().endswith(end)), Path(name).suffix)
     return name[: len(name) - len(ending)]
 
 
 def suffix(path: Path) -> str:
-    """The suffix of its format in small letters: `.nii.gz`, `.ome.tif`."""
+    """Return the suffix of its format in lower case: `.nii.gz`, `.ome.tif`."""
     return unicodedata.normalize("NFC", path.name)[len(stem(path)) :].lower()
 
 
 def unread_format(path: Path) -> tuple[str, str] | None:
-    """What a file is that no reader takes, and how it becomes one; None for what says nothing."""
+    """Return what a file without a reader is and how to convert it; None if that is unknown."""
     if path.is_symlink() and not path.exists():
         annexed = "/annex/objects/" in os.readlink(path)
         return ANNEXED if annexed else None
@@ -60,7 +60,7 @@ def unread_format(path: Path) -> tuple[str, str] | None:
 
 
 def unread_formats(paths: Iterable[Path]) -> list[tuple[str, str, list[Path]]]:
-    """What is there and not read, with its remedy and its files; the most frequent first."""
+    """Group files that are not read: what they are, remedy, files; the most frequent first."""
     kinds: dict[tuple[str, str], list[Path]] = defaultdict(list)
     for path in paths:
         if kind := unread_format(path):
@@ -69,14 +69,16 @@ def unread_formats(paths: Iterable[Path]) -> list[tuple[str, str, list[Path]]]:
 
 
 def curated_names(case: Case) -> tuple[str, str]:
-    """Image and label of a case, relative to a curated folder."""
+    """Return the names of image and label of a case, relative to a curated folder."""
     label = case.label or case.image
     return f"images/{case.case}{suffix(case.image)}", f"labels/{case.case}{suffix(label)}"
 
 
 def volume_files(path: Path) -> tuple[Path, ...]:
-    """The files that make a volume, itself first: a pair of `.hdr` and `.img`, and the JSON file
-    beside a TIFF in which nnU-Net wants the voxel size.
+    """Return the files that make a volume, itself first.
+
+    That is a pair of `.hdr` and `.img`, or a TIFF with the JSON file that holds its voxel size for
+    nnU-Net.
     """
     ending, plain = path.suffix.lower(), path.with_suffix("")
     beside: list[Path] = []

@@ -28,7 +28,7 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def read(path: Path) -> Volume:
-    """Read a `.mha`; lengths are millimetres unless `DistanceUnits` says another unit."""
+    """Read a `.mha`; lengths are millimetres unless `DistanceUnits` names another unit."""
     header, start = _header(path)
     try:
         shape = check_shape(path, tuple(int(size) for size in header["dimsize"].split()))
@@ -60,12 +60,12 @@ def read(path: Path) -> Volume:
 
 
 def _first(header: dict[str, str], keys: tuple[str, ...], default: str) -> str:
-    """The value under the first of several names that the format has for one thing."""
+    """Return the value of the first synonym that the header has."""
     return next((header[key] for key in keys if key in header), default)
 
 
 def _header(path: Path) -> tuple[dict[str, str], int]:
-    """Keys in lower case, and where the voxels begin."""
+    """Return the header with keys in lower case, and the offset of the voxels."""
     header: dict[str, str] = {}
     with path.open("rb") as stream:
         while stream.tell() < LONGEST_HEADER:

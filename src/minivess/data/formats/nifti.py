@@ -1,4 +1,4 @@
-"""NIfTI, in one file or as a pair with Analyze: in its own dtype, float32 where it is scaled."""
+"""NIfTI in one file or a pair, and Analyze: in the dtype stored, float32 if values are scaled."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _place_twice(image: nib.Nifti1Image) -> None:
 
 
 def _files(path: Path) -> tuple[Path, Path]:
-    """Where the header is, and where the voxels are."""
+    """Return the file of the header and the file of the voxels."""
     if path.suffix.lower() not in (".hdr", ".img"):
         return path, path
     both = volume_files(path)
@@ -85,7 +85,7 @@ def _files(path: Path) -> tuple[Path, Path]:
 
 
 def about(path: Path) -> bytes:
-    """What the header says that the file is; empty where it cannot be read."""
+    """Return the description field of the header; empty if it cannot be read."""
     try:
         header, _ = _header(path, "gzip" if path.name.lower().endswith(".gz") else "raw")
     except (DataError, OSError):
@@ -94,7 +94,7 @@ def about(path: Path) -> bytes:
 
 
 def _header(path: Path, packing: str) -> tuple[Any, bytes]:
-    """The header, corrected as nibabel does, and its bytes as they are."""
+    """Return the header as nibabel corrects it, and its original bytes."""
     raw = decode.read_block(path, FIRST, packing=packing).tobytes()
     try:
         if path.suffix.lower() == ".hdr":
@@ -128,7 +128,7 @@ def _corrected(kind: Any, raw: bytes, path: Path) -> Any:
 
 
 def _unit(header: Any) -> str | None:
-    """As coded; None for a code that the standard does not define. Analyze is in millimetres."""
+    """Return the unit; None for an undefined code. Analyze is in millimetres."""
     try:
         return str(header.get_xyzt_units()[0])
     except AttributeError:
@@ -138,9 +138,9 @@ def _unit(header: Any) -> str | None:
 
 
 def _geometry(header: Any, raw: bytes) -> tuple[Affine, bool, bool, Remarks]:
-    """The affine that everything follows: sform, else qform, else the sizes of pixdim alone.
+    """Return the affine in use: sform, else qform, else the sizes of pixdim alone.
 
-    Also whether it places the volume, whether it states sizes, and what the others say.
+    Also whether it places the volume, whether it states sizes, and how the other forms differ.
     """
     forms = {"sform": _form(header, "get_sform"), "qform": _form(header, "get_qform")}
     stated = {name: form for name, form in forms.items() if form is not None}
@@ -169,7 +169,7 @@ def _disagree(others: list[str], used: str) -> Remarks:
 
 
 def _form(header: Any, name: str) -> Affine | None:
-    """A form where it is coded; a rotation that is none becomes one without numbers."""
+    """Return a form if it is coded; an invalid rotation becomes an affine of NaN."""
     try:
         form = getattr(header, name)(coded=True)[0]
     except AttributeError:  # Analyze has none
@@ -180,7 +180,7 @@ def _form(header: Any, name: str) -> Affine | None:
 
 
 def _is_same(form: Affine, used: Affine) -> bool:
-    """Whether two forms are one within a thousandth of a voxel."""
+    """Whether two forms agree within a thousandth of a voxel."""
     step = max(float(np.abs(used[:3, :3]).max()), 1e-12)
     return bool(np.allclose(form, used, atol=TOLERANCE * step, rtol=1e-4))
 

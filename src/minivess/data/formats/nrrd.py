@@ -1,4 +1,4 @@
-"""NRRD with its voxels inside: raw, gzip or bzip2."""
+"""NRRD with attached voxels: raw, gzip or bzip2."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TO_RAS = {
 
 
 def read(path: Path) -> Volume:
-    """Read a `.nrrd`; a detached header is refused, its voxels would be left behind."""
+    """Read a `.nrrd`; a detached header is refused, because curation copies one file."""
     header, start = _header(path)
     shape = decode.check_shape(path, tuple(header.get("sizes", ())))
     odd = [kind for kind in header.get("kinds", ()) if str(kind).lower() not in GRID]
@@ -75,7 +75,7 @@ def _dtype(path: Path, header: Any) -> np.dtype[Any]:
 
 
 def _geometry(header: Any) -> tuple[Spacing, str, bool, npt.NDArray[np.float64]]:
-    """Spacing, its unit, whether the header states both, and the affine.
+    """Return spacing, its unit, whether the header states both, and the affine.
 
     A space without units is in millimetres, by the habit of medical tools.
     """

@@ -1,4 +1,4 @@
-"""Other voxel sizes, only where asked for: `spacing` is shipped, other methods are the user's."""
+"""Optional resampling: the method `spacing`, or a callable of the user."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def resample(
 
 
 def shape_after(shape: Shape, spacing: Spacing, config: ResamplingConfig) -> Shape:
-    """The shape in which a volume is loaded; a method of the user's is taken at its target."""
+    """Return the shape in which a volume is loaded; a user's method reaches its target."""
     if not config.enabled or config.target_spacing is None:
         return shape
     sizes = zip(shape, spacing, config.target_spacing, strict=True)
@@ -57,7 +57,7 @@ def _method(method: str) -> Resampler:
 def by_spacing(
     image: Array, label: Array | None, spacing: Spacing, target: Spacing
 ) -> tuple[Array, Array | None]:
-    """Image linear, label nearest, over the same box; arrays are (X, Y, Z)."""
+    """Resample the image linearly and the label by nearest neighbour; arrays are (X, Y, Z)."""
     from scipy import ndimage
 
     config = ResamplingConfig(enabled=True, target_spacing=target)

@@ -1,4 +1,4 @@
-"""TIFF stacks: OME, ImageJ, and plain ones whose voxel size is not stated along z."""
+"""TIFF stacks: OME-TIFF, ImageJ, and plain TIFF, which states no voxel size along z."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from minivess.text import some
 MOST_PACKED, OLD_CODECS, RAW = 1500, (5, 8, 32946), 1
 # What an axis letter of tifffile means when it is not one of X, Y, Z: pages of a plain stack.
 PAGES = "QI"
-# Dots per inch that screens, printers and scanners have: they say nothing about a voxel.
+# Dots per inch of screens, printers and scanners, which are not the size of a voxel.
 DPI = (72, 75, 96, 100, 120, 144, 150, 180, 200, 220, 240, 300, 360, 400, 600, 1200, 2400, 4800)
 WHITE_IS_ZERO = 0
 
@@ -80,7 +80,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _refuse_sets(path: Path, tiff: Any) -> None:
-    """A volume in several files would be copied in part; planes of a lost file would be zeros."""
+    """Refuse a set of files: it would be copied in part, planes of a lost file would be zeros."""
     named = set(re.findall(r'FileName="([^"]+)"', tiff.ome_metadata or "")) if tiff.is_ome else ()
     if len(named) > 1:
         raise DataError(
@@ -92,7 +92,7 @@ def _refuse_sets(path: Path, tiff: Any) -> None:
 
 
 def _series(path: Path, tiff: Any) -> tuple[Any, Remarks]:
-    """The one volume among the images of a file; thumbnails and labels of slides are set aside."""
+    """Return the one volume among the images of a file; thumbnails and slide labels are ignored."""
     if not tiff.series:
         raise file_error(path, "holds no image")
     stacks = [one for one in tiff.series if sum(size != 1 for size in one.shape) > 2]
@@ -111,7 +111,7 @@ def _series(path: Path, tiff: Any) -> tuple[Any, Remarks]:
 
 
 def _axes(path: Path, series: Any) -> tuple[tuple[int, ...], tuple[int, ...], Remarks]:
-    """How axes become (x, y, z), and the shape without other axes of length one."""
+    """Return the order of axes as (x, y, z), the shape without other axes of one, and remarks."""
     kept = [
         (letter, size)
         for letter, size in zip(series.axes, series.shape, strict=True)
@@ -138,7 +138,7 @@ def _axes(path: Path, series: Any) -> tuple[tuple[int, ...], tuple[int, ...], Re
 
 
 def _check_size(path: Path, series: Any) -> None:
-    """All voxels are there, and fit into memory; tifffile makes zeros of planes that are lost."""
+    """Check that all voxels are there and fit into memory; tifffile reads lost planes as zeros."""
     first = series.keyframe
     if first.parent.filename != path.name:
         raise file_error(path, f"holds no voxels of its own; they lie in {first.parent.filename}")
@@ -158,7 +158,7 @@ def _check_size(path: Path, series: Any) -> None:
 
 
 def _geometry(tiff: Any, series: Any) -> Geometry:
-    """What the file states: as OME, as ImageJ or tifffile write it, or in resolution tags."""
+    """Return the voxel size from OME metadata, ImageJ or tifffile metadata, or resolution tags."""
     shaped: Mapping[str, Any] = (tiff.shaped_metadata or ({},))[0] if tiff.is_shaped else {}
     pixels = _pixels(tiff.ome_metadata) if tiff.is_ome else shaped
     if any(pixels.get(f"PhysicalSize{axis}") for axis in "XYZ"):
@@ -183,7 +183,7 @@ def _pixels(xml: str) -> Mapping[str, str]:
 
 
 def _stated(sizes: list[Any], words: list[Any]) -> Geometry:
-    """Each axis in its own unit, brought into one; what is no size or no length is unknown."""
+    """Convert sizes, each in a unit of its own, to one unit; invalid sizes or units are unknown."""
     factors, unit = units.common_unit(words)
     steps = [_number(size) * factor for size, factor in zip(sizes, factors, strict=True)]
     spacing, known = units.positive_spacing(steps)
@@ -198,7 +198,7 @@ def _number(text: Any) -> float:
 
 
 def _resolution(page: Any) -> tuple[float, float] | None:
-    """Size of a pixel in the unit of the resolution tags; 1/1 is what writers put for nothing."""
+    """Return the pixel size in the unit of the resolution tags; 1/1 stands for unknown."""
     steps = []
     for name in ("XResolution", "YResolution"):
         above, below = page.tags.valueof(name) or (0, 1)
@@ -217,9 +217,9 @@ def _is_print(step: float, word: object) -> bool:
 
 
 def _beside(path: Path, own: Geometry) -> tuple[Geometry, bool, Remarks]:
-    """The voxel size of a JSON file as nnU-Net wants it, (z, y, x); what the file says goes first.
+    """Return the voxel size, from the file or else from a JSON file beside it (nnU-Net: z, y, x).
 
-    Also whether the file holds all that is known of it, and what to say.
+    Also whether the file alone holds all that is known, and remarks.
     """
     for place in volume_files(path)[1:]:
         try:

@@ -1,4 +1,4 @@
-"""One volume on disk: arrays with their geometry out of any format, masks back as NIfTI.
+"""Volumes on disk: read from any format with their geometry, masks written as NIfTI.
 
 Axes are (X, Y, Z). Arrays keep the dtype of the file; raw spacing and unit are kept as written.
 """
@@ -90,7 +90,7 @@ def load(
 
 
 def read_label(path: Path, label_map: LabelMap) -> npt.NDArray[np.uint8]:
-    """Read a label as classes (X, Y, Z), IGNORED where nobody annotated.
+    """Read a label as classes (X, Y, Z), IGNORED where it is not annotated.
 
     Raises:
         DataError: values that are no whole numbers, or no class after the map.
@@ -107,7 +107,7 @@ def read_label(path: Path, label_map: LabelMap) -> npt.NDArray[np.uint8]:
 
 
 def classes_of(array: Array, path: Path, label_map: LabelMap) -> Array:
-    """The values of a label file after the map; the one place that knows what is ignored.
+    """Return the values of a label file after the label map, which names ignored values.
 
     Raises:
         LabelError: values that are no whole numbers, or one that stands for ignored voxels.
@@ -123,7 +123,7 @@ def classes_of(array: Array, path: Path, label_map: LabelMap) -> Array:
 
 
 def whole_numbers(array: Array, path: Path) -> Array:
-    """An integer view of label values, whatever the dtype of the file.
+    """Return label values as integers, whatever the dtype of the file.
 
     Raises:
         LabelError: some value is no whole number.
@@ -163,7 +163,7 @@ def apply_label_map(values: Array, label_map: LabelMap) -> Array:
 def class_indices(
     label: npt.NDArray[np.uint8], classes: Sequence[int], case: str
 ) -> npt.NDArray[np.uint8]:
-    """Label values -> their positions in `classes`; IGNORED stays.
+    """Map label values to their positions in `classes`; IGNORED stays.
 
     Raises:
         DataError: a value that is not among the classes.
@@ -218,12 +218,12 @@ def is_corrected(path: Path) -> bool:
     _, _, content = nifti.about(path).decode("latin-1").removeprefix(f"{OWN_MASK} ").partition(" ")
     try:
         return bool(content) and content != _content(read_volume(path).array)
-    except DataError:  # a damaged file is no correction; whoever reads it says what it lacks
+    except DataError:  # a damaged file is no correction; reading it raises the error
         return False
 
 
 def _regridded(volume: Volume, image: Array) -> Volume:
-    """The geometry of a grid that covers the same box with other voxels."""
+    """Return the geometry of a grid that covers the same box with other voxels."""
     scale = np.array(volume.shape) / np.array(image.shape)
     step = np.diag([*scale, 1.0])
     step[:3, 3] = (scale - 1) / 2

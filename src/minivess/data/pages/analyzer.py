@@ -1,7 +1,7 @@
-"""MONAI's DataAnalyzer beside our own figures, for tools of Auto3DSeg that start from its YAML.
+"""Run MONAI's DataAnalyzer, for tools of Auto3DSeg that start from its YAML.
 
 It sees what networks see: labels after the label map, no resampling. What it cannot do with a
-volume it says in a log line and goes on; here that is a finding.
+volume it only logs; here that is a finding.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _reasons(lines: Sequence[str]) -> dict[str, str]:
 
 @contextmanager
 def _overheard(logger: logging.Logger) -> Iterator[list[str]]:
-    """What a logger says meanwhile, whatever its level."""
+    """Collect the messages of a logger, whatever its level."""
     lines: list[str] = []
 
     class Listener(logging.Handler):

@@ -123,7 +123,7 @@ def _memory(gib: float) -> str:
 
 
 def _strips(profile: DatasetProfile, states: Mapping[str, str]) -> list[dict[str, Any]]:
-    """A line for each property, with a dot for each volume."""
+    """Return a line for each property, with a dot for each volume."""
     volumes = profile.volumes
     unit = ", ".join(sorted({volume.unit for volume in volumes}))
     series: list[tuple[str, str, list[float]]] = [
@@ -180,6 +180,6 @@ def _lines(axes: Any, rows: Sequence[Sequence[float]]) -> None:
 
 
 def _boxes(volumes: Sequence[VolumeStats]) -> list[dict[str, float]]:
-    """Ranges from the 0.5 to the 99.5 percentile, quartiles as boxes."""
+    """Return box plots: whiskers from the 0.5 to the 99.5 percentile, boxes at the quartiles."""
     edges = {"whislo": "0.5", "q1": "25", "med": "50", "q3": "75", "whishi": "99.5"}
     return [{edge: v.percentiles[q] for edge, q in edges.items()} for v in volumes]

@@ -1,4 +1,4 @@
-"""What a volume looks like: three slices and a projection, its label in a layer of its own."""
+"""Pictures of a volume: three slices and a projection, with the label as a separate layer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class View(NamedTuple):
 
 
 def case_views(case: Case, volume: VolumeStats | None, label_map: LabelMap) -> dict[str, View]:
-    """The four views; of a volume that was left out as much as can be read."""
+    """Return the four views; of a volume that was left out, as far as it can be read."""
     try:
         image = read_volume(case.image)
     except DataError:
@@ -51,7 +51,7 @@ def case_views(case: Case, volume: VolumeStats | None, label_map: LabelMap) -> d
 
 
 def projection(image: Path, label: Path) -> Image.Image | None:
-    """The maximum along z under the label's outline, for a picture file; None if unreadable."""
+    """Return the maximum along z with the label's outline; None if unreadable."""
     try:
         volume = read_volume(image)
     except DataError:
@@ -62,7 +62,7 @@ def projection(image: Path, label: Path) -> Image.Image | None:
 
 
 def class_colours(classes: Sequence[int]) -> list[tuple[int, str]]:
-    """Each foreground class with its colour in the views."""
+    """Return each foreground class with its colour in the views."""
     return [
         (value, "#" + "".join(f"{int(part):02x}" for part in COLOURS[(value - 1) % len(COLOURS)]))
         for value in classes

@@ -1,4 +1,4 @@
-"""Which image belongs to which label, read from names alone. Imports nothing heavy."""
+"""Pair images with labels from file names, without opening a volume."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _split_file(root: Path) -> list[str]:
 
 
 def _set_absent_aside(reading: Reading) -> None:
-    """A pair of which a file is a link without content takes no part; neither does its partner."""
+    """Set aside pairs of which one file is a link without content."""
     for case, (image, label) in list(reading.cases.items()):
         if not (image.exists() and label.exists()):
             del reading.cases[case]
@@ -87,7 +87,7 @@ def _set_absent_aside(reading: Reading) -> None:
 
 
 def _volumes(root: Path) -> tuple[list[Path], list[Path]]:
-    """Volume files, and other files that might have been meant."""
+    """Return volume files, and other files that might have been meant."""
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
         raise DataError(
@@ -106,7 +106,7 @@ def _volumes(root: Path) -> tuple[list[Path], list[Path]]:
 
 
 def walk_files(root: Path) -> Iterator[Path]:
-    """Files that are not hidden, broken links too; linked folders included, each once."""
+    """Yield files that are not hidden, broken links too; linked folders are entered once."""
     seen = set()
     for folder, folders, names in os.walk(root, onerror=_refuse, followlinks=True):
         chunked = [name for name in folders if name.lower().endswith(CHUNKED)]
@@ -139,7 +139,7 @@ def _nothing_found(root: Path, others: list[Path]) -> DataError:
 
 
 def _not_read(root: Path, paths: list[Path]) -> tuple[str, str]:
-    """What there is of other kinds, and what to do about it."""
+    """Describe files that are not read, and the remedy."""
     for what, remedy, files in unread_formats(paths):
         return f"; {len(files)} files are not read, {what}: {_some(root, files)}", remedy
     return "", ""

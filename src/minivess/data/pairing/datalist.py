@@ -1,4 +1,4 @@
-"""`dataset.json`, where somebody wrote down which files belong together: it is obeyed as written.
+"""Pairs listed in `dataset.json`, which are used as written.
 
 Known are MSD's and MONAI's `training` and nnU-Net's `dataset`.
 """
@@ -46,7 +46,7 @@ ENTRIES: TypeAdapter[list[_Entry]] = TypeAdapter(Annotated[list[_Entry], Field(m
 
 
 def read_list(root: Path, found: list[Path]) -> Reading | None:
-    """The pairs of `dataset.json`; None where there is no such file, or no list in it.
+    """Return the pairs of `dataset.json`; None if there is no such file, or no list in it.
 
     Raises:
         DataError: the file cannot be read, has another form, or lists what is not there.
@@ -73,7 +73,7 @@ def read_list(root: Path, found: list[Path]) -> Reading | None:
 
 
 def ignored_value(root: Path) -> int | None:
-    """The label value that `dataset.json` calls ignore, as nnU-Net does."""
+    """Return the label value that `dataset.json` calls ignore, as in nnU-Net."""
     content = _content(root / "dataset.json")
     names = content.get("labels") if isinstance(content, dict) else None
     for one, other in names.items() if isinstance(names, dict) else ():
@@ -84,7 +84,7 @@ def ignored_value(root: Path) -> int | None:
 
 
 def _refuse_below(root: Path, found: list[Path]) -> None:
-    """A list in a folder below is somebody's word, too."""
+    """Refuse a list in a folder below: it states pairs that would be passed over."""
     holding = {path.parent for path in found}
     folders = {above for folder in holding for above in (folder, *folder.parents)}
     for path in sorted(folder / "dataset.json" for folder in folders):
@@ -128,7 +128,7 @@ def _entries(content: Any, path: Path) -> list[_Entry] | None:
 
 
 def _names(entries: list[_Entry]) -> list[str]:
-    """Names of the cases: stated, or of the files, with folders where these tell them apart."""
+    """Return the names of cases: stated, or of the files, with folders if needed."""
     paths = [Path(unquote(entry.images[0].replace("\\", "/"))) for entry in entries]
     names = [stem(path) for path in paths]
     if len(set(names)) != len(names):
@@ -160,7 +160,7 @@ def _reason(path: Path) -> str:
 
 
 def _file(root: Path, name: str, known: Mapping[str, Path]) -> Path | None:
-    """The file that is meant: as written, with the separators of Windows, or percent-encoded."""
+    """Find a file by its name as written, with separators of Windows, or percent-encoded."""
     for text in (name, name.replace("\\", "/"), unquote(name.removeprefix("file://"))):
         plain = root / text
         channel = plain.with_name(f"{stem(plain)}_0000{suffix(plain)}")

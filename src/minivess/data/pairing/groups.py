@@ -1,4 +1,4 @@
-"""Which volumes belong together: one animal, one patient, one slide. Imports nothing heavy."""
+"""Groups of volumes that must stay together: one animal, one patient, one slide."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PREFIXES = [  # m1_left, m1a -> m1; then less and less of the name
 
 
 def groups_of(root: Path, cases: list[str], rule: str | None) -> tuple[dict[str, str], list[str]]:
-    """Case -> group, and what to say about it."""
+    """Return the group of each case, and notes."""
     if rule is not None and not rule.endswith(".json"):
         groups, source = _by_regex(cases, rule), f"data.group={rule}"
     elif rule is not None or (root / GROUPS).exists():
@@ -80,7 +80,7 @@ def _complete(cases: list[str], groups: dict[str, str], source: str) -> dict[str
 
 
 def _suspicion(cases: list[str]) -> list[str]:
-    """Volumes of one subject often share a prefix; across folds they would leak."""
+    """Warn of shared name prefixes: volumes of one subject in several folds are a leak."""
     subjects = [SUBJECT] if all(re.search(SUBJECT, case) for case in cases) else PREFIXES
     for rule in subjects:
         prefixes = Counter(_of(rule, case) for case in cases)

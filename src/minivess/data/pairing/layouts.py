@@ -1,4 +1,4 @@
-"""Ways in which data folders are laid out, each read into images and labels by case name.
+"""Folder layouts, each read into images and labels by case name.
 
 Words in folders and names say what is an image and what is a label: imagesTr/ + labelsTr/
 (nnU-Net), images/ + labels/, a folder of labels beside any other, derivatives/ (BIDS), and pairs
@@ -59,17 +59,17 @@ _LABEL = re.compile(
 
 
 class _Place(NamedTuple):
-    """Where a file lies, and what the folder `at` says that it is."""
+    """The folders of a file, and the role that the folder `at` gives it."""
 
     folders: tuple[str, ...]
     others: tuple[str, ...]  # the folders without that one
     at: int | None = None
     role: str = ""  # image or label; derived for a derivative (BIDS) that says no more
-    rest: tuple[str, ...] = ()  # what the folder's name says besides: imagesTr -> tr
+    rest: tuple[str, ...] = ()  # the other words of the folder's name: imagesTr -> tr
 
 
 def read_layout(root: Path, found: list[Path]) -> Reading:
-    """What pairs by the first folder that tells, by the last one, or by names alone."""
+    """Pair by the first folder that names a role, by the last one, or by file names alone."""
     readings = []
     for which in (0, -1, None):
         readings.append(_reading(root, found, which))
@@ -89,7 +89,7 @@ def _reading(root: Path, found: list[Path], which: int | None) -> Reading:
         taken = [path for path in taken if places[path].at == min(depths)]
     beside = {p.folders[: p.at] for p in places.values() if p.at is not None}
     if any(place.role == "image" for place in places.values()):
-        beside = set()  # folders of images say so themselves
+        beside = set()  # image folders are named as such
     images = {path: names for path in taken if (names := _as_image(path, places[path], beside))}
     labels = {path: names for path in taken if (names := _as_label(path, places[path]))}
 
@@ -110,7 +110,7 @@ def _reading(root: Path, found: list[Path], which: int | None) -> Reading:
 
 
 def _says(image: _Place, label: _Place) -> tuple[str, ...]:
-    """What the folder of an image says besides, or the folder beside that of the label."""
+    """Return the other words of an image's folder, or of the folder beside that of the label."""
     if image.at is None and label.at is not None and len(image.folders) > label.at:
         return tuple(_words(image.folders[label.at]))
     return image.rest
@@ -132,8 +132,8 @@ def _read(
     _leave_channels(reading, pairs)
     reading.findings += [*_divided(pairs, places), *_mixed(pairs, places)]
     if not pairs:
-        told = {path for path in images if places[path].role == "image"}
-        reading.examples = list(_examples(list(images), list(labels), told))
+        placed = {path for path in images if places[path].role == "image"}
+        reading.examples = list(_examples(list(images), list(labels), placed))
     return reading
 
 
@@ -153,7 +153,7 @@ def _leave_channels(reading: Reading, pairs: dict[Pair, Name]) -> None:
 
 
 def _divided(pairs: dict[Pair, Name], places: dict[Path, _Place]) -> Iterator[Finding]:
-    """Folders that state a split, which is not read from them."""
+    """Find folders that divide the volumes into parts of a split, which is not read from them."""
     parts = {
         SPLITS[word]: folder
         for image, _ in pairs
@@ -170,7 +170,7 @@ def _divided(pairs: dict[Pair, Name], places: dict[Path, _Place]) -> Iterator[Fi
 
 
 def _mixed(pairs: dict[Pair, Name], places: dict[Path, _Place]) -> Iterator[Finding]:
-    """Pairs that differ by other words, or folders, than most do; two sets may lie here."""
+    """Find pairs named by other words or folders than most: there may be two datasets."""
     ways: dict[tuple[frozenset[str], ...], list[Pair]] = defaultdict(list)
     for pair, name in pairs.items():
         image, label = (places[path] for path in pair)
@@ -204,19 +204,19 @@ def _layout(pair: Pair | None, places: dict[Path, _Place]) -> str:
 def _case(pair: Pair, name: Name, places: dict[Path, _Place]) -> str:
     image, label = pair
     folders = places[image].folders if image.parent == label.parent else name[:-1]
-    if "derivatives" in places[label].folders:  # BIDS: a name says subject and session itself
+    if "derivatives" in places[label].folders:  # BIDS: names hold subject and session
         folders = ()
     rest = places[image].rest if places[image].rest != (TRAIN,) else ()
     return "_".join(filter(None, (*folders, *rest, name[-1].removesuffix(ONLY))))
 
 
-def _examples(images: list[Path], labels: list[Path], told: set[Path]) -> Iterator[Pair]:
-    """Pairs that may have been meant, for patterns to be shown; `told` lie in image folders."""
+def _examples(images: list[Path], labels: list[Path], placed: set[Path]) -> Iterator[Pair]:
+    """Yield pairs that may have been meant; `placed` lie in image folders."""
     for label in labels[:1]:
         near = sorted(images, key=lambda image: _likeness(image, label), reverse=True)
         yield from ((image, label) for image in near[:4])
     if not labels:
-        image = min(told, default=images[0])
+        image = min(placed, default=images[0])
         near = sorted(images, key=lambda label: _likeness(image, label), reverse=True)
         yield from ((image, label) for label in near[:5] if label != image)
 
@@ -248,14 +248,14 @@ def _place(folders: tuple[str, ...], which: int | None) -> _Place:
 
 
 def _tells(folder: str) -> bool:
-    """Whether a folder says what lies in it; sub-1, scan_7 and image12 are subjects."""
+    """Whether a folder's name gives a role to its files; sub-1, scan_7 and image12 are subjects."""
     words = _words(folder)
     one = words[-1:] and words[-1].isdigit() and words[-2:-1] in ([w] for w in SINGLE)
     return not (folder.startswith(("sub-", "ses-")) or one) and not ROLES.isdisjoint(words)
 
 
 def is_label_folder(name: str) -> bool:
-    """Whether the name of a folder says that labels lie in it."""
+    """Whether a folder's name marks its files as labels."""
     return not LABEL_FOLDERS.isdisjoint(_words(name))
 
 
@@ -267,7 +267,7 @@ def _words(*names: str) -> list[str]:
 
 
 def _as_image(path: Path, place: _Place, beside: set[tuple[str, ...]]) -> set[Name]:
-    """The names that a file may go by if it is an image; none if it is not."""
+    """Return the names by which an image may be matched; none if the file is not an image."""
     name = stem(path)
     if place.role in ("label", "derived") or (is_label(name) and place.role != "image"):
         return set()
@@ -283,7 +283,7 @@ def _as_image(path: Path, place: _Place, beside: set[tuple[str, ...]]) -> set[Na
 
 
 def _as_label(path: Path, place: _Place) -> set[Name]:
-    """The names that a file may go by if it is a label; none if it is not."""
+    """Return the names by which a label may be matched; none if the file is not a label."""
     name = stem(path)
     if place.role == "image" and not is_label(name):
         return set()
@@ -301,12 +301,12 @@ def _channel_off(name: str) -> str:
 
 
 def is_label(name: str) -> bool:
-    """Whether the name of a file ends in a word that says so."""
+    """Whether a file's name ends in a word for labels."""
     return any(found.end() == len(name) for found in _LABEL.finditer(name))
 
 
 def _before(name: str) -> Iterator[str]:
-    """What stands before a word of labels: v1_seg_r2 -> v1."""
+    """Yield the text before a word for labels: v1_seg_r2 -> v1."""
     for found in _LABEL.finditer(name):
         for start in (found.start(), found.start("word")):
             if before := name[:start].rstrip(SEPARATORS):
@@ -314,7 +314,7 @@ def _before(name: str) -> Iterator[str]:
 
 
 def _without(word: re.Pattern[str], name: str) -> Iterator[str]:
-    """The name less one word, and less all of them: vol1_seg -> vol1, volume-1 -> 1."""
+    """Yield the name without one word, and without all of them: vol1_seg -> vol1, volume-1 -> 1."""
     for found in word.finditer(name):
         for start in (found.start(), found.start("word")):
             yield _joined(name[:start], name[found.end() :])

@@ -1,6 +1,6 @@
-"""Which image goes with which label, decided once and from both sides; imports nothing heavy.
+"""Match images with labels by their longest shared name, from both sides.
 
-Every file has the names that it may go by. A pair is an image and a label each of which is the
+Every file has names by which it may be matched. A pair is an image and a label each of which is the
 nearest to the other: they share the longest name. Two that are equally near are not chosen from.
 """
 
@@ -30,7 +30,7 @@ class Ambiguous(Exception):  # noqa: N818 (a question, which `pair` turns into a
 
 @dataclass
 class Reading:
-    """Files by case, as one layout reads them; what was set aside, and remarks."""
+    """Files by case as one layout reads them, files that were set aside, and remarks."""
 
     layout: str
     cases: dict[str, Pair] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class Reading:
 def match_files(
     images: Names, labels: Names, fits: Callable[[Path, Path], bool] = lambda *_: True
 ) -> dict[Pair, Name]:
-    """Pairs, with the name that both files share.
+    """Return pairs, with the name that both files share.
 
     Raises:
         Ambiguous: two labels are equally near to one image, or two images to one label.
@@ -64,7 +64,7 @@ def match_files(
 def _nearest(
     these: Names, those: Names, fits: Callable[[Path, Path], bool]
 ) -> dict[Path, set[Path]]:
-    """For each file, those on the other side that share its longest name."""
+    """Return for each file those on the other side that share its longest name."""
     by_name: dict[Name, list[Path]] = defaultdict(list)
     for path, names in those.items():
         for name in names:
@@ -90,13 +90,13 @@ def _length(name: Name) -> tuple[int, int]:
 
 
 def common_start(one: str, other: str) -> str:
-    """The characters with which both begin."""
+    """Return the common prefix."""
     pairs = zip(one, other, strict=False)
     return "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def by_case_name(cases: Iterable[tuple[str, Pair]]) -> dict[str, Pair]:
-    """Pairs by case name.
+    """Return pairs by case name.
 
     Raises:
         DataError: two pairs would bear one name.

@@ -1,4 +1,4 @@
-"""Images and labels by the user's own patterns: * within a folder, ** any folders, {case}."""
+"""Pair by patterns of the user: * within a folder, ** any folders, {case}."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ CASE = "{case}"
 
 
 class _Fit(NamedTuple):
-    """What {case} may stand for in one path, and which folders the wildcards matched."""
+    """The texts that {case} may stand for in one path, and the folders that wildcards matched."""
 
     cases: set[Name]
     folders: tuple[str, ...]
 
 
 def read_patterns(root: Path, found: list[Path], image: str, label: str) -> Reading:
-    """Images and labels by the user's patterns; a file that both fit goes to the longer one.
+    """Pair by two patterns; a file that both match belongs to the longer one.
 
     Raises:
         DataError: a pattern fits nothing, or both fit the same file alike.
@@ -80,7 +80,7 @@ def _is_longer(image: str, label: str, place: str) -> bool:
     if longer == 0:
         raise DataError(
             f"data.image={image} and data.label={label} both fit {place}.",
-            remedy="patterns that tell images from labels",
+            remedy="give patterns that distinguish images from labels",
         )
     return longer > 0
 
@@ -102,7 +102,7 @@ def _no_match(root: Path, found: list[Path], pattern: str, key: str) -> DataErro
 
 
 def _fitting(root: Path, found: list[Path], pattern: str) -> dict[Path, _Fit]:
-    """Files that fit. A pattern without / is held against names alone."""
+    """Return the files that match; a pattern without / is compared with file names alone."""
     pattern = unicodedata.normalize("NFC", pattern).replace("\\", "/")
     pattern = pattern.removeprefix(f"{root.as_posix()}/").removeprefix("./")
     fitting = {}
@@ -116,7 +116,7 @@ def _fitting(root: Path, found: list[Path], pattern: str) -> dict[Path, _Fit]:
 
 
 def _fits(pattern: str, name: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Each text that {case} may stand for, with what the open folders are."""
+    """Yield each text that {case} may stand for, with the folders that wildcards matched."""
     tokens = list(_tokens(pattern))
     if CASE not in tokens:
         if fit := re.fullmatch("".join(tokens), name):
@@ -146,7 +146,7 @@ def _torn(name: str, at: int) -> bool:
 
 
 def _tokens(pattern: str) -> Iterator[str]:
-    """Regular expressions, and {case} as it is; f: an open folder, n: an open part of a name."""
+    """Yield regular expressions, and {case} as it is; groups f: folders, n: parts of a name."""
     at = 0
     for index, piece in enumerate(re.split(r"(\*\*/|\*+|\{case\})", pattern)):
         if not piece:
@@ -169,7 +169,7 @@ def _folders(parts: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def propose_patterns(root: Path, found: list[Path], pairs: Iterable[Pair]) -> dict[str, int]:
-    """Words that read these pairs, and others like them, and how many; most pairs first."""
+    """Return settings that read these pairs, with the number of pairs; most pairs first."""
     best = (max(_readings(root, found, pair), default=None) for pair in pairs)
     ordered = sorted(filter(None, best), key=lambda reading: -reading[0])
     return {" ".join(map(shlex.quote, words)): count for count, _, _, words in ordered}
@@ -178,7 +178,7 @@ def propose_patterns(root: Path, found: list[Path], pairs: Iterable[Pair]) -> di
 def _readings(
     root: Path, found: list[Path], pair: Pair
 ) -> Iterator[tuple[int, int, int, tuple[str, str]]]:
-    """How many pairs, open folders and other files (both to be few), and the words."""
+    """Yield the number of pairs, of open folders and other files (negated), and settings."""
     places = [_place(root, path) for path in pair]
     for text in _shared(*places):
         for shared in ([], places):
@@ -194,7 +194,7 @@ def _readings(
 
 
 def _shared(image: str, label: str) -> list[str]:
-    """Texts of both paths that may name the case: folders, and both ends of the names."""
+    """Return texts of both paths that may name the case: folders, and both ends of the names."""
     one, other = (stem(Path(place)) for place in (image, label))
     start, end = common_start(one, other), common_start(one[::-1], other[::-1])[::-1]
     folders = [part for part in image.split("/")[:-1] if part in label.split("/")[:-1]]
@@ -207,7 +207,7 @@ def _shared(image: str, label: str) -> list[str]:
 
 
 def _whole(text: str) -> str:
-    """The text where it is no part of a longer word or number."""
+    """Return a regular expression for the text, not within a longer word or number."""
     bounds = [
         r"\d" if c.isdigit() else r"[^\W\d_]" if c.isalpha() else r"(?!)"
         for c in (text[0], text[-1])
@@ -216,7 +216,7 @@ def _whole(text: str) -> str:
 
 
 def _pattern(place: str, text: str, shared: Iterable[str]) -> str:
-    """The path with {case} for the text; with `shared` paths, their common folders stay open."""
+    """Return the path with {case} for the text; common folders of `shared` paths become **."""
     *folders, name = re.sub(_whole(text), lambda _: CASE, place).split("/")
     common = [set(path.split("/")[:-1]) for path in shared]
     open_folders = set.intersection(*common) if common else set()

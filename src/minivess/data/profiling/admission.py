@@ -1,4 +1,4 @@
-"""May these voxels be used? What an array alone shows, for profile, predict, service and pyfunc.
+"""Checks of an image array, for profile, predict, service and pyfunc alike.
 
 Imports no reader, so that a model can be loaded where minivess is not installed.
 """
@@ -18,7 +18,7 @@ from minivess.errors import DataError
 
 FEW_SLICES = 5
 FEW_VALUES, SAMPLE = 8, 1 << 16
-LEVELS = 256  # grey values that float32 has to tell apart
+LEVELS = 256  # grey values that float32 has to distinguish
 Array = npt.NDArray[Any]
 
 
@@ -32,7 +32,7 @@ def check_array(array: Array, span: tuple[float, float] | None = None) -> list[F
 
 
 def check_reach(shape: Sequence[int], divisor: Sequence[int]) -> list[Finding]:
-    """A volume of one voxel on the network's coarsest level has no contrast there."""
+    """Refuse a volume that has a single voxel on the network's coarsest level."""
     if any(extent > step for extent, step in zip(shape, divisor, strict=True)):
         return []
     problem = f"The volume has shape {tuple(shape)}; the network needs more than {tuple(divisor)}."
@@ -40,7 +40,7 @@ def check_reach(shape: Sequence[int], divisor: Sequence[int]) -> list[Finding]:
 
 
 def admit(findings: Sequence[Finding]) -> list[Finding]:
-    """Warnings, of which the user is told, with remedies for a volume that is segmented.
+    """Return the warnings, with remedies for a volume that is only segmented.
 
     Raises:
         DataError: an error is among the findings; it carries the code of the first.
@@ -77,7 +77,7 @@ def _values(array: Array, low: float, high: float) -> list[Finding]:
 
 
 def _few_values(array: Array) -> Iterator[Finding]:
-    """Label maps have a handful of values; one voxel of many is looked at."""
+    """Find images with as few values as label maps have, in a sample of voxels."""
     sample = np.unique(array.ravel(order="K")[:: max(1, array.size // SAMPLE)])
     if array.size >= SAMPLE // 16 and len(sample) <= FEW_VALUES:
         shown = ", ".join(f"{value:g}" for value in sample)

@@ -1,9 +1,9 @@
-"""Volumes that show the same thing: a small signature of each, and which signatures agree.
+"""Duplicate images: a small signature of each volume, and which signatures agree.
 
-A signature has two parts. A coarse grid of voxels, as ranks, tells volumes of one shape that hold
-the same image in other numbers. A sketch tells parts of one image apart from its place: along x,
+A signature has two parts. A coarse grid of voxels, as ranks, finds volumes of one shape that hold
+the same image with other values. A sketch finds parts of one image wherever they lie: along x,
 whether each voxel is brighter than the one before; short runs of that, on three neighbouring
-lines, are taken where a rule on the run itself says so (MinHash after Broder 1997, sampled by
+lines, are selected by a rule on the run itself (MinHash after Broder 1997, sampled by
 content, as Schleimer et al. 2003 do with text). Shared runs count only if they agree on one shift.
 """
 
@@ -37,7 +37,7 @@ SKETCH = np.dtype([("run", "<u4"), ("place", "<u4")])
 
 
 class Duplicate(NamedTuple):
-    """Two volumes that show the same; what the second does, {} standing for the first."""
+    """Two volumes that show the same image; `how` says so of the second, with {} for the first."""
 
     first: str
     second: str
@@ -45,7 +45,7 @@ class Duplicate(NamedTuple):
 
 
 def signature(image: Array) -> str:
-    """The signature of an image (X, Y, Z) as text, about 8 kB."""
+    """Return the signature of an image (X, Y, Z) as text, about 8 kB."""
     shape: Any = image.shape
     flat = image.ravel(order="F")[:LARGEST]
     parts = _ranks(image).tobytes() + _sketch(flat, shape).tobytes()
@@ -53,7 +53,7 @@ def signature(image: Array) -> str:
 
 
 def find_duplicates(volumes: Mapping[str, tuple[Shape, str]]) -> list[Duplicate]:
-    """Pairs that show the same, from (shape, signature) of each volume.
+    """Return pairs that show the same image, from (shape, signature) of each volume.
 
     Each pair comes once, and each volume that is like others in at least one of them.
     """
@@ -74,7 +74,7 @@ def find_duplicates(volumes: Mapping[str, tuple[Shape, str]]) -> list[Duplicate]
 
 
 def _ranks(image: Array) -> npt.NDArray[np.int8]:
-    """Voxels on a grid that is symmetrical along each axis, as ranks from -127 to 127."""
+    """Return voxels on a grid that is symmetrical along each axis, as ranks from -127 to 127."""
     chosen = image[np.ix_(*(_symmetrical(n, k) for n, k in zip(image.shape, GRID, strict=True)))]
     _, where, counts = np.unique(chosen, return_inverse=True, return_counts=True)
     middle = np.cumsum(counts) - (counts + 1) / 2  # equal values share their mean rank
@@ -117,7 +117,7 @@ def _unit(rows: Array) -> Array:
 
 
 def _sketch(flat: Array, shape: Shape) -> npt.NDArray[Any]:
-    """Runs and where they begin; `flat` has x fastest."""
+    """Return selected runs and their places; `flat` has x fastest."""
     rising = np.packbits(flat[1:] > flat[:-1], bitorder="little")
     padded = np.concatenate([rising, np.zeros(16 + -rising.size % 8, np.uint8)])
     places = _places(_chosen(padded.view("<u8")))
@@ -128,7 +128,7 @@ def _sketch(flat: Array, shape: Shape) -> npt.NDArray[Any]:
     for step in (0, shape[0], shape[0] * shape[1]):
         runs = (runs ^ _runs_at(padded, places + step)) * MIX
         runs ^= runs >> np.uint64(29)
-    # A run that comes twice says little about where it is from.
+    # A run that occurs twice does not locate itself.
     found, first, counts = np.unique(runs >> np.uint64(32), return_index=True, return_counts=True)
     once = counts == 1
     sketch = np.empty(int(once.sum()), SKETCH)
@@ -137,7 +137,7 @@ def _sketch(flat: Array, shape: Shape) -> npt.NDArray[Any]:
 
 
 def _chosen(bits: Words) -> Words:
-    """A bit for each run that the rule takes: all its sums of comparisons are odd."""
+    """Return a bit for each run that the rule selects: all its sums of comparisons are odd."""
     taken, fewer, later, carry = bits.copy(), *(np.zeros_like(bits) for _ in range(3))
     for chain in CHAINS:
         summed = bits.copy()
@@ -154,7 +154,7 @@ def _chosen(bits: Words) -> Words:
 
 
 def _places(bits: Words) -> Ints:
-    """Where bits are set, in a stream in which few are."""
+    """Return the places of set bits in a sparse stream."""
     words = np.flatnonzero(bits)
     spread = np.unpackbits(bits[words].view(np.uint8).reshape(-1, 8), axis=1, bitorder="little")
     word, bit = np.nonzero(spread)
@@ -162,7 +162,7 @@ def _places(bits: Words) -> Ints:
 
 
 def _runs_at(stream: npt.NDArray[np.uint8], places: Ints) -> Words:
-    """RUN bits from each place on."""
+    """Return RUN bits from each place on."""
     first = places >> 3
     wide = sum(stream[first + byte].astype(np.uint64) << np.uint64(8 * byte) for byte in range(4))
     return np.asarray(wide, np.uint64) >> (places & 7).astype(np.uint64) & np.uint64((1 << RUN) - 1)

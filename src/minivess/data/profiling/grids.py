@@ -1,4 +1,4 @@
-"""Grids of image and label in one world space, and voxel sizes that somebody states."""
+"""Grids of image and label in world space, and voxel sizes stated in the settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Affine = npt.NDArray[np.float64]
 
 
 def align_label(label: Volume, image: Volume) -> Volume:
-    """The label on its image's grid where flips and an exchange of axes lead there, else itself.
+    """Return the label on its image's grid if flipping or exchanging axes suffices, else itself.
 
     Nothing is interpolated; both headers have to name the same place for every voxel.
     """
@@ -43,7 +43,7 @@ def align_label(label: Volume, image: Volume) -> Volume:
 
 
 def same_place(label: Volume, image: Volume) -> bool:
-    """Whether the corners of both grids fall together, within a small part of a voxel."""
+    """Whether the corners of both grids coincide within a small part of a voxel."""
     corners = np.array([[0, 0, 0, 1], [*image.shape, 1]], dtype=float)
     voxel = min((step for step in image.spacing if step > 0), default=1.0)
     allowed = TOLERANCE * voxel * max(image.shape)
@@ -55,7 +55,7 @@ def same_place(label: Volume, image: Volume) -> bool:
 
 
 def describe_mismatch(label: Volume, image: Volume) -> str:
-    """How the place of a label differs from that of its image."""
+    """Describe how the grid of a label differs from that of its image."""
     factor = _factors(label, image)[0]
     if not np.allclose(np.array(label.spacing) * factor, image.spacing, rtol=1e-3):
         return (
@@ -72,7 +72,7 @@ def describe_mismatch(label: Volume, image: Volume) -> str:
 
 
 def with_stated_spacing(volume: Volume, config: DataConfig) -> Volume:
-    """The volume with the voxel size that `data.spacing` states, if any; says what it overrides."""
+    """Return the volume with the voxel size of `data.spacing`, if set; overrides are remarked."""
     if config.spacing is None:
         return volume
     factors, unit = units.common_unit([config.unit] * 3)
@@ -94,18 +94,18 @@ def with_stated_spacing(volume: Volume, config: DataConfig) -> Volume:
 
 
 def voxel_size_text(volume: Volume) -> str:
-    """Its voxel size as people write it."""
+    """Format the voxel size of a volume."""
     return units.spacing_text(volume.spacing, volume.unit)
 
 
 def is_grid(volume: Volume) -> bool:
-    """Whether voxels have a size, and an affine that can be followed back."""
+    """Whether voxels have a size, and the affine is invertible."""
     has_sizes = units.positive_spacing(volume.spacing)[1]
     return has_sizes and is_invertible(volume.affine)
 
 
 def _factors(label: Volume, image: Volume) -> tuple[float, ...]:
-    """What brings lengths of the label into the image's unit; as numbers alone, where those agree.
+    """Return factors from the label's unit to the image's; 1 as well, as if both had one unit.
 
     Many tools write mm whatever the unit was.
     """
@@ -114,7 +114,7 @@ def _factors(label: Volume, image: Volume) -> tuple[float, ...]:
 
 
 def _turn(label: Affine, image: Affine) -> Affine | None:
-    """How the label's axes run along the image's, -1, 0 or 1; None if they do not, or are alike."""
+    """Return the direction (-1, 0, 1) of label axes along image axes; None if oblique or equal."""
     if not np.isfinite(label).all():
         return None
     found = np.linalg.solve(image, label)

@@ -1,4 +1,4 @@
-"""Exact range, mean, standard deviation and percentiles of raw values, in one pass.
+"""Exact range, mean, standard deviation and percentiles of raw values.
 
 Integers of 8 and 16 bits are counted, other values sorted.
 """
@@ -40,11 +40,11 @@ class SortedValues:
 
     @property
     def total(self) -> int:
-        """Voxels."""
+        """Number of voxels."""
         return int(self.values.size if self.counts is None else self.counts.sum())
 
     def numbers(self) -> dict[str, Any]:
-        """The fields of `VolumeStats` that tell of intensities."""
+        """Return the intensity fields of `VolumeStats`."""
         mean = self._mean(lambda values: values)
         variance = self._mean(lambda values: (values - mean) ** 2)
         return {
@@ -67,7 +67,7 @@ class SortedValues:
         return float(sum(parts)) / self.total
 
     def _percentile(self, q: float) -> float:
-        """Interpolated linearly, as numpy does."""
+        """Interpolate linearly, as numpy does."""
         position = q / 100 * (self.total - 1)
         below = int(np.floor(position))
         first, second = self._at(below), self._at(min(below + 1, self.total - 1))
@@ -81,7 +81,7 @@ class SortedValues:
 
 
 def sort_values(image: Array) -> SortedValues:
-    """The values of an array, in order."""
+    """Return the values of an array in ascending order."""
     flat = image.ravel(order="K")
     if flat.dtype.kind == "b":
         flat = flat.view(np.uint8)
@@ -97,7 +97,7 @@ def sort_values(image: Array) -> SortedValues:
 
 
 def _counts(flat: Array) -> Counts:
-    """How often each bit pattern of an 8 or 16 bit integer occurs."""
+    """Count each bit pattern of 8 or 16 bit integers."""
     if flat.dtype.itemsize == 2:
         return _words(flat.view(np.uint16))
     even = flat.size - flat.size % 2  # two at a time: half the work
@@ -114,7 +114,7 @@ def _words(flat: npt.NDArray[np.uint16]) -> Counts:
 
 
 def present_values(classes: Array) -> tuple[int, ...]:
-    """The whole numbers that occur, in order."""
+    """Return the whole numbers that occur, in ascending order."""
     low, high = int(classes.min()), int(classes.max())
     if high - low < FEW_CLASSES:
         return tuple(value for value in range(low, high + 1) if (classes == value).any())

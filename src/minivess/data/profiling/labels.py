@@ -1,4 +1,4 @@
-"""What label values may mean: class numbers, or something that the user has to tell."""
+"""Checks of label values: whether they are class numbers, or need a setting."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def check_label(
 
 
 def check_labels(stats: Sequence[VolumeStats], label_map: LabelMap) -> Iterator[Finding]:
-    """Check the labels of a set against each other and against what the user said."""
+    """Check the labels of a dataset against each other and against the settings."""
     if not stats:
         return
     sets = [frozenset(volume.label_values) - {0} for volume in stats]
@@ -59,9 +59,9 @@ def check_labels(stats: Sequence[VolumeStats], label_map: LabelMap) -> Iterator[
 
 
 def check_ignored(ignored: int | None, label_map: LabelMap) -> Iterator[Finding]:
-    """What `dataset.json` ignores is ignored if the user says so, or is a class if he says that."""
+    """Ask for a setting for the value that `dataset.json` calls ignore."""
     if ignored is not None and ignored not in label_map:
-        problem = f"dataset.json calls the label {ignored} ignore: nobody annotated these voxels."
+        problem = f"dataset.json calls the label {ignored} ignore: these voxels were not annotated."
         remedy = f"data.ignore_label={ignored}, or data.label_map.{ignored}=1 if it is class 1"
         yield finding("label_values", problem, remedy=remedy)
 
@@ -112,7 +112,7 @@ def _meaning(
 
 
 def are_object_numbers(sets: Foreground) -> bool:
-    """Whether volumes number their objects: each from 1 to another n, or by ids of their own."""
+    """Whether values number objects: from 1 to another n in each volume, or ids of their own."""
     full = [values for values in sets if values]
     if len(full) < 2:
         return False
@@ -125,7 +125,7 @@ def are_object_numbers(sets: Foreground) -> bool:
 
 
 def proposed_map(sets: Sequence[Sequence[int]], background: int | None = None) -> Mapping[int, int]:
-    """What would turn label values into class numbers; empty where they are class numbers.
+    """Return a map from label values to class numbers; empty if they are class numbers.
 
     0, 1, 2, 4 are classes. One foreground value other than 1, large isolated values, negative
     values, and a set without background are not. Values that never share a volume with classes,
@@ -158,7 +158,7 @@ def proposed_map(sets: Sequence[Sequence[int]], background: int | None = None) -
 
 
 def _words(mapping: Mapping[int, int], label_map: LabelMap) -> str:
-    """The words that apply a map to the values of files, which another one has changed so far."""
+    """Return the settings that apply a map to the values of files, after the current label map."""
     words = []
     for value, new in sorted(mapping.items()):
         keys = [old for old, now in label_map.items() if now == value]
@@ -168,23 +168,24 @@ def _words(mapping: Mapping[int, int], label_map: LabelMap) -> str:
 
 
 def _remedy(mapping: Mapping[int, int], sets: Foreground, words: str) -> str:
-    """The words that apply a map, and what else the values may mean."""
+    """Return the settings that apply a map, and what else the values may mean."""
     odd = next(iter(mapping))
     if len(mapping) == 1 and any(odd in held and len(held) > 1 for held in sets):
         what = "background" if mapping[odd] == 0 else "a class"
-        return f"data.ignore_label={odd} if nobody annotated these voxels, {words} if it is {what}"
+        ignored = f"data.ignore_label={odd} if these voxels were not annotated"
+        return f"{ignored}, {words} if it is {what}"
     ids = max(mapping) > LARGEST_CLASS_NUMBER
     return f"{words}, or {BINARY} if they number objects" if ids else words
 
 
 def _background(stats: Sequence[VolumeStats]) -> int | None:
-    """The value that most voxels hold in every volume, where all agree."""
+    """Return the most frequent value of every volume, if all agree."""
     found = {volume.commonest for volume in stats} - {0}
     return found.pop() if len(found) == 1 else None
 
 
 def _doubtful(sets: Foreground, values: Sequence[int]) -> Iterator[Finding]:
-    """What may be class numbers, and may as well be something else."""
+    """Find values that may be class numbers or something else."""
     shown = some(values, SHOWN)
     if len(values) > 1 and all(len(held) < 2 for held in sets):
         problem = f"No label holds two of the classes {shown}: they may be one class."
@@ -199,7 +200,7 @@ def _doubtful(sets: Foreground, values: Sequence[int]) -> Iterator[Finding]:
 
 
 def _rare(stats: Sequence[VolumeStats], sets: Foreground) -> Iterator[Finding]:
-    """Classes that occur in one volume only."""
+    """Find classes that occur in one volume only."""
     held = Counter(value for values in sets for value in values)
     rare = sorted(value for value, times in held.items() if times == 1)
     if rare and len(stats) > 1:
@@ -222,7 +223,7 @@ def _mostly_foreground(stats: Sequence[VolumeStats], label_map: LabelMap) -> Ite
         else:
             words = _words({value: 0}, label_map)
             remedy = (
-                f"data.ignore_label={value} if nobody annotated these voxels, {words} if they are "
-                "background"
+                f"data.ignore_label={value} if these voxels were not annotated, {words} if they "
+                "are background"
             )
         yield finding("much_foreground", problem, remedy=remedy)

@@ -1,4 +1,4 @@
-"""One volume in numbers, at native resolution, from one reading of its files."""
+"""Statistics of one volume at native resolution, from one reading of its files."""
 
 from __future__ import annotations
 
@@ -118,9 +118,9 @@ def _measure(
 def _convert(
     image: Volume, label: Volume, turned: Volume, store: Path | None
 ) -> dict[Literal["image", "label"], str]:
-    """Write what is not right as it lies: a turned label, a stated voxel size, a volume of parts.
+    """Write what is curated in another form: a turned label, a stated voxel size, several files.
 
-    The curated set then holds the volume as it was measured, whoever reads it.
+    The curated set then holds the volume as it was measured.
     """
     wanted: dict[Literal["image", "label"], Volume] = {}
     if not image.alone:
@@ -135,12 +135,12 @@ def _convert(
 
 
 def _mapped(values: Array, label_map: LabelMap) -> tuple[int | str, ...]:
-    """Which keys of the label map a label holds; a map that names nothing is a slip."""
+    """Return the keys of the label map that a label holds; one that none holds is a mistake."""
     return tuple(old for old in label_map if old == "*" or (values == old).any())
 
 
 def foreground(classes: Array, *, ignores: bool = False) -> dict[str, Any]:
-    """What the label (X, Y, Z) holds: its values, its share of foreground, its pieces."""
+    """Return values, share of foreground and connected components of a label (X, Y, Z)."""
     import cc3d
 
     values, judged = present_values(classes), classes.size
@@ -163,6 +163,6 @@ def foreground(classes: Array, *, ignores: bool = False) -> dict[str, Any]:
 
 
 def _commonest(classes: Array) -> int:
-    """The value that most voxels hold."""
+    """Return the most frequent value."""
     found, counts = np.unique(classes, return_counts=True)
     return int(found[counts.argmax()])

@@ -1,4 +1,4 @@
-"""The dataset in numbers: each volume measured once for its content, then summed up."""
+"""The profile of a dataset: statistics of each volume, cached by content, and their summary."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ PARALLEL_BYTES = 200_000_000  # below this, starting processes costs more than i
 
 @dataclass(frozen=True)
 class Measured:
-    """All volumes of a set: the usable ones in numbers, and what was found.
+    """Statistics of the usable volumes of a dataset, and all findings.
 
     `cases` are the usable ones as they are curated, `dataset_hash` is the one that DVC will then
     give them.
@@ -143,7 +143,7 @@ def summarise(
 
 
 def as_loaded(profile: DatasetProfile, resampling: ResamplingConfig) -> DatasetProfile:
-    """The profile with the shapes that networks will see, for planning; native unless asked."""
+    """Return the profile with the shapes that networks will see, for planning."""
     if not resampling.enabled:
         return profile
     volumes = tuple(
@@ -176,13 +176,13 @@ def _run(jobs: Sequence[Callable[[], Measurement]], size: int) -> Iterator[Measu
 
 
 def pool_of(n: int) -> ProcessPoolExecutor:
-    """Processes that measure volumes; forked ones may deadlock beside threads (torch, gRPC)."""
+    """Return processes that measure; forked ones may deadlock beside threads (torch, gRPC)."""
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(n, mp_context=context, initializer=_end_with_parent)
 
 
 def _end_with_parent() -> None:
-    """Without it, processes of a pool wait for ever when what started them is killed."""
+    """End with the parent: processes of a pool would wait for ever after it is killed."""
     parent = multiprocessing.parent_process()
 
     def wait() -> None:
@@ -194,7 +194,7 @@ def _end_with_parent() -> None:
 
 
 def _judged(result: Measurement, accepted: bool) -> Measurement:
-    """An error keeps a volume out, unless review accepted it: then it counts as a warning."""
+    """Leave a volume with an error out, unless review accepted it: then errors become warnings."""
     errors = [finding for finding in result.findings if finding.severity == "error"]
     if result.stats is None or not errors:
         return result
@@ -255,7 +255,7 @@ def _refuse(measured: Measured, *, strict: bool) -> None:
 
 
 def _extent(volumes: Sequence[VolumeStats]) -> dict[str, Any]:
-    """Shapes over the set, and memory as float32."""
+    """Return shapes over the dataset, and memory as float32."""
     shapes = np.array([volume.shape for volume in volumes])
     total = float(shapes.prod(axis=1).sum()) * 4 / GIB
     return {
@@ -272,7 +272,7 @@ def _shape(values: npt.NDArray[Any]) -> Shape:
 
 
 def _is_anisotropic(spacings: npt.NDArray[np.float64]) -> bool:
-    """Spacing differs more than twofold between volumes, or within a voxel."""
+    """Whether spacing differs more than twofold between volumes, or within a voxel."""
     positive = np.maximum(spacings, 1e-12)
     across = positive.max(axis=0) / positive.min(axis=0)
     within = positive.max(axis=1) / positive.min(axis=1)

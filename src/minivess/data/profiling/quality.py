@@ -1,4 +1,4 @@
-"""What is wrong with a volume, or odd about it within its set: code, severity, remedy.
+"""Checks of volumes, alone and within their dataset, as findings.
 
 An error keeps a volume out of everything that follows; a warning does not.
 """
@@ -43,7 +43,7 @@ BEYOND_ACCEPTING = frozenset(
         "implausible_spacing",
     }
 )
-FEW_FOR_OUTLIERS = 5  # below this a median absolute deviation says nothing
+FEW_FOR_OUTLIERS = 5  # below this a median absolute deviation means nothing
 SMALLEST, LARGEST = 1e-3, 1e5  # micron
 LARGEST_TILT = 1.0  # degree; headers of straight grids jitter far below
 LEFTOVER = re.compile(r"(\.(lock|lck|tmp|temp|part|partial|crdownload|swp)|~)$|^~\$")
@@ -99,7 +99,7 @@ def check_set(
 
 
 def check_pairing(pairing: Pairing) -> list[Finding]:
-    """Images without a label, labels without an image, and files that lie in the way."""
+    """Find images without a label, labels without an image, and files that are not read."""
     taken = {case.case for case in pairing.cases}
     found = [
         *_each("missing_label", pairing.unpaired_images, "{} has no label, so it is left out."),
@@ -154,7 +154,7 @@ def _geometry(volume: Volume) -> Iterator[Finding]:
 
 
 def _tilt(volume: Volume) -> float:
-    """Degrees between the worst pair of axes and a right angle."""
+    """Return the largest deviation of two axes from a right angle, in degrees."""
     axes = volume.affine[:3, :3]
     lengths = np.linalg.norm(axes, axis=0)
     if not np.isfinite(lengths).all() or not lengths.all():
@@ -164,7 +164,7 @@ def _tilt(volume: Volume) -> float:
 
 
 def _pair(volume: Volume, label: Volume, stored: Volume) -> list[Finding]:
-    """The label as used, against its image; `stored` is the label as its file has it."""
+    """Check the label as used against its image; `stored` is the label as in its file."""
     if volume.shape != label.shape:
         problem = f"The image has shape {volume.shape}, its label {label.shape}."
         return [finding("shape_mismatch", problem)]
@@ -192,7 +192,7 @@ def _plausible(volume: Volume) -> bool:
 
 
 def _alike(stats: Sequence[VolumeStats], signatures: Mapping[str, str]) -> list[Finding]:
-    """Volumes that show what another shows: of one group they stay on one side of any split."""
+    """Find duplicates; within one group they stay on one side of any split."""
     found: dict[str, Finding] = {}
     copies = dict.fromkeys(_copies(stats), "holds the same voxels as {}")
     shown = {v.case: (v.shape, signatures[v.case]) for v in stats if v.case in signatures}
@@ -220,7 +220,7 @@ def _alike(stats: Sequence[VolumeStats], signatures: Mapping[str, str]) -> list[
 
 
 def _copies(stats: Sequence[VolumeStats]) -> Iterable[tuple[str, str]]:
-    """Equal bytes, or equal voxels in other packing or with another label."""
+    """Yield pairs with equal bytes, or equal voxels stored otherwise or with another label."""
     first: dict[object, str] = {}
     for volume in stats:
         original = next((first[mark] for mark in _marks(volume) if mark in first), None)
@@ -236,7 +236,7 @@ def _marks(volume: VolumeStats) -> tuple[object, object]:
 
 
 def _outliers(stats: Sequence[VolumeStats], limit: float) -> list[Finding]:
-    """Volumes far from the rest by robust z-score (Iglewicz and Hoaglin 1993)."""
+    """Find volumes far from the rest by robust z-score (Iglewicz and Hoaglin 1993)."""
     if len(stats) < FEW_FOR_OUTLIERS:
         return []
     look = "look at it in the gallery; remove it from data.root if it is foreign, or raise"
@@ -254,7 +254,7 @@ def _outliers(stats: Sequence[VolumeStats], limit: float) -> list[Finding]:
 
 
 def _units(stats: Sequence[VolumeStats]) -> Iterator[Finding]:
-    """Distances are given in the unit of each volume, so that means over several mean nothing."""
+    """Find several units: distances in the unit of each volume cannot be averaged."""
     named = sorted({volume.unit for volume in stats})
     if len(named) > 1:
         problem = f"Volumes state their voxel sizes in several units ({', '.join(named)})."
@@ -264,7 +264,7 @@ def _units(stats: Sequence[VolumeStats]) -> Iterator[Finding]:
 def _properties(
     stats: Sequence[VolumeStats],
 ) -> Iterable[tuple[str, npt.NDArray[np.float64], float]]:
-    """Name, one value for each volume, smallest spread that counts."""
+    """Yield name, one value for each volume, and the smallest spread that counts."""
     for axis, letter in enumerate("xyz"):
         spacing = [v.voxel_spacing[axis] * (units.in_micron(v.unit) or 1.0) for v in stats]
         yield f"spacing along {letter}", np.log(np.maximum(spacing, 1e-12)), 0.05
@@ -275,7 +275,7 @@ def _properties(
 
 
 def robust_z(values: npt.NDArray[np.float64], floor: float) -> npt.NDArray[np.float64]:
-    """0.6745 (x - median) / MAD, the MAD being at least `floor` (most headers agree exactly)."""
+    """Return 0.6745 (x - median) / MAD; the MAD is at least `floor`, as headers often agree."""
     centre = np.median(values)
     spread = max(float(np.median(np.abs(values - centre))), floor)
     return np.asarray(0.6745 * (values - centre) / spread, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Decisions about volumes: checked, then written down; a fix brings files, which we keep."""
+"""Record decisions about volumes after checking them; files of a fix are copied."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def decide(
     why: str,
     replacements: Mapping[review.Role, Path] | None = None,
 ) -> None:
-    """Write a decision down, with who, when and why; a fix brings its files.
+    """Record a decision with who, when and why; a fix brings its files.
 
     Raises:
         DataError: no reason is given, the volume cannot be used as it is, or a file does not fit.
@@ -59,7 +59,7 @@ def decide(
 
 
 def _said_already(entry: review.Entry, rows: Sequence[Mapping[str, object]]) -> bool:
-    """Whether these are the last decisions, word for word: importing twice decides once."""
+    """Whether these equal the last decisions, so that importing twice decides once."""
     words = ("verdict", "who", "why", "role", "file_md5")
     last = [[getattr(made, word) for word in words] for made in entry.decisions[-len(rows) :]]
     return last == [[row.get(word) for word in words] for row in rows]
@@ -80,7 +80,7 @@ def _fix(entry: review.Entry) -> str:
 
 
 def _check_fit(home: Home, entry: review.Entry, given: Mapping[review.Role, Path]) -> None:
-    """Read what will stand in for the originals: it must be a volume, both on one grid."""
+    """Check that the files that replace originals are volumes, and both on one grid."""
     if not given:
         raise DataError(
             f"A fix of {entry.case} needs a file.",
@@ -106,11 +106,11 @@ def _volume(path: Path) -> Volume | None:
     try:
         return read_volume(path)
     except DataError:
-        return None  # the original is what is wrong; profiling looks at the pair again
+        return None  # the original is damaged; profiling checks the pair again
 
 
 def _keep(home: Home, path: Path) -> dict[str, str]:
-    """Our own copy of a replacement, named by its bytes; of several files one NIfTI."""
+    """Copy a replacement under the hash of its bytes; several files become one NIfTI."""
     source = path.expanduser()
     if len(volume_files(source)) > 1:
         with tempfile.TemporaryDirectory() as folder:

@@ -147,7 +147,7 @@ def from_label_studio(home: Home, path: Path) -> tuple[list[str], list[str]]:
 
 
 def _answer(annotations: Iterable[Mapping[str, Any]]) -> tuple[review.Verdict | None, str, str]:
-    """Verdict, reason and person of the last annotation that was not cancelled."""
+    """Return verdict, reason and person of the last annotation that was not cancelled."""
     verdict: review.Verdict | None = None
     why, who = "", ""
     for annotation in annotations:
@@ -164,7 +164,7 @@ def _answer(annotations: Iterable[Mapping[str, Any]]) -> tuple[review.Verdict | 
 
 
 def read_back(home: Home, path: Path, *, who: str | None, why: str) -> tuple[list[str], list[str]]:
-    """Read a Slicer folder or a Label Studio export back.
+    """Import decisions from a Slicer folder or a Label Studio export.
 
     Raises:
         DataError: `path` is neither.

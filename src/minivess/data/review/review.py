@@ -1,4 +1,4 @@
-"""Decisions of people about volumes: a queue and its decisions in SQLite, kept for good.
+"""The review queue and people's decisions about volumes, kept in SQLite permanently.
 
 A decision is about the bytes that were looked at; when a file changes, a new one is needed.
 """
@@ -86,13 +86,13 @@ def command(action: str, dataset: str, case: str = "CASE", rest: str = "--why '.
 
 
 def verdict(made: Sequence[Decision]) -> Verdict | None:
-    """What counts of these decisions: the last, unless it opened the volume again."""
+    """Return the verdict in force: the last one, unless it reopened the volume."""
     last = made[-1].verdict if made else None
     return None if last == "reopen" else last
 
 
 def replaced(made: Sequence[Decision]) -> dict[Role, Decision]:
-    """The fixes that count: of each file the last, since the volume was opened."""
+    """Return the fixes in force: the last one of each file since the volume was reopened."""
     found: dict[Role, Decision] = {}
     for decision in made:
         if decision.verdict == "reopen":
@@ -132,7 +132,7 @@ def decisions(home: Home, dataset: str) -> dict[Mark, tuple[Decision, ...]]:
 
 
 def find(home: Home, dataset: str, case: str) -> Entry:
-    """One volume.
+    """Return one volume.
 
     Raises:
         DataError: profiling has not seen a volume of that name.
@@ -149,12 +149,12 @@ def find(home: Home, dataset: str, case: str) -> Entry:
 
 
 def replacements_folder(home: Home) -> Path:
-    """Where the files that replace originals are kept."""
+    """Return the folder of files that replace originals."""
     return home.root / "review"
 
 
 def current_files(home: Home, entry: Entry) -> dict[Role, Path]:
-    """The files of a volume as they count now: replacements, else the originals."""
+    """Return the files of a volume in use: replacements, else the originals."""
     given = {
         role: replacements_folder(home) / str(made.file) for role, made in entry.replaced.items()
     }
@@ -173,7 +173,7 @@ def record_seen(
     *,
     in_force: Mapping[str, Any],
 ) -> list[Entry]:
-    """Note the volumes as profiling sees them; returns those that wait for a decision.
+    """Record the volumes as profiled; return those that wait for a decision.
 
     `pairing` is that of the originals, `in_force` what the decisions about each made of it.
     """
@@ -216,5 +216,5 @@ def _mark(row: sqlite3.Row) -> Mark:
 
 
 def timestamp() -> str:
-    """The time of a row."""
+    """Return the time for a new row."""
     return datetime.now(UTC).isoformat(timespec="microseconds")

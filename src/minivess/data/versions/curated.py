@@ -1,4 +1,4 @@
-"""Our own copy of the usable volumes: images/<case>, labels/<case>, and the hash that DVC gives it.
+"""The curated copy of the usable volumes, images/<case> and labels/<case>, and its DVC hash.
 
 The originals are read and never linked: `dvc add` makes linked files read-only, and a hard link
 to an original would reach it. Only our copies and DVC's cache share their bytes.
@@ -29,12 +29,12 @@ FICLONE = 0x40049409  # ioctl of Linux that shares blocks between files
 
 
 def file_index(home: Home) -> FileHashes:
-    """The index over all files of this home."""
+    """Return the index of file hashes of this home."""
     return FileHashes(home.profile_cache / "index.json")
 
 
 def curated_folder(home: Home, dataset: str) -> Path:
-    """Where the curated set of a dataset lies."""
+    """Return the curated folder of a dataset."""
     safe = f"data-{dataset}" if dataset in RESERVED or dataset.startswith(".") else dataset
     return home.dvc / safe
 
@@ -60,36 +60,36 @@ def curate(home: Home, dataset: str, cases: Iterable[Case]) -> Path:
 
 
 def folder_hash(folder: Path, index: FileHashes | None = None) -> str:
-    """The md5 that DVC gives a folder, ending in `.dir`."""
+    """Return the md5 that DVC gives a folder, ending in `.dir`."""
     paths = [path for path in folder.rglob("*") if path.is_file()]
     hashes = index.hashes(paths) if index else {path: files.md5(path) for path in paths}
     return tree_hash({path.relative_to(folder).as_posix(): hashes[path] for path in paths})
 
 
 def curated_hash(cases: Iterable[Case], hashes: Mapping[Path, str]) -> str:
-    """The hash that the curated folder of these cases will have."""
+    """Return the hash that the curated folder of these cases will have."""
     return tree_hash({name: hashes[path] for name, path in _sources(cases)})
 
 
 def tree_hash(md5s: Mapping[str, str]) -> str:
-    """DVC's hash of a folder, from relative path -> md5 of each file."""
+    """Return DVC's hash of a folder, from the md5 of each relative path."""
     entries = [{"md5": md5s[name], "relpath": name} for name in sorted(md5s)]
     listing = json.dumps(entries, sort_keys=True).encode()
     return hashlib.md5(listing, usedforsecurity=False).hexdigest() + ".dir"
 
 
 def converted_file(store: Path, role: str) -> Path:
-    """Where what we write in place of a case's image or label waits to be curated."""
+    """Return the path of a file that is curated in place of a case's image or label."""
     return store / f"{role}.nii.gz"
 
 
 def curated_case(case: Case, converted: Iterable[str], store: Path) -> Case:
-    """The case with the files that are curated: its own, but for those that we wrote."""
+    """Return the case with the files that are curated: its own, or those that were converted."""
     return case.replace(**{role: converted_file(store, role) for role in converted})
 
 
 def curated_cases(folder: Path, profile: DatasetProfile) -> list[Case]:
-    """The volumes of a profile, as files of its curated folder."""
+    """Return the volumes of a profile as files of its curated folder."""
     return [
         Case(
             case=volume.case,
@@ -106,7 +106,7 @@ def state_file(home: Home, folder: Path) -> Path:
 
 
 def note_state(home: Home, folder: Path, tree: str) -> None:
-    """Remember how we left the folder."""
+    """Record the hash of the folder as minivess left it."""
     files.write_text(state_file(home, folder), tree)
 
 
@@ -159,7 +159,7 @@ def _swap(folder: Path, sources: Mapping[str, Path], kept: set[str]) -> None:
 
 
 def _link(ours: Path, target: Path) -> bool:
-    """A second name for a file of ours; False where the file system has no links."""
+    """Make a hard link to a curated file; False if the file system has no links."""
     try:
         os.link(ours, target)
     except OSError:
@@ -168,7 +168,7 @@ def _link(ours: Path, target: Path) -> bool:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """A copy of the bytes alone, sharing blocks where the file system can."""
+    """Copy the bytes alone, sharing blocks if the file system can."""
     try:
         with source.open("rb") as original, target.open("wb") as copy:
             fcntl.ioctl(copy, FICLONE, original.fileno())

@@ -1,4 +1,4 @@
-"""What files contain, without reading them twice. Imports nothing heavy.
+"""MD5 of files, cached so that unchanged files are not read again.
 
 A file whose path, size, inode and times of modification and change (ns) are as before has the
 bytes as before. Copying tools set the first of these times, and nothing sets the second.
@@ -20,13 +20,13 @@ THREADS = 4
 
 
 class FileHashes:
-    """MD5 of files, remembered in one JSON file."""
+    """MD5 of files, cached in one JSON file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def hashes(self, paths: Iterable[Path]) -> dict[Path, str]:
-        """MD5 of each file; only files that changed since the last call are read.
+        """Return the MD5 of each file; only files that changed since the last call are read.
 
         A file that may not be read has the hash `unreadable`; a missing one raises OSError.
         """

@@ -1,8 +1,8 @@
-"""Datasets in storage elsewhere (S3 and whatever else fsspec reads), mirrored below home.
+"""Datasets in remote storage (S3 and others that fsspec reads), mirrored below home.
 
 All names are there at once, as empty stand-ins, so that files are paired before any is fetched.
-What is fetched is remembered by what the storage says of it: unchanged, it is not fetched again.
-The storage is only ever read.
+Each fetched file is recorded with its size, tag and time in the storage; unchanged, it is not
+fetched again. The storage is only ever read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REMEDIES = {
     "the right to read, AWS_ENDPOINT_URL another server, FSSPEC_S3_ANON=true means a public bucket"
 }
 
-Mark = list[Any]  # what the storage says of one version of an object
+Mark = list[Any]  # size, tag and time of one version of an object
 
 
 class Mirror:
@@ -41,7 +41,7 @@ class Mirror:
         self._marks: dict[str, Mark] = {}
 
     def listed(self) -> Path:
-        """Every name of the storage, as a folder; nothing but small texts is fetched.
+        """List every name of the storage as a folder of empty files; only small texts are fetched.
 
         Raises:
             DataError: no such place, no right to read it, no package or network to reach it.
@@ -65,7 +65,7 @@ class Mirror:
     def fetch(
         self, paths: Iterable[Path], on_file: Callable[[int, int], object] = lambda *_: None
     ) -> int:
-        """Make these files whole; returns how many had to be fetched.
+        """Fetch the content of these files; return how many had to be fetched.
 
         `on_file(done, total)` is called after each.
 
@@ -110,7 +110,7 @@ class Mirror:
         return name
 
     def _known(self) -> dict[str, Mark]:
-        """Marks of what is here whole; what lost its mark or its size is fetched again."""
+        """Return the marks of files that are complete here."""
         try:
             marks: Mapping[str, Mark] = files.read_json(self._index)
             sizes = {name: (self.root / name).stat().st_size for name in self._marks}
@@ -136,7 +136,7 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 def _marks(system: Any, path: str) -> dict[str, Mark]:
-    """Name below `path` -> size, tag and time of its version."""
+    """Return size, tag and time of the version of each name below `path`."""
     found = {
         PurePosixPath(place).relative_to(path).as_posix(): _mark(entry)
         for place, entry in system.find(path, detail=True).items()
@@ -157,9 +157,9 @@ def _mark(entry: Mapping[str, Any]) -> Mark:
 
 @contextmanager
 def _translated(url: str) -> Iterator[None]:
-    """The errors of each storage's client become one kind."""
+    """Translate the errors of each storage's client."""
     scheme = url.partition("://")[0]
-    remedy = REMEDIES.get(scheme, f"mend the address, or the rights that {scheme} asks for")
+    remedy = REMEDIES.get(scheme, f"correct the address, or the access rights of {scheme}")
     try:
         yield
     except MinivessError:

@@ -1,4 +1,4 @@
-"""A version's file and its Git commit: both change, or neither does, even if the process is killed.
+"""Change a version's file and commit it to Git together, or neither, even if the process is killed.
 
 The file as it was lies in a journal until everything is done; who comes next puts it back.
 """
@@ -78,7 +78,7 @@ def _commit(path: Path, message: str) -> None:
 
 
 def _head(folder: Path) -> str | None:
-    """The commit that the repository of a folder is at; None without one."""
+    """Return the current commit of a folder's repository; None if there is none."""
     if not (folder / ".git").exists():
         return None
     return _git(folder, "rev-parse", "--verify", "--quiet", "HEAD", needed=False) or None

@@ -1,4 +1,4 @@
-"""Versions of the data: the curated folder put under DVC. This is the only door to DVC."""
+"""Versions of the data: the curated folder under DVC, which only this module calls."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Version:
     home: Path
 
     def relative(self, path: Path) -> str:
-        """A path as contracts hold it, relative to the home folder."""
+        """Return a path relative to the home folder, as contracts hold it."""
         return path.relative_to(self.home).as_posix()
 
 
@@ -80,7 +80,7 @@ def commit(
         hashed, now = str(stage.outs[0].hash_info.value), folder_hash(folder, file_index(home))
         if not hashed == now == ours:
             raise DataError(
-                f"DVC says {hashed}, we say {now}: {folder} changed while it was added.",
+                f"DVC's hash is {hashed}, not {now}: {folder} changed while it was added.",
                 remedy="run the same command again while nothing writes to that folder",
             )
         _describe(dvc_file, place, review or {})
@@ -101,7 +101,7 @@ def is_at(home: Home, dataset: str, dataset_hash: str, *, git: bool = False) -> 
 
 
 def restore(home: Home, *, dataset: str, dataset_hash: str, dvc_text: str, remote: str) -> Path:
-    """The curated folder at exactly this version: as it is, or from DVC's cache or remote.
+    """Return the curated folder at exactly this version, from DVC's cache or remote if needed.
 
     Raises:
         DataError: neither holds this version.
@@ -128,7 +128,7 @@ def restore(home: Home, *, dataset: str, dataset_hash: str, dvc_text: str, remot
 
 
 def manual_edits(home: Home, dataset: str) -> dict[str, list[str]]:
-    """What somebody changed in the curated folder: DVC's word -> files; empty if nothing.
+    """Return files changed by hand in the curated folder, by DVC's kinds of change.
 
     DVC is asked only where the folder's hash is not the one that we left.
     """
@@ -153,7 +153,7 @@ def manual_edits(home: Home, dataset: str) -> dict[str, list[str]]:
 
 
 def keep_manual_edits(home: Home, dataset: str) -> None:
-    """Keep copies of files that were changed by hand, before they give way; say which."""
+    """Copy files that were changed by hand before they are replaced, and log which."""
     changed = manual_edits(home, dataset)
     if not changed:
         return
@@ -175,12 +175,12 @@ def keep_manual_edits(home: Home, dataset: str) -> None:
 
 
 def _address(remote: str) -> str:
-    """A URL as it is, a folder absolute."""
+    """Return a URL as it is, a folder as an absolute path."""
     return remote if "://" in remote else str(Path(remote).expanduser().resolve())
 
 
 def recorded_places(home: Home) -> dict[str, str]:
-    """Where the originals of each dataset of this home lie, as far as its .dvc file says it."""
+    """Return where the originals of each dataset of this home lie, as its .dvc file states."""
     found = {}
     for dvc_file in filter(Path.is_file, home.dvc.glob("*.dvc")):
         bare = dvc_file.stem.removeprefix("data-")
@@ -191,14 +191,14 @@ def recorded_places(home: Home) -> dict[str, str]:
 
 
 def is_place(recorded: str, root: Path | str | None) -> bool:
-    """Whether the data asked for lie where a profile says that its data lay."""
+    """Whether `root` is the place recorded in a profile."""
     if root is None or not recorded or "://" in recorded or isinstance(root, str):
         return str(root).rstrip("/") == recorded.rstrip("/")
     return Path(recorded).resolve() == root.resolve()
 
 
 def known_as(home: Home, config: ExperimentConfig) -> str | None:
-    """The name that the folder asked for was given in this home, where it is not the folder's own.
+    """Return the name under which `data.root` was profiled, if it is not the folder's own.
 
     Raises:
         UsageError: it was given several.
@@ -218,14 +218,14 @@ def known_as(home: Home, config: ExperimentConfig) -> str | None:
 
 
 def _describe(dvc_file: Path, place: str, review: Mapping[str, Any]) -> None:
-    """Write place and decisions into the .dvc file, where DVC leaves `meta` to its users."""
+    """Write place and decisions into `meta` of the .dvc file, which DVC leaves to its users."""
     content = yaml.safe_load(dvc_file.read_text(encoding="utf-8"))
     content["meta"] = {"place": place, "review": json.loads(json.dumps(review))}
     files.write_text(dvc_file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def _drop_damaged(home: Home) -> None:
-    """Remove cached files whose bytes are not what their names say; DVC fetches them again."""
+    """Remove cached files whose bytes do not match their names; DVC fetches them again."""
     for path in (home.dvc / ".dvc" / "cache" / "files" / "md5").glob("??/*"):
         if path.is_file() and files.md5(path) != path.parent.name + path.name.removesuffix(".dir"):
             path.unlink()
@@ -233,11 +233,11 @@ def _drop_damaged(home: Home) -> None:
 
 @contextmanager
 def _repository(home: Home, remote: str | None) -> Iterator[Any]:
-    """DVC's repository of this home, made on first use, with one remote; errors translated.
+    """Open DVC's repository of this home, made on first use, with one remote; translate errors.
 
     Without a `remote` the one configured before stays.
     """
-    # DVC writes below /var/tmp unless told, and counts uses unless told.
+    # By default DVC writes below /var/tmp and counts uses.
     set_environment(DVC_SITE_CACHE_DIR=str(home.dvc / "tmp" / "site"), DVC_NO_ANALYTICS="1")
     from dvc.repo import Repo
 
@@ -256,7 +256,7 @@ def _repository(home: Home, remote: str | None) -> Iterator[Any]:
             cause = f" ({error.__cause__})" if error.__cause__ else ""
             raise RemoteError(
                 f"DVC could not store or fetch a version with {remote}: {error}{cause}",
-                remedy="data.remote=/path/to/a/folder, or mend the remote's address and rights",
+                remedy="data.remote=/path/to/a/folder, or correct the remote's address and rights",
             ) from error
 
 
