@@ -134,7 +134,7 @@ def refresh(store: Store) -> None:
     """What `minivess sql` does before it asks."""
     path = store.home.workspace
     known = workspace.known(path)
-    workspace.refresh(path, export.rows(store, known), unchanged=known)
+    workspace.refresh(path, export.export_rows(store, known), unchanged=known)
 
 
 def clocked(what: Callable[[], object]) -> float:

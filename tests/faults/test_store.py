@@ -13,7 +13,7 @@ from bench import faults
 from minivess import config, files
 from minivess.config import TrackingConfig
 from minivess.home import Home, open_home
-from minivess.tracking.run.dead_runs import settle
+from minivess.tracking.run.dead_runs import settle_runs
 from minivess.tracking.store.store import open_store
 from tests.commands import Command
 from tests.faults import deaths
@@ -62,7 +62,7 @@ def test_a_disk_that_fills_up_ends_a_training_in_one_paragraph_and_is_its_runs_c
         assert told[-2].startswith(f"The disk has no room left for {home.cells}")
         filler.unlink()
         store = open_store(home, TrackingConfig())
-        settle(store)
+        settle_runs(store)
         ends = {run.name: (run.status, run.tags.get("error_type")) for run in store.search()}
         assert ends.pop("tubes") == ("FINISHED", None)
         assert set(ends.values()) == {("FAILED", "DiskFull")}, ends

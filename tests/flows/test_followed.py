@@ -19,7 +19,7 @@ from minivess.cli import main
 from minivess.config import TrackingConfig
 from minivess.home import Home, open_home
 from minivess.tracking.store import registry
-from minivess.tracking.store.artifacts import local
+from minivess.tracking.store.artifacts import local_folder
 from minivess.tracking.store.store import Store, open_store
 from tests.conftest import tube, write_nifti
 
@@ -138,7 +138,7 @@ def test_what_is_deployed_is_what_the_analysis_names_wherever_aliases_point(own:
 def test_a_damaged_checkpoint_and_a_model_that_is_gone_are_noticed(own: Own) -> None:
     store, parent = own.store, own.ids["training_run_ids"][0]
     child = store.search(parent=parent)[0]
-    folder = local(child.artifact_uri)
+    folder = local_folder(child.artifact_uri)
     assert folder is not None
     checkpoint = next((folder / "checkpoints").glob("last*"))
     checkpoint.write_bytes(bytes(checkpoint.stat().st_size))

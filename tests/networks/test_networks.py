@@ -12,7 +12,7 @@ import torch
 from minivess import config, networks
 from minivess.contracts import Network, Shape
 from minivess.errors import PlanError, TrainingError, UsageError
-from minivess.tracking.run.encoding import text
+from minivess.tracking.run.encoding import param_text
 from minivess.tracking.run.params import arch_params
 
 
@@ -46,9 +46,9 @@ def test_five_slices_train() -> None:
 def test_what_was_chosen_for_five_slices_is_told_with_the_run() -> None:
     network = dynunet((48, 48, 5))
     told = arch_params(network, networks.divisor(network))
-    assert text(told["arch_strides"]) == "[[1, 1, 1], [2, 2, 1], [2, 2, 1]]"
-    assert text(told["arch_kernel_size"]) == "[[3, 3, 3], [3, 3, 3], [3, 3, 3]]"
-    assert text(told["arch_divisor"]) == "[4, 4, 1]"
+    assert param_text(told["arch_strides"]) == "[[1, 1, 1], [2, 2, 1], [2, 2, 1]]"
+    assert param_text(told["arch_kernel_size"]) == "[[3, 3, 3], [3, 3, 3], [3, 3, 3]]"
+    assert param_text(told["arch_divisor"]) == "[4, 4, 1]"
 
 
 def test_a_network_of_odd_strides_is_known_by_running_it() -> None:

@@ -21,7 +21,7 @@ from minivess.orchestration import prefect as watched
 from minivess.orchestration.session import Session, open_session
 from minivess.runtime import signals
 from minivess.tracking.run import environment, run_lifecycle
-from minivess.tracking.run.run import Run, attach
+from minivess.tracking.run.run import Run, attach_run
 from minivess.tracking.store.connection import preload
 
 PARENT = "parent dies, child lives"
@@ -81,7 +81,7 @@ def living_child() -> None:
     os.setsid()
     run_id = heard(PARENT).split()[1]
     with open_session(QUIET, config.environment(), lock=False) as session:
-        with opened(session, "living child", attach(session.store, run_id)):
+        with opened(session, "living child", attach_run(session.store, run_id)):
             sign("living child")
             heard("child may end")
         sign("child has ended")

@@ -106,7 +106,7 @@ class Scene:
         return {run.name: run for run in self.store.search(experiment="endings")}
 
     def settle(self) -> None:
-        dead_runs.settle(self.store)
+        dead_runs.settle_runs(self.store)
         env = Environment(prefect_api_url=self.server.api, home=self.home.root)
         with open_orchestrator(self.home, env) as engine:
             engine.settle()

@@ -73,7 +73,7 @@ class Fabricated:
         return self.store.get(made)
 
     def hold(self, record: RunRecord, **held: Any) -> None:
-        root = artifacts.local(record.artifact_uri)
+        root = artifacts.local_folder(record.artifact_uri)
         assert root is not None
         for path, value in held.items():
             files.write_json(root / path, value)
@@ -286,7 +286,7 @@ def made(home: Home, stocked: None) -> Iterator[Fabricated]:
 
 def test_what_is_damaged_or_gone_is_not_reused_and_audit_says_so(made: Fabricated) -> None:
     record = made.store.get(made.families[0].run_id)
-    root = artifacts.local(record.artifact_uri)
+    root = artifacts.local_folder(record.artifact_uri)
     assert root is not None
     path = root / "model" / "MLmodel"
     size = path.stat().st_size

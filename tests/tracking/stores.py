@@ -89,12 +89,12 @@ def postgres() -> Iterator[str]:
 
 
 def _wait(uri: str) -> None:
-    from minivess.tracking.store.connection import probe
+    from minivess.tracking.store.connection import probe_store
 
     deadline = time.monotonic() + 300
     while True:
         try:
-            return probe(uri)
+            return probe_store(uri)
         except StoreError:
             if time.monotonic() > deadline:
                 raise

@@ -19,7 +19,7 @@ from minivess.tracking.run import model
 from minivess.tracking.run.params import data_params
 from minivess.tracking.run.run_lifecycle import mlflow_run
 from minivess.tracking.store import fold_models, registry
-from minivess.tracking.store.export import rows
+from minivess.tracking.store.export import export_rows
 from minivess.tracking.store.store import Store
 from minivess.tracking.upkeep import lineage
 from tests.tracking.conftest import LOSS, NETWORK, QUIET, SPLIT, profile_of
@@ -311,7 +311,7 @@ def test_a_chain_over_two_versions_of_the_data_is_refused(store: Store, chain: C
 
 
 def test_rows_hold_runs_params_whole_histories_and_volumes(store: Store, chain: Chain) -> None:
-    found = rows(store)
+    found = export_rows(store)
     cell = next(row for row in found["runs"] if row["run_id"] == chain.cells[1])
     assert (cell["kind"], cell["parent_run_id"]) == (names.CELL, chain.family)
     history = [
@@ -328,7 +328,7 @@ def test_rows_of_runs_known_already_come_without_their_metrics_and_volumes(
     store: Store, chain: Chain
 ) -> None:
     end = store.get(chain.cells[0]).end_time
-    found = rows(store, {chain.cells[0]: int(end or 0), chain.cells[1]: 1})
+    found = export_rows(store, {chain.cells[0]: int(end or 0), chain.cells[1]: 1})
     assert {chain.cells[0], chain.cells[1]} <= {row["run_id"] for row in found["runs"]}
     for told in (found["metrics"].to_pylist(), found["volumes"]):
         assert chain.cells[0] not in {row["run_id"] for row in told}

@@ -19,8 +19,8 @@ from minivess.errors import StoreError
 from minivess.runtime import liveness
 from minivess.tracking.journal import upload
 from minivess.tracking.run import logs
-from minivess.tracking.run.dead_runs import settle
-from minivess.tracking.run.run_lifecycle import EXPERIMENT_NOTES, opening, outcome
+from minivess.tracking.run.dead_runs import settle_runs
+from minivess.tracking.run.run_lifecycle import EXPERIMENT_NOTES, opening_operation, status_of_error
 from minivess.tracking.store.store import Store
 from tests.tracking.conftest import OpenRun
 
@@ -109,7 +109,7 @@ def codes(store: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, i
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *words], capture_output=True, text=True, timeout=300
     )
-    settle(store)
+    settle_runs(store)
     found: dict[str, int] = json.loads(done.stdout)
     return found
 
@@ -139,10 +139,10 @@ def test_a_run_whose_process_died_ends_when_it_was_last_heard_of(store: Store) -
 
 def test_prefects_signal_and_cancellation_are_no_failures() -> None:
     signals = pytest.importorskip("prefect.exceptions")
-    assert outcome(signals.TerminationSignal(signal.SIGTERM)) == "KILLED"
-    assert outcome(signals.CancelledRun()) == "KILLED"
-    assert outcome(GeneratorExit()) == "KILLED"
-    assert outcome(SystemExit(None)) == "FINISHED"
+    assert status_of_error(signals.TerminationSignal(signal.SIGTERM)) == "KILLED"
+    assert status_of_error(signals.CancelledRun()) == "KILLED"
+    assert status_of_error(GeneratorExit()) == "KILLED"
+    assert status_of_error(SystemExit(None)) == "FINISHED"
 
 
 @pytest.fixture
@@ -157,13 +157,13 @@ def dead_pid() -> int:
 def left_running(store: Store, experiment: str) -> Iterator[str]:
     """A run that is RUNNING in MLflow and has no journal here, as another home's would be."""
     tags = {names.KIND: names.CELL, names.UID: uuid.uuid4().hex}
-    run_id = upload.run_of(store, opening(experiment, "tubes", "run", tags))
+    run_id = upload.run_of(store, opening_operation(experiment, "tubes", "run", tags))
     yield run_id
     store.client.set_terminated(run_id)
 
 
 def test_a_living_process_keeps_its_run(store: Store, left_running: str) -> None:
-    assert left_running not in {record.run_id for record in settle(store)}
+    assert left_running not in {record.run_id for record in settle_runs(store)}
     assert store.get(left_running).status == "RUNNING"
 
 
@@ -172,7 +172,7 @@ def test_a_run_of_another_host_or_container_stays(
     store: Store, left_running: str, dead_pid: int, tag: str
 ) -> None:
     store.set_tags(left_running, {liveness.PID: str(dead_pid), tag: "elsewhere"})
-    assert settle(store) == []
+    assert settle_runs(store) == []
     assert store.get(left_running).status == "RUNNING"
 
 
@@ -181,15 +181,15 @@ def test_a_number_that_another_process_has_by_now_does_not_keep_a_run_alive(
     store: Store, left_running: str, tag: str
 ) -> None:
     store.set_tags(left_running, {tag: "1"})
-    (settled,) = settle(store)
+    (settled,) = settle_runs(store)
     assert (settled.run_id, settled.status) == (left_running, "KILLED")
 
 
 def test_settling_twice_changes_nothing(store: Store, left_running: str, dead_pid: int) -> None:
     store.set_tags(left_running, {liveness.PID: str(dead_pid)})
-    assert len(settle(store)) == 1
+    assert len(settle_runs(store)) == 1
     ended = store.get(left_running)
-    assert settle(store) == []
+    assert settle_runs(store) == []
     assert store.get(left_running) == ended
 
 

@@ -130,7 +130,7 @@ def test_without_git_the_commit_is_unknown(clone: Path, monkeypatch: pytest.Monk
 def test_every_value_is_text_and_absent_things_have_their_word() -> None:
     params = environment.collect().params
     assert all(isinstance(value, str) and value for value in params.values())
-    assert environment.version("a-package-that-is-nowhere") == "not_installed"
+    assert environment.package_version("a-package-that-is-nowhere") == "not_installed"
     if params["sys_gpu_count"] == "0":
         assert params["sys_gpu_model"] == "none"
     if params["sys_torch_version"].endswith("+cpu"):

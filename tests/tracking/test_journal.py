@@ -24,12 +24,12 @@ from minivess.errors import StoreUnreachable
 from minivess.home import open_home
 from minivess.runtime import liveness
 from minivess.tracking.journal import upload, uploader
-from minivess.tracking.journal.journal import Journal, line, parse
+from minivess.tracking.journal.journal import Journal, encode_line, parse_lines
 from minivess.tracking.journal.uploader import PendingUpload
 from minivess.tracking.run import metric_files
-from minivess.tracking.run.dead_runs import replay, settle
+from minivess.tracking.run.dead_runs import settle_runs, upload_journals
 from minivess.tracking.run.run import Run
-from minivess.tracking.run.run_lifecycle import mlflow_run, opening
+from minivess.tracking.run.run_lifecycle import mlflow_run, opening_operation
 from minivess.tracking.store.store import Store, open_store, store_at
 from tests.tracking.conftest import QUIET, OpenRun
 
@@ -51,10 +51,10 @@ OPERATIONS = st.lists(st.dictionaries(st.text(), VALUES, max_size=4), max_size=8
 def test_any_beginning_of_a_journal_reads_as_the_beginning_of_its_operations(
     operations: list[dict[str, Any]], data: st.DataObject
 ) -> None:
-    lines = [line(seq, operation) for seq, operation in enumerate(operations)]
+    lines = [encode_line(seq, operation) for seq, operation in enumerate(operations)]
     whole = b"".join(lines)
     cut = data.draw(st.integers(0, len(whole)))
-    found, length = parse(whole[:cut])
+    found, length = parse_lines(whole[:cut])
     assert found == operations[: len(found)]
     assert length == sum(map(len, lines[: len(found)]))
     # Nothing whole is dropped.
@@ -65,11 +65,11 @@ def test_any_beginning_of_a_journal_reads_as_the_beginning_of_its_operations(
 def test_a_changed_byte_ends_what_is_believed(
     operations: list[dict[str, Any]], data: st.DataObject
 ) -> None:
-    lines = [line(seq, operation) for seq, operation in enumerate(operations)]
+    lines = [encode_line(seq, operation) for seq, operation in enumerate(operations)]
     whole = bytearray(b"".join(lines))
     place = data.draw(st.integers(0, len(whole) - 1))
     whole[place] ^= data.draw(st.integers(1, 255))
-    found, length = parse(bytes(whole))
+    found, length = parse_lines(bytes(whole))
     assert length <= place
     assert found == operations[: len(found)]
 
@@ -79,11 +79,11 @@ def test_a_torn_last_line_is_cut_off_before_the_next(tmp_path: Path) -> None:
     first.append({"op": "log", "step": 0})
     first.release()
     with first.path.open("ab") as stream:
-        stream.write(line(1, {"op": "log", "step": 1})[:-9])
+        stream.write(encode_line(1, {"op": "log", "step": 1})[:-9])
     second = Journal(tmp_path, "u")
     second.append({"op": "log", "step": 2})
     second.release()
-    found, _ = parse(second.path.read_bytes())
+    found, _ = parse_lines(second.path.read_bytes())
     assert [operation["step"] for operation in found] == [0, 2]
 
 
@@ -146,7 +146,7 @@ def written(store: Store, experiment: str, *, steps: int = 30, parent: str | Non
     above = {names.PARENT: f"uid-{parent}"} if parent else {}
     tags = {names.UID: uid, names.KIND: names.CELL, **above}
     journal = Journal(store.home.journal, uid)
-    journal.append(opening(experiment, "tubes", "r", tags))
+    journal.append(opening_operation(experiment, "tubes", "r", tags))
     run = Run(journal, f"uid-{uid}", uid=uid, name="r", kind=names.CELL)
     for step in range(steps):
         run.metrics({"a": step / 7, "b": float("nan")}, step=step)
@@ -235,7 +235,7 @@ def test_parents_are_made_before_their_children_and_known_by_their_ids(
 ) -> None:
     parent = written(store, experiment)
     child = written(store, experiment, parent=parent)
-    assert replay(store) == []
+    assert upload_journals(store) == []
     above, below = require_whole(store, parent), require_whole(store, child)
     assert store.get(below).tags[names.PARENT] == above
     assert store.read_json(below, "a/b.json")["parent"] == above
@@ -248,7 +248,7 @@ def test_a_spool_file_that_changed_is_refused_and_everything_else_is_stored(
     uid = written(store, experiment)
     (copy,) = (store.home.journal / uid).glob("*/b.json")
     copy.write_text("{}")
-    replay(store)
+    upload_journals(store)
     (run_id,) = store.by_uid(uid)
     assert store.get(run_id).status == "FINISHED"
     assert "a/b.json" not in store.artifacts(run_id)
@@ -291,7 +291,7 @@ def test_a_full_disk_is_said_once_and_everything_is_kept_until_there_is_room(
     )
     assert json.loads(done.stdout) == [True, 300, True]
     assert done.stderr.count("cannot be written") == 1
-    found, _ = parse((tmp_path / "u.jsonl").read_bytes())
+    found, _ = parse_lines((tmp_path / "u.jsonl").read_bytes())
     assert [one["step"] for one in found if "metrics" in one] == list(range(300))
     files = [one for one in found if one["op"] == "file"]
     assert [one["to"] for one in files] == ["notes/long.txt", "notes/short.txt"]
@@ -343,7 +343,7 @@ def test_a_run_without_a_store_appears_complete_after_the_next_start(
     for pending in uploader.of(away).pending():
         pending.journal.release()
     back = open_store(away.home, TrackingConfig())
-    assert settle(back) == []
+    assert settle_runs(back) == []
     found = back.get(child.run_id)
     assert (found.status, found.metrics) == ("FINISHED", {"a": 1.0})
     assert found.tags[names.PARENT] == back.get(parent.run_id).run_id
@@ -359,7 +359,7 @@ def test_a_dead_process_leaves_a_journal_that_settling_ends_as_killed(
     store: Store, experiment: str
 ) -> None:
     uid = os.urandom(16).hex()
-    opened = opening(experiment, "tubes", "r", {names.UID: uid, names.KIND: names.CELL})
+    opened = opening_operation(experiment, "tubes", "r", {names.UID: uid, names.KIND: names.CELL})
     opened["tags"][liveness.STARTED] = "1"
     journal = Journal(store.home.journal, uid)
     journal.append(opened)
@@ -367,10 +367,10 @@ def test_a_dead_process_leaves_a_journal_that_settling_ends_as_killed(
     run.metrics({"a": 1.0}, step=0)
     (heard,) = {one["t"] for one in journal.read(0, 0)[0] if "metrics" in one}
     journal.release()
-    (ended,) = settle(store)
+    (ended,) = settle_runs(store)
     assert (ended.status, ended.tags["error_type"]) == ("KILLED", "ProcessDied")
     assert (ended.metrics, ended.end_time) == ({"a": 1.0}, heard)
-    assert settle(store) == []
+    assert settle_runs(store) == []
 
 
 def test_metrics_are_rows_of_a_file_while_the_run_goes_on_and_parquet_afterwards(

@@ -9,7 +9,7 @@ from minivess import names
 from minivess.config import EvaluationConfig, ExperimentConfig, ModelConfig, TrainingConfig
 from minivess.contracts import Choice, ComputePlan
 from minivess.tracking.run import params
-from minivess.tracking.run.encoding import text
+from minivess.tracking.run.encoding import param_text
 from tests.tracking.conftest import LOSS, NETWORK, SPLIT, profile_of
 
 PLAN = ComputePlan(
@@ -68,14 +68,14 @@ def test_every_field_of_the_model_config_has_an_arch_param() -> None:
     found = params.arch_params(NETWORK)
     assert {f"arch_{name}" for name in ModelConfig.model_fields} <= set(found)
     assert (found["model_family"], found["model_name"]) == ("DynUNet", "dynunet")
-    assert text(found["arch_filters"]) == "[4, 8, 8]"
+    assert param_text(found["arch_filters"]) == "[4, 8, 8]"
 
 
 def test_a_loss_is_its_name_its_formula_and_its_weights() -> None:
     found = params.loss_params(LOSS)
     assert found["loss_name"] == "cbdice_cldice"
     assert found["loss_config"] == "0.5*cbdice + 0.5*dice_ce_cldice"
-    assert json.loads(text(found["loss_weights"])) == {"cbdice": 0.5, "dice_ce_cldice": 0.5}
+    assert json.loads(param_text(found["loss_weights"])) == {"cbdice": 0.5, "dice_ce_cldice": 0.5}
 
 
 def test_every_evaluation_setting_is_a_param() -> None:
@@ -87,7 +87,7 @@ def test_every_evaluation_setting_is_a_param() -> None:
 def test_a_child_says_which_volumes_train_and_validate() -> None:
     found = params.data_params(profile_of(), SPLIT, SPLIT.folds[1])
     assert found["data_n_train_volumes"] == 2
-    assert text(found["data_val_volume_ids"]) == '["b"]'
+    assert param_text(found["data_val_volume_ids"]) == '["b"]'
     assert found["data_test_volume_ids"] == ("d",)
     assert found["data_split_hash"]
     assert found["data_test_set_hash"]
@@ -110,7 +110,7 @@ def test_hashes_of_split_and_test_set_change_with_the_bytes_of_their_volumes() -
 def test_a_parent_says_it_for_each_fold() -> None:
     found = params.data_params(profile_of(), SPLIT)
     assert found["data_n_val_volumes"] == [1, 1]
-    assert json.loads(text(found["data_val_volume_ids"])) == {"0": ["a"], "1": ["b"]}
+    assert json.loads(param_text(found["data_val_volume_ids"])) == {"0": ["a"], "1": ["b"]}
 
 
 def test_a_dataset_is_described_in_the_words_of_the_contract() -> None:
@@ -123,5 +123,5 @@ def test_a_dataset_is_described_in_the_words_of_the_contract() -> None:
 
 def test_words_stay_words_and_lists_are_json() -> None:
     values: list[Any] = ["auto", 1e-3, True, None, (1, 2), {"a": {1}}, []]
-    written = [text(value) for value in values]
+    written = [param_text(value) for value in values]
     assert written == ["auto", "0.001", "True", "None", "[1, 2]", '{"a": [1]}', "[]"]

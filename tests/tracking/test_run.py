@@ -17,7 +17,7 @@ from minivess import names
 from minivess.config import ExperimentConfig, TrackingConfig
 from minivess.errors import DataError, StoreError
 from minivess.tracking.journal import uploader
-from minivess.tracking.run.run import attach
+from minivess.tracking.run.run import attach_run
 from minivess.tracking.store.store import Store
 from tests.tracking.conftest import OpenRun, profile_of
 
@@ -107,7 +107,7 @@ def test_an_equal_param_may_be_written_again_and_a_different_one_is_refused_by_n
         with pytest.raises(StoreError, match="learning_rate"):
             run.params({"learning_rate": 0.01, "other": 1})
         with pytest.raises(StoreError, match="learning_rate"):
-            attach(store, run.run_id).params({"learning_rate": 0.01})
+            attach_run(store, run.run_id).params({"learning_rate": 0.01})
     params = store.get(run.run_id).params
     assert params["learning_rate"] == "0.001"
     assert params["patch_size"] == "[64, 64, 16]"

@@ -17,7 +17,7 @@ from minivess.config import TrackingConfig
 from minivess.contracts import RunRecord
 from minivess.errors import StoreError
 from minivess.home import open_home
-from minivess.tracking.run.encoding import text
+from minivess.tracking.run.encoding import param_text
 from minivess.tracking.run.params import arch_params, data_params, loss_params, plan_params
 from minivess.tracking.store import registry, sql_reader
 from minivess.tracking.store.store import Store, open_store
@@ -176,7 +176,7 @@ def test_backfill_restores_network_loss_and_plan_from_the_files_of_a_run(own: St
     params = own.get(run).params
     made = data_params(profile_of(), SPLIT, spec) | plan_params(PLAN) | arch_params(NETWORK)
     for name, value in {**made, **loss_params(LOSS), "seed": 7}.items():
-        assert params[name] == text(value), name
+        assert params[name] == param_text(value), name
     assert backfill.look(own) == []
 
 

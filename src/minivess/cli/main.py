@@ -29,9 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         outcome = commands.run(options)
         code: int = outcome.pop("exit_code", 0)
         if options.json:
-            from minivess.tracking.run.encoding import plain
+            from minivess.tracking.run.encoding import plain_json
 
-            sys.stdout.write(json.dumps(plain(outcome)) + "\n")
+            sys.stdout.write(json.dumps(plain_json(outcome)) + "\n")
         return code
 
     return guarded(work, debug=debug)

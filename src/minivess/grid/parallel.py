@@ -23,7 +23,7 @@ from minivess.grid.context import GridContext
 from minivess.grid.families import Cell, Family
 from minivess.grid.worker import ANSWER, LocalCell
 from minivess.orchestration.base import Orchestrator
-from minivess.tracking.run.dead_runs import settle
+from minivess.tracking.run.dead_runs import settle_runs
 from minivess.tracking.run.run import Run
 from minivess.training.cell_folder import complete
 
@@ -232,7 +232,7 @@ class GridScheduler:
 
     def fail(self, queued: Queued) -> None:
         """Note why a cell failed; its parent run will end FAILED."""
-        self.grid.session.ask(settle)
+        self.grid.session.ask(settle_runs)
         last = self.last_run(queued.cell)
         tags = {} if last is None or last.status == "FINISHED" else last.tags
         kind = tags.get(names.ERROR_TYPE, names.PROCESS_DIED)

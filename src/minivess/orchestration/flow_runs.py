@@ -24,7 +24,7 @@ from minivess.orchestration import prefect_client
 from minivess.runtime import liveness, oom
 from minivess.runtime.signals import Terminated
 from minivess.tracking.run import dead_runs
-from minivess.tracking.run.run_lifecycle import outcome
+from minivess.tracking.run.run_lifecycle import status_of_error
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -78,7 +78,9 @@ def carry_out(story: Callable[[], T], record: Path, *, within_worker: bool) -> T
 def ending(error: BaseException) -> tuple[str, str]:
     """Prefect's type of state for an exception of a stage, and the reason."""
     message = f"{type(error).__name__}: {error}"
-    return ("CANCELLED" if isinstance(error, Cancelled) else STATES[outcome(error)]), message
+    if isinstance(error, Cancelled):
+        return "CANCELLED", message
+    return STATES[status_of_error(error)], message
 
 
 def _note(record: Path, kind: str, message: str) -> None:

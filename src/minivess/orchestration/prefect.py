@@ -29,7 +29,7 @@ from minivess.orchestration.base import (
 )
 from minivess.runtime.servers import HOST, answers
 from minivess.text import dashed
-from minivess.tracking.run.encoding import plain
+from minivess.tracking.run.encoding import plain_json
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -78,7 +78,7 @@ class PrefectOrchestrator(Orchestrator):
             return flow_runs.carry_out(call.run, call.record, within_worker=False)
 
         made = Flow(run, name=name, validate_parameters=False, persist_result=False)
-        return run_in_engine(call, lambda: made(plain(parameters or {})), name)
+        return run_in_engine(call, lambda: made(plain_json(parameters or {})), name)
 
     def _settle(self) -> None:
         folder = prefect_server.folder_of(self.home, self._env)
@@ -145,7 +145,7 @@ class PrefectOrchestrator(Orchestrator):
 
     def table(self, key: str, rows: Sequence[Mapping[str, Any]], description: str = "") -> None:
         """Show a table on the page of the current run."""
-        shown = [plain(row) for row in rows]
+        shown = [plain_json(row) for row in rows]
         self._show("create_table_artifact", shown, key=dashed(key), description=description)
 
     def link(self, key: str, url: str, text: str = "") -> None:
@@ -184,7 +184,7 @@ class PrefectOrchestrator(Orchestrator):
 
         try:
             made = _asked(
-                lambda: run_deployment(deployment, parameters=plain(parameters), timeout=0)
+                lambda: run_deployment(deployment, parameters=plain_json(parameters), timeout=0)
             )
         except ObjectNotFound as error:
             raise OrchestrationError(
@@ -247,7 +247,7 @@ class PrefectOrchestrator(Orchestrator):
             self._connect()
         from prefect.events import emit_event
 
-        emit_event(event, {"prefect.resource.id": resource}, payload=plain(payload))
+        emit_event(event, {"prefect.resource.id": resource}, payload=plain_json(payload))
 
     def page(self, kind: Literal["live", "kept"] = "kept") -> str | None:
         """Address of the current flow run's page; a private server's port is gone afterwards."""

@@ -24,7 +24,7 @@ from minivess.orchestration import handoff
 from minivess.orchestration.results import KINDS
 from minivess.orchestration.session import Session
 from minivess.text import slug
-from minivess.tracking.store.store import Store, rank
+from minivess.tracking.store.store import Store, publication_time
 
 Result = DatasetProfile | TrainingResult | AnalysisResult | DeploymentResult
 
@@ -115,7 +115,8 @@ def make_current(store: Store, kind: str, records: Sequence[RunRecord]) -> None:
     rivals: dict[str, RunRecord] = {}
     for record in store.search(experiment=experiment, kind=kind, status="FINISHED"):
         rivals.setdefault(_scope(kind, record), record)
-    stamp = max([time.time_ns() // 1_000_000, *(rank(rival) + 1 for rival in rivals.values())])
+    earlier = (publication_time(rival) + 1 for rival in rivals.values())
+    stamp = max([time.time_ns() // 1_000_000, *earlier])
     for record in records:
         newest = rivals[_scope(kind, record)]
         if newest.run_id != record.run_id or names.PUBLISHED not in record.tags:
@@ -142,7 +143,7 @@ def current(session: Session) -> list[Pointer]:
     try:
         for receive in RECEIVE:
             result = receive(session)
-            newest = rank(session.store.get(run_ids_of(result)[-1]))
+            newest = publication_time(session.store.get(run_ids_of(result)[-1]))
             found.append(pointer_to(result)._replace(rank=newest))
     except StoreError as missing:
         # The chain of this experiment ends here; there are no later results to point at.

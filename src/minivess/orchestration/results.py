@@ -101,7 +101,7 @@ def require_complete(session: Session, record: RunRecord, kind: str) -> None:
     store, (command, contract, needed, _) = session.store, KINDS[kind]
     held = run_files.artifact_names(store, record)
     gone = [name for name in needed if not any(path.startswith(name) for path in held)]
-    wrong = [f"{name} is gone" for name in gone] or run_files.damage(
+    wrong = [f"{name} is gone" for name in gone] or run_files.damaged_files(
         store, record, needed, hashed=HASHED_AT_MOST
     )
     if record.status != "FINISHED":

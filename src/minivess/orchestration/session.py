@@ -25,9 +25,9 @@ from minivess.orchestration.progress import GridProgress
 from minivess.runtime import output, signals
 from minivess.tracking.journal import uploader
 from minivess.tracking.run import logs
-from minivess.tracking.run.dead_runs import settle
+from minivess.tracking.run.dead_runs import settle_runs
 from minivess.tracking.run.run import Run
-from minivess.tracking.run.run_lifecycle import mlflow_run, outcome
+from minivess.tracking.run.run_lifecycle import mlflow_run, status_of_error
 from minivess.tracking.store.store import SETTLE_FIRST, Store, store_at
 from minivess.verbs import VERBS
 
@@ -68,7 +68,7 @@ class Session:
         store = store_at(self.home, self.config.tracking)
         try:
             store.connect()
-            self.settled = settle(store) if self.home.writable else []
+            self.settled = settle_runs(store) if self.home.writable else []
             for record in self.settled:
                 self.print(
                     f"A run that died earlier is now marked KILLED: {record.name} ({record.run_id})"
@@ -298,7 +298,7 @@ def deployed_session(
             yield session
     except SystemExit as leave:
         # Prefect takes every exit for a crash; the outcome in MLflow decides.
-        if outcome(leave) == "FAILED":
+        if status_of_error(leave) == "FAILED":
             raise RuntimeError(f"exit code {leave.code}") from leave
-        if outcome(leave) == "KILLED":
+        if status_of_error(leave) == "KILLED":
             raise

@@ -57,8 +57,8 @@ def build(
         ServingError: BentoML fails.
     """
     model = model_record.ServedModel(
-        name=plain(name),
-        version=plain(version),
+        name=bento_name(name),
+        version=bento_name(version),
         network=network,
         window=window,
         divisor=networks.divisor(network),
@@ -77,7 +77,7 @@ def build(
 
 def built(folder: Path, name: str, version: str) -> model_record.ServedModel | None:
     """Return the record of the bento `name:version` below `folder`; None if there is none."""
-    place = bento_home(folder) / "bentos" / plain(name) / plain(version) / "src"
+    place = bento_home(folder) / "bentos" / bento_name(name) / bento_name(version) / "src"
     return model_record.read(place) if (place / model_record.CONFIG).is_file() else None
 
 
@@ -122,7 +122,7 @@ def readme(model: model_record.ServedModel) -> str:
     )
 
 
-def plain(name: str) -> str:
+def bento_name(name: str) -> str:
     """Convert a name to what BentoML's tags allow: lower case letters, digits, `.`, `_`, `-`."""
     return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("._-")[:63] or "model"
 

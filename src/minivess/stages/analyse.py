@@ -226,7 +226,7 @@ def refresh_workspace(session: Session) -> None:
     """Add to the DuckDB file over all runs what is new in MLflow."""
     path = session.home.workspace
     known = workspace.known(path)
-    workspace.refresh(path, export.rows(session.store, known), unchanged=known)
+    workspace.refresh(path, export.export_rows(session.store, known), unchanged=known)
 
 
 def print_champion(session: Session, result: AnalysisResult) -> None:

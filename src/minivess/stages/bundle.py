@@ -155,7 +155,7 @@ def unpack(session: Session, source: Path) -> Path:
         rebase.apply(store, str(home.last_root), str(home.root))
         home.mark_moved()
     for record in store.search():
-        place = artifacts.local(record.artifact_uri)
+        place = artifacts.local_folder(record.artifact_uri)
         if place is None or not place.resolve().is_relative_to(home.root):
             raise _outside(source, record.artifact_uri)
     return folder

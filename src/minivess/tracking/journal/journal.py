@@ -35,13 +35,13 @@ _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 log = logging.getLogger(__name__)
 
 
-def line(seq: int, operation: Operation) -> bytes:
+def encode_line(seq: int, operation: Operation) -> bytes:
     """One operation encoded as a line of the file."""
     body = f"{seq} {_encode(operation)}".encode()
     return b"%08x %b\n" % (zlib.crc32(body), body)
 
 
-def parse(data: bytes, first: int = 0) -> tuple[list[Operation], int]:
+def parse_lines(data: bytes, first: int = 0) -> tuple[list[Operation], int]:
     """Return the whole lines at the start of `data`, numbered from `first`, and their bytes."""
     found: list[Operation] = []
     length = 0
@@ -85,7 +85,7 @@ class Journal:
         except BlockingIOError:
             os.close(self._file)
             raise
-        self.operations, length = parse(self._bytes(0))
+        self.operations, length = parse_lines(self._bytes(0))
         os.ftruncate(self._file, length)
         self._seq = len(self.operations)
         self._backlog = bytearray()
@@ -110,7 +110,7 @@ class Journal:
     def append(self, operation: Operation) -> None:
         """Write a line; while the disk is full, keep it in memory and retry."""
         with self._lock:
-            self._backlog += line(self._seq, operation)
+            self._backlog += encode_line(self._seq, operation)
             self._seq += 1
             self._write()
 
@@ -225,7 +225,7 @@ class Journal:
         """Return the operations from `offset` on, including those not yet on disk."""
         with self._lock:
             data = self._bytes(offset) + self._backlog
-        found, length = parse(data, seq)
+        found, length = parse_lines(data, seq)
         return found, offset + length
 
     @property

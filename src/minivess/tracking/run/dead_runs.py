@@ -12,9 +12,9 @@ from minivess.contracts import RunRecord
 from minivess.errors import StoreError
 from minivess.runtime import liveness, oom
 from minivess.tracking.journal import uploader
-from minivess.tracking.journal.journal import Journal, Operation, parse
+from minivess.tracking.journal.journal import Journal, Operation, parse_lines
 from minivess.tracking.run.recorder import RunRecorder
-from minivess.tracking.run.run import attach
+from minivess.tracking.run.run import attach_run
 from minivess.tracking.store.connection import translate_errors
 from minivess.tracking.store.store import REFERENCE, Store
 
@@ -22,7 +22,7 @@ FRESH_S, WORKERS_LEAVE_S = 60.0, 10.0
 log = logging.getLogger(__name__)
 
 
-def settle(store: Store) -> list[RunRecord]:
+def settle_runs(store: Store) -> list[RunRecord]:
     """Upload journals of earlier commands; end runs of dead processes of this host as KILLED.
 
     Returns the runs that it ended. `error_type` is OutOfMemoryKill if the kernel's OOM killer ended
@@ -30,7 +30,7 @@ def settle(store: Store) -> list[RunRecord]:
     cannot be seen from here are left alone, and so are ended runs. A run whose journal is not
     stored yet is left for the next call.
     """
-    ended = replay(store)
+    ended = upload_journals(store)
     return [store.get(run_id) for run_id in ended] + [
         _end(store, record)
         for record in store.search(status="RUNNING")
@@ -65,7 +65,7 @@ def elsewhere(store: Store) -> list[RunRecord]:
     return [r for r in store.search(status="RUNNING") if not liveness.is_here(r.tags)]
 
 
-def replay(store: Store) -> list[str]:
+def upload_journals(store: Store) -> list[str]:
     """Upload every journal that no living process holds; return the runs that it ended as KILLED.
 
     Parents go first. A failing store is waited for a few seconds only.
@@ -111,7 +111,7 @@ def _locked(path: Path) -> Journal | None:
         try:
             return Journal(path.parent, path.stem)
         except BlockingIOError:
-            operations, _ = parse(path.read_bytes())
+            operations, _ = parse_lines(path.read_bytes())
             if not (operations and _is_gone(operations)) or time.monotonic() > deadline:
                 return None
         time.sleep(0.1)
@@ -183,6 +183,6 @@ def _store_logs(store: Store, record: RunRecord) -> None:
     if not folder.is_dir():
         return
     try:
-        attach(store, record.run_id).folder(folder, "logs")
+        attach_run(store, record.run_id).folder(folder, "logs")
     except StoreError as error:
         log.warning("The logs of run %s were not stored: %s", record.run_id, error.problem)

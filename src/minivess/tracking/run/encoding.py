@@ -19,15 +19,15 @@ TEXT_LIMIT = 500
 log = logging.getLogger(__name__)
 
 
-def text(value: Any) -> str:
+def param_text(value: Any) -> str:
     """Return a param's text: strings as they are, numbers and None as in Python, lists as JSON."""
-    value = plain(value, undefined="nan")
+    value = plain_json(value, undefined="nan")
     return json.dumps(value) if isinstance(value, list | dict) else str(value)
 
 
-def shortened(name: str, value: Any) -> str:
+def short_param(name: str, value: Any) -> str:
     """Return a param's text; above 500 characters length and hash (the value is an artifact)."""
-    written = text(value)
+    written = param_text(value)
     if len(written) <= TEXT_LIMIT:
         return written
     counted = value if isinstance(value, list | tuple | dict | set | frozenset) else written
@@ -35,7 +35,7 @@ def shortened(name: str, value: Any) -> str:
     return f"{len(counted)} {what}, hash {keys.digest(written)}, in params/{name}.json"
 
 
-def metric(name: str, value: Any) -> float | None:
+def encode_metric(name: str, value: Any) -> float | None:
     """Return a metric as float; infinity becomes NaN: MLflow would store the largest float."""
     if value is None:
         return None
@@ -46,18 +46,18 @@ def metric(name: str, value: Any) -> float | None:
     return number
 
 
-def plain(value: Any, undefined: Any = None) -> Any:
+def plain_json(value: Any, undefined: Any = None) -> Any:
     """Convert a value to JSON's types; numbers that are not finite become `undefined`."""
     if isinstance(value, BaseModel):
-        return plain(value.model_dump(mode="json"), undefined)
+        return plain_json(value.model_dump(mode="json"), undefined)
     if isinstance(value, Mapping):
-        return {str(name): plain(part, undefined) for name, part in value.items()}
+        return {str(name): plain_json(part, undefined) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(part, undefined) for part in value]
+        return [plain_json(part, undefined) for part in value]
     if isinstance(value, set | frozenset):
-        return sorted(plain(part, undefined) for part in value)
+        return sorted(plain_json(part, undefined) for part in value)
     if isinstance(value, Enum):
-        return plain(value.value, undefined)
+        return plain_json(value.value, undefined)
     if isinstance(value, bool | int | str) or value is None:
         return value
     if isinstance(value, float):
@@ -66,5 +66,5 @@ def plain(value: Any, undefined: Any = None) -> Any:
         return value.as_posix()
     # Numbers and arrays of numpy and torch, without importing either here.
     if hasattr(value, "tolist"):
-        return plain(value.tolist(), undefined)
+        return plain_json(value.tolist(), undefined)
     return str(value)

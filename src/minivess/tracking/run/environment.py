@@ -85,11 +85,11 @@ def _safe(collector: Callable[[], Any], fallback: Any) -> Any:
 
 
 def _software() -> dict[str, str]:
-    versions = {f"{name}_version": version(name) for name in LIBRARIES}
+    versions = {f"{name}_version": package_version(name) for name in LIBRARIES}
     return {"python_version": platform.python_version(), **versions, **_cuda()}
 
 
-def version(package: str) -> str:
+def package_version(package: str) -> str:
     """Return the installed version of a package without importing it."""
     try:
         return importlib.metadata.version(package)
@@ -98,7 +98,7 @@ def version(package: str) -> str:
 
 
 def _cuda() -> dict[str, str]:
-    if version("torch") == NOT_INSTALLED:
+    if package_version("torch") == NOT_INSTALLED:
         return {"cuda_version": NOT_INSTALLED, "cudnn_version": NOT_INSTALLED}
     cuda = _torch_build().get("cuda") or NONE
     return {"cuda_version": str(cuda), "cudnn_version": NONE if cuda == NONE else _cudnn()}
@@ -121,7 +121,7 @@ def _cudnn() -> str:
         return str(torch.backends.cudnn.version() or NONE)
     packages = importlib.metadata.packages_distributions().get("nvidia", [])
     found = next((name for name in packages if "cudnn" in name), None)
-    return version(found) if found else UNKNOWN
+    return package_version(found) if found else UNKNOWN
 
 
 def frozen_dependencies() -> str:
@@ -142,7 +142,7 @@ def _monai_config() -> str:
         printed = io.StringIO()
         sys.modules["monai.config"].print_config(file=printed)
         return printed.getvalue()
-    lines = [f"{name} version: {version(name)}" for name in MONAI_FRIENDS]
+    lines = [f"{name} version: {package_version(name)}" for name in MONAI_FRIENDS]
     return "\n".join(lines) + "\n"
 
 

@@ -28,7 +28,7 @@ from minivess.contracts import Network, Shape, Window
 from minivess.data.profiling import admission
 from minivess.errors import DataError, StoreError
 from minivess.inference import Predictor
-from minivess.tracking.run.environment import version
+from minivess.tracking.run.environment import package_version
 from minivess.tracking.run.run import Run
 from minivess.tracking.store import registry
 from minivess.tracking.store.store import Store
@@ -82,7 +82,7 @@ def save(
             code_paths=[_package(Path(temporary)), *_own_code(network.builder)],
             signature=_signature(network),
             input_example=np.arange(math.prod(shape), dtype=np.float32).reshape(shape),
-            pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
+            pip_requirements=[f"{name}=={package_version(name)}" for name in REQUIREMENTS],
         )
     return folder
 

@@ -18,7 +18,7 @@ from minivess.contracts import DatasetProfile
 from minivess.errors import StoreError
 from minivess.tracking.journal import upload
 from minivess.tracking.journal.journal import Operation
-from minivess.tracking.run.encoding import metric, plain, shortened, text
+from minivess.tracking.run.encoding import encode_metric, param_text, plain_json, short_param
 from minivess.tracking.store.store import Store
 
 SIZE_LIMIT = 100 * 2**20
@@ -82,8 +82,8 @@ class Run:
         self._params |= fresh
 
     def _shortened(self, name: str, value: Any) -> str:
-        short = shortened(name, value)
-        if short != text(value) and self._params.get(name) != short:
+        short = short_param(name, value)
+        if short != param_text(value) and self._params.get(name) != short:
             self.json(value, f"params/{name}.json")
         return short
 
@@ -93,7 +93,7 @@ class Run:
         with self._lock:
             fresh = {}
             for name, value in values.items():
-                number = metric(name, value)
+                number = encode_metric(name, value)
                 if number is None or self._same(self._sent.get((name, step)), number):
                     continue
                 fresh[name] = number
@@ -149,7 +149,7 @@ class Run:
 
     def json(self, value: Any, to: str) -> None:
         """Store a value as the JSON artifact `to`; undefined numbers become null."""
-        self.text(json.dumps(plain(value), indent=2, allow_nan=False) + "\n", to)
+        self.text(json.dumps(plain_json(value), indent=2, allow_nan=False) + "\n", to)
 
     def text(self, value: str, to: str) -> None:
         """Store text as the artifact `to`."""
@@ -158,7 +158,7 @@ class Run:
     def table(self, rows: Sequence[Mapping[str, Any]], to: str) -> None:
         """Store rows as an MLflow table, written whole (MLflow's own writer appends)."""
         columns = list(dict.fromkeys(name for row in rows for name in row))
-        data = [[plain(row.get(name)) for name in columns] for row in rows]
+        data = [[plain_json(row.get(name)) for name in columns] for row in rows]
         self.json({"columns": columns, "data": data}, to)
         entry = {"path": to, "type": "table"}
         if entry not in self.tables:
@@ -184,7 +184,7 @@ class DirectSink:
             upload.files(self.store, self.run_id, [(path, to)])
 
 
-def attach(store: Store, run_id: str) -> Run:
+def attach_run(store: Store, run_id: str) -> Run:
     """Open an existing run to add to it; its status stays, and each call is written immediately.
 
     Raises:

@@ -23,7 +23,7 @@ from minivess.errors import StoreError
 from minivess.runtime import liveness, oom
 from minivess.tracking.journal.journal import Journal, Operation
 from minivess.tracking.run import environment, logs, system
-from minivess.tracking.run.encoding import plain
+from minivess.tracking.run.encoding import plain_json
 from minivess.tracking.run.recorder import RunRecorder
 from minivess.tracking.run.run import Run
 from minivess.tracking.store.store import Store
@@ -78,7 +78,7 @@ def mlflow_run(
     }
     with logs.opened(store.home.logs / uid, kind) as log_folder, ExitStack() as stack:
         journal = Journal(store.home.journal, uid)
-        recorder = RunRecorder(store, journal, opening(experiment, dataset, name, own))
+        recorder = RunRecorder(store, journal, opening_operation(experiment, dataset, name, own))
         run = recorder.run
         try:
             log.info("%s run %s (%s) starts.", kind, name, run.run_id)
@@ -101,7 +101,9 @@ def mlflow_run(
             recorder.add_fold(parent.name)
 
 
-def opening(experiment: str, dataset: str, name: str, tags: Mapping[str, str]) -> Operation:
+def opening_operation(
+    experiment: str, dataset: str, name: str, tags: Mapping[str, str]
+) -> Operation:
     """Return the journal's first operation: what MLflow needs, tagged with this process."""
     started = time.time_ns() // 1_000_000
     commit = environment.collect().params["sys_git_commit"]
@@ -143,7 +145,7 @@ def descriptions(config: ExperimentConfig, ingredients: keys.Ingredients) -> Ite
     contents = {
         "config/resolved_config.yaml": yaml.safe_dump(config.model_dump(mode="json")),
         "config/experiment_config.json": _indented(asked),
-        "environment/system_info.json": _indented(plain(surroundings.info)),
+        "environment/system_info.json": _indented(plain_json(surroundings.info)),
         "environment/monai_config.txt": environment.monai(),
         names.INGREDIENTS_ARTIFACT: _indented(ingredients),
         **{f"environment/{name}": content for name, content in surroundings.files.items()},
@@ -163,7 +165,7 @@ def _indented(value: Any) -> str:
 # --- ends ---------------------------------------------------------------------------------
 
 
-def outcome(error: BaseException) -> str:
+def status_of_error(error: BaseException) -> str:
     """Return the status that a block's exception means."""
     if isinstance(error, SystemExit):
         if error.code in (None, 0):
@@ -182,7 +184,7 @@ def after_return(run: Run) -> tuple[str, dict[str, str]]:
 
 def end_in_trouble(recorder: RunRecorder, error: BaseException, log_folder: Path) -> None:
     """End a run whose block raised; an error of the disk must not hide that one."""
-    run, status = recorder.run, outcome(error)
+    run, status = recorder.run, status_of_error(error)
     tags = {}
     if status != "FINISHED":
         log.error("%s run %s ends %s: %s", run.kind, run.name, status, type(error).__name__)

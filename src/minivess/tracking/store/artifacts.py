@@ -51,7 +51,7 @@ def listing(client: MlflowClient, run_id: str, path: str | None = None) -> dict[
         return dict(_walk(client, run_id, path))
 
 
-def local(uri: str) -> Path | None:
+def local_folder(uri: str) -> Path | None:
     """Return the local folder of an artifact URI; None for a remote one."""
     parts = urlsplit(uri)
     if parts.scheme not in ("", "file"):

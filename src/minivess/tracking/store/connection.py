@@ -51,12 +51,12 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-def address(place: Home, settings: config.TrackingConfig) -> str:
+def store_address(place: Home, settings: config.TrackingConfig) -> str:
     """Return the URI of the store: the configured one, else SQLite in the home folder."""
     return settings.uri or f"sqlite:///{place.database}"
 
 
-def connect(place: Home, uri: str) -> MlflowClient:
+def connect_client(place: Home, uri: str) -> MlflowClient:
     """Return a client for this store; no global setting of MLflow is changed.
 
     Raises:
@@ -64,7 +64,7 @@ def connect(place: Home, uri: str) -> MlflowClient:
     """
     refuse_folders(uri)
     preload()
-    probe(uri)
+    probe_store(uri)
     from mlflow import MlflowClient
 
     with translate_errors(f"open the MLflow store at {redact(uri)}"), _alone(place, uri):
@@ -126,7 +126,7 @@ def refuse_folders(uri: str) -> None:
         refuse_folders(urlsplit(uri).path)
 
 
-def probe(uri: str) -> None:
+def probe_store(uri: str) -> None:
     """Require that a store answers and lets us in within five seconds.
 
     Raises:
@@ -213,7 +213,7 @@ def translate_errors(what: str) -> Iterator[None]:
         ) from error
 
 
-def pages(search: Callable[..., Iterable[T]], **arguments: Any) -> Iterator[T]:
+def all_pages(search: Callable[..., Iterable[T]], **arguments: Any) -> Iterator[T]:
     """Every result of a search of MLflow's client, page after page."""
     token: str | None = None
     while True:

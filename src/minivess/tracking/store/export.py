@@ -18,7 +18,7 @@ NOTHING: Mapping[str, int] = MappingProxyType({})
 JUDGED = (names.CELL, names.ANALYSIS)
 
 
-def rows(store: Store, known: Mapping[str, int] = NOTHING) -> dict[str, Any]:
+def export_rows(store: Store, known: Mapping[str, int] = NOTHING) -> dict[str, Any]:
     """Return the rows of the tables runs, params, metrics (an Arrow table) and volumes.
 
     Args:

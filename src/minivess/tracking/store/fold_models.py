@@ -60,13 +60,13 @@ def _member(store: Store, family: FamilyRun, child: str, into: Path) -> FoldMode
 def _checkpoint(store: Store, run_id: str, result: CellResult, into: Path) -> Path:
     artifact = f"checkpoints/{Path(result.checkpoint).name}"
     size = {"size": result.files[result.checkpoint]}
-    entry = run_files.written(store, run_id).get(artifact, size)
+    entry = run_files.listed_files(store, run_id).get(artifact, size)
     for folder in (store.home.cells / result.key, into / result.key):
-        if run_files.is_same(folder / result.checkpoint, entry):
+        if run_files.is_listed_file(folder / result.checkpoint, entry):
             return folder / result.checkpoint
     (into / result.key / result.checkpoint).unlink(missing_ok=True)
     fetched = store.download(run_id, artifact, into / result.key)
-    if not run_files.is_same(fetched, entry):
+    if not run_files.is_listed_file(fetched, entry):
         raise StoreError(
             f"{artifact} of run {run_id} is not what training wrote: it should have "
             f"{entry['size']} bytes and has {fetched.stat().st_size}.",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from minivess import names
 from minivess.errors import StoreError
-from minivess.tracking.store.connection import ABSENT, EXISTS, pages, translate_errors
+from minivess.tracking.store.connection import ABSENT, EXISTS, all_pages, translate_errors
 from minivess.tracking.store.store import Store, quoted
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def versions(store: Store, name: str, *, run_id: str | None = None) -> list[Regi
     """Return all versions of a model, newest first; optionally only those of one run."""
     wanted = f"name={quoted(name)}" + (f" and run_id='{run_id}'" if run_id else "")
     with translate_errors(f"list the versions of model {name!r}"):
-        found = list(pages(store.client.search_model_versions, filter_string=wanted))
+        found = list(all_pages(store.client.search_model_versions, filter_string=wanted))
     return sorted((_plain(one) for one in found), key=lambda one: -int(one.version))
 
 
@@ -146,7 +146,7 @@ def models(store: Store) -> dict[str, dict[str, str]]:
     with translate_errors("list the registered models"):
         return {
             model.name: {alias: str(version) for alias, version in model.aliases.items()}
-            for model in pages(store.client.search_registered_models, filter_string=ours)
+            for model in all_pages(store.client.search_registered_models, filter_string=ours)
         }
 
 

@@ -18,14 +18,14 @@ def artifact_names(store: Store, record: RunRecord, path: str = "") -> dict[str,
 
     Artifacts on a local disk are listed without a request to the store.
     """
-    root = artifacts.local(record.artifact_uri)
+    root = artifacts.local_folder(record.artifact_uri)
     if root is None:
         return store.artifacts(record.run_id, path or None)
     found = ((file.relative_to(root), file.stat()) for file in (root / path).rglob("*"))
     return {name.as_posix(): status.st_size for name, status in found if S_ISREG(status.st_mode)}
 
 
-def damage(
+def damaged_files(
     store: Store, record: RunRecord, below: tuple[str, ...] = ("",), *, hashed: int | None = None
 ) -> list[str]:
     """Return what is wrong with a run's files, compared with the list it wrote; [] if nothing is.
@@ -36,12 +36,13 @@ def damage(
         below: files and folders to check.
         hashed: largest file in bytes of which the hash is compared; only local files are hashed.
     """
-    held_now, root, found = artifact_names(store, record), artifacts.local(record.artifact_uri), []
-    for path, entry in written(store, record.run_id).items():
+    sizes, found = artifact_names(store, record), []
+    root = artifacts.local_folder(record.artifact_uri)
+    for path, entry in listed_files(store, record.run_id).items():
         if not path.startswith(below):
             continue
-        if held_now.get(path) != entry["size"]:
-            found.append(f"{path} has {held_now.get(path, 'no')} of {entry['size']} bytes")
+        if sizes.get(path) != entry["size"]:
+            found.append(f"{path} has {sizes.get(path, 'no')} of {entry['size']} bytes")
         elif root is None or (hashed is not None and entry["size"] > hashed):
             continue
         elif files.sha256(root / path) != entry["sha256"]:
@@ -49,7 +50,7 @@ def damage(
     return found
 
 
-def written(store: Store, run_id: str) -> dict[str, dict[str, Any]]:
+def listed_files(store: Store, run_id: str) -> dict[str, dict[str, Any]]:
     """Return artifact path -> size and hash, as listed by the run; {} for earlier releases."""
     if not store.artifacts(run_id, names.FILES_ARTIFACT):
         return {}
@@ -57,7 +58,7 @@ def written(store: Store, run_id: str) -> dict[str, dict[str, Any]]:
     return listed
 
 
-def is_same(path: Path, entry: Mapping[str, Any]) -> bool:
+def is_listed_file(path: Path, entry: Mapping[str, Any]) -> bool:
     """Whether a local file has the size and hash that a run listed."""
     return (
         path.is_file()

@@ -25,11 +25,11 @@ from minivess.tracking.store.connection import (
     ABSENT,
     EXISTS,
     PAGE,
-    address,
-    connect,
-    pages,
-    probe,
+    all_pages,
+    connect_client,
+    probe_store,
     redact,
+    store_address,
     translate_errors,
 )
 
@@ -62,7 +62,7 @@ def open_store(home: Home, tracking: TrackingConfig) -> Store:
 
 def store_at(home: Home, tracking: TrackingConfig) -> Store:
     """Return the store without connecting to it."""
-    uri = address(home, tracking)
+    uri = store_address(home, tracking)
     root = tracking.artifact_root
     if root is None and not uri.startswith(("http:", "https:", "databricks")):
         root = home.artifacts.as_uri()
@@ -91,7 +91,7 @@ class Store:
     def client(self) -> MlflowClient:
         """MLflow's client, connected at its first use."""
         if self._client is None:
-            self._client = connect(self.home, self.uri)
+            self._client = connect_client(self.home, self.uri)
         return self._client
 
     def connect(self) -> None:
@@ -103,9 +103,9 @@ class Store:
         """
         try:
             if self._client is None:
-                self._client = connect(self.home, self.uri)
+                self._client = connect_client(self.home, self.uri)
             else:
-                probe(self.uri)
+                probe_store(self.uri)
         except StoreUnreachable:
             self.unreachable = True
             raise
@@ -297,7 +297,7 @@ class Store:
             ids = self._experiment_ids(experiment)
             if not ids:
                 return []
-            found = pages(
+            found = all_pages(
                 self.client.search_runs,
                 experiment_ids=ids,
                 filter_string=" and ".join(filters),
@@ -431,14 +431,14 @@ class Store:
         return self.artifact_root or self.home.artifacts.as_uri()
 
 
-def rank(record: RunRecord) -> int:
+def publication_time(record: RunRecord) -> int:
     """Return when a run was last published by a command, else when it began (ms since 1970)."""
     stamp = record.tags.get(names.PUBLISHED, "")
     return max(int(stamp) if stamp.isdecimal() else 0, record.start_time)
 
 
 def _ranked(records: list[RunRecord]) -> list[RunRecord]:
-    return sorted(records, key=rank, reverse=True)
+    return sorted(records, key=publication_time, reverse=True)
 
 
 def quoted(value: str) -> str:

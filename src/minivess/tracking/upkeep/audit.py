@@ -10,7 +10,7 @@ from minivess.contracts import RunRecord
 from minivess.errors import DeletedRunError, StoreError
 from minivess.tracking.run import required_fields
 from minivess.tracking.store import sql_reader
-from minivess.tracking.store.run_files import artifact_names, damage
+from minivess.tracking.store.run_files import artifact_names, damaged_files
 from minivess.tracking.store.store import Store
 
 UPSTREAM = (names.UPSTREAM_PROFILE, names.UPSTREAM_TRAINING, names.UPSTREAM_ANALYSIS)
@@ -44,7 +44,7 @@ def _judged(store: Store, record: RunRecord, known: Mapping[str, RunRecord]) -> 
     artifacts = (
         set(artifact_names(store, record)) if required_fields.of(record).artifacts else set()
     )
-    lacking = [*required_fields.missing(record, artifacts), *damage(store, record)]
+    lacking = [*required_fields.missing(record, artifacts), *damaged_files(store, record)]
     kind = record.tags.get(names.KIND, "unknown")
     return Gap(
         record.run_id,

@@ -26,10 +26,10 @@ from minivess.contracts import (
 )
 from minivess.errors import StoreError
 from minivess.tracking.run import params
-from minivess.tracking.run.encoding import shortened, text
+from minivess.tracking.run.encoding import param_text, short_param
 from minivess.tracking.run.environment import LIBRARIES, NOT_INSTALLED
 from minivess.tracking.run.params import GRID, RESOLVED
-from minivess.tracking.run.run import attach
+from minivess.tracking.run.run import attach_run
 from minivess.tracking.store import sql_reader
 from minivess.tracking.store.run_files import artifact_names
 from minivess.tracking.store.store import Store
@@ -61,7 +61,7 @@ def look(store: Store, run_ids: Collection[str] = ()) -> list[Addition]:
 def apply(store: Store, additions: Collection[Addition]) -> None:
     """Write the params; a second call writes nothing."""
     for one in additions:
-        attach(store, one.run_id).params(one.params)
+        attach_run(store, one.run_id).params(one.params)
 
 
 def _addition(store: Store, record: RunRecord) -> Addition:
@@ -79,8 +79,9 @@ def _addition(store: Store, record: RunRecord) -> Addition:
             had = record.params.get(name)
             if had is None:
                 found.setdefault(name, value)
-            elif had not in (shortened(name, value), text(value)):
-                differing.append(f"{name} is {had!r}, {derive.__name__} says {text(value)[:80]!r}")
+            elif had not in (short_param(name, value), param_text(value)):
+                other = param_text(value)[:80]
+                differing.append(f"{name} is {had!r}, {derive.__name__} says {other!r}")
     if found and NOTE not in record.params:
         found[NOTE] = f"{len(found)} params added afterwards from the run's own tags and files"
     return Addition(record.run_id, record.name, found, tuple(differing))

@@ -19,7 +19,7 @@ from minivess import config, names
 from minivess.contracts import RunRecord
 from minivess.errors import StoreError
 from minivess.tracking.store import artifacts, run_files, sql_reader
-from minivess.tracking.store.connection import pages, translate_errors
+from minivess.tracking.store.connection import all_pages, translate_errors
 from minivess.tracking.store.store import Store
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _deleted(store: Store) -> list[Run]:
         experiments = store.client.search_experiments(view_type=ViewType.ALL)
         ids = [one.experiment_id for one in experiments]
         kept = ViewType.DELETED_ONLY
-        return list(pages(store.client.search_runs, experiment_ids=ids, run_view_type=kept))
+        return list(all_pages(store.client.search_runs, experiment_ids=ids, run_view_type=kept))
 
 
 def _doomed(
@@ -116,7 +116,7 @@ def _doomed(
     record = store.record(run)
     folders = tuple(folder for folder in _local(store, record, keys) if folder.is_dir())
     size = sum(_size(folder) for folder in folders)
-    if artifacts.local(record.artifact_uri) is None:
+    if artifacts.local_folder(record.artifact_uri) is None:
         size += sum(store.artifacts(record.run_id).values())
     return Doomed(record, folders, size, tuple(needed.get(record.run_id, ())))
 
@@ -124,7 +124,7 @@ def _doomed(
 def _local(store: Store, record: RunRecord, keys: Collection[str | None]) -> list[Path]:
     """Local folders that belong to this run alone."""
     home, key = store.home, record.tags.get(names.KEY)
-    root = artifacts.local(record.artifact_uri)
+    root = artifacts.local_folder(record.artifact_uri)
     # Only folders named by the run's own id.
     found = [part for part in (root, *root.parents) if part.name == record.run_id] if root else []
     found += [home.reports / record.run_id, home.served / record.run_id]
@@ -147,7 +147,7 @@ def _needed(store: Store, kept: Iterable[RunRecord]) -> dict[str, list[str]]:
         for run_id in _references(store, record) - {record.run_id}:
             found[run_id].append(f"run {record.run_id} ({record.name})")
     with translate_errors("list the registered models"):
-        for version in pages(store.client.search_model_versions):
+        for version in all_pages(store.client.search_model_versions):
             found[version.run_id or ""].append(f"model {version.name}/{version.version}")
     return found
 

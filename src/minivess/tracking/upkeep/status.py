@@ -12,7 +12,7 @@ from minivess.contracts import RunRecord
 from minivess.runtime import liveness
 from minivess.tracking.store import sql_reader
 from minivess.tracking.store.connection import translate_errors
-from minivess.tracking.store.store import Store, rank
+from minivess.tracking.store.store import Store, publication_time
 
 EPOCH_METRIC = "train_loss"
 
@@ -134,7 +134,8 @@ def _unfinished(records: Iterable[RunRecord]) -> list[RunRecord]:
 
 def _stale(records: Iterable[RunRecord]) -> list[str]:
     """Newest results whose upstream has a newer version."""
-    finished = sorted((r for r in records if r.status == "FINISHED"), key=rank, reverse=True)
+    finished = [record for record in records if record.status == "FINISHED"]
+    finished.sort(key=publication_time, reverse=True)
     profiles = _newest(finished, names.PROFILE, names.DATASET_NAME)
     families = _newest(finished, names.FAMILY, None)
     analyses = _newest(finished, names.ANALYSIS, names.UPSTREAM_EXPERIMENT)
@@ -145,7 +146,7 @@ def _stale(records: Iterable[RunRecord]) -> list[str]:
         if profile is not None and _hash(profile) != _hash(family):
             found.append(f"training {experiment}: the data have a newer version (minivess train)")
         analysis = analyses.get(experiment)
-        if analysis is not None and rank(analysis) < rank(family):
+        if analysis is not None and publication_time(analysis) < publication_time(family):
             found.append(f"analysis of {experiment}: older than its training (minivess analyse)")
     for experiment, deployment in deployments.items():
         analysis = analyses.get(experiment)
