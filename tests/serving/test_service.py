@@ -205,7 +205,7 @@ def test_text_in_place_of_a_file_is_not_fetched(address: str) -> None:
 
 def test_a_refusal_reaches_the_caller_with_its_remedy(address: str, tmp_path: Path) -> None:
     (tmp_path / "bad.nii.gz").write_text("garbage")
-    with pytest.raises(ServingError, match=r"refused bad\.nii\.gz \(422\)"):
+    with pytest.raises(ServingError, match=r"rejected bad\.nii\.gz \(422\)"):
         smoke.post(address, tmp_path / "bad.nii.gz")
 
 
