@@ -45,13 +45,13 @@ def callbacks(context: CellContext, run: Run) -> Iterator[Callbacks]:
     slug = dashed(f"{context.family.name}-{cell.fold.index}")
     progress = session.orchestrator.progress(f"training-{slug}", "epochs trained")
     beaten = 0.0
-    with session.grid_progress.cell(context.title) as row:
+    with session.grid_progress.cell(context.title) as bar:
 
         def epoch(number: int, metrics: dict[str, float], left_s: float | None) -> None:
             run.metrics(metrics, step=number)
             if left_s is not None:  # None: trained before a resume and only repeated
                 shown = " ".join(f"{name} {metrics[name]:.3f}" for name in SHOWN if name in metrics)
-                row.epoch(Beat(number, total, 1, 1, left_s), shown)
+                bar.epoch(Beat(number, total, 1, 1, left_s), shown)
             context.grid.watch(cell.fold.index, number, metrics)
 
         def figure(path: Path) -> None:
@@ -59,7 +59,7 @@ def callbacks(context: CellContext, run: Run) -> Iterator[Callbacks]:
 
         def beat(now: Beat) -> None:
             nonlocal beaten
-            row.beat(now)
+            bar.beat(now)
             progress(share(now))
             if time.monotonic() - beaten >= HEARTBEAT_S:
                 beaten = time.monotonic()

@@ -10,7 +10,7 @@ from minivess import home, names
 from minivess.compute import choices
 from minivess.compute.out_of_memory import described, release
 from minivess.compute.reporting import forecast, peak_memory
-from minivess.contracts import CellSpec, ComputePlan, RunRecord
+from minivess.contracts import CellResult, CellSpec, ComputePlan, RunRecord
 from minivess.errors import OutOfMemory
 from minivess.grid import cell_run
 from minivess.grid.context import CellContext
@@ -136,8 +136,6 @@ class CellTraining:
 
     def attempt(self, plan: ComputePlan) -> cell_run.Trained:
         """Open a child run, train or take the finished local result, and store all of it."""
-        from minivess.training import trainer
-
         context, spec = self.context, self.spec(plan)
         session, grid, family, cell = context.session, context.grid, context.family, context.cell
         # A cell without validation volumes is no fold of a grid.
@@ -157,25 +155,36 @@ class CellTraining:
                 epochs = session.config.training.max_epochs
                 run.metrics(forecast.forecast_metrics(cost, epochs), step=0)
             fresh = complete(context.folder, cell.key) is None
-            peak_memory.reset_peak(plan.device)
-            try:
-                with cell_run.callbacks(context, run) as callbacks:
-                    result = trainer.train_cell(
-                        spec,
-                        plan,
-                        session.config,
-                        grid.cases,
-                        folder=context.folder,
-                        tell=callbacks,
-                        labels=session.home.skeletons,
-                    )
-            except OutOfMemory as error:
-                self.step_down(run, plan, error)
-                raise
+            result = self.train_into(run, plan, spec)
             cell_run.publish(run, context.folder, spec, result)
             actual = forecast.actual_metrics(result, plan, context.folder, trained=fresh)
             run.metrics(actual, step=0)
         return run.run_id, result
+
+    def train_into(self, run: Run, plan: ComputePlan, spec: CellSpec) -> CellResult:
+        """Train the cell in its folder, reporting to `run`; out of memory, store a smaller plan.
+
+        Raises:
+            OutOfMemory: memory ran out.
+        """
+        from minivess.training import trainer
+
+        context = self.context
+        peak_memory.reset_peak(plan.device)
+        try:
+            with cell_run.callbacks(context, run) as callbacks:
+                return trainer.train_cell(
+                    spec,
+                    plan,
+                    context.session.config,
+                    context.grid.cases,
+                    folder=context.folder,
+                    tell=callbacks,
+                    labels=context.session.home.skeletons,
+                )
+        except OutOfMemory as error:
+            self.step_down(run, plan, error)
+            raise
 
     def step_down(self, run: Run, plan: ComputePlan, error: OutOfMemory) -> None:
         """Store the next plan with the cell, and note it in the run that ends.
