@@ -15,9 +15,11 @@ import yaml
 from minivess import config, files, networks
 from minivess.contracts import Network, Window
 from minivess.errors import ServingError
+from minivess.runtime import templates
 from minivess.serving import model_record
 
 PACKAGE = Path(__file__).resolve().parents[1]
+README = Path(__file__).with_name("README.md.j2")
 SERVICE = "minivess.serving.service:Segmentation"
 REQUIREMENTS = (
     "bentoml", "imagecodecs", "isal", "jinja2", "monai", "nibabel", "numpy", "onnxruntime",
@@ -68,7 +70,7 @@ def build(
     source = folder / "build" / f"{model.name}-{model.version}"
     shutil.rmtree(source, ignore_errors=True)
     stage(source, onnx, model)
-    _discard(folder, model)
+    shutil.rmtree(bento_home(folder) / "bentos" / model.name / model.version, ignore_errors=True)
     _run_bentoml(folder, source, model)
     shutil.rmtree(source, ignore_errors=True)
     logger.info("built the service %s", model.label)
@@ -91,7 +93,7 @@ def stage(source: Path, onnx: Path, model: model_record.ServedModel) -> Path:
         ignore=shutil.ignore_patterns("__pycache__", "_configs", "_deployments"),
     )
     files.write_text(source / "bentofile.yaml", yaml.safe_dump(bentofile(model), sort_keys=False))
-    files.write_text(source / "README.md", readme(model))
+    files.write_text(source / "README.md", templates.render(README, model=model))
     return source
 
 
@@ -110,18 +112,6 @@ def bentofile(model: model_record.ServedModel) -> dict[str, object]:
     }
 
 
-def readme(model: model_record.ServedModel) -> str:
-    """Return the text of BentoML's page."""
-    rows = "".join(f"| {key} | `{value}` |\n" for key, value in sorted(model.lineage.items()))
-    return (
-        f"# {model.label}\n\n"
-        "Segments a 3-D volume (NIfTI, TIFF, NRRD, MHA) at its native resolution.\n\n"
-        "```bash\ncurl -F image=@volume.nii.gz http://127.0.0.1:3000/predict -o mask.nii.gz\n"
-        "curl -F image=@volume.nii.gz -F answer=json http://127.0.0.1:3000/predict\n```\n\n"
-        f"| lineage | |\n|---|---|\n{rows}"
-    )
-
-
 def bento_name(name: str) -> str:
     """Convert a name to what BentoML's tags allow: lower case letters, digits, `.`, `_`, `-`."""
     return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("._-")[:63] or "model"
@@ -138,10 +128,6 @@ def environment(folder: Path) -> dict[str, str]:
     home.mkdir(parents=True, exist_ok=True)
     # BentoML installs missing packages into the running environment, which must not change.
     return config.child_environment(BENTOML_HOME=str(home), PIP_NO_INDEX="1")
-
-
-def _discard(folder: Path, model: model_record.ServedModel) -> None:
-    shutil.rmtree(bento_home(folder) / "bentos" / model.name / model.version, ignore_errors=True)
 
 
 def _run_bentoml(folder: Path, source: Path, model: model_record.ServedModel) -> None:

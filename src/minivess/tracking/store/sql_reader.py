@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 DATABASES = ("sqlite:", "postgresql")
 CHUNK = 100_000
 FEW = 500
+RUNS = """
+    SELECT r.run_uuid AS run_id, coalesce(r.name, '') AS name, e.name AS experiment, r.status,
+        r.start_time, r.end_time, r.artifact_uri
+    FROM runs r JOIN experiments e ON e.experiment_id = r.experiment_id
+    WHERE r.lifecycle_stage = 'active' AND e.lifecycle_stage = 'active'
+    ORDER BY r.start_time DESC, r.run_uuid"""
+LAST_METRICS = """
+    SELECT run_uuid, key, value FROM latest_metrics WHERE NOT is_nan AND abs(value) < 1e308"""
 
 
 @contextmanager
@@ -53,21 +61,7 @@ def records(store: Store) -> list[RunRecord]:
             table: _by_run(_read(connection, f"SELECT run_uuid, key, value FROM {table}"))
             for table in ("params", "tags")
         }
-        numbers = _by_run(
-            _read(
-                connection,
-                "SELECT run_uuid, key, value FROM latest_metrics"
-                " WHERE NOT is_nan AND abs(value) < 1e308",
-            )
-        )
-        found = _read(
-            connection,
-            "SELECT r.run_uuid AS run_id, coalesce(r.name, '') AS name, e.name AS experiment,"
-            " r.status, r.start_time, r.end_time, r.artifact_uri"
-            " FROM runs r JOIN experiments e ON e.experiment_id = r.experiment_id"
-            " WHERE r.lifecycle_stage = 'active' AND e.lifecycle_stage = 'active'"
-            " ORDER BY r.start_time DESC, r.run_uuid",
-        )
+        numbers = _by_run(_read(connection, LAST_METRICS))
         return [
             RunRecord(
                 **row._mapping,
@@ -75,7 +69,7 @@ def records(store: Store) -> list[RunRecord]:
                 tags=texts["tags"].get(row.run_id, {}),
                 metrics=numbers.get(row.run_id, {}),
             )
-            for row in found
+            for row in _read(connection, RUNS)
         ]
 
 
