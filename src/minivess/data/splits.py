@@ -41,10 +41,15 @@ def make(
 ) -> Split:
     """Cut volumes into folds of nearly equal size, after setting the test volumes aside.
 
-    The same ids, groups and seed give the same split, whatever the order of `ids`; the test set is
-    that of every seed, or one seed would choose by what another holds out. With the
-    `foreground` ratio of each volume, test set and folds get sparse and dense ones alike. With
-    fewer volumes or groups than folds there are fewer folds, and a note states the consequences.
+    The same ids, groups and seed give the same split, whatever the order of `ids`. The test set
+    is that of every seed, or one seed would choose by what another holds out.
+
+    Args:
+        groups: case -> group, or None; the volumes of a group are never separated.
+        folds: number of folds; with fewer volumes or groups there are fewer, and a note.
+        test_fraction: share of all volumes, from 0 to 1, that is held out of every fold.
+        foreground: case -> share of foreground; test set and folds then get sparse and dense
+            volumes alike.
 
     Raises:
         DataError: fewer than two volumes, or than two groups, are left to cut.

@@ -69,7 +69,10 @@ def load(
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8] | None, Volume]:
     """Read a case as networks see it: image (1, X, Y, Z), label (X, Y, Z), their geometry.
 
-    Values that `label_map` does not name stay. Nothing is resampled unless asked for.
+    Args:
+        case: `label` None gives None in place of the label.
+        label_map: label value -> class; values that it does not name stay.
+        resampling: disabled by default, so that voxels stay as stored.
 
     Raises:
         DataError: a file cannot be read, or the label does not fit the image.

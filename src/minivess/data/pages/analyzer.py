@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import Any
 
@@ -27,53 +29,30 @@ def run_analyzer(
 ) -> tuple[list[Path], list[Finding]]:
     """Write its two YAML files into `folder`; one finding for each volume that it left out.
 
-    No file is written where it left out all.
+    No file is written if it left out all.
     """
-    import torch
     from monai.apps.auto3dseg import data_analyzer as its
-    from monai.data.meta_tensor import MetaTensor
     from monai.transforms.spatial.dictionary import Orientationd
-
-    def tensor(array: Any, case: Case, like: volume.Volume) -> Any:
-        meta = {"filename_or_obj": case.case}
-        affine = torch.as_tensor(like.affine)
-        return MetaTensor(torch.as_tensor(array, dtype=torch.float32), affine, meta=meta)
-
-    def read(entry: dict[str, str]) -> dict[str, Any]:
-        case = by_name[entry["image"]]
-        image, label, like = volume.load(
-            case, label_map=config.labels, resampling=ResamplingConfig()
-        )
-        if label is not None:
-            label[label == IGNORED] = 0
-        return {
-            "image": tensor(image, case, like),
-            "label": tensor(label[None] if label is not None else None, case, like),
-        }
 
     by_name = {case.case: case for case in cases}
     folder.mkdir(parents=True, exist_ok=True)
     analyzer: Any = its.DataAnalyzer(
-        {"training": [{"image": case.case, "label": case.case} for case in cases]},
-        dataroot="",
-        output_path=str(folder / SUMMARY),
-        device="cpu",
-        worker=0,
-        fmt="yaml",
-        image_key="image",
-        label_key="label",
-    )
+        {"training": [{"image": name, "label": name} for name in by_name]},
+        dataroot="", output_path=str(folder / SUMMARY), device="cpu", worker=0, fmt="yaml",
+        image_key="image", label_key="label",
+    )  # fmt: skip
     axes = (("L", "R"), ("P", "A"), ("I", "S"))
-    steps = [read, Orientationd(keys=["image", "label"], axcodes="RAS", labels=axes)]
-    with _overheard(logging.getLogger(its.__name__)) as lines:
+    turn = Orientationd(keys=["image", "label"], axcodes="RAS", labels=axes)
+    steps = [lambda entry: _read(by_name[entry["image"]], config), turn]
+    with _collected(logging.getLogger(its.__name__)) as records:
         try:
             found = analyzer.get_all_case_stats(transform_list=steps)["stats_by_cases"]
         except Exception:
-            if len(_reasons(lines)) < len(cases):
+            if len(_reasons(records)) < len(cases):
                 raise
             found = []  # it cannot sum up nothing
     done = {Path(str(entry["image_filepath"])).name for entry in found}
-    why = _reasons(lines)
+    why = _reasons(records)
     findings = [
         finding(
             "analyzer_skipped",
@@ -86,25 +65,35 @@ def run_analyzer(
     return [folder / name for name in (SUMMARY, EACH) if found], findings
 
 
-def _reasons(lines: Sequence[str]) -> dict[str, str]:
-    matches = (SKIPPED.match(line) for line in lines)
+def _read(case: Case, config: DataConfig) -> dict[str, Any]:
+    """Return image and label as MetaTensor, as networks see them."""
+    import torch
+    from monai.data.meta_tensor import MetaTensor
+
+    image, label, like = volume.load(case, label_map=config.labels, resampling=ResamplingConfig())
+    if label is not None:
+        label[label == IGNORED] = 0
+    meta, affine = {"filename_or_obj": case.case}, torch.as_tensor(like.affine)
+    arrays = {"image": image, "label": None if label is None else label[None]}
+    return {
+        role: MetaTensor(torch.as_tensor(array, dtype=torch.float32), affine, meta=dict(meta))
+        for role, array in arrays.items()
+    }
+
+
+def _reasons(records: Sequence[logging.LogRecord]) -> dict[str, str]:
+    matches = (SKIPPED.match(record.getMessage()) for record in records)
     return {Path(m[1]).name: " ".join(m[2].split())[:200].rstrip(".") for m in matches if m}
 
 
 @contextmanager
-def _overheard(logger: logging.Logger) -> Iterator[list[str]]:
-    """Collect the messages of a logger, whatever its level."""
-    lines: list[str] = []
-
-    class Listener(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            lines.append(record.getMessage())
-
-    level, listener = logger.level, Listener()
-    logger.addHandler(listener)
+def _collected(logger: logging.Logger) -> Iterator[list[logging.LogRecord]]:
+    """Collect the records of a logger, whatever its level."""
+    level, handler = logger.level, BufferingHandler(sys.maxsize)
+    logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        yield lines
+        yield handler.buffer
     finally:
-        logger.removeHandler(listener)
+        logger.removeHandler(handler)
         logger.setLevel(level)

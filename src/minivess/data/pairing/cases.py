@@ -25,7 +25,14 @@ CHUNKED = (".zarr", ".n5")  # folders that are one array
 def pair_files(
     root: Path, *, image: str | None = None, label: str | None = None, group: str | None = None
 ) -> Pairing:
-    """Pair the images and labels below `root`; patterns are relative to it.
+    """Pair the images and labels below `root`, from `dataset.json`, patterns, or folder layouts.
+
+    Args:
+        image: pattern relative to `root`, for example `images/{case}_0000.nii.gz`; * stands for
+            anything within a folder, ** for any folders, {case} for what image and label share.
+        label: pattern of the labels; given together with `image` or not at all.
+        group: regular expression whose first group in the name of a case is its group, or the
+            path of a JSON file {"case": "group"}; None for `groups.json` in `root`, if it exists.
 
     Raises:
         DataError: no such folder, nothing in it, nothing that pairs or more than one way to pair

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -71,8 +71,11 @@ def profile(
 ) -> Measured:
     """Measure every volume whose content, settings or profiler changed; take the rest from `cache`.
 
-    `accepted` are the volumes that review lets in despite their errors; `on_volume(done, total)`
-    is called after each volume.
+    Args:
+        hashes: MD5 of every file of the pairing.
+        cache: folder of measurements.
+        accepted: cases that review lets in despite their errors.
+        on_volume: called as `on_volume(done, total)` after each volume that is measured.
 
     Raises:
         DataError: nothing usable is left, label values need a map, or (strict) any error.
@@ -92,7 +95,7 @@ def profile(
         if on_volume is not None:
             on_volume(len(results), len(pairing.cases))
     judged = [_judged(results[case.case], case.case in accepted) for case in pairing.cases]
-    measured = replace(_gather(pairing, judged, hashes, config), rescanned=len(fresh))
+    measured = _gather(pairing, judged, hashes, config, rescanned=len(fresh))
     _refuse(measured, strict=config.strict)
     return measured
 
@@ -210,6 +213,8 @@ def _gather(
     results: Sequence[Measurement],
     hashes: Mapping[Path, str],
     config: DataConfig,
+    *,
+    rescanned: int,
 ) -> Measured:
     usable = [result for result in results if result.stats is not None]
     stats = tuple(result.stats for result in usable if result.stats is not None)
@@ -227,7 +232,7 @@ def _gather(
         cases=cases,
         findings=tuple(findings),
         quarantined=tuple(result.case.case for result in results if result.stats is None),
-        rescanned=0,
+        rescanned=rescanned,
         dataset_hash=curated_hash(cases, {**hashes, **written}),
     )
 

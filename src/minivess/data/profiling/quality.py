@@ -59,9 +59,14 @@ def check(
     ignores: bool = False,
     stored: Volume | None = None,
 ) -> list[Finding]:
-    """Check one volume; `classes` is the label (X, Y, Z) after the label map, which may ignore.
+    """Check one volume and its label.
 
-    `stored` is the image as its file has it, where `volume` has another voxel size by data.spacing.
+    Args:
+        label: the label as stored, which may lie on flipped or exchanged axes.
+        classes: its values (X, Y, Z) after the label map.
+        values: the sorted values of the image.
+        ignores: whether the label map maps values to IGNORED.
+        stored: the image as in its file, if `data.spacing` gave `volume` another voxel size.
     """
     original = stored or volume
     found = [

@@ -59,11 +59,13 @@ def commit(
     review: Mapping[str, Any] | None = None,
     git: bool = False,
 ) -> Version:
-    """Copy the volumes, add them to DVC and push them; `remote` is a folder or URL, None ours.
+    """Copy the volumes to the curated folder, add it to DVC and push it.
 
-    The .dvc file also holds where the originals lie and the decisions of review that made this
-    version, so that all change in one rename; with `git` it is committed in the repository of
-    home/dvc.
+    Args:
+        remote: folder or URL of the DVC remote; None for the one below home.
+        place: where the originals lie, kept in the .dvc file.
+        review: decisions that made this version, kept in the .dvc file.
+        git: commit the .dvc file to the Git repository of home/dvc as well.
 
     Raises:
         DataError: DVC, the remote or Git refuses; then the .dvc file is as it was.
