@@ -33,7 +33,6 @@ from minivess.stages import (
     watch,
 )
 from minivess.tracking.run import metric_files
-from minivess.tracking.upkeep import lineage
 from minivess.verbs import VERBS
 
 Outcome = dict[str, Any]
@@ -95,6 +94,8 @@ def train_and_refit(session: Session, options: Options) -> Outcome:
 
 def show_lineage(session: Session, options: Options) -> Outcome:
     """Print the chain from a run or model back to the data hash, and write its page."""
+    from minivess.tracking.upkeep import lineage
+
     chain = lineage.walk(session.store, *options.arguments)
     for record in chain:
         kind = record.tags.get(names.KIND, "?")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from minivess.config import ExperimentConfig
 from minivess.data.review import review
@@ -57,9 +57,8 @@ def show(session: Session, options: Options, dataset: str) -> Outcome:
     known = review.entries(session.home, dataset)
     shown = [entry for entry in known if options.all or entry.is_open]
     for entry in shown:
-        session.print(
-            f"{entry.case}   {'open' if entry.is_open else entry.verdict or 'nothing found'}"
-        )
+        state = "open" if entry.is_open else entry.verdict or "nothing found"
+        session.print(f"{entry.case}   {state}")
         for finding in entry.findings:
             session.print(f"  {finding.severity} {finding.code}: {finding.message}")
         for made in entry.decisions:
@@ -70,27 +69,28 @@ def show(session: Session, options: Options, dataset: str) -> Outcome:
     if waiting:
         decide_so = review.command("accept", dataset)
         session.print(f"  {decide_so}; all that can be done: minivess help review")
-    return {"dataset": dataset, "open": waiting, "volumes": [plain(entry) for entry in shown]}
+    volumes = [
+        entry.model_dump(mode="json", include={"case", "findings", "decisions"})
+        | {"verdict": entry.verdict, "open": entry.is_open}
+        for entry in shown
+    ]
+    return {"dataset": dataset, "open": waiting, "volumes": volumes}
 
 
 def decide(session: Session, options: Options, dataset: str) -> Outcome:
     """Record one decision about each volume named."""
-    from minivess.data.review import decide as decisions
+    from minivess.data.review.decide import decide as record_decision
 
     verdict, cases = cast(review.Verdict, options.action), options.arguments
-    given: dict[review.Role, Path] = {}
-    if options.image:
-        given["image"] = Path(options.image)
-    if options.label:
-        given["label"] = Path(options.label)
+    given = {role: Path(file) for role in get_args(review.Role) if (file := vars(options)[role])}
     entries = [review.find(session.home, dataset, case) for case in cases]
     for entry in entries:
-        decisions.decide(
+        record_decision(
             session.home, entry, verdict, who=options.who, why=options.why or "",
             replacements=given,
         )  # fmt: skip
         session.print(f"  {entry.case}: {verdict}")
-    session.print("  the next `minivess profile` makes the version in which this counts")
+    session.print("  run `minivess profile` to apply this (new data version)")
     return {"dataset": dataset, "decided": cases, "verdict": verdict}
 
 
@@ -129,14 +129,3 @@ def take_back(session: Session, options: Options) -> Outcome:
         why_left = "no verdict, a fix without a file, changed since, another name"
         session.print(f"  left as they are ({why_left}): {', '.join(left)}")
     return {"decided": taken, "left": left}
-
-
-def plain(entry: review.Entry) -> dict[str, Any]:
-    """An entry for --json."""
-    return {
-        "case": entry.case,
-        "verdict": entry.verdict,
-        "open": entry.is_open,
-        "findings": [finding.model_dump(mode="json") for finding in entry.findings],
-        "decisions": [vars(made) for made in entry.decisions],
-    }

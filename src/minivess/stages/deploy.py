@@ -19,7 +19,6 @@ from minivess.contracts import (
     Smoke,
     Window,
 )
-from minivess.data.formats import volume
 from minivess.errors import ServingError
 from minivess.grid import context
 from minivess.inference import Predictor
@@ -27,12 +26,11 @@ from minivess.orchestration import handoff
 from minivess.orchestration.model_versions import promote, with_version
 from minivess.orchestration.session import Session
 from minivess.orchestration.stage import stage
-from minivess.serving import card, export, package, predict
+from minivess.serving import package
 from minivess.stages import dataset_identity
 from minivess.stages.analyse import metrics
 from minivess.text import slug
 from minivess.tracking.run import params
-from minivess.tracking.upkeep import lineage
 
 if TYPE_CHECKING:
     from minivess.tracking.run.run import Run
@@ -126,6 +124,8 @@ def carry_out(
     session: Session, run: Run, analysis: AnalysisResult, training: RunRecord
 ) -> DeploymentResult:
     """Export, parity, package, smoke test, card: each ends the run FAILED if it fails."""
+    from minivess.serving import export
+
     task, champion = session.orchestrator.task, analysis.champion
     model = task("fetch champion", fetch, session, analysis, training)
     network, checkpoint, window = model.network, model.checkpoint, model.window
@@ -161,6 +161,8 @@ def check_parity(session: Session, run: Run, model: ChampionModel, onnx: Path) -
     Raises:
         ParityError: they differ by more than the limits of `deployment`.
     """
+    from minivess.serving import export
+
     config = session.config.deployment
     cases = spread(model, config.parity_volumes)
     try:
@@ -241,7 +243,8 @@ def spread(model: ChampionModel, n: int) -> tuple[Case, ...]:
 
 def smoke_test(session: Session, model: ChampionModel, onnx: Path, tag: str) -> Smoke:
     """Start the built service and ask it for one known volume."""
-    from minivess.serving import smoke
+    from minivess.data.formats import volume
+    from minivess.serving import export, predict, smoke
 
     (case,) = spread(model, 1)
     predictor = Predictor.of(
@@ -282,6 +285,9 @@ def store_deployment(
     analysis: AnalysisResult,
 ) -> None:
     """Store metrics, model card, lineage page and the result, and show the card in Prefect."""
+    from minivess.serving import card
+    from minivess.tracking.upkeep import lineage
+
     run.metrics(
         {
             "max_logit_difference": result.parity.max_logit_difference,

@@ -6,7 +6,7 @@ import logging
 import shlex
 from collections.abc import Sequence, Set
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minivess import names
 from minivess.contracts import RunRecord
@@ -14,14 +14,14 @@ from minivess.errors import ServingError, StoreError, UsageError, nearest
 from minivess.inference import Predictor
 from minivess.orchestration import handoff
 from minivess.orchestration.session import Session
-from minivess.serving import export
-from minivess.serving import predict as masks
-from minivess.serving.predict import Outcome
 from minivess.stages import dataset_identity
 from minivess.stages.deploy import download_model
 from minivess.text import first_of
 from minivess.tracking.store import registry
 from minivess.tracking.store.registry import Registered
+
+if TYPE_CHECKING:
+    from minivess.serving.predict import Outcome
 
 SHOWN = 10
 ALIASES = (names.PRODUCTION_ALIAS, names.CHAMPION_ALIAS)
@@ -48,6 +48,8 @@ def predict(
         target: a mask's name or a folder.
         upstream: a run id, NAME@alias or NAME/version; default, the model of the settings.
     """
+    from minivess.serving import predict as masks
+
     plan = masks.plan(source, target)
     if not upstream:
         dataset_identity.require(session)
@@ -197,6 +199,8 @@ def _given(session: Session, ref: str) -> tuple[Registered, str]:
 
 def predictor_of(session: Session, chosen: Chosen) -> Predictor:
     """The chosen network as it is run: exported once, then kept with its model."""
+    from minivess.serving import export
+
     network, window, checkpoint = download_model(session, chosen.version.run_id)
     classes = handoff.profile_used(session, chosen.training).classes
     onnx = checkpoint.parent.with_name("model.onnx")

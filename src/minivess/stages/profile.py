@@ -12,8 +12,6 @@ from minivess import config as configs
 from minivess import keys, names
 from minivess.compute import plan
 from minivess.contracts import DatasetProfile
-from minivess.data.profiling.profile import Measured, summarise
-from minivess.data.profiling.profile import profile as measure_volumes
 from minivess.data.review import review
 from minivess.data.review.apply import rejections
 from minivess.data.versions import curated, versioning
@@ -35,6 +33,7 @@ from minivess.tracking.run.params import data_params
 from minivess.training import grid
 
 if TYPE_CHECKING:
+    from minivess.data.profiling.profile import Measured
     from minivess.tracking.run.run import Run
 
 USED_BY_TRAINING = {"normalisation", "resampling"}
@@ -146,6 +145,8 @@ def print_summary(session: Session, profile: DatasetProfile) -> None:
 
 def measure(session: Session, scan: DatasetScan) -> Measured:
     """Check and measure every volume; unchanged ones come from the cache."""
+    from minivess.data.profiling.profile import profile as measure_volumes
+
     with session.progress("volumes measured") as progress:
         measured = measure_volumes(
             scan.pairing,
@@ -214,6 +215,8 @@ def summary(
     session: Session, scan: DatasetScan, measured: Measured, version: Version | None = None
 ) -> DatasetProfile:
     """The dataset in numbers; without a version the volumes are neither copied nor recorded."""
+    from minivess.data.profiling.profile import summarise
+
     return summarise(
         measured,
         dataset=session.config.dataset,
