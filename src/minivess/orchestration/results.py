@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, TypeVar
 
-from pydantic import ValidationError
-
 from minivess import names
 from minivess.contracts import (
     AnalysisResult,
@@ -80,16 +78,13 @@ def read(session: Session, record: RunRecord, contract: type[Result]) -> Result:
     Raises:
         StoreError: it is absent, damaged or of another release.
     """
-    artifact = ARTIFACTS[contract]
-    try:
-        return contract.model_validate(session.store.read_json(record.run_id, artifact))
-    except ValidationError as error:
-        raise StoreError(
-            f"{artifact} of run {record.run_id} ({record.name}) is no {contract.__name__}: "
-            f"{error.errors()[0]['msg']}.",
-            remedy="the same command again, once this run is deleted: "
-            + session.store.command(f"runs delete --run-id {record.run_id}"),
-        ) from error
+    delete = session.store.command(f"runs delete --run-id {record.run_id}")
+    return session.store.read_contract(
+        record.run_id,
+        ARTIFACTS[contract],
+        contract,
+        remedy=f"the same command again, once this run is deleted: {delete}",
+    )
 
 
 def require_complete(session: Session, record: RunRecord, kind: str) -> None:

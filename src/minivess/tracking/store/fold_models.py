@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
-
-from pydantic import ValidationError
 
 from minivess import names
 from minivess.contracts import CellResult, CellSpec, FamilyRun, FoldModel
@@ -14,7 +11,7 @@ from minivess.errors import StoreError
 from minivess.tracking.store import run_files
 from minivess.tracking.store.store import Store
 
-Record = TypeVar("Record", FamilyRun, CellSpec, CellResult)
+RETRAIN = "it was made by another release; train again with training.retrain=always"
 
 
 def fetch(store: Store, run_ids: Sequence[str], into: Path) -> list[FoldModel]:
@@ -31,14 +28,14 @@ def fetch(store: Store, run_ids: Sequence[str], into: Path) -> list[FoldModel]:
 
 def _family(store: Store, run_id: str, into: Path) -> list[FoldModel]:
     _require_finished(store, run_id)
-    family = _read(store, run_id, names.TRAINING_ARTIFACT, FamilyRun)
+    family = store.read_contract(run_id, names.TRAINING_ARTIFACT, FamilyRun, remedy=RETRAIN)
     return [_member(store, family, child, into) for child in family.child_run_ids]
 
 
 def _member(store: Store, family: FamilyRun, child: str, into: Path) -> FoldModel:
     _require_finished(store, child)
-    spec = _read(store, child, names.SPEC_ARTIFACT, CellSpec)
-    result = _read(store, child, names.RESULT_ARTIFACT, CellResult)
+    spec = store.read_contract(child, names.SPEC_ARTIFACT, CellSpec, remedy=RETRAIN)
+    result = store.read_contract(child, names.RESULT_ARTIFACT, CellResult, remedy=RETRAIN)
     made_of = store.read_json(child, names.INGREDIENTS_ARTIFACT)
     return FoldModel(
         run_id=child,
@@ -82,15 +79,3 @@ def _require_finished(store: Store, run_id: str) -> None:
             f"Run {run_id} ({record.name}) is {record.status}; only FINISHED runs can be used.",
             remedy="run `minivess train` with the same settings again; finished folds are reused",
         )
-
-
-def _read(store: Store, run_id: str, path: str, kind: type[Record]) -> Record:
-    try:
-        return kind.model_validate(store.read_json(run_id, path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise StoreError(
-            f"{path} of run {run_id} is not a valid {kind.__name__}: {where}: {first['msg']}.",
-            remedy="it was made by another release; train again with training.retrain=always",
-        ) from error

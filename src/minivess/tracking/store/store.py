@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
+from pydantic import BaseModel, ValidationError
+
 from minivess import names
 from minivess.config import TrackingConfig
 from minivess.contracts import RunRecord
@@ -41,6 +43,7 @@ REFERENCE = re.compile(r"uid-([0-9a-f]{32})")
 """Reference to a run that has no id in MLflow yet."""
 SETTLE_FIRST = "once MLflow answers: `minivess settle`, then the same command"
 T = TypeVar("T")
+C = TypeVar("C", bound=BaseModel)
 log = logging.getLogger(__name__)
 
 
@@ -394,6 +397,23 @@ class Store:
             raise StoreError(
                 f"The artifact {path} of run {run_id} is not valid JSON ({error}).",
                 remedy="run the flow that made it again",
+            ) from error
+
+    def read_contract(self, run_id: str, path: str, contract: type[C], *, remedy: str) -> C:
+        """Read a JSON artifact of a run as a contract.
+
+        Raises:
+            StoreError: it is absent, or not valid; the message names the first wrong field.
+        """
+        try:
+            return contract.model_validate(self.read_json(run_id, path))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise StoreError(
+                f"{path} of run {run_id} is not a valid {contract.__name__}: {where}: "
+                f"{first['msg']}.",
+                remedy=remedy,
             ) from error
 
     def read_text(self, run_id: str, path: str) -> str:
