@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from minivess import config as configs
-from minivess import home as homes
 from minivess import keys, names
 from minivess.config import Environment, ExperimentConfig, silence_telemetry
 from minivess.contracts import DatasetProfile, RunRecord
 from minivess.data.versions.versioning import known_as
 from minivess.errors import StoreError, StoreUnreachable
-from minivess.home import Home
+from minivess.home import Home, open_home
+from minivess.home import lock as home_lock
 from minivess.orchestration.base import Orchestrator
 from minivess.orchestration.progress import GridProgress
 from minivess.runtime import output, signals
@@ -262,11 +262,11 @@ def open_session(
     """
     silence_telemetry()
     logs.before.records.clear()
-    home = homes.open_home(env.home, reading=not lock)
+    home = open_home(env.home, reading=not lock)
     with ExitStack() as stack:
         stack.enter_context(signals.terminable())
         if lock:
-            stack.enter_context(homes.lock(home.root / "lock", what=what, wait=wait))
+            stack.enter_context(home_lock(home.root / "lock", what=what, wait=wait))
         orchestrator = stack.enter_context(open_orchestrator(home, env))
         name = known_as(home, config)
         if name:
