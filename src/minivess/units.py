@@ -21,6 +21,7 @@ IN_MICRON = {
     "micron": 1.0, "microns": 1.0, "å": 1e-4, "angstrom": 1e-4, "angstroms": 1e-4, "thou": 25.4,
     "in": 25_400.0, "inch": 25_400.0, "inches": 25_400.0, '"': 25_400.0,
 }  # fmt: skip
+SYMBOLS = {"micron": "µm", "um": "µm", UNKNOWN: ""}
 CASED = ("Mm", "Pm")  # megametre and petametre, neither of which is mm or pm
 
 
@@ -49,6 +50,11 @@ def positive_spacing(steps: Sequence[float]) -> tuple[Spacing, bool]:
     good = [math.isfinite(step) and step > 0 for step in steps]
     kept = (float(step) if fine else 1.0 for step, fine in zip(steps, good, strict=True))
     return cast(Spacing, tuple(kept)), all(good)
+
+
+def symbol(unit: str) -> str:
+    """Return the symbol of a unit in figures; empty if it is unknown."""
+    return SYMBOLS.get(unit, unit)
 
 
 def spacing_text(steps: Iterable[float], unit: str) -> str:

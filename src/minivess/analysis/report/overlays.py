@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from minivess import files
+from minivess import files, units
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -127,10 +127,9 @@ def _scale_bar(axis: Axes, width: int, spacing: float, unit: str) -> None:
     left, right = width * 0.95 - length / spacing, width * 0.95
     bottom = axis.get_ylim()[0] * 0.93
     axis.fill_between([left, right], bottom, bottom * 1.015, color="white", path_effects=dark)
-    symbol = {"micron": "µm", "um": "µm", "unknown": ""}.get(unit, unit)
     axis.text(
-        (left + right) / 2, bottom * 0.975, f"{length:g} {symbol}".strip(), color="white",
-        fontsize=9.5, ha="center", va="bottom", path_effects=dark,
+        (left + right) / 2, bottom * 0.975, f"{length:g} {units.symbol(unit)}".strip(),
+        color="white", fontsize=9.5, ha="center", va="bottom", path_effects=dark,
     )  # fmt: skip
 
 
