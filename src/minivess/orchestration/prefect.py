@@ -50,8 +50,8 @@ class PrefectOrchestrator(Orchestrator):
 
     def __init__(self, home: Home, env: Environment, stack: ExitStack) -> None:
         super().__init__(home)
-        self._env = env
-        self._stack = stack
+        self._env, self._stack = env, stack
+        self._folder = prefect_server.folder_of(home, env)
         self._api: str | None = None
         self._silent_until = 0.0
         self._settled: list[str] = []
@@ -81,8 +81,7 @@ class PrefectOrchestrator(Orchestrator):
         return run_in_engine(call, lambda: made(plain_json(parameters or {})), name)
 
     def _settle(self) -> None:
-        folder = prefect_server.folder_of(self.home, self._env)
-        self._settled += flow_runs.settle(folder, self._env.prefect_api_url)
+        self._settled += flow_runs.settle(self._folder, self._env.prefect_api_url)
 
     def _part(self, story: Callable[[], T]) -> T:
         """Run the stage of a deployed flow in the worker's flow run."""
@@ -95,12 +94,11 @@ class PrefectOrchestrator(Orchestrator):
         current = flow_run()
         assert current is not None
         assert current.flow_run is not None
-        folder = prefect_server.folder_of(self.home, self._env)
-        return flow_runs.begin(folder, current.flow_run.id, self._env.prefect_api_url)
+        return flow_runs.begin(self._folder, current.flow_run.id, self._env.prefect_api_url)
 
     def settle(self) -> list[str]:
         """End flow runs of this home whose process died; starts a server only if there are any."""
-        if flow_runs.left(prefect_server.folder_of(self.home, self._env)):
+        if flow_runs.left(self._folder):
             self._connect()
         return self._settled
 
@@ -241,8 +239,7 @@ class PrefectOrchestrator(Orchestrator):
     def emit(self, event: str, resource: str, payload: Mapping[str, Any]) -> None:
         """Send an event; no private server is started for it, since it would have no listener."""
         if self._api is None and flow_run() is None:
-            folder = prefect_server.folder_of(self.home, self._env)
-            if not self._env.prefect_api_url and prefect_server.running(folder) is None:
+            if not self._env.prefect_api_url and prefect_server.running(self._folder) is None:
                 return
             self._connect()
         from prefect.events import emit_event
