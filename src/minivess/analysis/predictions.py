@@ -243,10 +243,10 @@ class OutOfFoldPredictor:
             asked = [(task, left) for task, left in waiting if family in left]
             if not asked:
                 continue
-            said = self._mean(asked[0][0].models[family], image)
+            mean = self._mean(asked[0][0].models[family], image)
             for task, left in asked:
                 left.remove(family)
-                sums[task.folder] = sums[task.folder] + said if task.folder in sums else said
+                sums[task.folder] = sums[task.folder] + mean if task.folder in sums else mean
                 if not left:
                     yield task, sums.pop(task.folder) / np.float32(len(task.models))
 

@@ -142,10 +142,10 @@ def query(path: Path, sql: str) -> list[dict[str, Any]]:
             columns = _distinct([column[0] for column in answer.description or ()])
             return [dict(zip(columns, row, strict=True)) for row in answer.fetchall()]
     except duckdb.Error as error:
-        said = "\n".join(line for line in str(error).splitlines() if line.strip())
+        reason = "\n".join(line for line in str(error).splitlines() if line.strip())
         tables = "; ".join(f"{name}({', '.join(columns)})" for name, columns in TABLES.items())
         raise UsageError(
-            f"DuckDB rejected the query: {said}",
+            f"DuckDB rejected the query: {reason}",
             remedy=f'one SELECT over these tables (quote "case" and "group"): {tables}; '
             f"the newest of each experiment alone: {', '.join(VIEWS)}",
         ) from error

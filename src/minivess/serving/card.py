@@ -20,7 +20,7 @@ TEMPLATE = Path(__file__).with_name("card.md.j2")
 
 
 def render(result: DeploymentResult, profile: DatasetProfile, analysis: AnalysisResult) -> str:
-    """The card as markdown."""
+    """Return the card as markdown."""
     champion = _named(analysis.families, analysis.champion.family)
     units = "/".join(sorted({volume.unit for volume in profile.volumes})) or "(unit not given)"
     low, high = profile.spacing_range

@@ -170,13 +170,13 @@ def error(status: HTTPStatus, problem: str, remedy: str) -> JSONResponse:
 
 def explained(status: int, body: bytes, model: model_record.ServedModel) -> bytes:
     """Return the JSON body of an error: error, remedy, code of a check, model, lineage."""
-    said = _parsed(body)
-    own = "remedy" in said
+    content = _parsed(body)
+    own = "remedy" in content
     remedy = USAGE if status < 500 else "read the service's log; the input was not the cause"
     answer = {
-        "error": said["error"] if own else _problem(status, said),
-        "remedy": said["remedy"] if own else remedy,
-        **({"code": said["code"]} if own and "code" in said else {}),
+        "error": content["error"] if own else _problem(status, content),
+        "remedy": content["remedy"] if own else remedy,
+        **({"code": content["code"]} if own and "code" in content else {}),
         "model": model.label,
         "lineage": model.lineage,
     }
@@ -185,18 +185,18 @@ def explained(status: int, body: bytes, model: model_record.ServedModel) -> byte
 
 def _parsed(body: bytes) -> dict[str, Any]:
     try:
-        said = json.loads(body)
+        content = json.loads(body)
     except ValueError:
         return {}
-    if isinstance(said, list) and said:  # BentoML wraps its own errors in a list
-        said = said[0]
-    return said if isinstance(said, dict) else {}
+    if isinstance(content, list) and content:  # BentoML wraps its own errors in a list
+        content = content[0]
+    return content if isinstance(content, dict) else {}
 
 
-def _problem(status: int, said: dict[str, Any]) -> str:
+def _problem(status: int, content: dict[str, Any]) -> str:
     details = [
         f"{'.'.join(str(step) for step in item.get('loc', ()))}: {item.get('msg')}"
-        for item in said.get("detail", ())
+        for item in content.get("detail", ())
         if isinstance(item, dict)
     ]
-    return "; ".join(details) or str(said.get("error", HTTPStatus(status).phrase))
+    return "; ".join(details) or str(content.get("error", HTTPStatus(status).phrase))

@@ -65,7 +65,7 @@ def admit(image: volume.Volume, divisor: Shape) -> list[Finding]:
 
 
 def segment(image: volume.Volume, predictor: Predictor) -> npt.NDArray[np.uint8]:
-    """Label values (X, Y, Z) of one volume at its native resolution.
+    """Segment one volume at its native resolution; return label values (X, Y, Z).
 
     Raises:
         ServingError: the network wants several channels, and a volume holds one.

@@ -149,12 +149,12 @@ async def uploaded(part: str | UploadFile) -> UploadFile:
 
 
 def rejection(status: int, problem: str, remedy: str, *, code: str) -> JSONResponse:
-    """A 4xx answer that says what to do; docs/checks.md lists the codes."""
+    """Return a 4xx response with its remedy; docs/checks.md lists the codes."""
     return JSONResponse({"error": problem, "code": code, "remedy": remedy}, status_code=status)
 
 
 def ending(path: Path) -> str:
-    """The suffix that the first bytes call for, whatever the upload was called."""
+    """Return the suffix of the format in the first bytes, whatever the file is called."""
     with path.open("rb") as stream:
         start = stream.read(10)
     return next((suffix for magic, suffix in MAGIC.items() if start.startswith(magic)), ".nii")

@@ -98,10 +98,10 @@ def post(url: str, image: Path, answer: str = "nifti") -> httpx.Response:
             remedy="start it again, its log lies in logs/serve of the output folder",
         ) from error
     if response.is_error:
-        said = response.json()
+        body = response.json()
         raise ServingError(
-            f"The service at {url} rejected {image.name} ({response.status_code}): {said['error']}",
-            remedy=said["remedy"],
+            f"The service at {url} rejected {image.name} ({response.status_code}): {body['error']}",
+            remedy=body["remedy"],
         )
     return response
 

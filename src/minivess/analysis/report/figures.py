@@ -175,9 +175,9 @@ def units(judged: Scores) -> int:
 
 def evidence(judged: Scores) -> str:
     """Format `12 volumes`, or `12 volumes in 3 groups`."""
-    said, found = several(len(judged.volumes), "volume"), units(judged)
+    text, found = several(len(judged.volumes), "volume"), units(judged)
     grouped = any(one.group is not None for one in judged.volumes)
-    return f"{said} in {several(found, 'group')}" if grouped else said
+    return f"{text} in {several(found, 'group')}" if grouped else text
 
 
 # --- drawing ------------------------------------------------------------------------------

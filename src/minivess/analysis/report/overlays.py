@@ -84,12 +84,12 @@ def classes(mask: Array) -> Array:
 
 def difference(truth: Array, prediction: Array) -> Array:
     """Blend true positive, false positive, false negative and confused voxels along z."""
-    there, said = truth > 0, prediction > 0
+    actual, found = truth > 0, prediction > 0
     layers = {
-        FOUND: there & (truth == prediction),
-        EXTRA: said & ~there,
-        MISSED: there & ~said,
-        CONFUSED: there & said & (truth != prediction),
+        FOUND: actual & (truth == prediction),
+        EXTRA: found & ~actual,
+        MISSED: actual & ~found,
+        CONFUSED: actual & found & (truth != prediction),
     }
     return _mixed(layers, truth.shape[:2])
 

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 def encode_line(seq: int, operation: Operation) -> bytes:
-    """One operation encoded as a line of the file."""
+    """Encode one operation as a line of the file."""
     body = f"{seq} {_encode(operation)}".encode()
     return b"%08x %b\n" % (zlib.crc32(body), body)
 

@@ -214,7 +214,7 @@ def translate_errors(what: str) -> Iterator[None]:
 
 
 def all_pages(search: Callable[..., Iterable[T]], **arguments: Any) -> Iterator[T]:
-    """Every result of a search of MLflow's client, page after page."""
+    """Yield every result of a search of MLflow's client, page after page."""
     token: str | None = None
     while True:
         page: Any = search(**{"max_results": PAGE} | arguments, page_token=token)

@@ -226,7 +226,7 @@ class Store:
         return found
 
     def restoring(self, experiment: str) -> str | None:
-        """The command that brings a deleted experiment back; none where it is not deleted."""
+        """Return the command that restores a deleted experiment; None if it is not deleted."""
         with translate_errors(f"open the experiment {experiment!r}"):
             found = self._experiment(experiment)
         if found is None or found.lifecycle_stage != "deleted":
@@ -462,5 +462,5 @@ def _ranked(records: list[RunRecord]) -> list[RunRecord]:
 
 
 def quoted(value: str) -> str:
-    """A value in MLflow's filters."""
+    """Quote a value for MLflow's filters."""
     return f'"{value}"' if "'" in value else f"'{value}'"

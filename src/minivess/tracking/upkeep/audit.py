@@ -58,9 +58,9 @@ def _judged(store: Store, record: RunRecord, known: Mapping[str, RunRecord]) -> 
 def _contradictions(record: RunRecord) -> list[str]:
     """Values that are stored in two places and differ."""
     found = []
-    said = record.tags.get("run_status", record.status)
-    if said != record.status:
-        found.append(f"tag run_status is {said}")
+    tagged = record.tags.get("run_status", record.status)
+    if tagged != record.status:
+        found.append(f"tag run_status is {tagged}")
     losses = {record.tags[name] for name in EQUAL_TAGS if name in record.tags}
     losses |= {record.params["loss_name"]} if "loss_name" in record.params else set()
     if len(losses) > 1:

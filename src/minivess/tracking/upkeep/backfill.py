@@ -98,7 +98,7 @@ class Source(NamedTuple):
     artifacts: set[str]
 
     def json(self, pattern: str) -> Any:
-        """The one artifact of this name, or None."""
+        """Read the first JSON artifact that matches, or return None."""
         found = matching(sorted(self.artifacts), pattern)
         return self.store.read_json(self.record.run_id, found[0]) if found else None
 

@@ -154,10 +154,10 @@ def _needed(store: Store, kept: Iterable[RunRecord]) -> dict[str, list[str]]:
 
 def _references(store: Store, record: RunRecord) -> set[str]:
     """Ids that a run names as upstream, parent or folds."""
-    told = [value for name, value in record.params.items() if name.startswith(UPSTREAM_PREFIX)]
-    told += [record.tags.get(names.PARENT, ""), record.tags.get(names.RESTART_OF, "")]
+    texts = [value for name, value in record.params.items() if name.startswith(UPSTREAM_PREFIX)]
+    texts += [record.tags.get(names.PARENT, ""), record.tags.get(names.RESTART_OF, "")]
     files = {names.FAMILY: names.TRAINING_ARTIFACT, names.ANALYSIS: names.UPSTREAM_ARTIFACT}
     path = files.get(record.tags.get(names.KIND, ""))
     if path and path in run_files.artifact_names(store, record, str(Path(path).parent)):
-        told.append(store.read_text(record.run_id, path))
-    return set(RUN_ID.findall(" ".join(told)))
+        texts.append(store.read_text(record.run_id, path))
+    return set(RUN_ID.findall(" ".join(texts)))
