@@ -160,13 +160,13 @@ def test_status_follows_until_ctrl_c(
     make(store)
     said: list[str] = []
 
-    def tell(session: Session, text: str = "") -> None:
+    def record(session: Session, text: str = "") -> None:
         said.append(text)
         if said.count("1 runs") == 3:
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(maintenance, "FOLLOW_S", 0.01)
-    monkeypatch.setattr(Session, "say", tell)
+    monkeypatch.setattr(Session, "print", record)
     assert main.main(["status", "--follow"]) == 130
     assert "Interrupted" in capsys.readouterr().err
 
