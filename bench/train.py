@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +32,7 @@ from minivess.data.demo import phantom
 from minivess.data.formats import volume
 from minivess.data.pairing.cases import pair_files
 from minivess.training import context, epochs, loaders
-from minivess.training.monitoring.watchdog import Pulse
+from minivess.training.monitoring.watchdog import Heartbeat
 from minivess.training.state import State
 
 HERE = Path(__file__).parent
@@ -199,21 +200,20 @@ def spent() -> float:
     return sum(u.ru_utime + u.ru_stime for u in map(resource.getrusage, kinds))
 
 
+def batches_of(case: Setting) -> loaders.Batches:
+    """The training batches of a cell."""
+    settings = config.ExperimentConfig(training=case.training)
+    return loaders.Batches.of(case.spec, case.plan, settings, case.cases)
+
+
 def ours(case: Setting) -> Contender:
     """The epochs of a cell, loaders included."""
-    volumes = loaders.training_volumes(
-        case.spec, case.plan, config.ExperimentConfig(training=case.training), case.cases
-    )
-    loss = losses.build(case.spec.loss, 2).to(case.plan.device)
+    every = batches_of(case)
     state = State.start(case.spec, case.plan, case.training)
-    pulse = Pulse.unheard()
 
     def run(iterations: int) -> Times:
         plan = case.plan.replace(iterations_per_epoch=iterations)
-        batches = loaders.Batches(volumes, plan, case.training, case.spec.seed)
-        steps = epochs.Steps(
-            case.spec, plan, case.training, batches=batches, loss=loss, pulse=pulse
-        )
+        steps = epochs.Steps.of(case.spec, replace(every, plan=plan), Heartbeat.silent())
         state.epoch += 1
         with context.machine(plan):
             return timed(lambda: steps.run(state), iterations, plan.device)
@@ -243,12 +243,10 @@ def step_of(case: Setting) -> Callable[[torch.Tensor, torch.Tensor], torch.Tenso
 
 def bare(case: Setting) -> Contender:
     """The step on batches that lie in the device's memory already."""
-    volumes = loaders.training_volumes(
-        case.spec, case.plan, config.ExperimentConfig(training=case.training), case.cases
-    )
+    batches = replace(batches_of(case), seed=1)
     device, step = case.plan.device, step_of(case)
     with context.machine(case.plan):
-        made = list(loaders.Batches(volumes, case.plan, case.training, 1).epoch(0))
+        made = list(batches.epoch(0))
     held = [(batch.image.to(device), batch.label.to(device).long()) for batch in made[:8]]
 
     def run(iterations: int) -> Times:

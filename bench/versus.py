@@ -114,7 +114,7 @@ class Ours:
         result = trainer.train_cell(
             self.grid.spec(self.family, cell), self.plan, config,
             self.grid.cases, folder=self.folder / f"{name}{cell.fold.index}",
-            tell=trainer.Callbacks(epoch=lambda *_: None, figure=lambda _: None),
+            callbacks=trainer.Callbacks(epoch=lambda *_: None, figure=lambda _: None),
         )  # fmt: skip
         return result, time.process_time() - begun
 

@@ -90,7 +90,7 @@ class StoreUnreachable(StoreError):  # noqa: N818 (it says where the store is, n
 
 
 class DiskFull(MinivessError, OSError):  # noqa: N818 (MLflow shows this name as `error_type`)
-    """A disk or quota has no room left; to whoever writes a file, an OSError like others."""
+    """A disk or quota has no room left; an OSError for whatever writes a file."""
 
     errno = errno.ENOSPC
     strerror = os.strerror(errno)

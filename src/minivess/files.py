@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written under a temporary name, synced, then renamed."""
+"""Write files atomically: under a temporary name, synced, then renamed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def write(path: Path, fill: Callable[[Path], object]) -> Path:
         sync(temporary)
         temporary.replace(path)
     except Exception as error:
-        # Writers in C++ have words of their own for it.
+        # Writers in C++ report it in their own texts.
         lacking = path.parent.is_dir() and shutil.disk_usage(path.parent).free < LEAST_FREE
         if lacking or says_full(error):
             raise disk_full(str(path)) from error
@@ -69,7 +69,7 @@ def _says(error: BaseException | None, codes: tuple[int, ...], words: str) -> Ba
 
 
 def expected(error: Exception) -> MinivessError | None:
-    """What an error of the operating system means for whoever gave the command, if it is one."""
+    """Translate an error of the operating system (disk full, permissions); None for others."""
     if says_full(error):
         return disk_full("what this command writes")
     closed = _says(error, CLOSED, "readonly database")
@@ -77,12 +77,12 @@ def expected(error: Exception) -> MinivessError | None:
         return None
     return OrchestrationError(
         f"The permissions of files stand in the way: {closed}.",
-        remedy="mend them, or choose another output folder with MINIVESS_HOME=/path/to/folder",
+        remedy="correct them, or choose another output folder with MINIVESS_HOME=/path/to/folder",
     )
 
 
 def disk_full(what: str) -> DiskFull:
-    """The error that says so."""
+    """Build the error for a full disk."""
     return DiskFull(
         f"The disk has no room left for {what}.",
         remedy="free some space, then the same command goes on with what is finished; or choose "
@@ -133,7 +133,7 @@ def md5(path: Path) -> str:
 
 
 def emptiness(path: Path) -> str | None:
-    """Why the bytes of a file are not worth reading: hardly any are there, or too many for us."""
+    """Say why a file cannot be read as it is: a pointer, sparse, or larger than memory."""
     status = path.stat()
     if 0 < status.st_size <= 1024:
         start = path.read_bytes()

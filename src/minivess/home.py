@@ -138,7 +138,7 @@ def open_home(root: Path, *, moved: bool = False, reading: bool = False) -> Home
     except OSError as error:
         raise OrchestrationError(
             f"The output folder {home.root} cannot be written: {error.strerror}.",
-            remedy="choose another with MINIVESS_HOME=/path/to/folder, or mend its permissions",
+            remedy="choose another with MINIVESS_HOME=/path/to/folder, or correct its permissions",
         ) from error
     if not moved and home.last_root != home.root:
         raise OrchestrationError(
@@ -156,7 +156,7 @@ def _fit(root: Path) -> Path:
         path = root.expanduser().resolve()
     except RuntimeError as error:
         raise OrchestrationError(
-            f"The output folder {root} names a home directory that nobody has.",
+            f"The output folder {root} names the home directory of no user.",
             remedy="write it out: MINIVESS_HOME=/path/to/folder",
         ) from error
     found = UNFIT.search(str(path))
@@ -177,7 +177,7 @@ def _scratch() -> Path:
 
 @contextmanager
 def lock(path: Path, *, what: str, wait: bool = False) -> Iterator[None]:
-    """Hold an exclusive lock; the file says who holds it. A killed holder frees it.
+    """Hold an exclusive lock; the file names its holder. A killed holder frees it.
 
     Raises:
         OrchestrationError: somebody else holds it and `wait` is false.
@@ -198,13 +198,13 @@ def lock(path: Path, *, what: str, wait: bool = False) -> Iterator[None]:
 
 
 def holder(what: str) -> dict[str, Any]:
-    """Who we are, for whoever waits."""
+    """Describe this process to those that wait for the lock."""
     started = time.strftime("%Y-%m-%d %H:%M:%S")
     return {"what": what, "pid": os.getpid(), "host": socket.gethostname(), "started": started}
 
 
 def holds(path: Path) -> dict[str, Any] | None:
-    """Who holds a lock now, without waiting for it or taking it."""
+    """Return the holder of a lock, without waiting for it or taking it; None if it is free."""
     try:
         stream = path.open(encoding="utf-8")
     except FileNotFoundError:

@@ -26,7 +26,7 @@ CERTAIN = 100.0
 class WeightedSum(nn.Module):
     """Terms times weights; heads of deep supervision count 1, 1/2, 1/4, ...
 
-    With `ignores`, voxels that nobody annotated are background of target and prediction alike;
+    With `ignores`, voxels without annotation are background of target and prediction alike;
     what is cut at their border is cut in both. Means of cross-entropy leave them out.
     """
 

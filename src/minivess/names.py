@@ -36,7 +36,7 @@ EXTENSION = "extension"
 HEARTBEAT = "heartbeat"
 STALLED = "stalled"
 
-# Values of ERROR_TYPE for a process that died without a word; its last file is in the kernel.
+# Values of ERROR_TYPE for a process that was killed.
 PROCESS_DIED, OUT_OF_MEMORY_KILL = "ProcessDied", "OutOfMemoryKill"
 
 # Params that carry lineage.

@@ -17,7 +17,7 @@ from minivess.orchestration.base import Orchestrator
 from minivess.orchestration.session import Session
 from minivess.tracking.journal import uploader
 from minivess.tracking.run.run_lifecycle import mlflow_run
-from minivess.training.monitoring.watchdog import Beat
+from minivess.training.monitoring.watchdog import ProgressEvent
 from tests.tracking.conftest import QUIET, profile_of
 
 
@@ -58,7 +58,7 @@ def test_beats_epochs_stalls_and_images_reach_whoever_looks(
         )
         context = CellContext(grid, family, family.cells[1], run)
         with cell_run.callbacks(context, run) as tell:
-            tell.beat(Beat(0, 100, 1, 4, None))
+            tell.progress(ProgressEvent(0, 100, 1, 4, None))
             tell.resumed(1)
             tell.epoch(0, {"val_dice": 0.5, "learning_rate": 1e-3}, None)  # told again, not shown
             tell.epoch(0, {"val_dice": 0.5, "learning_rate": 1e-3}, 5940.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from minivess.orchestration.progress import GridProgress
-from minivess.training.monitoring.watchdog import Beat
+from minivess.training.monitoring.watchdog import ProgressEvent
 
 
 def test_without_a_terminal_each_epoch_is_one_plain_line_with_the_time_left() -> None:
@@ -13,8 +13,8 @@ def test_without_a_terminal_each_epoch_is_one_plain_line_with_the_time_left() ->
     progress = GridProgress(lines.append, live=False)
     progress.expect(3)
     with progress.cell("dynunet fold 0") as row:
-        row.beat(Beat(0, 10, 2, 4, None))
-        row.epoch(Beat(0, 10, 4, 4, 80.0), "val_dice 0.500")
+        row.beat(ProgressEvent(0, 10, 2, 4, None))
+        row.epoch(ProgressEvent(0, 10, 4, 4, 80.0), "val_dice 0.500")
     assert len(lines) == 1
     # Two more cells of 80 s follow, and nothing was waited for yet.
     assert lines[0] == "  dynunet fold 0 epoch 1/10  val_dice 0.500  80 s left, 4 min for all cells"
@@ -34,7 +34,7 @@ def test_a_process_that_trains_one_of_many_cells_speaks_of_its_own_only() -> Non
     lines: list[str] = []
     progress = GridProgress(lines.append, live=False)
     with progress.cell("dynunet fold 0") as row:
-        row.epoch(Beat(0, 10, 4, 4, 80.0), "val_dice 0.500")
+        row.epoch(ProgressEvent(0, 10, 4, 4, 80.0), "val_dice 0.500")
     assert lines == ["  dynunet fold 0 epoch 1/10  val_dice 0.500  80 s left"]
 
 
@@ -50,7 +50,7 @@ def test_on_a_terminal_bars_show_the_cell_and_the_grid(capsys) -> None:
     progress = GridProgress(print, live=True)
     progress.expect(2)
     with progress.cell("dynunet fold 0") as row:
-        row.beat(Beat(4, 10, 2, 4, 300.0))
+        row.beat(ProgressEvent(4, 10, 2, 4, 300.0))
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().out)
     assert "dynunet fold 0" in shown
     assert "all cells" in shown

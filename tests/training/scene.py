@@ -114,6 +114,6 @@ def train(
         config or make_config(),
         cases,
         folder=folder,
-        tell=trainer.Callbacks(heard.epoch, heard.figures.append),
+        callbacks=trainer.Callbacks(heard.epoch, heard.figures.append),
         resume=resume,
     )

@@ -8,7 +8,7 @@ import torch
 from minivess.training import checkpoint
 
 
-def state(number: int) -> checkpoint.State:
+def state(number: int) -> checkpoint.Stored:
     return {"epoch": number, "weights": {"w": torch.full((100,), float(number))}, "best": {}}
 
 

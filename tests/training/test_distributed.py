@@ -57,8 +57,7 @@ def test_two_processes_train_a_cell_as_one_does_and_go_on_after_a_death(tmp_path
 def test_a_broken_volume_is_named_whichever_process_had_it(tmp_path: Path) -> None:
     spec, config = scene.make_spec(), scene.make_config()
     plan = scene.make_plan(spec)
-    volumes = loaders.training_volumes(spec, plan, config, scene.make_cases(tmp_path / "data"))
-    batches = loaders.Batches(volumes, plan, config.training, spec.seed)
+    batches = loaders.Batches.of(spec, plan, config, scene.make_cases(tmp_path / "data"))
     seen: set[str] = set()
     for step in range(batches.per_epoch):
         pair = batches.batch(0, step, batches.order(0)).cases
@@ -73,8 +72,8 @@ def test_a_batch_that_does_not_split_and_batch_norm_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(distributed, "size", lambda: 2)
-    distributed.refuse(torch.nn.InstanceNorm3d(1), 4)
+    distributed.require_shareable(torch.nn.InstanceNorm3d(1), 4)
     with pytest.raises(PlanError, match=r"training.batch_size=4"):
-        distributed.refuse(torch.nn.InstanceNorm3d(1), 3)
+        distributed.require_shareable(torch.nn.InstanceNorm3d(1), 3)
     with pytest.raises(PlanError, match=r"model.norm=instance"):
-        distributed.refuse(torch.nn.Sequential(torch.nn.BatchNorm3d(1)), 4)
+        distributed.require_shareable(torch.nn.Sequential(torch.nn.BatchNorm3d(1)), 4)

@@ -27,7 +27,7 @@ def test_more_epochs_go_on_from_the_last_one_and_the_schedule_is_the_longer_one(
     cases, longer = scene.make_cases(tmp_path), scene.make_config(max_epochs=5, extends=3)
     scene.train(tmp_path / "short", cases, config=scene.make_config())
     before = cell_folder.read_history(tmp_path / "short")
-    shorter = continuation.Shorter(tmp_path / "short", "a-key", 3)
+    shorter = continuation.FinishedTraining(tmp_path / "short", "a-key", 3)
     assert shorter.begin(opened(tmp_path / "longer"), "longer")
     assert not shorter.begin(tmp_path / "longer", "longer")
     heard = scene.Heard()
@@ -40,7 +40,7 @@ def test_more_epochs_go_on_from_the_last_one_and_the_schedule_is_the_longer_one(
 
 
 def test_what_going_on_does_to_the_learning_rate_is_said():
-    said = continuation.meaning(scene.make_config(max_epochs=5, extends=3).training)
+    said = continuation.describe(scene.make_config(max_epochs=5, extends=3).training)
     assert "after epoch 3 of a finished training. Its cosine schedule had" in said
     assert f"at {5e-3 * 0.25:.2g}; that of 5 epochs goes on at 0.0017" in said
     assert "is not that of 5 epochs in one go" in said
@@ -49,7 +49,7 @@ def test_what_going_on_does_to_the_learning_rate_is_said():
 def test_the_plan_is_that_of_the_shorter_training_but_for_another_device(tmp_path):
     config = scene.make_config(max_epochs=1)
     scene.train(tmp_path, scene.make_cases(tmp_path), config=config, plan={"batch_size": 1})
-    shorter = continuation.Shorter(tmp_path, "a-key", 1)
+    shorter = continuation.FinishedTraining(tmp_path, "a-key", 1)
     fresh = scene.make_plan(LONGER)
     assert shorter.plan(fresh) == fresh.replace(batch_size=1)
     elsewhere = fresh.replace(device="cuda")
@@ -57,7 +57,7 @@ def test_the_plan_is_that_of_the_shorter_training_but_for_another_device(tmp_pat
 
 
 def test_without_a_finished_training_the_remedy_says_which(tmp_path):
-    shorter = continuation.Shorter(tmp_path / "none", "a-key", 3)
+    shorter = continuation.FinishedTraining(tmp_path / "none", "a-key", 3)
     for attempt in (
         lambda: shorter.begin(opened(tmp_path / "longer"), "longer"),
         lambda: shorter.plan(scene.make_plan(LONGER)),
@@ -73,4 +73,4 @@ def test_a_training_that_stopped_early_is_not_gone_on_from(tmp_path):
     result = scene.train(tmp_path, scene.make_cases(tmp_path), config=config)
     assert result.stopped_early
     with pytest.raises(TrainingError, match="stopped early, after"):
-        continuation.Shorter(tmp_path, "a-key", 9).plan(scene.make_plan(LONGER))
+        continuation.FinishedTraining(tmp_path, "a-key", 9).plan(scene.make_plan(LONGER))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -21,8 +23,7 @@ def cases(tmp_path):
 def batches(cases, *, plan=None, **training) -> loaders.Batches:
     spec, config = scene.make_spec(), scene.make_config(**training)
     planned = scene.make_plan(spec, **(plan or {}))
-    volumes = loaders.training_volumes(spec, planned, config, cases)
-    return loaders.Batches(volumes, planned, config.training, seed=7)
+    return replace(loaders.Batches.of(spec, planned, config, cases), seed=7)
 
 
 def same(a: list[loaders.Batch], b: list[loaders.Batch]) -> bool:

@@ -15,14 +15,14 @@ class Heard:
     """What the thread told, and a way to wait for it."""
 
     def __init__(self, folder: Path) -> None:
-        self.beats: list[watchdog.Beat] = []
+        self.beats: list[watchdog.ProgressEvent] = []
         self.stalls: list[Path | None] = []
         self.news = threading.Condition()
-        self.pulse = watchdog.Pulse(
-            on_beat=self.beat, on_stall=self.stall, folder=folder, patience=3, shortest_s=0.2
+        self.pulse = watchdog.Heartbeat(
+            on_progress=self.beat, on_stall=self.stall, folder=folder, patience=3, shortest_s=0.2
         )
 
-    def beat(self, beat: watchdog.Beat) -> None:
+    def beat(self, beat: watchdog.ProgressEvent) -> None:
         with self.news:
             self.beats.append(beat)
             self.news.notify_all()
@@ -65,8 +65,8 @@ def test_a_stall_is_told_once_with_the_stack_of_each_thread_and_so_is_its_end(tm
 def test_patience_is_a_multiple_of_the_longest_usual_time(tmp_path, monkeypatch):
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    nobody = {"on_beat": lambda _: None, "on_stall": lambda _: None, "folder": tmp_path}
-    watched = watchdog.Pulse(**nobody)
+    nobody = {"on_progress": lambda _: None, "on_stall": lambda _: None, "folder": tmp_path}
+    watched = watchdog.Heartbeat(**nobody)
     assert watched.limit_s() == watchdog.UNKNOWN_S
     for _ in range(5):
         now += 1
@@ -80,18 +80,20 @@ def test_patience_is_a_multiple_of_the_longest_usual_time(tmp_path, monkeypatch)
 def test_the_time_left_runs_down_within_an_epoch(tmp_path, monkeypatch):
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    watched = watchdog.Pulse(on_beat=lambda _: None, on_stall=lambda _: None, folder=tmp_path)
-    watched.begin(watchdog.Beat(1, 3, 0, 4, 60.0))
+    watched = watchdog.Heartbeat(
+        on_progress=lambda _: None, on_stall=lambda _: None, folder=tmp_path
+    )
+    watched.begin(watchdog.ProgressEvent(1, 3, 0, 4, 60.0))
     left = []
     for _ in range(3):
         now += 25
         left.append(watched.now().left_s)
     assert left == [35, 10, 0]
-    watched.begin(watchdog.Beat(0, 3, 0, 4, None))
+    watched.begin(watchdog.ProgressEvent(0, 3, 0, 4, None))
     assert watched.now().left_s is None
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(5, "5 s"), (600, "10 min"), (9000, "2.5 h")])
 def test_a_beat_in_words(seconds, words):
-    beat = watchdog.Beat(epoch=2, epochs=10, step=3, steps=8, left_s=seconds)
-    assert watchdog.described(beat) == f"epoch 3/10, step 3/8, about {words} left"
+    beat = watchdog.ProgressEvent(epoch=2, epochs=10, step=3, steps=8, left_s=seconds)
+    assert watchdog.progress_text(beat) == f"epoch 3/10, step 3/8, about {words} left"

@@ -20,10 +20,9 @@ TERMS = (LossTerm(loss="dice_ce"), LossTerm(loss="skeleton_recall"))
 def test_a_patch_carries_the_skeleton_of_its_volume(tmp_path: Path) -> None:
     spec, config = scene.make_spec(TERMS), scene.make_config(augment=True)
     plan = scene.make_plan(spec)
-    volumes = loaders.training_volumes(spec, plan, config, scene.make_cases(tmp_path))
-    whole = volumes[0]["label"]
+    batches = loaders.Batches.of(spec, plan, config, scene.make_cases(tmp_path))
+    whole = batches.volumes[0]["label"]
     assert torch.equal(whole[1:], soft_skeleton.tubed(whole[None, :1])[0])
-    batches = loaders.Batches(volumes, plan, config.training, spec.seed)
     found = [batches.batch(0, step, batches.order(0)).label for step in range(4)]
     labels, lines = torch.cat(found)[:, 0], torch.cat(found)[:, 1]
     assert lines.any()

@@ -119,7 +119,7 @@ def test_a_figure_that_fails_warns_and_never_stops_training(cases, tmp_path, cap
         scene.make_config(max_epochs=1),
         cases,
         folder=tmp_path,
-        tell=scene.trainer.Callbacks(lambda *_: None, fails),
+        callbacks=scene.trainer.Callbacks(lambda *_: None, fails),
     )
     assert len([r for r in caplog.records if "training goes on" in r.message]) == 2
 
@@ -221,7 +221,7 @@ def test_torch_gets_the_planned_threads_and_its_own_back(cases, tmp_path):
         scene.make_config(max_epochs=1),
         cases,
         folder=tmp_path,
-        tell=scene.trainer.Callbacks(
+        callbacks=scene.trainer.Callbacks(
             lambda *_: seen.append(torch.get_num_threads()), lambda _: None
         ),
     )

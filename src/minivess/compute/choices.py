@@ -1,4 +1,4 @@
-"""Precision, cache, workers, threads and steps: each value with its reason, from what is free."""
+"""Choose precision, cache, workers, threads and steps, each with its reason."""
 
 from __future__ import annotations
 
@@ -32,20 +32,16 @@ Device = Literal["cpu", "cuda"]
 
 
 def given(name: str, value: Any) -> Choice:
-    """A value that the user gave."""
-    shown = "[" + ",".join(map(str, value)) + "]" if isinstance(value, tuple) else value
-    return Choice(
-        value=value,
-        reason=f"given as training.{name}={shown}",
-        override=f"'training.{name}={shown}'"
-        if isinstance(value, tuple)
-        else f"training.{name}={shown}",
-        bound=USER,
-    )
+    """Make the choice of a value that the user gave."""
+    listed = isinstance(value, tuple)
+    shown = "[" + ",".join(map(str, value)) + "]" if listed else value
+    override = f"training.{name}={shown}"
+    quoted = f"'{override}'" if listed else override
+    return Choice(value=value, reason=f"given as {override}", override=quoted, bound=USER)
 
 
 def found(name: str, value: Any, reason: str, *, bound: str, more: str) -> Choice:
-    """A value that was decided: the limit that it meets, and what one more step would need."""
+    """Make an automatic choice: the limit that it meets, and what one more step would need."""
     return given(name, value).replace(reason=reason, bound=bound, more=more)
 
 

@@ -1,4 +1,4 @@
-"""The machine as it can be used now: container limits, memory, GPUs, disk. Imports no torch."""
+"""Measure the usable machine: container limits, memory, GPUs, disk. Imports no torch."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Gpu(NamedTuple):
 
 
 class Readings(NamedTuple):
-    """What the machine says of itself; tests replay recorded ones. Sizes in bytes."""
+    """Raw readings of the machine; tests replay recorded ones. Sizes in bytes."""
 
     root: Path
     """Below it lie proc, sys and the marks of containers."""

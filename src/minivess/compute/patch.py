@@ -1,4 +1,4 @@
-"""Arithmetic of patches: what divides, what fits, what comes next when memory is short."""
+"""Arithmetic of patch sizes: divisors, volumes that fit, the next smaller patch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Patch and batch: from the tier, within the data, in steps of the network, under the memory."""
+"""Choose patch and batch: start at the tier, fit data and network, shrink to the memory."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The adaptive decision: from machine, data and network to patch, batch, workers, precision.
+"""Plan a training: patch, batch, workers and precision from machine, data and network.
 
-Each value says why it is so and which word overrides it. A value that the user gives is used as
-it is, or refused: it is never changed quietly.
+Each value has its reason and the override that changes it. A value that the user gives is used
+or rejected, never changed.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def resolve(
 def tier(
     hardware: Hardware, compute: ComputeConfig, processes: int = 1
 ) -> tuple[TierConfig, Choice]:
-    """The budget to start from, and why; GPU memory counts in whole GB."""
+    """Choose the tier to start from, with its reason; GPU memory counts in whole GB."""
     if compute.profile != "auto":
         start = configuration.tier(compute.profile)
         return start, _tier(start, f"given as compute.profile={compute.profile}", bound=USER)
@@ -144,7 +144,7 @@ def _device(config: ExperimentConfig, start: TierConfig, hardware: Hardware) -> 
     return choices.found("device", "cuda", reason, bound="one cell on one GPU", more="")
 
 
-# --- what flows ask -----------------------------------------------------------------------
+# --- checks -----------------------------------------------------------------------
 
 
 def safe_patch(network: Network, profile: DatasetProfile) -> Shape:
@@ -163,7 +163,7 @@ def guard(
     hardware: Hardware | None = None,
     disk_gb: float = 0.0,
 ) -> None:
-    """Hold the plan against the data and the machine before hours are spent.
+    """Check the plan against the data and the machine before a long training.
 
     Raises:
         PlanError: the patch is not divisible or exceeds a volume that is not padded, the cache

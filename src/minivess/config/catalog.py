@@ -1,4 +1,4 @@
-"""What stands in configs/models, losses and tiers."""
+"""Models, losses and hardware tiers read from configs/."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def tier(name: str) -> TierConfig:
 
 
 def refuse_fields(changes: Mapping[str, Any], prefix: str, context: Any) -> None:
-    """Refuse what no file in configs/models may hold; `prefix` is where an experiment sets it."""
+    """Reject fields that no file in configs/models may hold; `prefix` is where they are set."""
     where = (context or {}).get("where", nowhere)
     least = {"name": "any", "family": "any", "builder": "any", "filters": [1]}
     validated(ModelConfig, {**least, **changes}, lambda key: f"{where(prefix + key)}{prefix}")
@@ -109,7 +109,7 @@ def _read(
 
 
 def imported(path: str) -> Any:
-    """The object behind an import path module:name, as YAML files hold them.
+    """Import the object behind a path module:name, as YAML files hold them.
 
     Raises:
         UsageError: no such module or name.

@@ -1,4 +1,4 @@
-"""What is said to a value that a field refuses: where it stands, and what the field takes."""
+"""Turn pydantic's validation errors into one paragraph: file, key, value, accepted values."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def nowhere(key: str) -> str:
 def validated(
     kind: type[Any], values: Any, where: Callable[[str], str] = nowhere, **context: Any
 ) -> Any:
-    """Build a part; pydantic's complaint becomes one paragraph, which `where` begins.
+    """Build a section; a validation error becomes one paragraph, which `where` begins.
 
     Raises:
         UsageError: naming the file, the key, its value and what the key takes.
@@ -105,7 +105,7 @@ def _place(kind: type[Any], steps: Sequence[Any]) -> tuple[str, Any, Sequence[An
 
 
 def taken(annotation: Any, limits: Iterable[Any] = ()) -> str:
-    """The values of a type, in words: `a whole number above 0, or auto`."""
+    """Describe the values of a type: `a whole number above 0, or auto`."""
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return taken(args[0], args[1:])

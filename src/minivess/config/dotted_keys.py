@@ -1,4 +1,4 @@
-"""Dotted keys: which ones exist, what a word for one means, and what is said to a wrong one."""
+"""Dotted keys of settings: parse overrides, look up fields, reject unknown keys."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from minivess.config.files import Loader
 from minivess.errors import UsageError, nearest
 
 
-def parse(word: str) -> tuple[str, Any]:
+def parse(override: str) -> tuple[str, Any]:
     """Split `key=value`; a text field takes its value verbatim, others are read as YAML."""
-    key, equals, text = word.partition("=")
+    key, equals, text = override.partition("=")
     if not equals:
         raise UsageError(
-            f"{word!r} is neither a YAML file nor key=value.",
+            f"{override!r} is neither a YAML file nor key=value.",
             remedy="write settings as key=value, for example training.max_epochs=5",
         )
-    refuse_unknown(key, f"the word {word!r}")
+    refuse_unknown(key, f"the word {override!r}")
     if not text.strip():
         raise UsageError(
-            f"The word {word!r} gives no value.",
-            remedy=f"write one behind the equals sign, or leave {word} out",
+            f"The word {override!r} gives no value.",
+            remedy=f"write one behind the equals sign, or leave {override} out",
         )
-    if is_text(key):
+    if takes_text(key):
         return key, None if text == "null" else text
     try:
         return key, yaml.load(text, Loader=Loader)
@@ -44,7 +44,7 @@ def parse(word: str) -> tuple[str, Any]:
 
 
 def changed(config: ExperimentConfig, values: Mapping[str, Any]) -> ExperimentConfig:
-    """The settings with others at some dotted keys; what was never set stays at its default."""
+    """Return the settings with other values at some dotted keys; unset fields stay defaults."""
     tree = config.model_dump(mode="json", exclude_unset=True)
     for key, value in values.items():
         set_at(tree, key, value)
@@ -63,7 +63,11 @@ def set_at(tree: dict[str, Any], key: str, value: Any) -> None:
 
 
 def refuse_unknown(key: str, where: str) -> None:
-    """Raise for a key that nothing reads, naming the nearest known one."""
+    """Reject a key that nothing reads, naming the nearest known one.
+
+    Raises:
+        UsageError: the key is unknown; `where` begins the message.
+    """
     if known(key):
         return
     first, _, rest = key.partition(".")
@@ -77,14 +81,14 @@ def refuse_unknown(key: str, where: str) -> None:
 
 
 def known(key: str) -> bool:
-    """Whether a dotted key names a part or a field; keys inside mappings are free."""
+    """Whether a dotted key names a section or a field; keys inside mappings are free."""
     parent = field_of(key.rpartition(".")[0])
     inside_mapping = parent is not None and get_origin(parent.annotation) is dict
     return inside_mapping or field_of(key) is not None
 
 
 def leaves(part: str = "") -> Iterator[str]:
-    """Every dotted key that a user may type, or those below a part."""
+    """Yield every dotted key that a user may type, or those below a section."""
     yield from (key for key in _below(ExperimentConfig) if not part or key.startswith(f"{part}."))
 
 
@@ -97,7 +101,7 @@ def _below(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def field_of(key: str) -> FieldInfo | None:
-    """The field behind a dotted key, or None inside a mapping."""
+    """Return the field behind a dotted key, or None inside a mapping."""
     kind: Any = ExperimentConfig
     for name in key.split("."):
         field: FieldInfo | None = getattr(kind, "model_fields", {}).get(name)
@@ -107,8 +111,8 @@ def field_of(key: str) -> FieldInfo | None:
     return field
 
 
-def is_text(key: str) -> bool:
-    """Whether a field takes text, so that its word is no YAML."""
+def takes_text(key: str) -> bool:
+    """Whether a field takes text, so that its override is not read as YAML."""
     field = field_of(key)
     return field is not None and any(
         kind in (str, Path) or (get_origin(kind) is Literal and kind is not Auto)
@@ -117,7 +121,7 @@ def is_text(key: str) -> bool:
 
 
 def example(key: str) -> str:
-    """The default of a key, as it may be typed."""
+    """Format the default of a key as it may be typed."""
     field = field_of(key)
     if field is None:
         return "..."
@@ -130,7 +134,7 @@ def example(key: str) -> str:
 
 
 def dotted(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
-    """The dotted keys that a mapping sets; mapping-valued fields count as one."""
+    """Yield the dotted keys that a mapping sets; mapping-valued fields count as one."""
     for name, value in tree.items():
         key = f"{prefix}{name}"
         field = field_of(key)

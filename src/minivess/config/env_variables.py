@@ -1,4 +1,4 @@
-"""Environment variables: this is the only module that reads or changes it."""
+"""Environment variables; the only module that reads or changes them."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def foreign() -> list[str]:
 
 
 def silence_telemetry() -> None:
-    """Tell every library not to send usage data; must run before they are imported."""
+    """Disable the usage data of every library; must run before they are imported."""
     os.environ.update(QUIET)
 
 

@@ -1,4 +1,4 @@
-"""The YAML files: where they lie and how one is read."""
+"""Find and read the YAML files of configs/."""
 
 from __future__ import annotations
 

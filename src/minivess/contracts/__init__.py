@@ -1,4 +1,4 @@
-"""What crosses from one flow to another: closed records, fixed once made.
+"""Records handed from one stage to another: frozen, no extra fields.
 
 Axes are (x, y, z); tensors are (B, C, X, Y, Z). Paths inside records are relative to the
 home folder, except in `Case` and `FoldModel`, which never leave the process that made them.

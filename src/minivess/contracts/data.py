@@ -10,7 +10,7 @@ from pydantic import Field
 from minivess.contracts.record import Contract, Severity, Shape, Spacing, Versioned
 
 IGNORED = 255
-"""Stands in labels, and in class indices, for voxels that nobody annotated; no class has it."""
+"""Value of voxels without annotation in labels and class indices; no class has it."""
 LabelMap = dict[int | Literal["*"], int]
 """Label value in the files -> class, or IGNORED; `*` is every other value but 0."""
 

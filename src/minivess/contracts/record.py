@@ -1,4 +1,4 @@
-"""What every record has: named fields, fixed once made, a version where it is stored."""
+"""Base classes of records: frozen, no extra fields, a schema version where stored."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class CellSpec(Versioned):
 
     @property
     def ignores(self) -> bool:
-        """Whether labels may hold voxels that nobody annotated."""
+        """Whether labels may hold voxels without annotation."""
         return IGNORED in self.label_map.values()
 
 

@@ -1,4 +1,4 @@
-"""How a predicted mask is judged against the truth, by the definitions of Metrics Reloaded.
+"""Metrics of a predicted mask against its ground truth, as defined by Metrics Reloaded.
 
 Both empty: Dice, clDice, NSD, F1 are 1 and distances 0. One empty: scores are 0 and distances
 undefined (None). Several classes: each metric is the mean over the foreground classes, undefined
@@ -9,7 +9,7 @@ Dice and F1 of voxels are the same number (Maier-Hein et al. 2024, Metrics Reloa
 are kept because readers look for either. The compound metric takes its MASD in voxels; `masd` and
 `hd95` are in the unit of `spacing`; NSD counts surface voxels, with its tolerance in voxels.
 
-Voxels that nobody annotated (IGNORED in the truth) are outside in truth and prediction alike, as
+Voxels without annotation (IGNORED in the truth) are outside in truth and prediction alike, as
 what lies beyond the volume is: where a mask reaches them, it ends there in both.
 """
 
@@ -86,7 +86,7 @@ def judge(
 
 
 def judged(truth: ClassMask, prediction: ClassMask) -> tuple[ClassMask, ClassMask]:
-    """Both masks as they are judged and shown: background where nobody annotated."""
+    """Both masks as they are judged and shown: background where there is no annotation."""
     ignored = truth == IGNORED
     return np.where(ignored, 0, truth), np.where(ignored, 0, prediction)
 

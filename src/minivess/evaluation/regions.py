@@ -1,4 +1,4 @@
-"""One binary mask and what judging it needs, each computed once: counts, skeleton, surface."""
+"""One binary mask with its size, skeleton and surface, each computed once."""
 
 from __future__ import annotations
 

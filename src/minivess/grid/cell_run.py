@@ -21,7 +21,7 @@ from minivess.orchestration.session import Session
 from minivess.text import dashed
 from minivess.tracking.run import params
 from minivess.tracking.run.run import Run
-from minivess.training.monitoring.watchdog import HEARTBEAT_S, Beat, described
+from minivess.training.monitoring.watchdog import HEARTBEAT_S, ProgressEvent, progress_text
 
 if TYPE_CHECKING:
     from minivess.training.trainer import Callbacks
@@ -51,19 +51,19 @@ def callbacks(context: CellContext, run: Run) -> Iterator[Callbacks]:
             run.metrics(metrics, step=number)
             if left_s is not None:  # None: trained before a resume and only repeated
                 shown = " ".join(f"{name} {metrics[name]:.3f}" for name in SHOWN if name in metrics)
-                bar.epoch(Beat(number, total, 1, 1, left_s), shown)
+                bar.epoch(ProgressEvent(number, total, 1, 1, left_s), shown)
             context.grid.watch(cell.fold.index, number, metrics)
 
         def figure(path: Path) -> None:
             run.file(path, (Path("figures") / path.parent.relative_to(context.folder)).as_posix())
 
-        def beat(now: Beat) -> None:
+        def beat(now: ProgressEvent) -> None:
             nonlocal beaten
             bar.beat(now)
             progress(share(now))
             if time.monotonic() - beaten >= HEARTBEAT_S:
                 beaten = time.monotonic()
-                run.tags({names.HEARTBEAT: f"{datetime.now(UTC):%FT%TZ} {described(now)}"})
+                run.tags({names.HEARTBEAT: f"{datetime.now(UTC):%FT%TZ} {progress_text(now)}"})
 
         def stall(stack: Path | None) -> None:
             what = "over since" if stack is None else "since"

@@ -18,7 +18,7 @@ from minivess.tracking.run.run import Run
 from minivess.training.cell_folder import complete, open_cell, stored_plan
 
 if TYPE_CHECKING:
-    from minivess.training.continuation import Shorter
+    from minivess.training.continuation import FinishedTraining
 
 log = logging.getLogger(__name__)
 MEMORY = {"category": "memory"}
@@ -94,25 +94,25 @@ class CellTraining:
             return plan
         return self.after_kill(plan, dead)
 
-    def shorter(self) -> Shorter | None:
+    def shorter(self) -> FinishedTraining | None:
         """The finished shorter training that `training.extends` names."""
-        from minivess.training.continuation import Shorter
+        from minivess.training.continuation import FinishedTraining
 
         epochs = self.context.session.config.training.extends
         if epochs is None:
             return None
         key = self.context.cell.shorter(epochs)
-        return Shorter(self.context.session.home.cells / key, key, epochs)
+        return FinishedTraining(self.context.session.home.cells / key, key, epochs)
 
     def open(self, plan: ComputePlan, *, resume: bool) -> ComputePlan:
         """Open the cell's folder at epoch 0 or where a shorter training ended; returns its plan."""
-        from minivess.training.continuation import meaning
+        from minivess.training.continuation import describe
 
         context = self.context
         plan = open_cell(context.folder, self.spec(plan), plan, resume=resume)
         shorter = self.shorter()
         if shorter is not None and shorter.begin(context.folder, context.cell.key):
-            context.session.print(f"  {context.title} {meaning(context.session.config.training)}")
+            context.session.print(f"  {context.title} {describe(context.session.config.training)}")
         return plan
 
     def after_kill(self, plan: ComputePlan, dead: RunRecord) -> ComputePlan:
@@ -179,7 +179,7 @@ class CellTraining:
                     context.session.config,
                     context.grid.cases,
                     folder=context.folder,
-                    tell=callbacks,
+                    callbacks=callbacks,
                     labels=context.session.home.skeletons,
                 )
         except OutOfMemory as error:
@@ -219,6 +219,6 @@ class CellTraining:
         training = self.context.session.config.training
         more = {names.RESTART_OF: plan.after_run} if plan.after_run else {}
         if training.extends is not None:
-            more[names.EXTENSION] = continuation.meaning(training)
+            more[names.EXTENSION] = continuation.describe(training)
         fold = {"fold_id": str(self.context.cell.fold.index)}
         return cell_run.tags(self.context.grid, self.context.family) | fold | more

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from minivess.training.monitoring.watchdog import duration
 
 if TYPE_CHECKING:
-    from minivess.training.monitoring.watchdog import Beat
+    from minivess.training.monitoring.watchdog import ProgressEvent
 
 
 class GridProgress:
@@ -64,7 +64,7 @@ class GridProgress:
             own = bars.add_task(f"  {cell.title}", total=1.0, left="")
             grid = bars.add_task("  all cells", total=max(self.cells, 1), left="")
 
-            def move(beat: Beat) -> None:
+            def move(beat: ProgressEvent) -> None:
                 of_cell, of_all = cell.left(beat)
                 bars.update(own, completed=share(beat), left=of_cell)
                 bars.update(grid, completed=self.done + share(beat), left=of_all)
@@ -78,7 +78,7 @@ class CellProgress:
 
     def __init__(self, grid: GridProgress, title: str) -> None:
         self.grid, self.title = grid, title
-        self.beat: Callable[[Beat], None] = lambda beat: None
+        self.beat: Callable[[ProgressEvent], None] = lambda beat: None
         self._began = time.monotonic()
 
     @property
@@ -86,12 +86,12 @@ class CellProgress:
         """Seconds since the cell started here."""
         return time.monotonic() - self._began
 
-    def epoch(self, beat: Beat, shown: str) -> None:
+    def epoch(self, beat: ProgressEvent, shown: str) -> None:
         """Print one line about an epoch; `shown` are its metrics."""
         left = ", ".join(filter(None, self.left(beat)))
         self.grid.write(f"  {self.title} epoch {beat.epoch + 1}/{beat.epochs}  {shown}  {left}")
 
-    def left(self, beat: Beat) -> tuple[str, str]:
+    def left(self, beat: ProgressEvent) -> tuple[str, str]:
         """Time left of the cell and of all cells as text; empty where not known."""
         if beat.left_s is None:
             return "", ""
@@ -102,6 +102,6 @@ class CellProgress:
         return own, f"{duration(everything)} for all cells"
 
 
-def share(beat: Beat) -> float:
+def share(beat: ProgressEvent) -> float:
     """The part of a cell that is done, from 0 to 1."""
     return (beat.epoch + beat.step / max(beat.steps, 1)) / max(beat.epochs, 1)

@@ -1,4 +1,4 @@
-"""What loaders hand over, held against the plan before hours are spent on it."""
+"""Check batches against plan and network before a long training."""
 
 from __future__ import annotations
 

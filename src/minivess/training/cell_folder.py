@@ -1,4 +1,4 @@
-"""The folder of one cell: what lies in it, whether it is finished, and what a kill left behind.
+"""Read and write the folder of one cell: spec, plan, history, result; detect partial files.
 
 Imports no torch, so that a finished cell is recognised in a moment.
 """

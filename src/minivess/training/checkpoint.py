@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill at any moment: written beside, renamed, the old one kept.
+"""Write checkpoints atomically (temporary file, rename, previous one kept) and load them.
 
 A checkpoint is a zip file, and the checksum (CRC-32) of each of its records is verified before
 anything in it is used.
@@ -17,10 +17,10 @@ from minivess import files
 from minivess.training.cell_folder import PREVIOUS
 
 log = logging.getLogger(__name__)
-State = dict[str, Any]
+Stored = dict[str, Any]
 
 
-def save(path: Path, state: State, *, keep_previous: bool = False) -> Path:
+def save(path: Path, state: Stored, *, keep_previous: bool = False) -> Path:
     """Write `state` (tensors, numbers, text and containers of these) as a whole or not at all.
 
     With `keep_previous` the file it replaces stays as `.prev`. Between the two renames only
@@ -36,13 +36,13 @@ def save(path: Path, state: State, *, keep_previous: bool = False) -> Path:
     return files.write(path, fill)
 
 
-def load(path: Path) -> State | None:
+def load(path: Path) -> Stored | None:
     """The newest whole state: of `path`, else of its `.prev`, else None."""
     for candidate in (path, previous(path)):
         if not candidate.exists():
             continue
         if whole(candidate):
-            state: State = torch.load(candidate, map_location="cpu", weights_only=True)
+            state: Stored = torch.load(candidate, map_location="cpu", weights_only=True)
             return state
         log.warning("The checkpoint %s is torn and is removed.", candidate)
         candidate.unlink()

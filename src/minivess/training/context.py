@@ -1,4 +1,4 @@
-"""What stays the same while one cell trains: its loaders, judges, callbacks and the machine."""
+"""What stays the same while one cell trains: loaders, validation, callbacks, threads."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from pathlib import Path
 import torch
 from monai.data.meta_obj import get_track_meta, set_track_meta
 
-from minivess import losses
 from minivess.config import ExperimentConfig
 from minivess.contracts import Case, CellSpec, ComputePlan
 from minivess.training import epochs, loaders
 from minivess.training.monitoring.timing import BESIDE, Clock, Laps
-from minivess.training.monitoring.watchdog import Beat, OnBeat, OnStall, Pulse
+from minivess.training.monitoring.watchdog import Heartbeat, OnProgress, OnStall, ProgressEvent
 from minivess.training.state import State
 from minivess.training.validation import Validation
 
@@ -24,28 +23,31 @@ OnEpoch = Callable[[int, dict[str, float], float | None], None]
 OnFigure = Callable[[Path], None]
 
 
-def _nobody(_: object) -> None:
-    """Nobody listens."""
+def _ignore(_: object) -> None:
+    """Default callback: do nothing."""
 
 
 @dataclass(frozen=True)
 class Callbacks:
-    """Who is told what.
+    """What a training reports, and to whom.
 
-    `epoch`: its number, its metrics, and the seconds left after it where known; `figure`: an image.
-    A thread calls `beat` each second, and `stall` with a file of stacks, or None once it goes on.
-    `resumed`: how many epochs were done before; these are told again without seconds left.
+    Attributes:
+        epoch: Gets its number, its metrics, and the seconds left after it where known.
+        figure: Gets each image.
+        progress: Called by a thread each second.
+        stall: Called by a thread with a file of stacks, and with None once steps are done again.
+        resumed: Gets the number of epochs done before; these are repeated without seconds left.
     """
 
     epoch: OnEpoch
     figure: OnFigure
-    beat: OnBeat = _nobody
-    stall: OnStall = _nobody
-    resumed: Callable[[int], None] = _nobody
+    progress: OnProgress = _ignore
+    stall: OnStall = _ignore
+    resumed: Callable[[int], None] = _ignore
 
 
 @dataclass(frozen=True)
-class Session:
+class TrainingContext:
     """One cell in training."""
 
     spec: CellSpec
@@ -55,8 +57,8 @@ class Session:
     steps: epochs.Steps
     validation: Validation
     judges: Executor
-    tell: Callbacks
-    pulse: Pulse
+    callbacks: Callbacks
+    heartbeat: Heartbeat
     clock: Clock = field(default_factory=Clock)
 
     def over(self, state: State) -> bool:
@@ -77,16 +79,16 @@ class Session:
         return bool(patience) and not loss < best["value"] and waited >= patience
 
     def begin(self, state: State) -> None:
-        """Let the pulse know which epoch begins."""
+        """Report which epoch begins."""
         epochs = self.config.training.max_epochs
         steps = self.steps.batches.per_epoch
-        self.pulse.begin(Beat(state.epoch, epochs, 0, steps, self._promised_s(state)))
+        self.heartbeat.begin(ProgressEvent(state.epoch, epochs, 0, steps, self._promised_s(state)))
 
     def left_s(self, state: State) -> float | None:
         """Seconds that may be left, at the pace of the epochs done."""
         promised = self._promised_s(state)
         under_way = state.epoch >= len(state.history)
-        return promised and max(0.0, promised - (self.pulse.since_s() if under_way else 0.0))
+        return promised and max(0.0, promised - (self.heartbeat.since_s() if under_way else 0.0))
 
     def _promised_s(self, state: State) -> float | None:
         done = [entry["seconds"] for entry in state.history]
@@ -108,35 +110,23 @@ def opened(
     *,
     folder: Path,
     labels: Path | None,
-    tell: Callbacks,
-) -> Iterator[Session]:
-    """A session with its threads; threads and kernels of torch are as planned meanwhile."""
+    callbacks: Callbacks,
+) -> Iterator[TrainingContext]:
+    """Open the context of one cell with its threads; torch uses threads and kernels as planned."""
     with ExitStack() as stack:
         stack.enter_context(machine(plan))
         judges = stack.enter_context(_threads(plan))
-        pulse = stack.enter_context(Pulse(on_beat=tell.beat, on_stall=tell.stall, folder=folder))
-        loss = losses.build(spec.loss, spec.network.out_channels, ignores=spec.ignores).to(
-            plan.device
+        heartbeat = stack.enter_context(
+            Heartbeat(on_progress=callbacks.progress, on_stall=callbacks.stall, folder=folder)
         )
-        train = loaders.training_volumes(spec, plan, config, cases)
+        steps = epochs.Steps.of(spec, loaders.Batches.of(spec, plan, config, cases), heartbeat)
         val = loaders.validation_volumes(spec, plan, config, cases)
-        batches = loaders.Batches(train, plan, config.training, spec.seed)
-        yield Session(
-            spec=spec,
-            plan=plan,
-            config=config,
-            folder=folder,
-            steps=epochs.Steps(
-                spec, plan, config.training, batches=batches, loss=loss, pulse=pulse
-            ),
-            validation=Validation(
-                spec, plan, config.evaluation,
-                volumes=val, loss=loss, judges=judges, pulse=pulse, labels=labels,
-            ),
-            judges=judges,
-            tell=tell,
-            pulse=pulse,
-        )  # fmt: skip
+        validation = Validation(
+            spec, plan, config.evaluation, val, steps.loss, judges, heartbeat, labels
+        )
+        yield TrainingContext(
+            spec, plan, config, folder, steps, validation, judges, callbacks, heartbeat
+        )
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A finished training that goes on for more epochs, because somebody asked for it."""
+"""Continue a finished training for more epochs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from minivess.training import cell_folder, checkpoint, optim
 
 
 @dataclass(frozen=True)
-class Shorter:
-    """The finished training of `extends` epochs that a longer one is to go on from."""
+class FinishedTraining:
+    """The finished training of `extends` epochs from which a longer one continues."""
 
     folder: Path
     key: str
@@ -68,8 +68,8 @@ class Shorter:
         )
 
 
-def meaning(training: TrainingConfig) -> str:
-    """What going on after `extends` epochs does to the schedule."""
+def describe(training: TrainingConfig) -> str:
+    """Describe what continuing after `extends` epochs does to the schedule."""
     assert training.extends is not None
     short = training.model_copy(update={"max_epochs": training.extends})
     before = optim.learning_rate(training.extends - 1, short)

@@ -1,4 +1,4 @@
-"""Several processes share the batches of one cell, started by torchrun; alone, nothing changes.
+"""Share the batches of one cell among processes that torchrun started; alone, nothing changes.
 
 The first process trains the cell as ever; the others only take part in its steps. Each runs the
 network on its share of a batch. The loss looks at the logits of all, so that it is the loss of the
@@ -37,7 +37,7 @@ def joined() -> Iterator[bool]:
     try:
         yield rank() == 0
         if rank() == 0:
-            tell(None)
+            broadcast(None)
     finally:
         dist.destroy_process_group()
 
@@ -52,27 +52,27 @@ def size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def tell(what: Any) -> None:
-    """The first process says something to the others."""
+def broadcast(what: Any) -> None:
+    """Send an object from the first process to the others."""
     if size() > 1:
         dist.broadcast_object_list([what], src=0, device=torch.device("cpu"))
 
 
-def heard() -> Any:
-    """What the first process says next."""
-    said = [None]
-    dist.broadcast_object_list(said, src=0, device=torch.device("cpu"))
-    return said[0]
+def receive() -> Any:
+    """Wait for the next object that the first process broadcasts."""
+    sent = [None]
+    dist.broadcast_object_list(sent, src=0, device=torch.device("cpu"))
+    return sent[0]
 
 
-def mine(items: Sequence[T]) -> Sequence[T]:
-    """This process's share of the places of a batch."""
+def own_share(items: Sequence[T]) -> Sequence[T]:
+    """Return this process's share of the places of a batch."""
     each = len(items) // size()
     return items[rank() * each : (rank() + 1) * each]
 
 
-def everybodys(items: Sequence[T]) -> list[T]:
-    """The items of all processes in their order."""
+def gather_items(items: Sequence[T]) -> list[T]:
+    """Gather the items of all processes in their order."""
     if size() == 1:
         return list(items)
     parts: list[Any] = [()] * size()
@@ -80,8 +80,8 @@ def everybodys(items: Sequence[T]) -> list[T]:
     return [item for part in parts for item in part]
 
 
-def gathered(part: Tensor) -> Tensor:
-    """The parts of all processes in their order; the gradient flows through one's own."""
+def gather(part: Tensor) -> Tensor:
+    """Gather the parts of all processes in order; the gradient flows through one's own part."""
     if size() == 1:
         return part
     parts = [torch.empty_like(part) for _ in range(size())]
@@ -98,8 +98,8 @@ def add_gradients(network: nn.Module) -> None:
                 dist.all_reduce(weight.grad)
 
 
-def refuse(network: nn.Module, batch_size: int) -> None:
-    """Raise for what cannot be shared.
+def require_shareable(network: nn.Module, batch_size: int) -> None:
+    """Check that the batches of this network can be shared.
 
     Raises:
         PlanError: a batch that does not split evenly, or batch norm, which looks at other patches.

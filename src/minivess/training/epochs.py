@@ -1,20 +1,23 @@
-"""The optimizer's steps through one epoch, and the training metrics that they give."""
+"""Run the optimizer's steps of one epoch and collect its training metrics."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
+from minivess import losses
 from minivess.config import TrainingConfig
 from minivess.contracts import IGNORED, CellSpec, ComputePlan
 from minivess.errors import TrainingError
 from minivess.training import batch_checks, distributed, optim
 from minivess.training.loaders import Batch, Batches
-from minivess.training.monitoring.watchdog import Pulse
+from minivess.training.monitoring.watchdog import Heartbeat
 from minivess.training.state import State
 from minivess.training.transforms import seed_of
 
@@ -22,28 +25,26 @@ CHECKED_AT_ONCE = 16
 """Steps after which their losses are looked at: looking makes the processor wait for a GPU."""
 
 
+@dataclass(frozen=True)
 class Steps:
     """Runs the epochs of one cell."""
 
-    def __init__(
-        self,
-        spec: CellSpec,
-        plan: ComputePlan,
-        training: TrainingConfig,
-        *,
-        batches: Batches,
-        loss: nn.Module,
-        pulse: Pulse,
-    ) -> None:
-        self.spec = spec
-        self.plan = plan
-        self.training = training
-        self.batches = batches
-        self.loss = loss
-        self.pulse = pulse
+    spec: CellSpec
+    plan: ComputePlan
+    training: TrainingConfig
+    batches: Batches
+    loss: nn.Module
+    heartbeat: Heartbeat
+
+    @classmethod
+    def of(cls, spec: CellSpec, batches: Batches, heartbeat: Heartbeat) -> Self:
+        """Build the loss, where the plan of the batches computes."""
+        loss = losses.build(spec.loss, spec.network.out_channels, ignores=spec.ignores)
+        plan = batches.plan
+        return cls(spec, plan, batches.training, batches, loss.to(plan.device), heartbeat)
 
     def run(self, state: State) -> dict[str, float]:
-        """Train through epoch `state.epoch`; returns its mean training metrics.
+        """Train through epoch `state.epoch` and return its mean training metrics.
 
         Raises:
             TrainingError: a loss that is not finite.
@@ -62,9 +63,9 @@ class Steps:
             if (step + 1) % self.training.accumulation_steps == 0:
                 self._update(state)
             if (step + 1) % CHECKED_AT_ONCE == 0:
-                self._refuse_broken(tally, state.epoch)
-            self.pulse.step(step + 1)
-        self._refuse_broken(tally, state.epoch)
+                self._require_finite(tally, state.epoch)
+            self.heartbeat.step(step + 1)
+        self._require_finite(tally, state.epoch)
         return tally.metrics() | {"learning_rate": rate}
 
     def _accumulate(self, state: State, batch: Batch, tally: Tally) -> None:
@@ -73,7 +74,7 @@ class Steps:
         target = batch.label.to(device, non_blocking=True).long()
         with self._autocast():
             logits = state.network(image)
-        logits, target = distributed.gathered(logits), distributed.gathered(target)
+        logits, target = distributed.gather(logits), distributed.gather(target)
         values = self.loss(logits, target)
         state.scaler.scale(values["loss"] / self.training.accumulation_steps).backward()
         head = logits[:, 0] if logits.ndim > target.ndim else logits
@@ -96,12 +97,12 @@ class Steps:
         kind = torch.bfloat16 if self.plan.mixed_precision == "bf16" else torch.float16
         return torch.autocast(torch.device(self.plan.device).type, dtype=kind)
 
-    def _refuse_broken(self, tally: Tally, epoch: int) -> None:
-        found = tally.first_broken()
+    def _require_finite(self, tally: Tally, epoch: int) -> None:
+        found = tally.first_not_finite()
         if found is None:
             return
         value, share = found
-        cases = distributed.everybodys(share)  # all see this loss, so all come here
+        cases = distributed.gather_items(share)  # all see this loss, so all come here
         raise TrainingError(
             f"The loss became {value} in epoch {epoch}, on patches of "
             f"{', '.join(sorted(set(cases)))}.",
@@ -136,7 +137,7 @@ class Tally:
             pairs = pairs[target[:, 0] != IGNORED]
         self.confusion += torch.bincount(pairs.flatten(), minlength=self.classes**2)
 
-    def first_broken(self) -> tuple[float, tuple[str, ...]] | None:
+    def first_not_finite(self) -> tuple[float, tuple[str, ...]] | None:
         """The first loss that is not finite since this was last asked, and its cases."""
         asked, self._unchecked = self._unchecked, []
         values = torch.stack([loss for loss, _ in asked]).tolist() if asked else []

@@ -1,4 +1,4 @@
-"""The grid of cells and their content keys; imports no torch, so reuse is decided in a moment."""
+"""Expand the grid into cells and their content keys. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Volumes kept in memory, and the batches of an epoch made ahead by threads.
+"""Volumes cached in memory, and training batches prepared ahead by threads.
 
 Which volume, which patch and which augmentation stand at a place of an epoch is a function of
 (seed, epoch, place), so neither the number of threads nor a restart changes a batch.
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from typing import Self
 
 import numpy as np
 import torch
@@ -33,18 +34,10 @@ class Batch:
     label: torch.Tensor
 
 
-def training_volumes(
-    spec: CellSpec, plan: ComputePlan, config: ExperimentConfig, cases: Mapping[str, Case]
-) -> Volumes:
-    """The volumes that train, in the order of their names, with foreground positions."""
-    fixed = transforms.fixed_for_training(spec, plan, config.data.resampling)
-    return Volumes(chosen(cases, spec.fold.train), fixed, plan.cache_rate)
-
-
 def validation_volumes(
     spec: CellSpec, plan: ComputePlan, config: ExperimentConfig, cases: Mapping[str, Case]
 ) -> Volumes:
-    """The volumes that validate, whole."""
+    """Load the volumes that validate, whole."""
     fixed = transforms.fixed(spec, config.data.resampling)
     return Volumes(chosen(cases, spec.fold.val), fixed, plan.cache_rate)
 
@@ -98,16 +91,23 @@ class Volumes:
         return sample
 
 
+@dataclass(frozen=True)
 class Batches:
     """The training batches of any epoch, in a fixed order."""
 
-    def __init__(
-        self, volumes: Volumes, plan: ComputePlan, training: TrainingConfig, seed: int
-    ) -> None:
-        self.volumes = volumes
-        self.plan = plan
-        self.training = training
-        self.seed = seed
+    volumes: Volumes
+    plan: ComputePlan
+    training: TrainingConfig
+    seed: int
+
+    @classmethod
+    def of(
+        cls, spec: CellSpec, plan: ComputePlan, config: ExperimentConfig, cases: Mapping[str, Case]
+    ) -> Self:
+        """Load those of a cell: its training volumes in the order of their names."""
+        fixed = transforms.fixed_for_training(spec, plan, config.data.resampling)
+        volumes = Volumes(chosen(cases, spec.fold.train), fixed, plan.cache_rate)
+        return cls(volumes, plan, config.training, spec.seed)
 
     @property
     def per_epoch(self) -> int:
@@ -161,7 +161,7 @@ class Batches:
                 self.volumes[int(order[place])],
                 transforms.seed_of("patch", self.seed, epoch, place),
             )
-            for place in distributed.mine(range(step * size, (step + 1) * size))
+            for place in distributed.own_share(range(step * size, (step + 1) * size))
         ]
         return Batch(
             cases=tuple(patch["case"] for patch in patches),

@@ -1,4 +1,4 @@
-"""The optimizer, its learning rate as a function of the epoch, and the average of the weights."""
+"""Optimizer, learning rate as a function of the epoch, moving average of the weights."""
 
 from __future__ import annotations
 

@@ -1,23 +1,23 @@
-"""A few real steps on the first real batch, timed before a grid begins."""
+"""Time a few real steps on the first batch before a grid begins."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 
-from minivess import losses
 from minivess.compute.reporting.forecast import Times
 from minivess.config import ExperimentConfig
 from minivess.contracts import Case, CellSpec, ComputePlan
 from minivess.evaluation import metrics
 from minivess.inference import Predictor
-from minivess.training import batch_checks, context, epochs, loaders
+from minivess.training import batch_checks, context, epochs
 from minivess.training.loaders import Batch, Batches
-from minivess.training.monitoring.watchdog import Pulse
+from minivess.training.monitoring.watchdog import Heartbeat
 from minivess.training.state import State
 
 PROBE_S = 3.0
@@ -39,15 +39,14 @@ def times(
     """
     spec = specs[0]
     with context.machine(plan), torch.random.fork_rng():
-        volumes = loaders.training_volumes(spec, plan, config, cases)
-        batches = loaders.Batches(volumes, plan, config.training, spec.seed)
+        batches = Batches.of(spec, plan, config, cases)
         draw = partial(batches.batch, 0, 0, batches.order(0))
         first = draw()  # volumes are read now, and kept later
         batch_checks.shape(first, spec, plan)
         batch_checks.contents(first, spec)
         state = State.start(spec, plan, config.training)
         window = partial(_window, state, first, spec, plan)
-        timed = [_steps(one, plan, config, batches=First(batches, first)) for one in specs]
+        timed = [_steps(one, First.again(batches, first)) for one in specs]
         return Times(
             step=sum(map(min, timed)) / len(timed),
             load=_seconds(draw),
@@ -57,13 +56,17 @@ def times(
         )
 
 
+@dataclass(frozen=True)
 class First(Batches):
     """The first batch again and again, with the seconds that the step on it took."""
 
-    def __init__(self, batches: Batches, batch: Batch) -> None:
-        super().__init__(batches.volumes, batches.plan, batches.training, batches.seed)
-        self.first = batch
-        self.seconds: list[float] = []
+    first: Batch
+    seconds: list[float] = field(default_factory=list)
+
+    @classmethod
+    def again(cls, batches: Batches, first: Batch) -> First:
+        """Repeat the first batch of others."""
+        return cls(batches.volumes, batches.plan, batches.training, batches.seed, first)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Enough for a few steps; the first of them sets up kernels and is no measure."""
@@ -74,14 +77,9 @@ class First(Batches):
             self.seconds.append(time.perf_counter() - begun)
 
 
-def _steps(
-    spec: CellSpec, plan: ComputePlan, config: ExperimentConfig, *, batches: First
-) -> list[float]:
-    loss = losses.build(spec.loss, spec.network.out_channels, ignores=spec.ignores).to(plan.device)
-    state = State.start(spec, plan, config.training)
-    epochs.Steps(
-        spec, plan, config.training, batches=batches, loss=loss, pulse=Pulse.unheard()
-    ).run(state)
+def _steps(spec: CellSpec, batches: First) -> list[float]:
+    state = State.start(spec, batches.plan, batches.training)
+    epochs.Steps.of(spec, batches, Heartbeat.silent()).run(state)
     return batches.seconds[1:]
 
 

@@ -1,4 +1,4 @@
-"""What changes while a cell trains, and how it goes into a checkpoint and comes back."""
+"""Mutable state of a training, saved to and restored from checkpoints."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from minivess.config import TrainingConfig
 from minivess.contracts import CellSpec, ComputePlan
 from minivess.training import optim
 from minivess.training.cell_folder import History
-from minivess.training.checkpoint import State as Stored
+from minivess.training.checkpoint import Stored
 
 
 @dataclass
 class State:
-    """Network, optimizer, average, scaler, and the story so far; `epoch` is the next one to run."""
+    """Network, optimizer, average, scaler, history, best values; `epoch` is the next to run."""
 
     network: nn.Module
     average: AveragedModel | None

@@ -1,4 +1,4 @@
-"""From a case on disk to a random patch: what is the same every time, then what is drawn."""
+"""Load cases (fixed transforms) and cut augmented patches from them (random transforms)."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class FitPatch(Transform):
 class FindForeground(Transform):
     """Adds `foreground`: for each class that occurs, the flat positions of its voxels.
 
-    And `partial`: whether there are voxels that nobody annotated.
+    And `partial`: whether there are voxels without annotation.
     """
 
     def __call__(self, sample: Sample) -> Sample:
@@ -130,7 +130,7 @@ class FindForeground(Transform):
 class CropPatch(Randomizable, Transform):
     """Cuts one patch: around a foreground voxel, each class as often, or anywhere.
 
-    Where nobody annotated any of it, another one is drawn.
+    A patch without any annotated voxel is drawn again.
     """
 
     def __init__(self, patch: Shape, foreground_ratio: float) -> None:

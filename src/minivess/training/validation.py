@@ -1,4 +1,4 @@
-"""A network judged on whole volumes, as it would be used: sliding window, mask, metrics."""
+"""Evaluate a network on whole validation volumes: sliding window, mask, metrics."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from minivess.inference import Predictor
 from minivess.names import PRIMARY
 from minivess.training.loaders import Volumes
 from minivess.training.monitoring.figures import Panel
-from minivess.training.monitoring.watchdog import Pulse
+from minivess.training.monitoring.watchdog import Heartbeat
 from minivess.training.transforms import Sample
 
 EACH_EPOCH = ("dice", "f1")
@@ -55,15 +55,13 @@ class Judgement:
         return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
+@dataclass(frozen=True)
 class Judging:
-    """A judgement on its way: threads compare masks and labels while the caller goes on."""
+    """A judgement in progress: threads compare masks and labels while training continues."""
 
-    def __init__(
-        self, loss: float, panels: Sequence[Panel], volumes: Sequence[Future[VolumeMetrics]]
-    ) -> None:
-        self.loss = loss
-        self.panels = tuple(panels)
-        self._volumes = volumes
+    loss: float
+    panels: Sequence[Panel]
+    volumes: Sequence[Future[VolumeMetrics]]
 
     @property
     def logged_loss(self) -> dict[str, float]:
@@ -72,34 +70,23 @@ class Judging:
 
     def wait(self) -> Judgement:
         """The judgement, once every volume is judged."""
-        return Judgement(tuple(volume.result() for volume in self._volumes))
+        return Judgement(tuple(volume.result() for volume in self.volumes))
 
 
+@dataclass
 class Validation:
     """The validation volumes of a cell; labels are prepared once and kept."""
 
-    def __init__(
-        self,
-        spec: CellSpec,
-        plan: ComputePlan,
-        config: EvaluationConfig,
-        *,
-        volumes: Volumes,
-        loss: nn.Module,
-        judges: Executor,
-        pulse: Pulse,
-        labels: Path | None = None,
-    ) -> None:
-        self.spec = spec
-        self.plan = plan
-        self.config = config
-        self.volumes = volumes
-        self.loss = loss
-        self.judges = judges
-        self.pulse = pulse
-        self.labels = labels
-        self._seconds: list[float] = []
-        self._truths: dict[str, metrics.Truth] = {}
+    spec: CellSpec
+    plan: ComputePlan
+    config: EvaluationConfig
+    volumes: Volumes
+    loss: nn.Module
+    judges: Executor
+    heartbeat: Heartbeat
+    labels: Path | None = None
+    _seconds: list[float] = field(default_factory=list)
+    _truths: dict[str, metrics.Truth] = field(default_factory=dict)
 
     def run(
         self, network: nn.Module, *, topology: bool, shown: int = 0, reported: bool = False
@@ -122,12 +109,12 @@ class Validation:
             if position < shown:
                 image, label = sample["image"][0].numpy(), sample["label"][0].numpy()
                 panels.append(Panel(sample["case"], image, *metrics.judged(label, mask)))
-            self.pulse.tick("volume")
+            self.heartbeat.tick("volume")
         loss = float(np.mean(losses)) if losses else math.nan
         return Judging(loss, panels, found)
 
     def processor_seconds(self) -> float:
-        """What threads spent on judging since this was last asked."""
+        """Return the processor seconds of the judging threads since the last call."""
         seconds, self._seconds = self._seconds, []
         return sum(seconds)
 

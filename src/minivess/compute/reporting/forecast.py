@@ -1,4 +1,4 @@
-"""What the grid will cost: a few real steps were timed, and the rest is arithmetic."""
+"""Forecast time, memory and disk of the grid from a few timed steps."""
 
 from __future__ import annotations
 

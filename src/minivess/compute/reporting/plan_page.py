@@ -1,4 +1,4 @@
-"""The whole decision on one page: what was measured, each value, why, and what would change it."""
+"""Format a plan for people: measurements, each value, its reason and its override."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def text(name: str, plan: ComputePlan, forecast: Forecast) -> str:
     lines = [f"{name}, {_cells(forecast)}", "", *_table(plan)]
     for head, line in _cost(plan, forecast):
         lines += _wrapped(head, line)
-    words = [choice.override for choice in plan.choices.values() if choice.bound != USER]
+    overrides = [choice.override for choice in plan.choices.values() if choice.bound != USER]
     lines += ["", "Override: each of these words keeps its value as it is; change what you like."]
-    lines += _wrapped("", " ".join(words))
+    lines += _wrapped("", " ".join(overrides))
     return "\n".join(lines)
 
 

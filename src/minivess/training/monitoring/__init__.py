@@ -1,1 +1,1 @@
-"""What watches a training and decides no weight."""
+"""Heartbeat, timing and figures of a training; decides no weight."""

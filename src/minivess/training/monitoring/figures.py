@@ -1,4 +1,4 @@
-"""What a training looks like: its curves, and what the network predicts so far."""
+"""Draw training curves and predictions of validation volumes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the time of a training goes: shares of its wall time, and what threads did beside it."""
+"""Measure how a training spends its time: shares of wall time, processor time of threads."""
 
 from __future__ import annotations
 

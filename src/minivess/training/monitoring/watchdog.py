@@ -1,4 +1,4 @@
-"""Signs of life of a training: a beat each second, and a word when nothing moves any more."""
+"""Heartbeat and stall detection for a training loop."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHORTEST_S, UNKNOWN_S = 60.0, 1800.0
 STALL_FILE = "stall.txt"
 
 
-class Beat(NamedTuple):
+class ProgressEvent(NamedTuple):
     """Where a training is; `left_s` is None before the first epoch is done."""
 
     epoch: int
@@ -35,28 +35,28 @@ class Beat(NamedTuple):
     left_s: float | None
 
 
-OnBeat = Callable[[Beat], None]
+OnProgress = Callable[[ProgressEvent], None]
 OnStall = Callable[[Path | None], None]
 
 
-class Pulse:
-    """A thread beside a training; the training only says `tick` when something is done."""
+class Heartbeat:
+    """A thread that watches a training, which calls `tick` whenever something is done."""
 
     def __init__(
         self,
         *,
-        on_beat: OnBeat,
+        on_progress: OnProgress,
         on_stall: OnStall,
         folder: Path,
         patience: float = PATIENCE,
         shortest_s: float = SHORTEST_S,
     ) -> None:
-        self.beat = Beat(0, 0, 0, 0, None)
-        self._on_beat, self._on_stall = on_beat, on_stall
+        self.progress = ProgressEvent(0, 0, 0, 0, None)
+        self._on_progress, self._on_stall = on_progress, on_stall
         self._stack = folder / STALL_FILE
         self._patience, self._shortest_s = patience, shortest_s
         self._usual: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=50))
-        self._begun = self._moved = self._told = time.monotonic()
+        self._begun = self._moved = self._logged = time.monotonic()
         self._stalled = False
         self._over = threading.Event()
         # In the caller's context: who listens may ask which flow run this is.
@@ -64,9 +64,9 @@ class Pulse:
         self._thread = threading.Thread(target=watch, args=(self._watch,), daemon=True)
 
     @classmethod
-    def unheard(cls) -> Self:
-        """For steps outside a training: nobody listens, and no thread is started."""
-        return cls(on_beat=lambda _: None, on_stall=lambda _: None, folder=Path())
+    def silent(cls) -> Self:
+        """Make one for steps outside a training, without callbacks and thread."""
+        return cls(on_progress=lambda _: None, on_stall=lambda _: None, folder=Path())
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -81,29 +81,29 @@ class Pulse:
         self._over.set()
         self._thread.join()
 
-    def begin(self, beat: Beat) -> None:
-        """An epoch begins."""
-        self.beat, self._begun = beat, time.monotonic()
+    def begin(self, progress: ProgressEvent) -> None:
+        """Start an epoch."""
+        self.progress, self._begun = progress, time.monotonic()
 
     def since_s(self) -> float:
         """Seconds since the epoch began."""
         return time.monotonic() - self._begun
 
-    def now(self) -> Beat:
+    def now(self) -> ProgressEvent:
         """Where the training is; what was left when the epoch began is counted down."""
-        left_s = self.beat.left_s
+        left_s = self.progress.left_s
         passed = left_s and max(0.0, left_s - self.since_s())
-        return self.beat._replace(left_s=passed)
+        return self.progress._replace(left_s=passed)
 
     def tick(self, what: str) -> None:
-        """One step, one volume, one save is done."""
+        """Record that one step, volume or save (`what`) is done."""
         now = time.monotonic()
         self._usual[what].append(now - self._moved)
         self._moved = now
 
     def step(self, step: int) -> None:
-        """A step of the epoch is done."""
-        self.beat = self.beat._replace(step=step)
+        """Record that a step of the epoch is done."""
+        self.progress = self.progress._replace(step=step)
         self.tick("step")
 
     def limit_s(self) -> float:
@@ -113,35 +113,37 @@ class Pulse:
 
     def _watch(self) -> None:
         while not self._over.wait(min(BEAT_S, self._shortest_s / 4)):
-            self._look()
-            self._on_beat(self.now())
-            if time.monotonic() - self._told >= HEARTBEAT_S:
-                self._told = time.monotonic()
-                log.info("Alive: %s", described(self.now()))
+            self._detect_stall()
+            self._on_progress(self.now())
+            if time.monotonic() - self._logged >= HEARTBEAT_S:
+                self._logged = time.monotonic()
+                log.info("Alive: %s", progress_text(self.now()))
 
-    def _look(self) -> None:
+    def _detect_stall(self) -> None:
         still, limit = time.monotonic() - self._moved, self.limit_s()
         if self._stalled and still <= limit:
             self._stalled = False
-            log.warning("The training goes on after a stall: %s.", described(self.beat))
+            log.warning("The training goes on after a stall: %s.", progress_text(self.progress))
             self._on_stall(None)
         elif not self._stalled and still > limit:
             self._stalled = True
+            where = progress_text(self.progress)
             with self._stack.open("a", encoding="utf-8") as stream:
-                stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {described(self.beat)}\n")
+                stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {where}\n")
                 stream.flush()
                 faulthandler.dump_traceback(stream, all_threads=True)
             log.warning(
                 "Nothing has moved for %.0f s, where %.0f s are much: %s. What each thread does "
-                "stands in %s.", still, limit, described(self.beat), self._stack,
+                "stands in %s.", still, limit, where, self._stack,
             )  # fmt: skip
             self._on_stall(self._stack)
 
 
-def described(beat: Beat) -> str:
-    """`epoch 3/100, step 12/40, about 14 min left`."""
-    text = f"epoch {beat.epoch + 1}/{beat.epochs}, step {beat.step}/{beat.steps}"
-    return text if beat.left_s is None else f"{text}, about {duration(beat.left_s)} left"
+def progress_text(progress: ProgressEvent) -> str:
+    """For example `epoch 3/100, step 12/40, about 14 min left`."""
+    epoch, step = f"{progress.epoch + 1}/{progress.epochs}", f"{progress.step}/{progress.steps}"
+    left = "" if progress.left_s is None else f", about {duration(progress.left_s)} left"
+    return f"epoch {epoch}, step {step}{left}"
 
 
 def duration(seconds: float) -> str:
