@@ -12,11 +12,10 @@ import torch
 from torch import nn
 
 from minivess.contracts import Network, Shape
+from minivess.networks import monai_norm
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-GROUPS = 8
 
 
 def segresnet(network: Network) -> nn.Module:
@@ -34,7 +33,7 @@ def segresnet(network: Network) -> nn.Module:
         in_channels=network.in_channels,
         out_channels=network.out_channels,
         dropout_prob=network.dropout or None,
-        norm=_norm(network.norm),
+        norm=monai_norm(network.norm),
         **{
             "blocks_down": (1, *(2,) * (levels - 2), 4),
             "blocks_up": (1,) * (levels - 1),
@@ -60,7 +59,7 @@ def unet(network: Network) -> nn.Module:
         channels=network.filters,
         kernel_size=network.kernel_size[0],
         up_kernel_size=network.kernel_size[0],
-        norm=_norm(network.norm),
+        norm=monai_norm(network.norm),
         dropout=network.dropout,
         **{"strides": _strides(network), "num_res_units": 2, **network.arguments},
     )
@@ -161,10 +160,3 @@ def _doubling(network: Network) -> int:
         message = f"filters must double over two levels or more, as {doubled} does"
         raise ValueError(message)
     return levels
-
-
-def _norm(name: str) -> str | tuple[str, dict[str, Any]]:
-    """MONAI's own default gives instance norm learned scales; a bare name would not."""
-    if name.lower() == "instance":
-        return ("INSTANCE", {"affine": True})
-    return ("GROUP", {"num_groups": GROUPS}) if name.lower() == "group" else name

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -157,25 +158,19 @@ def load(network: Network, checkpoint: Path) -> nn.Module:
     from safetensors.torch import load_file
 
     module = initial(network, seed=0)
-    broken = (OSError, EOFError, KeyError, RuntimeError, ValueError, SafetensorError)
+    broken = (OSError, EOFError, KeyError, RuntimeError, ValueError, pickle.UnpicklingError)
     try:
         if checkpoint.suffix == SAFE_SUFFIX:
             weights = load_file(checkpoint)
         else:
             weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["weights"]
         module.load_state_dict(weights)
-    except (*broken, _unpickling_error()) as error:
+    except (*broken, SafetensorError) as error:
         raise TrainingError(
             f"The checkpoint {checkpoint} does not hold weights of {network.name}: {error}",
             remedy="train again with training.retrain=always",
         ) from error
     return module.eval()
-
-
-def _unpickling_error() -> type[Exception]:
-    import pickle
-
-    return pickle.UnpicklingError
 
 
 def parameters(module: nn.Module) -> int:
@@ -205,14 +200,14 @@ def dynunet(network: Network) -> nn.Module:
         upsample_kernel_size=network.strides[1:],
         filters=network.filters,
         dropout=network.dropout or None,
-        norm_name=_norm(network.norm),
+        norm_name=monai_norm(network.norm),
         deep_supervision=network.deep_supervision,
         **{"deep_supr_num": min(2, levels - 2), **network.arguments},
     )
 
 
-def _norm(name: str) -> str | tuple[str, dict[str, Any]]:
-    """MONAI's own default gives instance norm learned scales; a bare name would not."""
+def monai_norm(name: str) -> str | tuple[str, dict[str, Any]]:
+    """Return the norm as MONAI takes it; a bare name would leave instance norm without scales."""
     if name.lower() == "instance":
         return ("INSTANCE", {"affine": True})
     return ("GROUP", {"num_groups": 8}) if name.lower() == "group" else name

@@ -140,23 +140,21 @@ def _groups(controller: str, root: Path) -> list[Path]:
 
 def cpu_model(root: Path = Path("/")) -> str:
     """The processor's name, or `unknown`."""
-    lines = text_of(root / "proc/cpuinfo").splitlines()
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     other = platform.processor()
-    return next(named, "") or (other if other != platform.machine() else "") or "unknown"
-
-
-def cpu_flags(root: Path = Path("/")) -> frozenset[str]:
-    """Instruction sets that the kernel lists; empty where there is no /proc/cpuinfo."""
-    for line in text_of(root / "proc/cpuinfo").splitlines():
-        if line.startswith("flags"):
-            return frozenset(line.partition(":")[2].split())
-    return frozenset()
+    return (
+        _cpuinfo(root, "model name") or (other if other != platform.machine() else "") or "unknown"
+    )
 
 
 def cpu_has_bf16(root: Path = Path("/")) -> bool:
     """Whether the processor multiplies bf16 itself."""
-    return bool(FAST_BF16 & cpu_flags(root))
+    return bool(FAST_BF16 & set(_cpuinfo(root, "flags").split()))
+
+
+def _cpuinfo(root: Path, name: str) -> str:
+    """The first value of a name in /proc/cpuinfo; empty where there is none."""
+    lines = (line.partition(":") for line in text_of(root / "proc/cpuinfo").splitlines())
+    return next((value.strip() for key, _, value in lines if key.strip() == name), "")
 
 
 def disk_free(folder: Path) -> float:

@@ -47,15 +47,12 @@ def nearest(patch: Shape, divisor: Shape, shapes: Mapping[str, Shape]) -> Shape:
 
 def padding(shapes: Mapping[str, Shape], patch: Shape) -> dict[str, Shape]:
     """Case -> voxels that each axis lacks, for the volumes that are smaller than the patch."""
-    missing = {
-        case: (
-            max(0, patch[0] - shape[0]),
-            max(0, patch[1] - shape[1]),
-            max(0, patch[2] - shape[2]),
-        )
-        for case, shape in shapes.items()
-    }
-    return {case: lacks for case, lacks in missing.items() if any(lacks)}
+    missing = {}
+    for case, shape in shapes.items():
+        x, y, z = (max(0, side - have) for side, have in zip(patch, shape, strict=True))
+        if x or y or z:
+            missing[case] = (x, y, z)
+    return missing
 
 
 def step_down(

@@ -62,14 +62,11 @@ class TrainingContext:
     clock: Clock = field(default_factory=Clock)
 
     def over(self, state: State) -> bool:
-        """Whether no epoch is left, or too many have passed without a better loss."""
-        return state.epoch >= self.config.training.max_epochs or self.patience_is_over(state)
-
-    def patience_is_over(self, state: State) -> bool:
-        """Whether early stopping ends the training before epoch `state.epoch`."""
+        """Whether no epoch is left, or early stopping ends the training before `state.epoch`."""
         patience = self.config.training.early_stopping_patience
         best = state.best.get("val_loss", {"epoch": -1})
-        return bool(patience) and state.epoch - 1 - best["epoch"] >= patience
+        stopped = bool(patience) and state.epoch - 1 - best["epoch"] >= patience
+        return stopped or state.epoch >= self.config.training.max_epochs
 
     def stops_here(self, state: State, loss: float) -> bool:
         """Whether early stopping ends the training with epoch `state.epoch` and its loss."""
