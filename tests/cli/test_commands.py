@@ -15,7 +15,7 @@ from minivess.cli import commands, grammar, main
 from minivess.runtime import output
 from minivess.verbs import OPTIONS, ROWS, VERBS
 from tests import grammar as printed
-from tests.house.test_config import OTHER
+from tests.project.test_config import OTHER
 
 CLONE = Path(__file__).resolve().parents[2]
 WALKED = [name for name in ROWS if name not in ("help", "review")]
