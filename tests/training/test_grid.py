@@ -122,13 +122,13 @@ def test_fields_that_decide_results_count_and_others_do_not():
         {"compute": {"patch_strategy": "median_pad"}},
     ]
     assert len({key(), *(key(config(**parts)) for parts in counted)}) == 1 + len(counted)
-    uncounted = {
+    not_in_key = {
         "training": {"num_workers": 1, "cache_rate": 0.5, "figure_interval": 1, "retrain": "never"},
         "data": {"root": "/elsewhere"},
         "tracking": {"log_system_metrics": False},
         "name": "another",
     }
-    assert key() == key(config(**uncounted))
+    assert key() == key(config(**not_in_key))
 
 
 def test_a_researchers_own_module_counts(tmp_path, monkeypatch):
