@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from minivess.contracts import Network, Shape
-from minivess.networks import monai_norm
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +32,7 @@ def segresnet(network: Network) -> nn.Module:
         in_channels=network.in_channels,
         out_channels=network.out_channels,
         dropout_prob=network.dropout or None,
-        norm=monai_norm(network.norm),
+        norm=network.monai_norm,
         **{
             "blocks_down": (1, *(2,) * (levels - 2), 4),
             "blocks_up": (1,) * (levels - 1),
@@ -59,7 +58,7 @@ def unet(network: Network) -> nn.Module:
         channels=network.filters,
         kernel_size=network.kernel_size[0],
         up_kernel_size=network.kernel_size[0],
-        norm=monai_norm(network.norm),
+        norm=network.monai_norm,
         dropout=network.dropout,
         **{"strides": _strides(network), "num_res_units": 2, **network.arguments},
     )

@@ -200,17 +200,10 @@ def dynunet(network: Network) -> nn.Module:
         upsample_kernel_size=network.strides[1:],
         filters=network.filters,
         dropout=network.dropout or None,
-        norm_name=monai_norm(network.norm),
+        norm_name=network.monai_norm,
         deep_supervision=network.deep_supervision,
         **{"deep_supr_num": min(2, levels - 2), **network.arguments},
     )
-
-
-def monai_norm(name: str) -> str | tuple[str, dict[str, Any]]:
-    """Return the norm as MONAI takes it; a bare name would leave instance norm without scales."""
-    if name.lower() == "instance":
-        return ("INSTANCE", {"affine": True})
-    return ("GROUP", {"num_groups": 8}) if name.lower() == "group" else name
 
 
 # --- asking the built network -------------------------------------------------------------

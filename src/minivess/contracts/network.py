@@ -37,6 +37,13 @@ class Network(Contract):
     arguments: dict[str, Any] = Field(default={}, description="what only this builder knows")
     limits: Limits = Limits()
 
+    @property
+    def monai_norm(self) -> str | tuple[str, dict[str, Any]]:
+        """The norm as MONAI takes it; a bare name would leave instance norm without scales."""
+        if self.norm.lower() == "instance":
+            return ("INSTANCE", {"affine": True})
+        return ("GROUP", {"num_groups": 8}) if self.norm.lower() == "group" else self.norm
+
 
 class LossTerm(Contract):
     """One weighted part of a loss."""
