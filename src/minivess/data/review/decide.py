@@ -82,19 +82,13 @@ def _fix(entry: review.Entry) -> str:
 def _check_fit(home: Home, entry: review.Entry, given: Mapping[review.Role, Path]) -> None:
     """Check that the files that replace originals are volumes, and both on one grid."""
     if not given:
-        raise DataError(
-            f"A fix of {entry.case} needs a file.",
-            remedy=_fix(entry),
-        )
+        raise DataError(f"A fix of {entry.case} needs a file.", remedy=_fix(entry))
     stands = review.current_files(home, entry)
     for role, path in given.items():
         other: review.Role = "label" if role == "image" else "image"
         new, beside = read_volume(path.expanduser()), _volume(stands[other])
-        if (
-            len(given) == 1
-            and beside is not None
-            and align_label(new, beside).shape != beside.shape
-        ):
+        fits = beside is None or align_label(new, beside).shape == beside.shape
+        if len(given) == 1 and beside is not None and not fits:
             raise DataError(
                 f"The new {role} of {entry.case} has shape {new.shape}, its {other} "
                 f"{beside.shape}.",
