@@ -19,7 +19,7 @@ def text(name: str, plan: ComputePlan, forecast: Forecast) -> str:
     for head, line in _cost(plan, forecast):
         lines += _wrapped(head, line)
     overrides = [choice.override for choice in plan.choices.values() if choice.bound != USER]
-    lines += ["", "Override: each of these words keeps its value as it is; change what you like."]
+    lines += ["", "Override: add any of these to the command; the value given is the value used."]
     lines += _wrapped("", " ".join(overrides))
     return "\n".join(lines)
 
