@@ -261,7 +261,7 @@ def test_a_spool_file_that_changed_is_refused_and_everything_else_is_stored(
 FULL = """
 import json, resource, sys
 from pathlib import Path
-from minivess.tracking.journal.journal import Journal, parse
+from minivess.tracking.journal.journal import Journal
 from minivess.tracking.run.run import Run
 
 def room(size):
