@@ -174,7 +174,7 @@ def queue_findings(session: Session, scan: DatasetScan, profile: DatasetProfile)
         in_force=scan.reviewed.in_force,
     )
     if waiting:
-        queue = session.command(f"review list --dataset {shlex.quote(profile.dataset)}")
+        queue = f"minivess review list --dataset {shlex.quote(profile.dataset)}"
         session.print(f"  review   {len(waiting)} volumes wait for a decision: {queue}")
 
 
