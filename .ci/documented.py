@@ -84,7 +84,7 @@ def filled(command: str) -> str:
             shutil.copy(file, file.with_name("copy_z05.nii.gz"))
     image = sorted((CLONE / "outputs" / "demo-data" / "images").iterdir())[0]
     for written, meant in {
-        "/path/to/folder": str(folder), "data.root=FOLDER": f"data.root={folder}",
+        "/path/to/folder": str(folder), "data.root=ROOT": f"data.root={folder}", "data.root=FOLDER": f"data.root={folder}",
         "minivess ": "just ", "RUN_OR_MODEL": "MODEL", "MODEL@production": "MODEL",
         "MODEL": "demo@production", "demo-data DIR": f"demo-data {out}/demo",
         "image.nii.gz masks/": f"{image} {out}/masks/",
@@ -93,6 +93,7 @@ def filled(command: str) -> str:
         "'...'": "'typed by a test'", "select ...": "select count(*) as n from runs",
         "ID,ID": ",".join(runs("training_run_ids")), "run.zip": f"{out}/run.zip",
         "train --upstream RUN_ID": f"train --upstream {runs('data_profile_run_id')[0]}",
+        "reproduce RUN_ID": f"reproduce {short_training()}" if "reproduce RUN" in command else "",
         "RUN_ID": runs("training_run_ids")[0],
     }.items():  # fmt: skip
         command = command.replace(written, meant)
@@ -108,6 +109,19 @@ def filled(command: str) -> str:
     if command.startswith("just review"):  # the pages speak of a home with one dataset
         command += " --dataset demo"
     return command + (" search.trials=1" if command.startswith("just search") else "")
+
+
+def short_training() -> str:
+    """A training of one epoch, which an experiment on the copy of the demo data has made."""
+    query = (
+        "select run_id from runs where kind = 'family' and status = 'FINISHED' "
+        "and dataset = 'documented' order by start_time limit 1"
+    )
+    done = subprocess.run(
+        ["just", "sql", query, "--json"], cwd=CLONE, capture_output=True, text=True, check=True
+    )
+    run_id: str = json.loads(done.stdout.splitlines()[-1])["rows"][0]["run_id"]
+    return run_id
 
 
 def runs(key: str) -> list[str]:

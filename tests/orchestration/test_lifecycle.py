@@ -12,13 +12,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRun
 from prefect.states import Cancelling
 
 from minivess import config, names
@@ -98,6 +100,11 @@ class Scene:
         assert state is not None
         return state
 
+    def tasks(self, way: str) -> list[TaskRun]:
+        """The task runs that the server knows of."""
+        these = FlowRunFilter(id=FlowRunFilterId(any_=[self.flow_run(way).id]))
+        return self.client.read_task_runs(flow_run_filter=these)
+
     def cancel(self, way: str) -> None:
         """What the button on Prefect's page does."""
         self.client.set_flow_run_state(self.flow_run(way).id, Cancelling())
@@ -148,7 +155,7 @@ def commands(scene: Scene) -> None:
         pids = {way: int(done.stdout.readline()) for way in COMMAND}
         scene.heard("living child")
         for way, number in SIGNALS.items():
-            scene.heard(way)
+            wait_until(partial(scene.tasks, way))  # a server hears of tasks a little later
             os.kill(pids[way], number)
         scene.cancel("cancelled on Prefect's page")
         done.stdout.close()
@@ -205,10 +212,7 @@ def test_mlflow_and_prefect_agree_how_a_run_ended_and_why(scene: Scene, way: str
 
 @pytest.mark.parametrize("way", ["kill -9", "cancelled on Prefect's page", "return"])
 def test_no_task_goes_on_in_a_flow_that_has_ended(scene: Scene, way: str) -> None:
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-
-    these = FlowRunFilter(id=FlowRunFilterId(any_=[scene.flow_run(way).id]))
-    tasks = scene.client.read_task_runs(flow_run_filter=these)
+    tasks = scene.tasks(way)
     assert tasks
     assert all(task.state is not None and task.state.is_final() for task in tasks)
 

@@ -520,3 +520,11 @@ def test_settings_are_changed_by_their_keys_and_the_others_stay():
 def test_a_dimension_that_says_nothing_is_refused(space: dict):
     with pytest.raises(ValueError, match="low"):
         config.Dimension(**space)
+
+
+def test_what_only_a_shipped_file_sets_gives_way_to_an_axis_beside_a_field_that_is_stated():
+    axes = "training.axes.filters=[[8,16,32],[16,32,64]]"
+    settings = config.load([], [axes, "model.dropout=0.1"], config.Environment())
+    assert settings.model == {"dropout": 0.1}
+    with pytest.raises(UsageError, match=r"training\.axes"):
+        config.load([], [axes, "model.filters=[4,8,16]"], config.Environment())

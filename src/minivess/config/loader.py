@@ -67,12 +67,27 @@ def _give_way(values: Tree, stated: Sequence[str], loose: ExperimentConfig) -> N
     """Remove what only a shipped file sets where it contradicts what the user stated."""
     for clash in CONTRADICTIONS:
         mine = {key for key in clash.keys if any(f"{s}.".startswith(f"{key}.") for s in stated)}
-        for key in set(clash.keys) - mine if mine and clash.holds(loose) else ():
-            *parts, leaf = key.split(".")
-            part = values
-            for name in parts:
-                part = part.get(name, {})
+        if not mine or not clash.holds(loose):
+            continue
+        for key in set(clash.keys) - mine:
+            part, leaf = _place_of(values, key)
             part.pop(leaf, None)
+        places = {key: _place_of(values, key) for key in mine}
+        tables = {key: part.get(leaf) for key, (part, leaf) in places.items()}
+        if len(tables) > 1 and all(isinstance(table, dict) for table in tables.values()):
+            # Both hold words of the user: of what both name, the shipped one gives way.
+            for name in set.intersection(*map(set, tables.values())):
+                for key, table in tables.items():
+                    if not {key, f"{key}.{name}"} & set(stated):
+                        table.pop(name)
+
+
+def _place_of(values: Tree, key: str) -> tuple[Tree, str]:
+    """The mapping that holds a dotted key, and the last part of the key."""
+    *parts, leaf = key.split(".")
+    for name in parts:
+        values = values.get(name, {})
+    return values, leaf
 
 
 def overrides(config: ExperimentConfig) -> list[str]:
