@@ -84,7 +84,8 @@ def filled(command: str) -> str:
             shutil.copy(file, file.with_name("copy_z05.nii.gz"))
     image = sorted((CLONE / "outputs" / "demo-data" / "images").iterdir())[0]
     for written, meant in {
-        "/path/to/folder": str(folder), "data.root=ROOT": f"data.root={folder}", "data.root=FOLDER": f"data.root={folder}",
+        "/path/to/folder": str(folder), "data.root=ROOT": f"data.root={folder}",
+        "data.root=FOLDER": f"data.root={folder}",
         "minivess ": "just ", "RUN_OR_MODEL": "MODEL", "MODEL@production": "MODEL",
         "MODEL": "demo@production", "demo-data DIR": f"demo-data {out}/demo",
         "image.nii.gz masks/": f"{image} {out}/masks/",

@@ -72,14 +72,13 @@ def _give_way(values: Tree, stated: Sequence[str], loose: ExperimentConfig) -> N
         for key in set(clash.keys) - mine:
             part, leaf = _place_of(values, key)
             part.pop(leaf, None)
-        places = {key: _place_of(values, key) for key in mine}
-        tables = {key: part.get(leaf) for key, (part, leaf) in places.items()}
-        if len(tables) > 1 and all(isinstance(table, dict) for table in tables.values()):
-            # Both hold words of the user: of what both name, the shipped one gives way.
-            for name in set.intersection(*map(set, tables.values())):
-                for key, table in tables.items():
-                    if not {key, f"{key}.{name}"} & set(stated):
-                        table.pop(name)
+        held = ((key, _place_of(values, key)) for key in mine)
+        tables = {k: part[leaf] for k, (part, leaf) in held if isinstance(part.get(leaf), dict)}
+        # Both hold words of the user: of what both name, the shipped one gives way.
+        for name in set.intersection(*map(set, tables.values())) if len(tables) > 1 else ():
+            for key, table in tables.items():
+                if not {key, f"{key}.{name}"} & set(stated):
+                    table.pop(name)
 
 
 def _place_of(values: Tree, key: str) -> tuple[Tree, str]:
