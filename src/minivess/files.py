@@ -120,6 +120,12 @@ def copy(source: Path, target: Path) -> Path:
     return write(target, lambda temporary: shutil.copyfile(source, temporary))
 
 
+def copy_package(folder: Path) -> Path:
+    """Copy the sources of this package into `folder`, to be used where it is not installed."""
+    ignored = shutil.ignore_patterns("__pycache__", "_configs")
+    return Path(shutil.copytree(Path(__file__).parent, folder / "minivess", ignore=ignored))
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of the bytes."""
     with path.open("rb") as stream:

@@ -18,7 +18,6 @@ from minivess.errors import ServingError
 from minivess.runtime import templates
 from minivess.serving import model_record
 
-PACKAGE = Path(__file__).resolve().parents[1]
 README = Path(__file__).with_name("README.md.j2")
 SERVICE = "minivess.serving.service:Segmentation"
 REQUIREMENTS = (
@@ -87,11 +86,7 @@ def stage(source: Path, onnx: Path, model: model_record.ServedModel) -> Path:
     """Write the build folder of the bento."""
     files.copy(onnx, source / model_record.ONNX)
     model_record.write(source, model)
-    shutil.copytree(
-        PACKAGE,
-        source / "minivess",
-        ignore=shutil.ignore_patterns("__pycache__", "_configs", "_deployments"),
-    )
+    files.copy_package(source)
     files.write_text(source / "bentofile.yaml", yaml.safe_dump(bentofile(model), sort_keys=False))
     files.write_text(source / "README.md", templates.render(README, model=model))
     return source

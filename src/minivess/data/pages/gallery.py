@@ -8,11 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment
-
 from minivess import files
 from minivess.contracts import Case, DatasetProfile, VolumeStats
 from minivess.data.pages.views import case_views, class_colours
+from minivess.runtime import templates
 
 History = Mapping[str, Sequence[Mapping[str, Any]]]  # case -> decisions, oldest first
 
@@ -42,9 +41,9 @@ def render(
         for case in sorted([*shown, *left_out], key=lambda case: case.case)
     ]
     names = {card["case"] for card in cards}
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["anchor"] = lambda name: "v-" + re.sub(r"[^A-Za-z0-9_.-]", "-", name)
-    text = environment.from_string(TEMPLATE.read_text("utf-8")).render(
+    text = templates.render(
+        TEMPLATE,
+        anchor=lambda name: "v-" + re.sub(r"[^A-Za-z0-9_.-]", "-", name),
         profile=profile,
         cards=sorted(cards, key=lambda card: STATES.index(card["state"])),
         strips=_strips(profile, {card["case"]: card["state"] for card in cards}),

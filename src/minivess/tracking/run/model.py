@@ -79,7 +79,7 @@ def save(
                 "checkpoint": str(weights),
                 "weights": str(safe),
             },
-            code_paths=[_package(Path(temporary)), *_own_code(network.builder)],
+            code_paths=[str(files.copy_package(Path(temporary))), *_own_code(network.builder)],
             signature=_signature(network),
             input_example=np.arange(math.prod(shape), dtype=np.float32).reshape(shape),
             pip_requirements=[f"{name}=={package_version(name)}" for name in REQUIREMENTS],
@@ -158,15 +158,6 @@ def _signature(network: Network) -> ModelSignature:
     return ModelSignature(
         volume(network.in_channels, "input"), volume(network.out_channels, "output")
     )
-
-
-def _package(temporary: Path) -> str:
-    """Copy the package's source, so that the model loads where minivess is not installed."""
-    source = Path(names.__file__).parent
-    target = temporary / "minivess"
-    ignored = shutil.ignore_patterns("__pycache__", "_configs", "_deployments")
-    shutil.copytree(source, target, ignore=ignored)
-    return str(target)
 
 
 def _own_code(builder: str) -> list[str]:
