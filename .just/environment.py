@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,8 @@ VENV = CLONE / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "minivess.json"
 LOCK = CLONE / ".just" / "lock"
+PULSE_S = 20
+"""Seconds between two signs of life of pip, which says nothing for minutes."""
 INPUTS = ("pyproject.toml", "constraints.txt")
 # Newest last: the pins were tried on 3.11. Prefect does not run on 3.15.
 VERSIONS = ("3.11", "3.12", "3.13", "3.14")
@@ -207,9 +210,21 @@ def probe(python, modules="sys"):
 
 
 def install(words, descriptor):
-    """Run pip, quiet but for errors."""
+    """Run pip, quiet but for errors and a line every `PULSE_S` seconds."""
     pip = [PYTHON, "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--no-input"]
-    run([*pip, *words], descriptor)
+    ended, started = threading.Event(), time.monotonic()
+
+    def pulse():
+        while not ended.wait(PULSE_S):
+            packages = len(list((VENV / "lib").glob("python3*/site-packages/*.dist-info")))
+            passed = time.monotonic() - started
+            say(f"  pip downloads and installs, {passed:.0f} s, {packages} packages are there")
+
+    threading.Thread(target=pulse, daemon=True).start()
+    try:
+        run([*pip, *words], descriptor)
+    finally:
+        ended.set()
 
 
 def run(command, descriptor, capture=False):

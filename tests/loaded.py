@@ -30,6 +30,7 @@ from mlflow.utils.requirements_utils import (  # noqa: E402
 
 import minivess.analysis.pipeline  # noqa: E402
 import minivess.cli.commands  # noqa: E402
+import minivess.cli.maintenance  # noqa: E402
 import minivess.stages.deploy  # noqa: E402
 import minivess.stages.experiment  # noqa: E402
 import minivess.tracking.run.model  # noqa: E402

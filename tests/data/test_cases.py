@@ -539,6 +539,18 @@ def groups(root: Path, rule: str | None = None) -> dict[str, str | None]:
     return {case.case: case.group for case in pair_files(root, group=rule).cases}
 
 
+def test_the_beginning_that_names_share_makes_groups_which_are_shown(tmp_path: Path) -> None:
+    root = mice(tmp_path, "m1_left", "m1_right", "m2_left")
+    assert groups(root, "prefix") == {"m1_left": "m1", "m1_right": "m1", "m2_left": "m2"}
+    (note,) = pair_files(root, group="prefix").notes
+    assert "2 groups by data.group=prefix: m1 (m1_left, m1_right), m2 (m2_left)." in note
+
+
+def test_names_that_share_no_beginning_make_no_groups(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"share no beginning.*vol_1, vol_2[^$]*data\.group="):
+        pair_files(mice(tmp_path, "vol_1", "vol_2"), group="prefix")
+
+
 def test_a_regex_names_the_group(tmp_path: Path) -> None:
     root = mice(tmp_path, "m1_a", "m1_b", "m2_a")
     assert groups(root, r"^(m\d)") == {"m1_a": "m1", "m1_b": "m1", "m2_a": "m2"}
@@ -588,7 +600,8 @@ def test_shared_prefixes_are_warned_about_with_a_rule_that_works(
 ) -> None:
     root = mice(tmp_path, *expected)
     (note,) = pair_files(root).notes
-    (word,) = shlex.split(re.findall("'data.group=.*?'", note)[0])
+    assert all(f"{group} (" in note for group in expected.values())
+    (word,) = re.findall(r"data\.group=\w+", note)
     assert groups(root, load(overrides=[f"data.root={root}", word]).data.group) == expected
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,6 +59,25 @@ def test_originals_keep_mode_inode_time_and_bytes(make_dataset: MakeDataset, hom
     shutil.rmtree(version.curated)
     back(home, version, version.dvc_file.read_text())
     assert state(root) == before
+
+
+def test_dvc_draws_nothing_on_the_users_terminal(make_dataset: MakeDataset, home: Home) -> None:
+    ours, theirs = pty.openpty()
+    code = (
+        "import sys; from pathlib import Path; from minivess.home import open_home;"
+        "from tests.data.test_versioning import versioned;"
+        "versioned(open_home(Path(sys.argv[1])), Path(sys.argv[2]))"
+    )
+    words = [sys.executable, "-c", code, str(home.root), str(make_dataset(3))]
+    clone = Path(__file__).resolve().parents[2]
+    subprocess.run(words, check=True, cwd=clone, stdout=theirs, stderr=theirs)
+    os.write(theirs, b"end")
+    shown = b""
+    while not shown.endswith(b"end"):
+        shown += os.read(ours, 10_000)
+    assert shown.removeprefix(b"\x1b[0m") == b"end"  # colorama resets colours at exit
+    os.close(theirs)
+    os.close(ours)
 
 
 def test_our_hash_is_the_one_that_dvc_gives(make_dataset: MakeDataset, home: Home) -> None:

@@ -34,13 +34,17 @@ def by_regex(root: Path) -> list[str]:
     return [r"data.group=^(m\d)_"]
 
 
+def by_prefix(root: Path) -> list[str]:
+    return ["data.group=prefix"]
+
+
 def by_file(root: Path) -> list[str]:
     names = sorted(path.name.removesuffix(".nii.gz") for path in (root / "images").iterdir())
     (root / "groups.json").write_text(json.dumps({name: name[:2] for name in names}))
     return []
 
 
-@pytest.mark.parametrize("rule", [by_regex, by_file])
+@pytest.mark.parametrize("rule", [by_regex, by_prefix, by_file])
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_no_animal_trains_what_it_validates_and_a_shared_crop_is_told(
     mice: Path, rule: Callable[[Path], list[str]], seed: int

@@ -11,10 +11,11 @@ import tifffile
 
 from minivess import config as configs
 from minivess.contracts import DatasetProfile
+from minivess.data.checks import finding
 from minivess.orchestration.session import open_session
 from minivess.stages.dataset_scan import scan_dataset
 from minivess.stages.profile import measure, print_summary, summary
-from minivess.stages.profile_text import voxel_size
+from minivess.stages.profile_text import voxel_size, warning_lines
 from tests.conftest import tube
 
 FLIPPED = np.array([[0, -1], [1, 1], [2, 1]])
@@ -37,6 +38,25 @@ def save(root: Path, case: str, step: float, *, unit: str | None = "micron") -> 
         (root / folder).mkdir(parents=True, exist_ok=True)
         image = image.as_reoriented(FLIPPED) if (folder, case) == ("labels", "c") else image
         nib.save(image, root / folder / f"{case}.nii.gz")
+
+
+def test_equal_findings_share_a_line_and_those_of_one_volume_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "set"
+    save(root, "a", 2)
+    profile, _ = told(root, capsys)
+    found = [
+        finding("outlier", f"Its spacing along {axis} is {size}.", case=case)
+        for case, size in (("a", 1), ("b", 2)) for axis in "xy"
+    ]  # fmt: skip
+    found += [finding("few_values", "Three values.", case=case) for case in "abcde"]
+    lines = list(warning_lines(profile.replace(findings=tuple(found))))
+    assert [line.partition(" (")[0] for line in lines] == [
+        "  warning: a: Its spacing along x is 1. Its spacing along y is 1.",
+        "  warning: b: Its spacing along x is 2. Its spacing along y is 2.",
+        "  warning: a, b, c and 2 more: Three values.",
+    ]
 
 
 def test_the_summary_gives_voxel_size_and_unit(

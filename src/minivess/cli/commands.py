@@ -4,40 +4,25 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minivess import config as configs
 from minivess import files, names
-from minivess.analysis import workspace
-from minivess.cli import maintenance, review
 from minivess.cli.grammar import refuse_unused
 from minivess.config import ExperimentConfig
-from minivess.data.demo import phantom
 from minivess.errors import UsageError
 from minivess.home import open_home
-from minivess.orchestration import alerts, pages
-from minivess.orchestration.session import Session, open_session
-from minivess.stages import (
-    analyse,
-    bundle,
-    deploy,
-    experiment,
-    plan,
-    predict,
-    profile,
-    refit,
-    reproduce,
-    search,
-    train,
-    watch,
-)
-from minivess.tracking.run import metric_files
 from minivess.verbs import VERBS
+
+if TYPE_CHECKING:
+    from minivess.orchestration.session import Session
 
 Outcome = dict[str, Any]
 SHOWN_ROWS = 100
 Options = argparse.Namespace
+Story = Callable[[Any, Options], Outcome]
 
 
 def run(options: Options) -> Outcome:
@@ -47,7 +32,7 @@ def run(options: Options) -> Outcome:
     if row.opens == "nothing":
         return story(config, options)
     env = configs.environment()
-    with open_session(
+    with room("orchestration.session").open_session(
         config,
         env,
         what=f"minivess {options.verb}",
@@ -57,7 +42,13 @@ def run(options: Options) -> Outcome:
         json=options.json,
         words=[*map(str, options.files), *options.overrides],
     ) as session:
-        return story(session, options)
+        outcome: Outcome = story(session, options)
+        return outcome
+
+
+def room(name: str) -> Any:
+    """A module of minivess, imported by the verb that needs it: no verb waits for all stages."""
+    return import_module(f"minivess.{name}")
 
 
 def settings(options: Options) -> ExperimentConfig:
@@ -86,16 +77,16 @@ def settings(options: Options) -> ExperimentConfig:
 
 def train_and_refit(session: Session, options: Options) -> Outcome:
     """Train the grid, and with `training.refit=all` the champion on all volumes."""
+    train = room("stages.train")
     result = train.train(session, options.upstream)
     refitted = session.config.training.refit != "none"
-    again = {"refit_run_id": refit.refit(session)} if refitted else {}
-    return again | train.outcome(session, result)
+    again = {"refit_run_id": room("stages.refit").refit(session)} if refitted else {}
+    return {**again, **train.outcome(session, result)}
 
 
 def show_lineage(session: Session, options: Options) -> Outcome:
     """Print the chain from a run or model back to the data hash, and write its page."""
-    from minivess.tracking.upkeep import lineage
-
+    lineage = room("tracking.upkeep.lineage")
     chain = lineage.walk(session.store, *options.arguments)
     for record in chain:
         kind = record.tags.get(names.KIND, "?")
@@ -117,8 +108,8 @@ def show_lineage(session: Session, options: Options) -> Outcome:
 
 def query(session: Session, options: Options) -> Outcome:
     """Ask DuckDB over all runs, brought up to date first."""
-    analyse.refresh_workspace(session)
-    rows = workspace.query(session.home.workspace, *options.arguments)
+    room("stages.analyse").refresh_workspace(session)
+    rows = room("analysis.workspace").query(session.home.workspace, *options.arguments)
     for row in rows[:SHOWN_ROWS]:
         cells = (f"{key}={'NULL' if value is None else value}" for key, value in row.items())
         session.print("  " + "  ".join(cells))
@@ -131,7 +122,7 @@ def query(session: Session, options: Options) -> Outcome:
 
 def summarise(config: ExperimentConfig, options: Options) -> Outcome:
     """Print the table of configurations from the files of their folds; MLflow is not asked."""
-    home = open_home(configs.environment().home, reading=True)
+    metric_files, home = room("tracking.run.metric_files"), open_home(_home(), reading=True)
     place = metric_files.folder(home, config.experiment)
     rows = metric_files.summarise(place)
     for row in rows:
@@ -139,7 +130,7 @@ def summarise(config: ExperimentConfig, options: Options) -> Outcome:
         mean = "-" if row["mean"] is None else f"{row['mean']:.4g}"
         lost = f", {row['n_undefined']:.0f} undefined" if row["n_undefined"] else ""
         line = f"  {row['metric']:<34} {row['rank']}  {row['family']:<28} {mean}{std}"
-        maintenance.print_line(options, f"{line} (n_folds={row['n_folds']}{lost})")
+        room("cli.maintenance").print_line(options, f"{line} (n_folds={row['n_folds']}{lost})")
     return {"file": str(place / "summary.csv"), "rows": rows}
 
 
@@ -147,22 +138,23 @@ def reproduce_or_export(session: Session, options: Options) -> Outcome:
     """Train again and compare, or make a bundle."""
     (reference,) = options.arguments
     if options.export is None:
-        return reproduce.reproduce(session, reference, trust=options.trust)
+        again: Outcome = room("stages.reproduce").reproduce(session, reference, trust=options.trust)
+        return again
     target = Path(options.export).expanduser().resolve() if options.export else None
-    return {"bundle": str(bundle.export(session, reference, target))}
+    return {"bundle": str(room("stages.bundle").export(session, reference, target))}
 
 
 def write_demo(config: ExperimentConfig, options: Options) -> Outcome:
     """Write the demo volumes where the user wants them."""
     folder, data = Path(*options.arguments).expanduser(), config.data
-    made = phantom.make_phantoms(folder, n=data.demo_volumes, seed=data.demo_seed)
+    made = room("data.demo.phantom").make_phantoms(folder, n=data.demo_volumes, seed=data.demo_seed)
     return {"folder": str(made)}
 
 
 def serve_pages(config: ExperimentConfig, options: Options) -> Outcome:
     """Serve Prefect's and MLflow's pages until Ctrl-C."""
-    pages.serve(
-        open_home(configs.environment().home),
+    room("orchestration.pages").serve(
+        open_home(_home()),
         config.tracking,
         prefect_port=options.prefect_port,
         mlflow_port=options.mlflow_port,
@@ -173,39 +165,54 @@ def serve_pages(config: ExperimentConfig, options: Options) -> Outcome:
 def segment(session: Session, options: Options) -> Outcome:
     """Segment files with a registered model."""
     source, target = (Path(word).expanduser() for word in options.arguments)
-    return predict.predict(session, source, target, upstream=options.upstream)
+    masks: Outcome = room("stages.predict").predict(
+        session, source, target, upstream=options.upstream
+    )
+    return masks
 
 
-STORIES: dict[str, Callable[[Any, Options], Outcome]] = {
-    "experiment": lambda session, _: experiment.experiment(session),
-    "profile": lambda session, _: profile.outcome(session, profile.profile_data(session)),
-    "review": review.run,
-    "watch": lambda session, _: watch.watch(session),
-    "data-changed": lambda session, _: watch.data_changed(session),
-    "notify": lambda session, options: alerts.notify(session, *options.arguments),
+def _home() -> Path:
+    return configs.environment().home
+
+
+STORIES: dict[str, Story] = {
+    "experiment": lambda session, _: room("stages.experiment").experiment(session),
+    "profile": lambda session, _: (stage := room("stages.profile")).outcome(
+        session, stage.profile_data(session)
+    ),
+    "review": lambda session, options: room("cli.review").run(session, options),
+    "watch": lambda session, _: room("stages.watch").watch(session),
+    "data-changed": lambda session, _: room("stages.watch").data_changed(session),
+    "notify": lambda session, options: room("orchestration.alerts").notify(
+        session, *options.arguments
+    ),
     "train": train_and_refit,
-    "search": lambda session, options: search.search(session, options.upstream),
-    "analyse": lambda session, options: analyse.outcome(
-        session, analyse.analyse(session, options.upstream)
+    "search": lambda session, options: room("stages.search").search(session, options.upstream),
+    "analyse": lambda session, options: (stage := room("stages.analyse")).outcome(
+        session, stage.analyse(session, options.upstream)
     ),
-    "deploy": lambda session, options: deploy.outcome(
-        session, deploy.deploy(session, options.upstream)
+    "deploy": lambda session, options: (stage := room("stages.deploy")).outcome(
+        session, stage.deploy(session, options.upstream)
     ),
-    "plan": lambda session, options: plan.plan(session, options.upstream),
+    "plan": lambda session, options: room("stages.plan").plan(session, options.upstream),
     "predict": segment,
     "lineage": show_lineage,
     "sql": query,
-    "status": lambda session, options: maintenance.print_status(session, follow=options.follow),
+    "status": lambda session, options: room("cli.maintenance").print_status(
+        session, follow=options.follow
+    ),
     "summary": summarise,
-    "settle": lambda session, options: maintenance.settle(session, options.arguments),
-    "audit": lambda session, options: maintenance.audit_runs(session, options.arguments),
-    "backfill": lambda session, options: maintenance.backfill_params(
+    "settle": lambda session, options: room("cli.maintenance").settle(session, options.arguments),
+    "audit": lambda session, options: room("cli.maintenance").audit_runs(
+        session, options.arguments
+    ),
+    "backfill": lambda session, options: room("cli.maintenance").backfill_params(
         session, options.arguments, apply=options.apply
     ),
-    "purge": lambda session, options: maintenance.purge_runs(
+    "purge": lambda session, options: room("cli.maintenance").purge_runs(
         session, options.arguments, apply=options.apply, force=options.force
     ),
-    "rebase": maintenance.rebase_addresses,
+    "rebase": lambda config, options: room("cli.maintenance").rebase_addresses(config, options),
     "reproduce": reproduce_or_export,
     "demo-data": write_demo,
     "ui": serve_pages,

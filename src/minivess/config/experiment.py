@@ -42,7 +42,11 @@ class DataConfig(Part):
     name: str | None = not_in_key(None, "name of the dataset; none: the folder's")
     image: str | None = setting(None, "pattern of image files, *_img.nii.gz")
     label: str | None = setting(None, "pattern of label files, {case}_seg.nii.gz")
-    group: str | None = setting(None, "regex whose first group names the group, or a JSON file")
+    group: str | None = setting(
+        None,
+        "volumes that stay together: prefix (the beginning that names share), a regex whose "
+        "first group names them, or a JSON file",
+    )
     spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = setting(
         None, "voxel size (x, y, z) of every file; none: as the files state"
     )

@@ -151,6 +151,7 @@ class GridContext:
         from minivess.training import speed_probe
 
         session, (network, plan, _) = self.session, self.model(families[0])
+        session.print(f"  timing   {network.name}: a few steps, which takes up to a minute")
         by_loss = {family.loss.name: family for family in families}
         specs = [self.spec(family, family.cells[0]) for family in by_loss.values()]
         with out_of_memory.typed(network, plan):
@@ -211,6 +212,7 @@ def plan_model(
     """The network of a family's model and its plan on this machine."""
     loaded = as_loaded(session, profile)
     network = network_for(family.model, loaded)
+    session.print(f"  planning {network.name}: the largest patch and batch that fit")
     plan = planner.resolve(
         session.config,
         network,

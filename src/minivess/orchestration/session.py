@@ -205,10 +205,19 @@ class Session:
     def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
         """A function `(done, total)` that moves a bar on the terminal and on Prefect's page."""
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         console = Console(file=sys.stderr if self.json else sys.stdout)
-        columns = ("  {task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            "  {task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            "left", TimeRemainingColumn(),
+        )  # fmt: skip
         shown = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         move = self.orchestrator.progress(what, what)
         with shown:

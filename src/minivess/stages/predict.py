@@ -16,7 +16,7 @@ from minivess.orchestration import handoff
 from minivess.orchestration.session import Session
 from minivess.stages import dataset_identity
 from minivess.stages.deploy import download_model
-from minivess.text import first_of
+from minivess.text import first_of, several
 from minivess.tracking.store import registry
 from minivess.tracking.store.registry import Registered
 
@@ -57,10 +57,15 @@ def predict(
     session.print(f"Predict   {format_model(chosen)}")
     for path, reason in plan.left.items():
         session.print(f"  left out  {path}: {reason}")
+    session.print(f"  segmenting {several(len(plan.pairs), 'volume')}")
     outcomes: list[Outcome] = []
-    for outcome in masks.each(plan.pairs, session.config.data, predictor_of(session, chosen)):
-        print_outcome(session, outcome, {found.code for one in outcomes for found in one.findings})
-        outcomes.append(outcome)
+    with session.progress("volumes segmented") as done:
+        predictor = predictor_of(session, chosen)
+        for outcome in masks.each(plan.pairs, session.config.data, predictor):
+            known = {found.code for one in outcomes for found in one.findings}
+            print_outcome(session, outcome, known)
+            outcomes.append(outcome)
+            done(len(outcomes), len(plan.pairs))
     refused = [outcome for outcome in outcomes if outcome.mask is None]
     if refused:
         session.print(

@@ -29,6 +29,7 @@ from minivess.stages.profile_text import (
     summary_lines,
     warning_lines,
 )
+from minivess.text import several
 from minivess.tracking.run.params import data_params
 from minivess.training import grid
 
@@ -191,6 +192,9 @@ def analyse(session: Session, measured: Measured, run: Run) -> Measured:
 
 def commit(session: Session, scan: DatasetScan, measured: Measured) -> Version:
     """Copy the volumes that passed into the curated set and make a DVC version of it."""
+    session.print(
+        f"  version  {several(len(measured.cases), 'volume')}, copied into {session.home.dvc}"
+    )
     return versioning.commit(
         session.home,
         session.config.dataset,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 from minivess import units
 from minivess.contracts import DatasetProfile, Pairing
 from minivess.data.review.apply import Reviewed
-from minivess.text import first_of, format_shape
+from minivess.text import first_of, format_shape, several
 
 SHOWN_PAIRS = 5
+SHOWN_CASES = 3
 CHANGED = {
     "reoriented": "brought onto the grid of their images (flipped or exchanged axes)",
     "label_rounded": "with fractions within 0.001 of whole numbers, which are rounded",
@@ -23,7 +25,7 @@ def pairing_lines(root: Path, pairing: Pairing) -> Iterator[str]:
     def place(path: Path) -> str:
         return path.relative_to(root).as_posix()
 
-    yield f"  {len(pairing.cases)} pairs, read as {pairing.layout}:"
+    yield f"  {several(len(pairing.cases), 'pair')}, read as {pairing.layout}:"
     for case in pairing.cases[:SHOWN_PAIRS]:
         label = place(case.label) if case.label else "no label"
         group = f"   group {case.group}" if case.group else ""
@@ -56,13 +58,20 @@ def summary_lines(profile: DatasetProfile) -> Iterator[str]:
 
 
 def warning_lines(profile: DatasetProfile) -> Iterator[str]:
-    """Quarantined volumes, and findings that need attention with their remedies."""
+    """Quarantined volumes, and what needs attention: one line a volume, or one for equal ones."""
     if profile.quarantined:
         yield f"  quarantined: {', '.join(profile.quarantined)}"
-    for finding in profile.findings:
-        if finding.severity != "info":
-            where = f"{finding.case}: " if finding.case else ""
-            yield f"  {finding.severity}: {where}{finding.message} ({finding.remedy})"
+    of_volume: dict[tuple[str, str, str, str | None], list[str]] = defaultdict(list)
+    for one in profile.findings:
+        if one.severity != "info":
+            of_volume[one.severity, one.code, one.remedy, one.case].append(one.message)
+    of_kind: dict[tuple[str, str, str], list[str | None]] = defaultdict(list)
+    for (severity, _, remedy, case), messages in of_volume.items():
+        of_kind[severity, remedy, " ".join(messages)].append(case)
+    for (severity, remedy, message), cases in of_kind.items():
+        named = [case for case in cases if case]
+        where = f"{first_of(named, SHOWN_CASES)}: " if named else ""
+        yield f"  {severity}: {where}{message} ({remedy})"
 
 
 def markdown(profile: DatasetProfile) -> str:
@@ -84,7 +93,7 @@ def markdown(profile: DatasetProfile) -> str:
 def extent(profile: DatasetProfile) -> str:
     """`12 volumes, 49x48x5 to 71x72x24, 0.5 x 0.5 x 2 micron`."""
     shapes = f"{format_shape(profile.min_shape)} to {format_shape(profile.max_shape)}"
-    return f"{profile.n_volumes} volumes, {shapes}, {voxel_size(profile)}"
+    return f"{several(profile.n_volumes, 'volume')}, {shapes}, {voxel_size(profile)}"
 
 
 def voxel_size(profile: DatasetProfile) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -13,9 +14,11 @@ from pydantic import Field, TypeAdapter
 from minivess.data import json_file
 from minivess.data.formats.filenames import stem
 from minivess.errors import DataError
-from minivess.text import several, some
+from minivess.text import first_of, several, some
 
 GROUPS = "groups.json"
+PREFIX = "prefix"
+SHOWN = 4
 FORM = TypeAdapter(dict[str, Annotated[str, Field(coerce_numbers_to_str=True)]])
 SUBJECT = r"(?:^|_)(sub-[A-Za-z0-9]+)"  # BIDS
 PREFIXES = [  # m1_left, m1a -> m1; then less and less of the name
@@ -26,7 +29,9 @@ PREFIXES = [  # m1_left, m1a -> m1; then less and less of the name
 
 def groups_of(root: Path, cases: list[str], rule: str | None) -> tuple[dict[str, str], list[str]]:
     """Return the group of each case, and notes."""
-    if rule is not None and not rule.endswith(".json"):
+    if rule == PREFIX:
+        groups, source = _by_prefix(cases), f"data.group={rule}"
+    elif rule is not None and not rule.endswith(".json"):
         groups, source = _by_regex(cases, rule), f"data.group={rule}"
     elif rule is not None or (root / GROUPS).exists():
         path = _group_file(root, rule)
@@ -35,8 +40,8 @@ def groups_of(root: Path, cases: list[str], rule: str | None) -> tuple[dict[str,
         return {}, _suspicion(cases)
     count = len(set(groups.values()))
     return groups, [
-        f"{several(count, 'group')} by {source}: "
-        "a group is never split between training and validation."
+        f"{several(count, 'group')} by {source}: {_members(groups)}. "
+        "A group is never split between training and validation."
     ]
 
 
@@ -79,19 +84,46 @@ def _complete(cases: list[str], groups: dict[str, str], source: str) -> dict[str
     return groups
 
 
+def _by_prefix(cases: list[str]) -> dict[str, str]:
+    """The group of each case by the beginning that names share, as the hint shows it."""
+    if groups := _shared(cases):
+        return groups
+    raise DataError(
+        f"data.group={PREFIX}, but the names of these {len(cases)} volumes share no beginning that "
+        f"makes several groups: {some(cases, 3)}.",
+        remedy="a JSON file of case and group, data.group=groups.json, or a regular expression, "
+        r"'data.group=^(mouse\d+)'",
+    )
+
+
 def _suspicion(cases: list[str]) -> list[str]:
     """Warn of shared name prefixes: volumes of one subject in several folds are a leak."""
+    if not (groups := _shared(cases)):
+        return []
+    return [
+        f"Warning: volumes share the beginnings of their names: {_members(groups)}. If each of "
+        "these is one subject, its volumes must not stand in both training and validation: "
+        f"data.group={PREFIX} keeps them together."
+    ]
+
+
+def _shared(cases: list[str]) -> dict[str, str]:
+    """The beginning of each name, where several names share one; else nothing."""
     subjects = [SUBJECT] if all(re.search(SUBJECT, case) for case in cases) else PREFIXES
     for rule in subjects:
-        prefixes = Counter(_of(rule, case) for case in cases)
-        shared = {prefix: count for prefix, count in prefixes.items() if count > 1}
-        if len(prefixes) > 1 and shared:
-            shown = some((f"{prefix} ({count})" for prefix, count in shared.items()), 3)
-            return [
-                f"Warning: volumes share name prefixes: {shown}. If a prefix is one subject, its "
-                f"volumes must not stand in both training and validation: 'data.group={rule}'."
-            ]
-    return []
+        found = {case: _of(rule, case) or case for case in cases}
+        if 1 < len(set(found.values())) < len(cases):
+            return found
+    return {}
+
+
+def _members(groups: Mapping[str, str]) -> str:
+    """`m1 (m1_left, m1_right), m2 (m2_left)`, the largest groups first."""
+    held: dict[str, list[str]] = defaultdict(list)
+    for case, group in groups.items():
+        held[group].append(case)
+    largest = sorted(held.items(), key=lambda one: (-len(one[1]), one[0]))
+    return first_of([f"{group} ({first_of(own, SHOWN)})" for group, own in largest], SHOWN)
 
 
 def _of(rule: str | re.Pattern[str], case: str) -> str | None:

@@ -244,6 +244,7 @@ def _repository(home: Home, remote: str | None) -> Iterator[Any]:
     from dvc.repo import Repo
 
     logging.getLogger("dvc").setLevel(logging.WARNING)  # importing dvc sets it to INFO on stdout
+    _hide_bars()
     with lock(home.dvc / ".lock", what="dvc", wait=True):
         try:
             if not (home.dvc / ".dvc" / "config").exists():
@@ -260,6 +261,16 @@ def _repository(home: Home, remote: str | None) -> Iterator[Any]:
                 f"DVC could not store or fetch a version with {remote}: {error}{cause}",
                 remedy="data.remote=/path/to/a/folder, or correct the remote's address and rights",
             ) from error
+
+
+def _hide_bars() -> None:
+    """Keep DVC's bars and spinners out of our own output; errors of DVC are raised."""
+    from dvc.ui import ui
+    from rich.console import Console
+
+    for module in ("dvc.progress", "dvc_data.callbacks"):
+        logging.getLogger(module).setLevel(logging.CRITICAL)
+    vars(ui)["error_console"] = Console(quiet=True)
 
 
 def _configure(home: Home, remote: str) -> None:
