@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from minivess import config, files, keys, names
+from minivess.cli import maintenance
 from minivess.contracts import (
     AnalysisResult,
     Champion,
@@ -35,10 +36,12 @@ from minivess.orchestration.model_versions import register_families
 from minivess.orchestration.session import Session, open_session
 from minivess.serving import model_record, package
 from minivess.stages import deploy as deploys
+from minivess.stages import predict
 from minivess.stages.analyse import analyse, key_inputs
 from minivess.stages.deploy import deploy
 from minivess.text import slug
-from minivess.tracking.store import artifacts, registry
+from minivess.tracking.store import artifacts, registry, sql_reader
+from minivess.tracking.store.store import open_store
 from minivess.tracking.upkeep import purge
 from minivess.tracking.upkeep.audit import audit
 from tests.tracking.conftest import NETWORK, profile_of
@@ -316,6 +319,81 @@ def test_a_renamed_experiment_is_found_by_its_runs(made: Fabricated) -> None:
     assert made.store.experiment_id("tubes", dataset="demo", note="n") == place.experiment_id
     client.delete_experiment(client.create_experiment("tubes"))
     assert handoff.receive_training(made.session).experiment == "tubes"
+
+
+def test_after_a_rename_in_mlflow_settle_and_sql_say_the_name_it_was_made_under(
+    made: Fabricated, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile = profile_of().replace(dataset="demo").model_dump(mode="json")
+    made.hold(made.profile, **{names.PROFILE_ARTIFACT: profile})
+    made.analysed(())
+    analyse(made.session)
+    client = made.store.client
+    place = made.store.experiment_id("tubes", dataset="demo", note="n")
+    client.rename_experiment(place, "kept for the paper")
+    fresh = open_store(made.session.home, made.session.config.tracking)
+    assert "tubes" in fresh.experiments()
+    named = {record.experiment for record in sql_reader.records(fresh)}
+    assert named == {record.experiment for record in fresh.search()}
+    assert "kept for the paper" not in named
+    made.session.__dict__["store"] = fresh
+    capsys.readouterr()
+    pointers = maintenance.settle(made.session, [])["pointers"]
+    assert {"training-tubes", "analysis-tubes"} <= pointers.keys()
+    assert "no finished analyse run" not in capsys.readouterr().out
+
+
+def test_an_experiment_of_an_earlier_release_is_known_by_its_runs(made: Fabricated) -> None:
+    client = made.store.client
+    place = made.store.experiment_id("tubes", dataset="demo", note="n")
+    client.delete_experiment_tag(place, names.GROUP)
+    client.rename_experiment(place, "kept")
+    fresh = open_store(made.session.home, made.session.config.tracking)
+    assert "tubes" in fresh.experiments()
+    assert fresh.experiment_id("tubes", dataset="demo", note="n") == place
+
+
+def test_analyse_brings_back_the_aliases_that_went_with_a_deleted_version(
+    made: Fabricated,
+) -> None:
+    made.analysed(())
+    analyse(made.session)
+    before = registry.models(made.store)["tubes"]
+    assert {"best_dice_ce", "best_cbdice", "champion", *map(slug, FAMILIES)} <= before.keys()
+    for one in registry.versions(made.store, "tubes"):
+        made.store.client.delete_model_version("tubes", one.version)
+    analyse(made.session)
+    assert registry.models(made.store)["tubes"].keys() == before.keys()
+
+
+@pytest.mark.parametrize("tagged", [True, False], ids=["tagged", "of an earlier release"])
+def test_a_model_renamed_in_mlflow_is_used_and_none_made_beside_it(
+    made: Fabricated, tagged: bool
+) -> None:
+    made.analysed(())
+    analyse(made.session)
+    made.store.client.rename_registered_model("tubes", "vessels")
+    if not tagged:
+        made.store.client.delete_registered_model_tag("vessels", names.GROUP)
+    champion = analyse(made.session).champion
+    assert [one.name for one in made.store.client.search_registered_models()] == ["vessels"]
+    found = registry.by_alias(made.store, "tubes", names.CHAMPION_ALIAS)
+    assert (found.name, found.run_id) == ("vessels", champion.run_id)
+    assert registry.by_alias(made.store, "vessels", names.CHAMPION_ALIAS) == found
+    assert predict.choose(made.session, []).version == found
+
+
+def test_audit_names_a_family_whose_fold_run_is_gone(made: Fabricated) -> None:
+    family = made.families[0]
+    fold = made.run("tubes", "fold 0", names.CELL, "c", {})
+    whole = family.replace(child_run_ids=(fold.run_id,)).model_dump(mode="json")
+    made.hold(made.store.get(family.run_id), **{names.TRAINING_ARTIFACT: whole})
+    (gap,) = audit(made.store, [family.run_id])
+    assert not [one for one in gap.missing if "fold run" in one]
+    made.store.client.delete_run(fold.run_id)
+    (gap,) = audit(made.store, [family.run_id])
+    (said,) = (one for one in gap.missing if "fold run" in one)
+    assert said.startswith(f"fold run {fold.run_id} was deleted: ")
 
 
 def test_a_run_that_is_not_ours_is_named_with_what_it_lacks(made: Fabricated) -> None:

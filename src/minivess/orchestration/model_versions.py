@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from minivess import names
+from minivess.config import changed
 from minivess.contracts import AnalysisResult, Champion, DeploymentResult, FamilyRun, TrainingResult
 from minivess.errors import StoreError
+from minivess.orchestration.handoff import receive_training
 from minivess.orchestration.session import Session
 from minivess.text import several, slug
 from minivess.tracking.store import registry
@@ -22,6 +24,16 @@ def register_families(session: Session, result: TrainingResult) -> None:
         for alias in aliases:
             version = numbers[family.run_name]
             registry.set_alias(session.store, result.experiment, slug(alias), version)
+
+
+def restore_aliases(session: Session, experiment: str) -> None:
+    """Set the aliases of an experiment's families again where one went with a deleted version."""
+    asked = changed(session.config, {"name": experiment})
+    current = receive_training(session.with_config(asked))
+    there = registry.models(session.store).get(experiment, {})
+    wanted = {f.run_name for f in current.families} | {f"best_{f.loss}" for f in current.families}
+    if not {slug(alias) for alias in wanted} <= there.keys():
+        register_families(session, current)
 
 
 def version_numbers(session: Session, result: TrainingResult) -> dict[str, str]:

@@ -13,7 +13,12 @@ from minivess.contracts import AnalysisResult, DatasetProfile, FoldModel, Interv
 from minivess.errors import StoreError
 from minivess.grid import context, family_run
 from minivess.orchestration import handoff
-from minivess.orchestration.model_versions import champion_tags, tag_champion, version_numbers
+from minivess.orchestration.model_versions import (
+    champion_tags,
+    restore_aliases,
+    tag_champion,
+    version_numbers,
+)
 from minivess.orchestration.session import Session
 from minivess.orchestration.stage import stage
 from minivess.stages import dataset_identity
@@ -43,8 +48,14 @@ def analyse(session: Session, upstream: Sequence[str] = ()) -> AnalysisResult:
         key,
         lambda: _analyse(session, training, inputs, key),
         reuse=lambda found: with_registered(training, version_numbers(session, training), found),
-        follow=lambda result, _: tag_champion(session, result),
+        follow=lambda result, _: set_aliases(session, result),
     )
+
+
+def set_aliases(session: Session, result: AnalysisResult) -> None:
+    """Move `champion` to the analysis's version, and set the aliases of families that are gone."""
+    tag_champion(session, result)
+    restore_aliases(session, result.experiment)
 
 
 def outcome(session: Session, result: AnalysisResult) -> dict[str, Any]:

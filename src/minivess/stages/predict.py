@@ -124,7 +124,7 @@ def choose(session: Session, upstream: Sequence[str]) -> Chosen:
             remedy="train at native resolution (leave out data.resampling)",
         )
     if upstream and session.config.name is not None:
-        handoff.require_named(session, training, version.name)
+        handoff.require_named(session, training, training.experiment)
     dataset, asked = training.params[names.DATASET_NAME], session.config
     if asked.data.root is not None and dataset != asked.dataset:
         raise UsageError(

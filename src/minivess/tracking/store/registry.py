@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,6 +14,8 @@ from minivess.tracking.store.store import Store, quoted
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
+
+log = logging.getLogger(__name__)
 
 ALIASED_BY = {names.CHAMPION_ALIAS: "analyse", names.PRODUCTION_ALIAS: "deploy"}
 """The verb that sets an alias; those of families are set by `train`."""
@@ -37,6 +40,8 @@ def register(store: Store, *, name: str, run_id: str, note: str, tags: Mapping[s
     known = versions(store, name, run_id=run_id)
     if known:
         return known[0].version
+    if renamed := _renamed_before_tags(store, name, run_id):
+        return renamed.version
     if not store.artifacts(run_id, names.MODEL_ARTIFACT):
         raise StoreError(
             f"Run {run_id} holds no model to register.",
@@ -45,7 +50,7 @@ def register(store: Store, *, name: str, run_id: str, note: str, tags: Mapping[s
     _make(store, name)
     with translate_errors(f"register the model of run {run_id} as {name!r}"):
         made = store.client.create_model_version(
-            name,
+            called(store, name),
             source=f"runs:/{run_id}/{names.MODEL_ARTIFACT}",
             run_id=run_id,
             tags=dict(tags),
@@ -55,19 +60,45 @@ def register(store: Store, *, name: str, run_id: str, note: str, tags: Mapping[s
 
 
 def _make(store: Store, name: str) -> None:
+    if called(store, name) != name:
+        return
     try:
         with translate_errors(f"make the registered model {name!r}"):
-            store.client.create_registered_model(name, tags={"project": names.PROJECT})
+            store.client.create_registered_model(
+                name, tags={"project": names.PROJECT, names.GROUP: name}
+            )
     except StoreError as error:
         if error.code != EXISTS:
             raise
         with translate_errors(f"read the registered model {name!r}"):
-            there = store.client.get_registered_model(name)
-        if there.tags.get("project") != names.PROJECT:
+            there = store.client.get_registered_model(name).tags
+        ours = there.get("project") == names.PROJECT
+        if not ours or there.get(names.GROUP, name) != name:
+            owner = f"is of the experiment {there[names.GROUP]!r}" if ours else "another tool made"
             raise StoreError(
-                f"The store holds a registered model {name!r} that another tool made.",
+                f"The store holds a registered model {name!r} that {owner}.",
                 remedy="name=OTHER, a name for this experiment that no model has",
             ) from error
+
+
+def called(store: Store, name: str) -> str:
+    """Return the name in MLflow of an experiment's model, which may be renamed there."""
+    wanted = f"tags.{names.GROUP} = {quoted(name)}"
+    with translate_errors(f"find the registered model {name!r}"):
+        found = {model.name for model in store.client.search_registered_models(wanted)}
+    return name if name in found or not found else min(found)
+
+
+def _renamed_before_tags(store: Store, name: str, run_id: str) -> Registered | None:
+    """The version of a run in a model of ours that was renamed and has no tag, which it gets."""
+    with translate_errors(f"find the model of run {run_id}"):
+        for version in store.client.search_model_versions(f"run_id='{run_id}'"):
+            tags = store.client.get_registered_model(version.name).tags
+            if tags.get("project") == names.PROJECT and names.GROUP not in tags:
+                log.warning("The model %r is called %r in MLflow now.", name, version.name)
+                store.client.set_registered_model_tag(version.name, names.GROUP, name)
+                return _plain(version)
+    return None
 
 
 def set_alias(store: Store, name: str, alias: str, version: str) -> Registered | None:
@@ -75,14 +106,14 @@ def set_alias(store: Store, name: str, alias: str, version: str) -> Registered |
     before = aliased(store, name, alias)
     if before is None or before.version != version:
         with translate_errors(f"set the alias {alias!r} of model {name!r}"):
-            store.client.set_registered_model_alias(name, alias, version)
+            store.client.set_registered_model_alias(called(store, name), alias, version)
     return before
 
 
 def aliased(store: Store, name: str, alias: str) -> Registered | None:
     """Return the version that an alias points at, or None."""
-    reference = f"{name}@{alias}"
-    return _found(reference, lambda: store.client.get_model_version_by_alias(name, alias))
+    now = called(store, name)
+    return _found(f"{now}@{alias}", lambda: store.client.get_model_version_by_alias(now, alias))
 
 
 def by_alias(store: Store, name: str, alias: str) -> Registered:
@@ -108,10 +139,10 @@ def by_version(store: Store, name: str, version: str) -> Registered:
     Raises:
         StoreError: there is no such model or version.
     """
-    reference = f"{name}/{version}"
+    now = called(store, name)
     return _required(
-        reference,
-        _found(reference, lambda: store.client.get_model_version(name, version)),
+        f"{name}/{version}",
+        _found(f"{now}/{version}", lambda: store.client.get_model_version(now, version)),
         "give a version that MLflow's page shows (`minivess ui`), or an alias as NAME@champion",
     )
 
@@ -134,18 +165,20 @@ def _required(reference: str, found: Registered | None, remedy: str) -> Register
 
 def versions(store: Store, name: str, *, run_id: str | None = None) -> list[Registered]:
     """Return all versions of a model, newest first; optionally only those of one run."""
-    wanted = f"name={quoted(name)}" + (f" and run_id='{run_id}'" if run_id else "")
+    wanted = f"name={quoted(called(store, name))}" + (f" and run_id='{run_id}'" if run_id else "")
     with translate_errors(f"list the versions of model {name!r}"):
         found = list(all_pages(store.client.search_model_versions, filter_string=wanted))
     return sorted((_plain(one) for one in found), key=lambda one: -int(one.version))
 
 
 def models(store: Store) -> dict[str, dict[str, str]]:
-    """Return our registered models: name -> alias -> version."""
+    """Return our registered models, by experiment: name -> alias -> version."""
     ours = f"tags.project = '{names.PROJECT}'"
     with translate_errors("list the registered models"):
         return {
-            model.name: {alias: str(version) for alias, version in model.aliases.items()}
+            model.tags.get(names.GROUP, model.name): {
+                alias: str(version) for alias, version in model.aliases.items()
+            }
             for model in all_pages(store.client.search_registered_models, filter_string=ours)
         }
 
@@ -163,7 +196,7 @@ def of_run(store: Store, run_id: str) -> Registered:
             f"The model of run {run_id} is not registered.",
             remedy="run `minivess train` with its settings; what is trained is registered again",
         )
-    own = models(store) if len(found) > 1 else {}
+    own = {called(store, name) for name in models(store)} if len(found) > 1 else ()
     return _plain(max(found, key=lambda version: version.name in own))
 
 

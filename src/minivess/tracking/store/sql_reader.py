@@ -24,8 +24,8 @@ DATABASES = ("sqlite:", "postgresql")
 CHUNK = 100_000
 FEW = 500
 RUNS = """
-    SELECT r.run_uuid AS run_id, coalesce(r.name, '') AS name, e.name AS experiment, r.status,
-        r.start_time, r.end_time, r.artifact_uri
+    SELECT r.run_uuid AS run_id, coalesce(r.name, '') AS name, r.experiment_id AS experiment,
+        r.status, r.start_time, r.end_time, r.artifact_uri
     FROM runs r JOIN experiments e ON e.experiment_id = r.experiment_id
     WHERE r.lifecycle_stage = 'active' AND e.lifecycle_stage = 'active'
     ORDER BY r.start_time DESC, r.run_uuid"""
@@ -64,7 +64,7 @@ def records(store: Store) -> list[RunRecord]:
         numbers = _by_run(_read(connection, LAST_METRICS))
         return [
             RunRecord(
-                **row._mapping,
+                **(dict(row._mapping) | {"experiment": store.experiment_name(str(row.experiment))}),
                 params=texts["params"].get(row.run_id, {}),
                 tags=texts["tags"].get(row.run_id, {}),
                 metrics=numbers.get(row.run_id, {}),

@@ -170,7 +170,9 @@ class Store:
                 # A deleted experiment keeps its name, so a new one could not be made beside it.
                 log.warning("The MLflow experiment %r was deleted; it is restored.", name)
                 self.client.restore_experiment(found.experiment_id)
-            for tag, value in self._experiment_tags(found, dataset, note).items():
+            for tag, value in self._experiment_tags(
+                found, self._name_of(found), dataset, note
+            ).items():
                 self.client.set_experiment_tag(found.experiment_id, tag, value)
         return str(found.experiment_id)
 
@@ -196,34 +198,41 @@ class Store:
         return made
 
     @staticmethod
-    def _experiment_tags(found: Experiment, dataset: str, note: str) -> dict[str, str]:
+    def _experiment_tags(found: Experiment, name: str, dataset: str, note: str) -> dict[str, str]:
         known = [part for part in found.tags.get("dataset", "").split(", ") if part]
         datasets = known if dataset in known else [*known, dataset]
-        wanted = {"project": names.PROJECT, "dataset": ", ".join(datasets), names.NOTE: note}
-        if names.NOTE in found.tags:
-            # This text can be edited on MLflow's page; an edit is kept.
-            del wanted[names.NOTE]
+        # The text can be edited on MLflow's page, and the name is the one it was made under.
+        once = {names.NOTE: note, names.GROUP: name}
+        wanted = once | found.tags | {"project": names.PROJECT, "dataset": ", ".join(datasets)}
         return {tag: value for tag, value in wanted.items() if found.tags.get(tag) != value}
 
     def _experiment(self, name: str) -> Experiment | None:
-        """Find an experiment by name; one renamed in MLflow is found by the tags of its runs."""
+        """Find an experiment by name; one renamed in MLflow by its tag, or the tags of its runs."""
         found = self.client.get_experiment_by_name(name)
-        is_there = found is not None and found.lifecycle_stage != "deleted"
-        if is_there or name in names.OWN_EXPERIMENTS:
+        if found is not None and found.lifecycle_stage != "deleted":
             return found
-        for kind in names.TRAINING_KINDS:
-            runs = self.client.search_runs(
-                [one.experiment_id for one in self.client.search_experiments()],
-                f"tags.{names.GROUP} = {quoted(name)} and tags.`{names.KIND}` = '{kind}'",
-                max_results=1,
-            )
-            if runs:
-                found = self.client.get_experiment(runs[0].info.experiment_id)
-                if name not in self._renamed:
-                    log.warning("The experiment %r is called %r in MLflow now.", name, found.name)
-                self._renamed.add(name)
-                return found
-        return found
+        renamed = next((e for e in self._ours() if self._name_of(e) == name), None)
+        if renamed is not None and name not in self._renamed:
+            log.warning("The experiment %r is called %r in MLflow now.", name, renamed.name)
+            self._renamed.add(name)
+        return renamed or found
+
+    def _ours(self) -> list[Experiment]:
+        ours = f"tags.project = '{names.PROJECT}'"
+        return list(all_pages(self.client.search_experiments, filter_string=ours))
+
+    def _name_of(self, experiment: Experiment) -> str:
+        """The name that an experiment was made under: its tag, in older stores that of its runs."""
+        place, name = experiment.experiment_id, experiment.tags.get(names.GROUP)
+        if place not in self._names:
+            is_older = name is None and experiment.tags.get("project") == names.PROJECT
+            if is_older and experiment.name not in names.OWN_EXPERIMENTS:
+                runs = self.client.search_runs(
+                    [place], f"tags.{names.GROUP} LIKE '%'", max_results=1
+                )
+                name = runs[0].data.tags[names.GROUP] if runs else None
+            self._names[place] = name or experiment.name
+        return self._names[place]
 
     def restoring(self, experiment: str) -> str | None:
         """Return the command that restores a deleted experiment; None if it is not deleted."""
@@ -238,18 +247,16 @@ class Store:
             found = self._experiment(experiment)
             if found is None or found.lifecycle_stage == "deleted":
                 return []
-            self._names[found.experiment_id] = experiment
             return [found.experiment_id]
-        self._names |= {e.experiment_id: e.name for e in self.client.search_experiments()}
-        return list(self._names)
+        return [one.experiment_id for one in all_pages(self.client.search_experiments)]
 
     def experiments(self) -> dict[str, list[str]]:
-        """Return our experiments: name -> datasets."""
+        """Return our experiments, by the names that they were made under: name -> datasets."""
         with translate_errors(f"list the experiments at {redact(self.uri)}"):
-            found = self.client.search_experiments(
-                filter_string=f"tags.project = '{names.PROJECT}'"
-            )
-        return {e.name: [d for d in e.tags.get("dataset", "").split(", ") if d] for e in found}
+            return {
+                self._name_of(e): [d for d in e.tags.get("dataset", "").split(", ") if d]
+                for e in self._ours()
+            }
 
     # --- runs -----------------------------------------------------------------------------
 
@@ -346,7 +353,7 @@ class Store:
         return RunRecord(
             run_id=info.run_id,
             name=info.run_name or "",
-            experiment=self._experiment_name(info.experiment_id),
+            experiment=self.experiment_name(info.experiment_id),
             status=info.status,
             start_time=info.start_time,
             end_time=info.end_time,
@@ -356,9 +363,10 @@ class Store:
             metrics={name: v for name, v in run.data.metrics.items() if v == v and abs(v) < 1e308},
         )
 
-    def _experiment_name(self, experiment_id: str) -> str:
+    def experiment_name(self, experiment_id: str) -> str:
+        """Return the name that an experiment was made under; one renamed in MLflow keeps it."""
         if experiment_id not in self._names:
-            self._names[experiment_id] = self.client.get_experiment(experiment_id).name
+            self._name_of(self.client.get_experiment(experiment_id))
         return self._names[experiment_id]
 
     def command(self, words: str) -> str:

@@ -51,7 +51,12 @@ def _judged(store: Store, record: RunRecord, known: Mapping[str, RunRecord]) -> 
         record.name,
         kind,
         record.status,
-        (*lacking, *_contradictions(record), *_broken(store, record, known)),
+        (
+            *lacking,
+            *_contradictions(record),
+            *_broken(store, record, known),
+            *_folds(store, record, known),
+        ),
     )
 
 
@@ -83,6 +88,22 @@ def _broken(store: Store, record: RunRecord, known: Mapping[str, RunRecord]) -> 
         elif above.params.get(names.DATASET_HASH) != record.params.get(names.DATASET_HASH):
             found.append(f"{param} {run_id} is of other data")
     return found
+
+
+def _folds(store: Store, record: RunRecord, known: Mapping[str, RunRecord]) -> list[str]:
+    """Fold runs of a family that are absent or not FINISHED."""
+    if names.TRAINING_ARTIFACT not in artifact_names(store, record, "evaluation"):
+        return []
+    try:
+        folds = store.read_json(record.run_id, names.TRAINING_ARTIFACT).get("child_run_ids", ())
+    except StoreError as damaged:
+        return [damaged.problem]
+    found = {run_id: known.get(run_id) for run_id in folds}
+    return [
+        f"fold run {run_id} " + (f"is {fold.status}" if fold else _gone(store, run_id))
+        for run_id, fold in found.items()
+        if fold is None or fold.status != "FINISHED"
+    ]
 
 
 def _gone(store: Store, run_id: str) -> str:
