@@ -202,6 +202,19 @@ def test_a_dataset_json_without_a_list_leaves_the_layout_to_the_folders(tmp_path
     assert pairs(tmp_path) == {"b": ("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")}
 
 
+def test_a_list_of_monai_under_another_name_is_mentioned(tmp_path: Path) -> None:
+    lay(tmp_path, "images/a.nii.gz", "labels/a.nii.gz")
+    listed = {"training": [{"image": "images/a.nii.gz", "label": "labels/a.nii.gz"}]}
+    (tmp_path / "dataset_0.json").write_text(json.dumps(listed))
+    (tmp_path / "params.json").write_text('{"lr": 1}')
+    said = "dataset_0.json lists pairs and is not read; named dataset.json it would be."
+    assert pair_files(tmp_path).notes == (said,)
+    lay(tmp_path / "b", "x/a.nii.gz", "y/case9.nii.gz")
+    (tmp_path / "b" / "dataset_0.json").write_text(json.dumps(listed))
+    with pytest.raises(DataError, match=r"dataset_0\.json lists pairs and is not read"):
+        pair_files(tmp_path / "b")
+
+
 # --- what is ambiguous --------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 import zlib
@@ -330,8 +331,8 @@ def several(path: Path, *shapes: tuple[int, ...]) -> None:
             writer.write(np.zeros(shape, np.uint8), photometric="minisblack")
 
 
-def ome_set(path: Path, *names: str) -> None:
-    """The first planes of a set of files, as microscopes write it."""
+def ome_set(path: Path, *names: str, part: int = 0) -> None:
+    """The planes of one file of a set, as microscopes write it."""
     ids = dict(zip(names, ("00000000-0000-0000-0000-000000000001", "0-2"), strict=True))
     planes = "".join(
         f'<TiffData FirstZ="{z}" IFD="{z % 3}" PlaneCount="1"><UUID FileName="{names[z // 3]}">'
@@ -340,14 +341,17 @@ def ome_set(path: Path, *names: str) -> None:
     )
     xml = (
         '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
-        f'UUID="urn:uuid:{ids[names[0]]}"><Image ID="Image:0"><Pixels ID="Pixels:0" '
-        'DimensionOrder="XYZCT" Type="uint16" SizeX="12" SizeY="10" SizeZ="6" SizeC="1" SizeT="1">'
+        f'UUID="urn:uuid:{ids[names[part]]}"><Image ID="Image:0"><Pixels ID="Pixels:0" '
+        'DimensionOrder="XYZCT" Type="uint16" SizeX="12" SizeY="10" SizeZ="6" SizeC="1" SizeT="1" '
+        'PhysicalSizeX="0.5" PhysicalSizeY="0.6" PhysicalSizeZ="2.0">'
         f'<Channel ID="Channel:0:0" SamplesPerPixel="1"/>{planes}</Pixels></Image></OME>'
     )
     with tifffile.TiffWriter(path) as writer:
         for z in range(3):
             description = xml.encode() if z == 0 else None
-            writer.write(ARRAY.T[z], description=description, metadata=None, contiguous=False)
+            writer.write(
+                ARRAY.T[z + 3 * part], description=description, metadata=None, contiguous=False
+            )
 
 
 def emptied(path: Path) -> None:
@@ -380,6 +384,55 @@ def test_what_is_less_or_more_than_a_volume_is_refused(tmp_path: Path, name: str
     make(tmp_path / f"a{ending}")
     with pytest.raises(DataError, match=text):
         read_volume(tmp_path / f"a{ending}")
+
+
+def test_a_set_of_files_becomes_one_by_the_command_printed(tmp_path: Path) -> None:
+    names = ("a.ome.tif", "a rest.ome.tif")
+    ome_set(tmp_path / names[0], *names)
+    with pytest.raises(DataError, match=r"of which a rest\.ome\.tif is not there") as lost:
+        read_volume(tmp_path / names[0])
+    assert lost.value.remedy.startswith("put a rest.ome.tif beside it")
+    ome_set(tmp_path / names[1], *names, part=1)
+    with pytest.raises(DataError, match="one of 2 files of an OME-TIFF set") as refused:
+        read_volume(tmp_path / names[0])
+    run_printed(refused.value.remedy, tmp_path)
+    whole = read_volume(tmp_path / "a_whole.ome.tif")
+    np.testing.assert_array_equal(whole.array, ARRAY)
+    assert whole.spacing == pytest.approx(SPACING)
+
+
+def test_one_hot_labels_are_named_and_become_classes_by_the_command_printed(
+    tmp_path: Path,
+) -> None:
+    image, mask = tube((16, 18, 6), 0)
+    for folder, array in (("images", image), ("labels", np.stack([1 - mask, mask], -1))):
+        (tmp_path / folder).mkdir()
+        nib.save(
+            nib.Nifti1Image(array.astype(np.uint16), np.eye(4)), tmp_path / folder / "a.nii.gz"
+        )
+    _, (found,), *_ = measure(pair_files(tmp_path).cases[0], config=DataConfig())
+    assert "has 2 channels (16, 18, 6, 2), as one-hot labels have" in found.message
+    run_printed(found.remedy, tmp_path)
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.nii.gz").array, mask)
+
+
+def run_printed(remedy: str, folder: Path) -> None:
+    """Run the command at the end of a remedy."""
+    command = shlex.split(remedy.partition(": ")[2])
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+
+
+def test_the_remedy_of_two_voxel_sizes_says_the_unit_of_the_file(tmp_path: Path) -> None:
+    image, mask = (array.astype(np.uint16) for array in tube((16, 18, 6), 0))
+    for folder, array in (("images", image), ("labels", mask)):
+        (tmp_path / folder).mkdir()
+        made = nib.Nifti1Image(array, np.diag([0.5, 0.5, 0.8, 1]))
+        made.set_qform(np.diag([0.5, 0.5, 0.6, 1]), 1)
+        made.header.set_xyzt_units("mm")
+        nib.save(made, tmp_path / folder / "a.nii.gz")
+    _, findings, *_ = measure(pair_files(tmp_path).cases[0], config=DataConfig())
+    (found,) = (one for one in findings if one.code == "forms_disagree")
+    assert "data.unit=mm" in found.remedy
 
 
 def test_the_one_volume_beside_a_thumbnail_is_read_and_said(tmp_path: Path) -> None:

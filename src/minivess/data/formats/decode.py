@@ -33,6 +33,8 @@ class DimensionsError(DataError):
     """A file that is not a 3-D volume."""
 
     code = "wrong_dimensions"
+    shape: tuple[int, ...] = ()
+    """Of the file, where it is an array of other than three axes."""
 
 
 class LabelError(DataError):
@@ -79,11 +81,13 @@ def check_shape(path: Path, shape: tuple[int, ...]) -> Shape:
     while len(trimmed) > 3 and trimmed[-1] == 1:
         trimmed = trimmed[:-1]
     if len(trimmed) != 3:
-        raise DimensionsError(
+        error = DimensionsError(
             f"The file {path} is {len(trimmed)}-D {trimmed}; volumes are 3-D.",
             remedy="store one 3-D volume (x, y, z) in a file; stack 2-D slices, split time points "
             "and channels",
         )
+        error.shape = trimmed
+        raise error
     if min(trimmed) < 1:
         raise file_error(path, f"has an empty axis, shape {trimmed}")
     return trimmed

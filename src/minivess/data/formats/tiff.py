@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shlex
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,13 +83,25 @@ def _opened(path: Path) -> Iterator[Any]:
 def _refuse_sets(path: Path, tiff: Any) -> None:
     """Refuse a set of files: it would be copied in part, planes of a lost file would be zeros."""
     named = set(re.findall(r'FileName="([^"]+)"', tiff.ome_metadata or "")) if tiff.is_ome else ()
-    if len(named) > 1:
-        raise DataError(
-            f"The file {path} is one of {len(named)} files of an OME-TIFF set "
-            f"({some(sorted(named), 3)}).",
-            remedy="store the set in one file, for example with Bio-Formats: "
-            f"bfconvert {shlex.quote(str(path))} {shlex.quote(stem(path))}_whole.ome.tif",
-        )
+    if len(named) < 2:
+        return
+    lost = sorted(name for name in named if not (path.parent / name).exists())
+    whole = f"{stem(path)}_whole.ome.tif"
+    program = (
+        f"import tifffile as t; f = t.TiffFile({str(path)!r}); s = f.series[0]; "
+        "p = t.xml2dict(f.ome_metadata)['OME']['Image']['Pixels']; "
+        "m = {k: v for k, v in p.items() if k.startswith('PhysicalSize')}; "
+        f"t.imwrite({whole!r}, s.asarray(), ome=True, metadata={{'axes': s.axes, **m}})"
+    )
+    raise DataError(
+        f"The file {path} is one of {len(named)} files of an OME-TIFF set "
+        f"({some(sorted(named), 3)})"
+        + (f", of which {some(lost, 3)} is not there." if lost else "."),
+        remedy=f"put {some(lost, 3)} beside it, then profile again"
+        if lost
+        else "put one file in place of the set; this writes it into the working folder: "
+        f"{shlex.quote(sys.executable)} -c {shlex.quote(program)}",
+    )
 
 
 def _series(path: Path, tiff: Any) -> tuple[Any, Remarks]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from minivess.contracts import Case, Pairing
 from minivess.data.formats.filenames import is_volume, unread_format, unread_formats, volume_files
-from minivess.data.pairing.datalist import ignored_value, read_list
+from minivess.data.pairing.datalist import ignored_value, other_lists, read_list
 from minivess.data.pairing.groups import groups_of
 from minivess.data.pairing.layouts import read_layout
 from minivess.data.pairing.matches import Ambiguous, Pair, Reading
@@ -60,7 +60,7 @@ def pair_files(
         unpaired_labels=tuple(sorted(reading.labels)),
         ignored=ignored_value(root),
         left=tuple(path for path in (*found, *others) if path not in used),
-        notes=(*reading.notes, *notes, *_split_file(root)),
+        notes=(*reading.notes, *notes, *_split_file(root), *_other_lists(root, reading)),
         findings=tuple(reading.findings),
     )
 
@@ -74,6 +74,16 @@ def _reading(root: Path, found: list[Path], image: str | None, label: str | None
             remedy="data.image='*_img.nii.gz' data.label='{case}_seg.nii.gz', or neither",
         )
     return read_list(root, found) or read_layout(root, found)
+
+
+def _other_lists(root: Path, reading: Reading) -> list[str]:
+    """Name lists of MONAI that are passed over because of their names."""
+    if reading.layout in ("msd", "pattern"):
+        return []
+    return [
+        f"{name} lists pairs and is not read; named dataset.json it would be."
+        for name in other_lists(root)
+    ]
 
 
 def _split_file(root: Path) -> list[str]:
@@ -169,6 +179,7 @@ def _nothing_paired(root: Path, reading: Reading, files: list[Path]) -> DataErro
     found = [path for path in files if is_volume(path)]
     read, remedy = _not_read(root, [p for p in files if not (is_volume(p) and p.exists())])
     reason = "".join(f" {finding.case}: {finding.message}" for finding in reading.findings[:1])
+    reason += "".join(f" {note}" for note in _other_lists(root, reading))
     words = propose_patterns(root, found, reading.examples)
     best = {text: count for text, count in words.items() if count == max(words.values())}
     return DataError(

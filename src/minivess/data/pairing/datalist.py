@@ -23,6 +23,7 @@ from minivess.errors import DataError
 from minivess.text import some
 
 FORM = 'write {"training": [{"image": "images/a.nii.gz", "label": "labels/a.nii.gz"}, ...]}'
+LARGEST = 1 << 24  # bytes of a JSON file that may be a list
 OTHER_PARTS = ("validation", "val", "test", "testing")
 
 
@@ -70,6 +71,22 @@ def read_list(root: Path, found: list[Path]) -> Reading | None:
             reading.examples = reading.examples or [(i, label) for i in images for label in labels]
     reading.cases = by_case_name(pairs)
     return reading
+
+
+def other_lists(root: Path) -> list[str]:
+    """Return the names of JSON files that list pairs as MONAI does, and are not `dataset.json`."""
+    return [
+        path.name
+        for path in sorted(root.glob("*.json"))
+        if path.name != "dataset.json" and path.stat().st_size < LARGEST and _lists_pairs(path)
+    ]
+
+
+def _lists_pairs(path: Path) -> bool:
+    try:
+        return _entries(_content(path), path) is not None
+    except DataError:
+        return False
 
 
 def ignored_value(root: Path) -> int | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +15,10 @@ from minivess import files, keys
 from minivess.config import DataConfig
 from minivess.contracts import IGNORED, Case, Finding, LabelMap, VolumeStats
 from minivess.data.checks import finding
-from minivess.data.formats.filenames import curated_names
+from minivess.data.formats.filenames import NIFTI, curated_names, stem, suffix
 from minivess.data.formats.volume import (
     Array,
+    DimensionsError,
     Volume,
     classes_of,
     read_volume,
@@ -77,12 +80,37 @@ def measure(
     return Measurement(None, [found], "", case)
 
 
+def _label(path: Path) -> Volume:
+    """Read a label.
+
+    Raises:
+        DataError: it cannot be read; one-hot labels are named as what they are.
+    """
+    try:
+        return read_volume(path)
+    except DimensionsError as error:
+        if len(error.shape) != 4 or suffix(path) not in NIFTI:
+            raise
+        whole = path.with_name(f"{stem(path)}.nii.gz")
+        program = (
+            f"import nibabel as n; f = n.load({str(path)!r}); "
+            "a = f.get_fdata().argmax(-1).astype('uint8'); "
+            f"n.save(n.Nifti1Image(a, f.affine, f.header), {whole.name!r})"
+        )
+        raise DimensionsError(
+            f"The label {path} has {error.shape[3]} channels {error.shape}, as one-hot labels "
+            "have; a label holds one class number for each voxel.",
+            remedy="store class numbers. Where the first channel is background, this writes them "
+            f"into the working folder: {shlex.quote(sys.executable)} -c {shlex.quote(program)}",
+        ) from error
+
+
 def _measure(
     case: Case, config: DataConfig, hashes: Sequence[str] | None, store: Path | None
 ) -> Measurement:
     path, ignores = cast(Path, case.label), IGNORED in config.labels.values()
     # The label comes first: what counting its pieces takes is free again before the image.
-    label = read_volume(path)
+    label = _label(path)
     classes = classes_of(label.array, path, config.labels)
     pieces = foreground(classes, ignores=ignores)
     stored = read_volume(case.image)

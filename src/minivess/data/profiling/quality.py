@@ -73,7 +73,7 @@ def check(
         *check_image(volume, (values.low, values.high)),
         *_pair(original, align_label(label, original), label),
         *(
-            finding(code, f"Its label: {said}")
+            _remark(code, f"Its label: {said}", label)
             for code, said in label.remarks
             if (code, said) not in volume.remarks
         ),
@@ -152,10 +152,17 @@ def _geometry(volume: Volume) -> Iterator[Finding]:
         problem = f"The header gives a voxel size of {spacing}."
         severity: Severity = "warning" if is_grid(volume) else "error"
         yield finding("implausible_spacing", problem, severity=severity)
-    yield from (finding(code, message) for code, message in volume.remarks)
+    yield from (_remark(code, message, volume) for code, message in volume.remarks)
     if (tilt := _tilt(volume)) > LARGEST_TILT:
         problem = f"Axes of the grid are {tilt:.1f} degrees from right angles."
         yield finding("sheared_affine", problem)
+
+
+def _remark(code: str, message: str, volume: Volume) -> Finding:
+    """Make a finding of what a reader remarked; its remedy names the unit of the file."""
+    made = finding(code, message)
+    known = volume.unit if volume.unit in units.KEPT else "micron"
+    return made.replace(remedy=made.remedy.replace("data.unit=micron", f"data.unit={known}"))
 
 
 def _tilt(volume: Volume) -> float:
