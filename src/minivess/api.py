@@ -19,6 +19,7 @@ from minivess import config as configs
 from minivess.contracts import AnalysisResult, ComputePlan, DatasetProfile, TrainingResult
 from minivess.errors import DataError, UsageError, nearest
 from minivess.orchestration.session import Session, open_session
+from minivess.text import several
 from minivess.verbs import VERBS
 
 if TYPE_CHECKING:
@@ -74,9 +75,9 @@ class Dataset:
     def __repr__(self) -> str:
         first, last = self.profile.min_shape, self.profile.max_shape
         return (
-            f"Dataset {self.name!r}: {self.profile.n_volumes} volumes, "
+            f"Dataset {self.name!r}: {several(self.profile.n_volumes, 'volume')}, "
             f"{'x'.join(map(str, first))} to {'x'.join(map(str, last))}, "
-            f"{len(self.profile.findings)} findings, data {self.profile.dataset_hash}"
+            f"{several(len(self.profile.findings), 'finding')}, data {self.profile.dataset_hash}"
         )
 
 
@@ -102,7 +103,7 @@ class Training:
 
     def __repr__(self) -> str:
         rows = (
-            f"  {family.run_name}: {len(family.child_run_ids)} folds, "
+            f"  {family.run_name}: {several(len(family.child_run_ids), 'fold')}, "
             f"validation Dice {family.metrics.get('eval_dice', float('nan')):.3f}"
             for family in self.result.families
         )
@@ -200,7 +201,7 @@ class Model:
             first = refused[0].findings[0]
             named = ", ".join(f"{one.source.name} ({one.findings[0].code})" for one in refused)
             raise DataError(
-                f"{len(refused)} of {len(outcomes)} volumes were refused: {named}.",
+                f"{len(refused)} of {several(len(outcomes), 'volume')} were refused: {named}.",
                 remedy=str(first.remedy),
                 code=first.code,
             )

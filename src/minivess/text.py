@@ -13,10 +13,22 @@ def some(names: Iterable[object], most: int) -> str:
     return ", ".join(first[:most]) + (", ..." if len(first) > most else "")
 
 
-def several(number: int, noun: str) -> str:
-    """`1 family`, `2 families`."""
-    more = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
-    return f"{number} {noun if number == 1 else more}"
+def several(number: int, noun: str, verb: str = "") -> str:
+    """`1 family`, `2 families`; with a verb in the plural, `1 run waits`, `2 runs wait`."""
+    if number != 1:
+        noun = (
+            f"{noun[:-1]}ies"
+            if noun.endswith("y")
+            else f"{noun}{'es' if noun.endswith('s') else 's'}"
+        )
+    elif verb:
+        verb = {"are": "is", "were": "was"}.get(verb, f"{verb}s")
+    return f"{number} {noun} {verb}".rstrip()
+
+
+def three_decimals(value: float, sign: str = "") -> str:
+    """`0.842`, or `+0.842` with `+` as sign; a value that is rounded to 0 has no minus."""
+    return f"{round(value, 3) + 0.0:{sign}.3f}"
 
 
 def format_duration(seconds: float) -> str:

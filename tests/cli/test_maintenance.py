@@ -162,7 +162,7 @@ def test_status_follows_until_ctrl_c(
 
     def record(session: Session, text: str = "") -> None:
         said.append(text)
-        if said.count("1 runs") == 3:
+        if said.count("1 run") == 3:
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(maintenance, "FOLLOW_S", 0.01)

@@ -89,14 +89,16 @@ def test_wrong_words_name_the_right_ones(run: Run, make_dataset: Callable[..., P
 
 
 def test_a_label_corrected_elsewhere_makes_a_new_version(
-    run: Run, make_dataset: Callable[..., Path], home: Home, tmp_path: Path
-) -> None:
+    run: Run, make_dataset: Callable[..., Path], home: Home, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     root = make_dataset(3)
     first = run("profile", f"data.root={root}")
     assert "--all" in run("review", "export", str(tmp_path / "out"), code=2)["error"]
     run("review", "export", str(tmp_path / "out"), "vol00")
     write_nifti(tmp_path / "out/labels/vol00.nii.gz", np.ones((24, 24, 5), np.uint8))
-    assert run("review", "import", str(tmp_path / "out"))["decided"] == ["vol00"]
+    assert main.main(["review", "import", str(tmp_path / "out")]) == 0
+    assert f"then: minivess profile data.root={root}" in capsys.readouterr().out
     words = ("profile", f"data.root={root}", "data.git_commit=true")
     second = run(*words)
     assert second["dataset_hash"] != first["dataset_hash"]

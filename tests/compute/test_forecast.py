@@ -45,7 +45,7 @@ def make_scene(
 
 
 def cost(scene: Scene, cells: int = 4, times: Times = TIMES) -> Forecast:
-    return forecast.forecast(*scene[:4], times, cells=cells, held_gb=0.8)
+    return forecast.forecast(*scene[:4], times, n_train=[2] * cells, held_gb=0.8)
 
 
 def test_a_grid_costs_its_cells_times_its_epochs(make_scene: Callable[..., Scene]) -> None:
@@ -56,6 +56,17 @@ def test_a_grid_costs_its_cells_times_its_epochs(make_scene: Callable[..., Scene
     windows = 2 * 9 * 0.2
     judging = 2 * 32 * 32 * 8 * 1e-6 / scene[0].evaluation.interval_epochs
     assert found.seconds_per_epoch == pytest.approx(8 * (0.5 + 0.1) + windows + judging)
+
+
+def test_folds_of_other_sizes_count_with_their_own_updates(
+    make_scene: Callable[..., Scene],
+) -> None:
+    scene = make_scene("training.max_epochs=10", "training.num_workers=0")
+    small, large = (forecast.forecast(*scene[:4], TIMES, n_train=n, held_gb=0.8).total_hours
+                    for n in ([2, 2], [3, 3]))  # fmt: skip
+    mixed = forecast.forecast(*scene[:4], TIMES, n_train=[2, 3], held_gb=0.8).total_hours
+    assert small < mixed < large
+    assert mixed == pytest.approx((small + large) / 2)
 
 
 def test_workers_make_batches_while_a_step_runs(make_scene: Callable[..., Scene]) -> None:

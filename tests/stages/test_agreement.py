@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -351,6 +353,20 @@ def test_an_experiment_of_an_earlier_release_is_known_by_its_runs(made: Fabricat
     fresh = open_store(made.session.home, made.session.config.tracking)
     assert "tubes" in fresh.experiments()
     assert fresh.experiment_id("tubes", dataset="demo", note="n") == place
+
+
+def test_a_remedy_names_the_data_of_an_experiment_that_is_none_of_demo_data(
+    made: Fabricated,
+) -> None:
+    made.store.experiment_id("theirs", dataset="scans", note="n")
+    for name, data in (("tubes", ""), ("theirs", " data.root=/data/scans"),
+                       ("unheard of", " data.root=/path/to/the/data")):  # fmt: skip
+        files.write_text(made.session.home.dvc / "scans.dvc", "meta: {place: /data/scans}")
+        typed = (f"name={name}",)
+        asked = config.changed(made.session.config, {"name": name})
+        other = replace(made.session, config=asked, words=typed)
+        assert other.command("train") == f"minivess train {shlex.quote(*typed)}{data}"
+        assert other.command("analyse") == f"minivess analyse {shlex.quote(*typed)}"
 
 
 def test_analyse_brings_back_the_aliases_that_went_with_a_deleted_version(

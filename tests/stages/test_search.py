@@ -90,7 +90,6 @@ def test_a_trial_below_the_median_is_pruned_and_counts(tmp_path: Path) -> None:
     ((), "search.space is empty"),
     (("search.space={training.folds: {low: 2, high: 3}}",), "cannot be searched"),
     (("search.space={training.seeds: {choices: [[1]]}}", "training.losses=[focal,dice]"), "losses"),
-    (("search.space={training.lerning_rate: {low: 0.1, high: 0.2}}",), "training.learning_rate"),
 ])  # fmt: skip
 def test_what_cannot_be_searched_is_refused(
     words: tuple[str, ...], what: str, home: Home, tmp_path: Path
@@ -105,8 +104,14 @@ def test_what_cannot_be_searched_is_refused(
 @pytest.mark.parametrize(("space", "what"), [
     ("{model.filterz: {choices: [[4, 8]]}}", "search.space.model.filterz"),
     ("{model.dropout: {low: 0.1, high: 3}}", r"search\.space\.model\.dropout=3 .* below 1"),
+    ("{training.lerning_rate: {low: 0.1, high: 0.2}}", "training.learning_rate"),
+    ("{training.learning_rate: {low: -1, high: 1}}", "learning_rate=-1 is refused"),
+    ("{training.warmup_epochs: {choices: [1, soon]}}", r"warmup_epochs='soon' is refused"),
+    ("{training.losses: {choices: [[dice_ce], [3]]}}", r"search\.space\.training\.losses"),
 ])  # fmt: skip
-def test_a_space_over_what_no_network_has_is_refused_as_it_is_read(space: str, what: str) -> None:
+def test_a_space_over_what_is_no_setting_or_value_is_refused_as_it_is_read(
+    space: str, what: str
+) -> None:
     with pytest.raises(UsageError, match=what):
         config.load([], [f"search.space={space}"])
 

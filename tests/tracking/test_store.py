@@ -88,7 +88,12 @@ def test_a_deleted_experiment_is_restored_and_said(
     assert store.experiment_id(experiment, dataset="b", note="Notes.") == first
     assert "restored" in caplog.text
     tags = store.client.get_experiment(first).tags
-    assert tags == {"project": "minivess", "dataset": "a, b", names.NOTE: "Notes."}
+    assert tags == {
+        "project": "minivess",
+        "dataset": "a, b",
+        names.NOTE: "Notes.",
+        names.GROUP: experiment,
+    }
 
 
 def test_what_people_wrote_into_an_experiment_stays(store: Store, experiment: str) -> None:

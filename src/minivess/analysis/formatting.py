@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from minivess import names, units
 from minivess.contracts import DatasetProfile, Interval
+from minivess.text import three_decimals
 
 DASH = "–"  # noqa: RUF001 (an en dash, for ranges)
 UNDEFINED = DASH
@@ -102,7 +103,7 @@ def number(value: float | None, *, sign: str = "") -> str:
     Args:
         sign: `+` marks positive values, too.
     """
-    return UNDEFINED if value is None else f"{value:{sign}.3f}".replace("-", MINUS)
+    return UNDEFINED if value is None else three_decimals(value, sign).replace("-", MINUS)
 
 
 def signed(value: float | None) -> str:

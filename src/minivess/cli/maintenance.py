@@ -17,7 +17,7 @@ from minivess.errors import StoreError
 from minivess.orchestration import handoff, model_versions, publication
 from minivess.orchestration.session import Session
 from minivess.runtime import liveness, output
-from minivess.text import format_duration
+from minivess.text import format_duration, several
 from minivess.tracking.journal import uploader
 from minivess.tracking.run import dead_runs
 from minivess.tracking.store.sql_reader import is_database
@@ -62,13 +62,13 @@ def print_status(session: Session, *, follow: bool) -> Outcome:
 
 
 def _status_lines(session: Session, found: Any) -> list[str]:
-    lines = [f"{found.runs} runs"]
+    lines = [f"{several(found.runs, 'run')}"]
     holder = homes.holds(session.home.root / "lock")
     if holder is not None:
         lines.append(f"  `{holder['what']}` works here (pid {holder['pid']})")
     waiting = len(list(session.home.journal.glob("*.jsonl")))
     if waiting:
-        lines.append(f"  {waiting} runs are open or wait in the journal for MLflow")
+        lines.append(f"  {several(waiting, 'run', 'are')} open or in the journal for MLflow")
     for one in found.running:
         epochs = f"  epoch {one.epochs[0]}/{one.epochs[1]}" if one.epochs else ""
         eta = f"  about {format_duration(one.eta_s)} left" if one.eta_s is not None else ""
@@ -126,8 +126,8 @@ def settle(session: Session, run_ids: Collection[str]) -> Outcome:
         publication.write(session, pointer)
     waiting = [pending.journal.uid for pending in uploader.of(store).pending()]
     session.print(
-        f"  {len(settled)} dead runs and {len(flows)} flow runs settled, {len(waiting)} journals "
-        f"wait, {len(pointers)} pointers written"
+        f"  {several(len(settled), 'dead run')} and {several(len(flows), 'flow run')} settled, "
+        f"{several(len(waiting), 'journal', 'wait')}, {several(len(pointers), 'pointer')} written"
     )
     return {
         "settled": [record.run_id for record in settled],
@@ -195,7 +195,8 @@ def audit_runs(session: Session, run_ids: Collection[str]) -> Outcome:
         ],
     )
     backfilled = session.command("backfill")
-    found = f"{len(gaps)} runs lack what others rely on; older ones may get it: {backfilled}"
+    count = several(len(gaps), "run", "lack")
+    found = f"{count} what others rely on; older ones may get it: {backfilled}"
     session.print(f"  {found if gaps else 'all runs are whole'}")
     return {"gaps": [gap._asdict() for gap in gaps], "exit_code": 1 if gaps else 0}
 
@@ -207,7 +208,7 @@ def backfill_params(session: Session, run_ids: Collection[str], *, apply: bool) 
         session,
         additions,
         lambda one: [
-            f"{one.name}, run {one.run_id}: {len(one.params)} params",
+            f"{one.name}, run {one.run_id}: {several(len(one.params), 'param')}",
             f"  {', '.join(sorted(one.params))}",
             *(f"  stays as it is: {line}" for line in one.differing),
         ],
@@ -215,7 +216,12 @@ def backfill_params(session: Session, run_ids: Collection[str], *, apply: bool) 
     if apply:
         backfill.apply(session.store, additions)
     total = sum(len(one.params) for one in additions)
-    conclude(session, f"{total} params of {len(additions)} runs", "added", apply=apply)
+    conclude(
+        session,
+        f"{several(total, 'param')} of {several(len(additions), 'run')}",
+        "added",
+        apply=apply,
+    )
     return {"runs": [one._asdict() for one in additions], "applied": apply}
 
 
@@ -242,7 +248,7 @@ def purge_runs(session: Session, run_ids: Collection[str], *, apply: bool, force
     if apply:
         purge.apply(session.store, gone, force=force)
     freed = sum(one.size for one in gone)
-    conclude(session, f"{len(gone)} runs, {freed / 1e6:.1f} MB", "removed", apply=apply)
+    conclude(session, f"{several(len(gone), 'run')}, {freed / 1e6:.1f} MB", "removed", apply=apply)
     return {
         "removed": [one.record.run_id for one in gone],
         "bytes": freed,
@@ -275,7 +281,7 @@ def rebase_addresses(config: ExperimentConfig, options: argparse.Namespace) -> O
         print_line(options, f"  {move.addresses} in {move.column}")
     done = " rewritten" if apply else ": rewrite them with --apply"
     total = sum(move.addresses for move in moves)
-    print_line(options, f"  {total} addresses from {old} to {new}{done}")
+    print_line(options, f"  {several(total, 'address')} from {old} to {new}{done}")
     return {"moves": {m.column: m.addresses for m in moves}, "applied": apply}
 
 

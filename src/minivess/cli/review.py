@@ -7,12 +7,14 @@ import shlex
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from minivess.config import ExperimentConfig
+from minivess.config import DEMO, ExperimentConfig
 from minivess.data.review import review
+from minivess.data.versions.versioning import recorded_places
 from minivess.errors import UsageError
 from minivess.home import Home
 from minivess.orchestration.session import Session
 from minivess.stages import dataset_identity
+from minivess.text import several
 
 Outcome = dict[str, Any]
 Options = argparse.Namespace
@@ -65,7 +67,7 @@ def show(session: Session, options: Options, dataset: str) -> Outcome:
             what = f" {made.role} {made.file}" if made.role else ""
             session.print(f"  {made.at[:16]} {made.verdict}{what} by {made.who}: {made.why}")
     waiting = sum(entry.is_open for entry in known)
-    session.print(f"{dataset}: {waiting} of {len(known)} volumes wait for a decision")
+    session.print(f"{dataset}: {waiting} of {several(len(known), 'volume')} wait for a decision")
     if waiting:
         decide_so = review.command("accept", dataset)
         session.print(f"  {decide_so}; all that can be done: minivess help review")
@@ -90,7 +92,7 @@ def decide(session: Session, options: Options, dataset: str) -> Outcome:
             replacements=given,
         )  # fmt: skip
         session.print(f"  {entry.case}: {verdict}")
-    session.print("  run `minivess profile` to apply this (new data version)")
+    print_next(session, dataset)
     return {"dataset": dataset, "decided": cases, "verdict": verdict}
 
 
@@ -128,4 +130,14 @@ def take_back(session: Session, options: Options) -> Outcome:
     if left:
         why_left = "no verdict, a fix without a file, changed since, another name"
         session.print(f"  left as they are ({why_left}): {', '.join(left)}")
+    if taken:
+        print_next(session, exchange.dataset_of(place))
     return {"decided": taken, "left": left}
+
+
+def print_next(session: Session, dataset: str) -> None:
+    """Print the command that makes a data version of the decisions."""
+    place = recorded_places(session.home).get(dataset)
+    own = (f"data.root={place}",) if place and dataset != DEMO else ()
+    again = session.command("profile", *own) if own else "minivess profile"
+    session.print(f"  then: {again}   (makes a new data version of what was decided)")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -56,11 +56,23 @@ def load(
     stated = [key for key, file in origins.items() if file is None or not is_shipped(file)]
     _give_way(merged, stated, validated(ExperimentConfig, merged, where, loose=True))
     config: ExperimentConfig = validated(ExperimentConfig, merged, where)
+    _refuse_space(config, where)
     if isinstance(config.data.root, Path):
         root = ((folder or Path.cwd()) / config.data.root.expanduser()).resolve()
         placed = config.data.model_copy(update={"root": root})
         config = config.model_copy(update={"data": placed})
     return config
+
+
+def _refuse_space(config: ExperimentConfig, where: Callable[[str], str]) -> None:
+    """Refuse a search over what is no setting, and values that a setting does not take."""
+    place = f"{where('search.space')}search.space."
+    for key, dimension in config.search.space.items():
+        refuse_unknown(key, "search.space")
+        for value in dimension.ends:
+            tried: Tree = {}
+            set_at(tried, key, value)
+            validated(ExperimentConfig, tried, lambda _: place, loose=True)
 
 
 def _give_way(values: Tree, stated: Sequence[str], loose: ExperimentConfig) -> None:

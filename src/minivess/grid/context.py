@@ -162,7 +162,7 @@ class GridContext:
             plan,
             as_loaded(session, self.profile),
             times,
-            cells=sum(len(family.cells) for family in families),
+            n_train=[len(cell.fold.train) for family in families for cell in family.cells],
             held_gb=peak_memory.held_gb(),
         )
 

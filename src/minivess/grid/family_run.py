@@ -16,6 +16,7 @@ from minivess.grid.cell_run import Trained, volume_rows
 from minivess.grid.context import GridContext
 from minivess.grid.families import Family, explain_change
 from minivess.orchestration.session import Session
+from minivess.text import several
 from minivess.tracking.run.run import Run
 
 
@@ -39,7 +40,7 @@ def note(grid: GridContext, family: Family) -> str:
     network, plan, _ = grid.model(family)
     filters = "-".join(map(str, network.filters))
     return (
-        f"{family.model.family}, {family.loss.name} loss, {len(family.cells)} folds x "
+        f"{family.model.family}, {family.loss.name} loss, {several(len(family.cells), 'fold')} x "
         f"{grid.session.config.training.max_epochs} epochs, filters {filters}, "
         f"patch {'x'.join(map(str, plan.patch_size))}, data {grid.profile.dataset}"
     )

@@ -14,15 +14,16 @@ from typing import Any, TypeVar
 
 from minivess import config as configs
 from minivess import keys, names
-from minivess.config import Environment, ExperimentConfig, silence_telemetry
+from minivess.config import DEMO, Environment, ExperimentConfig, silence_telemetry
 from minivess.contracts import DatasetProfile, RunRecord
-from minivess.data.versions.versioning import known_as
+from minivess.data.versions.versioning import known_as, recorded_places
 from minivess.errors import StoreError, StoreUnreachable
 from minivess.home import Home, open_home
 from minivess.home import lock as home_lock
 from minivess.orchestration.base import Orchestrator
 from minivess.orchestration.progress import GridProgress
 from minivess.runtime import output, signals
+from minivess.text import several
 from minivess.tracking.journal import uploader
 from minivess.tracking.run import logs
 from minivess.tracking.run.dead_runs import settle_runs
@@ -168,8 +169,8 @@ class Session:
             publish()
         if left:
             self.print(
-                f"{len(left)} runs wait in {self.home.journal} for MLflow; once it takes them, "
-                f"`{self.command('settle')}` stores and publishes them."
+                f"{several(len(left), 'run', 'wait')} in {self.home.journal} for MLflow; once it "
+                f"takes them, `{self.command('settle')}` stores and publishes them."
             )
 
     @cached_property
@@ -199,7 +200,18 @@ class Session:
         if own and uri and uri != self.env.mlflow_tracking_uri:
             own = (*own, f"tracking.uri={uri}")
         typed = [w for w in self.words if row.reads(w.partition("=")[0]) or "=" not in w]
+        if row.reads("data.image") and any(word.startswith("name=") for word in typed):
+            typed += self._data_of_experiment()
         return " ".join(["minivess", verb, *map(shlex.quote, own or typed)])
+
+    def _data_of_experiment(self) -> list[str]:
+        """The override without which a named experiment would be one of demo data."""
+        if self.config.data.root is not None:
+            return []
+        known = self.ask(lambda store: store.experiments()) or {}
+        dataset = next(iter(known.get(self.config.experiment, ())), None)
+        place = recorded_places(self.home).get(str(dataset)) or "/path/to/the/data"
+        return [] if dataset == DEMO else [f"data.root={place}"]
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from minivess.runtime import templates
 from minivess.serving import model_record
+from minivess.text import several
 
 ROUTE = "/predict"
 USAGE = f"curl -F image=@volume.nii.gz -F answer=nifti http://HOST:PORT{ROUTE} -o mask.nii.gz"
@@ -83,7 +84,7 @@ class ServiceMiddleware:
         if not length.isdigit() or int(length) > self.model.max_upload_mb * MEGABYTE:
             return self._too_large()
         if self.waiting >= self.model.max_waiting:
-            problem = f"{self.waiting} volumes are waiting already."
+            problem = f"{several(self.waiting, 'volume', 'are')} waiting already."
             return error(HTTPStatus.TOO_MANY_REQUESTS, problem, "ask again in a minute")
         return None
 

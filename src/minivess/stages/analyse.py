@@ -22,7 +22,7 @@ from minivess.orchestration.model_versions import (
 from minivess.orchestration.session import Session
 from minivess.orchestration.stage import stage
 from minivess.stages import dataset_identity
-from minivess.text import several
+from minivess.text import several, three_decimals
 from minivess.tracking.run import params
 from minivess.tracking.store import export, fold_models
 
@@ -254,8 +254,9 @@ def print_champion(session: Session, result: AnalysisResult) -> None:
 
 def format_interval(interval: Interval) -> str:
     """A mean with its bounds and number of volumes: 0.842 [0.801, 0.877] (n=12)."""
-    mean = "undefined" if interval.mean is None else f"{interval.mean:.3f}"
+    mean = "undefined" if interval.mean is None else three_decimals(interval.mean)
     if interval.lower is None or interval.upper is None:
         return f"{mean} (n={interval.n}, too few for an interval)"
     called = f", {interval.called}" if interval.method == "range" else ""
-    return f"{mean} [{interval.lower:.3f}, {interval.upper:.3f}] (n={interval.n}{called})"
+    bounds = f"{three_decimals(interval.lower)}, {three_decimals(interval.upper)}"
+    return f"{mean} [{bounds}] (n={interval.n}{called})"

@@ -16,6 +16,7 @@ from minivess.data.versions.file_hashes import FileHashes
 from minivess.data.versions.remote import Mirror
 from minivess.orchestration.session import Session
 from minivess.stages import dataset_identity
+from minivess.text import several
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def data_folder(session: Session) -> tuple[Path, Callable[[Iterable[Path]], obje
         with session.progress("files fetched") as progress:
             number = mirror.fetch(paths, progress)
         if number:
-            session.print(f"  fetched  {number} files of {data.root}")
+            session.print(f"  fetched  {several(number, 'file')} of {data.root}")
 
     return mirror.listed(), fetch
 

@@ -29,7 +29,7 @@ from minivess.orchestration.stage import stage
 from minivess.serving import package
 from minivess.stages import dataset_identity
 from minivess.stages.analyse import metrics
-from minivess.text import slug
+from minivess.text import several, slug
 from minivess.tracking.run import params
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _deploy(
         result = carry_out(session, run, analysis, training)
     parity, smoke = result.parity, result.smoke
     session.print(
-        f"  ONNX parity over {len(parity.volumes)} volumes: largest logit difference "
+        f"  ONNX parity over {several(len(parity.volumes), 'volume')}: largest logit difference "
         f"{parity.max_logit_difference:.1e}, masks agree {parity.mask_agreement:.4%}"
     )
     session.print(

@@ -69,7 +69,7 @@ def predict(
     refused = [outcome for outcome in outcomes if outcome.mask is None]
     if refused:
         session.print(
-            f"  {len(refused)} of {len(outcomes)} volumes could not be segmented: "
+            f"  {len(refused)} of {several(len(outcomes), 'volume')} could not be segmented: "
             + ", ".join(f"{one.source.name} ({one.findings[0].code})" for one in refused)
         )
     return {

@@ -120,7 +120,7 @@ def require_asked(session: Session, profile: DatasetProfile) -> None:
 
 def _profile(session: Session, scan: DatasetScan) -> DatasetProfile:
     config, dataset, task = session.config, session.config.dataset, session.orchestrator.task
-    note = f"Profile of {dataset}: {len(scan.pairing.cases)} volumes at {scan.place}"
+    note = f"Profile of {dataset}: {several(len(scan.pairing.cases), 'volume')} at {scan.place}"
     with session.run(names.PROFILE, dataset, scan.key, note, scan.inputs, dataset=dataset) as run:
         io: Any = {"retries": 2, "limit_s": config.data.time_limit_s}
         measured = task("measure volumes", measure, session, scan, key=scan.key, **io)
@@ -176,7 +176,9 @@ def queue_findings(session: Session, scan: DatasetScan, profile: DatasetProfile)
     )
     if waiting:
         queue = f"minivess review list --dataset {shlex.quote(profile.dataset)}"
-        session.print(f"  review   {len(waiting)} volumes wait for a decision: {queue}")
+        session.print(
+            f"  review   {several(len(waiting), 'volume', 'wait')} for a decision: {queue}"
+        )
 
 
 def analyse(session: Session, measured: Measured, run: Run) -> Measured:

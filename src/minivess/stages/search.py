@@ -21,7 +21,7 @@ from minivess.grid.trials import Suggestion, Trials
 from minivess.orchestration.session import Session
 from minivess.stages import dataset_identity
 from minivess.stages.profile import profile_for
-from minivess.text import slug
+from minivess.text import several, slug
 from minivess.tracking.run import params
 from minivess.training.grid import GRID_FIELDS
 
@@ -91,8 +91,6 @@ def require_one_family(config: ExperimentConfig) -> None:
                 f"A trial has one of training.{name}, and {len(given)} are given.",
                 remedy=f"training.{name}=[{given[0]}], or choices of training.{name} in the space",
             )
-    for key in space:
-        configs.refuse_unknown(key, "search.space")
     fixed = {f"training.{name}" for name in GRID_FIELDS - {"models", "losses", "seeds"}}
     if training.axes or fixed & space.keys():
         raise UsageError(
@@ -192,7 +190,7 @@ def conclude(session: Session, study: Trials, run: Run) -> None:
     run.metrics({f"n_trials_{state}": float(count) for state, count in counts.items()}, step=0)
     if study.best is None:
         raise TrainingError(
-            f"None of {len(rows)} trials came to an end.",
+            f"None of {several(len(rows), 'trial')} came to an end.",
             remedy="look at the notes of the trial runs in MLflow, and narrow search.space",
         )
     number, value, found = study.best

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from minivess import inference, networks
-from minivess.compute.choices import loaded_gb
+from minivess.compute.choices import iterations, loaded_gb
 from minivess.compute.memory.prediction import JUDGING_PROCESS_GB, PROCESS_GB, map_bytes
 from minivess.compute.patch import shapes_of
 from minivess.compute.reporting import peak_memory
@@ -48,17 +50,20 @@ def forecast(
     profile: DatasetProfile,
     times: Times,
     *,
-    cells: int,
+    n_train: Sequence[int],
     held_gb: float,
 ) -> Forecast:
-    """Hours, memory and disk of `cells` cells, from what a probe of a few seconds timed.
+    """Hours, memory and disk of a grid, from what a probe of a few seconds timed.
 
-    `held_gb`: main memory that the process which trains holds before it does.
+    Args:
+        n_train: number of training volumes of each cell.
+        held_gb: main memory that the process which trains holds before it does.
     """
     training = config.training
     ahead = times.load / plan.num_workers - times.step if plan.num_workers else times.load
     step = times.step + max(0.0, ahead)
-    epoch = step * plan.iterations_per_epoch * training.accumulation_steps
+    updates = statistics.fmean(iterations(config, n, plan.batch_size).value for n in n_train)
+    epoch = step * updates * training.accumulation_steps
     epoch += _validation(config, plan, profile, times)
     on_gpu = plan.device == "cuda"
     process = max(plan.predicted_memory_gb, plan.predicted_window_gb)
@@ -66,16 +71,16 @@ def forecast(
     step_gb = plan.predicted_memory_gb - PROCESS_GB["cpu"]
     judging_gb = plan.predicted_window_gb - JUDGING_PROCESS_GB["cpu"]
     return Forecast(
-        cells=cells,
+        cells=len(n_train),
         seconds_per_step=times.step,
         seconds_per_epoch=epoch,
-        total_hours=cells * training.max_epochs * epoch / 3600,
+        total_hours=len(n_train) * training.max_epochs * epoch / 3600,
         ram_gb=held_gb
         + BESIDE_GB
         + (maps if on_gpu else max(step_gb, judging_gb))
         + plan.cache_rate * loaded_gb(network, profile),
         vram_gb=process if on_gpu else 0.0,
-        disk_gb=cells * _cell_gb(config, network),
+        disk_gb=len(n_train) * _cell_gb(config, network),
         method=f"{times.steps} training steps, one window and the metrics of one patch were timed "
         "on the first batch; the rest is arithmetic, and early stopping would end sooner",
     )

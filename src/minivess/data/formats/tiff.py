@@ -21,7 +21,7 @@ from minivess.data.formats import decode
 from minivess.data.formats.decode import DimensionsError, Remarks, Volume, file_error
 from minivess.data.formats.filenames import stem, volume_files
 from minivess.errors import DataError
-from minivess.text import some
+from minivess.text import several, some
 
 # What one byte can become at most: LZW about 1400 and deflate 1032, newer codecs far more.
 MOST_PACKED, OLD_CODECS, RAW = 1500, (5, 8, 32946), 1
@@ -164,7 +164,7 @@ def _check_size(path: Path, series: Any) -> None:
     if series.dataoffset is None:
         lost = sum(page is None or not all(page.databytecounts) for page in series.pages)
         if lost:
-            raise file_error(path, f"lacks {lost} of its {len(series.pages)} planes")
+            raise file_error(path, f"lacks {lost} of its {several(len(series.pages), 'plane')}")
 
 
 # --- voxel size ---------------------------------------------------------------------------

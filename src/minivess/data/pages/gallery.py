@@ -12,6 +12,7 @@ from minivess import files
 from minivess.contracts import Case, DatasetProfile, VolumeStats
 from minivess.data.pages.views import case_views, class_colours
 from minivess.runtime import templates
+from minivess.text import several
 
 History = Mapping[str, Sequence[Mapping[str, Any]]]  # case -> decisions, oldest first
 
@@ -169,7 +170,7 @@ def _figure(
         axes.set_xticks(range(len(cases)), [v.case for v in cases], rotation=90, fontsize=7)
     else:
         axes.set_xticks([])
-        axes.set_xlabel(f"{len(cases)} volumes")
+        axes.set_xlabel(f"{several(len(cases), 'volume')}")
     return files.write(path, lambda temporary: figure.savefig(temporary, dpi=120))
 
 

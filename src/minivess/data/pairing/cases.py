@@ -15,7 +15,7 @@ from minivess.data.pairing.layouts import read_layout
 from minivess.data.pairing.matches import Ambiguous, Pair, Reading
 from minivess.data.pairing.patterns import propose_patterns, read_patterns
 from minivess.errors import DataError
-from minivess.text import some
+from minivess.text import several, some
 
 KINDS = ".nii.gz, .nii, .tif, .nrrd, .mha, .hdr + .img"
 KNOWN_TEXTS = frozenset({".json", ".md", ".txt", ".csv", ".tsv", ".yaml", ".yml", ".pdf", ".html"})
@@ -158,7 +158,10 @@ def _nothing_found(root: Path, others: list[Path]) -> DataError:
 def _not_read(root: Path, paths: list[Path]) -> tuple[str, str]:
     """Describe files that are not read, and the remedy."""
     for what, remedy, files in unread_formats(paths):
-        return f"; {len(files)} files are not read, {what}: {_some(root, files)}", remedy
+        return (
+            f"; {several(len(files), 'file', 'are')} not read, {what}: {_some(root, files)}",
+            remedy,
+        )
     return "", ""
 
 
@@ -183,8 +186,9 @@ def _nothing_paired(root: Path, reading: Reading, files: list[Path]) -> DataErro
     words = propose_patterns(root, found, reading.examples)
     best = {text: count for text, count in words.items() if count == max(words.values())}
     return DataError(
-        f"No image in {root} has a label ({len(reading.images)} images and {len(reading.labels)} "
-        f"labels were seen; first files: {_some(root, found)}{read}).{reason}",
+        f"No image in {root} has a label ({several(len(reading.images), 'image')} and "
+        f"{several(len(reading.labels), 'label')} were seen; first files: {_some(root, found)}"
+        f"{read}).{reason}",
         remedy=f"if these are the pairs: {_or(best)}"
         if best
         else remedy or "give labels the names of their images, in images/ and labels/",

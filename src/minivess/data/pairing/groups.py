@@ -77,7 +77,7 @@ def _complete(cases: list[str], groups: dict[str, str], source: str) -> dict[str
     missing = [case for case in cases if case not in groups]
     if missing:
         raise DataError(
-            f"{source} names no group for {len(missing)} of {len(cases)} volumes: "
+            f"{source} names no group for {len(missing)} of {several(len(cases), 'volume')}: "
             f"{some(missing, 1)}.",
             remedy="give every volume a group, or leave data.group out",
         )

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from minivess.contracts import Finding
 from minivess.data.checks import CHECKS, finding
 from minivess.errors import DataError
+from minivess.text import several
 
 FEW_SLICES = 5
 FEW_VALUES, SAMPLE = 8, 1 << 16
@@ -58,7 +59,7 @@ def admit(findings: Sequence[Finding]) -> list[Finding]:
 def _values(array: Array, low: float, high: float) -> list[Finding]:
     if not (math.isfinite(low) and math.isfinite(high)):
         count = int(array.size - np.isfinite(array).sum())
-        return [finding("non_finite", f"{count} voxels are NaN or infinite.")]
+        return [finding("non_finite", f"{several(count, 'voxel', 'are')} NaN or infinite.")]
     if low == high:
         return [finding("constant", f"Every voxel has the value {low:g}.")]
     largest = max(abs(low), abs(high))
@@ -81,7 +82,7 @@ def _few_values(array: Array) -> Iterator[Finding]:
     sample = np.unique(array.ravel(order="K")[:: max(1, array.size // SAMPLE)])
     if array.size >= SAMPLE // 16 and len(sample) <= FEW_VALUES:
         shown = ", ".join(f"{value:g}" for value in sample)
-        yield finding("few_values", f"Voxels have {len(sample)} values only ({shown}).")
+        yield finding("few_values", f"Voxels have {several(len(sample), 'value')} only ({shown}).")
 
 
 def _slices(shape: tuple[int, ...]) -> Iterator[Finding]:
@@ -89,4 +90,6 @@ def _slices(shape: tuple[int, ...]) -> Iterator[Finding]:
     if thinnest == 1:
         yield finding("wrong_dimensions", f"The volume has a single slice, shape {shape}.")
     elif thinnest < FEW_SLICES:
-        yield finding("few_slices", f"An axis has {thinnest} slices only, shape {shape}.")
+        yield finding(
+            "few_slices", f"An axis has {several(thinnest, 'slice')} only, shape {shape}."
+        )

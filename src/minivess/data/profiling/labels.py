@@ -11,7 +11,7 @@ import numpy as np
 from minivess.contracts import IGNORED, Finding, LabelMap, VolumeStats
 from minivess.data.checks import finding
 from minivess.data.formats.decode import Array, Volume
-from minivess.text import some
+from minivess.text import several, some
 
 LARGE_VALUE, MANY_CLASSES = 64, 64
 SEVERAL = 5  # so many values may as well number objects
@@ -44,7 +44,8 @@ def check_labels(stats: Sequence[VolumeStats], label_map: LabelMap) -> Iterator[
         return
     sets = [frozenset(volume.label_values) - {0} for volume in stats]
     if not any(sets):
-        problem = f"None of {len(stats)} labels holds any foreground, so there is nothing to learn."
+        what = several(len(stats), "label")
+        problem = f"None of {what} holds any foreground, so there is nothing to learn."
         remedy = f"{PATTERN}, and look at data.label_map if it is set"
         yield finding("empty_label", problem, severity="error", remedy=remedy)
         return
@@ -192,7 +193,7 @@ def _doubtful(sets: Foreground, values: Sequence[int]) -> Iterator[Finding]:
         words = _words(dict.fromkeys(values[1:], values[0]), {})
         yield finding("label_meaning", problem, remedy=f"{words} if they are")
     elif len(values) >= SEVERAL:
-        problem = f"Labels hold {len(values)} classes ({shown})."
+        problem = f"Labels hold {several(len(values), 'class')} ({shown})."
         yield finding("label_meaning", problem, remedy=f"{BINARY} if they number objects")
 
 

@@ -37,6 +37,7 @@ from minivess.data.profiling.measurement import Measurement, measure
 from minivess.data.versions.curated import curated_hash
 from minivess.data.versions.versioning import Version
 from minivess.errors import DataError
+from minivess.text import several
 
 log = logging.getLogger(__name__)
 
@@ -250,7 +251,7 @@ def _refuse(measured: Measured, *, strict: bool) -> None:
     if not measured.stats:
         kinds = ", ".join(f"{n} {code}" for code, n in Counter(e.code for e in errors).items())
         raise DataError(
-            f"None of {len(measured.quarantined)} volumes can be used ({kinds}). "
+            f"None of {several(len(measured.quarantined), 'volume')} can be used ({kinds}). "
             f"{errors[0].case}: {errors[0].message}",
             remedy=errors[0].remedy,
         )

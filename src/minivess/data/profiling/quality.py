@@ -31,6 +31,7 @@ from minivess.data.profiling.grids import (
     voxel_size_text,
 )
 from minivess.data.profiling.intensities import SortedValues
+from minivess.text import several
 
 # No decision of a reviewer makes these usable; another file does.
 BEYOND_ACCEPTING = frozenset(
@@ -125,7 +126,8 @@ def check_pairing(pairing: Pairing) -> list[Finding]:
     labels = [case.label for case in pairing.cases if case.label]
     ours = [label for label in labels if is_own_mask(label) and not is_corrected(label)]
     if ours:
-        problem = f"{len(ours)} labels were written by `minivess predict`, {ours[0].name} first."
+        count = several(len(ours), "label", "were")
+        problem = f"{count} written by `minivess predict`, {ours[0].name} first."
         found.append(finding("predicted_label", problem))
     found += _each("leftover_file", leftover, "{} is a lock or an unfinished file.")
     # A file elsewhere may have the name of a case; its finding is not about that case.

@@ -12,6 +12,7 @@ from minivess.data.checks import finding
 from minivess.data.review import review
 from minivess.errors import DataError
 from minivess.home import Home
+from minivess.text import several
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def after_review(
     if pairing.cases and not kept:
         first = pairing.cases[0].case
         raise DataError(
-            f"Review rejected all {len(pairing.cases)} volumes of {dataset}.",
+            f"Review rejected all of {several(len(pairing.cases), 'volume')} of {dataset}.",
             remedy=review.command("reopen", dataset, first, "--why 'why it may go in after all'"),
         )
     return Reviewed(pairing.replace(cases=tuple(kept)), known, in_force, history)

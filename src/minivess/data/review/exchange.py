@@ -180,6 +180,13 @@ def read_back(home: Home, path: Path, *, who: str | None, why: str) -> tuple[lis
         ) from error
 
 
+def dataset_of(path: Path) -> str:
+    """Return the dataset that a Slicer folder or a Label Studio export is of."""
+    if (path / MANIFEST).is_file():
+        return str(files.read_json(path / MANIFEST)["dataset"])
+    return str(files.read_json(path)[0]["data"]["dataset"])
+
+
 def _refuse_filled(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(

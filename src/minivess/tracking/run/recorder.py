@@ -10,6 +10,7 @@ from pathlib import Path
 
 from minivess import files, names
 from minivess.errors import StoreError
+from minivess.text import several
 from minivess.tracking.journal import uploader
 from minivess.tracking.journal.journal import Journal, Operation
 from minivess.tracking.run import logs, metric_files
@@ -73,7 +74,7 @@ class RunRecorder:
         if self.journal.refusal and (lost := self.journal.give_up()):
             tags = {**tags, "files_lost": ", ".join(lost)[:500]}
             if status == "FINISHED":
-                failure = files.disk_full(f"{len(lost)} files of run {self.run.name}")
+                failure = files.disk_full(f"{several(len(lost), 'file')} of run {self.run.name}")
                 cause = {names.ERROR_TYPE: type(failure).__name__, "error_message": failure.problem}
                 status, tags = "FAILED", tags | cause
         self.journal.close({"op": "close", "status": status, "t": stamp, "tags": dict(tags)})
