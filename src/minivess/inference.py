@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minivess import networks
-from minivess.contracts import Network, Shape, Window
+from minivess.config import ExperimentConfig
+from minivess.contracts import Network, Scale, Shape, VolumeStats, Window
 from minivess.errors import DataError, ServingError
 
 if TYPE_CHECKING:
@@ -24,15 +26,44 @@ Forward = Callable[["Tensor"], "Tensor"]
 Precision = Literal["none", "bf16", "fp16"]
 REPORTED: Precision = "none"
 """Every figure that is reported and every mask: float32, also where training computes in bf16."""
+MIRRORED_AXES = {"none": (), "plane": (0, 1), "all": (0, 1, 2)}
 WINDOWS_AT_ONCE = 4
 CPU_VOXELS, GPU_VOXELS = 2**18, 2**22
 """Voxels in one forward: small windows go faster together, large ones only take more memory."""
 
 
-def normalise(image: Array, how: Literal["zscore", "minmax", "none"]) -> Array:
-    """Scale the intensities of each channel of (C, X, Y, Z) over its whole volume."""
+def window_for(config: ExperimentConfig, patch: Shape, train: Sequence[VolumeStats]) -> Window:
+    """Return how a network of this patch is run over volumes after training on those given."""
+    asked, how = config.training, config.data.normalisation
+    return Window(
+        patch_size=patch if asked.prediction_window == "auto" else asked.prediction_window,
+        overlap=asked.sliding_window_overlap,
+        normalisation=how,
+        scale=_scale(train) if how == "dataset" else None,
+        mirrored=MIRRORED_AXES[asked.mirroring],
+    )
+
+
+def _scale(train: Sequence[VolumeStats]) -> Scale:
+    """The mean and deviation of all volumes alike; within the limits lie 99 % of each volume."""
+    means = np.array([volume.intensity_mean for volume in train])
+    squares = np.array([volume.intensity_std for volume in train]) ** 2 + means**2
+    return Scale(
+        low=min(volume.percentiles["0.5"] for volume in train),
+        high=max(volume.percentiles["99.5"] for volume in train),
+        mean=float(means.mean()),
+        std=math.sqrt(max(0.0, float(squares.mean() - means.mean() ** 2))),
+    )
+
+
+def normalise(image: Array, window: Window) -> Array:
+    """Scale the intensities of (C, X, Y, Z): each channel over its volume, or as stored."""
+    how, scale = window.normalisation, window.scale
     if how == "none":
         return image.astype(np.float32, copy=False)
+    if scale is not None:
+        clipped = image.clip(scale.low, scale.high).astype(np.float32, copy=False)
+        return (clipped - np.float32(scale.mean)) / np.float32(scale.std or 1)
     axes = (1, 2, 3)
     if how == "minmax":
         low = image.min(axis=axes, keepdims=True)
@@ -51,6 +82,11 @@ def roi(shape: Shape, window: Window, divisor: Shape) -> Shape:
         for extent, patch, step in zip(shape, window.patch_size, divisor, strict=True)
     ]
     return (sides[0], sides[1], sides[2])
+
+
+def passes(window: Window) -> int:
+    """How often the network sees each window: once, or once for each mirrored copy."""
+    return 1 << len(window.mirrored)
 
 
 def windows(shape: Shape, window: Window, divisor: Shape) -> int:
@@ -108,7 +144,7 @@ class Predictor:
                 torch.from_numpy(np.ascontiguousarray(normalised, dtype=np.float32))[None],
                 roi_size=roi((x, y, z), self.window, self.divisor),
                 sw_batch_size=at_once(self.window.patch_size, self.device),
-                predictor=lambda part: self.forward(part).float(),
+                predictor=self._averaged,
                 overlap=self.window.overlap,
                 mode="gaussian",
                 sw_device=self.device,
@@ -116,6 +152,15 @@ class Predictor:
             )
         result: Array = blended[0].numpy()
         return result
+
+    def _averaged(self, part: Tensor) -> Tensor:
+        """The mean over the mirrored copies of (B, C, x, y, z), each turned back."""
+        axes = [axis + 2 for axis in self.window.mirrored]
+        copies = [copy for n in range(len(axes) + 1) for copy in itertools.combinations(axes, n)]
+        total = self.forward(part).float()
+        for copy in copies[1:]:
+            total = total + self.forward(part.flip(copy)).float().flip(copy)
+        return total / len(copies)
 
     def probabilities(self, image: Array) -> Array:
         """Raw intensities (C, X, Y, Z) -> shares of the classes (C_out, X, Y, Z), 0 to 1.
@@ -141,7 +186,7 @@ class Predictor:
                 f"The network takes {self.in_channels} channels, the volume holds {len(image)}.",
                 remedy="give a network that was trained on volumes of as many channels",
             )
-        found = self.logits(normalise(image, self.window.normalisation))
+        found = self.logits(normalise(image, self.window))
         if np.isfinite(found).all():
             return found
         raise DataError(

@@ -60,6 +60,18 @@ def test_signal_fades_with_depth(volumes) -> None:
         assert image[:, :, 0].mean() > 1.2 * image[:, :, -1].mean()
 
 
+def test_two_photon_stacks_are_large_mostly_empty_and_thick_or_thin(tmp_path: Path) -> None:
+    folder = phantom.make_phantoms(tmp_path / "stacks", n=2, seed=3, like="two-photon")
+    cases = pair_files(folder).cases
+    assert {case.group for case in cases} == {"animal0"}
+    labels = [read_volume(case.label).array for case in cases if case.label]
+    assert all(320 <= side <= 512 for label in labels for side in label.shape[:2])
+    assert all(0.01 < label.mean() < 0.06 for label in labels)
+    thick, thin = (ndimage.distance_transform_edt(label).max() for label in labels)
+    assert thick > 1.3 * thin
+    assert all(ndimage.uniform_filter(label * 1.0, (99, 99, 1)).min() < 1e-9 for label in labels)
+
+
 def test_a_folder_is_made_once_and_again_the_same(tmp_path: Path) -> None:
     first = phantom.make_phantoms(tmp_path / "a", n=4, seed=3)
     again = phantom.make_phantoms(tmp_path / "b", n=4, seed=3)

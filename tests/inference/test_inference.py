@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -13,12 +13,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from minivess import config, inference, networks
-from minivess.contracts import Shape, Window
+from minivess.config import ExperimentConfig
+from minivess.contracts import Normalisation, Shape, VolumeStats, Window
+from minivess.data.profiling.intensities import sort_values
 from minivess.inference import Predictor
 
 
-def window(patch: Shape = (16, 16, 8), overlap: float = 0.25) -> Window:
-    return Window(patch_size=patch, overlap=overlap, normalisation="zscore")
+def window(
+    patch: Shape = (16, 16, 8), overlap: float = 0.25, how: Normalisation = "zscore", **more: Any
+) -> Window:
+    return Window(patch_size=patch, overlap=overlap, normalisation=how, **more)
 
 
 def volume(shape: Shape, channels: int = 1) -> np.ndarray:
@@ -147,24 +151,64 @@ def test_half_precision_is_used_inside_and_not_outside() -> None:
 
 
 def test_zscore_has_mean_zero_and_deviation_one_in_each_channel() -> None:
-    scaled = inference.normalise(volume((12, 12, 6), channels=2), "zscore")
+    scaled = inference.normalise(volume((12, 12, 6), channels=2), window())
     np.testing.assert_allclose(scaled.mean((1, 2, 3)), 0, atol=1e-5)
     np.testing.assert_allclose(scaled.std((1, 2, 3)), 1, atol=1e-4)
 
 
 def test_minmax_reaches_from_zero_to_one() -> None:
-    scaled = inference.normalise(volume((12, 12, 6)), "minmax")
+    scaled = inference.normalise(volume((12, 12, 6)), window(how="minmax"))
     assert (scaled.min(), scaled.max()) == (0, 1)
 
 
 def test_no_normalisation_leaves_the_values() -> None:
     image = volume((4, 4, 4))
-    np.testing.assert_array_equal(inference.normalise(image, "none"), image)
+    np.testing.assert_array_equal(inference.normalise(image, window(how="none")), image)
 
 
 @pytest.mark.parametrize("how", ["zscore", "minmax"])
 def test_a_constant_volume_becomes_zero(how: Literal["zscore", "minmax"]) -> None:
-    assert not inference.normalise(np.full((1, 4, 4, 4), 7, np.float32), how).any()
+    assert not inference.normalise(np.full((1, 4, 4, 4), 7, np.float32), window(how=how)).any()
+
+
+def stats(image: np.ndarray) -> VolumeStats:
+    return VolumeStats.model_construct(**sort_values(image).numbers())
+
+
+def test_the_scale_of_the_training_volumes_keeps_dark_volumes_dark() -> None:
+    bright, dark = volume((12, 12, 6)) + 100, volume((12, 12, 6))
+    config = ExperimentConfig.model_validate({"data": {"normalisation": "dataset"}})
+    found = inference.window_for(config, (16, 16, 8), [stats(bright), stats(dark)])
+    low, high = (inference.normalise(image, found) for image in (dark, bright))
+    np.testing.assert_allclose(np.concatenate([low, high]).std(), 1, atol=0.01)
+    assert low.max() < 0 < high.min()
+    assert low.mean() + high.mean() == pytest.approx(0, abs=0.01)
+
+
+def test_a_value_beyond_the_training_volumes_is_clipped() -> None:
+    config = ExperimentConfig.model_validate({"data": {"normalisation": "dataset"}})
+    found = inference.window_for(config, (16, 16, 8), [stats(volume((12, 12, 6)))])
+    spoilt = volume((12, 12, 6))
+    spoilt[0, 0, 0, 0] = 1e6
+    assert inference.normalise(spoilt, found).max() < 4
+
+
+def test_the_window_of_prediction_is_the_patch_unless_another_is_given() -> None:
+    config = ExperimentConfig.model_validate({"training": {"prediction_window": [32, 32, 8]}})
+    assert inference.window_for(ExperimentConfig(), (16, 16, 8), []).patch_size == (16, 16, 8)
+    assert inference.window_for(config, (16, 16, 8), []).patch_size == (32, 32, 8)
+
+
+def test_mirrored_copies_make_the_answer_the_same_for_a_mirrored_volume() -> None:
+    model = config.model("dynunet", {"filters": (4, 8, 16)})
+    network = networks.resolve(model, in_channels=1, out_channels=2, min_shape=(16, 16, 8))
+    module = networks.initial(network, seed=0).eval()
+    image = volume((16, 16, 8))
+    for mirrored, same in ((), False), ((0, 1), True):
+        predictor = Predictor(module, window(mirrored=mirrored), (4, 4, 2))
+        turned = predictor.logits(image[:, ::-1])[:, ::-1]
+        assert np.allclose(predictor.logits(image), turned, atol=1e-4) is same
+    assert inference.passes(window(mirrored=(0, 1))) == 4
 
 
 def test_probabilities_sum_to_one_and_agree_with_the_mask() -> None:

@@ -144,7 +144,8 @@ PLANNED = {"batch_size": 1, "iterations_per_epoch": 2, "mixed_precision": "bf16"
 ELSEWHERE = {  # tested in other files or below, or no business of a cell
     "models", "axes", "losses", "folds", "seeds", "splits", "stratify", "test_fraction", "retrain",
     "refit", "parallel_cells", "processes_per_cell", "deployment",
-    "patch_size", "sliding_window_overlap", "gradient_checkpointing", "early_stopping_patience",
+    "patch_size", "sliding_window_overlap", "prediction_window", "mirroring",
+    "gradient_checkpointing", "early_stopping_patience",
     "threads", "device", "extends", "judged_epoch",
 }  # fmt: skip
 UNCOUNTED = [

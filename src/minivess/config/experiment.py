@@ -20,7 +20,7 @@ from minivess import units
 from minivess.config.base import Auto, Part, each_once, not_in_key, setting
 from minivess.config.catalog import refuse_fields
 from minivess.config.contradictions import CONTRADICTIONS
-from minivess.contracts import IGNORED, LabelMap
+from minivess.contracts import IGNORED, LabelMap, Normalisation
 
 
 class ResamplingConfig(Part):
@@ -58,8 +58,10 @@ class DataConfig(Part):
         None, "label value of voxels that nobody annotated; they never count"
     )
     resampling: ResamplingConfig = ResamplingConfig()
-    normalisation: Literal["zscore", "minmax", "none"] = setting(
-        "zscore", "intensities of each volume, before the network"
+    normalisation: Normalisation = setting(
+        "zscore",
+        "intensities before the network, each volume by itself; dataset: one scale, that of "
+        "the training volumes, stored with the model",
     )
     strict: bool = setting(False, "stop at the first unusable volume")
     outlier_z: float = setting(6.0, "robust z-score that flags a volume", gt=0)
@@ -190,6 +192,14 @@ class TrainingConfig(Part):
     )
     sliding_window_overlap: float = setting(
         0.25, "share of a window that the next one repeats", ge=0, lt=1
+    )
+    prediction_window: tuple[PositiveInt, PositiveInt, PositiveInt] | Auto = setting(
+        "auto", "(x, y, z) of the windows over a whole volume; auto: the patch"
+    )
+    mirroring: Literal["none", "plane", "all"] = setting(
+        "none",
+        "average the predictions of mirrored copies, along x and y (4 times the time) or "
+        "all axes (8 times)",
     )
     cache_rate: Annotated[float, Field(ge=0, le=1)] | Auto = not_in_key(
         "auto", "share of volumes kept in memory, 0 to 1"

@@ -25,6 +25,8 @@ from minivess.contracts.network import Limits as Limits
 from minivess.contracts.network import Loss as Loss
 from minivess.contracts.network import LossTerm as LossTerm
 from minivess.contracts.network import Network as Network
+from minivess.contracts.network import Normalisation as Normalisation
+from minivess.contracts.network import Scale as Scale
 from minivess.contracts.network import Window as Window
 from minivess.contracts.plan import Choice as Choice
 from minivess.contracts.plan import ComputePlan as ComputePlan

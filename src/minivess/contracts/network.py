@@ -65,9 +65,25 @@ class Loss(Contract):
         return " + ".join(f"{term.weight:g}*{term.loss}" for term in self.terms)
 
 
+class Scale(Contract):
+    """One scale for every volume: clip to low .. high, then subtract `mean`, divide by `std`."""
+
+    low: float
+    high: float
+    mean: float
+    std: float
+
+
+Normalisation = Literal["zscore", "minmax", "dataset", "none"]
+
+
 class Window(Contract):
     """How a network is run over a whole volume, everywhere in the same way."""
 
-    patch_size: Shape
+    patch_size: Shape = Field(description="of the windows")
     overlap: float
-    normalisation: Literal["zscore", "minmax", "none"]
+    normalisation: Normalisation
+    scale: Scale | None = Field(default=None, description="with `dataset`: of the training volumes")
+    mirrored: tuple[int, ...] = Field(
+        default=(), description="axes along which mirrored copies are predicted and averaged"
+    )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from minivess import names, networks
+from minivess import inference, names, networks
 from minivess.compute import bf16_benchmark, out_of_memory
 from minivess.compute import hardware as machine
 from minivess.compute import plan as planner
@@ -24,7 +24,6 @@ from minivess.contracts import (
     Forecast,
     Hardware,
     Network,
-    Window,
 )
 from minivess.data.versions import curated, versioning
 from minivess.errors import OutOfMemory
@@ -76,11 +75,7 @@ class GridContext:
     def spec(self, family: Family, cell: Cell) -> CellSpec:
         """Everything that decides the weights of one cell."""
         config, (network, plan, _) = self.session.config, self.model(family)
-        window = Window(
-            patch_size=plan.patch_size,
-            overlap=config.training.sliding_window_overlap,
-            normalisation=config.data.normalisation,
-        )
+        train = [volume for volume in self.profile.volumes if volume.case in cell.fold.train]
         return CellSpec(
             key=cell.key,
             model=family.model.name,
@@ -88,7 +83,7 @@ class GridContext:
             seed=family.seed,
             fold=cell.fold,
             network=network,
-            window=window,
+            window=inference.window_for(config, plan.patch_size, train),
             label_map=self.profile.label_map,
             classes=self.profile.classes,
             test=family.split.test,

@@ -254,7 +254,7 @@ def _images(
             case.replace(label=None), label_map={}, resampling=resampling or ResamplingConfig()
         )
         name = case.case + "".join(f" mirrored along {'xyz'[axis - 1]}" for axis in axes)
-        normalised = inference.normalise(image, window.normalisation)
+        normalised = inference.normalise(image, window)
         yield name, np.ascontiguousarray(np.flip(normalised, axes))
 
 

@@ -57,7 +57,7 @@ class LoadCase(Transform):
                 f"The case {case.case} has no label, so it can neither train nor validate.",
                 remedy="add its label, or remove its image",
             )
-        normal = inference.normalise(image, self.spec.window.normalisation)
+        normal = inference.normalise(image, self.spec.window)
         return {
             "case": case.case,
             "group": case.group,

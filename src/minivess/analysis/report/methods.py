@@ -45,6 +45,7 @@ def paragraphs(
         seeds=sorted({one.spec.seed for one in models}),
         courses=list(dict.fromkeys(map(_course, settings))),
         window=first.window if first else None,
+        patch_is_window=all(s.get("prediction_window", "auto") == "auto" for s in settings),
         judged_last=all(one.checkpoint.name == names.FINAL for one in models),
         decay=settings[0]["ema_decay"] if settings else None,
         unit=formatting.distance_unit(profile),

@@ -20,7 +20,6 @@ from minivess.contracts import (
     DatasetProfile,
     Forecast,
     Network,
-    Window,
 )
 from minivess.runtime.cgroups import GIB
 
@@ -90,13 +89,12 @@ def _validation(
     config: ExperimentConfig, plan: ComputePlan, profile: DatasetProfile, times: Times
 ) -> float:
     """Seconds of the validation of an average fold, its topology metrics spread over epochs."""
-    window = Window(
-        patch_size=plan.patch_size,
-        overlap=config.training.sliding_window_overlap,
-        normalisation=config.data.normalisation,
-    )
+    window = inference.window_for(config, plan.patch_size, profile.volumes)
     shapes = shapes_of(profile).values()
-    count = sum(inference.windows(shape, window, plan.divisor) for shape in shapes)
+    # What was timed is one window of the patch's size.
+    larger = math.prod(window.patch_size) / math.prod(plan.patch_size)
+    passes = sum(inference.windows(shape, window, plan.divisor) for shape in shapes)
+    count = larger * passes * inference.passes(window)
     judging = times.judge * sum(math.prod(shape) for shape in shapes)
     share = 1 / min(config.training.folds, profile.n_volumes)
     return share * (count * times.window + judging / config.evaluation.interval_epochs)

@@ -5,23 +5,28 @@ from __future__ import annotations
 import shutil
 import uuid
 from pathlib import Path
+from typing import Any
 
 from minivess import files
+from minivess.data.formats.filenames import stem
+from minivess.data.pairing.groups import GROUPS
 from minivess.errors import DataError
 
 MANIFEST = "phantom.json"
 RECIPE = 1  # raise it when vessels.py makes other volumes
 
 
-def make_phantoms(folder: Path, *, n: int, seed: int) -> Path:
+def make_phantoms(folder: Path, *, n: int, seed: int, like: str = "demo") -> Path:
     """Make `n` volumes with labels in folder/images and folder/labels.
+
+    Those like `two-photon` come in groups of two, which groups.json names.
 
     The same arguments give the same bytes; a complete folder of the same arguments is kept.
 
     Raises:
         DataError: the folder holds other files.
     """
-    recipe = {"recipe": RECIPE, "n": n, "seed": seed}
+    recipe = {"recipe": RECIPE, "n": n, "seed": seed, **({} if like == "demo" else {"like": like})}
     if _complete(folder, recipe):
         return folder
     if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
@@ -32,8 +37,14 @@ def make_phantoms(folder: Path, *, n: int, seed: int) -> Path:
     building = folder.with_name(f".{uuid.uuid4().hex[:8]}-{folder.name}")
     try:
         sizes = {
-            name: size for index in range(n) for name, size in _write(building, index, seed).items()
+            name: size
+            for index in range(n)
+            for name, size in _write(building, index, seed, like).items()
         }
+        if like != "demo":
+            images = [Path(name).name for name in sizes if name.startswith("images/")]
+            groups = {stem(Path(name)): f"animal{n // 2}" for n, name in enumerate(images)}
+            files.write_json(building / GROUPS, groups)
         files.write_json(building / MANIFEST, {**recipe, "files": sizes})
         shutil.rmtree(folder, ignore_errors=True)
         building.replace(folder)
@@ -42,7 +53,7 @@ def make_phantoms(folder: Path, *, n: int, seed: int) -> Path:
     return folder
 
 
-def _complete(folder: Path, recipe: dict[str, int]) -> bool:
+def _complete(folder: Path, recipe: dict[str, Any]) -> bool:
     if not (folder / MANIFEST).exists():
         return False
     manifest = files.read_json(folder / MANIFEST)
@@ -53,13 +64,13 @@ def _complete(folder: Path, recipe: dict[str, int]) -> bool:
     )
 
 
-def _write(folder: Path, index: int, seed: int) -> dict[str, int]:
+def _write(folder: Path, index: int, seed: int, like: str) -> dict[str, int]:
     import nibabel as nib
     import numpy as np
 
     from minivess.data.demo import vessels
 
-    image, label, spacing = vessels.make_vessels(index, seed)
+    image, label, spacing = vessels.make_vessels(index, seed, like)
     name = f"phantom{index:02d}_z{image.shape[2]:02d}.nii.gz"
     sizes = {}
     for part, array in (("images", image), ("labels", label)):

@@ -38,6 +38,9 @@ def training_params(config: ExperimentConfig, plan: ComputePlan, *, seed: int) -
         **plan_params(plan),
         "seed": seed,
         "patch_strategy": _strategy(config),
+        "prediction_window": plan.patch_size
+        if asked["prediction_window"] == "auto"
+        else asked["prediction_window"],
         **preparation_params(config),
     }
 
