@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from minivess import files
-from minivess.data.formats.filenames import stem
-from minivess.data.pairing.groups import GROUPS
 from minivess.errors import DataError
+from minivess.names import GROUPS_FILE
 
+SUFFIX = ".nii.gz"
 MANIFEST = "phantom.json"
 RECIPE = 1  # raise it when vessels.py makes other volumes
 
@@ -43,8 +43,8 @@ def make_phantoms(folder: Path, *, n: int, seed: int, like: str = "demo") -> Pat
         }
         if like != "demo":
             images = [Path(name).name for name in sizes if name.startswith("images/")]
-            groups = {stem(Path(name)): f"animal{n // 2}" for n, name in enumerate(images)}
-            files.write_json(building / GROUPS, groups)
+            groups = {name.removesuffix(SUFFIX): f"animal{n // 2}" for n, name in enumerate(images)}
+            files.write_json(building / GROUPS_FILE, groups)
         files.write_json(building / MANIFEST, {**recipe, "files": sizes})
         shutil.rmtree(folder, ignore_errors=True)
         building.replace(folder)
@@ -71,7 +71,7 @@ def _write(folder: Path, index: int, seed: int, like: str) -> dict[str, int]:
     from minivess.data.demo import vessels
 
     image, label, spacing = vessels.make_vessels(index, seed, like)
-    name = f"phantom{index:02d}_z{image.shape[2]:02d}.nii.gz"
+    name = f"phantom{index:02d}_z{image.shape[2]:02d}{SUFFIX}"
     sizes = {}
     for part, array in (("images", image), ("labels", label)):
         nifti = nib.Nifti1Image(array, np.diag([*spacing, 1.0]))

@@ -14,9 +14,9 @@ from pydantic import Field, TypeAdapter
 from minivess.data import json_file
 from minivess.data.formats.filenames import stem
 from minivess.errors import DataError
+from minivess.names import GROUPS_FILE
 from minivess.text import first_of, several, some
 
-GROUPS = "groups.json"
 PREFIX = "prefix"
 SHOWN = 4
 FORM = TypeAdapter(dict[str, Annotated[str, Field(coerce_numbers_to_str=True)]])
@@ -33,9 +33,9 @@ def groups_of(root: Path, cases: list[str], rule: str | None) -> tuple[dict[str,
         groups, source = _by_prefix(cases), f"data.group={rule}"
     elif rule is not None and not rule.endswith(".json"):
         groups, source = _by_regex(cases, rule), f"data.group={rule}"
-    elif rule is not None or (root / GROUPS).exists():
+    elif rule is not None or (root / GROUPS_FILE).exists():
         path = _group_file(root, rule)
-        groups, source = _by_file(cases, path), str(path if rule else GROUPS)
+        groups, source = _by_file(cases, path), str(path if rule else GROUPS_FILE)
     else:
         return {}, _suspicion(cases)
     count = len(set(groups.values()))
@@ -46,7 +46,7 @@ def groups_of(root: Path, cases: list[str], rule: str | None) -> tuple[dict[str,
 
 
 def _group_file(root: Path, rule: str | None) -> Path:
-    candidates = [Path(rule).expanduser(), root / rule] if rule else [root / GROUPS]
+    candidates = [Path(rule).expanduser(), root / rule] if rule else [root / GROUPS_FILE]
     path = next((path for path in candidates if path.is_file()), None)
     if path is None:
         raise DataError(f"There is no group file {rule}.", remedy="data.group=/path/to/groups.json")
