@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 PROJECT = "minivess"
+GROUPS_FILE = "groups.json"  # beside the volumes: case -> group
 
 # MLflow experiments; flow 2 uses the experiment's own name.
-GROUPS_FILE = "groups.json"  # beside the volumes: case -> group
 PROFILE_EXPERIMENT = "data-profile"
 EVALUATION_EXPERIMENT = "minivess_evaluation"
 DEPLOYMENT_EXPERIMENT = "minivess_deployment"

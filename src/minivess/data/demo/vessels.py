@@ -6,7 +6,6 @@ cells that are not vessels, so that brightness alone does not identify a vessel.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -109,8 +108,8 @@ def _grow(
 
     `space` is the extent of the box, the spacing, and the radii.
     """
-    box, spacing, (thinnest, *trunk) = space
-    tips = [_root(rng, box, trunk)]
+    box, spacing, (thinnest, least, most) = space
+    tips = [_root(rng, box, (least, most))]
     brightness = rng.uniform(0.9, 1.5)
     for _ in range(1500):
         if not tips:
@@ -122,7 +121,7 @@ def _grow(
         tips += _next(rng, tip, thinnest)
 
 
-def _root(rng: np.random.Generator, box: Floats, trunk: Sequence[float]) -> Segment:
+def _root(rng: np.random.Generator, box: Floats, trunk: tuple[float, float]) -> Segment:
     point = rng.uniform(0, 1, 3) * box
     axis, side = int(rng.integers(2)), int(rng.integers(2))
     point[axis] = side * box[axis]
