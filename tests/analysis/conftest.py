@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from minivess import names
-from minivess.config import EvaluationConfig
+from minivess.analysis import champion, paired
+from minivess.config import EvaluationConfig, ExperimentConfig
 from minivess.contracts import (
     AnalysisResult,
     Case,
@@ -109,6 +110,9 @@ def result(judged: Callable[..., Scores]) -> AnalysisResult:
             family="dynunet_good", run_id="parent_good", metric=names.PRIMARY, value=0.8,
             reason="dynunet_good has the highest mean.",
         ),
+        baseline=judged("threshold", [0.3, 0.4, 0.3, 0.5, 0.4, 0.4]),
+        comparisons=paired.every_pair([*families, ensemble], ExperimentConfig()),
+        selection=champion.select_again(families, ExperimentConfig()),
     )  # fmt: skip
 
 

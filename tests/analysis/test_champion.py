@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minivess.analysis import champion
+from minivess.analysis import champion, paired
 from minivess.config import ExperimentConfig
 from minivess.errors import DataError
 
@@ -67,7 +67,7 @@ def test_no_value_at_all_stops_with_a_remedy(judged):
 
 def test_families_are_compared_on_the_volumes_that_both_judged(judged):
     long, short = judged("big", [0.5, 0.6, 0.7]), judged("small", [0.4, 0.5])
-    compared = champion.compare(long, short, CONFIG)
+    compared = paired.compare(long, short, CONFIG)
     assert compared.difference.n == 2
     assert compared.difference.mean == pytest.approx(0.1)
 

@@ -97,12 +97,13 @@ def test_an_undefined_volume_comes_first_among_the_failures(judged):
 
 
 def test_tables_for_papers_hold_the_same_numbers(result, tmp_path):
-    families, volumes, latex = report.tables(result, tmp_path)
+    families, volumes, pairs, latex = report.tables(result, tmp_path)
     rows = list(csv.DictReader(families.read_text().splitlines()))
     first = next(row for row in rows if row["name"] == "dynunet_good" and row["metric"] == "dice")
     assert float(first["mean"]) == pytest.approx(0.8)
     assert (first["champion"], first["n"], first["untrained"]) == ("True", "6", "0.01")
     assert len(list(csv.DictReader(volumes.read_text().splitlines()))) == 18
+    assert len(list(csv.DictReader(pairs.read_text().splitlines()))) == 3
     text = latex.read_text()
     assert r"\textbf{dynunet\_good} & 0.800 (" in text
     assert text.count(r"\\") == 5
@@ -112,7 +113,7 @@ def test_markdown_for_prefect_starts_with_the_champion(result):
     text = report.markdown(result)
     assert text.startswith("# Champion: dynunet_good")
     assert "| untrained | 0.300 | 0.010 |" in text
-    assert text.count("\n|") == 6
+    assert text.count("\n|") == 7
 
 
 def test_figures_are_files_of_their_own_too(result, tmp_path):
@@ -159,7 +160,7 @@ def test_three_groups_are_nowhere_called_a_confidence_interval(judged, result, p
     groups = ["m1", "m1", "m2", "m2", "m3", "m3"]
     scores = [0.7, 0.8, 0.75, 0.9, 0.85, 0.8]
     best = judged("dynunet_good", scores, groups=groups)
-    few = result.replace(families=(best,), ensembles=())
+    few = result.replace(families=(best,), ensembles=(), baseline=None)
     path = report.render(few, profile(), [], links={}, path=tmp_path / "report.html")
     text = path.read_text()
     assert "range of 3" in text

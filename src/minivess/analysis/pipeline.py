@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minivess import files, names
-from minivess.analysis import champion, ensembling, formatting, leaks, predictions
+from minivess.analysis import baseline, champion, ensembling, formatting, leaks, paired, predictions
 from minivess.analysis.report import figures, overlays, report
 from minivess.config import ExperimentConfig
 from minivess.contracts import (
@@ -77,6 +77,10 @@ def analyse(
     parents = {model.family: model.parent_run_id for model in models}
     chosen = champion.choose(families, config, parents)
     on_test, unjudged = predictions.by_each_fold(models, test_cases, **evaluate)
+    mine = [one for one in models if one.family == chosen.family]
+    baseline_scores = baseline.judge(
+        mine, open_cases, config, evaluate["cache"], evaluate["contents"]
+    )
     result = AnalysisResult(
         run_id=run_id,
         experiment=config.experiment,
@@ -84,8 +88,12 @@ def analyse(
         training_run_ids=tuple(dict.fromkeys(parents.values())),
         families=tuple(families),
         ensembles=tuple(one for one in judged if len(one.members) > 1),
-        untrained=untrained([one for one in models if one.family == chosen.family]),
+        untrained=untrained(mine),
+        baseline=baseline_scores,
         champion=chosen,
+        comparisons=paired.every_pair(judged, config, models),
+        selection=champion.select_again(families, config),
+        seed_noise=paired.seed_noise(families, models, chosen.metric),
         test=tuple(_summed(models, on_test, combinations, config)),
         notes=(*_skipped({**found.skipped, **unjudged}), *uncommon, *_mixed(mixed)),
     )

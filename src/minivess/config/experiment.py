@@ -310,6 +310,12 @@ class EvaluationConfig(Part):
 class AnalysisConfig(Part):
     """What flow 3 does beyond judging each family."""
 
+    metric: Literal["compound_masd_cldice", "dice", "cldice", "nsd", "masd", "hd95"] = setting(
+        "compound_masd_cldice", "metric by whose mean the champion is chosen"
+    )
+    ties: Literal["smaller", "mean"] = setting(
+        "smaller", "who wins where a lead may be chance: fewer parameters, or the better mean"
+    )
     ensembles: tuple[Literal["mean"], ...] = setting(("mean",), "ways to combine families")
     figures: int = setting(6, "volumes shown in the report, worst first", ge=1)
 

@@ -6,8 +6,10 @@ home folder, except in `Case` and `FoldModel`, which never leave the process tha
 
 from minivess.contracts.analysis import AnalysisResult as AnalysisResult
 from minivess.contracts.analysis import Champion as Champion
+from minivess.contracts.analysis import Comparison as Comparison
 from minivess.contracts.analysis import Interval as Interval
 from minivess.contracts.analysis import Scores as Scores
+from minivess.contracts.analysis import Selection as Selection
 from minivess.contracts.data import IGNORED as IGNORED
 from minivess.contracts.data import Case as Case
 from minivess.contracts.data import DatasetProfile as DatasetProfile

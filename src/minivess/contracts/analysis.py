@@ -20,13 +20,20 @@ class Interval(Contract):
     n: int = Field(description="values that are defined")
     n_undefined: int = Field(default=0, description="values left out: no distance to an empty mask")
     n_units: int = Field(default=0, description="independent pieces of evidence: groups or volumes")
-    method: Literal["studentized", "percentile", "range"] = "percentile"
+    method: Literal["studentized", "percentile", "range", "noncentral t"] = "percentile"
 
     @property
     def called(self) -> str:
         """What the bounds are: `95 % CI`, or `range of 3` where 3 are too few for an interval."""
         ranged = self.method == "range"
         return f"range of {self.n_units}" if ranged else f"{100 * self.level:g} % CI"
+
+    def negated(self) -> Interval:
+        """The interval of the opposite quantity."""
+        mean, lower, upper = (
+            None if value is None else -value for value in (self.mean, self.upper, self.lower)
+        )
+        return self.replace(mean=mean, lower=lower, upper=upper)
 
 
 class Scores(Contract):
@@ -37,6 +44,51 @@ class Scores(Contract):
     trainable_parameters: int
     intervals: dict[str, Interval]
     volumes: tuple[VolumeMetrics, ...]
+
+
+class Comparison(Contract):
+    """Two families or ensembles, paired over the volumes that both were judged on."""
+
+    name: str
+    against: str
+    difference: Interval = Field(description="mean of `name` minus that of `against`")
+    better: int = Field(description="volumes, or groups, on which `name` is better")
+    worse: int
+    p_value: float | None = Field(description="exact sign-flip test; None below two units")
+    p_holm: float | None = Field(default=None, description="corrected for all pairs compared")
+    effect: Interval | None = Field(description="mean over standard deviation of the differences")
+    detectable: float | None = Field(
+        description="smallest true difference that 8 of 10 such samples would tell from 0"
+    )
+    fold_spread: float | None = Field(description="standard deviation of the folds' differences")
+
+    def turned(self) -> Comparison:
+        """The same comparison from the other side."""
+        return self.replace(
+            name=self.against,
+            against=self.name,
+            difference=self.difference.negated(),
+            better=self.worse,
+            worse=self.better,
+            effect=self.effect and self.effect.negated(),
+        )
+
+    @property
+    def tied(self) -> bool:
+        """Whether the difference may be 0; true if there is no interval."""
+        lower, upper = self.difference.lower, self.difference.upper
+        return lower is None or upper is None or lower <= 0 <= upper
+
+
+class Selection(Contract):
+    """The choice of the champion, made again on resampled volumes."""
+
+    resamples: int
+    expected: float | None = Field(
+        description="mean of the chosen ones over volumes outside of their resample"
+    )
+    chosen: dict[str, float] = Field(description="share of the resamples in which it is chosen")
+    first: dict[str, float] = Field(description="share in which its mean is the best")
 
 
 class Champion(Contract):
@@ -67,6 +119,16 @@ class AnalysisResult(Versioned):
         description="families and ensembles on the held-out test set, which chose nothing: "
         "each volume by each fold's network, its values averaged",
     )
+    comparisons: tuple[Comparison, ...] = Field(
+        default=(), description="every pair, in the metric that chose the champion"
+    )
+    selection: Selection | None = None
+    seed_noise: float | None = Field(
+        default=None, description="standard deviation of a difference that another seed makes"
+    )
+    baseline: Scores | None = Field(
+        default=None, description="an intensity threshold, tuned on each fold's training volumes"
+    )
     notes: tuple[str, ...] = Field(
         default=(), description="what was left out and why, a sentence each"
     )
@@ -75,6 +137,15 @@ class AnalysisResult(Versioned):
     def winner(self) -> Scores:
         """The champion's scores out of fold."""
         return next(one for one in self.families if one.name == self.champion.family)
+
+    def comparison(self, name: str, against: str) -> Comparison | None:
+        """The comparison of two names, turned so that `name` stands first."""
+        for one in self.comparisons:
+            if (one.name, one.against) == (name, against):
+                return one
+            if (one.name, one.against) == (against, name):
+                return one.turned()
+        return None
 
     @property
     def winner_on_test(self) -> Scores | None:

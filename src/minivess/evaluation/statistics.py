@@ -46,7 +46,7 @@ def interval(
     """
     kept = [i for i, value in enumerate(values) if value is not None and np.isfinite(value)]
     data = np.array([values[i] for i in kept], dtype=np.float64)
-    sums, counts = _clusters(data, [groups[i] if groups else None for i in kept])
+    sums, counts = clusters(data, [groups[i] if groups else None for i in kept])
     method = "range" if len(sums) < FEWEST else config.ci_method
     lower, upper = _bounds(sums, counts, method, config, seed)
     return Interval(
@@ -78,7 +78,7 @@ def difference(
     return interval(pairs, config=config, seed=seed, groups=groups, within=within)
 
 
-def _clusters(data: Sums, groups: Groups) -> tuple[Sums, Sums]:
+def clusters(data: Sums, groups: Groups) -> tuple[Sums, Sums]:
     """Sum and size of each group, in an order that is theirs; a volume without one stands alone."""
     names = [(index, None) if group is None else (-1, group) for index, group in enumerate(groups)]
     order = {name: position for position, name in enumerate(dict.fromkeys(names))}
@@ -102,14 +102,14 @@ def _bounds(
     if method == "percentile":
         lower, upper = np.quantile(means, ends)
         return float(lower), float(upper)
-    mean, error = _mean_and_error(sums, counts)
+    mean, error = mean_and_error(sums, counts)
     if not error:
         return float(mean), float(mean)
     low, high = np.quantile((means - mean) / np.maximum(errors, SMALLEST * error), ends)
     return float(mean - high * error), float(mean - low * error)
 
 
-def _mean_and_error(sums: Sums, counts: Sums) -> tuple[Sums, Sums]:
+def mean_and_error(sums: Sums, counts: Sums) -> tuple[Sums, Sums]:
     """The mean over the members of groups, and its standard error (of a ratio), by rows."""
     total, n = counts.sum(axis=-1, keepdims=True), counts.shape[-1]
     mean = sums.sum(axis=-1, keepdims=True) / total
@@ -124,6 +124,6 @@ def _resampled(sums: Sums, counts: Sums, n: int, seed: int) -> tuple[Sums, Sums]
     parts = []
     for start in range(0, n, rows):
         drawn = rng.integers(0, len(sums), size=(min(rows, n - start), len(sums)))
-        parts.append(_mean_and_error(sums[drawn], counts[drawn]))
+        parts.append(mean_and_error(sums[drawn], counts[drawn]))
     means, errors = zip(*parts, strict=True)
     return np.concatenate(means), np.concatenate(errors)

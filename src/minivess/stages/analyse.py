@@ -78,7 +78,9 @@ def champion_figures(analysis: AnalysisResult) -> dict[str, Any]:
         "metric": champion.metric,
         "value": champion.value,
         "dice": analysis.winner.intervals["dice"].mean,
+        "expected": analysis.selection and analysis.selection.expected,
         "untrained_dice": analysis.untrained["dice"],
+        "threshold_dice": analysis.baseline and analysis.baseline.intervals["dice"].mean,
         **({"test_dice": test.intervals["dice"].mean} if test else {}),
         "reason": champion.reason,
     }
@@ -211,6 +213,8 @@ def store_analysis(
     rows = report.family_rows(result)
     run.table(report.volume_rows(result), names.PER_VOLUME_ARTIFACT)
     run.table(rows, names.FAMILIES_ARTIFACT)
+    if result.comparisons:
+        run.table(report.comparison_rows(result), names.COMPARISONS_ARTIFACT)
     if result.test:
         run.table(report.family_rows(result, result.test), names.TEST_ARTIFACT)
         run.table(report.volume_rows(result, result.test), names.TEST_VOLUMES_ARTIFACT)
@@ -222,9 +226,15 @@ def store_analysis(
 
 
 def metrics(result: AnalysisResult) -> dict[str, float]:
-    """The champion out of fold and on a test set, and the untrained network, with intervals."""
+    """The champion out of fold and on a test set, and the baselines, with intervals."""
     found = {f"untrained_{name}": value for name, value in result.untrained.items()}
-    for prefix, best in (("champion", result.winner), ("test", result.winner_on_test)):
+    if result.selection and result.selection.expected is not None:
+        found["champion_expected"] = result.selection.expected
+        found["champion_chosen_share"] = result.selection.chosen[result.champion.family]
+    judged = {
+        "champion": result.winner, "test": result.winner_on_test, "threshold": result.baseline,
+    }  # fmt: skip
+    for prefix, best in judged.items():
         if best is not None:
             for name, interval in best.intervals.items():
                 found |= family_run.named(f"{prefix}_{name}", interval)
@@ -241,11 +251,17 @@ def refresh_workspace(session: Session) -> None:
 
 
 def print_champion(session: Session, result: AnalysisResult) -> None:
-    """Print the champion, and the untrained network beside it."""
+    """Print the champion, and the baselines beside it."""
+    from minivess.analysis.report import choice
+
     dice, untrained = result.winner.intervals["dice"], result.untrained["dice"]
     session.print(f"  champion: {result.champion.reason}")
+    if expected := choice.expectation(result):
+        session.print(f"  {expected}")
+    threshold = result.baseline and format_interval(result.baseline.intervals["dice"])
     session.print(
         f"  out-of-fold Dice: {format_interval(dice)}; untrained network: {untrained:.3f}"
+        + (f"; tuned threshold: {threshold}" if threshold else "")
     )
     if result.winner_on_test:
         test = format_interval(result.winner_on_test.intervals["dice"])

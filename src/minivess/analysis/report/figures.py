@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minivess import files, names
-from minivess.analysis import champion, formatting
+from minivess.analysis import champion, formatting, paired
 from minivess.contracts import AnalysisResult, Scores, VolumeMetrics
 from minivess.text import several
 
@@ -93,10 +93,10 @@ def per_volume(result: AnalysisResult, folder: Path) -> Drawn:
     cases = [volume.case for volume in worst_first(best) if volume.values.get(SORTED) is not None]
     figure, (axis,) = _canvas(1, height=3.9)
     for other in (one for one in ordered(result) if one is not best):
-        found = champion.values(other, SORTED)
+        found = paired.values(other, SORTED)
         style = "s" if other in result.ensembles else "o"
         axis.plot(*_points(cases, found), style, mfc="none", mec=OTHER, ms=5.5, mew=1.2)
-    axis.plot(*_points(cases, champion.values(best, SORTED)), "o", color=ACCENT, ms=6.5)
+    axis.plot(*_points(cases, paired.values(best, SORTED)), "o", color=ACCENT, ms=6.5)
     axis.set_xlim(-0.7, len(cases) - 0.3)
     few = len(cases) <= NAMED_VOLUMES
     axis.set_xticks(range(len(cases)) if few else [], cases if few else [])
@@ -140,11 +140,13 @@ def untrained(result: AnalysisResult, folder: Path) -> Drawn:
 
 
 def ordered(result: AnalysisResult) -> list[Scores]:
-    """Return the champion, then families, then ensembles, each by descending mean."""
-    best = champion_of(result)
+    """Return the champion, then families, then ensembles, each best first in its metric."""
+    best, metric = champion_of(result), result.champion.metric
+    sign = 1.0 if paired.lower_is_better(metric) else -1.0
 
     def rank(one: Scores) -> float:
-        return -(champion.mean(one) or 0.0)
+        value = champion.mean(one, metric)
+        return float("inf") if value is None else sign * value
 
     others = [one for one in result.families if one is not best]
     return [best, *sorted(others, key=rank), *sorted(result.ensembles, key=rank)]
@@ -210,7 +212,7 @@ def _interval(
     colour = ACCENT if wins else MUTED
     if dots:
         single = [
-            factor * value for value in champion.values(one, metric).values() if value is not None
+            factor * value for value in paired.values(one, metric).values() if value is not None
         ]
         axis.plot(single, [row + 0.0] * len(single), "o", color=OTHER, ms=4, alpha=0.35, mew=0)
     if interval.lower is not None and interval.upper is not None:

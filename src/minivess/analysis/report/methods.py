@@ -19,6 +19,8 @@ REFERENCES = (
     "Shit et al. 2021, CVPR (clDice)",
     "Maier-Hein, Reinke et al. 2024, Nature Methods 21 (definitions of the metrics)",
     "Field and Welsh 2007, J. R. Stat. Soc. B 69 (bootstrap of clustered data)",
+    "Tsamardinos et al. 2018, Machine Learning 107 (bootstrap bias corrected cross-validation)",
+    "Holm 1979, Scandinavian Journal of Statistics 6 (correction for multiple comparisons)",
     "Efron and Tibshirani 1993, An Introduction to the Bootstrap (studentized intervals)",
 )
 
@@ -51,6 +53,8 @@ def paragraphs(
         unit=formatting.distance_unit(profile),
         evaluation=config.evaluation,
         primary=names.PRIMARY,
+        distances=names.DISTANCES,
+        ties=config.analysis.ties,
         few=any(one.intervals[names.PRIMARY].method == "range" for one in result.families),
         fewest=FEWEST,
         several=several,

@@ -10,7 +10,7 @@ from typing import Any
 
 from minivess import files, names
 from minivess.analysis import champion, formatting
-from minivess.analysis.report import figures, limitations, methods, sections
+from minivess.analysis.report import choice, figures, limitations, methods, sections
 from minivess.config import ExperimentConfig
 from minivess.contracts import AnalysisResult, DatasetProfile, FoldModel, Interval, Scores
 from minivess.runtime import templates
@@ -46,7 +46,8 @@ def render(
         "cards": sections.headline(result, unit),
         "called": best.intervals[names.PRIMARY].called,
         "size": figures.evidence(best),
-        "table": sections.comparison(result, config, models, unit),
+        "table": sections.comparison(result, models, unit),
+        "choice": choice.content(result, config),
         "test": sections.test(result, unit),
         "classes": sections.per_class(result, unit),
         "volumes": sections.volumes(result, profile, unit),
@@ -96,6 +97,7 @@ def tables(
     written = [
         files.write_csv(folder / "families.csv", family_rows(result)),
         files.write_csv(folder / "volumes.csv", volume_rows(result)),
+        files.write_csv(folder / "comparisons.csv", comparison_rows(result)),
         files.write_text(folder / "families.tex", latex(result, unit)),
     ]
     if result.test:
@@ -129,6 +131,33 @@ def family_rows(
         }
         for one in judged or figures.ordered(result)
         for metric, interval in one.intervals.items()
+    ]
+
+
+def comparison_rows(result: AnalysisResult) -> list[dict[str, Any]]:
+    """Return a row per pair of families and ensembles."""
+    return [
+        {
+            "name": one.name,
+            "against": one.against,
+            "metric": result.champion.metric,
+            "difference": one.difference.mean,
+            "ci_lower": one.difference.lower,
+            "ci_upper": one.difference.upper,
+            "n": one.difference.n,
+            "n_units": one.difference.n_units,
+            "better": one.better,
+            "worse": one.worse,
+            "p_value": one.p_value,
+            "p_holm": one.p_holm,
+            "effect": one.effect and one.effect.mean,
+            "effect_lower": one.effect and one.effect.lower,
+            "effect_upper": one.effect and one.effect.upper,
+            "detectable": one.detectable,
+            "fold_spread": one.fold_spread,
+            "seed_noise": result.seed_noise,
+        }
+        for one in result.comparisons
     ]
 
 
@@ -167,13 +196,14 @@ def markdown(result: AnalysisResult, unit: formatting.Unit = formatting.HEADER) 
     """Return the summary of the report as markdown, for Prefect's page."""
 
     def cell(interval: Interval, metric: str) -> str:
-        notes = [formatting.bounds(interval)] * (metric == names.PRIMARY)
+        notes = [formatting.bounds(interval)] * (metric == result.champion.metric)
         notes += [formatting.undefined(interval)] * bool(interval.n_undefined)
         more = f" ({', '.join(notes)})" if notes else ""
         return formatting.metric(metric, unit).number(interval.mean) + more
 
     test = sections.test_sentence(result) if result.test else ""
-    return _filled("report.md.j2", result, unit, cell=cell, test=test)
+    expectation = choice.expectation(result)
+    return _filled("report.md.j2", result, unit, cell=cell, test=test, expectation=expectation)
 
 
 def _filled(template: str, result: AnalysisResult, unit: formatting.Unit, **more: Any) -> str:

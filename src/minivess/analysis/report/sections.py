@@ -8,8 +8,14 @@ from typing import Any
 from minivess import names
 from minivess.analysis import champion, formatting
 from minivess.analysis.report import figures
-from minivess.config import ExperimentConfig
-from minivess.contracts import AnalysisResult, DatasetProfile, FoldModel, Interval, Scores
+from minivess.contracts import (
+    AnalysisResult,
+    Comparison,
+    DatasetProfile,
+    FoldModel,
+    Interval,
+    Scores,
+)
 from minivess.text import several
 
 HEADLINE = (names.PRIMARY, "dice", "cldice", "masd")
@@ -27,6 +33,7 @@ def headline(result: AnalysisResult, unit: formatting.Unit) -> list[Row]:
         if interval is None or interval.mean is None:
             continue
         known, before = formatting.metric(name, unit), result.untrained.get(name)
+        threshold = result.baseline.intervals.get(name) if result.baseline else None
         reach = 1.0 if not known.unit else 1.05 * max(before or 0, interval.upper or interval.mean)
         cards.append(
             {
@@ -36,6 +43,7 @@ def headline(result: AnalysisResult, unit: formatting.Unit) -> list[Row]:
                 "value": known.number(interval.mean),
                 **_about_mean(interval, known.number),
                 "before": known.number(before),
+                "threshold": known.number(threshold.mean) if threshold else "",
                 "bar": _bar(interval, before, reach),
             }
         )
@@ -56,18 +64,14 @@ def _bar(interval: Interval, before: float | None, reach: float) -> Row:
     }
 
 
-def comparison(
-    result: AnalysisResult,
-    config: ExperimentConfig,
-    models: Sequence[FoldModel],
-    unit: formatting.Unit,
-) -> Row:
+def comparison(result: AnalysisResult, models: Sequence[FoldModel], unit: formatting.Unit) -> Row:
     """Return the table of families, ensembles and the untrained network."""
     best = figures.champion_of(result)
     metrics = [name for name in COLUMNS if champion.mean(best, name) is not None]
     return {
         "columns": [_column(name, unit) for name in metrics],
         "called": best.intervals[names.PRIMARY].called,
+        "compared": formatting.metric(result.champion.metric).label,
         "rows": [
             {
                 "name": one.name,
@@ -76,7 +80,7 @@ def comparison(
                 "parameters": formatting.count(one.trainable_parameters),
                 "n": one.intervals[names.PRIMARY].n,
                 "cells": [_cell(one, name, unit) for name in metrics],
-                "difference": None if one is best else _difference(one, best, config),
+                "difference": _difference(result.comparison(one.name, best.name)),
             }
             for one in figures.ordered(result)
         ],
@@ -84,6 +88,9 @@ def comparison(
             formatting.metric(name, unit).number(result.untrained.get(name)) for name in metrics
         ]
         if result.untrained
+        else None,
+        "threshold": [_cell(result.baseline, name, unit) for name in metrics]
+        if result.baseline
         else None,
     }
 
@@ -116,8 +123,9 @@ def _about(one: Scores, models: Sequence[FoldModel]) -> str:
     return ""
 
 
-def _difference(one: Scores, best: Scores, config: ExperimentConfig) -> Row:
-    compared = champion.compare(one, best, config)
+def _difference(compared: Comparison | None) -> Row | None:
+    if compared is None:
+        return None
     gap = compared.difference
     return {
         "value": formatting.signed(gap.mean),
