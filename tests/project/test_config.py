@@ -84,6 +84,7 @@ OTHER = {
     "training.gradient_clip_val": ["training.gradient_clip_val=0"],
     "training.gradient_checkpointing": ["training.gradient_checkpointing=true"],
     "training.ema_decay": ["training.ema_decay=0.99"],
+    "training.average_from": ["training.average_from=5"],
     "training.early_stopping_patience": ["training.early_stopping_patience=4"],
     "training.mixed_precision": ["training.mixed_precision=bf16"],
     "training.sliding_window_overlap": ["training.sliding_window_overlap=0.5"],
@@ -163,6 +164,10 @@ CLASHES: dict[tuple[str, ...], list[str]] = {
     ("training.extends", "training.max_epochs"): ["training.extends=5", "training.max_epochs=5"],
     ("training.warmup_epochs", "training.max_epochs"): [
         "training.warmup_epochs=5",
+        "training.max_epochs=5",
+    ],
+    ("training.average_from", "training.max_epochs"): [
+        "training.average_from=5",
         "training.max_epochs=5",
     ],
     ("compute.profile", "training.device"): ["compute.profile=cpu", "training.device=cuda"],

@@ -137,7 +137,9 @@ CHANGED: list[dict[str, Any]] = [
     {"scheduler": "constant"},
     {"warmup_epochs": 1},
     {"gradient_clip_val": 0.01},
+    {"optimizer": "muon"},
     {"ema_decay": 0.9},
+    {"average_from": 1},
     {"max_epochs": 4},
 ]
 PLANNED = {"batch_size": 1, "iterations_per_epoch": 2, "mixed_precision": "bf16"}

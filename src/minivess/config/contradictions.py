@@ -122,6 +122,12 @@ CONTRADICTIONS = (
         lambda c: c.training.warmup_epochs >= c.training.max_epochs,
     ),
     Clash(
+        ("training.average_from", "training.max_epochs"),
+        "training.average_from must be smaller than training.max_epochs, or nothing is averaged.",
+        "Lower training.average_from or raise training.max_epochs.",
+        lambda c: (c.training.average_from or 0) >= c.training.max_epochs,
+    ),
+    Clash(
         ("compute.profile", "training.device"),
         "compute.profile=cpu and training.device=cuda contradict each other.",
         "Leave out one of compute.profile and training.device.",

@@ -170,7 +170,11 @@ class TrainingConfig(Part):
     batch_size: PositiveInt | Auto = setting("auto", "patches in a step")
     accumulation_steps: int = setting(1, "steps summed before an update", ge=1)
     learning_rate: float = setting(1e-3, "of the first epoch after the warm-up", gt=0)
-    optimizer: Literal["adamw", "adam", "sgd"] = setting("adamw", "how weights are updated")
+    optimizer: Literal["adamw", "adam", "sgd", "muon"] = setting(
+        "adamw",
+        "how weights are updated; sgd: with Nesterov momentum; muon: kernels orthogonalised, "
+        "the rest by adamw",
+    )
     weight_decay: float = setting(1e-5, "pull of the weights towards 0", ge=0)
     scheduler: Literal["cosine", "poly", "constant"] = setting(
         "cosine", "course of the learning rate"
@@ -179,6 +183,12 @@ class TrainingConfig(Part):
     gradient_clip_val: float = setting(1.0, "norm; 0 means no clipping", ge=0)
     gradient_checkpointing: bool = setting(False, "recompute activations: less memory, more time")
     ema_decay: float = setting(0.0, "average of the weights; 0 means none", ge=0, lt=1)
+    average_from: int | None = setting(
+        None,
+        "epoch, counted from 0, from which on weights are averaged: all alike, or the later ones "
+        "more with training.ema_decay",
+        ge=0,
+    )
     early_stopping_patience: int = setting(
         0, "epochs without a better val_loss; 0 means never", ge=0
     )
@@ -225,6 +235,11 @@ class TrainingConfig(Part):
     )
 
     _each_once = field_validator("models", "losses", "axes", "seeds")(each_once)
+
+    @property
+    def averages(self) -> bool:
+        """Whether averaged weights are judged."""
+        return self.ema_decay > 0 or self.average_from is not None
 
     @field_validator("axes")
     @classmethod

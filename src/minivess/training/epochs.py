@@ -88,7 +88,8 @@ class Steps:
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)
-        if state.average is not None:
+        begun = state.epoch >= (self.training.average_from or 0)
+        if state.average is not None and begun:
             state.average.update_parameters(state.network)
 
     def _autocast(self) -> AbstractContextManager[object]:

@@ -36,7 +36,7 @@ class State:
     def start(cls, spec: CellSpec, plan: ComputePlan, training: TrainingConfig) -> State:
         """The state before the first step, a function of the seed."""
         network = networks.initial(spec.network, spec.seed).to(plan.device)
-        average = optim.average(network, training.ema_decay)
+        average = optim.average(network, training)
         if training.gradient_checkpointing:
             network = networks.recompute(network)
         return cls(
@@ -50,8 +50,10 @@ class State:
 
     @property
     def judged(self) -> nn.Module:
-        """The network that validation and checkpoints see: the average where there is one."""
-        return self.network if self.average is None else self.average.module
+        """The network that validation and checkpoints see: the average once there is one."""
+        if self.average is None or not self.average.n_averaged:
+            return self.network
+        return self.average.module
 
     def improves(self, metric: str, value: float | None, sign: int) -> bool:
         """Whether a value is better than the best so far; an undefined one never is."""

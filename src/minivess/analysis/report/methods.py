@@ -49,7 +49,7 @@ def paragraphs(
         window=first.window if first else None,
         patch_is_window=all(s.get("prediction_window", "auto") == "auto" for s in settings),
         judged_last=all(one.checkpoint.name == names.FINAL for one in models),
-        decay=settings[0]["ema_decay"] if settings else None,
+        averaged=_averaged(settings[0]) if settings else "",
         unit=formatting.distance_unit(profile),
         evaluation=config.evaluation,
         primary=names.PRIMARY,
@@ -62,6 +62,13 @@ def paragraphs(
         shape=formatting.shape,
         spacing=formatting.spacing,
     )
+
+
+def _averaged(training: Mapping[str, Any]) -> str:
+    """`averaged from epoch 40, decay 0.99`, or nothing; older settings lack the epoch."""
+    decay, begins = training["ema_decay"], training.get("average_from")
+    words = [f" from epoch {begins}"] * (begins is not None) + [f", decay {decay:g}"] * bool(decay)
+    return f"averaged{''.join(words)}" if words else ""
 
 
 def _course(training: Mapping[str, Any]) -> str:

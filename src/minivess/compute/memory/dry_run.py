@@ -147,7 +147,8 @@ def _optimizer(settings: StepSettings, module: nn.Module) -> torch.optim.Optimiz
     weights, at_once = list(module.parameters()), settings.on_gpu
     if settings.optimizer == "sgd":
         return torch.optim.SGD(weights, lr=1e-3, momentum=0.9, foreach=at_once)
-    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    # Muon keeps one momentum; what it computes with takes less than AdamW's second one.
+    kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
     return kind(weights, lr=1e-3, foreach=at_once)
 
 

@@ -76,7 +76,7 @@ class Footprint:
             precision=precision,
             optimizer=training.optimizer,
             checkpointing=training.gradient_checkpointing,
-            average=training.ema_decay > 0,
+            average=training.averages,
             accumulating=training.accumulation_steps > 1,
             on_gpu=device == "cuda",
         )

@@ -16,7 +16,7 @@ class StepSettings:
     """What a training process does that shows in its memory."""
 
     precision: Precision
-    optimizer: Literal["adamw", "adam", "sgd"]
+    optimizer: Literal["adamw", "adam", "sgd", "muon"]
     checkpointing: bool = False
     average: bool = False
     accumulating: bool = False

@@ -108,7 +108,7 @@ def _cell_gb(config: ExperimentConfig, network: Network) -> float:
     """
     training = config.training
     weights = networks.parameters(networks.initial(network, seed=0)) * 4 / GIB
-    last = weights * ((2 if training.optimizer == "sgd" else 3) + (training.ema_decay > 0))
+    last = weights * ((3 if training.optimizer.startswith("adam") else 2) + training.averages)
     sole = 2 + (training.judged_epoch == "last")
     return CELL_GB + 2 * (sole * weights + last) + last + weights / training.folds
 
