@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -35,6 +36,7 @@ from minivess.training import context, epochs, loaders
 from minivess.training.monitoring.watchdog import Heartbeat
 from minivess.training.state import State
 
+SETS: tuple[config.Augmentation, ...] = ("none", "light", "full")
 HERE = Path(__file__).parent
 
 
@@ -87,13 +89,16 @@ def main() -> None:
 
 def compare(options: Any, root: Path, folder: Path, precision: str) -> dict[str, Any]:
     """Medians of each contender at one precision."""
-    plain, turned = (setting(options, root, precision, augment=on) for on in (False, True))
+    plain, light, full = (setting(options, root, precision, augment=s) for s in SETS)
     with ExitStack() as stack:
         torch.set_num_threads(options.threads)
         contenders = {
             "bare step": bare(plain),
             "ours, no augmentation": ours(plain),
-            "ours, augmented": ours(turned),
+            "ours, augmented": ours(light),
+            "ours, augment=full": ours(full),
+            "batches of augment=light": drawing(light),
+            "batches of augment=full": drawing(full),
             "MONAI tutorial, 0 workers": tutorial(plain, 0),
             f"MONAI tutorial, {options.threads} workers": tutorial(plain, options.threads),
         }
@@ -139,7 +144,7 @@ def report(options: Any, precision: str, medians: dict[str, Times]) -> None:
         )
 
 
-def setting(options: Any, root: Path, precision: Any, *, augment: bool) -> Setting:
+def setting(options: Any, root: Path, precision: Any, *, augment: config.Augmentation) -> Setting:
     """A cell as the product would train it, on the volumes that hold a patch."""
     patch = (options.patch[0], options.patch[1], options.patch[2])
     labelled = [case for case in pair_files(root).cases if case.label]
@@ -217,6 +222,19 @@ def ours(case: Setting) -> Contender:
         state.epoch += 1
         with context.machine(plan):
             return timed(lambda: steps.run(state), iterations, plan.device)
+
+    return run
+
+
+def drawing(case: Setting) -> Contender:
+    """The batches alone, drawn and augmented in this thread."""
+    every = batches_of(case)
+
+    def run(iterations: int) -> Times:
+        plan = case.plan.replace(iterations_per_epoch=iterations, num_workers=0)
+        epoch = replace(every, plan=plan).epoch(1)
+        with context.machine(plan):
+            return timed(lambda: deque(epoch, maxlen=0), iterations, "cpu")
 
     return run
 

@@ -69,7 +69,7 @@ def test_the_foreground_ratio_decides_what_patches_are_centred_on():
     sample = transforms.FindForeground()({"case": "a", "image": image, "label": label})
 
     def hits(ratio: float) -> float:
-        drawn = transforms.drawn((8, 8, 4), foreground_ratio=ratio, augment=False)
+        drawn = transforms.drawn((8, 8, 4), foreground_ratio=ratio, augment="none")
         found = [transforms.draw(drawn, sample, seed)["label"].any() for seed in range(300)]
         return float(np.mean(found))
 
@@ -85,7 +85,7 @@ def test_patches_hold_annotated_voxels_and_ignored_ones_are_no_foreground():
     data = {"case": "a", "image": torch.zeros(1, 40, 40, 8), "label": label}
     sample = transforms.FindForeground()(data)
     assert [at.size for at in sample["foreground"]] == [1]
-    drawn = transforms.drawn((8, 8, 4), foreground_ratio=0.0, augment=False)
+    drawn = transforms.drawn((8, 8, 4), foreground_ratio=0.0, augment="none")
     for seed in range(30):
         assert (transforms.draw(drawn, sample, seed)["label"] != IGNORED).any()
 
@@ -101,7 +101,7 @@ def test_augmentation_changes_patches_and_leaves_the_cached_volume_alone(cases):
 def test_image_and_label_are_cut_and_turned_together():
     label = torch.from_numpy(tube((24, 24, 8), seed=1)[1][None])
     sample = transforms.FindForeground()({"case": "a", "image": label.float(), "label": label})
-    geometry = transforms.drawn((16, 16, 8), foreground_ratio=0.5, augment=True)
+    geometry = transforms.drawn((16, 16, 8), foreground_ratio=0.5, augment="light")
     for seed in range(20):
         patch = transforms.draw(geometry, sample, seed)
         assert torch.equal(patch["image"] > patch["image"].mean(), patch["label"] > 0)

@@ -129,7 +129,8 @@ def test_a_figure_that_fails_warns_and_never_stops_training(cases, tmp_path, cap
 CHANGED: list[dict[str, Any]] = [
     {"samples_per_volume": 1},
     {"foreground_ratio": 0.0},
-    {"augment": False},
+    {"augment": "none"},
+    {"augment": "full"},
     {"accumulation_steps": 2},
     {"learning_rate": 1e-3},
     {"optimizer": "adam", "weight_decay": 0.5},

@@ -38,6 +38,7 @@ from minivess.config.env_variables import set_environment as set_environment
 from minivess.config.env_variables import silence_telemetry as silence_telemetry
 from minivess.config.experiment import DEMO as DEMO
 from minivess.config.experiment import AnalysisConfig as AnalysisConfig
+from minivess.config.experiment import Augmentation as Augmentation
 from minivess.config.experiment import ComputeConfig as ComputeConfig
 from minivess.config.experiment import DataConfig as DataConfig
 from minivess.config.experiment import DeploymentConfig as DeploymentConfig

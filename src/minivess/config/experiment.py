@@ -22,6 +22,10 @@ from minivess.config.catalog import refuse_fields
 from minivess.config.contradictions import CONTRADICTIONS
 from minivess.contracts import IGNORED, LabelMap, Normalisation
 
+Augmentation = Literal["none", "light", "full"]
+FULL_FROM = 5000
+"""Updates of a training from which on `auto` takes the full set."""
+
 
 class ResamplingConfig(Part):
     """Off unless asked for: native resolution is a scientific decision."""
@@ -163,7 +167,11 @@ class TrainingConfig(Part):
     )
     samples_per_volume: int = setting(4, "patches drawn from each volume in an epoch", ge=1)
     foreground_ratio: float = setting(0.67, "share of patches centred on foreground", ge=0, le=1)
-    augment: bool = setting(True, "random flips, rotations, intensity changes")
+    augment: Augmentation | Auto = setting(
+        "light",
+        "light: random flips, quarter turns, intensity changes; full: with free rotations, scaling "
+        "and faults of microscopes; auto: full where a training is long",
+    )
     patch_size: tuple[PositiveInt, PositiveInt, PositiveInt] | Auto = setting(
         "auto", "(x, y, z); given: used as it is"
     )
@@ -235,6 +243,17 @@ class TrainingConfig(Part):
     )
 
     _each_once = field_validator("models", "losses", "axes", "seeds")(each_once)
+
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _on_or_off(cls, augment: object) -> object:
+        return {True: "light", False: "none"}[augment] if isinstance(augment, bool) else augment
+
+    def augmentation(self, iterations: int) -> Augmentation:
+        """The set in use, `auto` resolved, where an epoch has so many updates."""
+        if self.augment != "auto":
+            return self.augment
+        return "full" if self.max_epochs * iterations >= FULL_FROM else "light"
 
     @property
     def averages(self) -> bool:

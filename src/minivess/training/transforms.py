@@ -10,23 +10,18 @@ import numpy as np
 import torch
 from monai.transforms.compose import Compose
 from monai.transforms.croppad.array import SpatialPad
-from monai.transforms.intensity.dictionary import (
-    RandGaussianNoised,
-    RandScaleIntensityd,
-    RandStdShiftIntensityd,
-)
-from monai.transforms.spatial.dictionary import RandFlipd, RandRotate90d
 from monai.transforms.transform import Randomizable, Transform
 from numpy.typing import NDArray
 
 from minivess import inference, losses, soft_skeleton
-from minivess.config import ResamplingConfig
+from minivess.config import Augmentation, ResamplingConfig
 from minivess.contracts import IGNORED, Case, CellSpec, ComputePlan, Shape
 from minivess.data.formats import volume
 from minivess.errors import DataError, PlanError
+from minivess.training import augmentation
+from minivess.training.augmentation import KEYS
 
 Sample = dict[str, Any]
-KEYS = ("image", "label")
 TRIES = 100  # patches drawn, at most, until one holds an annotated voxel
 
 
@@ -179,24 +174,10 @@ def _loaded(spec: CellSpec, resampling: ResamplingConfig) -> list[Transform]:
     return [LoadCase(spec, resampling), *skeleton]
 
 
-def drawn(patch: Shape, *, foreground_ratio: float, augment: bool) -> Compose:
-    """What is drawn anew for each patch.
-
-    Flips along every axis, quarter turns in the plane where the patch is square there, and
-    small changes of contrast, brightness and noise. Nothing that interpolates a label.
-    """
+def drawn(patch: Shape, *, foreground_ratio: float, augment: Augmentation) -> Compose:
+    """What is drawn anew for each patch: its place, and a set of changes."""
     crop = CropPatch(patch, foreground_ratio)
-    if not augment:
-        return Compose([crop])
-    flips = [RandFlipd(KEYS, prob=0.5, spatial_axis=axis) for axis in range(3)]
-    square = patch[0] == patch[1]
-    turns = [RandRotate90d(KEYS, prob=0.5, max_k=3, spatial_axes=(0, 1))] if square else []
-    intensity = [
-        RandScaleIntensityd("image", factors=0.15, prob=0.3),
-        RandStdShiftIntensityd("image", factors=0.1, prob=0.3),
-        RandGaussianNoised("image", std=0.05, prob=0.15),
-    ]
-    return Compose([crop, *flips, *turns, *intensity])
+    return Compose([crop, *augmentation.transforms(augment, patch)])
 
 
 def draw(transform: Compose, sample: Mapping[str, Any], seed: int) -> Sample:

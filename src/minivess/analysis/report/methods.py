@@ -25,6 +25,17 @@ REFERENCES = (
 )
 
 
+LIGHT = "flips, quarter turns and intensity changes"
+FULL = f"{LIGHT}, rotations, scaling, blur, gaps in vessels and noise of microscopes"
+AUGMENTATIONS = {
+    **dict.fromkeys(("none", False), "no augmentation"),
+    **dict.fromkeys(("light", True), LIGHT),
+    "full": FULL,
+    "auto": f"{LIGHT}, and in a long training more",
+}
+"""What is said of a set; older runs hold true or false."""
+
+
 def paragraphs(
     result: AnalysisResult,
     profile: DatasetProfile,
@@ -72,7 +83,7 @@ def _averaged(training: Mapping[str, Any]) -> str:
 
 
 def _course(training: Mapping[str, Any]) -> str:
-    augment = "flips, rotations and intensity changes" if training["augment"] else "no augmentation"
+    augment = AUGMENTATIONS[training["augment"]]
     return (
         f"{training['max_epochs']} epochs ({training['optimizer']}, learning rate "
         f"{training['learning_rate']:g}, {training['scheduler']} schedule, {augment})"

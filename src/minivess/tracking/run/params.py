@@ -37,6 +37,7 @@ def training_params(config: ExperimentConfig, plan: ComputePlan, *, seed: int) -
         **asked,
         **plan_params(plan),
         "seed": seed,
+        "augment": config.training.augmentation(plan.iterations_per_epoch),
         "patch_strategy": _strategy(config),
         "prediction_window": plan.patch_size
         if asked["prediction_window"] == "auto"
