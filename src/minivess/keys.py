@@ -25,6 +25,7 @@ DATA_CODE = ("data", "-data/pages", "units.py")
 CELL_CODE = (
     *FORMATS, *MODELS, "losses.py", "loss_terms.py", "soft_skeleton.py", "training",
     "-training/monitoring", "-training/speed_probe.py", "compute", "-compute/reporting",
+    "-compute/layout.py",
 )  # fmt: skip
 PREDICTION_CODE = ("analysis/predictions.py", *MODELS)
 ANALYSIS_CODE = ("analysis", "-analysis/report", *MODELS)

@@ -39,6 +39,14 @@ def format_duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
+def format_range(low: float, high: float) -> str:
+    """Durations in seconds: `2.1 to 2.9 min`, `50 s to 1.2 min`."""
+    ends = format_duration(low), format_duration(high)
+    if ends[0].split()[1] == ends[1].split()[1]:
+        return ends[1] if ends[0] == ends[1] else f"{ends[0].split()[0]} to {ends[1]}"
+    return f"{ends[0]} to {ends[1]}"
+
+
 def format_shape(shape: Iterable[int]) -> str:
     """`64x64x5`."""
     return "x".join(map(str, shape))

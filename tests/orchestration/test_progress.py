@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import time
+
+import pytest
 
 from minivess.orchestration.progress import GridProgress
 from minivess.training.monitoring.watchdog import ProgressEvent
@@ -54,3 +57,16 @@ def test_on_a_terminal_bars_show_the_cell_and_the_grid(capsys) -> None:
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().out)
     assert "dynunet fold 0" in shown
     assert "all cells" in shown
+
+
+def test_uneven_epochs_make_what_is_left_a_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    grid = GridProgress(lines.append, live=False)
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with grid.cell("dynunet fold 0") as row:
+        for epoch, seconds in enumerate((10.0, 10.0, 40.0)):
+            now += seconds
+            row.epoch(ProgressEvent(epoch, 10, 4, 4, 60.0), "")
+    assert lines[1].endswith("60 s left")
+    assert lines[2].endswith("30 s to 2 min left")

@@ -38,6 +38,15 @@ def test_the_probe_leaves_threads_and_random_numbers_as_they_were(tmp_path: Path
     assert torch.equal(torch.rand(2), expected)
 
 
+def test_more_numbers_of_threads_are_timed_against_the_first(tmp_path: Path) -> None:
+    spec, cases = make_spec(), make_cases(tmp_path)
+    found = speed_probe.times([spec], make_plan(spec), make_config(), cases, [2])
+    assert set(found.ratios) == {2}
+    assert found.at(2).step == pytest.approx(found.step * found.ratios[2])
+    assert found.at(1) == found
+    assert 0 < found.quiet <= 1 <= found.slow
+
+
 def test_a_first_batch_that_does_not_suit_the_plan_is_refused(tmp_path: Path) -> None:
     spec, cases = make_spec(), make_cases(tmp_path)
     with pytest.raises(PlanError, match="does not fit"):

@@ -27,7 +27,7 @@ Story = Callable[[Any, Options], Outcome]
 
 def run(options: Options) -> Outcome:
     """Read the settings and carry out the verb; returns what `--json` prints."""
-    configs.silence_telemetry()
+    configs.calm_libraries()
     config, row, story = settings(options), VERBS[options.verb], STORIES[options.verb]
     if row.opens == "nothing":
         return story(config, options)

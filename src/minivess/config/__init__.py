@@ -28,6 +28,7 @@ from minivess.config.dotted_keys import refuse_unknown as refuse_unknown
 from minivess.config.env_variables import QUIET as QUIET
 from minivess.config.env_variables import Environment as Environment
 from minivess.config.env_variables import caller as caller
+from minivess.config.env_variables import calm_libraries as calm_libraries
 from minivess.config.env_variables import changed_environment as changed_environment
 from minivess.config.env_variables import child_environment as child_environment
 from minivess.config.env_variables import default_environment as default_environment
@@ -35,7 +36,6 @@ from minivess.config.env_variables import environment as environment
 from minivess.config.env_variables import foreign as foreign
 from minivess.config.env_variables import local_without_proxy as local_without_proxy
 from minivess.config.env_variables import set_environment as set_environment
-from minivess.config.env_variables import silence_telemetry as silence_telemetry
 from minivess.config.experiment import DEMO as DEMO
 from minivess.config.experiment import AnalysisConfig as AnalysisConfig
 from minivess.config.experiment import Augmentation as Augmentation

@@ -89,9 +89,13 @@ def foreign() -> list[str]:
     return sorted(one for one in os.environ if one.startswith("PREFECT_") and one not in OWN)
 
 
-def silence_telemetry() -> None:
-    """Disable the usage data of every library; must run before they are imported."""
+def calm_libraries() -> None:
+    """Disable usage data, and let threads that wait sleep; runs before libraries are imported.
+
+    On a busy machine spinning threads take the processor from those that they wait for.
+    """
     os.environ.update(QUIET)
+    default_environment(OMP_WAIT_POLICY="PASSIVE")
 
 
 def child_environment(without: Iterable[str] = (), **changes: str) -> dict[str, str]:

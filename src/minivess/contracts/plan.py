@@ -58,6 +58,7 @@ class ComputePlan(Versioned):
     cache_rate: float
     mixed_precision: Literal["none", "bf16", "fp16"]
     threads: int
+    parallel_cells: int = Field(default=1, description="cells side by side on one CPU")
     iterations_per_epoch: int
     divisor: Shape
     predicted_memory_gb: float
@@ -78,6 +79,9 @@ class Forecast(Contract):
     seconds_per_step: float
     seconds_per_epoch: float = Field(description="training steps and validation")
     total_hours: float
+    low_hours: float = Field(default=0.0, description="where nothing else computes any more")
+    high_hours: float = Field(default=0.0, description="where each step is as slow as the slowest")
+    load: float = Field(default=0.0, description="load average of the machine when it was timed")
     ram_gb: float = Field(description="main memory of the process, its cached volumes included")
     vram_gb: float = Field(default=0.0, description="GPU memory; 0 where cells train on a CPU")
     disk_gb: float

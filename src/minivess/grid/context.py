@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from minivess import inference, names, networks
-from minivess.compute import bf16_benchmark, out_of_memory
+from minivess.compute import bf16_benchmark, choices, layout, out_of_memory
 from minivess.compute import hardware as machine
 from minivess.compute import plan as planner
 from minivess.compute.reporting import forecast, peak_memory
@@ -118,8 +118,16 @@ class GridContext:
             cache=self.session.home.footprints,
         )
 
-    def probe(self, families: Sequence[Family]) -> Forecast:
+    @property
+    def cells_at_once(self) -> int:
+        """How many cells train side by side: as planned for one CPU, or one for each GPU."""
+        laid_out = min((model.plan.parallel_cells for model in self.models.values()), default=1)
+        return max(laid_out, gpu_locks.cells_at_once(self.hardware, self.session.config.training))
+
+    def probe(self, families: Sequence[Family], *, cells: int | None = None) -> Forecast:
         """Forecast one model's families; lower the model's plan while the probe lacks memory.
+
+        On a CPU the layout of the whole grid of `cells` cells is chosen, too.
 
         Raises:
             OutOfMemory: no smaller plan is left.
@@ -128,13 +136,10 @@ class GridContext:
         while True:
             network, plan, _ = self.models[name]
             try:
-                cost = self._forecast(families)
+                return self._forecast(families, cells)
             except OutOfMemory as error:
                 following = self.smaller_plan(families[0], plan, n_train=n_train)
                 log.warning("%s", error.problem)
-            else:
-                self.models[name] = ModelPlan(network, plan, cost)
-                return cost
             self.session.print(
                 f"  {name} ran out of memory when it was tried; now "
                 f"{out_of_memory.described(following)}"
@@ -142,24 +147,35 @@ class GridContext:
             self.models[name] = ModelPlan(network, following)
             out_of_memory.release()
 
-    def _forecast(self, families: Sequence[Family]) -> Forecast:
+    def _forecast(self, families: Sequence[Family], total: int | None) -> Forecast:
         from minivess.training import speed_probe
 
         session, (network, plan, _) = self.session, self.model(families[0])
         session.print(f"  timing   {network.name}: a few steps, which takes up to a minute")
         by_loss = {family.loss.name: family for family in families}
         specs = [self.spec(family, family.cells[0]) for family in by_loss.values()]
+        config, loaded = session.config, as_loaded(session, self.profile)
+        n_train = [len(cell.fold.train) for family in families for cell in family.cells]
+        cells = total or len(n_train)
+        cached_gb = plan.cache_rate * choices.loaded_gb(network, loaded)
+        most = layout.most_cells(config, plan, self.hardware, cells=cells, cached_gb=cached_gb)
+        first, *others = layout.thread_counts(plan, self.hardware, most[0])
         with out_of_memory.typed(network, plan):
-            times = speed_probe.times(specs, plan, session.config, self.cases)
-        return forecast.forecast(
-            session.config,
-            network,
-            plan,
-            as_loaded(session, self.profile),
-            times,
-            n_train=[len(cell.fold.train) for family in families for cell in family.cells],
-            held_gb=peak_memory.held_gb(),
+            times = speed_probe.times(
+                specs, plan.replace(threads=first), config, self.cases, others
+            )
+
+        def cell_s(planned: ComputePlan) -> float:
+            epoch = forecast.epoch_s(config, planned, loaded, times, n_train=n_train)
+            return config.training.max_epochs * epoch
+
+        plan = layout.fastest(plan, self.hardware, most, (first, *others), cell_s, cells=cells)
+        held_gb = peak_memory.held_gb()
+        cost = forecast.forecast(
+            config, network, plan, loaded, times, n_train=n_train, held_gb=held_gb
         )
+        self.models[families[0].model.name] = ModelPlan(network, plan, cost)
+        return cost
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from minivess import files, names
 from minivess.compute import out_of_memory
 from minivess.contracts import CellOrder, FamilyRun, RunRecord
 from minivess.errors import TrainingError
-from minivess.grid import cell_run, family_run, gpu_locks
+from minivess.grid import cell_run, family_run
 from minivess.grid.context import GridContext
 from minivess.grid.families import Cell, Family
 from minivess.grid.worker import ANSWER, LocalCell
@@ -35,9 +35,7 @@ def is_parallel(grid: GridContext) -> bool:
     """Whether the settings ask for other processes than this one."""
     training = grid.session.config.training
     return (
-        training.deployment is not None
-        or training.processes_per_cell > 1
-        or gpu_locks.cells_at_once(grid.hardware, training) > 1
+        training.deployment is not None or training.processes_per_cell > 1 or grid.cells_at_once > 1
     )
 
 
@@ -131,9 +129,7 @@ class GridScheduler:
         """Keep as many cells running as allowed, until the queue is empty."""
         session, training = self.grid.session, self.grid.session.config.training
         progress, total = session.orchestrator.progress("grid", "cells ended"), len(queue)
-        limit = (
-            total if training.deployment else gpu_locks.cells_at_once(self.grid.hardware, training)
-        )
+        limit = total if training.deployment else self.grid.cells_at_once
         running: list[tuple[Queued, RunningCell]] = []
         began, reused = time.monotonic(), 0
         while queue or running:

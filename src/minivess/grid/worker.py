@@ -133,7 +133,7 @@ def main() -> int:
 
     def work() -> int:
         show_logs(debug=False)
-        configs.silence_telemetry()
+        configs.calm_libraries()
         end_with(process_of(int(starter)))
         from minivess.training import distributed, trainer
 

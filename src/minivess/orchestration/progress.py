@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -12,6 +13,12 @@ from minivess.training.monitoring.watchdog import duration
 
 if TYPE_CHECKING:
     from minivess.training.monitoring.watchdog import ProgressEvent
+
+
+RECENT, FEWEST = 5, 3
+"""Epochs whose pace gives the range of what is left, and how few of them say something."""
+STEADY = 1.1
+"""Where no epoch takes longer than this times the mean, what is left is one figure."""
 
 
 class GridProgress:
@@ -79,7 +86,8 @@ class CellProgress:
     def __init__(self, grid: GridProgress, title: str) -> None:
         self.grid, self.title = grid, title
         self.beat: Callable[[ProgressEvent], None] = lambda beat: None
-        self._began = time.monotonic()
+        self._began = self._ended = time.monotonic()
+        self._epochs: deque[float] = deque(maxlen=RECENT)
 
     @property
     def seconds(self) -> float:
@@ -88,6 +96,9 @@ class CellProgress:
 
     def epoch(self, beat: ProgressEvent, shown: str) -> None:
         """Print one line about an epoch; `shown` are its metrics."""
+        now = time.monotonic()
+        self._epochs.append(now - self._ended)
+        self._ended = now
         left = ", ".join(filter(None, self.left(beat)))
         self.grid.write(f"  {self.title} epoch {beat.epoch + 1}/{beat.epochs}  {shown}  {left}")
 
@@ -95,11 +106,19 @@ class CellProgress:
         """Time left of the cell and of all cells as text; empty where not known."""
         if beat.left_s is None:
             return "", ""
-        own = f"{duration(beat.left_s)} left"
+        own = f"{self._span(beat.left_s)} left"
         if not self.grid.cells:  # one of several processes, which knows only its own cell
             return own, ""
         everything = self.grid.left_s(beat.left_s, self.seconds + beat.left_s)
-        return own, f"{duration(everything)} for all cells"
+        return own, f"{self._span(everything)} for all cells"
+
+    def _span(self, seconds: float) -> str:
+        """What is left at the pace of the fastest and of the slowest of the recent epochs."""
+        usual = statistics.fmean(self._epochs) if len(self._epochs) >= FEWEST else 0.0
+        if not usual or max(self._epochs) < STEADY * usual:
+            return duration(seconds)
+        low, high = (end / usual * seconds for end in (min(self._epochs), max(self._epochs)))
+        return f"{duration(low)} to {duration(high)}"
 
 
 def share(beat: ProgressEvent) -> float:

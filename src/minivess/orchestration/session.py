@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from minivess import config as configs
 from minivess import keys, names
-from minivess.config import DEMO, Environment, ExperimentConfig, silence_telemetry
+from minivess.config import DEMO, Environment, ExperimentConfig, calm_libraries
 from minivess.contracts import DatasetProfile, RunRecord
 from minivess.data.versions.versioning import known_as, recorded_places
 from minivess.errors import StoreError, StoreUnreachable
@@ -281,7 +281,7 @@ def open_session(
     Flows that an event or a deployment starts wait for the lock; a command typed by a user
     does not (`wait=False`) and ends with who holds it.
     """
-    silence_telemetry()
+    calm_libraries()
     logs.before.records.clear()
     home = open_home(env.home, reading=not lock)
     with ExitStack() as stack:

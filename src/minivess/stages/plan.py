@@ -41,7 +41,7 @@ def plan(session: Session, upstream: Sequence[str] = ()) -> dict[str, Any]:
     for name in dict.fromkeys(family.model.name for family in asked):
         mine = [family for family in asked if family.model.name == name]
         grid.models[name] = plan_model(session, profile, hardware, mine[0])
-        cost = grid.probe(mine)
+        cost = grid.probe(mine, cells=sum(len(family.cells) for family in asked))
         network, chosen, _ = grid.models[name]
         session.print()
         session.print(plan_page.text(name, chosen, cost))

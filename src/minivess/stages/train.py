@@ -146,7 +146,7 @@ def forecast(grid: GridContext, missing: Sequence[families.Family]) -> None:
     for name in grid.models:
         those = [family for family in missing if family.model.name == name]
         n_cells = sum(len(family.cells) for family in those)
-        cost = grid.probe(those)
+        cost = grid.probe(those, cells=sum(len(family.cells) for family in missing))
         plan = grid.models[name].plan
         page = plan_page.markdown(plan, cost, grid.hardware)
         session.orchestrator.markdown(f"plan-{dashed(name)}", page)
@@ -156,8 +156,10 @@ def forecast(grid: GridContext, missing: Sequence[families.Family]) -> None:
             f"  {name}: patch {format_shape(plan.patch_size)}, batch {plan.batch_size}, "
             f"{plan.device}, {plan.mixed_precision} precision{judged}; forecast for "
             f"{several(n_cells, 'cell')}: {cost.seconds_per_epoch:.1f} s per epoch, "
-            f"{format_duration(3600 * cost.total_hours)}"
+            f"{plan_page.duration(cost)}"
         )
+        if plan.parallel_cells > 1:
+            session.print(f"  {plan.choices['parallel_cells'].reason}")
     on_cpu = any(model.plan.device == "cpu" for model in grid.models.values())
     if on_cpu and hours > ASK_ABOVE_HOURS and not session.yes:
         raise PlanError(

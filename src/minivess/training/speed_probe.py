@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 
@@ -31,8 +32,11 @@ def times(
     plan: ComputePlan,
     config: ExperimentConfig,
     cases: Mapping[str, Case],
+    counts: Sequence[int] = (),
 ) -> Times:
     """Seconds of what a training does; `specs` are cells of one network, one for each loss.
+
+    `counts` are more numbers of threads with which a step is timed.
 
     Raises:
         DataError, PlanError: a batch that does not suit the network or the plan.
@@ -47,12 +51,18 @@ def times(
         state = State.start(spec, plan, config.training)
         window = partial(_window, state, first, spec, plan)
         timed = [_steps(one, First.again(batches, first)) for one in specs]
+        usual = [min(steps.wall) for steps in timed]
         return Times(
-            step=sum(map(min, timed)) / len(timed),
+            step=sum(usual) / len(usual),
             load=_seconds(draw),
             window=min(_seconds(window) for _ in range(2)),
             judge=_judging(first, spec, config),
-            steps=sum(map(len, timed)),
+            steps=sum(len(steps.wall) for steps in timed),
+            quiet=min(1.0, *(min(steps.busy) / min(steps.wall) for steps in timed)),
+            slow=max(max(steps.wall) / min(steps.wall) for steps in timed),
+            ratios={
+                count: _with_threads(spec, batches, first, count) / usual[0] for count in counts
+            },
         )
 
 
@@ -62,6 +72,8 @@ class First(Batches):
 
     first: Batch
     seconds: list[float] = field(default_factory=list)
+    busy: list[float] = field(default_factory=list)
+    """Seconds in which the processor worked on the step, in this thread."""
 
     @classmethod
     def again(cls, batches: Batches, first: Batch) -> First:
@@ -71,16 +83,30 @@ class First(Batches):
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Enough for a few steps; the first of them sets up kernels and is no measure."""
         while len(self.seconds) < 2 or (len(self.seconds) <= STEPS and sum(self.seconds) < PROBE_S):
-            begun = time.perf_counter()
+            begun, worked = time.perf_counter(), time.thread_time()
             yield self.first
             _finish(self.plan.device)
             self.seconds.append(time.perf_counter() - begun)
+            self.busy.append(time.thread_time() - worked)
 
 
-def _steps(spec: CellSpec, batches: First) -> list[float]:
+class Timed(NamedTuple):
+    """Seconds of each step by the clock, and those in which the processor worked on it."""
+
+    wall: list[float]
+    busy: list[float]
+
+
+def _steps(spec: CellSpec, batches: First) -> Timed:
     state = State.start(spec, batches.plan, batches.training)
     epochs.Steps.of(spec, batches, Heartbeat.silent()).run(state)
-    return batches.seconds[1:]
+    return Timed(batches.seconds[1:], batches.busy[1:])
+
+
+def _with_threads(spec: CellSpec, batches: Batches, first: Batch, count: int) -> float:
+    plan = batches.plan.replace(threads=count)
+    with context.machine(plan):
+        return min(_steps(spec, First.again(replace(batches, plan=plan), first)).wall)
 
 
 def _window(state: State, batch: Batch, spec: CellSpec, plan: ComputePlan) -> None:

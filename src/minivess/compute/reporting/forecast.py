@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from minivess import inference, networks
+from minivess.compute import layout
 from minivess.compute.choices import iterations, loaded_gb
 from minivess.compute.memory.prediction import JUDGING_PROCESS_GB, PROCESS_GB, map_bytes
 from minivess.compute.patch import shapes_of
@@ -26,6 +29,8 @@ from minivess.runtime.cgroups import GIB
 CELL_GB = 0.01
 """Figures, logs, configuration and metrics of one cell."""
 
+UNSURE = 1.2
+"""How much longer a grid may take than was forecast, although each step took as long."""
 
 BESIDE_GB = 0.05
 """Pictures, metrics in threads and what is on its way to MLflow; 0.03 to 0.08 in cells of the demo
@@ -33,13 +38,28 @@ volumes, beyond what their process held before."""
 
 
 class Times(NamedTuple):
-    """Seconds of a step, of making its batch, of one window, and of judging one voxel."""
+    """Seconds of a step, of making its batch, of one window, and of judging one voxel.
+
+    Attributes:
+        steps: How many were timed.
+        quiet: Share of a step's time in which the processor worked on it.
+        slow: The slowest step over the fastest.
+        ratios: Threads -> time of a step over that with as many as `step` was timed with.
+    """
 
     step: float
     load: float
     window: float
     judge: float
     steps: int
+    quiet: float = 1.0
+    slow: float = 1.0
+    ratios: Mapping[int, float] = MappingProxyType({})
+
+    def at(self, threads: int) -> Times:
+        """The times with so many threads."""
+        ratio = self.ratios.get(threads, 1.0)
+        return self._replace(step=self.step * ratio, window=self.window * ratio)
 
 
 def forecast(
@@ -58,31 +78,47 @@ def forecast(
         n_train: number of training volumes of each cell.
         held_gb: main memory that the process which trains holds before it does.
     """
-    training = config.training
-    ahead = times.load / plan.num_workers - times.step if plan.num_workers else times.load
-    step = times.step + max(0.0, ahead)
-    updates = statistics.fmean(iterations(config, n, plan.batch_size).value for n in n_train)
-    epoch = step * updates * training.accumulation_steps
-    epoch += _validation(config, plan, profile, times)
+    cells, training = len(n_train), config.training
+    epoch = epoch_s(config, plan, profile, times, n_train=n_train)
+    total = layout.grid_s(plan, training.max_epochs * epoch, cells) / 3600
     on_gpu = plan.device == "cuda"
     process = max(plan.predicted_memory_gb, plan.predicted_window_gb)
     maps = map_bytes(network) * math.prod(profile.max_shape) / GIB
     step_gb = plan.predicted_memory_gb - PROCESS_GB["cpu"]
     judging_gb = plan.predicted_window_gb - JUDGING_PROCESS_GB["cpu"]
     return Forecast(
-        cells=len(n_train),
-        seconds_per_step=times.step,
-        seconds_per_epoch=epoch,
-        total_hours=len(n_train) * training.max_epochs * epoch / 3600,
+        cells=cells,
+        seconds_per_step=times.at(plan.threads).step,
+        seconds_per_epoch=epoch * (layout.CROWDED if plan.parallel_cells > 1 else 1),
+        total_hours=total,
+        low_hours=total * times.quiet,
+        high_hours=total * max(times.slow, UNSURE),
+        load=os.getloadavg()[0],
         ram_gb=held_gb
         + BESIDE_GB
         + (maps if on_gpu else max(step_gb, judging_gb))
         + plan.cache_rate * loaded_gb(network, profile),
         vram_gb=process if on_gpu else 0.0,
-        disk_gb=len(n_train) * _cell_gb(config, network),
+        disk_gb=cells * _cell_gb(config, network),
         method=f"{times.steps} training steps, one window and the metrics of one patch were timed "
         "on the first batch; the rest is arithmetic, and early stopping would end sooner",
     )
+
+
+def epoch_s(
+    config: ExperimentConfig,
+    plan: ComputePlan,
+    profile: DatasetProfile,
+    times: Times,
+    *,
+    n_train: Sequence[int],
+) -> float:
+    """Seconds of an epoch of the mean cell that trains alone: its steps and its validation."""
+    times = times.at(plan.threads)
+    ahead = times.load / plan.num_workers - times.step if plan.num_workers else times.load
+    updates = statistics.fmean(iterations(config, n, plan.batch_size).value for n in n_train)
+    steps = updates * config.training.accumulation_steps
+    return steps * (times.step + max(0.0, ahead)) + _validation(config, plan, profile, times)
 
 
 def _validation(

@@ -7,7 +7,7 @@ from typing import Any
 
 from minivess.compute.choices import USER
 from minivess.contracts import Choice, ComputePlan, Forecast, Hardware
-from minivess.text import format_shape
+from minivess.text import format_range, format_shape
 
 WIDTH = 100
 HEAD = 10
@@ -117,8 +117,6 @@ def _cells(forecast: Forecast) -> str:
 
 
 def _cost(plan: ComputePlan, forecast: Forecast) -> list[tuple[str, str]]:
-    hours = forecast.total_hours
-    total = f"{hours * 60:.1f} min" if hours < 1 else f"{hours:.1f} h"
     vram = f", {forecast.vram_gb:.1f} GB on the GPU" if forecast.vram_gb else ""
     padded = [f"{case} by {format_shape(lacks)}" for case, lacks in plan.padded.items()]
     lines = [
@@ -129,9 +127,9 @@ def _cost(plan: ComputePlan, forecast: Forecast) -> list[tuple[str, str]]:
         ),
         (
             "Forecast",
-            f"{total} for {_cells(forecast)}: {forecast.seconds_per_step:.3f} s for a step, "
-            f"{forecast.seconds_per_epoch:.1f} s for an epoch; {forecast.ram_gb:.1f} GB memory"
-            f"{vram}, {forecast.disk_gb:.2f} GB disk",
+            f"{duration(forecast)}, for {_cells(forecast)}: {forecast.seconds_per_step:.3f} s for "
+            f"a step, {forecast.seconds_per_epoch:.1f} s for an epoch; {forecast.ram_gb:.1f} GB "
+            f"memory{vram}, {forecast.disk_gb:.2f} GB disk",
         ),
         ("Timed", forecast.method),
     ]
@@ -140,6 +138,12 @@ def _cost(plan: ComputePlan, forecast: Forecast) -> list[tuple[str, str]]:
         during = f"training and the validation of its epochs (val_*) compute in {kind}"
         lines.append(("Scores", f"{during}; every figure that is reported (eval_*), in float32"))
     return [*([("Padded", ", ".join(padded))] if padded else []), *lines]
+
+
+def duration(forecast: Forecast) -> str:
+    """The range of a forecast, and the load under which it was timed."""
+    hours = format_range(3600 * forecast.low_hours, 3600 * forecast.high_hours)
+    return f"{hours} at a load of {forecast.load:.1f}"
 
 
 def _wrapped(head: str, sentence: str) -> list[str]:

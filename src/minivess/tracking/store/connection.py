@@ -91,7 +91,7 @@ def _alone(place: Home, uri: str) -> Iterator[None]:
 
 def preload() -> None:
     """Import MLflow with few retries and little output; takes about a second."""
-    config.silence_telemetry()
+    config.calm_libraries()
     # MLflow's own seven retries keep a command hanging for minutes after a server has died.
     config.default_environment(
         MLFLOW_HTTP_REQUEST_MAX_RETRIES="3",
