@@ -247,7 +247,7 @@ class TrainingConfig(Part):
     @field_validator("augment", mode="before")
     @classmethod
     def _on_or_off(cls, augment: object) -> object:
-        return {True: "light", False: "none"}[augment] if isinstance(augment, bool) else augment
+        return {"true": "light", "false": "none"}.get(str(augment).lower(), augment)
 
     def augmentation(self, iterations: int) -> Augmentation:
         """The set in use, `auto` resolved, where an epoch has so many updates."""
