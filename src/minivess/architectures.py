@@ -1,4 +1,6 @@
-"""MONAI's networks beside DynUNet, each built from a resolved record. Nothing is downloaded.
+"""MONAI's networks beside DynUNet and two of our own, each built from a resolved record.
+
+Nothing is downloaded.
 
 MONAI halves every axis at each level of SegResNet and of VISTA3D's encoder. Here the strides of
 the record are set on the built layers, so that thin axes keep their slices.
@@ -6,10 +8,13 @@ the record are set on the built layers, so that thin axes keep their slices.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from monai.networks.layers.utils import get_norm_layer
 from torch import nn
+from torch.nn import functional
 
 from minivess.contracts import Network, Shape
 
@@ -159,3 +164,141 @@ def _doubling(network: Network) -> int:
         message = f"filters must double over two levels or more, as {doubled} does"
         raise ValueError(message)
     return levels
+
+
+# --- residual encoders of our own ---------------------------------------------------------
+
+
+def resenc(network: Network) -> nn.Module:
+    """nnU-Net's residual encoder: more blocks the deeper, and a plain decoder.
+
+    Isensee et al., "nnU-Net Revisited", MICCAI 2024. `arguments` may hold `blocks`, of each level.
+    """
+    return ResidualUNet(
+        network, ResidualBlock, **{"blocks": (1, 3, 4, 6, 6, 6), **network.arguments}
+    )
+
+
+def mednext(network: Network) -> nn.Module:
+    """MedNeXt S: large depthwise kernels between narrow and wide channels, two blocks a level.
+
+    Roy et al., "MedNeXt", MICCAI 2023. `arguments` may hold `blocks`, of each level.
+    """
+    return ResidualUNet(
+        network, NextBlock, **{"blocks": (2,) * 6, "decoder_blocks": 2, **network.arguments}
+    )
+
+
+class ResidualUNet(nn.Module):
+    """Logits (B, C, X, Y, Z); with deep supervision in train() (B, heads, C, X, Y, Z)."""
+
+    def __init__(
+        self, network: Network, block: Any, *, blocks: Sequence[int], decoder_blocks: int = 1
+    ) -> None:
+        super().__init__()
+        widths, strides, kernels = network.filters, network.strides, network.kernel_size
+        levels = len(widths)
+        if len(_strides(network)) < 1 or len(blocks) < levels:
+            message = f"{levels} levels (filters) take 2 or more, and as many numbers of blocks"
+            raise ValueError(message)
+
+        def stage(level: int, width: int, stride: Shape, count: int) -> nn.Module:
+            inside = [width, *(widths[level],) * (count - 1)]
+            steps = [stride, *((1, 1, 1),) * (count - 1)]
+            made = [
+                block(one, widths[level], kernels[level], step, network.monai_norm)
+                for one, step in zip(inside, steps, strict=True)
+            ]
+            return nn.Sequential(*made, *([nn.Dropout3d(network.dropout)] * bool(network.dropout)))
+
+        self.stem = nn.Conv3d(
+            network.in_channels, widths[0], kernels[0], padding=_padding(kernels[0])
+        )
+        self.encoder = nn.ModuleList(
+            stage(level, widths[max(0, level - 1)], strides[level], blocks[level])
+            for level in range(levels)
+        )
+        self.up = nn.ModuleList(
+            nn.ConvTranspose3d(deep, shallow, stride, stride)
+            for shallow, deep, stride in zip(widths, widths[1:], strides[1:], strict=False)
+        )
+        self.decoder = nn.ModuleList(
+            stage(level, 2 * widths[level], (1, 1, 1), decoder_blocks)
+            for level in range(levels - 1)
+        )
+        heads = min(3, levels - 1) if network.deep_supervision else 1
+        self.heads = nn.ModuleList(
+            nn.Conv3d(width, network.out_channels, 1) for width in widths[:heads]
+        )
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """Encode, then decode from the deepest level up."""
+        features, found = [], self.stem(volume)
+        for stage in self.encoder:
+            found = stage(found)
+            features.append(found)
+        decoded: list[Tensor] = []
+        for level in reversed(range(len(self.decoder))):
+            found = torch.cat([self.up[level](found), features[level]], dim=1)
+            found = self.decoder[level](found)
+            decoded.insert(0, found)
+        answer: Tensor = self.heads[0](decoded[0])
+        if not self.training or len(self.heads) == 1:
+            return answer
+        deeper = (head(part) for head, part in zip(self.heads, decoded, strict=False))
+        size = answer.shape[2:]
+        return torch.stack([functional.interpolate(part, size) for part in deeper], dim=1)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions beside a pooled and projected way round them."""
+
+    def __init__(self, inside: int, outside: int, kernel: Shape, stride: Shape, norm: Any) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            nn.Conv3d(inside, outside, kernel, stride, _padding(kernel), bias=False),
+            get_norm_layer(norm, 3, outside),
+            nn.LeakyReLU(0.01),
+            nn.Conv3d(outside, outside, kernel, 1, _padding(kernel), bias=False),
+            get_norm_layer(norm, 3, outside),
+        )
+        same = inside == outside and max(stride) == 1
+        self.around = (
+            nn.Identity()
+            if same
+            else nn.Sequential(
+                nn.AvgPool3d(stride, stride),
+                nn.Conv3d(inside, outside, 1, bias=False),
+                get_norm_layer(norm, 3, outside),
+            )
+        )
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """Add both ways."""
+        return functional.leaky_relu(self.convolutions(volume) + self.around(volume), 0.01)
+
+
+class NextBlock(nn.Module):
+    """A depthwise convolution, then twice as many channels, then few again."""
+
+    def __init__(self, inside: int, outside: int, kernel: Shape, stride: Shape, norm: Any) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            nn.Conv3d(inside, inside, kernel, stride, _padding(kernel), groups=inside),
+            get_norm_layer(norm, 3, inside),
+            nn.Conv3d(inside, 2 * inside, 1),
+            nn.GELU(),
+            nn.Conv3d(2 * inside, outside, 1),
+        )
+        same = inside == outside and max(stride) == 1
+        self.around = nn.Identity() if same else nn.Conv3d(inside, outside, 1, stride)
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """Add both ways."""
+        found: Tensor = self.convolutions(volume) + self.around(volume)
+        return found
+
+
+def _padding(kernel: Shape) -> Shape:
+    x, y, z = kernel
+    return x // 2, y // 2, z // 2

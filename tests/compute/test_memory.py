@@ -157,9 +157,12 @@ def test_a_torn_record_is_found_again(make_network: Callable[..., Network], tmp_
     assert footprint(make_network(), cache=tmp_path).step_gb((64, 64, 16), 2) == first
 
 
-@pytest.mark.parametrize("name", ["unet", "segresnet", "swinunetr", "vista3d"])
+@pytest.mark.parametrize("name", ["unet", "segresnet", "swinunetr", "vista3d", "resenc", "mednext"])
 def test_every_shipped_network_is_sized_with_its_sliding_window(name: str) -> None:
-    narrow = {"unet": [4, 8], "segresnet": [8, 16], "swinunetr": [12], "vista3d": [8, 16]}
+    narrow = {
+        "unet": [4, 8], "segresnet": [8, 16], "swinunetr": [12], "vista3d": [8, 16],
+        "resenc": [4, 8], "mednext": [8, 16],
+    }  # fmt: skip
     model = config.model(name, {"filters": narrow[name]})
     network = networks.resolve(model, in_channels=1, out_channels=2, min_shape=(64, 64, 32))
     found = footprint(network)

@@ -13,7 +13,7 @@ from minivess.errors import PlanError, UsageError
 
 NARROW = {
     "dynunet": (4, 8, 16), "unet": (4, 8, 16), "segresnet": (8, 16, 32), "swinunetr": (12,),
-    "vista3d": (8, 16, 32),
+    "vista3d": (8, 16, 32), "resenc": (4, 8, 16), "mednext": (4, 8, 16),
 }  # fmt: skip
 ADAPTS = sorted(set(NARROW) - {"swinunetr"})
 MINE = """
@@ -65,6 +65,25 @@ def test_five_slices_train_without_padding(name: str) -> None:
 @pytest.mark.parametrize("name", ADAPTS)
 def test_each_axis_has_its_own_divisor(name: str) -> None:
     assert networks.divisor(network(name, (32, 32, 9))) == (4, 4, 2)
+
+
+@pytest.mark.parametrize("name", ["resenc", "mednext"])
+def test_deep_supervision_gives_a_head_for_each_level_and_one_answer_when_judged(name) -> None:
+    record = network(name, (32, 32, 5), deep_supervision=True)
+    module = networks.initial(record, seed=0)
+    assert module(torch.randn(1, 1, 32, 32, 5)).shape == (1, 2, 3, 32, 32, 5)
+    assert module.eval()(torch.randn(1, 1, 32, 32, 5)).shape == (1, 3, 32, 32, 5)
+
+
+def test_the_blocks_of_each_level_are_those_that_the_model_file_gives() -> None:
+    few, many = (
+        networks.parameters(networks.build(network("resenc", (32, 32, 5), arguments=given)))
+        for given in ({"blocks": [1, 1, 1]}, {})
+    )
+    assert few < many
+    for wrong in ({"blocks": [1, 1]}, {"depth": 3}):
+        with pytest.raises(PlanError, match="resenc"):
+            networks.build(network("resenc", (32, 32, 5), arguments=wrong))
 
 
 def test_swinunetr_takes_multiples_of_32_on_each_axis() -> None:

@@ -8,6 +8,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from minivess import config as configs
 from minivess import networks
 from minivess.config import DeploymentConfig
 from minivess.contracts import Case, Network, Window
@@ -53,6 +54,21 @@ def test_parity_runs_over_whole_volumes_and_passes(
     assert result.volumes == ("thin", "deep", "thin mirrored along x")
     assert result.max_logit_difference < 1e-3
     assert result.mask_agreement >= 0.9999
+
+
+@pytest.mark.parametrize("name", ["resenc", "mednext"])
+def test_the_residual_networks_are_exported_and_agree_on_whole_volumes(
+    name: str, cases: tuple[Case, ...], window: Window, tmp_path: Path
+) -> None:
+    model = configs.model(name, {"filters": (4, 8, 8), "deep_supervision": True})
+    network = networks.resolve(model, in_channels=1, out_channels=3, min_shape=(24, 24, 5))
+    checkpoint = tmp_path / "best.pth"
+    torch.save({"weights": networks.initial(network, seed=3).state_dict()}, checkpoint)
+    onnx = export.to_onnx(network, checkpoint, tmp_path / "model.onnx")
+    result = export.parity(
+        network, checkpoint, onnx, cases=cases, window=window, config=DeploymentConfig()
+    )
+    assert result.passed
 
 
 def test_another_networks_export_fails_parity_and_hands_on_its_figures(
