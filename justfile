@@ -86,6 +86,31 @@ lineage *words: ready
 sql *words: ready
     @{{ minivess }} sql "$@"
 
+# All results as a table: just runs, just runs analysis, just runs --all
+[group("research")]
+runs *words: ready
+    @{{ minivess }} runs "$@"
+
+# Open the report of the latest analysis
+[group("research")]
+report *words: ready
+    @{{ minivess }} report "$@"
+
+# Settings with default, meaning and values: just settings training
+[group("research")]
+settings *words: ready
+    @{{ minivess }} settings "$@"
+
+# What a setting does, or what a code of a check asks for
+[group("research")]
+explain *words: ready
+    @{{ minivess }} explain "$@"
+
+# Write a template that works: just new model|loss|tier|experiment NAME
+[group("research")]
+new *words: ready
+    @{{ minivess }} new "$@"
+
 # Mean, deviation and rank of each family, from the plain files alone
 [group("research")]
 summary *words: ready
@@ -110,6 +135,21 @@ audit *words: ready
 [group("upkeep")]
 backfill *words: ready
     @{{ minivess }} backfill "$@"
+
+# Delete runs for good, with their folds, files and logs: just delete RUN
+[group("upkeep")]
+delete *words: ready
+    @{{ minivess }} delete "$@"
+
+# What takes how much space in the output folder
+[group("upkeep")]
+disk *words: ready
+    @{{ minivess }} disk "$@"
+
+# The script that makes a shell complete words of `minivess`
+[group("upkeep")]
+completion *words: ready
+    @{{ minivess }} completion "$@"
 
 # Remove deleted runs for good; --apply does it
 [group("upkeep")]

@@ -12,12 +12,21 @@ from minivess.cli import grammar
 from minivess.verbs import ROWS, VERBS
 
 QUOTED = r"'[^'\n]*'|\"[^\"\n]*\""
+AUTOMATIONS = "new (?:data to profile|profile to training)"  # names in deployments/prefect.yaml
 COMMAND = re.compile(
-    rf"(?<![\w./-])(?:minivess|just) ({'|'.join(VERBS)})(?![\w-])"
+    rf"(?<![\w./-])(?:minivess|just) (?!{AUTOMATIONS})({'|'.join(VERBS)})(?![\w-])"
     rf"((?= )(?:{QUOTED}|(?!  )[^`\n;,()|'\"])*)?"
 )
 VALUE = "7"
-BARE = {"URL": "http://x", "RUN_ID_OR_BUNDLE": "run", "DIR_OR_FILE.json": "folder"}
+BARE = {
+    "URL": "http://x",
+    "RUN_ID_OR_BUNDLE": "run",
+    "DIR_OR_FILE.json": "folder",
+    "KIND": "model",
+    "NAME": "my_net",
+    "SETTING_OR_CODE": "training.folds",
+    "SHELL": "bash",
+}
 
 
 def bare_words(name: str) -> list[str]:

@@ -12,6 +12,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from minivess.errors import DiskFull, MinivessError, OrchestrationError
@@ -124,6 +125,16 @@ def copy_package(folder: Path) -> Path:
     """Copy the sources of this package into `folder`, to be used where it is not installed."""
     ignored = shutil.ignore_patterns("__pycache__", "_configs")
     return Path(shutil.copytree(Path(__file__).parent, folder / "minivess", ignore=ignored))
+
+
+def size(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder, those of several names once."""
+    found = {}
+    for file in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        status = file.lstat()
+        if S_ISREG(status.st_mode):
+            found[status.st_dev, status.st_ino] = status.st_size
+    return sum(found.values())
 
 
 def sha256(path: Path) -> str:

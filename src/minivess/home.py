@@ -26,12 +26,18 @@ UNFIT = re.compile(r"[?{}\x00-\x1f\x7f]|%[0-9A-Fa-f]{2}")
 
 
 class Place:
-    """A path inside the home folder, by its name there."""
+    """A path inside the home folder, by its name there.
 
-    def __init__(self, name: str, *, derived: bool = False) -> None:
-        """`derived` files go to `Home.scratch` where the home folder may only be read."""
-        self.name = name
-        self.derived = derived
+    Args:
+        holds: what lies there.
+        again: what it costs to make it again; None for what cannot be made again.
+        derived: it goes to `Home.scratch` where the home folder may only be read.
+    """
+
+    def __init__(
+        self, name: str, holds: str, *, again: str | None = None, derived: bool = False
+    ) -> None:
+        self.name, self.holds, self.again, self.derived = name, holds, again, derived
 
     def __get__(self, home: Home, kind: type[Home]) -> Path:
         return ((self.derived and home.scratch) or home.root) / self.name
@@ -45,48 +51,61 @@ class Home:
     scratch: Path | None = None
     """Where derived files go meanwhile, if this folder may only be read."""
 
-    database = Place("mlflow.db")
-    """MLflow's SQLite file."""
-    artifacts = Place("artifacts")
-    """MLflow's artifacts."""
-    prefect = Place("prefect")
-    """PREFECT_HOME of private servers."""
-    dvc = Place("dvc")
-    """The DVC repository that holds curated sets."""
-    review_db = Place("review.db")
-    """Flagged volumes and what people decided about them."""
-    profile_cache = Place("profile_cache", derived=True)
-    """Volume statistics by content."""
-    sources = Place("sources")
-    """Mirrors of datasets in storage elsewhere."""
-    footprints = Place("footprints")
-    """Divisors and memory of networks, by content."""
-    cells = Place("cells")
-    """One folder for each cell key."""
-    skeletons = Place("skeletons")
-    """Skeletons and surfaces of labels, by content."""
-    searches = Place("searches")
-    """The trials of searches, and their winners as experiment files."""
-    gpus = Place("gpus")
-    """A lock file for each GPU that trains."""
-    judged = Place("judged")
-    """Masks and metrics of judged volumes, by content key."""
-    journal = Place("journal")
-    """What is on its way into MLflow, one file for each run."""
-    tables = Place("tables")
-    """Metrics as plain files, one folder for each experiment."""
-    logs = Place("logs")
-    """Log files, one folder for each run."""
-    reports = Place("reports", derived=True)
-    """HTML reports and galleries."""
-    workspace = Place("workspace.duckdb", derived=True)
-    """The DuckDB file over all runs."""
-    served = Place("served", derived=True)
-    """Exported models and built services."""
-    pointers = Place("pointers.json")
-    """Published run ids when Prefect is disabled."""
-    demo = Place("demo-data")
-    """Demo volumes."""
+    database = Place("mlflow.db", "MLflow's SQLite file")
+    artifacts = Place("artifacts", "MLflow's artifacts")
+    prefect = Place("prefect", "PREFECT_HOME of private servers")
+    dvc = Place("dvc", "the DVC repository that holds curated sets")
+    review_db = Place("review.db", "flagged volumes and what people decided about them")
+    profile_cache = Place(
+        "profile_cache",
+        "volume statistics by content",
+        again="volumes are measured again, seconds each",
+        derived=True,
+    )
+    sources = Place(
+        "sources", "mirrors of datasets in storage elsewhere", again="files are fetched again"
+    )
+    footprints = Place(
+        "footprints",
+        "divisors and memory of networks, by content",
+        again="networks and this machine are measured again, up to a minute a model",
+    )
+    cells = Place("cells", "one folder for each cell key")
+    skeletons = Place(
+        "skeletons",
+        "skeletons and surfaces of labels, by content",
+        again="skeletons are made again, seconds a volume",
+    )
+    searches = Place("searches", "the trials of searches, and their winners as experiment files")
+    gpus = Place("gpus", "a lock file for each GPU that trains")
+    judged = Place(
+        "judged",
+        "masks and metrics of judged volumes, by content key",
+        again="volumes are predicted again by the next analysis",
+    )
+    journal = Place("journal", "what is on its way into MLflow, one file for each run")
+    tables = Place("tables", "metrics as plain files, one folder for each experiment")
+    logs = Place("logs", "log files, one folder for each run")
+    reports = Place("reports", "HTML reports and galleries", derived=True)
+    workspace = Place(
+        "workspace.duckdb",
+        "the DuckDB file over all runs",
+        again="the next query reads MLflow again",
+        derived=True,
+    )
+    served = Place(
+        "served",
+        "exported models and built services",
+        again="a service is built again by the next deployment",
+        derived=True,
+    )
+    pointers = Place("pointers.json", "published run ids when Prefect is disabled")
+    demo = Place("demo-data", "demo volumes", again="demo volumes are drawn again")
+
+    @classmethod
+    def places(cls) -> dict[str, Place]:
+        """Every place by its name in the folder."""
+        return {one.name: one for one in vars(cls).values() if isinstance(one, Place)}
 
     @property
     def writable(self) -> bool:

@@ -58,6 +58,21 @@ def first_of(items: Sequence[object], most: int) -> str:
     return ", ".join(map(str, items[:most])) + rest
 
 
+def table(rows: Sequence[Sequence[object]]) -> list[str]:
+    """Lines of columns, each as wide as its widest cell; the last one is not filled up."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
+
+
+def format_size(size: float) -> str:
+    """`12 kB`, `3.4 MB`, `1.2 GB`."""
+    for unit, of in (("GB", 1e9), ("MB", 1e6)):
+        if size >= of:
+            return f"{size / of:.1f} {unit}"
+    return f"{size / 1e3:.0f} kB"
+
+
 def slug(text: str) -> str:
     """A name of lower-case letters, digits, `-` and `_`, as Prefect Variables take it."""
     return re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-")

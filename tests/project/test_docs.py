@@ -7,8 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from bench import reference
 from minivess import config
-from minivess.verbs import VERBS
+from minivess.cli import new
+from minivess.config import ModelConfig
+from minivess.contracts import Network
+from minivess.runtime import templates
+from minivess.verbs import OPTIONS, VERBS
 from tests import grammar
 
 CLONE = Path(__file__).resolve().parents[2]
@@ -29,6 +34,31 @@ def test_a_page_names_only_settings_that_exist(page: Path):
     typed = re.findall(r"`[^`\n]*`|^    .*$", page.read_text(), flags=re.MULTILINE)
     named = {key.rstrip(".") for text in typed for key in SETTING.findall(text)}
     assert {key for key in named if not known(key)} == set()
+
+
+def test_the_reference_is_the_one_that_settings_and_verbs_give():
+    assert reference.PAGE.read_text() == reference.page(), "just bench reference --write"
+
+
+@pytest.mark.parametrize(("template", "name"), [
+    ("model.yaml", "my_net"), ("model.py", "my_net"), ("loss.yaml", "my_loss"),
+    ("loss.py", "my_loss"), ("tier.yaml", "big"),
+])  # fmt: skip
+def test_the_page_about_own_models_shows_the_files_that_are_written(template: str, name: str):
+    text = templates.render(new.TEMPLATES / f"{template}.j2", name=name)
+    assert text in (CLONE / "docs" / "own-model.md").read_text()
+
+
+@pytest.mark.parametrize("field", [*ModelConfig.model_fields, *Network.model_fields])
+def test_each_field_of_a_model_file_and_of_what_its_builder_gets_is_explained(field: str):
+    if field not in ("name", "family", "builder", "limits"):
+        assert f"`{field}`" in (CLONE / "docs" / "own-model.md").read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_names_only_options_that_exist(page: Path):
+    named = set(re.findall(r"`--([a-z-]+)", page.read_text()))
+    assert named - {*OPTIONS, "debug", "help", "version", "index-url"} == set()  # one is pip's
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

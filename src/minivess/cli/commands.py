@@ -14,6 +14,7 @@ from minivess.cli.grammar import refuse_unused
 from minivess.config import ExperimentConfig
 from minivess.errors import UsageError
 from minivess.home import open_home
+from minivess.runtime import output
 from minivess.verbs import VERBS
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def summarise(config: ExperimentConfig, options: Options) -> Outcome:
         mean = "-" if row["mean"] is None else f"{row['mean']:.4g}"
         lost = f", {row['n_undefined']:.0f} undefined" if row["n_undefined"] else ""
         line = f"  {row['metric']:<34} {row['rank']}  {row['family']:<28} {mean}{std}"
-        room("cli.maintenance").print_line(options, f"{line} (n_folds={row['n_folds']}{lost})")
+        output.print_for(options, f"{line} (n_folds={row['n_folds']}{lost})")
     return {"file": str(place / "summary.csv"), "rows": rows}
 
 
@@ -203,6 +204,20 @@ STORIES: dict[str, Story] = {
     "status": lambda session, options: room("cli.maintenance").print_status(
         session, follow=options.follow
     ),
+    "runs": lambda session, options: room("cli.runs").show(
+        session, options.arguments, every=options.all
+    ),
+    "report": lambda session, options: room("cli.runs").report(
+        session, options.upstream, is_quiet=options.json
+    ),
+    "delete": lambda session, options: room("cli.runs").delete(
+        session, options.arguments, yes=options.yes, force=options.force
+    ),
+    "disk": lambda config, options: room("cli.disk").show(config, options),
+    "settings": lambda config, options: room("cli.reference").settings(config, options),
+    "explain": lambda config, options: room("cli.reference").explain(config, options),
+    "new": lambda config, options: room("cli.new").write(config, options),
+    "completion": lambda config, options: room("cli.reference").completion(config, options),
     "summary": summarise,
     "settle": lambda session, options: room("cli.maintenance").settle(session, options.arguments),
     "audit": lambda session, options: room("cli.maintenance").audit_runs(

@@ -76,10 +76,17 @@ def _settings(verb: Verb) -> Iterator[str]:
     if verb.uses:
         yield "settings, each with its default:"
     for key in filter(verb.reads, config.leaves()):
-        field = config.field_of(key)
-        assert field is not None
-        yield f"  {key}={config.example(key)}"
-        yield f"      {field.description} ({config.taken(field.annotation, field.metadata)})"
+        yield from format_setting(key)
+
+
+def format_setting(key: str) -> tuple[str, str]:
+    """The two lines of a setting: its default, its meaning with the values that it takes."""
+    from minivess import config
+
+    field = config.field_of(key)
+    assert field is not None
+    taken = config.taken(field.annotation, field.metadata)
+    return f"  {key}={config.example(key)}", f"      {field.description} ({taken})"
 
 
 # --- reading ------------------------------------------------------------------------------

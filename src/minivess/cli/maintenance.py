@@ -17,7 +17,7 @@ from minivess.errors import StoreError
 from minivess.orchestration import handoff, model_versions, publication
 from minivess.orchestration.session import Session
 from minivess.runtime import liveness, output
-from minivess.text import format_duration, several
+from minivess.text import format_duration, format_size, several
 from minivess.tracking.journal import uploader
 from minivess.tracking.run import dead_runs
 from minivess.tracking.store.sql_reader import is_database
@@ -62,7 +62,7 @@ def print_status(session: Session, *, follow: bool) -> Outcome:
 
 
 def _status_lines(session: Session, found: Any) -> list[str]:
-    lines = [f"{several(found.runs, 'run')}"]
+    lines = [several(found.runs, "run")]
     holder = homes.holds(session.home.root / "lock")
     if holder is not None:
         lines.append(f"  `{holder['what']}` works here (pid {holder['pid']})")
@@ -240,7 +240,7 @@ def purge_runs(session: Session, run_ids: Collection[str], *, apply: bool, force
         session,
         doomed,
         lambda one: [
-            f"{one.record.name}, run {one.record.run_id}: {one.size / 1e6:.1f} MB",
+            f"{one.record.name}, run {one.record.run_id}: {format_size(one.size)}",
             *(f"  {'forced' if force else 'stays'}: needed by {by}" for by in one.needed_by[:1]),
         ],
     )
@@ -248,7 +248,7 @@ def purge_runs(session: Session, run_ids: Collection[str], *, apply: bool, force
     if apply:
         purge.apply(session.store, gone, force=force)
     freed = sum(one.size for one in gone)
-    conclude(session, f"{several(len(gone), 'run')}, {freed / 1e6:.1f} MB", "removed", apply=apply)
+    conclude(session, f"{several(len(gone), 'run')}, {format_size(freed)}", "removed", apply=apply)
     return {
         "removed": [one.record.run_id for one in gone],
         "bytes": freed,
@@ -268,7 +268,7 @@ def rebase_addresses(config: ExperimentConfig, options: argparse.Namespace) -> O
         old, new = options.arguments or here
         whole = (str(Path(old)), str(Path(new))) == here
         if old == new:
-            print_line(options, "  nothing has moved")
+            output.print_for(options, "  nothing has moved")
             return {"moves": {}, "applied": False}
         store = open_store(home, config.tracking)
         step = rebase.apply if apply else rebase.look
@@ -278,13 +278,8 @@ def rebase_addresses(config: ExperimentConfig, options: argparse.Namespace) -> O
             home.workspace.unlink(missing_ok=True)
             home.mark_moved()
     for move in moves:
-        print_line(options, f"  {move.addresses} in {move.column}")
+        output.print_for(options, f"  {move.addresses} in {move.column}")
     done = " rewritten" if apply else ": rewrite them with --apply"
     total = sum(move.addresses for move in moves)
-    print_line(options, f"  {several(total, 'address')} from {old} to {new}{done}")
+    output.print_for(options, f"  {several(total, 'address')} from {old} to {new}{done}")
     return {"moves": {m.column: m.addresses for m in moves}, "applied": apply}
-
-
-def print_line(options: argparse.Namespace, text: str) -> None:
-    """Print for a verb without a session; with --json, standard output is the object's."""
-    output.print_line(sys.stderr if options.json else sys.stdout, text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ class Environment:
     prefect_disabled: bool = False
     ci: bool = False
     kubernetes: bool = False
+    desktop: bool = False
+    """Whether pages can be opened in a browser."""
     cuda_visible_devices: str | None = None
     omp_num_threads: int | None = None
     launched_by: str = "cli"
@@ -41,6 +44,7 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
         prefect_home=Path(given["PREFECT_HOME"]) if "PREFECT_HOME" in given else None,
         prefect_disabled=given.get("PREFECT_DISABLED", "").lower() in {"1", "true", "yes"},
         ci="CI" in given,
+        desktop="DISPLAY" in given or "WAYLAND_DISPLAY" in given or sys.platform == "darwin",
         kubernetes="KUBERNETES_SERVICE_HOST" in given,
         # Empty means "no GPU", so it counts although it is empty.
         cuda_visible_devices=(variables or os.environ).get("CUDA_VISIBLE_DEVICES"),

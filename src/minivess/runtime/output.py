@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import logging
 import os
 import stat
+import sys
 from collections.abc import Iterable
 from typing import TextIO
 
@@ -32,6 +34,11 @@ def forget_terminal() -> None:
     """Discard output to a terminal that is gone (a lost connection): each write would fail."""
     devices = [one for one in (1, 2) if stat.S_ISCHR(os.fstat(one).st_mode)]
     discard(one for one in devices if not os.isatty(one))
+
+
+def print_for(options: argparse.Namespace, text: str) -> None:
+    """Print for a verb without a session; with --json, standard output is the object's."""
+    print_line(sys.stderr if options.json else sys.stdout, text)
 
 
 def print_line(stream: TextIO, text: str) -> None:

@@ -15,18 +15,21 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from minivess import config, names
+from minivess import config, files, names
 from minivess.contracts import RunRecord
 from minivess.errors import StoreError
-from minivess.tracking.store import artifacts, run_files, sql_reader
+from minivess.tracking.store import artifacts, registry, run_files, sql_reader
 from minivess.tracking.store.connection import all_pages, translate_errors
 from minivess.tracking.store.store import Store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 UPSTREAM_PREFIX = "upstream_"
+HELD_BY = (names.CHAMPION_ALIAS, names.PRODUCTION_ALIAS, names.REFIT_ALIAS)
+"""Aliases whose version, and its run, somebody relies on."""
 
 
 class Doomed(NamedTuple):
@@ -52,13 +55,56 @@ def look(store: Store, run_ids: Collection[str] = ()) -> list[Doomed]:
                 remedy="delete it first, on MLflow's page or by "
                 f"{store.command(f'runs delete --run-id {run_id}')}",
             )
-    chosen = [deleted[run_id] for run_id in run_ids or deleted]
+    chosen = [store.record(deleted[run_id]) for run_id in run_ids or deleted]
     if not chosen:
         return []
-    kept = sql_reader.records(store)
-    needed = _needed(store, kept)
-    keys = {record.tags.get(names.KEY) for record in kept}
-    return [_doomed(store, run, needed, keys) for run in chosen]
+    needed_models = {version.run_id: f"model {name}" for name, version in _versions(store)}
+    return _doomed(store, chosen, sql_reader.records(store), needed_models)
+
+
+def with_children(store: Store, run_ids: Collection[str]) -> list[Doomed]:
+    """Return runs that are not deleted, each with all runs below it; changes nothing.
+
+    Raises:
+        StoreError: there is no such run, or one of them goes on.
+    """
+    everything = {record.run_id: record for record in sql_reader.records(store)}
+    chosen = {run_id: everything.get(run_id) or store.get(run_id) for run_id in run_ids}
+    while more := {
+        record.run_id: record for record in everything.values()
+        if record.tags.get(names.PARENT) in chosen and record.run_id not in chosen
+    }:  # fmt: skip
+        chosen |= more
+    if going := [record for record in chosen.values() if record.end_time is None]:
+        raise StoreError(
+            f"Run {going[0].run_id} ({going[0].name}) has not ended.",
+            remedy="stop its command (Ctrl-C), or end it if its process is gone: "
+            f"minivess settle {going[0].run_id}",
+        )
+    kept = [record for run_id, record in everything.items() if run_id not in chosen]
+    held = {
+        f"{name}/{version}": f"model {name}@{alias}"
+        for name, aliases in registry.models(store).items()
+        for alias, version in aliases.items() if alias in HELD_BY
+    }  # fmt: skip
+    needed_models = {v.run_id: held[name] for name, v in _versions(store) if name in held}
+    return _doomed(store, chosen.values(), kept, needed_models)
+
+
+def delete(store: Store, doomed: Collection[Doomed]) -> None:
+    """Delete runs in MLflow with the model versions made of them, then for good.
+
+    On a server they stay restorable until its database is purged.
+    """
+    ids = {one.record.run_id for one in doomed}
+    with translate_errors("delete runs"):
+        for _, version in _versions(store):
+            if version.run_id in ids:
+                store.client.delete_model_version(version.name, version.version)
+        for run_id in ids:
+            store.client.delete_run(run_id)
+    if sql_reader.is_database(store):
+        apply(store, doomed, force=True)
 
 
 def apply(store: Store, doomed: Iterable[Doomed], *, force: bool = False) -> list[Doomed]:
@@ -111,14 +157,23 @@ def _deleted(store: Store) -> list[Run]:
 
 
 def _doomed(
-    store: Store, run: Run, needed: Mapping[str, list[str]], keys: Collection[str | None]
-) -> Doomed:
-    record = store.record(run)
-    folders = tuple(folder for folder in _local(store, record, keys) if folder.is_dir())
-    size = sum(_size(folder) for folder in folders)
-    if artifacts.local_folder(record.artifact_uri) is None:
-        size += sum(store.artifacts(record.run_id).values())
-    return Doomed(record, folders, size, tuple(needed.get(record.run_id, ())))
+    store: Store,
+    chosen: Iterable[RunRecord],
+    kept: Collection[RunRecord],
+    needed_models: Mapping[str | None, str],
+) -> list[Doomed]:
+    """The chosen runs, with the kept runs and models (run id -> name) that need them."""
+    needed, found = _needed(store, kept), []
+    for run_id, model in needed_models.items():
+        needed[run_id or ""].append(model)
+    keys = {record.tags.get(names.KEY) for record in kept}
+    for record in chosen:
+        folders = tuple(folder for folder in _local(store, record, keys) if folder.is_dir())
+        size = sum(files.size(folder) for folder in folders)
+        if artifacts.local_folder(record.artifact_uri) is None:
+            size += sum(store.artifacts(record.run_id).values())
+        found.append(Doomed(record, folders, size, tuple(needed.get(record.run_id, ()))))
+    return found
 
 
 def _local(store: Store, record: RunRecord, keys: Collection[str | None]) -> list[Path]:
@@ -136,28 +191,28 @@ def _local(store: Store, record: RunRecord, keys: Collection[str | None]) -> lis
     return found
 
 
-def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
 def _needed(store: Store, kept: Iterable[RunRecord]) -> dict[str, list[str]]:
-    """Run id -> runs that are not deleted and registered models that refer to it."""
+    """Run id -> kept runs that refer to it."""
     found: dict[str, list[str]] = defaultdict(list)
     for record in kept:
         for run_id in _references(store, record) - {record.run_id}:
             found[run_id].append(f"run {record.run_id} ({record.name})")
-    with translate_errors("list the registered models"):
-        for version in all_pages(store.client.search_model_versions):
-            found[version.run_id or ""].append(f"model {version.name}/{version.version}")
     return found
+
+
+def _versions(store: Store) -> list[tuple[str, ModelVersion]]:
+    """Every version of every registered model, as NAME/VERSION."""
+    with translate_errors("list the registered models"):
+        versions = list(all_pages(store.client.search_model_versions))
+    return [(f"{version.name}/{version.version}", version) for version in versions]
 
 
 def _references(store: Store, record: RunRecord) -> set[str]:
     """Ids that a run names as upstream, parent or folds."""
     texts = [value for name, value in record.params.items() if name.startswith(UPSTREAM_PREFIX)]
     texts += [record.tags.get(names.PARENT, ""), record.tags.get(names.RESTART_OF, "")]
-    files = {names.FAMILY: names.TRAINING_ARTIFACT, names.ANALYSIS: names.UPSTREAM_ARTIFACT}
-    path = files.get(record.tags.get(names.KIND, ""))
+    listed = {names.FAMILY: names.TRAINING_ARTIFACT, names.ANALYSIS: names.UPSTREAM_ARTIFACT}
+    path = listed.get(record.tags.get(names.KIND, ""))
     if path and path in run_files.artifact_names(store, record, str(Path(path).parent)):
         texts.append(store.read_text(record.run_id, path))
     return set(RUN_ID.findall(" ".join(texts)))

@@ -1,0 +1,99 @@
+"""Results as people look for them: a table of runs, a report opened, runs deleted."""
+
+from __future__ import annotations
+
+import sys
+import webbrowser
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from minivess import names
+from minivess.errors import UsageError, nearest
+from minivess.orchestration import handoff
+from minivess.orchestration.session import Session
+from minivess.stages import analyse
+from minivess.text import first_of, format_size, several, table
+from minivess.tracking.store import sql_reader
+from minivess.tracking.upkeep import listing, purge
+
+Outcome = dict[str, Any]
+SHOWN = 40
+
+
+def show(session: Session, kinds: Sequence[str], *, every: bool) -> Outcome:
+    """Print the results of this home, newest first; `every` also folds, trials and failures.
+
+    Raises:
+        UsageError: a kind that there is not.
+    """
+    for kind in kinds:
+        if kind not in listing.KINDS:
+            near = nearest(kind, listing.KINDS)
+            raise UsageError(
+                f"There are no runs of a kind {kind!r}.",
+                remedy=f"did you mean {near}?" if near else f"one of {', '.join(listing.KINDS)}",
+            )
+    asked = session.config
+    named = asked.experiment if asked.name or asked.data.root or asked.data.name else None
+    rows = listing.rows(session.store, kinds, experiment=named, every=every)
+    heads = [("started", "kind", "experiment", "name", "status", "Dice", "run")] if rows else []
+    for line in table([*heads, *(listing.cells(row) for row in rows[:SHOWN])]) if rows else []:
+        session.print(f"  {line}")
+    more = f", the newest {SHOWN} are shown; --json lists all" if len(rows) > SHOWN else ""
+    session.print(f"  {several(len(rows), 'run')}{more}")
+    return {"runs": rows}
+
+
+def report(session: Session, upstream: Sequence[str], *, is_quiet: bool) -> Outcome:
+    """Print where the report of an analysis lies, and open it where there is a desktop.
+
+    Where neither a run nor an experiment is named, it is the newest analysis of the home.
+    """
+    asked = session.config
+    if not (upstream or asked.name or asked.data.root or asked.data.name):
+        upstream = [row["run_id"] for row in listing.rows(session.store, [names.ANALYSIS])[:1]]
+    result = handoff.receive_analysis(session, upstream)
+    page = analyse.report_page(session, str(result.run_id))
+    session.print(f"  {result.experiment}: {result.champion.reason}")
+    session.print(f"  {page}")
+    opened = not is_quiet and sys.stdout.isatty() and session.env.desktop
+    if opened:
+        webbrowser.open(page.as_uri())
+    return {"report": str(page), "run_id": result.run_id, "opened": opened}
+
+
+def delete(session: Session, run_ids: Collection[str], *, yes: bool, force: bool) -> Outcome:
+    """Delete runs with those below them: MLflow, artifacts, logs, reports and cells.
+
+    Asks first on a terminal; without one, or with --json, only `yes` deletes.
+
+    Raises:
+        UsageError: a kept run, champion or model in production needs one of them, without `force`.
+    """
+    doomed = purge.with_children(session.store, run_ids)
+    for one in doomed:
+        needed = f", needed by {first_of(one.needed_by, 2)}" if one.needed_by else ""
+        record = one.record
+        session.print(f"  {record.name}, run {record.run_id}: {format_size(one.size)}{needed}")
+    needed_by = [by for one in doomed for by in one.needed_by]
+    if needed_by and not force:
+        raise UsageError(
+            f"These runs are needed by {first_of(needed_by, 2)}.",
+            remedy="delete those first, or --force; versions of models go with their runs",
+        )
+    size = sum(one.size for one in doomed)
+    what = f"{several(len(doomed), 'run')}, {format_size(size)}"
+    if not (yes or _confirmed(session, f"Delete {what} for good?")):
+        session.print(f"  {what} would be deleted for good; do it with --yes")
+        return {"deleted": [], "bytes": 0}
+    purge.delete(session.store, doomed)
+    session.print(f"  {what} deleted")
+    if not sql_reader.is_database(session.store):
+        session.print("  the server keeps them until its database is purged: minivess purge")
+    return {"deleted": [one.record.run_id for one in doomed], "bytes": size}
+
+
+def _confirmed(session: Session, question: str) -> bool:
+    if session.json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return False
+    return input(f"  {question} [y/N] ").strip().lower() in {"y", "yes"}

@@ -1,0 +1,229 @@
+"""Verbs of every day: runs as a table, deleted, the disk, settings, templates, completion."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minivess import config, names
+from minivess.cli import main, reference
+from minivess.config import TrackingConfig
+from minivess.home import Home, open_home
+from minivess.tracking.store.store import Store, open_store
+from minivess.verbs import VERBS
+
+Verb = Callable[..., tuple[int, Any]]
+
+
+@pytest.fixture
+def minivess(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Verb:
+    """Type a verb; its exit code, and its JSON object, its lines or its error."""
+    monkeypatch.setenv("PREFECT_DISABLED", "1")
+
+    def run(*words: str) -> tuple[int, Any]:
+        code = main.main(list(words))
+        said = capsys.readouterr()
+        if "--json" in words and said.out:
+            return code, json.loads(said.out.splitlines()[-1])
+        return code, said.out if code == 0 else said.err
+
+    return run
+
+
+# --- without a store ------------------------------------------------------------------------
+
+
+def test_settings_are_listed_by_part_with_default_meaning_and_values(minivess: Verb) -> None:
+    _, shown = minivess("settings", "analysis", "training.folds")
+    assert "training.folds=3\n      cross-validation folds (a whole number" in shown
+    assert "training.max_epochs" not in shown
+    _, everything = minivess("settings", "--json")
+    assert [one["key"] for one in everything["settings"]] == list(config.leaves())
+    code, refused = minivess("settings", "trainig")
+    assert (code, "training" in refused) == (2, True)
+
+
+def test_a_setting_and_a_code_are_explained_and_the_nearest_is_named(minivess: Verb) -> None:
+    _, setting = minivess("explain", "max_epochs")
+    assert "another value trains again; read by minivess experiment" in setting
+    _, free = minivess("explain", "training.num_workers")
+    assert "changes no result" in free
+    _, code = minivess("explain", "constant")
+    assert "constant (error)" in code
+    assert "Try: export the image again" in code
+    assert minivess("explain", "max_epoch") == (
+        2, "'max_epoch' is no setting and no code of a check.\n  Try: did you mean max_epochs?\n",
+    )  # fmt: skip
+
+
+def test_the_disk_is_listed_by_what_lies_there(minivess: Verb, home: Home) -> None:
+    home.cells.mkdir()
+    (home.cells / "weights").write_bytes(bytes(5000))
+    (home.cells / "again").hardlink_to(home.cells / "weights")
+    code, shown = minivess("disk")
+    assert code == 0
+    assert shown.splitlines()[0].split()[:3] == ["5", "kB", "cells"]
+    assert minivess("disk", "--json")[1]["bytes"]["cells"] == 5000
+
+
+@pytest.mark.parametrize("kind", ["model", "loss", "tier", "experiment"])
+def test_a_template_is_written_once_and_is_read(
+    kind: str, minivess: Verb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, told = minivess("new", kind, "mine", "--json")
+    assert code == 0
+    assert all(Path(file).is_file() for file in told["files"])
+    readers: dict[str, Callable[[], object]] = {
+        "model": lambda: config.model("mine"), "loss": lambda: config.loss("mine"),
+        "tier": lambda: config.tier("mine"),
+        "experiment": lambda: config.load([Path("configs/experiments/mine.yaml")]),
+    }  # fmt: skip
+    assert readers[kind]()
+    code, refused = minivess("new", kind, "mine")
+    assert (code, "is there already" in refused) == (2, True)
+
+
+def test_a_template_of_another_kind_or_an_impossible_name_is_refused(minivess: Verb) -> None:
+    assert "minivess new model x" in minivess("new", "modle", "x")[1]
+    assert "my_net" in minivess("new", "model", "my-net")[1]
+
+
+def fitting(line: str, home: Path) -> list[str]:
+    return reference.fitting(f" minivess {line}", home)
+
+
+def test_verbs_options_settings_and_values_are_completed(tmp_path: Path) -> None:
+    assert fitting("", tmp_path) == sorted(VERBS)
+    assert "--upstream" in fitting("train --up", tmp_path)
+    assert fitting("train training.max_e", tmp_path) == ["training.max_epochs="]
+    assert fitting("analyse training.max_e", tmp_path) == []
+    assert "training.losses=cbdice" in fitting("train training.losses=cb", tmp_path)
+    assert fitting("train training.device=c", tmp_path) == [
+        "training.device=cpu", "training.device=cuda"
+    ]  # fmt: skip
+    assert fitting("explain few_v", tmp_path) == ["few_values"]
+    assert fitting("new l", tmp_path) == ["loss"]
+
+
+def test_aliases_of_models_are_completed(store: Store) -> None:
+    store.client.create_registered_model("vessels")
+    store.client.create_model_version("vessels", source="runs:/x/model")
+    store.client.set_registered_model_alias("vessels", "champion", "1")
+    assert fitting("predict in out --upstream ves", store.home.root) == ["vessels@champion"]
+    assert fitting("lineage v", store.home.root) == ["vessels@champion"]
+
+
+def test_bash_completes_what_is_typed() -> None:
+    minivess = Path(sys.executable).with_name("minivess")
+    script = subprocess.run(
+        [minivess, "completion", "bash"], capture_output=True, text=True, check=True
+    ).stdout
+    lines = ["minivess train training.losses=cbdice_", "minivess lin"]
+    typed = "; ".join(
+        f"COMP_WORDS=({shlex.quote(str(minivess))}); COMP_LINE={shlex.quote(line)};"
+        f"COMP_POINT={len(line)}; _minivess; echo ${{COMPREPLY[@]}}"
+        for line in lines
+    )
+    done = subprocess.run(
+        ["bash", "-c", f"{script}\n{typed}"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["cbdice_cldice", "lineage"]
+
+
+def test_another_shell_is_refused(minivess: Verb) -> None:
+    assert "bash, zsh" in minivess("completion", "fish")[1]
+
+
+# --- with a store ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(tmp_path: Path, blank: Path) -> Store:
+    """The store of the home that the verbs use."""
+    home = open_home(tmp_path / "home")
+    shutil.copy(blank, home.database)
+    return open_store(home, TrackingConfig())
+
+
+def make(store: Store, kind: str, name: str = "run", status: str = "FINISHED", **tags: str) -> str:
+    experiment = store.experiment_id("vessels", dataset="vessels", note="n")
+    tags = {names.KIND: kind, **{key.replace("__", "."): value for key, value in tags.items()}}
+    run = store.client.create_run(experiment, tags=tags, run_name=name)
+    if status != "RUNNING":
+        store.client.set_terminated(run.info.run_id, status)
+    return str(run.info.run_id)
+
+
+def fold(store: Store, family: str) -> str:
+    return make(store, names.CELL, "fold", mlflow__parentRunId=family)
+
+
+def test_runs_are_results_and_on_request_everything(store: Store, minivess: Verb) -> None:
+    assert minivess("runs")[1] == "  0 runs\n"
+    family = make(store, names.FAMILY, "dynunet_dice_ce")
+    store.client.log_metric(family, "eval_dice", 0.8123)
+    cell, dead = fold(store, family), make(store, names.FAMILY, "other", "FAILED")
+    _, shown = minivess("runs")
+    assert "dynunet_dice_ce  FINISHED  0.812" in shown
+    assert cell not in shown
+    assert dead not in shown
+    found = minivess("runs", "--all", "--json")[1]["runs"]
+    assert {row["run_id"] for row in found} == {family, cell, dead}
+    assert [row["run_id"] for row in minivess("runs", "cell", "--json")[1]["runs"]] == [cell]
+    assert minivess("runs", "name=other", "--json")[1]["runs"] == []
+    assert "did you mean family?" in minivess("runs", "famly")[1]
+
+
+def test_a_run_is_deleted_with_its_folds_its_model_and_its_files(
+    store: Store, minivess: Verb
+) -> None:
+    family, other = make(store, names.FAMILY), make(store, names.FAMILY)
+    cell = fold(store, family)
+    store.client.log_text(cell, "x" * 2000, "a.txt")
+    store.client.create_registered_model("vessels", tags={"project": names.PROJECT})
+    store.client.create_model_version("vessels", source=f"runs:/{family}/model", run_id=family)
+    code, shown = minivess("delete", family)
+    assert (code, "2 runs, 2 kB would be deleted for good; do it with --yes" in shown) == (0, True)
+    assert minivess("delete", family, "--json")[1]["deleted"] == []
+    told = minivess("delete", family, "--yes", "--json")[1]
+    assert set(told["deleted"]) == {family, cell}
+    assert not list((store.home.root / "artifacts").rglob("a.txt"))
+    assert [row["run_id"] for row in minivess("runs", "--json")[1]["runs"]] == [other]
+    assert list(store.client.search_model_versions("name='vessels'")) == []
+
+
+def test_what_is_needed_or_goes_on_is_not_deleted(store: Store, minivess: Verb) -> None:
+    family = make(store, names.FAMILY)
+    store.client.create_registered_model("vessels", tags={"project": names.PROJECT})
+    store.client.create_model_version("vessels", source=f"runs:/{family}/model", run_id=family)
+    store.client.set_registered_model_alias("vessels", "production", "1")
+    code, refused = minivess("delete", family, "--yes")
+    assert (code, "needed by model vessels@production" in refused) == (2, True)
+    running = make(store, names.FAMILY, "slow", "RUNNING")
+    code, refused = minivess("delete", running, "--yes")
+    assert (code, f"minivess settle {running}" in refused) == (1, True)
+    assert minivess("delete", family, "--yes", "--force", "--json")[1]["deleted"] == [family]
+
+
+@pytest.mark.slow
+def test_own_model_and_loss_train_as_they_are_written(
+    minivess: Verb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stocked: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    minivess("new", "model", "own_net")
+    minivess("new", "loss", "own_loss")
+    smoke = Path(__file__).resolve().parents[2] / "configs" / "experiments" / "smoke.yaml"
+    words = [str(smoke), "training.models=own_net", "training.losses=own_loss", "--json"]
+    code, told = minivess("train", *words)
+    assert code == 0
+    assert told["training_run_ids"]
