@@ -170,7 +170,7 @@ def test_every_setting_and_option_belongs_to_a_verb_and_every_verb_is_carried_ou
     (["analyse", "training.max_epochs=5"],
      "minivess experiment, watch, data-changed, train, search, plan"),
     (["profile", "--upstream", "x", "--apply"], "--upstream"),
-    (["demo-data", "DIR", "--force"], "minivess purge"),
+    (["demo-data", "DIR", "--force"], "minivess delete, purge"),
     (["experiment", "--upstream", "x"], "minivess train"),
     (["experiment", "flows=[analyse]", "training.max_epochs=5"], "flows=[analyse]"),
     (["profile", "data.root=/x", "data.demo_volumes=5"], "demo data"),

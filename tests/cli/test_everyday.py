@@ -140,7 +140,7 @@ def test_bash_completes_what_is_typed() -> None:
 
 
 def test_another_shell_is_refused(minivess: Verb) -> None:
-    assert "bash, zsh" in minivess("completion", "fish")[1]
+    assert "bash or zsh" in minivess("completion", "fish")[1]
 
 
 # --- with a store ---------------------------------------------------------------------------

@@ -33,8 +33,13 @@ def settings(_: ExperimentConfig, options: Options) -> Outcome:
     Raises:
         UsageError: a part that there is not.
     """
-    for part in options.arguments:
-        configs.refuse_unknown(part, "`minivess settings`")
+    parts = {part for key in configs.leaves() for part in (key, key.rpartition(".")[0]) if part}
+    for part in set(options.arguments) - parts:
+        near = nearest(part, parts)
+        raise UsageError(
+            f"`minivess settings` takes parts and names of settings, and {part!r} is none.",
+            remedy=f"did you mean {near}?" if near else "minivess settings, which lists all",
+        )
     keys = [key for key in configs.leaves() if _is_asked(key, options.arguments)]
     for key in keys:
         output.print_for(options, "\n".join(format_setting(key)))
@@ -111,8 +116,8 @@ def completion(_: ExperimentConfig, options: Options) -> Outcome:
         output.print_for(options, text.rstrip())
     else:
         raise UsageError(
-            f"There is no completion for {' '.join(options.arguments)!r}.",
-            remedy=f"one of {', '.join(SHELLS)}: source <(minivess completion bash)",
+            f"`minivess completion` takes {' or '.join(SHELLS)}, not {shell!r}.",
+            remedy="source <(minivess completion bash)",
         )
     return {}
 
