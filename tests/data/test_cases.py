@@ -476,7 +476,7 @@ def test_a_format_that_is_not_read_is_named_with_its_remedy(tmp_path: Path, name
     lay(tmp_path, name)
     if name.startswith("p1/"):
         (tmp_path / name).write_bytes(bytes(128) + b"DICM")
-    with pytest.raises(DataError, match=r"1 files are not read, .*: ") as caught:
+    with pytest.raises(DataError, match=r"1 file is not read, .*: ") as caught:
         pair_files(tmp_path)
     assert "data.root" not in caught.value.remedy
     lay(tmp_path, "images/a.nii.gz", "labels/a.nii.gz")
