@@ -21,7 +21,8 @@ CLONE = Path(__file__).resolve().parents[2]
 WALKED = [name for name in ROWS if name not in ("help", "review")]
 VALUES = {"config": ["configs/experiments/lite.yaml"], "upstream": ["ID"], "why": ["seen"],
           "who": ["Ada"], "label": ["file"], "image": ["file"], "dataset": ["name"],
-          "as": ["slicer"], "like": ["demo"], "prefect-port": ["1"], "mlflow-port": ["1"]}  # fmt: skip
+          "as": ["slicer"], "like": ["demo"], "prefect-port": ["1"],
+          "mlflow-port": ["1"]}  # fmt: skip
 
 
 def test_help_imports_nothing_heavy() -> None:
