@@ -47,7 +47,7 @@ def test_settings_are_listed_by_part_with_default_meaning_and_values(minivess: V
     assert "training.max_epochs" not in shown
     _, everything = minivess("settings", "--json")
     assert [one["key"] for one in everything["settings"]] == list(config.leaves())
-    code, refused = minivess("settings", "trainig")
+    code, refused = minivess("settings", "trainingg")
     assert (code, "training" in refused) == (2, True)
 
 
@@ -93,7 +93,7 @@ def test_a_template_is_written_once_and_is_read(
 
 
 def test_a_template_of_another_kind_or_an_impossible_name_is_refused(minivess: Verb) -> None:
-    assert "minivess new model x" in minivess("new", "modle", "x")[1]
+    assert "minivess new model x" in minivess("new", "modell", "x")[1]
     assert "my_net" in minivess("new", "model", "my-net")[1]
 
 
@@ -180,7 +180,7 @@ def test_runs_are_results_and_on_request_everything(store: Store, minivess: Verb
     assert {row["run_id"] for row in found} == {family, cell, dead}
     assert [row["run_id"] for row in minivess("runs", "cell", "--json")[1]["runs"]] == [cell]
     assert minivess("runs", "name=other", "--json")[1]["runs"] == []
-    assert "did you mean family?" in minivess("runs", "famly")[1]
+    assert "did you mean family?" in minivess("runs", "familyy")[1]
 
 
 def test_a_run_is_deleted_with_its_folds_its_model_and_its_files(
