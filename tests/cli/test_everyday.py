@@ -93,7 +93,7 @@ def test_a_template_is_written_once_and_is_read(
 
 
 def test_a_template_of_another_kind_or_an_impossible_name_is_refused(minivess: Verb) -> None:
-    assert "minivess new model x" in minivess("new", "modell", "x")[1]
+    assert "minivess new model x" in minivess("new", "modelx", "x")[1]
     assert "my_net" in minivess("new", "model", "my-net")[1]
 
 
