@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from minivess import soft_skeleton
-from minivess.contracts import IGNORED
+from minivess.contracts import IGNORED, LossTerm
 
 MAX_RADIUS = 10
 """Erosions at most; fewer where the thickest vessel of the target is thinner, in voxels."""
+FAR = 1e4
+"""Above any logit."""
 CERTAIN = 100.0
 """A logit so far above the others, 0, that float32 knows no doubt and no gradient is left."""
 
@@ -34,38 +36,41 @@ class WeightedSum(nn.Module):
         self,
         *,
         names: Sequence[str],
-        weights: Sequence[float],
+        records: Sequence[LossTerm],
         terms: Sequence[Any],
         ignores: bool = False,
     ) -> None:
         super().__init__()
         self.ignores = ignores
         self.names = tuple(names)
-        self.weights = tuple(weights)
+        self.records = tuple(records)
         self.terms = nn.ModuleList(terms)
 
-    def forward(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """`loss`, and each term where there are several."""
+    def forward(
+        self, logits: Tensor, target: Tensor, epoch: int | None = None
+    ) -> dict[str, Tensor]:
+        """`loss`, and each term where there are several; with an epoch, of those begun by then."""
         heads = logits.unbind(1) if logits.ndim == target.ndim + 1 else (logits,)
         ignored = target[:, :1] == IGNORED if self.ignores else None
         if ignored is not None:
             heads = tuple(_background(head.float(), ignored) for head in heads)
             target = target.masked_fill(ignored, 0)
         shares = [0.5**level for level in range(len(heads))]
+        every = zip(self.names, self.records, self.terms, strict=True)
+        begun = [one for one in every if epoch is None or epoch >= one[1].from_epoch]
         with torch.autocast(logits.device.type, enabled=False):
-            values = [
-                sum(
-                    share * _value(term, head.float(), target, ignored)
+            values = {
+                name: sum(
+                    share * _value(term, seen(head.float(), target, record), target, ignored)
                     for share, head in zip(shares, heads, strict=True)
                 )
                 / sum(shares)
-                for term in self.terms
-            ]
-        total = sum(weight * value for weight, value in zip(self.weights, values, strict=True))
-        if len(values) == 1:
+                for name, record, term in begun
+            }
+        total = sum(record.weight * values[name] for name, record, _ in begun)
+        if len(self.terms) == 1:
             return {"loss": total}
-        parts = {name: value.detach() for name, value in zip(self.names, values, strict=True)}
-        return {"loss": total, **parts}
+        return {"loss": total, **{name: value.detach() for name, value in values.items()}}
 
 
 def _value(term: Any, logits: Tensor, target: Tensor, ignored: Tensor | None) -> Any:
@@ -73,6 +78,20 @@ def _value(term: Any, logits: Tensor, target: Tensor, ignored: Tensor | None) ->
     shown = target if isinstance(term, SkeletonRecall) else target[:, :1]
     takes_means = isinstance(term, DiceCE | DiceCECenterlineDice | Indexed)
     return term(logits, shown, ignored) if takes_means else term(logits, shown)
+
+
+def seen(logits: Tensor, target: Tensor, record: LossTerm) -> Tensor:
+    """The logits that a term sees: those of each voxel, or of the worst of its class beside it.
+
+    After Valverde et al., "Topology-aware segmentation by Same Class Neighbor Penalization", 2025:
+    a class has its lowest logit of 3 x 3 x 3 voxels where it is right, its highest where not.
+    """
+    if not record.worst_neighbour:
+        return logits
+    own = _one_hot(target[:, :1], logits.shape[1]).bool()
+    lowest = -soft_skeleton.dilated(torch.where(own, -logits, -FAR))
+    highest = soft_skeleton.dilated(torch.where(own, -FAR, logits))
+    return torch.where(own, lowest, highest)
 
 
 def _background(logits: Tensor, ignored: Tensor) -> Tensor:

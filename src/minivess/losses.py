@@ -29,8 +29,13 @@ def resolve(config: LossConfig) -> Loss:
     """The loss of a file in configs/losses, its terms checked by name.
 
     Raises:
-        UsageError: a term that is neither built in nor an import path.
+        UsageError: a term that is neither built in nor an import path, or none from the start.
     """
+    if all(term.from_epoch for term in config.terms):
+        raise UsageError(
+            f"configs/losses/{config.name}.yaml has no term that counts from epoch 0 on.",
+            remedy="leave out `from_epoch` of one term",
+        )
     for term in config.terms:
         if term.loss not in BUILT_IN and ":" not in term.loss:
             near = nearest(term.loss, BUILT_IN)
@@ -48,7 +53,8 @@ def build(loss: Loss, out_channels: int, *, ignores: bool = False) -> WeightedSu
     A second channel of the target may hold the tubed skeleton, for the terms that look at it.
     The values are `loss`, to be minimised, and beside it, where there are several terms, each
     term unweighted and detached. Logits of deep supervision, (B, heads, C, X, Y, Z), are taken
-    too. All terms compute in float32. With `ignores`, voxels whose target is IGNORED do not count.
+    too. All terms compute in float32, and all count unless an epoch is given, `epoch=3`. With
+    `ignores`, voxels whose target is IGNORED do not count.
 
     Raises:
         UsageError: a term that cannot be imported, or that refuses its arguments.
@@ -57,7 +63,7 @@ def build(loss: Loss, out_channels: int, *, ignores: bool = False) -> WeightedSu
 
     return WeightedSum(
         names=names(loss),
-        weights=[term.weight for term in loss.terms],
+        records=loss.terms,
         terms=[_term(term, loss.name, out_channels) for term in loss.terms],
         ignores=ignores,
     )

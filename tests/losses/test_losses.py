@@ -144,6 +144,44 @@ def test_the_named_sum_and_the_built_in_term_are_the_same_loss() -> None:
     )
 
 
+def test_a_term_that_starts_late_is_left_out_of_earlier_epochs() -> None:
+    late = losses.build(losses.resolve(config.loss("dice_ce_late_cldice")), 2)
+    logits = torch.randn(1, 2, 16, 16, 8, generator=torch.Generator().manual_seed(0))
+    early = late(logits, target(), epoch=4)
+    assert early["loss"] == one("dice_ce")(logits, target())["loss"]
+    assert "cldice" not in early
+    assert set(late(logits, target(), epoch=5)) == set(late(logits, target())) >= {"cldice"}
+
+
+def test_a_loss_without_a_term_from_the_start_is_refused() -> None:
+    terms = (LossTerm(loss="dice_ce", from_epoch=2),)
+    with pytest.raises(UsageError, match="no term that counts from epoch 0"):
+        losses.resolve(LossConfig(name="own", terms=terms))
+
+
+def test_a_gap_costs_more_where_the_worst_neighbour_counts() -> None:
+    label = torch.zeros(1, 1, 9, 9, 9, dtype=torch.long)
+    label[..., 3:6, 3:6] = 1
+    whole = torch.stack([-4.0 * (label[:, 0] * 2 - 1), 4.0 * (label[:, 0] * 2 - 1)], dim=1)
+    gap = whole.clone()
+    gap[:, :, 4] = whole[:, :, 4].flip(1)
+    record = LossTerm(loss="dice_ce", worst_neighbour=True)
+    penalty = losses.build(Loss(name="own", terms=(record,)), 2)
+    plain = one("dice_ce")
+    assert penalty(whole, label)["loss"] == plain(whole, label)["loss"]
+    assert penalty(gap, label)["loss"] > 1.5 * plain(gap, label)["loss"]
+    assert record.formula == "1*dice_ce (worst neighbour)"
+
+
+def test_the_worst_neighbour_is_one_of_the_same_class() -> None:
+    from minivess.loss_terms import seen
+
+    label = torch.tensor([0, 0, 1, 1])[None, None, :, None, None]
+    logits = torch.tensor([[3.0, 1.0, -1.0, 2.0], [0.0, 5.0, 4.0, 1.0]])[None, :, :, None, None]
+    found = seen(logits, label, LossTerm(loss="dice_ce", worst_neighbour=True))[0, :, :, 0, 0]
+    assert found.tolist() == [[1, 1, 2, 2], [5, 5, 1, 1]]
+
+
 def test_heads_of_deep_supervision_weigh_less_the_deeper_they_are() -> None:
     loss = one("dice_ce")
     fine, coarse = torch.randn(2, 1, 2, 16, 16, 8)

@@ -51,6 +51,17 @@ class LossTerm(Contract):
     loss: str = Field(description="a built-in name, or an import path module:callable")
     weight: float = 1.0
     arguments: dict[str, Any] = Field(default={})
+    worst_neighbour: bool = Field(
+        default=False, description="each voxel counts as the worst of its class beside it"
+    )
+    from_epoch: int = Field(default=0, ge=0, description="counted from 0; earlier it is left out")
+
+    @property
+    def formula(self) -> str:
+        """For example `0.5*cldice (worst neighbour) from epoch 5`."""
+        worst = " (worst neighbour)" if self.worst_neighbour else ""
+        late = f" from epoch {self.from_epoch}" if self.from_epoch else ""
+        return f"{self.weight:g}*{self.loss}{worst}{late}"
 
 
 class Loss(Contract):
@@ -62,7 +73,7 @@ class Loss(Contract):
     @property
     def formula(self) -> str:
         """For example `0.5*cbdice + 0.5*dice_ce_cldice`."""
-        return " + ".join(f"{term.weight:g}*{term.loss}" for term in self.terms)
+        return " + ".join(term.formula for term in self.terms)
 
 
 class Scale(Contract):

@@ -75,7 +75,7 @@ class Steps:
         with self._autocast():
             logits = state.network(image)
         logits, target = distributed.gather(logits), distributed.gather(target)
-        values = self.loss(logits, target)
+        values = self.loss(logits, target, epoch=state.epoch)
         state.scaler.scale(values["loss"] / self.training.accumulation_steps).backward()
         head = logits[:, 0] if logits.ndim > target.ndim else logits
         tally.add(values, head, target, batch.cases)
