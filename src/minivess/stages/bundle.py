@@ -18,7 +18,7 @@ from minivess import home as homes
 from minivess.config import TrackingConfig
 from minivess.contracts import DatasetProfile, FamilyRun, RunRecord
 from minivess.data.versions import versioning
-from minivess.errors import StoreError
+from minivess.errors import MinivessError, StoreError
 from minivess.orchestration.session import Session
 from minivess.stages import code_state
 from minivess.tracking.store import artifacts
@@ -140,7 +140,7 @@ def unpack(session: Session, source: Path) -> Path:
     if source.is_dir():
         shutil.copytree(source, folder, dirs_exist_ok=True, symlinks=True)
     else:
-        _extract(source, folder)
+        extract(source, folder)
     links = [path for path in folder.rglob("*") if path.is_symlink()]
     if links:
         raise _outside(source, str(links[0].relative_to(folder)))
@@ -161,7 +161,7 @@ def unpack(session: Session, source: Path) -> Path:
     return folder
 
 
-def _extract(source: Path, folder: Path) -> None:
+def extract(source: Path, folder: Path) -> None:
     """Unpack a zip or tar file whose members all stay inside the folder."""
     try:
         if zipfile.is_zipfile(source):
@@ -180,7 +180,9 @@ def _extract(source: Path, folder: Path) -> None:
             )
     except tarfile.FilterError as error:
         raise _outside(source, error.tarinfo.name) from error
-    except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile) as error:
+    except MinivessError:
+        raise
+    except Exception as error:  # of a damaged archive the libraries say so by any error
         raise StoreError(
             f"{source} cannot be unpacked: {error}.", remedy="copy the bundle again from its source"
         ) from error
