@@ -27,7 +27,8 @@ CELL_CODE = (
     "-training/monitoring", "-training/speed_probe.py", "compute", "-compute/reporting",
     "-compute/layout.py",
 )  # fmt: skip
-PREDICTION_CODE = ("analysis/predictions.py", *MODELS)
+PROBABILITY_CODE = (*FORMATS, "networks.py", "architectures.py", "inference.py", "analysis/kept.py")
+PREDICTION_CODE = ("analysis/predictions.py", "analysis/kept.py", *MODELS)
 ANALYSIS_CODE = ("analysis", "-analysis/report", *MODELS)
 DEPLOYMENT_CODE = (*CHECKS, *MODELS, "serving")  # a service reads and checks files as well
 NUMERIC_PACKAGES = ("torch", "monai", "numpy")

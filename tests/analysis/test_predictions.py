@@ -6,6 +6,8 @@ import torch
 
 from minivess import files, inference
 from minivess.analysis import ensembling, predictions
+from minivess.analysis.ensembling import Ensemble
+from minivess.analysis.kept import pack, unpack
 from minivess.config import ExperimentConfig
 from minivess.contracts import IGNORED
 from minivess.data.formats import volume
@@ -121,7 +123,7 @@ def test_a_test_volume_is_judged_by_each_fold_alone_and_the_values_are_averaged(
     ]
     test = {"vol03": cases["vol03"]}
     found, skipped = predictions.by_each_fold(
-        members, test, config=CONFIG, cache=tmp_path, combinations={"tiny_a": ("tiny_a",)}
+        members, test, config=CONFIG, cache=tmp_path, combinations={"tiny_a": Ensemble(("tiny_a",))}
     )
     alone = [
         predictions.out_of_fold([one], test, CONFIG, tmp_path).predictions["tiny_a"][0].metrics
@@ -135,15 +137,14 @@ def test_a_test_volume_is_judged_by_each_fold_alone_and_the_values_are_averaged(
 
 def test_an_ensemble_is_the_mean_probability_of_its_families(two_folds, cases, judge):
     members = two_folds("tiny_a") + two_folds("tiny_bb")
-    combinations = ensembling.plan(members, CONFIG)
+    combinations, _ = ensembling.plan(members, CONFIG)
     found = judge(members, combinations=combinations)
-    mean = (
-        probabilities(members[0], cases["vol01"]) + probabilities(members[2], cases["vol01"])
-    ) / 2
+    both = [unpack(pack(probabilities(members[i], cases["vol01"]))) for i in (0, 2)]
+    mean = (both[0] + both[1]) / 2
     kept = {one.metrics.case: one.mask for one in found.predictions["mean_all"]}
-    assert (
-        predictions.read_mask(kept["vol01"]) == inference.mask(mean.astype(np.float32))
-    ).mean() > 0.999
+    np.testing.assert_array_equal(
+        predictions.read_mask(kept["vol01"]), inference.mask(mean.astype(np.float32))
+    )
 
 
 def test_what_was_judged_is_not_judged_again(two_folds, cases, judge, tmp_path):
@@ -177,27 +178,29 @@ def test_seeds_are_averaged_apart_from_the_ensemble_of_all(member):
     members = [
         member(name, 0, ("vol02",), ("vol00",)) for name in ("tiny_a_s1", "tiny_a_s2", "tiny_b")
     ]
-    assert ensembling.plan(members, CONFIG) == {
+    plan, notes = ensembling.plan(members, CONFIG)
+    assert {name: one.families for name, one in plan.items()} == {
         "tiny_a_s1": ("tiny_a_s1",),
         "tiny_a_s2": ("tiny_a_s2",),
         "tiny_b": ("tiny_b",),
         "mean_tiny_a": ("tiny_a_s1", "tiny_a_s2"),
         "mean_all": ("tiny_a_s1", "tiny_a_s2", "tiny_b"),
     }
+    assert not notes
 
 
 def test_no_ensembles_are_made_where_none_are_asked_for(member):
     config = ExperimentConfig.model_validate({"analysis": {"ensembles": ()}})
     members = [member(name, 0, ("vol02",), ("vol00",)) for name in ("tiny_a", "tiny_b")]
-    assert set(ensembling.plan(members, config)) == {"tiny_a", "tiny_b"}
+    assert set(ensembling.plan(members, config)[0]) == {"tiny_a", "tiny_b"}
 
 
 def test_an_ensemble_costs_the_parameters_of_all_its_families(member, judge, two_folds):
     members = two_folds("tiny_a") + two_folds("tiny_bb")
-    found = judge(members, combinations={"both": ("tiny_a", "tiny_bb")})
+    found = judge(members, combinations={"both": Ensemble(("tiny_a", "tiny_bb"))})
     summed = ensembling.judged(
         "both",
-        ("tiny_a", "tiny_bb"),
+        Ensemble(("tiny_a", "tiny_bb")),
         [one.metrics for one in found.predictions["both"]],
         members,
         CONFIG.evaluation,

@@ -8,6 +8,7 @@ import pytest
 
 from minivess import names
 from minivess.analysis import ensembling, formatting, pipeline
+from minivess.analysis.ensembling import Ensemble
 from minivess.analysis.report import figures, limitations, methods, overlays, report
 from minivess.config import EvaluationConfig, ExperimentConfig
 from minivess.contracts import Interval
@@ -193,7 +194,10 @@ def test_undefined_distances_are_counted_beside_each_mean_class_by_class(
         one.replace(values=one.values | {"masd_class2": None, "hd95_class2": None})
         for one in best.volumes[:2]
     ]
-    best = ensembling.judged(best.name, (), [*lost, *best.volumes[2:]], [], EvaluationConfig())
+    best = ensembling.judged(
+        best.name, Ensemble(()), [*lost, *best.volumes[2:]], [], EvaluationConfig()
+    )
+    best = best.replace(members=(best.name,))
     several = result.replace(families=(best,), ensembles=())
     path = report.render(
         several, profile(classes=(0, 1, 2)), [], links={}, path=tmp_path / "report.html"

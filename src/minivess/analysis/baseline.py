@@ -70,7 +70,7 @@ def judge(
             found.append(_judged(known[name], threshold, spec, config, cache, contents))
     if not found:
         return None
-    return ensembling.judged(NAME, (), found, models, config.evaluation)
+    return ensembling.judged(NAME, ensembling.Ensemble(()), found, models, config.evaluation)
 
 
 def tune(volumes: Sequence[Counts]) -> Threshold:

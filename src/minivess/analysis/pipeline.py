@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minivess import files, names
-from minivess.analysis import baseline, champion, ensembling, formatting, leaks, paired, predictions
+from minivess.analysis import (
+    baseline,
+    champion,
+    ensembling,
+    formatting,
+    greedy,
+    leaks,
+    paired,
+    predictions,
+)
 from minivess.analysis.report import figures, overlays, report
 from minivess.config import ExperimentConfig
 from minivess.contracts import (
@@ -59,7 +68,7 @@ def analyse(
         DataError: a leak, or nothing to evaluate.
     """
     leaks.check(models, cases)
-    combinations = ensembling.plan(models, config)
+    combinations, refused = ensembling.plan(models, config)
     test, mixed = held_out(models)
     open_cases = {name: case for name, case in cases.items() if name not in {*test, *mixed}}
     test_cases = {name: case for name, case in cases.items() if name in test}
@@ -71,9 +80,11 @@ def analyse(
         "contents": {one.case: one.content_hash for one in profile.volumes},
     }
     found = predictions.out_of_fold(models, open_cases, **evaluate)
+    if ensembling.GREEDY in config.analysis.ensembles:
+        refused += add_greedy(models, open_cases, found, evaluate)
     rows, uncommon = on_common_volumes(found.predictions, combinations)
     judged = _summed(models, rows, combinations, config)
-    families = [one for one in judged if len(one.members) == 1]
+    families = [one for one in judged if not one.combined]
     parents = {model.family: model.parent_run_id for model in models}
     chosen = champion.choose(families, config, parents)
     on_test, unjudged = predictions.by_each_fold(models, test_cases, **evaluate)
@@ -87,7 +98,7 @@ def analyse(
         dataset_hash=profile.dataset_hash,
         training_run_ids=tuple(dict.fromkeys(parents.values())),
         families=tuple(families),
-        ensembles=tuple(one for one in judged if len(one.members) > 1),
+        ensembles=tuple(one for one in judged if one.combined),
         untrained=untrained(mine),
         baseline=baseline_scores,
         champion=chosen,
@@ -95,11 +106,36 @@ def analyse(
         selection=champion.select_again(families, config),
         seed_noise=paired.seed_noise(families, models, chosen.metric),
         test=tuple(_summed(models, on_test, combinations, config)),
-        notes=(*_skipped({**found.skipped, **unjudged}), *uncommon, *_mixed(mixed)),
+        notes=(
+            *_skipped({**found.skipped, **unjudged}),
+            *uncommon,
+            *_mixed(mixed),
+            *refused,
+        ),
     )
     log.info("champion: %s", chosen.reason)
     drawn = draw(result, cases, profile, config, found, models, folder / "figures")
     return Analysis(result, _write(result, profile, config, models, drawn, links or {}, folder))
+
+
+def add_greedy(
+    models: Sequence[FoldModel],
+    cases: Mapping[str, Case],
+    found: predictions.OutOfFold,
+    evaluate: dict[str, Any],
+) -> list[str]:
+    """Add the nested greedy ensemble to predictions and combinations; return a note instead."""
+    predictor = predictions.OutOfFoldPredictor.of(
+        models, evaluate["config"], evaluate["cache"], evaluate["contents"]
+    )
+    chosen = greedy.choose(predictor, cases.values())
+    if chosen is None:
+        return ["greedy was not made: it needs two families, and two folds to choose on."]
+    name = ensembling.GREEDY
+    more = predictions.out_of_fold(models, cases, **{**evaluate, "combinations": {name: chosen}})
+    found.predictions.update(more.predictions)
+    evaluate["combinations"][name] = chosen
+    return []
 
 
 def held_out(models: Sequence[FoldModel]) -> tuple[set[str], set[str]]:
@@ -111,7 +147,7 @@ def held_out(models: Sequence[FoldModel]) -> tuple[set[str], set[str]]:
 
 def on_common_volumes(
     found: Mapping[str, Sequence[predictions.Prediction]],
-    combinations: predictions.Combinations,
+    combinations: ensembling.Combinations,
 ) -> tuple[dict[str, list[VolumeMetrics]], list[str]]:
     """Restrict scores to the volumes on which every family was evaluated.
 
@@ -121,7 +157,11 @@ def on_common_volumes(
         DataError: families share no volume.
     """
     rows = {name: [one.metrics for one in of] for name, of in found.items()}
-    families = {n: {row.case for row in rows[n]} for n, of in combinations.items() if len(of) == 1}
+    families = {
+        name: {row.case for row in rows[name]}
+        for name, one in combinations.items()
+        if one.families == (name,)
+    }
     sets = [cases for cases in families.values() if cases]
     common, all_of_them = set.intersection(*sets), set.union(*sets)
     if not common:
@@ -142,12 +182,12 @@ def on_common_volumes(
 def _summed(
     models: Sequence[FoldModel],
     found: Mapping[str, Sequence[VolumeMetrics]],
-    combinations: predictions.Combinations,
+    combinations: ensembling.Combinations,
     config: ExperimentConfig,
 ) -> list[Scores]:
     return [
-        ensembling.judged(name, families, found[name], models, config.evaluation)
-        for name, families in combinations.items()
+        ensembling.judged(name, ensemble, found[name], models, config.evaluation)
+        for name, ensemble in combinations.items()
         if found[name]
     ]
 

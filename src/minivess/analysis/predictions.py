@@ -1,15 +1,15 @@
 """Out-of-fold predictions and their scores.
 
 A volume is predicted by the models of a family that did not train on it: the fold that validated
-it or, for a test volume, each fold separately. Ensembles are averaged on the way, so only one
-volume's probabilities are in memory. Results are cached by content key, so an interrupted
-analysis resumes.
+it or, for a test volume, each fold separately. Probabilities are kept (`kept`) and ensembles are
+combined on the way, so only one volume's are in memory. Results are cached by content key, so an
+interrupted analysis resumes.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +20,8 @@ import numpy.typing as npt
 
 from minivess import files, inference, keys, networks
 from minivess.analysis import leaks
+from minivess.analysis.ensembling import Combinations, Ensemble, How
+from minivess.analysis.kept import KeptProbabilities, Packed, Probabilities, unpack
 from minivess.config import ExperimentConfig
 from minivess.contracts import Case, FoldModel, Network, VolumeMetrics
 from minivess.data.formats import volume
@@ -29,9 +31,10 @@ from minivess.inference import Predictor
 
 log = logging.getLogger(__name__)
 
-Probabilities = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.uint8]
-Combinations = Mapping[str, tuple[str, ...]]
+Averaged = tuple[FoldModel, ...]
+"""Fold models whose weights are averaged; mostly one."""
+GB = 10**9
 KEPT_NETWORKS = 16
 
 
@@ -63,7 +66,7 @@ def out_of_fold(
     """Predict and evaluate every labelled volume by every family and combination of families.
 
     Args:
-        combinations: name -> families that it averages; None means the families themselves.
+        combinations: name -> family or ensemble; None means the families themselves.
         contents: case -> hash of its bytes; a copy of a training volume counts as seen.
         on_volume: called with (done, total).
 
@@ -72,7 +75,7 @@ def out_of_fold(
     """
     leaks.check(models, cases)
     predictor = OutOfFoldPredictor.of(models, config, cache, contents or {})
-    wanted = combinations or {family: (family,) for family in predictor.families}
+    wanted = combinations or {family: Ensemble((family,)) for family in predictor.families}
     labelled = [case for case in cases.values() if case.label is not None]
     found = OutOfFold({name: [] for name in wanted}, {})
     for done, case in enumerate(labelled, start=1):
@@ -116,7 +119,7 @@ def by_each_fold(
     for fold in sorted({model.spec.fold.index for model in models}):
         alone = [model for model in models if model.spec.fold.index == fold]
         there = {model.family for model in alone}
-        wanted = {name: of for name, of in combinations.items() if there.issuperset(of)}
+        wanted = {n: one for n, one in combinations.items() if there.issuperset(one.families)}
         judged = out_of_fold(
             alone, cases, combinations=wanted, required=False, **options
         ).predictions
@@ -139,9 +142,10 @@ def _averaged(rows: Sequence[VolumeMetrics]) -> VolumeMetrics:
 
 
 class EnsembleTask(NamedTuple):
-    """One evaluation: the models of each family, and the folder of the cached result."""
+    """One evaluation: the networks of each voter, and the folder of the cached result."""
 
-    models: dict[str, tuple[FoldModel, ...]]
+    voters: dict[str, tuple[Averaged, ...]]
+    how: How
     folder: Path
 
     @property
@@ -164,6 +168,8 @@ class OutOfFoldPredictor:
     cache: Path
     contents: Mapping[str, str]
     device: str
+    folds: Mapping[str, int]
+    """Case -> fold that validated it."""
     code: dict[str, str] = field(repr=False)
 
     @classmethod
@@ -178,19 +184,42 @@ class OutOfFoldPredictor:
         families: dict[str, list[FoldModel]] = {}
         for model in models:
             families.setdefault(model.family, []).append(model)
-        return cls(families, config, cache, contents, _device(config), _code())
+        folds = {case: model.spec.fold.index for model in models for case in model.spec.fold.val}
+        return cls(families, config, cache, contents, _device(config), folds, _code())
+
+    @property
+    def kept(self) -> KeptProbabilities:
+        """Probabilities on disk."""
+        budget = int(self.config.analysis.kept_gb * GB)
+        return KeptProbabilities(self.cache / "probabilities", budget)
 
     def tasks(self, case: Case, wanted: Combinations) -> dict[str, EnsembleTask]:
         """Return the combinations whose families all have a model that has not seen the volume."""
-        unseen = {
-            family: tuple(one for one in models if not leaks.saw(one, case, self.contents))
-            for family, models in self.families.items()
-        }
+        fold = self.folds.get(case.case)
+        voters = {name: self._voters(case, one, one.of(fold)) for name, one in wanted.items()}
         return {
-            name: self._task(case, {family: unseen[family] for family in families})
-            for name, families in wanted.items()
-            if all(unseen[family] for family in families)
+            name: EnsembleTask(voters[name], one.how, self.cache / self._key(case, one, of))
+            for name, one in wanted.items()
+            if (of := voters[name]) and all(of.values())
         }
+
+    def unseen(self, case: Case, family: str) -> list[FoldModel]:
+        """The models of a family that have not trained on a volume or its copy."""
+        return [one for one in self.families[family] if not leaks.saw(one, case, self.contents)]
+
+    def _voters(
+        self, case: Case, ensemble: Ensemble, families: Sequence[str]
+    ) -> dict[str, tuple[Averaged, ...]]:
+        unseen = {family: self.unseen(case, family) for family in families}
+        if ensemble.how != "soup":
+            return {family: tuple((one,) for one in models) for family, models in unseen.items()}
+        folds = sorted({one.spec.fold.index for models in unseen.values() for one in models})
+        of_fold = [
+            tuple(one for models in unseen.values() for one in models if one.spec.fold.index == k)
+            for k in folds
+        ]
+        whole = all(len(models) == len(families) for models in of_fold)
+        return {"+".join(families): tuple(of_fold) if whole else ()}
 
     def volume(self, case: Case, tasks: Mapping[str, EnsembleTask]) -> dict[str, Prediction]:
         """Evaluate one volume; cached results are reused."""
@@ -199,20 +228,16 @@ class OutOfFoldPredictor:
             self._judge(case, missing)
         return {name: task.read() for name, task in tasks.items()}
 
-    def _task(self, case: Case, models: dict[str, tuple[FoldModel, ...]]) -> EnsembleTask:
-        key = keys.digest(
-            {
-                "case": case.case,
-                "cells": {
-                    family: [[one.cell_key, one.checkpoint.name] for one in those]
-                    for family, those in models.items()
-                },
-                "resampling": self.config.data.resampling.key_fields(),
-                "evaluation": self.config.evaluation.key_fields(),
-                "code": self.code,
-            }
-        )
-        return EnsembleTask(models, self.cache / key)
+    def _key(self, case: Case, ensemble: Ensemble, voters: Mapping[str, Sequence[Averaged]]) -> str:
+        ingredients = {
+            "case": [case.case, case.group, self.contents.get(case.case)],
+            "cells": {name: [_cells(one) for one in of] for name, of in voters.items()},
+            "how": ensemble.how,
+            "resampling": self.config.data.resampling.key_fields(),
+            "evaluation": self.config.evaluation.key_fields(),
+            "code": self.code,
+        }
+        return keys.digest(ingredients)
 
     def _judge(self, case: Case, tasks: Mapping[str, EnsembleTask]) -> None:
         spec = next(iter(self.families.values()))[0].spec
@@ -222,7 +247,7 @@ class OutOfFoldPredictor:
         if label is None:
             return
         truth = metrics.Truth(volume.class_indices(label, spec.classes, case.case), spec.classes)
-        for task, probabilities in self._combined(image, tasks.values()):
+        for task, probabilities in self._combined(case, image, tasks.values()):
             mask = inference.mask(probabilities)
             scores = metrics.judge(
                 mask,
@@ -234,27 +259,63 @@ class OutOfFoldPredictor:
             _keep(task, mask, VolumeMetrics(case=case.case, group=case.group, values=scores))
 
     def _combined(
-        self, image: Probabilities, tasks: Any
+        self, case: Case, image: Probabilities, tasks: Iterable[EnsembleTask]
     ) -> Iterator[tuple[EnsembleTask, Probabilities]]:
-        """Yield each task's mean probability once its last family is predicted."""
-        waiting = [(task, list(task.models)) for task in tasks]
+        """Yield what each task's voters say together once the last of them is predicted."""
+        waiting = [(task, list(task.voters)) for task in tasks]
         sums: dict[Path, Probabilities] = {}
-        for family in self.families:
-            asked = [(task, left) for task, left in waiting if family in left]
-            if not asked:
-                continue
-            mean = self._mean(asked[0][0].models[family], image)
-            for task, left in asked:
-                left.remove(family)
-                sums[task.folder] = sums[task.folder] + mean if task.folder in sums else mean
+        for voter, networks_of in {
+            n: of for task, _ in waiting for n, of in task.voters.items()
+        }.items():
+            mean = self.mean(case, networks_of, lambda: image)
+            for task, left in waiting:
+                if voter not in left:
+                    continue
+                left.remove(voter)
+                said = _vote(mean, len(task.voters)) if task.how == "vote" else mean
+                sums[task.folder] = sums[task.folder] + said if task.folder in sums else said
                 if not left:
-                    yield task, sums.pop(task.folder) / np.float32(len(task.models))
+                    yield task, sums.pop(task.folder) / np.float32(len(task.voters))
 
-    def _mean(self, models: Sequence[FoldModel], image: Probabilities) -> Probabilities:
-        total = _forward(models[0], image, self.device)
-        for model in models[1:]:
-            total += _forward(model, image, self.device)
-        return total / np.float32(len(models))
+    def mean(
+        self, case: Case, voter: Sequence[Averaged], image: Callable[[], Probabilities]
+    ) -> Probabilities:
+        """The mean probabilities (C, X, Y, Z) of networks, kept or predicted now.
+
+        Args:
+            image: reads the volume (1, X, Y, Z) where it is needed.
+        """
+        first, *others = (self._probabilities(case, one, image) for one in voter)
+        total = unpack(first)
+        for other in others:
+            total += unpack(other)
+        return total / np.float32(len(voter))
+
+    def _probabilities(
+        self, case: Case, models: Averaged, image: Callable[[], Probabilities]
+    ) -> Packed:
+        ingredients = {
+            "case": [case.case, self.contents.get(case.case)],
+            "cells": _cells(models),
+            "resampling": self.config.data.resampling.key_fields(),
+            "code": keys.code(keys.PROBABILITY_CODE),
+        }
+        key = keys.digest(ingredients)
+        return self.kept.get(key, lambda: _forward(models, image(), self.device))
+
+
+def _cells(models: Averaged) -> list[list[str]]:
+    return [[one.cell_key, one.checkpoint.name] for one in models]
+
+
+def _vote(probabilities: Probabilities, voters: int) -> Probabilities:
+    """One vote for the likeliest class of each voxel, and a remainder that decides ties alone."""
+    votes = probabilities / np.float32(2 * voters)
+    np.put_along_axis(
+        votes, (at := inference.mask(probabilities)[None].astype(np.int64)),
+        np.take_along_axis(votes, at, axis=0) + np.float32(1), axis=0,
+    )  # fmt: skip
+    return votes
 
 
 def read_mask(path: Path) -> Mask:
@@ -269,15 +330,22 @@ def _keep(task: EnsembleTask, mask: Mask, judged: VolumeMetrics) -> None:
     files.write_json(task.folder / "metrics.json", judged.model_dump(mode="json"))
 
 
-def _forward(model: FoldModel, image: Probabilities, device: str) -> Probabilities:
-    spec = model.spec
-    network = _network(spec.network.model_dump_json(), model.checkpoint, device)
+def _forward(models: Averaged, image: Probabilities, device: str) -> Probabilities:
+    spec = models[0].spec
+    checkpoints = tuple(model.checkpoint for model in models)
+    network = _network(spec.network.model_dump_json(), checkpoints, device)
     return Predictor.of(spec.network, spec.window, network, device=device).probabilities(image)
 
 
 @lru_cache(maxsize=KEPT_NETWORKS)
-def _network(record: str, checkpoint: Path, device: str) -> Any:
-    return networks.load(Network.model_validate_json(record), checkpoint).to(device)
+def _network(record: str, checkpoints: tuple[Path, ...], device: str) -> Any:
+    found = [networks.load(Network.model_validate_json(record), path) for path in checkpoints]
+    if len(found) > 1:
+        weights = [one.state_dict() for one in found]
+        found[0].load_state_dict(
+            {name: sum(one[name] for one in weights) / len(weights) for name in weights[0]}
+        )
+    return found[0].to(device)
 
 
 @lru_cache

@@ -350,7 +350,13 @@ class AnalysisConfig(Part):
     ties: Literal["smaller", "mean"] = setting(
         "smaller", "who wins where a lead may be chance: fewer parameters, or the better mean"
     )
-    ensembles: tuple[Literal["mean"], ...] = setting(("mean",), "ways to combine families")
+    ensembles: tuple[Literal["mean", "vote", "soup", "greedy"], ...] = setting(
+        ("mean",), "ways to combine families: probabilities, votes, weights, a nested choice"
+    )
+    eligible: tuple[Literal["families", "ensembles"], ...] = setting(
+        ("families",), "who can be champion"
+    )
+    kept_gb: float = not_in_key(20.0, "disk for predicted probabilities, oldest go first", ge=0)
     figures: int = setting(6, "volumes shown in the report, worst first", ge=1)
 
     _each_once = field_validator("ensembles")(each_once)

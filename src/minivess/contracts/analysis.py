@@ -40,10 +40,16 @@ class Scores(Contract):
     """One family or ensemble, judged on volumes that its members did not train on."""
 
     name: str
-    members: tuple[str, ...] = Field(description="families that it averages")
+    members: tuple[str, ...] = Field(description="families that it combines")
+    how: Literal["mean", "vote", "soup", "greedy"] = "mean"
     trainable_parameters: int
     intervals: dict[str, Interval]
     volumes: tuple[VolumeMetrics, ...]
+
+    @property
+    def combined(self) -> bool:
+        """Whether it is an ensemble; a greedy one may have a single family."""
+        return self.members != (self.name,)
 
 
 class Comparison(Contract):

@@ -14,6 +14,7 @@ from minivess.errors import DataError
 
 Row = dict[str, Any]
 RULES = (names.PRIMARY, "dice", "cldice", "nsd", "masd")
+TIES = {"smaller": "fewer parameters", "mean": "better mean"}
 TRADED = ("dice", "cldice", "masd")
 
 
@@ -107,30 +108,41 @@ def _p(value: float | None) -> str:
 
 def rules(result: AnalysisResult, config: ExperimentConfig) -> list[Row]:
     """Return what other metrics and tie rules would choose, with the command for another winner."""
-    ids = ",".join(result.training_run_ids)
+    return [row for metric in RULES for row in _by_metric(metric, result, config)]
+
+
+def _by_metric(metric: str, result: AnalysisResult, config: ExperimentConfig) -> list[Row]:
+    """A row for each tie rule; one where both choose the same family."""
     by_id = {one.name: one.name for one in result.families}
-    rows = []
-    for metric in RULES:
-        for ties in ("smaller", "mean"):
-            analysis = config.analysis.model_copy(update={"metric": metric, "ties": ties})
-            asked = config.model_copy(update={"analysis": analysis})
-            try:
-                chosen = champion.choose(result.families, asked, by_id)
-            except DataError:
-                continue
-            words = f"analysis.metric={metric} analysis.ties={ties}"
-            another = chosen.family != result.champion.family
-            rows.append(
-                {
-                    "metric": formatting.metric(metric).label,
-                    "ties": "fewer parameters" if ties == "smaller" else "better mean",
-                    "winner": chosen.family,
-                    "value": formatting.metric(metric).number(chosen.value),
-                    "used": metric == result.champion.metric and ties == config.analysis.ties,
-                    "command": f"minivess analyse {words} --upstream {ids}" if another else "",
-                }
-            )
+    rows: list[Row] = []
+    for ties, words in TIES.items():
+        analysis = config.analysis.model_copy(update={"metric": metric, "ties": ties})
+        asked = config.model_copy(update={"analysis": analysis})
+        try:
+            chosen = champion.choose(result.families, asked, by_id)
+        except DataError:
+            return []
+        used = metric == result.champion.metric and ties == config.analysis.ties
+        if rows and rows[0]["winner"] == chosen.family:
+            return [rows[0] | {"ties": "either", "used": used or rows[0]["used"]}]
+        rows.append(
+            {
+                "metric": formatting.metric(metric).label,
+                "ties": words,
+                "winner": chosen.family,
+                "value": formatting.metric(metric).number(chosen.value),
+                "used": used,
+                "command": _command(metric, ties, result)
+                if chosen.family != result.champion.family
+                else "",
+            }
+        )
     return rows
+
+
+def _command(metric: str, ties: str, result: AnalysisResult) -> str:
+    words = f"analysis.metric={metric} analysis.ties={ties}"
+    return f"minivess analyse {words} --upstream {','.join(result.training_run_ids)}"
 
 
 def pareto(result: AnalysisResult) -> list[Row]:

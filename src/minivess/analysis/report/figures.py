@@ -218,7 +218,7 @@ def _interval(
     if interval.lower is not None and interval.upper is not None:
         ends = [factor * interval.lower, factor * interval.upper]
         axis.plot(ends, [row, row], color=colour, lw=2.4, solid_capstyle="round")
-    shape = "s" if len(one.members) > 1 else "o"
+    shape = "s" if one.combined else "o"
     axis.plot(
         factor * interval.mean,
         row,

@@ -24,6 +24,13 @@ REFERENCES = (
     "Efron and Tibshirani 1993, An Introduction to the Bootstrap (studentized intervals)",
 )
 
+COMBINED = {
+    "mean": "the mean of their class probabilities",
+    "vote": "majority vote (ties go to the higher mean probability)",
+    "soup": "averaged weights, fold by fold",
+    "greedy": "the mean of those that raised Dice on the other folds (Caruana et al. 2004)",
+}
+
 
 LIGHT = "flips, quarter turns and intensity changes"
 FULL = f"{LIGHT}, rotations, scaling, blur, gaps in vessels and noise of microscopes"
@@ -66,6 +73,8 @@ def paragraphs(
         primary=names.PRIMARY,
         distances=names.DISTANCES,
         ties=config.analysis.ties,
+        ensembles=" or ".join(dict.fromkeys(COMBINED[one.how] for one in result.ensembles)),
+        eligible="ensembles" in config.analysis.eligible,
         few=any(one.intervals[names.PRIMARY].method == "range" for one in result.families),
         fewest=FEWEST,
         several=several,

@@ -115,7 +115,7 @@ def family_rows(
     return [
         {
             "name": one.name,
-            "kind": "ensemble" if len(one.members) > 1 else "family",
+            "kind": "ensemble" if one.combined else "family",
             "champion": one.name == result.champion.family,
             "trainable_parameters": one.trainable_parameters,
             "metric": metric,

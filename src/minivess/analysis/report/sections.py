@@ -75,7 +75,7 @@ def comparison(result: AnalysisResult, models: Sequence[FoldModel], unit: format
         "rows": [
             {
                 "name": one.name,
-                "about": _about(one, models),
+                "about": _about(one, models, result),
                 "kind": _kind(one, best),
                 "parameters": formatting.count(one.trainable_parameters),
                 "n": one.intervals[names.PRIMARY].n,
@@ -108,13 +108,31 @@ def _column(name: str, unit: formatting.Unit) -> Row:
 def _kind(one: Scores, best: Scores) -> str:
     if one is best:
         return "champion"
-    return "ensemble" if len(one.members) > 1 else "family"
+    return "ensemble" if one.combined else "family"
 
 
-def _about(one: Scores, models: Sequence[FoldModel]) -> str:
-    if len(one.members) > 1:
-        families = several(len(one.members), "family")
-        return f"mean probability of {families}"
+MADE = {
+    "mean": "mean probability of {}",
+    "vote": "majority vote of {}, ties to the higher mean probability",
+    "soup": "averaged weights of {}",
+    "greedy": "mean probability of {}, chosen on the other folds",
+}
+
+
+def _gain(one: Scores, result: AnalysisResult) -> str:
+    """What an ensemble gains over the best of its members."""
+    metric = result.champion.metric
+    best = next(member for member in figures.ordered(result) if member.name in one.members)
+    gap = result.comparison(one.name, best.name)
+    if gap is None or gap.difference.mean is None:
+        return f"not compared with its members in {metric}"
+    bounds = _range(gap.difference, formatting.signed).replace(formatting.DASH, " to ")
+    return f"{formatting.signed(gap.difference.mean)} ({bounds}) over {best.name}"
+
+
+def _about(one: Scores, models: Sequence[FoldModel], result: AnalysisResult) -> str:
+    if one.combined:
+        return f"{MADE[one.how].format(several(len(one.members), 'family'))}; {_gain(one, result)}"
     for model in models:
         if model.family == one.name:
             spec = model.spec
