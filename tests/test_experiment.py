@@ -323,3 +323,11 @@ def test_prediction_writes_a_mask_with_the_geometry_of_the_image(
     mask, image = (nib.Nifti1Image.from_filename(file) for file in (written, source))
     assert mask.shape == image.shape
     assert (mask.affine == image.affine).all()
+
+
+def test_an_experiment_whose_deployment_fails_still_ends_with_its_report(chain: Chain) -> None:
+    strict = "deployment.max_logit_difference=1e-30"
+    done = minivess("experiment", *WORDS, f"data.root={chain.root}", strict, home=chain.home)
+    assert done.wait() == 1
+    assert f"report     {chain.result['report']}" in done.out
+    assert "minivess deploy deployment.max_logit_difference=" in done.err

@@ -9,6 +9,7 @@ finished already is found, not made again.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from minivess.contracts import Spacing
     from minivess.inference import Predictor
+    from minivess.serving.predict import Allowed
 
 Overrides = tuple[str, ...]
 
@@ -152,6 +154,7 @@ class Model:
     facts: dict[str, Any]
     """Name, version, training run, dataset and its hash, out-of-fold Dice."""
     predictor: Predictor
+    allowed: Allowed
 
     def __call__(
         self, array: npt.ArrayLike, *, spacing: Spacing, unit: str = "unknown"
@@ -171,6 +174,7 @@ class Model:
         """
         import numpy as np
 
+        from minivess.config import ResamplingConfig
         from minivess.data.formats.decode import Volume
         from minivess.serving import predict
 
@@ -182,7 +186,9 @@ class Model:
                 code="wrong_dimensions",
             )
         volume = Volume(voxels, spacing, unit, np.diag([*spacing, 1.0]))
-        predict.admit(volume, self.predictor.divisor)
+        resampling = ResamplingConfig.of(self.predictor.window.resampling)
+        for odd in predict.admit(volume, self.predictor.divisor, self.allowed, resampling):
+            warnings.warn(f"{odd.code}: {odd.message}", stacklevel=2)
         return predict.segment(volume, self.predictor)
 
     def predict(self, source: str | Path, target: str | Path) -> list[Path]:
@@ -195,7 +201,8 @@ class Model:
         from minivess.serving import predict
 
         pairs = predict.plan(Path(source).expanduser(), Path(target).expanduser()).pairs
-        outcomes = list(predict.each(pairs, DataConfig(), self.predictor))
+        segmenter = predict.own(self.predictor, DataConfig(), self.allowed)
+        outcomes = list(predict.each(pairs, segmenter))
         refused = [one for one in outcomes if one.mask is None]
         if refused:
             first = refused[0].findings[0]
@@ -304,7 +311,11 @@ def load(reference: str) -> Model:
 
     with _session("predict", (), {}) as session:
         chosen = stage.choose(session, [reference])
-        return Model(stage.facts(chosen), stage.predictor_of(session, chosen))
+        return Model(
+            stage.facts(chosen),
+            stage.predictor_of(session, chosen),
+            stage.allowed(session, chosen),
+        )
 
 
 def sql(query: str) -> pd.DataFrame:

@@ -41,6 +41,7 @@ def window_for(config: ExperimentConfig, patch: Shape, train: Sequence[VolumeSta
         normalisation=how,
         scale=_scale(train) if how == "dataset" else None,
         mirrored=MIRRORED_AXES[asked.mirroring],
+        resampling=config.data.resampling.as_record(),
     )
 
 

@@ -90,8 +90,30 @@ def test_limits_of_the_configuration_decide_parity(
     network: Network, checkpoint: Path, onnx: Path, cases: tuple[Case, ...], window: Window
 ) -> None:
     strict = DeploymentConfig(max_logit_difference=1e-12)
-    with pytest.raises(ServingError, match="1e-12"):
+    remedy = r"limit 1e-12(.|\n)*deploy deployment\.max_logit_difference=\S+;"
+    with pytest.raises(ServingError, match=remedy):
         export.parity(network, checkpoint, onnx, cases=cases, window=window, config=strict)
+
+
+def test_logits_are_compared_relative_to_their_range(
+    network: Network, checkpoint: Path, cases: tuple[Case, ...], window: Window, tmp_path: Path
+) -> None:
+    weights = networks.load(network, checkpoint).state_dict()
+    last = [name for name in weights if "output_block" in name]
+    torch.save(
+        {"weights": weights | {name: weights[name] * 1e5 for name in last}}, tmp_path / "large.pth"
+    )
+    large = tmp_path / "large.onnx"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "TOLERANCE", 1.0)  # of the sizes tried beforehand
+        export.to_onnx(network, tmp_path / "large.pth", large)
+    result = export.parity(
+        network, tmp_path / "large.pth", large, cases=cases, window=window,
+        config=DeploymentConfig(),
+    )  # fmt: skip
+    assert result.max_logit_difference > 1e-3
+    assert result.relative_difference < 1e-5
+    assert result.passed
 
 
 def test_engines_are_timed_and_weighed(

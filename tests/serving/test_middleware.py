@@ -1,20 +1,26 @@
 from __future__ import annotations
 
+import asyncio
+import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
+from starlette.types import Message
 
 from minivess.errors import ServingError
-from minivess.serving import model_record
+from minivess.serving import model_record, upload
 from minivess.serving.middleware import ServiceMiddleware, page
 
 Client = Callable[..., TestClient]
+GONE = {"model": "tubes:1", "status": "499"}
 MULTIPART = {"content-type": "multipart/form-data; boundary=x"}
 
 
@@ -74,7 +80,110 @@ def test_what_fits_passes_whole(client: Client) -> None:
 
 def test_too_many_waiting_are_asked_to_come_back(client: Client) -> None:
     answer = client(max_waiting=0).post("/predict", headers=MULTIPART)
-    assert (answer.status_code, answer.json()["remedy"]) == (429, "ask again in a minute")
+    assert (answer.status_code, answer.json()["remedy"]) == (429, "ask again in 1 s")
+    assert answer.headers["Retry-After"] == "1"
+
+
+@pytest.fixture
+def service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: model_record.ServedModel
+) -> Callable[..., ServiceMiddleware]:
+    """The middleware before an application that needs 0.2 s for each request."""
+
+    async def slow(request: Request) -> Response:
+        body = await request.body()
+        await asyncio.sleep(0.2)
+        return PlainTextResponse(str(len(body)))
+
+    def make(**limits: float) -> ServiceMiddleware:
+        model_record.write(tmp_path, model.replace(**limits))
+        monkeypatch.chdir(tmp_path)
+        return ServiceMiddleware(Starlette(routes=[Route("/predict", slow, methods=["POST"])]))
+
+    return make
+
+
+Body = list[Message | float]
+Received = tuple[int, dict[str, str], bytes]
+WHOLE: Body = [{"type": "http.request", "body": b"1234", "more_body": False}]
+STALLED: Body = [{"type": "http.request", "body": b"12", "more_body": True}, 1e9]
+HUNG_UP: Body = [*WHOLE, 0.05, {"type": "http.disconnect"}]
+
+
+async def post(service: ServiceMiddleware, body: Body) -> Received:
+    """Status (0: no answer), headers and body of an answer; numbers in `body` are pauses in s."""
+    parts = list(body)
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        while parts:
+            part = parts.pop(0)
+            if not isinstance(part, float):
+                return part
+            await asyncio.sleep(part)
+        await asyncio.sleep(1e9)
+        return {}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = [(name.encode(), value.encode()) for name, value in MULTIPART.items()]
+    scope = {
+        "type": "http", "method": "POST", "path": "/predict", "headers": headers,
+        "query_string": b"",
+    }  # fmt: skip
+    await service(scope, receive, send)
+    if not sent:
+        return 0, {}, b""
+    found = {name.decode().lower(): value.decode() for name, value in sent[0]["headers"]}
+    return sent[0]["status"], found, b"".join(one.get("body", b"") for one in sent)
+
+
+def test_clients_that_stop_sending_shut_nobody_out_and_are_refused_in_time(
+    service: Callable[..., ServiceMiddleware], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upload, "GRACE_S", 1.5)
+
+    async def story() -> list[Received]:
+        one = service(max_waiting=2)
+        stalled = [asyncio.create_task(post(one, STALLED)) for _ in range(20)]
+        await asyncio.sleep(0.1)
+        served = await asyncio.wait_for(post(one, WHOLE), 1)
+        return [served, *await asyncio.gather(*stalled)]
+
+    served, *stalled = asyncio.run(story())
+    assert (served[0], served[2]) == (200, b"4")
+    assert {status for status, _, _ in stalled} == {408}
+    assert json.loads(stalled[0][2])["error"].startswith("2 bytes arrived")
+
+
+def test_as_many_wait_as_the_stated_time_allows_and_the_rest_are_told_when_to_come_back(
+    service: Callable[..., ServiceMiddleware],
+) -> None:
+    async def story() -> list[Received]:
+        one = service(max_wait_s=0.7)
+        await post(one, WHOLE)  # shows how long one takes
+        return await asyncio.gather(*(post(one, WHOLE) for _ in range(20)))
+
+    answers = asyncio.run(story())
+    served = [answer for answer in answers if answer[0] == 200]
+    refused = {(status, headers["retry-after"]) for status, headers, _ in answers if status != 200}
+    assert 3 <= len(served) <= 5
+    assert refused == {(429, "1")}
+
+
+def test_a_client_that_hangs_up_leaves_the_queue_and_counts_as_499(
+    service: Callable[..., ServiceMiddleware],
+) -> None:
+    async def story() -> tuple[list[Received], ServiceMiddleware]:
+        one = service()
+        return await asyncio.gather(post(one, WHOLE), post(one, HUNG_UP), post(one, WHOLE)), one
+
+    before = REGISTRY.get_sample_value("minivess_requests_total", GONE) or 0
+    answers, one = asyncio.run(story())
+    assert [status for status, _, _ in answers] == [200, 0, 200]
+    assert one.queue.waiting == 0
+    assert REGISTRY.get_sample_value("minivess_requests_total", GONE) == before + 1
 
 
 @pytest.mark.parametrize(
@@ -98,9 +207,9 @@ def test_what_is_no_upload_is_refused(client: Client) -> None:
 
 
 def test_the_page_loads_nothing_from_elsewhere(model: model_record.ServedModel) -> None:
-    text = page(model.replace(lineage={"note": "<script>"}))
-    assert "<script" not in text
-    assert "https://" not in text
+    text = page(model.replace(lineage={"note": "<script>alert(1)"}))
+    assert "<script>alert" not in text
+    assert not re.findall(r"(src|href)=.?(https?:|//)|url\(|@import", text)
 
 
 def test_a_folder_without_a_record_does_not_serve(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import nrrd
 import numpy as np
 import pytest
 import tifffile
+import torch
 
 from minivess.config import DataConfig
-from minivess.contracts import Network, Window
+from minivess.contracts import Domain, Network, Resampling, Window
 from minivess.data.checks import CHECKS
 from minivess.data.formats import volume
 from minivess.errors import DataError, ServingError, UsageError
@@ -30,9 +32,16 @@ def predictor(onnx: Path, network: Network, window: Window) -> Predictor:
 
 def masks(inputs: Path, out: Path, predictor: Predictor) -> list[Path | None]:
     """Where the masks are; none for what was refused."""
-    return [
-        outcome.mask for outcome in predict.each(predict.plan(inputs, out).pairs, DATA, predictor)
-    ]
+    return [outcome.mask for outcome in outcomes(inputs, out, predictor)]
+
+
+def outcomes(
+    inputs: Path, out: Path, predictor: Predictor, data: DataConfig = DATA,
+    allowed: predict.Allowed = predict.ANYTHING,
+) -> list[predict.Outcome]:  # fmt: skip
+    """What became of each file."""
+    segmenter = predict.own(predictor, data, allowed)
+    return [*predict.each(predict.plan(inputs, out).pairs, segmenter)]
 
 
 @pytest.fixture
@@ -115,7 +124,7 @@ def test_a_voxel_size_that_the_user_states_is_that_of_the_mask(
 ) -> None:
     source = written_as(tmp_path / "a.nrrd", tube((20, 17, 5), 1)[0])
     stated = DataConfig(spacing=(3.0, 3.0, 5.0), unit="mm")
-    (outcome,) = predict.each(predict.plan(source, tmp_path / "out").pairs, stated, predictor)
+    (outcome,) = outcomes(source, tmp_path / "out", predictor, stated)
     assert outcome.mask
     mask = volume.read_volume(outcome.mask)
     assert (mask.spacing, mask.unit) == ((3.0, 3.0, 5.0), "mm")
@@ -140,14 +149,68 @@ def test_what_profile_would_quarantine_is_refused_by_code_and_the_others_are_seg
 ) -> None:
     array, code = UNUSABLE[name]
     write_nifti(inputs / "bad.nii.gz", array)
-    pairs = predict.plan(inputs, tmp_path / "out").pairs
-    good, other, bad = predict.each(pairs, DATA, predictor)
+    good, other, bad = outcomes(inputs, tmp_path / "out", predictor)
     assert good.mask
     assert other.mask
     assert (bad.mask, bad.findings[0].code, bad.findings[0].severity) == (None, code, "error")
     assert bad.findings[0].remedy
     assert code in CHECKS
     assert len(os.listdir(tmp_path / "out")) == 2
+
+
+DOMAIN = Domain(
+    spacing=((0.5, 0.5, 2.0), (0.6, 0.6, 2.0)), unit="micron", min_shape=(16, 16, 5),
+    max_shape=(24, 24, 9), intensities={"0.5": (180, 220), "50": (290, 330), "99.5": (780, 840)},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("array", "spacing", "said"),
+    [
+        (IMAGE, (0.5, 0.5, 2.0), ""),
+        (IMAGE, (0.5, 0.5, 5.0), r"voxel size, 0\.5 x 0\.5 x 5 micron, is not among"),
+        (IMAGE * 60, (0.5, 0.5, 2.0), "intensities.* unlike those trained on"),
+        (IMAGE / 4000, (0.5, 0.5, 2.0), "intensities"),
+        (IMAGE - 1000, (0.5, 0.5, 2.0), "intensities"),
+        (IMAGE[:, :, :4], (0.5, 0.5, 2.0), "has 4 slices; the thinnest volume trained on has 5"),
+        (np.tile(IMAGE, (3, 1, 1)), (0.5, 0.5, 2.0), "size, 60x17x6, is far from"),
+    ],
+    ids=["as-trained", "spacing", "light-sheet", "scaled", "ct", "thin", "large"],
+)
+def test_a_volume_unlike_those_trained_on_is_segmented_with_a_warning_or_refused(
+    array: np.ndarray, spacing: tuple[float, ...], said: str, tmp_path: Path, predictor: Predictor
+) -> None:
+    image = nib.Nifti1Image(array.astype(np.float32), np.diag([*spacing, 1]))
+    image.header.set_xyzt_units("micron")
+    (tmp_path / "in").mkdir()
+    nib.save(image, tmp_path / "in" / "v.nii.gz")
+    (warned,), (refused,) = (
+        outcomes(tmp_path / "in", tmp_path / how, predictor, allowed=predict.Allowed(DOMAIN, how))
+        for how in ("warn", "refuse")
+    )
+    assert warned.mask
+    problems = [one.message for one in warned.findings if one.code == "out_of_range"]
+    assert len(problems) == bool(said)
+    assert re.search(said, "".join(problems))
+    assert (refused.mask is None) == bool(said)
+
+
+def test_a_network_trained_on_resampled_volumes_sees_them_so_and_the_mask_lies_on_the_files_grid(
+    inputs: Path, tmp_path: Path, predictor: Predictor
+) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def forward(part: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(part.shape[2:]))
+        return predictor.forward(part)
+
+    how = Resampling(method="spacing", target_spacing=(1.0, 1.0, 1.0))
+    large = predictor.window.replace(patch_size=(64, 64, 64), resampling=how.model_dump())
+    one = replace(predictor, window=large, forward=forward)
+    (outcome,) = outcomes(inputs / "a.nii.gz", tmp_path / "out", one)
+    assert seen == [(12, 8, 10)]  # (10, 8, 10) voxels of 1, rounded up to the divisor
+    assert outcome.mask
+    assert volume.read_volume(outcome.mask).shape == (20, 17, 5)
 
 
 @pytest.mark.parametrize("step", [0.0, -2.0, float("nan"), float("inf")])
@@ -168,9 +231,7 @@ def test_a_volume_that_shrinks_to_one_voxel_inside_the_network_is_refused() -> N
 
 def test_warnings_are_told_and_not_refused(tmp_path: Path, predictor: Predictor) -> None:
     write_nifti(tmp_path / "in" / "thin.nii.gz", IMAGE[:, :, :4].astype(np.float32))
-    (outcome,) = predict.each(
-        predict.plan(tmp_path / "in", tmp_path / "out").pairs, DATA, predictor
-    )
+    (outcome,) = outcomes(tmp_path / "in", tmp_path / "out", predictor)
     assert outcome.mask
     assert [found.code for found in outcome.findings] == ["few_slices"]
 
@@ -190,8 +251,8 @@ def test_a_file_that_breaks_a_library_is_named_and_the_others_are_segmented(
     inputs: Path, tmp_path: Path, predictor: Predictor
 ) -> None:
     (inputs / "bad.nii.gz").write_text("no volume")
-    outcomes = predict.each(predict.plan(inputs, tmp_path / "out").pairs, DATA, predictor)
-    assert [one.source.name for one in outcomes if one.mask is None] == ["bad.nii.gz"]
+    found = outcomes(inputs, tmp_path / "out", predictor)
+    assert [one.source.name for one in found if one.mask is None] == ["bad.nii.gz"]
 
 
 @pytest.mark.parametrize("name", ["absent", "empty", "in/notes.txt"])
@@ -288,9 +349,9 @@ def test_an_answer_that_is_no_number_is_no_empty_mask(
     inputs: Path, tmp_path: Path, predictor: Predictor
 ) -> None:
     broken = replace(predictor, forward=lambda part: predictor.forward(part) * float("nan"))
-    outcomes = [*predict.each(predict.plan(inputs, tmp_path / "out").pairs, DATA, broken)]
-    assert {one.findings[0].code for one in outcomes if one.mask is None} == {"non_finite"}
-    assert len(outcomes) == 2
+    found = outcomes(inputs, tmp_path / "out", broken)
+    assert {one.findings[0].code for one in found if one.mask is None} == {"non_finite"}
+    assert len(found) == 2
 
 
 def test_a_volume_is_refused_by_a_network_of_several_channels(

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import base64
 import gzip
+import io
+import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -152,8 +155,8 @@ def header_of(shape: tuple[int, ...]) -> bytes:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"garbage", "upload"),
-        (b"", "upload"),
+        (b"garbage", "no volume: it begins with"),
+        (b"", "The upload is empty"),
         (gzip.compress(header_of((2000, 2000, 2000))), "8000000000 voxels"),
         (gzip.compress(header_of((100, 100, 100))), "truncated"),
         (gzip.compress(header_of((20, 20)) + bytes(400)), "2-D"),
@@ -196,11 +199,70 @@ def test_warnings_come_with_the_mask(address: str, tmp_path: Path) -> None:
     assert warning["code"] == "few_slices"
 
 
-def test_text_in_place_of_a_file_is_not_fetched(address: str) -> None:
-    text = {"image": "http://127.0.0.1:9/volume.nii.gz"}
-    answer = httpx.post(f"{address}/predict", data=text, files={"other": b"1"}, timeout=300)
-    assert answer.status_code == 400
-    assert "text came where a file belongs" in answer.json()["error"]
+FILE = ("v.nii.gz", gzip.compress(header_of((20, 20, 5)) + bytes(2000)))
+
+
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        ({"files": {"volume": FILE}}, "belongs into the field 'image'; the form has 'volume'"),
+        ({"files": [("image", FILE), ("other", FILE)]}, "the form has 'other'"),
+        ({"files": [("image", FILE), ("image", FILE)]}, "2 files came"),
+        ({"files": {"answer": (None, "json")}}, "the form has 'answer'"),
+        (
+            {"files": {"image": (None, "http://127.0.0.1:9/volume.nii.gz")}},
+            "text came where a file belongs",
+        ),
+        ({"files": {"image": FILE}, "data": {"answer": "yaml"}}, "answer: Input should be"),
+        (
+            {"content": b"--x\r\nno form", "headers": {"content-type": "multipart/form-data"}},
+            "cannot be read",
+        ),
+    ],
+    ids=["wrong-field", "one-more", "two-files", "no-file", "text", "answer", "no-form"],
+)
+def test_a_form_that_is_not_understood_is_the_clients_mistake_in_true_words(
+    address: str, form: dict, said: str
+) -> None:
+    answer = httpx.post(f"{address}/predict", timeout=300, **form)
+    assert answer.status_code == 400, answer.text
+    assert said in answer.json()["error"]
+
+
+def test_text_sent_as_a_volume_is_called_no_volume(address: str) -> None:
+    answer = ask_raw(address, b"Dear colleague, the volume is attached.")
+    assert answer.status_code == 422
+    assert answer.json()["error"] == "The upload is no volume: it begins with b'Dear colle'."
+
+
+def bombs() -> dict[str, bytes]:
+    """Headers of 1e9 zero voxels, and the zeros in a few MB."""
+    packed = zlib.compress(bytes(10**7), 9) * 100
+    shape, page = (1000, 1000, 1000), np.zeros((1000, 1000), np.uint8)
+    tiff = io.BytesIO()
+    tifffile.imwrite(
+        tiff, (page for _ in range(1000)), shape=shape, dtype=np.uint8, compression="zlib"
+    )
+    sizes = " ".join(map(str, shape))
+    text = f"NRRD0004\ntype: uint8\ndimension: 3\nsizes: {sizes}\nencoding: gzip\n\n"
+    header = f"ObjectType = Image\nDimSize = {sizes}\nElementType = MET_UCHAR\n"
+    rest = "CompressedData = True\nElementDataFile = LOCAL\n"
+    return {
+        "nrrd": text.encode() + packed,
+        "mha": f"{header}{rest}".encode() + packed,
+        "tif": tiff.getvalue(),
+    }
+
+
+def test_a_header_of_more_voxels_than_are_taken_is_refused_before_they_are_decoded(
+    address: str,
+) -> None:
+    for ending, content in bombs().items():
+        begun = time.monotonic()
+        answer = ask_raw(address, content)
+        assert (answer.status_code, ending) == (422, ending)
+        assert "1000000000 voxels" in answer.json()["error"]
+        assert time.monotonic() - begun < 5
 
 
 def test_a_refusal_reaches_the_caller_with_its_remedy(address: str, tmp_path: Path) -> None:

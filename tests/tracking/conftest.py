@@ -83,7 +83,7 @@ def volume(case: str) -> VolumeStats:
         intensity_max=900,
         intensity_mean=300,
         intensity_std=50,
-        percentiles={},
+        percentiles={"0.5": 200, "50": 300, "99.5": 800},
         foreground_ratio=0.1,
         label_values=(0, 1),
         components=1,

@@ -20,7 +20,7 @@ from minivess import units
 from minivess.config.base import Auto, Part, each_once, not_in_key, setting
 from minivess.config.catalog import refuse_fields
 from minivess.config.contradictions import CONTRADICTIONS
-from minivess.contracts import IGNORED, LabelMap, Normalisation
+from minivess.contracts import IGNORED, LabelMap, Normalisation, Resampling
 
 Augmentation = Literal["none", "light", "full"]
 FULL_FROM = 5000
@@ -35,6 +35,17 @@ class ResamplingConfig(Part):
     target_spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = setting(
         None, "voxel size (x, y, z) in the unit of the headers"
     )
+
+    def as_record(self) -> Resampling | None:
+        """The same as it stands in a model's record; None if volumes stay as they are."""
+        if not self.enabled:
+            return None
+        return Resampling(method=self.method or "spacing", target_spacing=self.target_spacing)
+
+    @classmethod
+    def of(cls, record: Resampling | None) -> ResamplingConfig:
+        """The setting that a model's record holds."""
+        return cls() if record is None else cls(enabled=True, **record.model_dump())
 
 
 class DataConfig(Part):
@@ -367,9 +378,14 @@ class DeploymentConfig(Part):
 
     target: Literal["local"] = setting("local", "where the service runs")
     parity_volumes: int = setting(3, "whole volumes compared", ge=3)
-    max_logit_difference: float = setting(1e-3, "between torch and ONNX", gt=0)
+    max_logit_difference: float = setting(
+        1e-3, "between torch and ONNX, as a share of the range of a volume's logits", gt=0
+    )
     min_mask_agreement: float = setting(
         0.9999, "share of voxels with one class in torch and ONNX", gt=0, le=1
+    )
+    out_of_range: Literal["warn", "refuse"] = setting(
+        "warn", "what service and predict do with a volume unlike those trained on"
     )
     start_timeout_s: int = not_in_key(180, "seconds until the service must answer", ge=5)
 

@@ -20,6 +20,7 @@ from minivess.contracts.data import Pairing as Pairing
 from minivess.contracts.data import Split as Split
 from minivess.contracts.data import VolumeStats as VolumeStats
 from minivess.contracts.deployment import DeploymentResult as DeploymentResult
+from minivess.contracts.deployment import Domain as Domain
 from minivess.contracts.deployment import Engine as Engine
 from minivess.contracts.deployment import Parity as Parity
 from minivess.contracts.deployment import Smoke as Smoke
@@ -28,6 +29,7 @@ from minivess.contracts.network import Loss as Loss
 from minivess.contracts.network import LossTerm as LossTerm
 from minivess.contracts.network import Network as Network
 from minivess.contracts.network import Normalisation as Normalisation
+from minivess.contracts.network import Resampling as Resampling
 from minivess.contracts.network import Scale as Scale
 from minivess.contracts.network import Window as Window
 from minivess.contracts.plan import Choice as Choice

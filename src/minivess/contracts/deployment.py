@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from minivess.contracts.record import Contract, Versioned
+from pydantic import Field
+
+from minivess.contracts.record import Contract, Shape, Spacing, Versioned
 
 
 class Parity(Contract):
@@ -10,8 +12,27 @@ class Parity(Contract):
 
     volumes: tuple[str, ...]
     max_logit_difference: float
+    relative_difference: float = Field(
+        default=0.0, description="largest difference as a share of a volume's range of logits"
+    )
     mask_agreement: float
+    largest_margin: float = Field(
+        default=0.0,
+        description="of voxels whose class differs, the largest lead of the trained class",
+    )
     passed: bool
+
+
+class Domain(Contract):
+    """The volumes that a network was trained on, in numbers that a new volume has as well."""
+
+    spacing: tuple[Spacing, Spacing] = Field(description="smallest and largest, in `unit`")
+    unit: str
+    min_shape: Shape
+    max_shape: Shape
+    intensities: dict[str, tuple[float, float]] = Field(
+        description="percentile -> its smallest and largest value over the volumes"
+    )
 
 
 class Engine(Contract):

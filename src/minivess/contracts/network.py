@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from minivess.contracts.record import Contract, Shape
+from minivess.contracts.record import Contract, Shape, Spacing
 
 
 class Limits(Contract):
@@ -88,6 +88,13 @@ class Scale(Contract):
 Normalisation = Literal["zscore", "minmax", "dataset", "none"]
 
 
+class Resampling(Contract):
+    """How volumes are resampled before a network sees them."""
+
+    method: str = Field(description="'spacing', or an import path module:callable")
+    target_spacing: Spacing | None = Field(description="voxel size in the unit of the headers")
+
+
 class Window(Contract):
     """How a network is run over a whole volume, everywhere in the same way."""
 
@@ -98,3 +105,4 @@ class Window(Contract):
     mirrored: tuple[int, ...] = Field(
         default=(), description="axes along which mirrored copies are predicted and averaged"
     )
+    resampling: Resampling | None = None

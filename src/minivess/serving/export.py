@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -194,10 +194,10 @@ def parity(
     cases: Sequence[Case],
     window: Window,
     config: DeploymentConfig,
-    resampling: ResamplingConfig | None = None,
 ) -> Parity:
     """Run both networks over whole volumes and compare logits and masks.
 
+    Logits are compared relative to their range in the volume, because rounding grows with them.
     If there are too few volumes, mirrored copies are added.
 
     Raises:
@@ -205,31 +205,50 @@ def parity(
     """
     trained = Predictor.of(network, window, checkpoint)
     exported = Predictor.of(network, window, forward(onnx))
-    names, difference, agreement = [], 0.0, 1.0
-    for name, image in _images(cases, window, config.parity_volumes, resampling):
-        ours, theirs = trained.logits(image), exported.logits(image)
-        gap = float(np.abs(ours - theirs).max())
-        # NaN compares false with every limit; it must fail.
-        difference = max(difference, gap if np.isfinite(gap) else float(np.finfo("f4").max))
-        same = inference.mask(ours) == inference.mask(theirs)
-        agreement = min(agreement, float(same.mean()))
-        names.append(name)
+    found = {
+        name: _difference(trained.logits(image), exported.logits(image))
+        for name, image in _images(cases, window, config.parity_volumes)
+    }
+    agreement = min(one.agreement for one in found.values())
+    relative = max(one.relative for one in found.values())
     result = Parity(
-        volumes=tuple(names),
-        max_logit_difference=difference,
+        volumes=tuple(found),
+        max_logit_difference=max(one.logits for one in found.values()),
+        relative_difference=relative,
         mask_agreement=agreement,
-        passed=difference <= config.max_logit_difference and agreement >= config.min_mask_agreement,
+        largest_margin=max(one.margin for one in found.values()),
+        passed=relative <= config.max_logit_difference and agreement >= config.min_mask_agreement,
     )
     if not result.passed:
         raise _unlike(result, config)
     return result
 
 
+class Difference(NamedTuple):
+    """How two networks differ on one volume; the fields of `Parity`."""
+
+    logits: float
+    relative: float
+    agreement: float
+    margin: float
+
+
+def _difference(ours: Image, theirs: Image) -> Difference:
+    gap = float(np.abs(ours - theirs).max())
+    if not np.isfinite(gap):  # NaN compares false with every limit; it must fail
+        worst = float(np.finfo("f4").max)
+        return Difference(worst, worst, 0.0, worst)
+    differs = inference.mask(ours) != inference.mask(theirs)
+    second, first = np.sort(ours[:, differs], axis=0)[-2:] if differs.any() else np.zeros((2, 1))
+    span = float(np.ptp(ours)) or 1.0
+    return Difference(gap, gap / span, 1 - float(differs.mean()), float((first - second).max()))
+
+
 def engines(
     network: Network, checkpoint: Path, onnx: Path, *, case: Case, window: Window
 ) -> tuple[Engine, ...]:
     """Measure seconds per volume and size on disk, of PyTorch and of ONNX Runtime."""
-    ((_, image),) = _images([case], window, 1, None)
+    ((_, image),) = _images([case], window, 1)
     rivals = (
         ("torch", Predictor.of(network, window, checkpoint), checkpoint),
         ("onnxruntime", Predictor.of(network, window, forward(onnx)), onnx),
@@ -244,15 +263,12 @@ def engines(
     )
 
 
-def _images(
-    cases: Sequence[Case], window: Window, n: int, resampling: ResamplingConfig | None
-) -> Iterator[tuple[str, Image]]:
+def _images(cases: Sequence[Case], window: Window, n: int) -> Iterator[tuple[str, Image]]:
     """Yield `n` normalised images (1, X, Y, Z): the cases, then mirrored copies of them."""
     wanted = itertools.islice(itertools.product(MIRRORS, cases), n)
+    resampling = ResamplingConfig.of(window.resampling)
     for axes, case in wanted:
-        image, _, _ = volume.load(
-            case.replace(label=None), label_map={}, resampling=resampling or ResamplingConfig()
-        )
+        image, _, _ = volume.load(case.replace(label=None), label_map={}, resampling=resampling)
         name = case.case + "".join(f" mirrored along {'xyz'[axis - 1]}" for axis in axes)
         normalised = inference.normalise(image, window)
         yield name, np.ascontiguousarray(np.flip(normalised, axes))
@@ -270,13 +286,19 @@ def _timed(predictor: Predictor, image: Image) -> float:
 
 
 def _unlike(result: Parity, config: DeploymentConfig) -> ParityError:
+    wider = []
+    if result.relative_difference > config.max_logit_difference:
+        wider.append(f"deployment.max_logit_difference={result.relative_difference * 2:.1g}")
+    if result.mask_agreement < config.min_mask_agreement:
+        wider.append(f"deployment.min_mask_agreement={result.mask_agreement * 0.99999:.6f}")
     error = ParityError(
         f"The exported network differs from the trained one on {', '.join(result.volumes)}: "
-        f"logits by up to {result.max_logit_difference:.2g} (limit "
-        f"{config.max_logit_difference:g}), masks agree on {result.mask_agreement:.4%} "
-        f"(limit {config.min_mask_agreement:.2%}).",
-        remedy="if that is acceptable, raise deployment.max_logit_difference="
-        f"{result.max_logit_difference * 2:.1g}",
+        f"logits by up to {result.max_logit_difference:.2g}, {result.relative_difference:.2g} of "
+        f"their range (limit {config.max_logit_difference:g}), masks agree on "
+        f"{result.mask_agreement:.4%} (limit {config.min_mask_agreement:.2%}); the trained network "
+        f"preferred the other class by up to {result.largest_margin:.2g}.",
+        remedy=f"if these masks are close enough, minivess deploy {' '.join(wider)}; else deploy a "
+        "network of configs/models whose layers ONNX has",
     )
     error.parity = result
     return error

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -14,19 +16,29 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from minivess.runtime import templates
 from minivess.serving import model_record
+from minivess.serving.upload import UploadError, receive_all, replay, too_large
+from minivess.serving.waiting import Queue, QueueFull
 from minivess.text import several
 
 ROUTE = "/predict"
 USAGE = f"curl -F image=@volume.nii.gz -F answer=nifti http://HOST:PORT{ROUTE} -o mask.nii.gz"
 TEMPLATE = Path(__file__).with_name("service.html.j2")
 MEGABYTE = 2**20
+CLIENT_GONE = 499
+"""Status in the counters of a request whose client hung up before the answer."""
+RETRIED = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+OWN_ONLY = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; connect-src 'self'; form-action 'none'; frame-ancestors 'none'"
+}
 
 
 class ServiceMiddleware:
     """ASGI middleware of the service.
 
-    Rejects bodies that are too large or no upload before they are read, adds model and lineage ids
-    to every response, adds a remedy to every error, and counts responses.
+    Receives a body whole before it takes a place in the queue, refuses what is too large, too slow
+    or no upload, adds model and lineage ids to every response and a remedy to every error, and
+    counts responses.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -34,7 +46,7 @@ class ServiceMiddleware:
 
         self.app = app
         self.model = model_record.read(Path.cwd())
-        self.waiting = 0
+        self.queue = Queue(self.model.max_waiting, self.model.max_wait_s)
         self.requests = metrics.REQUESTS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,11 +54,11 @@ class ServiceMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        answer = Answer(send, self.model)
+        answer = Answer(send, self.model, self.queue)
         if scope["path"] == "/":
             # BentoML's own page loads a tracker from the internet.
-            await HTMLResponse(page(self.model))(scope, receive, answer.send)
-        elif scope["path"] != ROUTE:
+            await HTMLResponse(page(self.model), headers=OWN_ONLY)(scope, receive, answer.send)
+        elif scope["path"] != ROUTE or scope["method"] != "POST":
             await self.app(scope, receive, answer.send)
         else:
             await self._counted(scope, receive, answer)
@@ -54,82 +66,76 @@ class ServiceMiddleware:
     async def _counted(self, scope: Scope, receive: Receive, answer: Answer) -> None:
         try:
             await self._predict(scope, receive, answer)
+        except ClientDisconnect:
+            answer.status = CLIENT_GONE
         finally:
             self.requests.labels(self.model.label, str(answer.status)).inc()
 
     async def _predict(self, scope: Scope, receive: Receive, answer: Answer) -> None:
-        refusal = self._refusal(scope)
-        if refusal is not None:
-            await refusal(scope, receive, answer.send)
-            return
-        body = Body(receive, self.model.max_upload_mb * MEGABYTE)
-        self.waiting += 1
+        limit = self.model.max_upload_mb * MEGABYTE
         try:
-            await self.app(scope, body.receive, body.unless_too_large(answer.send))
-        except ClientDisconnect:
-            if not body.too_large:
-                raise
+            refuse(Headers(scope=scope), limit)
+            with await receive_all(receive, limit) as spool:
+                await self._in_turn(scope, receive, spool, answer)
+        except UploadError as failed:
+            refusal = error(failed.status, failed.problem, failed.remedy)
+            await refusal(scope, receive, answer.send)
+        except QueueFull:
+            problem = (
+                f"{several(self.queue.waiting, 'volume', 'are')} waiting already, for about "
+                f"{self.queue.wait_s:.0f} s."
+            )
+            remedy = f"ask again in {self.queue.retry_s} s"
+            refusal = error(HTTPStatus.TOO_MANY_REQUESTS, problem, remedy)
+            await refusal(scope, receive, answer.send)
+
+    async def _in_turn(
+        self, scope: Scope, receive: Receive, spool: IO[bytes], answer: Answer
+    ) -> None:
+        """Let the service answer in turn; a client that hangs up leaves the queue.
+
+        Raises:
+            ClientDisconnect: it hung up before the answer was complete.
+        """
+
+        async def work() -> None:
+            async with self.queue.turn():
+                await self.app(scope, replay(spool, gone), answer.send)
+
+        gone, task = asyncio.ensure_future(receive()), asyncio.ensure_future(work())
+        try:
+            await asyncio.wait({gone, task}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+                raise ClientDisconnect
+            await task
         finally:
-            self.waiting -= 1
-        if body.too_large:
-            await self._too_large()(scope, receive, answer.send)
-
-    def _refusal(self, scope: Scope) -> JSONResponse | None:
-        headers = Headers(scope=scope)
-        length = headers.get("content-length", "0")
-        if scope["method"] == "POST" and not headers.get("content-type", "").startswith(
-            "multipart/form-data"
-        ):
-            return error(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The volume must be an upload.", USAGE)
-        if not length.isdigit() or int(length) > self.model.max_upload_mb * MEGABYTE:
-            return self._too_large()
-        if self.waiting >= self.model.max_waiting:
-            problem = f"{several(self.waiting, 'volume', 'are')} waiting already."
-            return error(HTTPStatus.TOO_MANY_REQUESTS, problem, "ask again in a minute")
-        return None
-
-    def _too_large(self) -> JSONResponse:
-        return error(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            f"The upload is larger than {self.model.max_upload_mb} MiB.",
-            "send the volume compressed (.nii.gz), or in blocks",
-        )
+            gone.cancel()
 
 
-class Body:
-    """Counts a request's bytes as they arrive; beyond the limit it disconnects."""
+def refuse(headers: Headers, limit: int) -> None:
+    """Check what is known before the body.
 
-    def __init__(self, receive: Receive, limit: int) -> None:
-        self._receive = receive
-        self._left = limit
-
-    @property
-    def too_large(self) -> bool:
-        """Whether the limit was exceeded."""
-        return self._left < 0
-
-    async def receive(self) -> Message:
-        """Receive the next part of the body."""
-        message = await self._receive()
-        self._left -= len(message.get("body", b""))
-        return {"type": "http.disconnect"} if self.too_large else message
-
-    def unless_too_large(self, send: Send) -> Send:
-        """Drop the service's response to a body that was cut off."""
-
-        async def guarded(message: Message) -> None:
-            if not self.too_large:
-                await send(message)
-
-        return guarded
+    Raises:
+        UploadError: it is no upload, or says that it is too large.
+    """
+    if not headers.get("content-type", "").startswith("multipart/form-data"):
+        problem = "The volume must be an upload."
+        raise UploadError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, problem, USAGE)
+    length = headers.get("content-length", "0")
+    if not length.isdigit() or int(length) > limit:
+        raise too_large(limit)
 
 
 class Answer:
     """Adds ids to a response; the body of an error is rewritten with a remedy."""
 
-    def __init__(self, send: Send, model: model_record.ServedModel) -> None:
+    def __init__(self, send: Send, model: model_record.ServedModel, queue: Queue) -> None:
         self._send = send
         self._model = model
+        self._queue = queue
         self._start: Message | None = None
         self._body = b""
         self.status = 500
@@ -155,6 +161,8 @@ class Answer:
         headers = MutableHeaders(raw=start["headers"])
         headers["content-type"] = "application/json"
         headers["content-length"] = str(len(body))
+        if self.status in RETRIED:
+            headers.setdefault("Retry-After", str(self._queue.retry_s))
         await self._send(start)
         await self._send({"type": "http.response.body", "body": body})
 

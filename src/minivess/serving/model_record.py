@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
 from minivess import files
-from minivess.contracts import Network, Shape, Versioned, Window
+from minivess.contracts import Domain, Network, Shape, Versioned, Window
 from minivess.errors import ServingError
 
 CONFIG = "model_config.json"
@@ -27,7 +28,10 @@ class ServedModel(Versioned):
     lineage: dict[str, str] = Field(description="run ids and hashes, back to the data")
     max_upload_mb: int = 1024
     max_voxels: int = Field(default=2**27, description="about 4 GiB of memory with two classes")
-    max_waiting: int = Field(default=8, description="requests held at once; one runs at a time")
+    max_waiting: int = Field(default=64, description="uploads held at once; one runs at a time")
+    max_wait_s: float = Field(default=600, description="seconds that an upload may have to wait")
+    domain: Domain | None = Field(default=None, description="what the network was trained on")
+    out_of_range: Literal["warn", "refuse"] = "warn"
 
     @property
     def label(self) -> str:

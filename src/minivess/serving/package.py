@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -45,6 +46,7 @@ def build(
     name: str,
     version: str,
     classes: tuple[int, ...] | None = None,
+    **limits: Any,
 ) -> str:
     """Build the bento `name:version` below `folder` (`home.served`); returns its tag.
 
@@ -53,6 +55,7 @@ def build(
 
     Args:
         classes: label values of the masks; default: channel numbers.
+        limits: `domain` and other fields of the model's record.
 
     Raises:
         ServingError: BentoML fails.
@@ -65,6 +68,7 @@ def build(
         divisor=networks.divisor(network),
         classes=classes or tuple(range(network.out_channels)),
         lineage=lineage,
+        **limits,
     )
     source = folder / "build" / f"{model.name}-{model.version}"
     shutil.rmtree(source, ignore_errors=True)

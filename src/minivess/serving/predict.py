@@ -7,28 +7,27 @@ import os
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from minivess import keys
-from minivess.config import DataConfig
-from minivess.contracts import Finding, Shape
+from minivess.config import DataConfig, ResamplingConfig
+from minivess.contracts import Domain, Finding, Shape
 from minivess.data.checks import finding
 from minivess.data.formats import volume
 from minivess.data.formats.filenames import NIFTI, SUFFIXES, is_volume, stem, suffix, unread_format
+from minivess.data.formats.resampling import resample, shape_after, to_shape
 from minivess.data.pairing.cases import walk_files
 from minivess.data.pairing.layouts import is_label, is_label_folder
 from minivess.data.profiling import admission, quality
+from minivess.data.profiling.domain import check_domain
 from minivess.data.profiling.grids import with_stated_spacing
 from minivess.errors import DataError, MinivessError, UsageError
 from minivess.inference import Predictor
-
-if TYPE_CHECKING:
-    pass
 
 Pairs = Sequence[tuple[Path, Path]]
 ENDING = "_mask.nii.gz"
@@ -43,6 +42,27 @@ class Plan(NamedTuple):
     left: dict[Path, str]
 
 
+class Allowed(NamedTuple):
+    """What the network was trained on, and what becomes of a volume outside of it."""
+
+    domain: Domain | None = None
+    out_of_range: Literal["warn", "refuse"] = "warn"
+
+
+ANYTHING, NATIVE = Allowed(), ResamplingConfig()
+
+
+class Segmented(NamedTuple):
+    """A volume with its mask (X, Y, Z) and the warnings about it."""
+
+    image: volume.Volume
+    mask: npt.NDArray[np.uint8]
+    findings: Sequence[Finding]
+
+
+Segmenter = Callable[[Path], Segmented]
+
+
 class Outcome(NamedTuple):
     """Result of one file: its mask with warnings, or the error that rejected it."""
 
@@ -54,40 +74,71 @@ class Outcome(NamedTuple):
 # --- one volume ---------------------------------------------------------------------------
 
 
-def admit(image: volume.Volume, divisor: Shape) -> list[Finding]:
-    """Apply the checks of `profile` to an image; returns the warnings.
+def admit(
+    image: volume.Volume,
+    divisor: Shape,
+    allowed: Allowed = ANYTHING,
+    resampling: ResamplingConfig = NATIVE,
+) -> list[Finding]:
+    """Apply the checks of `profile` to an image, and compare it with the training volumes.
+
+    Returns:
+        The warnings.
 
     Raises:
-        DataError: it would be quarantined there; the error carries the code.
+        DataError: it would be quarantined there, or lies out of a range that is to be kept; the
+            error carries the code.
     """
-    reach = admission.check_reach(image.shape, divisor)
-    return admission.admit([*quality.check_image(image), *reach])
+    shape = shape_after(image.shape, image.spacing, resampling)
+    usual = [*quality.check_image(image), *admission.check_reach(shape, divisor)]
+    warnings = admission.admit(usual)
+    foreign = [] if allowed.domain is None else check_domain(image, allowed.domain)
+    if allowed.out_of_range == "refuse":
+        foreign = [found.replace(severity="error") for found in foreign]
+    return [*warnings, *admission.admit(foreign)]
 
 
 def segment(image: volume.Volume, predictor: Predictor) -> npt.NDArray[np.uint8]:
-    """Segment one volume at its native resolution; return label values (X, Y, Z).
+    """Segment one volume; return label values (X, Y, Z) on its own grid.
+
+    A network that was trained on resampled volumes sees it resampled in the same way.
 
     Raises:
         ServingError: the network wants several channels, and a volume holds one.
         DataError: the answer is no number somewhere.
     """
-    return predictor.segment(np.asarray(image.array, dtype=np.float32)[np.newaxis])
+    array: volume.Array = np.asarray(image.array, dtype=np.float32)
+    resampling = ResamplingConfig.of(predictor.window.resampling)
+    if resampling.enabled:
+        array, _ = resample(array, None, image.spacing, resampling)
+    mask = predictor.segment(array[np.newaxis])
+    return mask if mask.shape == image.shape else to_shape(mask, image.shape)
 
 
-def each(pairs: Pairs, data: DataConfig, predictor: Predictor) -> Iterator[Outcome]:
-    """Segment file after file; a bad one does not keep others from it.
+def own(predictor: Predictor, data: DataConfig, allowed: Allowed) -> Segmenter:
+    """Return what segments files with a network here.
 
     A voxel size that `data` states is that of the files and of their masks.
     """
-    for source, target in pairs:
-        yield _outcome(source, target, data, predictor)
 
-
-def _outcome(source: Path, target: Path, data: DataConfig, predictor: Predictor) -> Outcome:
-    try:
+    def segmented(source: Path) -> Segmented:
         image = with_stated_spacing(volume.read_volume(source), data)
-        odd = admit(image, predictor.divisor)
-        mask = segment(image, predictor)
+        resampling = ResamplingConfig.of(predictor.window.resampling)
+        odd = admit(image, predictor.divisor, allowed, resampling)
+        return Segmented(image, segment(image, predictor), odd)
+
+    return segmented
+
+
+def each(pairs: Pairs, segmenter: Segmenter) -> Iterator[Outcome]:
+    """Segment file after file; a bad one does not keep others from it."""
+    for source, target in pairs:
+        yield _outcome(source, target, segmenter)
+
+
+def _outcome(source: Path, target: Path, segmenter: Segmenter) -> Outcome:
+    try:
+        image, mask, odd = segmenter(source)
         return Outcome(source, volume.write_mask(target, mask, image, of=_mark(source)), odd)
     except DataError as error:
         refused = finding(error.code, error.problem, severity="error", remedy=error.remedy)

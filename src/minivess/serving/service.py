@@ -11,18 +11,20 @@ import base64
 import logging
 import sys
 import time
-import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import bentoml
-import nibabel as nib
 import numpy as np
 from _bentoml_impl.serde import MultipartSerde  # type: ignore[import-untyped]
 from bentoml.exceptions import InvalidArgument
+from pydantic import BaseModel
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse
 
+from minivess.config import ResamplingConfig
 from minivess.contracts import Shape
 from minivess.data.formats import volume
 from minivess.errors import DataError
@@ -35,11 +37,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MASK = "mask.nii.gz"
+FIELD, MASK = "image", "mask.nii.gz"
+BENTO_PARSE = MultipartSerde.parse_request
+Form = TypeVar("Form", bound=BaseModel)
 WARNINGS = "Minivess-Warnings"
 MAGIC = {
     b"\x1f\x8b": ".nii.gz", b"II*\0": ".tif", b"MM\0*": ".tif", b"II+\0": ".tif", b"MM\0+": ".tif",
     b"NRRD": ".nrrd", b"ObjectType": ".mha", b"NDims": ".mha",
+    **{size.to_bytes(4, order): ".nii" for size in (348, 540) for order in ("little", "big")},
 }  # fmt: skip
 
 
@@ -48,16 +53,18 @@ class Segmentation:
     """Segments 3-D volumes with the champion of an experiment."""
 
     def __init__(self) -> None:
-        from minivess.serving import export, metrics
+        from minivess.serving import export, metrics, predict
 
         # MONAI imports mlflow where it finds it; a service has no use for it.
         sys.modules.setdefault("mlflow", None)  # type: ignore[arg-type]
-        MultipartSerde.ensure_file = staticmethod(uploaded)
+        MultipartSerde.parse_request = parsed
         self.model = model_record.read(Path.cwd())
         self.predictor = Predictor.of(
             self.model.network, self.model.window, export.forward(Path.cwd() / model_record.ONNX),
             classes=self.model.classes,
         )  # fmt: skip
+        self.allowed = predict.Allowed(self.model.domain, self.model.out_of_range)
+        self.resampling = ResamplingConfig.of(self.model.window.resampling)
         self.seconds = metrics.SECONDS.labels(self.model.label)
         self._warm_up()
 
@@ -79,7 +86,7 @@ class Segmentation:
         from minivess.serving import predict
 
         image = self._read(upload)
-        odd = predict.admit(image, self.model.divisor)
+        odd = predict.admit(image, self.model.divisor, self.allowed, self.resampling)
         started = time.perf_counter()
         mask = self._segment(image)
         seconds = time.perf_counter() - started
@@ -94,7 +101,7 @@ class Segmentation:
     def _read(self, upload: Path) -> volume.Volume:
         path = upload.with_name(f"upload{ending(upload)}")
         upload.rename(path)
-        self._check_size(header_shape(path))
+        self._check_size(volume.header_shape(path))
         image = volume.read_volume(path)
         self._check_size(image.shape)
         return image
@@ -140,12 +147,28 @@ class Segmentation:
 Segmentation.add_asgi_middleware(ServiceMiddleware)  # type: ignore[attr-defined]
 
 
-async def uploaded(part: str | UploadFile) -> UploadFile:
-    """Refuse text in place of a file: BentoML would take it for an address and download it."""
-    if isinstance(part, UploadFile):
-        return part
-    message = "image: text came where a file belongs"
-    raise InvalidArgument(message)
+async def parsed(self: MultipartSerde, request: Request, cls: type[Form]) -> Form:
+    """Check a form before BentoML reads it: it decodes files of other fields as JSON.
+
+    Text in place of a file is refused, because BentoML would take it for an address to download.
+
+    Raises:
+        InvalidArgument: it has other fields, none or two files, or no form is in the body.
+    """
+    try:
+        form = await request.form()
+    except HTTPException as error:
+        raise InvalidArgument(f"the form cannot be read: {error.detail}") from error
+    strange = sorted(set(form) - set(cls.model_fields))
+    files = form.getlist(FIELD)
+    if strange or not files:
+        found = ", ".join(map(repr, strange or sorted(form))) or "no field"
+        raise InvalidArgument(f"the volume belongs into the field {FIELD!r}; the form has {found}")
+    if len(files) > 1:
+        raise InvalidArgument(f"{FIELD}: {len(files)} files came, and one volume is segmented")
+    if not isinstance(files[0], UploadFile):
+        raise InvalidArgument(f"{FIELD}: text came where a file belongs")
+    return await BENTO_PARSE(self, request, cls)  # type: ignore[no-any-return]
 
 
 def rejection(status: int, problem: str, remedy: str, *, code: str) -> JSONResponse:
@@ -154,18 +177,17 @@ def rejection(status: int, problem: str, remedy: str, *, code: str) -> JSONRespo
 
 
 def ending(path: Path) -> str:
-    """Return the suffix of the format in the first bytes, whatever the file is called."""
+    """Return the suffix of the format in the first bytes, whatever the file is called.
+
+    Raises:
+        DataError: they are those of no format that is read.
+    """
     with path.open("rb") as stream:
         start = stream.read(10)
-    return next((suffix for magic, suffix in MAGIC.items() if start.startswith(magic)), ".nii")
-
-
-def header_shape(path: Path) -> tuple[int, ...]:
-    """Shape from the header; empty if unreadable, because `read_volume` names the damage."""
-    try:
-        shape: tuple[int, ...] = nib.load(path).shape  # type: ignore[attr-defined]
-    except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError):
-        return ()
-    except (OSError, EOFError, ValueError, KeyError, zlib.error):
-        return ()
-    return shape
+    for magic, suffix in MAGIC.items():
+        if start.startswith(magic):
+            return suffix
+    raise DataError(
+        f"The upload is no volume: it begins with {start!r}." if start else "The upload is empty.",
+        remedy="send a NIfTI, TIFF, NRRD or MetaImage file",
+    )

@@ -19,6 +19,7 @@ from minivess.contracts import (
     Smoke,
     Window,
 )
+from minivess.data.profiling.domain import domain_of
 from minivess.errors import ServingError
 from minivess.grid import context
 from minivess.inference import Predictor
@@ -111,7 +112,8 @@ def _deploy(
     parity, smoke = result.parity, result.smoke
     session.print(
         f"  ONNX parity over {several(len(parity.volumes), 'volume')}: largest logit difference "
-        f"{parity.max_logit_difference:.1e}, masks agree {parity.mask_agreement:.4%}"
+        f"{parity.max_logit_difference:.1e} ({parity.relative_difference:.1e} of their range), "
+        f"masks agree {parity.mask_agreement:.4%}"
     )
     session.print(
         f"  service {result.bento_tag} answered {smoke.case} in {smoke.seconds:.1f} s with the "
@@ -187,6 +189,8 @@ def build(session: Session, model: ChampionModel, onnx: Path) -> str:
         name=slug(model.lineage["model_name"]),
         version=model.lineage["model_version"],
         classes=model.profile.classes,
+        domain=domain_of(model.profile),
+        out_of_range=session.config.deployment.out_of_range,
     )
 
 
@@ -204,14 +208,8 @@ def key_inputs(session: Session, analysis: AnalysisResult) -> keys.Ingredients:
 def fetch(session: Session, analysis: AnalysisResult, training: RunRecord) -> ChampionModel:
     """The champion from the registry, and the volumes that it is tried on."""
     champion = analysis.champion
-    if training.param("data_resampling_enabled") != "False":
-        raise ServingError(
-            f"{champion.family} was trained on resampled volumes, which the service cannot do yet.",
-            remedy="train at native resolution (leave out data.resampling), or serve it yourself "
-            f"with mlflow.pyfunc from run {champion.run_id}",
-        )
     profile = handoff.profile_used(session, training)
-    network, window, checkpoint = download_model(session, champion.run_id)
+    network, window, checkpoint = download_model(session, training)
     origin = {
         "model_name": str(champion.model_name),
         "model_version": str(champion.model_version),
@@ -224,12 +222,31 @@ def fetch(session: Session, analysis: AnalysisResult, training: RunRecord) -> Ch
     return ChampionModel(network, window, checkpoint, cases, profile, origin)
 
 
-def download_model(session: Session, run_id: str) -> tuple[Network, Window, Path]:
-    """Network, window and checkpoint of the model that a training run holds."""
+def download_model(session: Session, training: RunRecord) -> tuple[Network, Window, Path]:
+    """Network, window and checkpoint of the model that a training run holds.
+
+    Raises:
+        ServingError: it was trained on resampled volumes, and its record does not say how, or by
+            a method that only its author has.
+    """
     from minivess.tracking.run import model
 
-    folder = session.home.served / "champions" / run_id
-    return model.parts(session.store.download(run_id, names.MODEL_ARTIFACT, folder))
+    folder = session.home.served / "champions" / training.run_id
+    parts = model.parts(session.store.download(training.run_id, names.MODEL_ARTIFACT, folder))
+    how = parts[1].resampling
+    if training.param("data_resampling_enabled") != "False" and how is None:
+        raise ServingError(
+            f"The model of {training.name} ({training.run_id}) was trained on resampled volumes by "
+            "an earlier release, which did not store how.",
+            remedy="train it again: training.retrain=always",
+        )
+    if how is not None and how.method != "spacing":
+        raise ServingError(
+            f"The model of {training.name} ({training.run_id}) was trained on volumes resampled by "
+            f"{how.method}, which says no way back to the grid of a file.",
+            remedy="train with data.resampling.method=spacing, or at native resolution",
+        )
+    return parts
 
 
 def spread(model: ChampionModel, n: int) -> tuple[Case, ...]:
@@ -291,6 +308,7 @@ def store_deployment(
     run.metrics(
         {
             "max_logit_difference": result.parity.max_logit_difference,
+            "relative_logit_difference": result.parity.relative_difference,
             "mask_agreement": result.parity.mask_agreement,
             "smoke_seconds": result.smoke.seconds,
         }

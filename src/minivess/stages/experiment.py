@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from minivess.errors import ServingError
 from minivess.orchestration.session import Session
 from minivess.stages import analyse, deploy, profile, refit, train
 
@@ -31,7 +32,12 @@ def experiment(session: Session) -> dict[str, Any]:
     if session.config.training.refit == "all":
         found["refit_run_id"] = refit.refit(session, ids("analysis_run_id"))
     if "deploy" in stages:
-        found |= deploy.outcome(session, deploy.deploy(session, ids("analysis_run_id")))
+        try:
+            found |= deploy.outcome(session, deploy.deploy(session, ids("analysis_run_id")))
+        except ServingError:
+            session.print("  What was trained and judged is kept:")
+            print_outcome(session, found)
+            raise
     session.print()
     session.print(f"Done in {time.monotonic() - started:.0f} s.")
     print_outcome(session, found)

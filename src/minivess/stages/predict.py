@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minivess import names
 from minivess.contracts import RunRecord
-from minivess.errors import ServingError, StoreError, UsageError, nearest
+from minivess.data.profiling.domain import domain_of
+from minivess.errors import StoreError, UsageError, nearest
 from minivess.inference import Predictor
 from minivess.orchestration import handoff
 from minivess.orchestration.session import Session
@@ -21,7 +22,7 @@ from minivess.tracking.store import registry
 from minivess.tracking.store.registry import Registered
 
 if TYPE_CHECKING:
-    from minivess.serving.predict import Outcome
+    from minivess.serving.predict import Allowed, Outcome
 
 SHOWN = 10
 ALIASES = (names.PRODUCTION_ALIAS, names.CHAMPION_ALIAS)
@@ -59,9 +60,10 @@ def predict(
         session.print(f"  left out  {path}: {reason}")
     session.print(f"  segmenting {several(len(plan.pairs), 'volume')}")
     outcomes: list[Outcome] = []
+    allowed_volumes = allowed(session, chosen)
     with session.progress("volumes segmented") as done:
-        predictor = predictor_of(session, chosen)
-        for outcome in masks.each(plan.pairs, session.config.data, predictor):
+        own = masks.own(predictor_of(session, chosen), session.config.data, allowed_volumes)
+        for outcome in masks.each(plan.pairs, own):
             known = {found.code for one in outcomes for found in one.findings}
             print_outcome(session, outcome, known)
             outcomes.append(outcome)
@@ -108,7 +110,6 @@ def choose(session: Session, upstream: Sequence[str]) -> Chosen:
     Raises:
         UsageError: several are given, or none is and the home has several.
         StoreError: there is no such model.
-        ServingError: it was trained on resampled volumes.
     """
     if len(upstream) > 1:
         raise UsageError(
@@ -117,12 +118,6 @@ def choose(session: Session, upstream: Sequence[str]) -> Chosen:
         )
     version, why = _given(session, upstream[0]) if upstream else _named(session)
     training = session.store.get(version.run_id)
-    if training.param("data_resampling_enabled") != "False":
-        raise ServingError(
-            f"{version.name} version {version.version} was trained on resampled volumes, and "
-            "`predict` segments files at their own resolution.",
-            remedy="train at native resolution (leave out data.resampling)",
-        )
     if upstream and session.config.name is not None:
         handoff.require_named(session, training, training.experiment)
     dataset, asked = training.params[names.DATASET_NAME], session.config
@@ -206,11 +201,19 @@ def predictor_of(session: Session, chosen: Chosen) -> Predictor:
     """The chosen network as it is run: exported once, then kept with its model."""
     from minivess.serving import export
 
-    network, window, checkpoint = download_model(session, chosen.version.run_id)
+    network, window, checkpoint = download_model(session, chosen.training)
     classes = handoff.profile_used(session, chosen.training).classes
     onnx = checkpoint.parent.with_name("model.onnx")
     forward = export.forward_of(network, checkpoint, onnx)
     return Predictor.of(network, window, forward, classes=classes)
+
+
+def allowed(session: Session, chosen: Chosen) -> Allowed:
+    """The volumes that the chosen network was trained on, and what becomes of others."""
+    from minivess.serving.predict import Allowed
+
+    domain = domain_of(handoff.profile_used(session, chosen.training))
+    return Allowed(domain, session.config.deployment.out_of_range)
 
 
 def facts(chosen: Chosen) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def read(path: Path) -> Volume:
     """Read a `.mha`; lengths are millimetres unless `DistanceUnits` names another unit."""
     header, start = _header(path)
     try:
-        shape = check_shape(path, tuple(int(size) for size in header["dimsize"].split()))
+        shape = check_shape(path, _sizes(header))
         channels = int(header.get("elementnumberofchannels", "1"))
         dtype = np.dtype(TYPES[header["elementtype"].upper()])
         spacing = _numbers(header.get("elementspacing", header.get("elementsize", "1 1 1")), 3)
@@ -57,6 +57,15 @@ def read(path: Path) -> Volume:
     known = unit != units.UNKNOWN and bool({"elementspacing", "elementsize"} & header.keys())
     unit = unit if known else units.UNKNOWN
     return Volume(array, steps, unit, LPS_TO_RAS @ affine, spacing_known=known)
+
+
+def stated_shape(path: Path) -> tuple[int, ...]:
+    """Return the shape in the header of a `.mha`."""
+    return _sizes(_header(path)[0])
+
+
+def _sizes(header: dict[str, str]) -> tuple[int, ...]:
+    return tuple(int(size) for size in header["dimsize"].split())
 
 
 def _first(header: dict[str, str], keys: tuple[str, ...], default: str) -> str:

@@ -51,6 +51,12 @@ def read(path: Path) -> Volume:
     )
 
 
+def stated_shape(path: Path) -> tuple[int, ...]:
+    """Return the shape in the header of a `.nii`, `.nii.gz` or `.hdr`."""
+    header, _ = _header(_files(path)[0], "gzip" if path.name.lower().endswith(".gz") else "raw")
+    return tuple(int(size) for size in header.get_data_shape())
+
+
 def write(path: Path, array: Array, like: Volume, *, about: bytes = b"") -> Path:
     """Write an array (X, Y, Z) with the geometry of `like`; equal arrays give equal bytes."""
     image = nib.Nifti1Image(array, like.affine, dtype=array.dtype)

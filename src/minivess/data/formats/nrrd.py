@@ -59,6 +59,11 @@ def read(path: Path) -> Volume:
     return Volume(array, spacing, unit, affine, spacing_known=known, placed="space" in header)
 
 
+def stated_shape(path: Path) -> tuple[int, ...]:
+    """Return the shape in the header of a `.nrrd`."""
+    return tuple(int(size) for size in _header(path)[0].get("sizes", ()))
+
+
 def _header(path: Path) -> tuple[Any, int]:
     import nrrd
 

@@ -58,17 +58,16 @@ def by_spacing(
     image: Array, label: Array | None, spacing: Spacing, target: Spacing
 ) -> tuple[Array, Array | None]:
     """Resample the image linearly and the label by nearest neighbour; arrays are (X, Y, Z)."""
-    from scipy import ndimage
-
     config = ResamplingConfig(enabled=True, target_spacing=target)
     shape = shape_after(cast(Shape, image.shape), spacing, config)
     if shape == image.shape:
         return image, label
-    factors = [new / old for new, old in zip(shape, image.shape, strict=True)]
+    return to_shape(image, shape, order=1), None if label is None else to_shape(label, shape)
 
-    def zoom(array: Array, order: int) -> Array:
-        return cast(
-            Array, ndimage.zoom(array, factors, order=order, mode="nearest", grid_mode=True)
-        )
 
-    return zoom(image, 1), None if label is None else zoom(label, 0)
+def to_shape(array: Array, shape: Shape, *, order: int = 0) -> Array:
+    """Resample (X, Y, Z) to a grid of `shape` over the same box, by nearest neighbour."""
+    from scipy import ndimage
+
+    factors = [new / old for new, old in zip(shape, array.shape, strict=True)]
+    return cast(Array, ndimage.zoom(array, factors, order=order, mode="nearest", grid_mode=True))

@@ -64,6 +64,12 @@ def read(path: Path) -> Volume:
     )
 
 
+def stated_shape(path: Path) -> tuple[int, ...]:
+    """Return the shape of the one volume of a file, from its tags."""
+    with _opened(path) as tiff:
+        return tuple(int(size) for size in _series(path, tiff)[0].shape)
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     import tifffile

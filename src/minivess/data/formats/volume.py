@@ -6,8 +6,9 @@ Axes are (X, Y, Z). Arrays keep the dtype of the file; raw spacing and unit are 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,13 @@ READERS: dict[str, Callable[[Path], Volume]] = {
     ".nrrd": nrrd.read,
     ".mha": metaimage.read,
 }
+SHAPES: dict[str, Callable[[Path], tuple[int, ...]]] = {
+    **dict.fromkeys((*NIFTI, ".hdr"), nifti.stated_shape),
+    **dict.fromkeys((".ome.tiff", ".ome.tif", ".tiff", ".tif"), tiff.stated_shape),
+    ".nrrd": nrrd.stated_shape,
+    ".mha": metaimage.stated_shape,
+}
+Read = TypeVar("Read")
 
 
 def read_volume(path: Path) -> Volume:
@@ -41,7 +49,11 @@ def read_volume(path: Path) -> Volume:
     Raises:
         DataError: missing, unreadable, truncated, not 3-D, or not numbers; the file is named.
     """
-    reader = READERS.get(suffix(path))
+    return _read(path, READERS)
+
+
+def _read(path: Path, readers: Mapping[str, Callable[[Path], Read]]) -> Read:
+    reader = readers.get(suffix(path))
     if reader is None:
         raise file_error(path, f"has none of the suffixes {' '.join(SUFFIXES)}")
     try:
@@ -62,6 +74,15 @@ def read_volume(path: Path) -> Volume:
         raise
     except Exception as error:  # a library that meets what it does not expect: this file alone
         raise file_error(path, f"cannot be read ({type(error).__name__}: {error})") from error
+
+
+def header_shape(path: Path) -> tuple[int, ...]:
+    """Return the shape that a file's header states, before any voxel is decoded.
+
+    Raises:
+        DataError: as `read_volume`, of what the header alone shows.
+    """
+    return _read(path, SHAPES)
 
 
 def load(

@@ -203,6 +203,11 @@ class Segmenter(PythonModel):
                 remedy="give an array (B, C, X, Y, Z) of raw intensities",
                 code="wrong_dimensions",
             )
+        if self.predictor.window.resampling is not None:
+            raise DataError(
+                "The network was trained on resampled volumes, and an array has no voxel size.",
+                remedy="segment the file with `minivess predict`, or ask the service for it",
+            )
         reach = admission.check_reach(volume.shape[1:], self.predictor.divisor)
         for channel in volume:
             try:

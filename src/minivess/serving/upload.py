@@ -1,0 +1,90 @@
+"""The body of a request: received whole into a temporary file, within limits, then replayed."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from http import HTTPStatus
+from typing import IO
+
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive
+
+from minivess import files
+
+GRACE_S = 20.0
+LEAST_RATE = 2**16
+"""Bytes per second, after GRACE_S, that a client has to send."""
+PART = 2**20
+
+
+class UploadError(Exception):
+    """A body that is not taken: status, problem and remedy of the answer."""
+
+    def __init__(self, status: HTTPStatus, problem: str, remedy: str) -> None:
+        super().__init__(problem)
+        self.status, self.problem, self.remedy = status, problem, remedy
+
+
+def too_large(limit: int) -> UploadError:
+    """Return the refusal of a body of more than `limit` bytes."""
+    return UploadError(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        f"The upload is larger than {limit / 2**20:g} MiB.",
+        "send the volume compressed (.nii.gz), or in blocks",
+    )
+
+
+async def receive_all(receive: Receive, limit: int) -> IO[bytes]:
+    """Receive a body into a temporary file; a client that does not send occupies nothing else.
+
+    Raises:
+        UploadError: it is larger than `limit` bytes or too slow, or the disk is full.
+        ClientDisconnect: the client hung up.
+    """
+    spool, size, begun = tempfile.TemporaryFile(), 0, time.monotonic()  # noqa: SIM115
+    try:
+        more = True
+        while more:
+            patience = begun + GRACE_S + size / LEAST_RATE - time.monotonic()
+            message = await asyncio.wait_for(receive(), max(patience, 0))
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            part, more = message.get("body", b""), message.get("more_body", False)
+            size += len(part)
+            if size > limit:
+                raise too_large(limit)
+            spool.write(part)
+        spool.seek(0)
+    except BaseException as error:
+        spool.close()
+        if isinstance(error, Exception) and (refusal := _refusal(error, size)):
+            raise refusal from error
+        raise
+    return spool
+
+
+def _refusal(error: Exception, size: int) -> UploadError | None:
+    if isinstance(error, TimeoutError):
+        problem = f"{size} bytes arrived, at less than {LEAST_RATE // 1024} KiB per second."
+        return UploadError(HTTPStatus.REQUEST_TIMEOUT, problem, "send the volume again")
+    if files.says_full(error):
+        problem = "The disk of the service has no room for the volume."
+        return UploadError(HTTPStatus.INSUFFICIENT_STORAGE, problem, "ask again later")
+    return None
+
+
+def replay(spool: IO[bytes], gone: asyncio.Future[Message]) -> Receive:
+    """Return a `receive` that yields a received body, and then waits until the client is `gone`."""
+    done = False
+
+    async def receive() -> Message:
+        nonlocal done
+        if done:
+            return await asyncio.shield(gone)
+        part = spool.read(PART)
+        done = len(part) < PART
+        return {"type": "http.request", "body": part, "more_body": not done}
+
+    return receive
