@@ -76,6 +76,26 @@ plan *words: ready
 predict *words: ready
     @{{ minivess }} predict "$@"
 
+# Serve the model in production at :3000 until Ctrl-C: just serve MODEL@alias, just serve stop
+[group("research")]
+serve *words: ready
+    @{{ minivess }} serve "$@"
+
+# Prove a version and move `production` to it: just promote MODEL/2 --why '...'
+[group("research")]
+promote *words: ready
+    @{{ minivess }} promote "$@"
+
+# Prove the version before once more and move `production` back to it
+[group("research")]
+rollback *words: ready
+    @{{ minivess }} rollback "$@"
+
+# Two versions on the same volumes: just compare MODEL/1 MODEL/2
+[group("research")]
+compare *words: ready
+    @{{ minivess }} compare "$@"
+
 # From a run, a model or an answer back to the data
 [group("research")]
 lineage *words: ready

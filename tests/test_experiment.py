@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from minivess.contracts import AnalysisResult
 from minivess.home import Home, open_home
 from tests.commands import Command
 from tests.conftest import tube, write_nifti
+from tests.faults import deaths
 from tests.faults.limits import read_only
 
 pytestmark = pytest.mark.slow
@@ -331,3 +333,92 @@ def test_an_experiment_whose_deployment_fails_still_ends_with_its_report(chain: 
     assert done.wait() == 1
     assert f"report     {chain.result['report']}" in done.out
     assert "minivess deploy deployment.max_logit_difference=" in done.err
+
+
+# --- production moves, and back -----------------------------------------------------------------
+
+
+def in_production(chain: Chain) -> str:
+    """The version that `production` names."""
+    found = chain.client.get_model_version_by_alias("tubes", names.PRODUCTION_ALIAS)
+    return str(found.version)
+
+
+def moves(chain: Chain) -> list[tuple[str, str]]:
+    """The history of `production`."""
+    done = minivess("promote", "name=tubes", "--json", home=chain.home)
+    assert done.wait() == 0, done.err
+    return [(move["kind"], move["version"]) for move in json.loads(done.out)["history"]]
+
+
+def test_another_version_is_compared_proved_and_promoted_and_who_why_and_when_stay(
+    chain: Chain,
+) -> None:
+    first = in_production(chain)
+    other = "2" if first == "1" else "1"
+    without = minivess("promote", f"tubes/{other}", home=chain.home)
+    assert without.wait() == 2
+    assert "needs a reason" in without.err
+    done = minivess(
+        "promote", f"tubes/{other}", "--why", "thin vessels", "--who", "ann", home=chain.home
+    )
+    assert done.wait() == 0, done.err
+    assert f"Compare   version {first} and version {other} of tubes" in done.out
+    assert "masks agree on" in done.out
+    assert in_production(chain) == other
+    assert moves(chain) == [("deploy", first), ("promote", other)]
+    tags = chain.client.get_registered_model("tubes").tags
+    last = json.loads(tags["minivess.production.0002"])
+    assert (last["who"], last["why"], last["before"]) == ("ann", "thin vessels", first)
+    deployment = chain.run(last["deployment_run_id"])
+    assert deployment.info.status == "FINISHED"
+    assert deployment.data.params[names.UPSTREAM_ANALYSIS] == last["analysis_run_id"]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "minivess.stages.deploy.smoke_test",
+        "minivess.orchestration.model_versions.promote",
+        "minivess.tracking.store.registry.add_move",
+        "minivess.tracking.store.registry.set_alias",
+    ],
+)
+def test_a_kill_between_two_steps_of_a_roll_back_leaves_a_true_alias_and_history(
+    chain: Chain, place: str
+) -> None:
+    served, before = in_production(chain), moves(chain)
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT")}
+    killed = Command(
+        ("rollback", "name=tubes", "--why", "w"),
+        {**clean, "MINIVESS_HOME": str(chain.home), "PREFECT_DISABLED": "1"},
+        chain.home.with_name("killed"),
+        main=partial(deaths.main, place, 1),
+    )
+    assert killed.wait() == -9
+    assert in_production(chain) == served
+    assert moves(chain) == before
+
+
+def test_a_roll_back_proves_the_older_service_and_is_not_undone_by_the_way(chain: Chain) -> None:
+    (_, first), (_, other) = moves(chain)
+    done = minivess("rollback", "name=tubes", "--why", "false vessels", home=chain.home)
+    assert done.wait() == 0, done.err
+    assert f"service tubes:{first} answered" in done.out
+    assert in_production(chain) == first
+    history = [("deploy", first), ("promote", other), ("rollback", first)]
+    assert moves(chain) == history
+    again = minivess("rollback", other, "name=tubes", "--why", "w", home=chain.home)
+    assert (again.wait(), in_production(chain)) == (0, other)
+    back = minivess("rollback", first, "name=tubes", "--why", "w", home=chain.home)
+    assert (back.wait(), in_production(chain)) == (0, first)
+    settled = minivess("settle", "name=tubes", home=chain.home)
+    assert (settled.wait(), in_production(chain)) == (0, first)
+
+
+def test_two_versions_are_compared_on_the_same_volumes(chain: Chain) -> None:
+    done = minivess("compare", "tubes/1", "tubes/2", "--json", home=chain.home)
+    assert done.wait() == 0, done.err
+    pairs = json.loads(done.out)["volumes"]
+    assert len(pairs) == 3
+    assert all(0 <= pair["agreement"] <= 1 and len(pair["dice"]) == 2 for pair in pairs)

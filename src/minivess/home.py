@@ -99,6 +99,7 @@ class Home:
         again="a service is built again by the next deployment",
         derived=True,
     )
+    serving = Place("serving", "a record for each server of a model that runs")
     pointers = Place("pointers.json", "published run ids when Prefect is disabled")
     demo = Place("demo-data", "demo volumes", again="demo volumes are drawn again")
 

@@ -110,6 +110,8 @@ LATEST = {
 CHAMPION_ALIAS = "champion"
 REFIT_ALIAS = "refit"
 PRODUCTION_ALIAS = "production"
+PRODUCTION_MOVE = "minivess.production."
+"""Tag of a registered model for each move of `production`; a number of four digits follows."""
 
 # Events.
 DATA_CHANGED = "minivess.data.changed"

@@ -35,6 +35,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "like": {"choices": ("demo", "two-photon"), "default": "demo",
              "help": "two-photon: large stacks, thick and thin vessels, dark regions, in groups"},
     "all": {**FLAG, "help": "also decided volumes; also folds, trials and runs that failed"},
+    "port": {**PORT, "default": 3000, "help": "where the model is served, 3000 by default"},
+    "host": {"metavar": "ADDRESS", "default": "127.0.0.1",
+             "help": "address to listen at; 0.0.0.0 lets other machines in"},
+    "detach": {**FLAG, "help": "serve in the background: minivess serve status, serve stop"},
+    "url": {"metavar": "URL", "help": "ask a service for the masks: http://127.0.0.1:3000"},
     "prefect-port": {**PORT, "default": 4200, "help": "of Prefect's page, 4200 by default"},
     "mlflow-port": {**PORT, "default": 5000, "help": "of MLflow's page, 5000 by default"},
     "json": {**FLAG, "help": "print one JSON object as the last line"},
@@ -99,10 +104,19 @@ VERBS = {
                     ("upstream", "json"), JUDGED, "lock"),
     "deploy": Verb("flow 4: export, check and serve the champion", "",
                    ("upstream", "json"), SERVED, "lock"),
+    "serve": Verb("serve the model in production, or MODEL@alias, MODEL/version, until Ctrl-C",
+                  "[MODEL]", ("port", "host", "detach", "json"),
+                  (*NAMED, "deployment.start_timeout_s")),
+    "promote": Verb("prove a version, compare it with the one served, move `production`; without "
+                    "MODEL: its history", "[MODEL]", ("who", "why", "json"), SERVED, "lock"),
+    "rollback": Verb("prove the version before, or VERSION, once more, and move `production` back",
+                     "[VERSION]", ("who", "why", "json"), SERVED, "lock"),
+    "compare": Verb("two versions on the same volumes, before `production` moves", "OLD NEW",
+                    uses=SERVED),
     "plan": Verb("check the data, show every automatic choice and what the grid will cost", "",
                  ("upstream", *TIER, "json"), (*HANDED_ON, "-data.watch_interval_s")),
     "predict": Verb("segment files or folders with the model in production", "IN OUT",
-                    ("upstream", "json"),
+                    ("upstream", "url", "json"),
                     (*NAMED, "data.spacing", "data.unit", "deployment.out_of_range")),
     "lineage": Verb("from a run id or model name back to the data hash", "REF", uses=STORE),
     "sql": Verb("ask DuckDB over all runs: one SELECT", "QUERY", uses=STORE),
@@ -155,7 +169,14 @@ ACTIONS = {
     "import": Verb("what was changed or judged there, as decisions", "DIR_OR_FILE.json",
                    ("why", "who", "json")),
 }  # fmt: skip
-ROWS = VERBS | {f"review {action}": row for action, row in ACTIONS.items()}
+SERVER_ACTIONS = {
+    "status": Verb("what is served from this home; exit code 1 if nothing is"),
+    "stop": Verb("end it; requests that are in are answered first"),
+}
+ACTIONS_OF = {"review": ACTIONS, "serve": SERVER_ACTIONS}
+ROWS = VERBS | {
+    f"{verb} {action}": row for verb, rows in ACTIONS_OF.items() for action, row in rows.items()
+}
 
 COMMAND = re.compile(rf"(?<![\w./-])minivess (?=(?:VERB|{'|'.join(VERBS)})\b)")
 

@@ -177,7 +177,8 @@ def test_a_client_that_hangs_up_leaves_the_queue_and_counts_as_499(
 ) -> None:
     async def story() -> tuple[list[Received], ServiceMiddleware]:
         one = service()
-        return await asyncio.gather(post(one, WHOLE), post(one, HUNG_UP), post(one, WHOLE)), one
+        bodies = (WHOLE, HUNG_UP, WHOLE)
+        return await asyncio.gather(*(post(one, body) for body in bodies)), one
 
     before = REGISTRY.get_sample_value("minivess_requests_total", GONE) or 0
     answers, one = asyncio.run(story())

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import cc3d
 import httpx
 import nibabel as nib
 import nrrd
@@ -19,10 +20,10 @@ import yaml
 
 from minivess.contracts import Case, Network, Window
 from minivess.data.formats import volume
-from minivess.errors import ServingError
+from minivess.errors import DataError, ServingError
 from minivess.home import Home, open_home
 from minivess.inference import Predictor
-from minivess.serving import export, model_record, package, predict, smoke
+from minivess.serving import answers, client, export, model_record, package, predict, smoke
 from tests.conftest import tube, write_nifti
 from tests.serving.conftest import LINEAGE, make_case
 
@@ -57,9 +58,9 @@ def address(tag: str, served_home: Home) -> Iterator[str]:
     """Where the bento is served; its log lists every import."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPROFILEIMPORTTIME", "1")
-        with smoke.serve(tag, served_home, timeout=3000) as url:
+        with smoke.serve(tag, served_home, timeout=3000) as service:
             patch.undo()
-            yield url
+            yield service.url
 
 
 @pytest.fixture
@@ -110,12 +111,58 @@ def test_the_smoke_test_compares_the_mask_and_reads_the_lineage(
 def test_json_describes_the_mask_and_holds_it(
     address: str, case: Case, expected: np.ndarray, tmp_path: Path
 ) -> None:
-    said = smoke.post(address, case.image, "json").json()
+    said = client.post(address, case.image, "json").json()
     (tmp_path / "m.nii.gz").write_bytes(base64.b64decode(said["mask_nii_gz"]))
     assert np.array_equal(volume.read_volume(tmp_path / "m.nii.gz").array, expected)
     assert said["voxels"]["5"] == int((expected == 5).sum())
     assert said["volume"]["5"] == pytest.approx(said["voxels"]["5"] * 0.5)
     assert said["lineage"] == LINEAGE
+
+
+def test_components_come_with_volume_and_length(
+    address: str, case: Case, expected: np.ndarray
+) -> None:
+    said = client.post(address, case.image, "components").json()
+    rows = said["components"]
+    labels, n = cc3d.connected_components(expected, connectivity=26, return_N=True)
+    assert len(rows) == n
+    assert sum(row["volume"] for row in rows if row["class"] == 5) == pytest.approx(
+        said["volume"]["5"]
+    )
+    assert [row["voxels"] for row in rows] == sorted(np.bincount(labels.flat)[1:], reverse=True)
+
+
+def test_a_straight_tube_is_as_long_as_its_centre_line() -> None:
+    mask = np.zeros((9, 40, 9), np.uint8)
+    mask[3:6, 5:35, 3:6] = 1
+    mask[0, 0, 0] = 2
+    line, dot = answers.components(mask, (0.5, 2.0, 0.5))["components"]
+    assert (line["class"], line["voxels"]) == (1, 270)
+    assert line["length"] == pytest.approx(58, abs=4.1)
+    assert (dot["class"], dot["length"], dot["volume"]) == (2, 0.0, 0.5)
+
+
+def test_probabilities_come_as_8_bits_and_their_largest_is_the_mask(
+    address: str, case: Case, expected: np.ndarray, tmp_path: Path
+) -> None:
+    path = tmp_path / "p.nii.gz"
+    path.write_bytes(client.post(address, case.image, "probabilities").content)
+    shares = np.asarray(nib.Nifti1Image.from_filename(path).dataobj)
+    assert (shares.dtype, shares.shape) == (np.uint8, (*expected.shape, 2))
+    background = 255 - shares.sum(axis=-1, dtype=int)
+    largest = np.concatenate([background[..., None], shares], axis=-1).argmax(axis=-1)
+    sure = shares.max(axis=-1) > 140
+    assert np.array_equal(np.array(CLASSES)[largest][sure], expected[sure])
+
+
+def test_the_page_gets_the_image_in_grey_values_beside_the_mask(
+    address: str, case: Case, tmp_path: Path
+) -> None:
+    said = client.post(address, case.image, "preview").json()
+    (tmp_path / "i.nii.gz").write_bytes(base64.b64decode(said["image_nii_gz"]))
+    grey, image = (volume.read_volume(path).array for path in (tmp_path / "i.nii.gz", case.image))
+    assert (grey.dtype, grey.min(), grey.max()) == (np.uint8, 0, 255)
+    assert np.corrcoef(grey.flat, image.flat)[0, 1] > 0.95
 
 
 def ask_raw(address: str, content: bytes) -> httpx.Response:
@@ -195,7 +242,7 @@ def test_what_profile_would_quarantine_is_refused_with_its_code(
 def test_warnings_come_with_the_mask(address: str, tmp_path: Path) -> None:
     thin = write_nifti(tmp_path / "v.nii.gz", ARRAY[:, :, :4].astype(np.float32))
     assert ask_raw(address, thin.read_bytes()).headers["Minivess-Warnings"] == "few_slices"
-    (warning,) = smoke.post(address, thin, "json").json()["warnings"]
+    (warning,) = client.post(address, thin, "json").json()["warnings"]
     assert warning["code"] == "few_slices"
 
 
@@ -267,12 +314,12 @@ def test_a_header_of_more_voxels_than_are_taken_is_refused_before_they_are_decod
 
 def test_a_refusal_reaches_the_caller_with_its_remedy(address: str, tmp_path: Path) -> None:
     (tmp_path / "bad.nii.gz").write_text("garbage")
-    with pytest.raises(ServingError, match=r"rejected bad\.nii\.gz \(422\)"):
-        smoke.post(address, tmp_path / "bad.nii.gz")
+    with pytest.raises(DataError, match=r"rejected bad\.nii\.gz \(422\)"):
+        client.post(address, tmp_path / "bad.nii.gz")
 
 
 def test_metrics_are_counted_by_model(address: str, case: Case) -> None:
-    smoke.post(address, case.image)
+    client.post(address, case.image)
     lines = httpx.get(f"{address}/metrics").text.splitlines()
     assert any(
         line.startswith('minivess_requests_total{model="tubes-champion:3",status="200"}')

@@ -169,9 +169,37 @@ def segment(session: Session, options: Options) -> Outcome:
     """Segment files with a registered model."""
     source, target = (Path(word).expanduser() for word in options.arguments)
     masks: Outcome = room("stages.predict").predict(
-        session, source, target, upstream=options.upstream
+        session, source, target, upstream=options.upstream, url=options.url
     )
     return masks
+
+
+def serve_model(session: Session, options: Options) -> Outcome:
+    """Serve a model, or say or end what is served."""
+    stage = room("stages.serve")
+    outcome: Outcome = {}
+    if options.action:
+        outcome = {"status": stage.status, "stop": stage.stop}[options.action](session)
+    elif options.detach:
+        stage.wanted(session, options.arguments)  # a mistake is said here, not in a log
+        where = ("--host", options.host, "--port", str(options.port))
+        words = (*options.arguments, *options.files, *options.overrides, *where)
+        outcome = stage.detach(session, words, options.port)
+    else:
+        stage.serve(session, options.arguments, host=options.host, port=options.port)
+    return outcome
+
+
+def move_production(session: Session, options: Options) -> Outcome:
+    """Promote a version, or roll back to one; without a model, show the history."""
+    stage, words = room("stages.promotion"), options.arguments
+    outcome: Outcome
+    if options.verb == "promote" and not words:
+        outcome = stage.history(session)
+    else:
+        act = stage.promote if options.verb == "promote" else stage.rollback
+        outcome = act(session, *words, who=options.who, why=options.why)
+    return outcome
 
 
 def _home() -> Path:
@@ -199,6 +227,12 @@ STORIES: dict[str, Story] = {
     ),
     "plan": lambda session, options: room("stages.plan").plan(session, options.upstream),
     "predict": segment,
+    "serve": serve_model,
+    "promote": move_production,
+    "rollback": move_production,
+    "compare": lambda session, options: room("stages.promotion").compare(
+        session, *options.arguments
+    ),
     "lineage": show_lineage,
     "sql": query,
     "status": lambda session, options: room("cli.maintenance").print_status(

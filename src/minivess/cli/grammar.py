@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 from minivess.errors import UsageError, nearest
-from minivess.verbs import ACTIONS, OPTIONS, ROWS, VERBS, Verb, spelled
+from minivess.verbs import ACTIONS, ACTIONS_OF, OPTIONS, ROWS, VERBS, Verb, spelled
 
 EPILOG = """\
 examples:
@@ -65,7 +65,7 @@ def parser(name: str, *, with_settings: bool = False) -> argparse.ArgumentParser
 
 
 def _actions(name: str) -> Iterator[str]:
-    for action, row in ACTIONS.items() if name == "review" else ():
+    for action, row in ACTIONS_OF.get(name, {}).items():
         yield f"  {action:<8} {row.bare:<18} {row.help}"
 
 
@@ -150,7 +150,7 @@ def _verb(words: Sequence[str]) -> tuple[str, list[str]]:
         near = nearest(name, VERBS)
         meant = f"did you mean `minivess {near}`?" if near else "minivess help, which lists them"
         raise UsageError(f"There is no verb {name!r}.", remedy=meant)
-    return _action(rest) if name == "review" else (name, rest)
+    return _action(name, rest) if name in ACTIONS_OF else (name, rest)
 
 
 def _show(text: str) -> NoReturn:
@@ -158,12 +158,14 @@ def _show(text: str) -> NoReturn:
     raise SystemExit(0)
 
 
-def _action(rest: list[str]) -> tuple[str, list[str]]:
-    """`review` with its action, `list` by default, and all other words."""
-    action = next((word for word in rest if word in ACTIONS), None)
+def _action(name: str, rest: list[str]) -> tuple[str, list[str]]:
+    """A verb with its action, and all other words; by default `review list`, and `serve` itself."""
+    action = next((word for word in rest if word in ACTIONS_OF[name]), None)
     if action is not None:
         rest.remove(action)
-        return f"review {action}", rest
+        return f"{name} {action}", rest
+    if name == "serve":
+        return name, rest
     first = next((word for word in rest if not word.startswith("-") and "=" not in word), None)
     if first is not None and rest[0] == first:
         raise UsageError(

@@ -171,7 +171,7 @@ def _set_aliases(session: Session, pointers: Collection[str]) -> None:
             model_versions.with_version(session, analysis).champion.model_version
             == deployed.model_version
         ):
-            model_versions.promote(session, deployed)
+            model_versions.restore_production(session, deployed)
         else:
             session.print(
                 f"  version {deployed.model_version} in production is gone: "

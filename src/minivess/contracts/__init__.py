@@ -19,6 +19,7 @@ from minivess.contracts.data import LabelMap as LabelMap
 from minivess.contracts.data import Pairing as Pairing
 from minivess.contracts.data import Split as Split
 from minivess.contracts.data import VolumeStats as VolumeStats
+from minivess.contracts.deployment import AliasMove as AliasMove
 from minivess.contracts.deployment import DeploymentResult as DeploymentResult
 from minivess.contracts.deployment import Domain as Domain
 from minivess.contracts.deployment import Engine as Engine

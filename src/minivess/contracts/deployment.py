@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from minivess.contracts.record import Contract, Shape, Spacing, Versioned
@@ -21,6 +23,19 @@ class Parity(Contract):
         description="of voxels whose class differs, the largest lead of the trained class",
     )
     passed: bool
+
+
+class AliasMove(Contract):
+    """One move of the alias `production`, as it stands in a tag of the registered model."""
+
+    version: str
+    before: str | None = Field(description="the version that was in production")
+    kind: Literal["deploy", "promote", "rollback"]
+    who: str
+    why: str
+    at: str = Field(description="ISO 8601, UTC")
+    deployment_run_id: str
+    analysis_run_id: str
 
 
 class Domain(Contract):

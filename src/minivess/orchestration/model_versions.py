@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import getpass
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Literal
 
 from minivess import names
 from minivess.config import changed
-from minivess.contracts import AnalysisResult, Champion, DeploymentResult, FamilyRun, TrainingResult
+from minivess.contracts import (
+    AliasMove,
+    AnalysisResult,
+    Champion,
+    DeploymentResult,
+    FamilyRun,
+    TrainingResult,
+)
 from minivess.errors import StoreError
 from minivess.orchestration.handoff import receive_training
 from minivess.orchestration.session import Session
@@ -97,11 +107,55 @@ def tag_champion(session: Session, result: AnalysisResult) -> None:
     move_alias(session, name, names.CHAMPION_ALIAS, version, why)
 
 
-def promote(session: Session, result: DeploymentResult) -> None:
-    """Move the alias `production` to the version that passed every check of its deployment."""
+def promote(
+    session: Session,
+    result: DeploymentResult,
+    *,
+    kind: Literal["deploy", "promote", "rollback"] = "deploy",
+    who: str | None = None,
+    why: str | None = None,
+) -> None:
+    """Move the alias `production` to the version that passed every check of its deployment.
+
+    The move is stored before it is made. A version that was rolled back is not deployed again by
+    the way: that takes `promote`.
+    """
     name, version, alias = result.model_name, result.model_version, names.PRODUCTION_ALIAS
-    if move_alias(session, name, alias, version, f"deployed by run {result.run_id}"):
+    before = registry.aliased(session.store, name, alias)
+    if before is not None and before.version == version:
+        return
+    past = registry.history(session.store, name)
+    last = past[-1] if past else None
+    if kind == "deploy" and last and (last.kind, last.before) == ("rollback", version):
+        session.print(
+            f"  version {last.version} stays `{alias}`: {version} was rolled back on "
+            f"{last.at[:10]} by {last.who} ({last.why}); then: "
+            + session.command("promote", f"{name}/{version}", "--why '...'")
+        )
+        return
+    reason = why or f"deployed by run {result.run_id}"
+    move = AliasMove(
+        version=version,
+        before=before and before.version,
+        kind=kind,
+        who=who or getpass.getuser(),
+        why=reason,
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
+        deployment_run_id=str(result.run_id),
+        analysis_run_id=result.analysis_run_id,
+    )
+    registry.add_move(session.store, name, move)
+    if move_alias(session, name, alias, version, reason):
         session.print(f"  {name} version {version} is now `{alias}`")
+
+
+def restore_production(session: Session, result: DeploymentResult) -> None:
+    """Finish a deployment whose process died before the alias moved; a later choice stays."""
+    past = registry.history(session.store, result.model_name)
+    served = registry.aliased(session.store, result.model_name, names.PRODUCTION_ALIAS)
+    done = {move.deployment_run_id for move in past}
+    if served is None or result.run_id not in done:
+        promote(session, result)
 
 
 def move_alias(session: Session, name: str, alias: str, version: str, why: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from http import HTTPStatus
 from pathlib import Path
@@ -16,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from minivess.runtime import templates
 from minivess.serving import model_record
-from minivess.serving.upload import UploadError, receive_all, replay, too_large
+from minivess.serving.upload import UploadError, receive_all, replay, too_large, wait_unless_gone
 from minivess.serving.waiting import Queue, QueueFull
 from minivess.text import several
 
@@ -92,27 +91,14 @@ class ServiceMiddleware:
     async def _in_turn(
         self, scope: Scope, receive: Receive, spool: IO[bytes], answer: Answer
     ) -> None:
-        """Let the service answer in turn; a client that hangs up leaves the queue.
-
-        Raises:
-            ClientDisconnect: it hung up before the answer was complete.
-        """
+        """Let the service answer in turn; a client that hangs up leaves the queue."""
 
         async def work() -> None:
             async with self.queue.turn():
                 await self.app(scope, replay(spool, gone), answer.send)
 
-        gone, task = asyncio.ensure_future(receive()), asyncio.ensure_future(work())
-        try:
-            await asyncio.wait({gone, task}, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
-                raise ClientDisconnect
-            await task
-        finally:
-            gone.cancel()
+        gone = asyncio.ensure_future(receive())
+        await wait_unless_gone(work(), gone)
 
 
 def refuse(headers: Headers, limit: int) -> None:

@@ -14,6 +14,7 @@ from minivess.errors import ServingError
 CONFIG = "model_config.json"
 ONNX = "model.onnx"
 HEADER = "X-Minivess-"
+WARNINGS = "Minivess-Warnings"
 
 
 class ServedModel(Versioned):

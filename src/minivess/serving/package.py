@@ -22,9 +22,9 @@ from minivess.serving import model_record
 README = Path(__file__).with_name("README.md.j2")
 SERVICE = "minivess.serving.service:Segmentation"
 REQUIREMENTS = (
-    "bentoml", "imagecodecs", "isal", "jinja2", "monai", "nibabel", "numpy", "onnxruntime",
-    "prometheus_client", "psutil",
-    "pydantic", "pynrrd", "PyYAML", "tifffile", "torch",
+    "bentoml", "connected-components-3d", "imagecodecs", "isal", "jinja2", "monai", "nibabel",
+    "numpy", "onnxruntime", "prometheus_client", "psutil", "pydantic", "pynrrd", "PyYAML",
+    "scikit-image", "scipy", "tifffile", "torch",
 )  # fmt: skip
 """Packages that the service imports; the network needs only its ONNX file."""
 

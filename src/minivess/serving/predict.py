@@ -107,12 +107,25 @@ def segment(image: volume.Volume, predictor: Predictor) -> npt.NDArray[np.uint8]
         ServingError: the network wants several channels, and a volume holds one.
         DataError: the answer is no number somewhere.
     """
+    mask = predictor.segment(_as_trained(image, predictor))
+    return mask if mask.shape == image.shape else to_shape(mask, image.shape)
+
+
+def shares(image: volume.Volume, predictor: Predictor) -> npt.NDArray[np.float32]:
+    """Return the probabilities of the classes (C, X, Y, Z) on the grid of a volume."""
+    found = predictor.probabilities(_as_trained(image, predictor))
+    if found.shape[1:] == image.shape:
+        return found
+    return np.stack([to_shape(one, image.shape, order=1) for one in found])
+
+
+def _as_trained(image: volume.Volume, predictor: Predictor) -> npt.NDArray[np.float32]:
+    """Return the channel (1, X, Y, Z) of a volume as the network saw volumes in training."""
     array: volume.Array = np.asarray(image.array, dtype=np.float32)
     resampling = ResamplingConfig.of(predictor.window.resampling)
     if resampling.enabled:
         array, _ = resample(array, None, image.spacing, resampling)
-    mask = predictor.segment(array[np.newaxis])
-    return mask if mask.shape == image.shape else to_shape(mask, image.shape)
+    return array[np.newaxis]
 
 
 def own(predictor: Predictor, data: DataConfig, allowed: Allowed) -> Segmenter:

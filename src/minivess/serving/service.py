@@ -7,12 +7,11 @@ imports this module too, and should not wait for torch.
 
 from __future__ import annotations
 
-import base64
 import logging
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import bentoml
 import numpy as np
@@ -26,10 +25,10 @@ from starlette.responses import FileResponse, JSONResponse
 
 from minivess.config import ResamplingConfig
 from minivess.contracts import Shape
-from minivess.data.formats import volume
+from minivess.data.formats import nifti, volume
 from minivess.errors import DataError
 from minivess.inference import Predictor
-from minivess.serving import model_record
+from minivess.serving import answers, model_record
 from minivess.serving.middleware import ServiceMiddleware
 
 if TYPE_CHECKING:
@@ -39,8 +38,8 @@ logger = logging.getLogger(__name__)
 
 FIELD, MASK = "image", "mask.nii.gz"
 BENTO_PARSE = MultipartSerde.parse_request
+Answers = Literal["nifti", "json", "components", "probabilities", "preview"]
 Form = TypeVar("Form", bound=BaseModel)
-WARNINGS = "Minivess-Warnings"
 MAGIC = {
     b"\x1f\x8b": ".nii.gz", b"II*\0": ".tif", b"MM\0*": ".tif", b"II+\0": ".tif", b"MM\0+": ".tif",
     b"NRRD": ".nrrd", b"ObjectType": ".mha", b"NDims": ".mha",
@@ -70,11 +69,12 @@ class Segmentation:
 
     # The annotation names what BentoML documents; a Response carries headers and status as well.
     @bentoml.api(route="/predict")  # type: ignore[untyped-decorator]
-    def predict(self, image: Path, answer: Literal["nifti", "json"] = "nifti") -> Path:
-        """Segment the uploaded NIfTI volume `image`.
+    def predict(self, image: Path, answer: Answers = "nifti") -> Path:
+        """Segment the uploaded volume `image`.
 
-        `answer=nifti` returns the mask on the same grid, `answer=json` its description with the
-        mask inside, base64 encoded.
+        `answer=nifti` returns the mask on the same grid; `json` its figures with the mask inside,
+        base64 encoded; `components` those with volume and length of each connected component;
+        `probabilities` NIfTI of 8 bits, 255 for certain; `preview` what the page at / shows.
         """
         try:
             return self._answer(image, answer)  # type: ignore[return-value]
@@ -82,21 +82,36 @@ class Segmentation:
             problem = error.problem.replace(str(image.parent), "").replace("/upload", "upload")
             return rejection(422, problem, error.remedy, code=error.code)  # type: ignore[return-value]
 
-    def _answer(self, upload: Path, answer: str) -> FileResponse | JSONResponse:
+    def _answer(self, upload: Path, answer: Answers) -> FileResponse | JSONResponse:
         from minivess.serving import predict
 
         image = self._read(upload)
         odd = predict.admit(image, self.model.divisor, self.allowed, self.resampling)
-        started = time.perf_counter()
-        mask = self._segment(image)
+        codes = {model_record.WARNINGS: ", ".join(found.code for found in odd)} if odd else None
+        started, path = time.perf_counter(), upload.with_name(MASK)
+        if answer == "probabilities":
+            shares = answers.probabilities(predict.shares(image, self.predictor))
+            nifti.write(path, shares, image)
+        else:
+            mask = self._segment(image)
+            volume.write_mask(path, mask, image)
         seconds = time.perf_counter() - started
         self.seconds.observe(seconds)
-        path = volume.write_mask(upload.with_name(MASK), mask, image)
-        if answer == "nifti":
-            codes = {WARNINGS: ", ".join(found.code for found in odd)} if odd else None
+        if answer in ("nifti", "probabilities"):
             return FileResponse(path, media_type="application/gzip", filename=MASK, headers=codes)
-        warnings = {"warnings": [found.model_dump() for found in odd]}
-        return JSONResponse(self._describe(image, mask, path, seconds) | warnings)
+        return JSONResponse(
+            {
+                "model": self.model.label,
+                "lineage": self.model.lineage,
+                "seconds": round(seconds, 4),
+                **answers.figures(mask, image, self.model.classes),
+                "warnings": [found.model_dump() for found in odd],
+                "mask_nii_gz": answers.packed(path),
+                **(answers.components(mask, image.spacing) if answer == "components" else {}),
+                **({"image_nii_gz": answers.picture(image, path.parent)} if answer == "preview"
+                   else {}),
+            }
+        )  # fmt: skip
 
     def _read(self, upload: Path) -> volume.Volume:
         path = upload.with_name(f"upload{ending(upload)}")
@@ -118,23 +133,6 @@ class Segmentation:
         from minivess.serving import predict
 
         return predict.segment(image, self.predictor)
-
-    def _describe(
-        self, image: volume.Volume, mask: npt.NDArray[np.uint8], path: Path, seconds: float
-    ) -> dict[str, Any]:
-        voxel = float(np.prod(image.spacing))
-        counts = {value: int(np.count_nonzero(mask == value)) for value in self.model.classes}
-        return {
-            "model": self.model.label,
-            "lineage": self.model.lineage,
-            "shape": image.shape,
-            "spacing": image.spacing,
-            "unit": image.unit,
-            "seconds": round(seconds, 4),
-            "voxels": {str(value): count for value, count in counts.items()},
-            "volume": {str(value): count * voxel for value, count in counts.items()},
-            "mask_nii_gz": base64.b64encode(path.read_bytes()).decode(),
-        }
 
     def _warm_up(self) -> None:
         """Run a small volume once: a model that cannot run keeps the service from starting."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 import numpy as np
@@ -21,17 +21,23 @@ from minivess.errors import ServingError
 from minivess.home import Home
 from minivess.runtime.processes import Child, supervised
 from minivess.runtime.servers import HOST, free_port, is_free, listener
-from minivess.serving import model_record, package
+from minivess.serving import client, model_record, package
 
-ASK_TIMEOUT_S = 1800
 POLL_S = 0.1
 
 logger = logging.getLogger(__name__)
 
 
+class Service(NamedTuple):
+    """A service that runs: its address, for example http://127.0.0.1:4711, and its process."""
+
+    url: str
+    process: Child
+
+
 @contextlib.contextmanager
-def serve(tag: str, home: Home, *, timeout: float, port: int | None = None) -> Iterator[str]:
-    """Serve the bento `tag` on this machine and yield its address, for example http://127.0.0.1:4711.
+def serve(tag: str, home: Home, *, timeout: float, port: int | None = None) -> Iterator[Service]:
+    """Serve the bento `tag` on this machine.
 
     The service is ended when the block is left, also by an exception or a signal, and even if this
     process is killed. Without `port` a free one is used.
@@ -52,7 +58,7 @@ def serve(tag: str, home: Home, *, timeout: float, port: int | None = None) -> I
     with supervised(command, package.environment(home.served), log) as process:
         address = f"http://{HOST}:{chosen}"
         _wait(address, process, log, timeout)
-        yield address
+        yield Service(address, process)
 
 
 def ask(url: str, case: Case, expected: npt.NDArray[np.uint8], *, minimum: float = 0.9999) -> Smoke:
@@ -63,9 +69,9 @@ def ask(url: str, case: Case, expected: npt.NDArray[np.uint8], *, minimum: float
             the voxels, or the answer does not say which model gave it.
     """
     started = time.perf_counter()
-    answer = post(url, case.image)
+    answer = client.post(url, case.image)
     seconds = time.perf_counter() - started
-    got, sent = _mask(answer), volume.read_volume(case.image)
+    got, sent = client.mask_of(answer), volume.read_volume(case.image)
     if got.shape != expected.shape or not np.allclose(got.affine, sent.affine, atol=1e-4):
         raise _failed(case, f"a mask of shape {got.shape} on another grid than {expected.shape}")
     agreement = float((got.array == expected).mean())
@@ -75,35 +81,6 @@ def ask(url: str, case: Case, expected: npt.NDArray[np.uint8], *, minimum: float
     if "model" not in lineage:
         raise _failed(case, "an answer without model and lineage ids")
     return Smoke(case=case.case, seconds=seconds, mask_agreement=agreement, lineage=lineage)
-
-
-def post(url: str, image: Path, answer: str = "nifti") -> httpx.Response:
-    """Upload a volume to a service and return the response.
-
-    Raises:
-        ServingError: no answer, or an error.
-    """
-    try:
-        with image.open("rb") as stream:
-            response = httpx.post(
-                f"{url}/predict",
-                files={"image": (image.name, stream)},
-                data={"answer": answer},
-                timeout=ASK_TIMEOUT_S,
-                trust_env=False,
-            )
-    except httpx.HTTPError as error:
-        raise ServingError(
-            f"The service at {url} gave no answer ({error!r}).",
-            remedy="start it again, its log lies in logs/serve of the output folder",
-        ) from error
-    if response.is_error:
-        body = response.json()
-        raise ServingError(
-            f"The service at {url} rejected {image.name} ({response.status_code}): {body['error']}",
-            remedy=body["remedy"],
-        )
-    return response
 
 
 # --- processes ----------------------------------------------------------------------------
@@ -150,13 +127,6 @@ def _not_started(what: str, log: Path) -> ServingError:
     return ServingError(
         f"The service {what}{because}.", remedy=f"read its log {log}, then `minivess deploy` again"
     )
-
-
-def _mask(answer: httpx.Response) -> volume.Volume:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "mask.nii.gz"
-        path.write_bytes(answer.content)
-        return volume.read_volume(path)
 
 
 def _failed(case: Case, what: str) -> ServingError:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
 import time
+from collections.abc import Coroutine
 from http import HTTPStatus
-from typing import IO
+from typing import IO, Any
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
@@ -73,6 +75,25 @@ def _refusal(error: Exception, size: int) -> UploadError | None:
         problem = "The disk of the service has no room for the volume."
         return UploadError(HTTPStatus.INSUFFICIENT_STORAGE, problem, "ask again later")
     return None
+
+
+async def wait_unless_gone(work: Coroutine[Any, Any, None], gone: asyncio.Future[Message]) -> None:
+    """Do work for a client, and give it up when the client is `gone`.
+
+    Raises:
+        ClientDisconnect: it hung up before the work was done.
+    """
+    task: asyncio.Future[Any] = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait([gone, task], return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            raise ClientDisconnect
+        await task
+    finally:
+        gone.cancel()
 
 
 def replay(spool: IO[bytes], gone: asyncio.Future[Message]) -> Receive:

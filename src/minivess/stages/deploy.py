@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,6 +61,15 @@ def deploy(session: Session, upstream: Sequence[str] = ()) -> DeploymentResult:
     dataset_identity.require(session)
     analysis = with_version(session, handoff.receive_analysis(session, upstream))
     session.print(f"Deploy    {analysis.champion.family}")
+    return make(session, analysis, follow=lambda result, _: promote(session, result))
+
+
+def make(
+    session: Session,
+    analysis: AnalysisResult,
+    follow: Callable[[DeploymentResult, bool], object] = lambda result, first: None,
+) -> DeploymentResult:
+    """Export, prove and build the service of an analysis' champion, unless that was done."""
     inputs = key_inputs(session, analysis)
     key = keys.digest(inputs)
     return stage(
@@ -69,7 +78,7 @@ def deploy(session: Session, upstream: Sequence[str] = ()) -> DeploymentResult:
         key,
         lambda: _deploy(session, analysis, inputs, key),
         usable=built(session, analysis),
-        follow=lambda result, _: promote(session, result),
+        follow=follow,
     )
 
 
@@ -251,11 +260,22 @@ def download_model(session: Session, training: RunRecord) -> tuple[Network, Wind
 
 def spread(model: ChampionModel, n: int) -> tuple[Case, ...]:
     """`n` volumes from the thinnest to the deepest, so that thin volumes are always tried."""
-    by_depth = sorted(model.profile.volumes, key=lambda stats: (stats.shape[2], stats.case))
+    chosen = spread_names(model.profile, n)
+    return tuple(case for case in model.cases if case.case in chosen)
+
+
+def spread_names(profile: DatasetProfile, n: int) -> set[str]:
+    """The names of `n` volumes from the thinnest to the deepest."""
+    by_depth = sorted(profile.volumes, key=lambda stats: (stats.shape[2], stats.case))
     n = min(n, len(by_depth))
     places = [round(step * (len(by_depth) - 1) / max(n - 1, 1)) for step in range(n)]
-    chosen = {by_depth[place].case for place in places}
-    return tuple(case for case in model.cases if case.case in chosen)
+    return {by_depth[place].case for place in places}
+
+
+def spread_cases(session: Session, profile: DatasetProfile) -> list[Case]:
+    """As many volumes of a dataset as parity takes, restored where they are not here."""
+    chosen = spread_names(profile, session.config.deployment.parity_volumes)
+    return [case for name, case in context.restore(session, profile).items() if name in chosen]
 
 
 def smoke_test(session: Session, model: ChampionModel, onnx: Path, tag: str) -> Smoke:
@@ -269,8 +289,8 @@ def smoke_test(session: Session, model: ChampionModel, onnx: Path, tag: str) -> 
     )
     expected = predict.segment(volume.read_volume(case.image), predictor)
     config = session.config.deployment
-    with smoke.serve(tag, session.home, timeout=config.start_timeout_s) as url:
-        return smoke.ask(url, case, expected, minimum=config.min_mask_agreement)
+    with smoke.serve(tag, session.home, timeout=config.start_timeout_s) as service:
+        return smoke.ask(service.url, case, expected, minimum=config.min_mask_agreement)
 
 
 def store_origin(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,7 +22,7 @@ from minivess.tracking.store import registry
 from minivess.tracking.store.registry import Registered
 
 if TYPE_CHECKING:
-    from minivess.serving.predict import Allowed, Outcome
+    from minivess.serving.predict import Allowed, Outcome, Plan, Segmenter
 
 SHOWN = 10
 ALIASES = (names.PRODUCTION_ALIAS, names.CHAMPION_ALIAS)
@@ -40,7 +40,12 @@ class Chosen(NamedTuple):
 
 
 def predict(
-    session: Session, source: Path, target: Path, *, upstream: Sequence[str] = ()
+    session: Session,
+    source: Path,
+    target: Path,
+    *,
+    upstream: Sequence[str] = (),
+    url: str | None = None,
 ) -> dict[str, Any]:
     """Segment files; a rejected file stops no other, and makes the exit code 1.
 
@@ -48,22 +53,61 @@ def predict(
         source: a volume, or a folder of volumes.
         target: a mask's name or a folder.
         upstream: a run id, NAME@alias or NAME/version; default, the model of the settings.
+        url: a service that is asked instead.
     """
+    from minivess.serving import client
     from minivess.serving import predict as masks
 
     plan = masks.plan(source, target)
+    if url is not None:
+        refuse_choice(session, upstream)
+        model = client.model_at(url)
+        session.print(f"Predict   {model['model']} at {url}")
+        return segment(session, plan, model, lambda: client.asking(url))
     if not upstream:
         dataset_identity.require(session)
     chosen = choose(session, upstream)
     session.print(f"Predict   {format_model(chosen)}")
+
+    def load() -> Segmenter:
+        data, limits = session.config.data, allowed(session, chosen)
+        return masks.own(predictor_of(session, chosen), data, limits)
+
+    return segment(session, plan, facts(chosen), load)
+
+
+def refuse_choice(session: Session, upstream: Sequence[str]) -> None:
+    """Refuse what decides a model or a voxel size here: a service has its own.
+
+    Raises:
+        UsageError: some of it is given.
+    """
+    asked = session.config
+    given = [f"--upstream {one}" for one in upstream]
+    given += [f"name={asked.name}"] * (asked.name is not None)
+    given += [f"data.{key}" for key in ("root", "name", "spacing", "unit")
+              if getattr(asked.data, key) is not None]  # fmt: skip
+    if asked.deployment.out_of_range != "warn":
+        given.append("deployment.out_of_range")
+    if given:
+        raise UsageError(
+            f"--url asks a service, which decides by itself about {', '.join(given)}.",
+            remedy="leave it out, or leave out --url to segment with a model of this home",
+        )
+
+
+def segment(
+    session: Session, plan: Plan, model: dict[str, Any], load: Callable[[], Segmenter]
+) -> dict[str, Any]:
+    """Segment the files of a plan and print what became of each."""
+    from minivess.serving import predict as masks
+
     for path, reason in plan.left.items():
         session.print(f"  left out  {path}: {reason}")
     session.print(f"  segmenting {several(len(plan.pairs), 'volume')}")
     outcomes: list[Outcome] = []
-    allowed_volumes = allowed(session, chosen)
     with session.progress("volumes segmented") as done:
-        own = masks.own(predictor_of(session, chosen), session.config.data, allowed_volumes)
-        for outcome in masks.each(plan.pairs, own):
+        for outcome in masks.each(plan.pairs, load()):
             known = {found.code for one in outcomes for found in one.findings}
             print_outcome(session, outcome, known)
             outcomes.append(outcome)
@@ -75,7 +119,7 @@ def predict(
             + ", ".join(f"{one.source.name} ({one.findings[0].code})" for one in refused)
         )
     return {
-        "model": facts(chosen),
+        "model": model,
         "files": [str(outcome.mask) for outcome in outcomes if outcome.mask],
         "refused": [_as_json(one) for one in refused],
         "warnings": [_as_json(one) for one in outcomes if one.mask and one.findings],

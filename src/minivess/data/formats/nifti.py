@@ -58,9 +58,12 @@ def stated_shape(path: Path) -> tuple[int, ...]:
 
 
 def write(path: Path, array: Array, like: Volume, *, about: bytes = b"") -> Path:
-    """Write an array (X, Y, Z) with the geometry of `like`; equal arrays give equal bytes."""
+    """Write an array (X, Y, Z), or (X, Y, Z, C), with the geometry of `like`.
+
+    Equal arrays give equal bytes.
+    """
     image = nib.Nifti1Image(array, like.affine, dtype=array.dtype)
-    image.header.set_zooms(like.spacing)
+    image.header.set_zooms((*like.spacing, *[1.0] * (array.ndim - 3)))
     if about:
         _place_twice(image)
     image.header.set_xyzt_units(xyz=like.unit)

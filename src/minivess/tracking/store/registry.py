@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from minivess import names
+from minivess.contracts import AliasMove
 from minivess.errors import StoreError
 from minivess.tracking.store.connection import ABSENT, EXISTS, all_pages, translate_errors
 from minivess.tracking.store.store import Store, quoted
@@ -108,6 +109,37 @@ def set_alias(store: Store, name: str, alias: str, version: str) -> Registered |
         with translate_errors(f"set the alias {alias!r} of model {name!r}"):
             store.client.set_registered_model_alias(called(store, name), alias, version)
     return before
+
+
+def add_move(store: Store, name: str, move: AliasMove) -> None:
+    """Store a move of `production` in the tags of a model; the alias is moved after it."""
+    number = max(_moves(store, name), default=0) + 1
+    with translate_errors(f"store the history of model {name!r}"):
+        store.client.set_registered_model_tag(
+            name, f"{names.PRODUCTION_MOVE}{number:04d}", move.model_dump_json()
+        )
+
+
+def history(store: Store, name: str) -> list[AliasMove]:
+    """Return the moves of `production`, the oldest first.
+
+    A move that was stored by a process that died before it moved the alias is left out: the next
+    one does not begin where it ends.
+    """
+    moves = [move for _, move in sorted(_moves(store, name).items())]
+    now = aliased(store, name, names.PRODUCTION_ALIAS)
+    ends = [*(move.before for move in moves[1:]), now and now.version]
+    return [move for move, end in zip(moves, ends, strict=True) if move.version == end]
+
+
+def _moves(store: Store, name: str) -> dict[int, AliasMove]:
+    with translate_errors(f"read the history of model {name!r}"):
+        tags = store.client.get_registered_model(name).tags
+    return {
+        int(key.removeprefix(names.PRODUCTION_MOVE)): AliasMove.model_validate_json(value)
+        for key, value in tags.items()
+        if key.startswith(names.PRODUCTION_MOVE)
+    }
 
 
 def aliased(store: Store, name: str, alias: str) -> Registered | None:

@@ -1,0 +1,252 @@
+"""`minivess serve`: the model in production at an address, also while the alias moves."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from minivess import names, networks
+from minivess.config import TrackingConfig
+from minivess.contracts import Network, Window
+from minivess.data.formats import volume
+from minivess.data.profiling.domain import domain_of
+from minivess.home import Home, open_home
+from minivess.inference import Predictor
+from minivess.runtime.servers import free_port, is_free
+from minivess.serving import client, export, package, predict
+from minivess.tracking.run import model
+from minivess.tracking.run.params import data_params, preparation_params
+from minivess.tracking.run.run_lifecycle import mlflow_run
+from minivess.tracking.store import registry
+from minivess.tracking.store.store import Store, open_store
+from tests.commands import Command
+from tests.conftest import tube, write_nifti
+from tests.tracking.conftest import QUIET, profile_of
+
+pytestmark = pytest.mark.slow
+
+PATIENCE_S = 300
+
+
+@pytest.fixture(scope="module")
+def home(
+    tmp_path_factory: pytest.TempPathFactory, stock: Callable[[Home], None],
+    network: Network, window: Window,
+) -> Home:  # fmt: skip
+    """A home with two versions of the model `tubes`, each with its service; 1 is in production."""
+    home = open_home(tmp_path_factory.mktemp("home"))
+    stock(home)
+    store, profile = open_store(home, TrackingConfig()), profile_of().replace(classes=(0, 1, 2))
+    common: dict[str, Any] = {"note": "n", "dataset": "tubes", "config": QUIET, "ingredients": {}}
+    with mlflow_run(
+        store, experiment="p", name="p", kind=names.PROFILE, key="p", **common
+    ) as first:
+        first.json(profile, names.PROFILE_ARTIFACT)
+    for seed in (3, 4):
+        weights = home.root / f"{seed}.pth"
+        torch.save({"weights": networks.initial(network, seed).state_dict()}, weights)
+        with mlflow_run(
+            store, experiment="tubes", name="f", kind=names.FAMILY, key=str(seed), **common
+        ) as run:
+            run.json(profile, names.PROFILE_ARTIFACT)
+            run.params(data_params(profile) | {names.UPSTREAM_PROFILE: first.run_id})
+            run.params(preparation_params(QUIET))
+            model.log_model(run, network=network, window=window, checkpoint=weights)
+        version = registry.register(store, name="tubes", run_id=run.run_id, note="n", tags={})
+        onnx = export.to_onnx(network, weights, home.root / f"{version}.onnx")
+        package.build(
+            home.served, onnx=onnx, network=network, window=window, lineage={"seed": str(seed)},
+            name="tubes", version=version, classes=(0, 1, 2), domain=domain_of(profile),
+        )  # fmt: skip
+    return home
+
+
+@pytest.fixture
+def store(home: Home) -> Store:
+    """Its store, with version 1 in production."""
+    store = open_store(home, TrackingConfig())
+    registry.set_alias(store, "tubes", names.PRODUCTION_ALIAS, "1")
+    return store
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """A volume."""
+    return write_nifti(tmp_path / "v.nii.gz", tube((24, 20, 5), 3)[0], (0.5, 0.5, 2.0))
+
+
+@pytest.fixture
+def expected(home: Home, network: Network, window: Window, image: Path) -> dict[str, np.ndarray]:
+    """The mask of each version."""
+    return {
+        f"tubes:{version}": predict.segment(
+            volume.read_volume(image),
+            Predictor.of(network, window, export.forward(home.root / f"{version}.onnx")),
+        )
+        for version in ("1", "2")
+    }
+
+
+def minivess(home: Home, *words: str) -> Command:
+    """Start a command on the home."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT")}
+    variables = {**clean, "MINIVESS_HOME": str(home.root), "PREFECT_DISABLED": "1"}
+    return Command(words, variables, home.root / f"{words[0]}-{time.monotonic_ns()}")
+
+
+@pytest.fixture
+def serving(home: Home, store: Store) -> Iterator[tuple[Command, str]]:
+    """`minivess serve` with its address, ended by Ctrl-C."""
+    port = free_port()
+    command = minivess(home, "serve", "name=tubes", "--port", str(port))
+    try:
+        command.wait_for("Ctrl-C ends it")
+        yield command, f"http://127.0.0.1:{port}"
+    finally:
+        if command.alive:
+            command.send_signal(2)
+        command.wait()
+    assert is_free(port)
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    """Wait for something that another process does."""
+    end = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def serves(url: str) -> str | None:
+    """The model that answers."""
+    answer = httpx.get(f"{url}/readyz", timeout=30)
+    return answer.headers.get("X-Minivess-Model")
+
+
+def test_the_model_in_production_is_served_and_a_command_asks_it(
+    serving: tuple[Command, str], home: Home, image: Path, tmp_path: Path,
+    expected: dict[str, np.ndarray],
+) -> None:  # fmt: skip
+    command, url = serving
+    assert "tubes@production: tubes:1 at http://127.0.0.1:" in command.out
+    done = minivess(home, "predict", str(image), str(tmp_path / "out"), "--url", url, "--json")
+    assert done.wait() == 0, done.err
+    found = json.loads(done.out)
+    assert found["model"]["model"] == "tubes:1"
+    mask = volume.read_volume(Path(found["files"][0]))
+    assert np.array_equal(mask.array, expected["tubes:1"])
+    assert found["warnings"][0]["findings"][0]["code"] == "out_of_range"
+    said = minivess(home, "serve", "status", "--json")
+    assert said.wait() == 0
+    assert json.loads(said.out)["servers"][0]["model"] == "tubes:1"
+    command.send_signal(2)
+    assert (command.wait(), "Ended." in command.out) == (0, True)
+
+
+def test_no_request_is_lost_while_the_alias_moves_and_each_answer_is_that_of_its_model(
+    serving: tuple[Command, str], store: Store, image: Path, expected: dict[str, np.ndarray]
+) -> None:
+    _, url = serving
+    answers: list[httpx.Response] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            answers.append(client.post(url, image))
+
+    clients = [threading.Thread(target=ask) for _ in range(4)]
+    for one in clients:
+        one.start()
+    wait_until(lambda: len(answers) > 4)
+    registry.set_alias(store, "tubes", names.PRODUCTION_ALIAS, "2")
+    wait_until(lambda: serves(url) == "tubes:2")
+    seen = len(answers)
+    wait_until(lambda: len(answers) > seen + 8)
+    done.set()
+    for one in clients:
+        one.join()
+    models = Counter(answer.headers["X-Minivess-Model"] for answer in answers)
+    assert set(models) == {"tubes:1", "tubes:2"}
+    assert all(
+        np.array_equal(client.mask_of(answer).array, expected[answer.headers["X-Minivess-Model"]])
+        for answer in answers
+    )
+
+
+def test_a_service_that_dies_is_started_again_and_the_request_waits(
+    serving: tuple[Command, str], image: Path
+) -> None:
+    command, url = serving
+    (supervisor,) = (
+        one
+        for one in psutil.process_iter(["cmdline", "environ"])
+        if "minivess.runtime.supervisor" in (one.info["cmdline"] or [])
+        and "tubes:1" in one.info["cmdline"]
+    )
+    supervisor.kill()
+    assert client.post(url, image).headers["X-Minivess-Model"] == "tubes:1"
+    assert "died and is started again" in command.out
+
+
+def test_a_version_without_a_service_is_not_served_and_what_is_served_stays(
+    serving: tuple[Command, str], store: Store, home: Home, image: Path
+) -> None:
+    command, url = serving
+    (home.served / "bentoml/bentos/tubes/2/src").rename(home.root / "aside")
+    try:
+        registry.set_alias(store, "tubes", names.PRODUCTION_ALIAS, "2")
+        command.wait_for("tubes:1 stays: No service of tubes version 2 is built")
+        assert client.post(url, image).headers["X-Minivess-Model"] == "tubes:1"
+    finally:
+        (home.root / "aside").rename(home.served / "bentoml/bentos/tubes/2/src")
+    wait_until(lambda: serves(url) == "tubes:2")
+
+
+def test_a_service_in_the_background_is_shown_and_stopped(home: Home, store: Store) -> None:
+    port = free_port()
+    started = minivess(home, "serve", "tubes/2", "--detach", "--port", str(port), "--json")
+    assert started.wait() == 0, started.err
+    found = json.loads(started.out)
+    assert serves(found["url"]) == "tubes:2"
+    again = minivess(home, "serve", "tubes/1", "--port", str(port))
+    assert again.wait() == 1
+    assert f"Port {port} is taken by" in again.err
+    below = psutil.Process(found["pid"]).children(recursive=True)
+    stopped = minivess(home, "serve", "stop")
+    assert (stopped.wait(), f"http://127.0.0.1:{port} ended" in stopped.out) == (0, True)
+    assert is_free(port)
+    _, alive = psutil.wait_procs(below, timeout=30)
+    assert not alive
+    assert minivess(home, "serve", "status").wait() == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["serve", "tubes@staging"], "no registered model tubes@staging"),
+        (["serve", "tubes/9"], "no registered model tubes/9"),
+        (["serve", "a", "b"], "takes [MODEL]"),
+        (["predict", "IN", "OUT", "--url", "http://127.0.0.1:9"], "Nothing answers at"),
+        (["predict", "IN", "OUT", "--url", "http://x", "name=tubes"], "decides by itself"),
+    ],
+    ids=["alias", "version", "two", "nothing-there", "two-choices"],
+)
+def test_what_names_no_model_or_service_is_refused(
+    words: list[str], said: str, home: Home, store: Store, image: Path, tmp_path: Path
+) -> None:
+    places = {"IN": str(image), "OUT": str(tmp_path / "out")}
+    done = minivess(home, *(places.get(word, word) for word in words))
+    assert done.wait() > 0
+    assert said in done.err
