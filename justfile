@@ -96,6 +96,11 @@ rollback *words: ready
 compare *words: ready
     @{{ minivess }} compare "$@"
 
+# Whether served volumes differ from those trained on
+[group("research")]
+drift *words: ready
+    @{{ minivess }} drift "$@"
+
 # From a run, a model or an answer back to the data
 [group("research")]
 lineage *words: ready

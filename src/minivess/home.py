@@ -100,6 +100,7 @@ class Home:
         derived=True,
     )
     serving = Place("serving", "a record for each server of a model that runs")
+    requests = Place("requests.db", "features of the volumes that services got")
     pointers = Place("pointers.json", "published run ids when Prefect is disabled")
     demo = Place("demo-data", "demo volumes", again="demo volumes are drawn again")
 

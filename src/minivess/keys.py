@@ -30,6 +30,7 @@ CELL_CODE = (
 PROBABILITY_CODE = (*FORMATS, "networks.py", "architectures.py", "inference.py", "analysis/kept.py")
 PREDICTION_CODE = ("analysis/predictions.py", "analysis/kept.py", *MODELS)
 ANALYSIS_CODE = ("analysis", "-analysis/report", *MODELS)
+PREDICTED_CODE = (*CHECKS, "networks.py", "architectures.py", "inference.py", "serving/predict.py")
 DEPLOYMENT_CODE = (*CHECKS, *MODELS, "serving")  # a service reads and checks files as well
 NUMERIC_PACKAGES = ("torch", "monai", "numpy")
 KNOWN_PACKAGES = ("minivess", "monai", "torch")

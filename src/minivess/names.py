@@ -116,3 +116,4 @@ PRODUCTION_MOVE = "minivess.production."
 # Events.
 DATA_CHANGED = "minivess.data.changed"
 DATA_PROFILED = "minivess.data.profiled"
+DRIFTED = "minivess.data.drifted"

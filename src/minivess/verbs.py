@@ -113,6 +113,8 @@ VERBS = {
                      "[VERSION]", ("who", "why", "json"), SERVED, "lock"),
     "compare": Verb("two versions on the same volumes, before `production` moves", "OLD NEW",
                     uses=SERVED),
+    "drift": Verb("whether served volumes differ from those trained on; exit code 1 if they do",
+                  "[MODEL]", ("json",), NAMED),
     "plan": Verb("check the data, show every automatic choice and what the grid will cost", "",
                  ("upstream", *TIER, "json"), (*HANDED_ON, "-data.watch_interval_s")),
     "predict": Verb("segment files or folders with the model in production", "IN OUT",

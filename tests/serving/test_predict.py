@@ -53,6 +53,23 @@ def inputs(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
+def test_a_second_run_keeps_what_the_same_model_made_of_the_same_bytes(
+    inputs: Path, tmp_path: Path, predictor: Predictor
+) -> None:
+    def run(recipe: str) -> list[bool]:
+        pairs = predict.plan(inputs, tmp_path / "out").pairs
+        segmenter = predict.own(predictor, DATA, predict.ANYTHING)
+        return [outcome.kept for outcome in predict.each(pairs, segmenter, recipe)]
+
+    assert run("model 1") == [False, False]
+    assert run("model 1") == [True, True]
+    (tmp_path / "out" / "b_mask.nii.gz").unlink()
+    assert run("model 1") == [True, False]
+    write_nifti(inputs / "a.nii.gz", tube((20, 17, 5), 9)[0])
+    assert run("model 1") == [False, True]
+    assert run("model 2") == [False, False]
+
+
 def test_a_folder_gives_one_mask_for_each_volume(
     inputs: Path, tmp_path: Path, predictor: Predictor
 ) -> None:

@@ -25,7 +25,7 @@ from minivess.data.profiling.domain import domain_of
 from minivess.home import Home, open_home
 from minivess.inference import Predictor
 from minivess.runtime.servers import free_port, is_free
-from minivess.serving import client, export, package, predict
+from minivess.serving import client, export, package, predict, request_log
 from minivess.tracking.run import model
 from minivess.tracking.run.params import data_params, preparation_params
 from minivess.tracking.run.run_lifecycle import mlflow_run
@@ -195,9 +195,10 @@ def test_a_service_that_dies_is_started_again_and_the_request_waits(
         if "minivess.runtime.supervisor" in (one.info["cmdline"] or [])
         and "tubes:1" in one.info["cmdline"]
     )
-    supervisor.kill()
+    for process in supervisor.children(recursive=True):
+        process.kill()
     assert client.post(url, image).headers["X-Minivess-Model"] == "tubes:1"
-    assert "died and is started again" in command.out
+    command.wait_for("the service tubes:1 died and is started again")
 
 
 def test_a_version_without_a_service_is_not_served_and_what_is_served_stays(
@@ -250,3 +251,28 @@ def test_what_names_no_model_or_service_is_refused(
     done = minivess(home, *(places.get(word, word) for word in words))
     assert done.wait() > 0
     assert said in done.err
+
+
+def test_features_of_requests_are_stored_and_drift_is_found(
+    serving: tuple[Command, str], home: Home, image: Path
+) -> None:
+    _, url = serving
+    home.requests.unlink(missing_ok=True)
+    few = minivess(home, "drift", "tubes/1", "--json")
+    assert few.wait() == 0
+    for _ in range(20):
+        client.post(url, image)
+    done = minivess(home, "drift", "tubes/1", "--json")
+    assert done.wait() == 1, done.err
+    found = json.loads(done.out)
+    assert found["requests"] == 20
+    assert "size_x" in found["drifted"]
+    request_log.add(home.requests, "other:1", [0.0] * len(request_log.FEATURES))
+    assert len(request_log.read(home.requests, "tubes:1", 500)) == 20
+
+
+def test_the_store_of_requests_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_log, "MOST", 10)
+    for number in range(15):
+        request_log.add(tmp_path / "r.db", "m:1", [number] * len(request_log.FEATURES))
+    assert request_log.read(tmp_path / "r.db", "m:1", 500)[:, 0].tolist() == list(range(5, 15))

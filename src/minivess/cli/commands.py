@@ -230,6 +230,7 @@ STORIES: dict[str, Story] = {
     "serve": serve_model,
     "promote": move_production,
     "rollback": move_production,
+    "drift": lambda session, options: room("stages.drift").drift(session, options.arguments),
     "compare": lambda session, options: room("stages.promotion").compare(
         session, *options.arguments
     ),

@@ -28,6 +28,8 @@ class Environment:
     cuda_visible_devices: str | None = None
     omp_num_threads: int | None = None
     launched_by: str = "cli"
+    requests: Path | None = None
+    """Where a service stores the features of its requests."""
 
 
 def environment(variables: Mapping[str, str] | None = None) -> Environment:
@@ -50,6 +52,7 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
         cuda_visible_devices=(variables or os.environ).get("CUDA_VISIBLE_DEVICES"),
         omp_num_threads=_threads(given.get("OMP_NUM_THREADS")),
         launched_by=given.get("MINIVESS_LAUNCHED_BY", "cli"),
+        requests=Path(given["MINIVESS_REQUESTS"]) if "MINIVESS_REQUESTS" in given else None,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from minivess import keys
+from minivess import files, keys
 from minivess.config import DataConfig, ResamplingConfig
 from minivess.contracts import Domain, Finding, Shape
 from minivess.data.checks import finding
@@ -64,11 +64,15 @@ Segmenter = Callable[[Path], Segmented]
 
 
 class Outcome(NamedTuple):
-    """Result of one file: its mask with warnings, or the error that rejected it."""
+    """Result of one file: its mask with warnings, or the error that rejected it.
+
+    `kept`: the mask was there, made of the same bytes by the same model.
+    """
 
     source: Path
     mask: Path | None
     findings: Sequence[Finding]
+    kept: bool = False
 
 
 # --- one volume ---------------------------------------------------------------------------
@@ -143,16 +147,25 @@ def own(predictor: Predictor, data: DataConfig, allowed: Allowed) -> Segmenter:
     return segmented
 
 
-def each(pairs: Pairs, segmenter: Segmenter) -> Iterator[Outcome]:
-    """Segment file after file; a bad one does not keep others from it."""
+def each(pairs: Pairs, segmenter: Segmenter, recipe: object = None) -> Iterator[Outcome]:
+    """Segment file after file; a bad one does not keep others from it.
+
+    Args:
+        recipe: what decides a mask beside its file, as JSON; a mask that the same recipe made of
+            the same bytes is kept. None: all are made.
+    """
     for source, target in pairs:
-        yield _outcome(source, target, segmenter)
+        yield _outcome(source, target, segmenter, recipe)
 
 
-def _outcome(source: Path, target: Path, segmenter: Segmenter) -> Outcome:
+def _outcome(source: Path, target: Path, segmenter: Segmenter, recipe: object) -> Outcome:
     try:
+        of, by = _mark(source), recipe and keys.digest([recipe, files.md5(source)])[:16]
+        if by and volume.is_made(target, of=of, by=by):
+            return Outcome(source, target, (), kept=True)
         image, mask, odd = segmenter(source)
-        return Outcome(source, volume.write_mask(target, mask, image, of=_mark(source)), odd)
+        written = volume.write_mask(target, mask, image, of=of, by=by or "")
+        return Outcome(source, written, odd)
     except DataError as error:
         refused = finding(error.code, error.problem, severity="error", remedy=error.remedy)
     except (MinivessError, OSError):  # of reading, a DataError is made: this is about the mask

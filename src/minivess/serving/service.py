@@ -8,6 +8,7 @@ imports this module too, and should not wait for torch.
 from __future__ import annotations
 
 import logging
+import sqlite3
 import sys
 import time
 from pathlib import Path
@@ -23,12 +24,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse
 
-from minivess.config import ResamplingConfig
+from minivess.config import ResamplingConfig, environment
 from minivess.contracts import Shape
 from minivess.data.formats import nifti, volume
 from minivess.errors import DataError
 from minivess.inference import Predictor
-from minivess.serving import answers, model_record
+from minivess.serving import answers, model_record, request_log
 from minivess.serving.middleware import ServiceMiddleware
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Segmentation:
         )  # fmt: skip
         self.allowed = predict.Allowed(self.model.domain, self.model.out_of_range)
         self.resampling = ResamplingConfig.of(self.model.window.resampling)
+        self.requests = environment().requests
         self.seconds = metrics.SECONDS.labels(self.model.label)
         self._warm_up()
 
@@ -95,6 +97,7 @@ class Segmentation:
         else:
             mask = self._segment(image)
             volume.write_mask(path, mask, image)
+            self._store_features(image, mask)
         seconds = time.perf_counter() - started
         self.seconds.observe(seconds)
         if answer in ("nifti", "probabilities"):
@@ -133,6 +136,16 @@ class Segmentation:
         from minivess.serving import predict
 
         return predict.segment(image, self.predictor)
+
+    def _store_features(self, image: volume.Volume, mask: npt.NDArray[np.uint8]) -> None:
+        """Store what `minivess drift` compares; a full disk costs no answer."""
+        if self.requests is None:
+            return
+        try:
+            features = request_log.features_of(image, mask)
+            request_log.add(self.requests, self.model.label, features)
+        except (OSError, sqlite3.Error) as error:
+            logger.warning("the features of a request were not stored: %s", error)
 
     def _warm_up(self) -> None:
         """Run a small volume once: a model that cannot run keeps the service from starting."""

@@ -36,11 +36,16 @@ class Service(NamedTuple):
 
 
 @contextlib.contextmanager
-def serve(tag: str, home: Home, *, timeout: float, port: int | None = None) -> Iterator[Service]:
+def serve(
+    tag: str, home: Home, *, timeout: float, port: int | None = None, watched: bool = False
+) -> Iterator[Service]:
     """Serve the bento `tag` on this machine.
 
     The service is ended when the block is left, also by an exception or a signal, and even if this
     process is killed. Without `port` a free one is used.
+
+    Args:
+        watched: store features of the requests for `minivess drift`.
 
     Raises:
         ServingError: the port is in use, or the service dies or does not answer in `timeout` s.
@@ -55,7 +60,10 @@ def serve(tag: str, home: Home, *, timeout: float, port: int | None = None) -> I
     command = [
         sys.executable, "-m", "bentoml", "serve", tag, "--host", HOST, "--port", str(chosen),
     ]  # fmt: skip
-    with supervised(command, package.environment(home.served), log) as process:
+    variables = package.environment(home.served)
+    if watched:
+        variables["MINIVESS_REQUESTS"] = str(home.requests)
+    with supervised(command, variables, log) as process:
         address = f"http://{HOST}:{chosen}"
         _wait(address, process, log, timeout)
         yield Service(address, process)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from minivess import names
+from minivess import keys, names
 from minivess.contracts import RunRecord
 from minivess.data.profiling.domain import domain_of
 from minivess.errors import StoreError, UsageError, nearest
@@ -63,7 +63,7 @@ def predict(
         refuse_choice(session, upstream)
         model = client.model_at(url)
         session.print(f"Predict   {model['model']} at {url}")
-        return segment(session, plan, model, lambda: client.asking(url))
+        return segment(session, plan, model, lambda: client.asking(url), model)
     if not upstream:
         dataset_identity.require(session)
     chosen = choose(session, upstream)
@@ -73,7 +73,13 @@ def predict(
         data, limits = session.config.data, allowed(session, chosen)
         return masks.own(predictor_of(session, chosen), data, limits)
 
-    return segment(session, plan, facts(chosen), load)
+    recipe = {
+        "model": chosen.version.run_id,
+        "data": [session.config.data.spacing, session.config.data.unit],
+        "code": keys.code(keys.PREDICTED_CODE),
+        "versions": keys.versions((*keys.NUMERIC_PACKAGES, "onnxruntime")),
+    }
+    return segment(session, plan, facts(chosen), load, recipe)
 
 
 def refuse_choice(session: Session, upstream: Sequence[str]) -> None:
@@ -97,9 +103,12 @@ def refuse_choice(session: Session, upstream: Sequence[str]) -> None:
 
 
 def segment(
-    session: Session, plan: Plan, model: dict[str, Any], load: Callable[[], Segmenter]
+    session: Session, plan: Plan, model: dict[str, Any], load: Callable[[], Segmenter], recipe: Any
 ) -> dict[str, Any]:
-    """Segment the files of a plan and print what became of each."""
+    """Segment the files of a plan and print what became of each.
+
+    A mask that the same model made of the same bytes is kept, so that a killed command resumes.
+    """
     from minivess.serving import predict as masks
 
     for path, reason in plan.left.items():
@@ -107,7 +116,7 @@ def segment(
     session.print(f"  segmenting {several(len(plan.pairs), 'volume')}")
     outcomes: list[Outcome] = []
     with session.progress("volumes segmented") as done:
-        for outcome in masks.each(plan.pairs, load()):
+        for outcome in masks.each(plan.pairs, load(), recipe):
             known = {found.code for one in outcomes for found in one.findings}
             print_outcome(session, outcome, known)
             outcomes.append(outcome)
@@ -121,6 +130,7 @@ def segment(
     return {
         "model": model,
         "files": [str(outcome.mask) for outcome in outcomes if outcome.mask],
+        "kept": [str(outcome.mask) for outcome in outcomes if outcome.kept],
         "refused": [_as_json(one) for one in refused],
         "warnings": [_as_json(one) for one in outcomes if one.mask and one.findings],
         "left_out": {str(path): reason for path, reason in plan.left.items()},
@@ -131,7 +141,7 @@ def segment(
 def print_outcome(session: Session, outcome: Outcome, known: Set[str]) -> None:
     """Print one file's mask or why it was rejected, and the remedy of each new kind of finding."""
     if outcome.mask:
-        session.print(f"  {outcome.mask}")
+        session.print(f"  {outcome.mask}{'  (made before)' if outcome.kept else ''}")
     for found in outcome.findings:
         word = "refused" if found.severity == "error" else "warning"
         log.warning("%s  %s: %s: %s", word, outcome.source, found.code, found.message)

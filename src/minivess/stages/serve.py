@@ -174,7 +174,9 @@ def start(session: Session, model: model_record.ServedModel) -> Started:
 
     with ExitStack() as stack:
         timeout = session.config.deployment.start_timeout_s
-        service = stack.enter_context(smoke.serve(model.label, session.home, timeout=timeout))
+        service = stack.enter_context(
+            smoke.serve(model.label, session.home, timeout=timeout, watched=True)
+        )
         backend = Backend(service.url, model)
         return Started(backend, lambda: service.process.poll() is None, stack.pop_all())
 

@@ -205,8 +205,12 @@ def class_indices(
     return np.ascontiguousarray(indices)
 
 
-def write_mask(path: Path, mask: Array, like: Volume, *, of: str = "") -> Path:
-    """Write a mask (X, Y, Z) as uint8 NIfTI with the geometry of `like`; `of` marks its source.
+def write_mask(path: Path, mask: Array, like: Volume, *, of: str = "", by: str = "") -> Path:
+    """Write a mask (X, Y, Z) as uint8 NIfTI with the geometry of `like`.
+
+    Args:
+        of: mark of its source.
+        by: digest of all that decided it.
 
     Raises:
         DataError: the mask has another shape than `like`, or the name is no NIfTI name.
@@ -217,7 +221,7 @@ def write_mask(path: Path, mask: Array, like: Volume, *, of: str = "") -> Path:
             f"{like.shape}.",
             remedy="give a mask of the volume's shape and a file name ending in .nii.gz",
         )
-    about = f"{OWN_MASK} {of} {_content(mask)}"
+    about = f"{OWN_MASK} {of} {_content(mask)} {by}".rstrip()
     return nifti.write(path, np.asarray(mask, dtype=np.uint8), like, about=about.encode())
 
 
@@ -237,9 +241,16 @@ def is_own_mask(path: Path, *, of: str = "") -> bool:
     return suffix(path) in NIFTI and nifti.about(path).startswith(f"{OWN_MASK} {of}".encode())
 
 
+def is_made(path: Path, *, of: str, by: str) -> bool:
+    """Whether a file is the mask that the same source, model and settings gave, unchanged."""
+    words = nifti.about(path).decode("latin-1").removeprefix(OWN_MASK).split()
+    return words[::2] == [of, by] and is_own_mask(path) and not is_corrected(path)
+
+
 def is_corrected(path: Path) -> bool:
     """Whether a mask that `write_mask` wrote holds other voxels since: editors keep its header."""
-    _, _, content = nifti.about(path).decode("latin-1").removeprefix(f"{OWN_MASK} ").partition(" ")
+    words = nifti.about(path).decode("latin-1").removeprefix(f"{OWN_MASK} ").split(" ")
+    content = words[1] if len(words) > 1 else ""
     try:
         return bool(content) and content != _content(read_volume(path).array)
     except DataError:  # a damaged file is no correction; reading it raises the error

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from minivess import units
 from minivess.contracts import DatasetProfile, Domain, Finding, Spacing
@@ -46,6 +47,12 @@ def check_domain(image: Volume, domain: Domain) -> list[Finding]:
     return [finding("out_of_range", problem) for problem in problems]
 
 
+def sampled(image: Volume) -> npt.NDArray[Any]:
+    """Return about SAMPLE voxels of a volume, evenly taken."""
+    sample: npt.NDArray[Any] = image.array.ravel(order="K")[:: max(1, image.array.size // SAMPLE)]
+    return sample
+
+
 def _spacing(image: Volume, domain: Domain) -> Iterator[str]:
     scale, (low, high) = units.in_micron(image.unit), domain.spacing
     if not image.spacing_known or (scale is None) != (domain.unit == units.UNKNOWN):
@@ -67,8 +74,7 @@ def _size(image: Volume, domain: Domain) -> Iterator[str]:
 
 
 def _intensities(image: Volume, domain: Domain) -> Iterator[str]:
-    sample = image.array.ravel(order="K")[:: max(1, image.array.size // SAMPLE)]
-    low, middle, high = np.percentile(sample, [float(name) for name in PERCENTILES])
+    low, middle, high = np.percentile(sampled(image), [float(name) for name in PERCENTILES])
     (least, _), (dark, bright), (_, most) = (domain.intensities[name] for name in PERCENTILES)
     room, span = OFFSET_MARGIN * (most - least), most - least
     shifted = not dark - room <= middle <= bright + room
