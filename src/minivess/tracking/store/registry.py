@@ -128,8 +128,8 @@ def history(store: Store, name: str) -> list[AliasMove]:
     """
     moves = [move for _, move in sorted(_moves(store, name).items())]
     now = aliased(store, name, names.PRODUCTION_ALIAS)
-    ends = [*(move.before for move in moves[1:]), now and now.version]
-    return [move for move, end in zip(moves, ends, strict=True) if move.version == end]
+    begins = [*(move.before for move in moves), now and now.version]
+    return [move for move, next_ in zip(moves, begins[1:], strict=True) if move.version == next_]
 
 
 def _moves(store: Store, name: str) -> dict[int, AliasMove]:
