@@ -266,7 +266,7 @@ def test_features_of_requests_are_stored_and_drift_is_found(
     assert done.wait() == 1, done.err
     found = json.loads(done.out)
     assert found["requests"] == 20
-    assert "size_x" in found["drifted"]
+    assert "size_y" in found["drifted"]
     request_log.add(home.requests, "other:1", [0.0] * len(request_log.FEATURES))
     assert len(request_log.read(home.requests, "tubes:1", 500)) == 20
 

@@ -16,7 +16,7 @@ from minivess.config import ExperimentConfig
 from minivess.errors import UsageError, nearest
 from minivess.home import Home
 from minivess.runtime import output
-from minivess.verbs import ACTIONS, OPTIONS, ROWS, VERBS
+from minivess.verbs import ACTIONS, OPTIONS, ROWS, SERVER_ACTIONS, VERBS
 
 Outcome = dict[str, Any]
 Options = argparse.Namespace
@@ -139,7 +139,7 @@ def _words(before: Sequence[str], typed: str, home: Path) -> Iterator[str]:
         yield from (f"--{option}" for option in row.accepts() if option in OPTIONS)
     elif equals:
         yield from (f"{key}={value}" for value in _values(key))
-    elif before[-1] == "--upstream" or name == "lineage":
+    elif before[-1] == "--upstream" or name in ("lineage", "promote", "compare", "drift"):
         yield from _aliases(home)
     else:
         yield from _bare(name)
@@ -151,7 +151,8 @@ def _bare(name: str) -> Iterator[str]:
 
     keys = list(configs.leaves())
     yield from {
-        "help": list(VERBS), "review": list(ACTIONS), "explain": [*keys, *CHECKS],
+        "help": list(VERBS), "review": list(ACTIONS), "serve": list(SERVER_ACTIONS),
+        "explain": [*keys, *CHECKS],
         "settings": sorted({key.partition(".")[0] for key in keys}), "completion": SHELLS,
         "new": KINDS,
     }.get(name, ())  # fmt: skip

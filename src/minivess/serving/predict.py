@@ -160,11 +160,12 @@ def each(pairs: Pairs, segmenter: Segmenter, recipe: object = None) -> Iterator[
 
 def _outcome(source: Path, target: Path, segmenter: Segmenter, recipe: object) -> Outcome:
     try:
-        of, by = _mark(source), recipe and keys.digest([recipe, files.md5(source)])[:16]
+        of = _mark(source)
+        by = "" if recipe is None else keys.digest([recipe, files.md5(source)])[:16]
         if by and volume.is_made(target, of=of, by=by):
             return Outcome(source, target, (), kept=True)
         image, mask, odd = segmenter(source)
-        written = volume.write_mask(target, mask, image, of=of, by=by or "")
+        written = volume.write_mask(target, mask, image, of=of, by=by)
         return Outcome(source, written, odd)
     except DataError as error:
         refused = finding(error.code, error.problem, severity="error", remedy=error.remedy)
