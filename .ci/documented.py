@@ -18,7 +18,7 @@ from pathlib import Path
 CLONE = Path(__file__).resolve().parents[1]
 SKIPPED = {
     r"just (bench|check|test|setup|experiment( \.\.\.)?$)": "typed by .ci/run, or takes hours",
-    r"(just|minivess) (ui|watch|notify|data-changed|serve$)": "serves until Ctrl-C; started in tests/",
+    r"(just|minivess) (ui|watch|notify|data-changed|serve$)": "serves until Ctrl-C; in tests/",
     r"just .*(s3://|training.deployment=|processes_per_cell)": "needs other machines; in tests/",
     r"(just|minivess) .*(\.\.\.\]?$|\[|<)(?!.*')": "a form, not a command",
     r"minivess (--help|new )": "not a recipe, or the name of an automation",
@@ -83,10 +83,12 @@ def filled(command: str) -> str:
         for file in (image, label):
             shutil.copy(file, file.with_name("copy_z05.nii.gz"))
     image = sorted((CLONE / "outputs" / "demo-data" / "images").iterdir())[0]
+    served = runs("model")[0]
+    other = "demo/2" if served == "demo/1" else "demo/1"
     for written, meant in {
         "/path/to/folder": str(folder), "data.root=ROOT": f"data.root={folder}",
         "data.root=FOLDER": f"data.root={folder}",
-        "minivess ": "just ", "RUN_OR_MODEL": "MODEL", "MODEL@production": "MODEL",
+        "minivess ": "just ", "MODEL/1": served, "MODEL/2": other, "RUN_OR_MODEL": "MODEL", "MODEL@production": "MODEL",
         "MODEL": "demo@production", "demo-data DIR": f"demo-data {out}/demo",
         "image.nii.gz masks/": f"{image} {out}/masks/",
         "IN OUT": f"{image} {out}/masks2/ name=demo",
@@ -109,6 +111,8 @@ def filled(command: str) -> str:
         command += " " + " ".join(f"'{word}'" for word in short)
     if command.startswith("just review"):  # the pages speak of a home with one dataset
         command += " --dataset demo"
+    if re.match(r"just (serve --detach|rollback|drift|promote$)", command):
+        command += " name=demo"
     return command + (" search.trials=1" if command.startswith("just search") else "")
 
 

@@ -48,7 +48,9 @@ def promote(session: Session, model: str, *, who: str | None, why: str | None) -
     session.print(f"Promote   {predicts.format_model(chosen)}")
     result = proved(session, chosen)
     served = registry.aliased(session.store, chosen.version.name, names.PRODUCTION_ALIAS)
-    if served is not None and served.version != chosen.version.version:
+    if served is not None and served.version == chosen.version.version:
+        session.print(f"  version {served.version} is in production already")
+    elif served is not None:
         show_difference(session, f"{served.name}/{served.version}", chosen)
     model_versions.promote(session, result, kind="promote", who=who, why=reason)
     return outcome(session, result)
