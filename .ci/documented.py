@@ -88,7 +88,8 @@ def filled(command: str) -> str:
     for written, meant in {
         "/path/to/folder": str(folder), "data.root=ROOT": f"data.root={folder}",
         "data.root=FOLDER": f"data.root={folder}",
-        "minivess ": "just ", "MODEL/1": served, "MODEL/2": other, "RUN_OR_MODEL": "MODEL", "MODEL@production": "MODEL",
+        "minivess ": "just ", "MODEL/1": served, "MODEL/2": other,
+        "RUN_OR_MODEL": "MODEL", "MODEL@production": "MODEL",
         "MODEL": "demo@production", "demo-data DIR": f"demo-data {out}/demo",
         "image.nii.gz masks/": f"{image} {out}/masks/",
         "IN OUT": f"{image} {out}/masks2/ name=demo",
