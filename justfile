@@ -111,6 +111,11 @@ lineage *words: ready
 sql *words: ready
     @{{ minivess }} sql "$@"
 
+# Examine machine, output folder, stores and servers; --fix does what is safe
+[group("research")]
+doctor *words: ready
+    @{{ minivess }} doctor "$@"
+
 # All results as a table: just runs, just runs analysis, just runs --all
 [group("research")]
 runs *words: ready

@@ -13,6 +13,7 @@ from minivess.cli import new
 from minivess.config import ModelConfig
 from minivess.contracts import Network
 from minivess.runtime import templates
+from minivess.stages.doctor.examine import TEXTS
 from minivess.verbs import OPTIONS, VERBS
 from tests import grammar
 
@@ -53,6 +54,12 @@ def test_the_page_about_own_models_shows_the_files_that_are_written(template: st
 def test_each_field_of_a_model_file_and_of_what_its_builder_gets_is_explained(field: str):
     if field not in ("name", "family", "builder", "limits"):
         assert f"`{field}`" in (CLONE / "docs" / "own-model.md").read_text()
+
+
+@pytest.mark.parametrize("code", TEXTS)
+def test_each_check_of_doctor_is_on_the_page_about_troubles(code: str):
+    row = f"| `{code}` | {TEXTS[code]['why']} | {TEXTS[code]['remedy']} |"
+    assert row in (CLONE / "docs" / "troubleshooting.md").read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

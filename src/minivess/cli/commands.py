@@ -239,6 +239,7 @@ STORIES: dict[str, Story] = {
     "status": lambda session, options: room("cli.maintenance").print_status(
         session, follow=options.follow
     ),
+    "doctor": lambda config, options: room("cli.doctor").run(config, options),
     "runs": lambda session, options: room("cli.runs").show(
         session, options.arguments, every=options.all
     ),

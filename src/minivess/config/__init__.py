@@ -36,6 +36,7 @@ from minivess.config.env_variables import environment as environment
 from minivess.config.env_variables import foreign as foreign
 from minivess.config.env_variables import local_without_proxy as local_without_proxy
 from minivess.config.env_variables import set_environment as set_environment
+from minivess.config.env_variables import talkative as talkative
 from minivess.config.experiment import DEMO as DEMO
 from minivess.config.experiment import AnalysisConfig as AnalysisConfig
 from minivess.config.experiment import Augmentation as Augmentation

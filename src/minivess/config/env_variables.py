@@ -96,6 +96,11 @@ def foreign() -> list[str]:
     return sorted(one for one in os.environ if one.startswith("PREFECT_") and one not in OWN)
 
 
+def talkative() -> list[str]:
+    """Variables by which a library would send usage data after all."""
+    return sorted(name for name, value in QUIET.items() if os.environ.get(name, value) != value)
+
+
 def calm_libraries() -> None:
     """Disable usage data, and let threads that wait sleep; runs before libraries are imported.
 
