@@ -123,6 +123,7 @@ OTHER = {
     "deployment.parity_volumes": ["deployment.parity_volumes=4"],
     "deployment.max_logit_difference": ["deployment.max_logit_difference=0.1"],
     "deployment.min_mask_agreement": ["deployment.min_mask_agreement=0.99"],
+    "deployment.engine": ["deployment.engine=onnxruntime"],
     "deployment.out_of_range": ["deployment.out_of_range=refuse"],
     "deployment.start_timeout_s": ["deployment.start_timeout_s=60"],
     "tracking.uri": ["tracking.uri=http://127.0.0.1:5000"],

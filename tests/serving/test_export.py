@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from minivess import config as configs
 from minivess import networks
 from minivess.config import DeploymentConfig
-from minivess.contracts import Case, Network, Window
+from minivess.contracts import Case, Engine, Network, Window
 from minivess.errors import ServingError, TrainingError
 from minivess.serving import export
 
@@ -120,8 +120,42 @@ def test_engines_are_timed_and_weighed(
     network: Network, checkpoint: Path, onnx: Path, cases: tuple[Case, ...], window: Window
 ) -> None:
     engines = export.engines(network, checkpoint, onnx, case=cases[0], window=window)
-    assert [engine.name for engine in engines] == ["torch", "onnxruntime"]
+    served = [engine.name for engine in engines if engine.precision == "fp32"]
+    assert served == ["torch", *export.installed()]
     assert all(engine.seconds_per_volume > 0 and engine.size_mb > 0 for engine in engines)
+    assert all(engine.mask_agreement > 0.999 for engine in engines if engine.precision == "fp32")
+
+
+def test_the_fastest_engine_in_float32_serves_unless_one_is_stated() -> None:
+    def one(name: str, seconds: float, precision: str = "fp32") -> Engine:
+        return Engine(name=name, precision=precision, size_mb=1, seconds_per_volume=seconds)
+
+    measured = [one("torch", 1), one("onnxruntime", 2), one("openvino", 0.1, "bf16")]
+    assert export.fastest(measured, "auto") == "onnxruntime"
+    assert export.fastest(measured, "openvino") == "openvino"
+
+
+def test_an_engine_that_is_not_installed_is_named_with_its_package(onnx: Path) -> None:
+    if "openvino" in export.installed():
+        pytest.skip("OpenVINO is installed")
+    with pytest.raises(ServingError, match="pip install openvino"):
+        export.forward(onnx, "openvino")
+
+
+def test_openvino_computes_in_float32_and_passes_parity(
+    network: Network, checkpoint: Path, onnx: Path, cases: tuple[Case, ...], window: Window
+) -> None:
+    pytest.importorskip("openvino")
+    result = export.parity(
+        network, checkpoint, onnx, cases=cases, window=window, config=DeploymentConfig(),
+        engine="openvino",
+    )  # fmt: skip
+    assert result.relative_difference < 1e-4
+    table = export.engines(network, checkpoint, onnx, case=cases[0], window=window)
+    fast = [one.seconds_per_volume for one in table if one.precision == "fp32"][1:]
+    assert len(fast) == 2
+    with pytest.raises(ServingError, match="cannot be run by OpenVINO"):
+        export.forward(checkpoint, "openvino")
 
 
 def test_a_size_frozen_into_the_export_is_refused(

@@ -151,7 +151,14 @@ def test_the_model_in_production_is_served_and_a_command_asks_it(
     said = minivess(home, "serve", "status", "--json")
     assert said.wait() == 0
     assert json.loads(said.out)["servers"][0]["model"] == "tubes:1"
+    large = write_nifti(tmp_path / "large.nii.gz", tube((160, 160, 32), 5)[0])
+    answers: list[httpx.Response] = []
+    asking = threading.Thread(target=lambda: answers.append(client.post(url, large)))
+    asking.start()
+    wait_until(lambda: "minivess_requests_in_queue 1.0" in httpx.get(f"{url}/metrics").text)
     command.send_signal(2)
+    asking.join()
+    assert [answer.status_code for answer in answers] == [200]
     assert (command.wait(), "Ended." in command.out) == (0, True)
 
 

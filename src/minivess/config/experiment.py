@@ -384,6 +384,9 @@ class DeploymentConfig(Part):
     min_mask_agreement: float = setting(
         0.9999, "share of voxels with one class in torch and ONNX", gt=0, le=1
     )
+    engine: Literal["auto", "onnxruntime", "openvino"] = setting(
+        "auto", "what runs the network in the service; auto: the fastest that is installed"
+    )
     out_of_range: Literal["warn", "refuse"] = setting(
         "warn", "what service and predict do with a volume unlike those trained on"
     )

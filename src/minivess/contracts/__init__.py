@@ -23,6 +23,7 @@ from minivess.contracts.deployment import AliasMove as AliasMove
 from minivess.contracts.deployment import DeploymentResult as DeploymentResult
 from minivess.contracts.deployment import Domain as Domain
 from minivess.contracts.deployment import Engine as Engine
+from minivess.contracts.deployment import EngineName as EngineName
 from minivess.contracts.deployment import Parity as Parity
 from minivess.contracts.deployment import Smoke as Smoke
 from minivess.contracts.network import Limits as Limits

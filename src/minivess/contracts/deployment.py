@@ -50,12 +50,17 @@ class Domain(Contract):
     )
 
 
+EngineName = Literal["onnxruntime", "openvino"]
+
+
 class Engine(Contract):
     """One way to run the exported network on this machine."""
 
     name: str
+    precision: str = "fp32"
     size_mb: float
     seconds_per_volume: float
+    mask_agreement: float | None = Field(default=None, description="with PyTorch, on one volume")
 
 
 class Smoke(Contract):
@@ -77,4 +82,5 @@ class DeploymentResult(Versioned):
     bento_tag: str
     parity: Parity
     engines: tuple[Engine, ...]
+    engine: EngineName = Field(default="onnxruntime", description="the one that serves")
     smoke: Smoke

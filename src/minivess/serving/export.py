@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from minivess import files, inference, networks
 from minivess.config import DeploymentConfig, ResamplingConfig
-from minivess.contracts import Case, Engine, Network, Parity, Shape, Window
+from minivess.contracts import Case, Engine, EngineName, Network, Parity, Shape, Window
 from minivess.data.formats import volume
 from minivess.errors import ServingError
 from minivess.inference import Predictor
@@ -144,12 +145,54 @@ def _compare_once(module: torch.nn.Module, run: Forward, example: torch.Tensor) 
 # --- running ------------------------------------------------------------------------------
 
 
-def forward(path: Path) -> Forward:
+def installed() -> tuple[EngineName, ...]:
+    """Return the engines that this environment has."""
+    more = importlib.util.find_spec("openvino") is not None
+    return ("onnxruntime", "openvino") if more else ("onnxruntime",)
+
+
+def forward(path: Path, engine: EngineName = "onnxruntime", precision: str = "fp32") -> Forward:
     """Load the exported network as a function of a tensor (B, C, X, Y, Z), on the CPU.
 
+    Args:
+        precision: `bf16` for OpenVINO only; nothing computes in it unless it is named.
+
     Raises:
-        ServingError: the file is absent, damaged, or not an ONNX model.
+        ServingError: the file is absent, damaged, or not an ONNX model, or the engine is absent.
     """
+    if engine not in installed():
+        raise ServingError(
+            f"The engine {engine} is not installed.",
+            remedy="pip install openvino, or deployment.engine=onnxruntime",
+        )
+    return _openvino(path, precision) if engine == "openvino" else _onnxruntime(path)
+
+
+def _openvino(path: Path, precision: str) -> Forward:
+    import openvino
+    import torch
+
+    # Left to itself, OpenVINO computes in bf16 where the CPU has it.
+    how = {
+        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    try:
+        model = openvino.Core().compile_model(path, "CPU", how)
+    except RuntimeError as error:
+        raise ServingError(
+            f"{path} cannot be run by OpenVINO: {str(error)[:300]}",
+            remedy="minivess deploy deployment.engine=onnxruntime",
+        ) from error
+
+    def run(part: torch.Tensor) -> torch.Tensor:
+        found = model({INPUT: part.cpu().contiguous().numpy()})
+        return torch.from_numpy(np.array(found[OUTPUT]))
+
+    return run
+
+
+def _onnxruntime(path: Path) -> Forward:
     import onnxruntime
     import torch
     from onnxruntime.capi import onnxruntime_pybind11_state as ort
@@ -194,6 +237,7 @@ def parity(
     cases: Sequence[Case],
     window: Window,
     config: DeploymentConfig,
+    engine: EngineName = "onnxruntime",
 ) -> Parity:
     """Run both networks over whole volumes and compare logits and masks.
 
@@ -204,7 +248,7 @@ def parity(
         ParityError: beyond the limits of `config`; its attribute `parity` holds the figures.
     """
     trained = Predictor.of(network, window, checkpoint)
-    exported = Predictor.of(network, window, forward(onnx))
+    exported = Predictor.of(network, window, forward(onnx, engine))
     found = {
         name: _difference(trained.logits(image), exported.logits(image))
         for name, image in _images(cases, window, config.parity_volumes)
@@ -247,20 +291,37 @@ def _difference(ours: Image, theirs: Image) -> Difference:
 def engines(
     network: Network, checkpoint: Path, onnx: Path, *, case: Case, window: Window
 ) -> tuple[Engine, ...]:
-    """Measure seconds per volume and size on disk, of PyTorch and of ONNX Runtime."""
+    """Measure seconds per volume, size on disk and agreement with PyTorch of each engine."""
     ((_, image),) = _images([case], window, 1)
-    rivals = (
-        ("torch", Predictor.of(network, window, checkpoint), checkpoint),
-        ("onnxruntime", Predictor.of(network, window, forward(onnx)), onnx),
-    )
-    return tuple(
-        Engine(
-            name=name,
-            size_mb=file.stat().st_size / 2**20,
-            seconds_per_volume=_timed(predictor, image),
+    runs = [(engine, "fp32") for engine in installed()]
+    runs += [("openvino", "bf16")] * ("openvino" in installed())
+    rivals = [("torch", "fp32", Predictor.of(network, window, checkpoint), checkpoint)] + [
+        (engine, precision, Predictor.of(network, window, forward(onnx, engine, precision)), onnx)
+        for engine, precision in runs
+    ]
+    found, expected = [], None
+    for name, precision, predictor, file in rivals:
+        seconds, logits = _timed(predictor, image)
+        mask = inference.mask(logits)
+        expected = mask if expected is None else expected
+        found.append(
+            Engine(
+                name=name,
+                precision=precision,
+                size_mb=file.stat().st_size / 2**20,
+                seconds_per_volume=seconds,
+                mask_agreement=float((mask == expected).mean()),
+            )
         )
-        for name, predictor, file in rivals
-    )
+    return tuple(found)
+
+
+def fastest(measured: Sequence[Engine], asked: EngineName | Literal["auto"]) -> EngineName:
+    """Return the engine to serve with: the one asked for, else the fastest in float32."""
+    if asked != "auto":
+        return asked
+    able = [one for one in measured if one.name in installed() and one.precision == "fp32"]
+    return cast(EngineName, min(able, key=lambda one: one.seconds_per_volume).name)
 
 
 def _images(cases: Sequence[Case], window: Window, n: int) -> Iterator[tuple[str, Image]]:
@@ -274,15 +335,14 @@ def _images(cases: Sequence[Case], window: Window, n: int) -> Iterator[tuple[str
         yield name, np.ascontiguousarray(np.flip(normalised, axes))
 
 
-def _timed(predictor: Predictor, image: Image) -> float:
-    """The faster of two runs: the first includes warm-up."""
-
-    def once() -> float:
+def _timed(predictor: Predictor, image: Image) -> tuple[float, Image]:
+    """The faster of two runs, because the first includes warm-up, and the logits."""
+    seconds = []
+    for _ in range(2):
         started = time.perf_counter()
-        predictor.logits(image)
-        return time.perf_counter() - started
-
-    return min(once(), once())
+        logits = predictor.logits(image)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds), logits
 
 
 def _unlike(result: Parity, config: DeploymentConfig) -> ParityError:

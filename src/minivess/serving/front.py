@@ -31,6 +31,8 @@ HOP_BY_HOP = {b"connection", b"host", b"keep-alive", b"transfer-encoding", b"upg
 PATIENCE_S = 120.0
 """How long a request waits for a service to be there."""
 POLL_S = 0.1
+LARGEST_MB = 1024
+"""Of an upload that comes while no service is up yet."""
 END_S = 60
 STARTUP_S = 30.0
 log = logging.getLogger(__name__)
@@ -57,7 +59,7 @@ class Front:
         if scope["type"] != "http":
             return
         try:
-            limit = self.backend.model.max_upload_mb * MEGABYTE if self.backend else MEGABYTE
+            limit = (self.backend.model.max_upload_mb if self.backend else LARGEST_MB) * MEGABYTE
             with await receive_all(receive, limit) as body:
                 gone = asyncio.ensure_future(receive())
                 await wait_unless_gone(self._answer(scope, body, send), gone)

@@ -46,6 +46,7 @@ class ServiceMiddleware:
         self.app = app
         self.model = model_record.read(Path.cwd())
         self.queue = Queue(self.model.max_waiting, self.model.max_wait_s)
+        self.in_queue = metrics.QUEUE
         self.requests = metrics.REQUESTS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -98,7 +99,8 @@ class ServiceMiddleware:
                 await self.app(scope, replay(spool, gone), answer.send)
 
         gone = asyncio.ensure_future(receive())
-        await wait_unless_gone(work(), gone)
+        with self.in_queue.track_inprogress():
+            await wait_unless_gone(work(), gone)
 
 
 def refuse(headers: Headers, limit: int) -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from minivess import files
-from minivess.contracts import Domain, Network, Shape, Versioned, Window
+from minivess.contracts import Domain, EngineName, Network, Shape, Versioned, Window
 from minivess.errors import ServingError
 
 CONFIG = "model_config.json"
@@ -31,6 +31,7 @@ class ServedModel(Versioned):
     max_voxels: int = Field(default=2**27, description="about 4 GiB of memory with two classes")
     max_waiting: int = Field(default=64, description="uploads held at once; one runs at a time")
     max_wait_s: float = Field(default=600, description="seconds that an upload may have to wait")
+    engine: EngineName = "onnxruntime"
     domain: Domain | None = Field(default=None, description="what the network was trained on")
     out_of_range: Literal["warn", "refuse"] = "warn"
 

@@ -104,7 +104,10 @@ def bentofile(model: model_record.ServedModel) -> dict[str, object]:
         "include": [model_record.ONNX, model_record.CONFIG, "minivess/", "README.md"],
         "labels": {"project": "minivess", **{k: label_value(v) for k, v in model.lineage.items()}},
         "python": {
-            "packages": [f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS],
+            "packages": [
+                f"{name}=={importlib.metadata.version(name)}"
+                for name in sorted({*REQUIREMENTS, model.engine})
+            ],
             # Locking asks the package index; the versions above are exact already.
             "lock_packages": False,
         },

@@ -60,7 +60,8 @@ class Segmentation:
         MultipartSerde.parse_request = parsed
         self.model = model_record.read(Path.cwd())
         self.predictor = Predictor.of(
-            self.model.network, self.model.window, export.forward(Path.cwd() / model_record.ONNX),
+            self.model.network, self.model.window,
+            export.forward(Path.cwd() / model_record.ONNX, self.model.engine),
             classes=self.model.classes,
         )  # fmt: skip
         self.allowed = predict.Allowed(self.model.domain, self.model.out_of_range)

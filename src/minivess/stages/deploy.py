@@ -13,6 +13,8 @@ from minivess.contracts import (
     Case,
     DatasetProfile,
     DeploymentResult,
+    Engine,
+    EngineName,
     Network,
     Parity,
     RunRecord,
@@ -125,8 +127,8 @@ def _deploy(
         f"masks agree {parity.mask_agreement:.4%}"
     )
     session.print(
-        f"  service {result.bento_tag} answered {smoke.case} in {smoke.seconds:.1f} s with the "
-        "mask expected"
+        f"  service {result.bento_tag} ({result.engine}) answered {smoke.case} in "
+        f"{smoke.seconds:.1f} s with the mask expected"
     )
     return result.replace(run_id=run.run_id)
 
@@ -150,7 +152,8 @@ def carry_out(
         window=window,
     )  # fmt: skip
     run.json([engine.model_dump() for engine in engines], "engines.json")
-    tag = task("build service", build, session, model, onnx)
+    engine = task("choose engine", choose_engine, session, model, onnx, engines)
+    tag = task("build service", build, session, model, onnx, engine)
     smoke = task("smoke test", smoke_test, session, model, onnx, tag)
     run.json(smoke.model_dump(), "smoke.json")
     result = DeploymentResult(
@@ -160,6 +163,7 @@ def carry_out(
         bento_tag=tag,
         parity=parity,
         engines=engines,
+        engine=engine,
         smoke=smoke,
     )
     store_deployment(session, run, result, model.profile, analysis)
@@ -187,7 +191,36 @@ def check_parity(session: Session, run: Run, model: ChampionModel, onnx: Path) -
     return parity
 
 
-def build(session: Session, model: ChampionModel, onnx: Path) -> str:
+def choose_engine(
+    session: Session, model: ChampionModel, onnx: Path, measured: Sequence[Engine]
+) -> EngineName:
+    """The engine that serves: as stated, else the fastest that passes parity in float32.
+
+    Raises:
+        ParityError: the engine that is stated does not pass.
+    """
+    from minivess.serving import export
+
+    config = session.config.deployment
+    chosen = export.fastest(measured, config.engine)
+    if chosen == "onnxruntime":  # passed before
+        return chosen
+    try:
+        export.parity(
+            model.network, model.checkpoint, onnx, cases=spread(model, config.parity_volumes),
+            window=model.window, config=config, engine=chosen,
+        )  # fmt: skip
+    except export.ParityError as failed:
+        if config.engine != "auto":
+            raise
+        session.print(f"  {chosen} is faster and left out: {failed.problem}")
+        return "onnxruntime"
+    return chosen
+
+
+def build(
+    session: Session, model: ChampionModel, onnx: Path, engine: EngineName = "onnxruntime"
+) -> str:
     """Build the BentoML service of this version; returns its tag."""
     return package.build(
         session.home.served,
@@ -199,18 +232,21 @@ def build(session: Session, model: ChampionModel, onnx: Path) -> str:
         version=model.lineage["model_version"],
         classes=model.profile.classes,
         domain=domain_of(model.profile),
+        engine=engine,
         out_of_range=session.config.deployment.out_of_range,
     )
 
 
 def key_inputs(session: Session, analysis: AnalysisResult) -> keys.Ingredients:
     """Everything that decides a deployment."""
+    from minivess.serving.export import installed
+
     return {
         "analysis": analysis.run_id,
         "champion": [analysis.champion.run_id, analysis.champion.model_version],
         "config": session.config.deployment.key_fields(),
         "code": keys.code(keys.DEPLOYMENT_CODE),
-        "versions": keys.versions((*keys.NUMERIC_PACKAGES, "onnx", "onnxruntime", "bentoml")),
+        "versions": keys.versions((*keys.NUMERIC_PACKAGES, "onnx", "bentoml", *installed())),
     }
 
 
@@ -314,6 +350,10 @@ def store_origin(
     run.json(origin, names.UPSTREAM_ARTIFACT)
 
 
+def _called(engine: Engine) -> str:
+    return engine.name if engine.precision == "fp32" else f"{engine.name}_{engine.precision}"
+
+
 def store_deployment(
     session: Session,
     run: Run,
@@ -332,8 +372,8 @@ def store_deployment(
             "mask_agreement": result.parity.mask_agreement,
             "smoke_seconds": result.smoke.seconds,
         }
-        | {f"seconds_per_volume_{e.name}": e.seconds_per_volume for e in result.engines}
-        | {f"size_mb_{e.name}": e.size_mb for e in result.engines},
+        | {f"seconds_per_volume_{_called(e)}": e.seconds_per_volume for e in result.engines}
+        | {f"size_mb_{_called(e)}": e.size_mb for e in result.engines},
         step=0,
     )
     text = card.render(result, profile, analysis)

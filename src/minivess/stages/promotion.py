@@ -20,7 +20,7 @@ from minivess.serving import package
 from minivess.stages import deploy as deploys
 from minivess.stages import predict as predicts
 from minivess.stages.predict import Chosen
-from minivess.text import several, slug
+from minivess.text import slug
 from minivess.tracking.store import registry
 
 
@@ -152,7 +152,7 @@ def proved(session: Session, chosen: Chosen) -> DeploymentResult:
     onnx = session.store.download(str(result.run_id), names.ONNX_ARTIFACT, folder)
     name, version = slug(chosen.version.name), chosen.version.version
     if package.built(session.home.served, name, version) is None:
-        deploys.build(session, model, onnx)
+        deploys.build(session, model, onnx, result.engine)
     smoke = deploys.smoke_test(session, model, onnx, result.bento_tag)
     session.print(
         f"  service {result.bento_tag} answered {smoke.case} in {smoke.seconds:.1f} s with the "
@@ -218,8 +218,8 @@ def show_difference(session: Session, old: str, new: Chosen) -> dict[str, Any]:
             f"{pair.seconds[0]:.1f} -> {pair.seconds[1]:.1f} s"
         )
     session.print(
-        f"  {several(len(pairs), 'volume')} that either may have been trained on: this compares, "
-        "the out-of-fold Dice judges"
+        "  Either version may have been trained on these volumes: the figures compare versions; "
+        "quality is the out-of-fold Dice."
     )
     return {"old": names_[0], "new": names_[1], "volumes": [pair._asdict() for pair in pairs]}
 

@@ -102,8 +102,9 @@ def serve(session: Session, words: Sequence[str], *, host: str, port: int) -> No
     front = fronts.Front()
     try:
         with ExitStack() as stack:
-            stack.enter_context(fronts.listening(front, host, port))
+            # The front ends first: requests that are in need their service to the end.
             services = stack.enter_context(Services(session, front).all())
+            stack.enter_context(fronts.listening(front, host, port))
             services.change(service_of(session, asked.now(session)))
             stack.enter_context(recorded(session.home, host, port))
             session.print(f"Serve     {asked}: {services.label} at http://{host}:{port}")
@@ -151,7 +152,6 @@ class Services:
         if self.current is not None and not self.current.alive():
             model = self.current.backend.model
             self.session.print(f"  the service {model.label} died and is started again")
-            self.front.backend = None
             self.change(model)
         for one in [one for one in self.retired if not one.backend.in_flight or not one.alive()]:
             self.retired.remove(one)
