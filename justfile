@@ -235,6 +235,11 @@ check: (ready "dev")
     @{{ clone }}{{ bin }}/lint-imports --no-cache
     @{{ clone }}{{ bin }}/codespell
 
+# Chains through random kills, freezes and stops, compared with an undisturbed one: just chaos 30 7
+[group("house")]
+chaos minutes="10" seed="0": ready
+    @{{ clone }}{{ bin }}/python -P bench/chaos.py "$1" --seed "$2"
+
 # List the measuring scripts of bench/, or run one: just bench NAME
 [group("house")]
 bench name="" *words: ready
