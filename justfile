@@ -66,6 +66,11 @@ analyse *words: ready
 deploy *words: ready
     @{{ minivess }} deploy "$@"
 
+# Look at a folder and write the smallest experiment file that runs it: just init FOLDER
+[group("research")]
+init *words: ready
+    @{{ minivess }} init "$@"
+
 # Show what would be trained, why, and how long it takes
 [group("research")]
 plan *words: ready

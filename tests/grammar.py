@@ -26,6 +26,7 @@ BARE = {
     "NAME": "my_net",
     "SETTING_OR_CODE": "training.folds",
     "SHELL": "bash",
+    "FOLDER": "/data/vessels",
 }
 
 

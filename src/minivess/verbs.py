@@ -116,6 +116,8 @@ VERBS = {
                     uses=SERVED),
     "drift": Verb("whether served volumes differ from those trained on; exit code 1 if they do",
                   "[MODEL]", ("json",), NAMED),
+    "init": Verb("look at a folder and write the smallest experiment file that runs it", "FOLDER",
+                 uses=("data", "-data.root", "-data.watch_interval_s", *STORE)),
     "plan": Verb("check the data, show every automatic choice and what the grid will cost", "",
                  ("upstream", *TIER, "json"), (*HANDED_ON, "-data.watch_interval_s")),
     "predict": Verb("segment files or folders with the model in production", "IN OUT",

@@ -22,7 +22,8 @@ WALKED = [name for name in ROWS if name not in ("help", "review")]
 VALUES = {"config": ["configs/experiments/lite.yaml"], "upstream": ["ID"], "why": ["seen"],
           "who": ["Ada"], "label": ["file"], "image": ["file"], "dataset": ["name"],
           "as": ["slicer"], "like": ["demo"], "prefect-port": ["1"],
-          "mlflow-port": ["1"]}  # fmt: skip
+          "mlflow-port": ["1"], "port": ["1"], "host": ["0.0.0.0"],
+          "url": ["http://x"]}  # fmt: skip
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -176,7 +177,7 @@ def test_every_setting_and_option_belongs_to_a_verb_and_every_verb_is_carried_ou
     (["experiment", "flows=[analyse]", "training.max_epochs=5"], "flows=[analyse]"),
     (["profile", "data.root=/x", "data.demo_volumes=5"], "demo data"),
     (["status", "--follow", "--json"], "--json"),
-    (["review", "list", "--why", "x"], "minivess review accept"),
+    (["review", "list", "--why", "x"], "review accept, review reject"),
     (["notify", "http://x", "training.folds=2"], "takes URL"),
     (["help", "train", "extra"], "minivess help train"),
     (["help", "train", "--yes"], "'--yes'"),

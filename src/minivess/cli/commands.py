@@ -70,6 +70,9 @@ def settings(options: Options) -> ExperimentConfig:
                 f"{override} is about demo data, but data.root={config.data.root} is given.",
                 remedy=f"leave out {override} or data.root",
             )
+    if options.verb == "init":
+        words = [*options.overrides, f"data.root={options.arguments[0]}"]
+        return configs.load([Path(file) for file in options.files], words)
     return config
 
 
@@ -225,6 +228,7 @@ STORIES: dict[str, Story] = {
     "deploy": lambda session, options: (stage := room("stages.deploy")).outcome(
         session, stage.deploy(session, options.upstream)
     ),
+    "init": lambda session, _: room("stages.init").init(session),
     "plan": lambda session, options: room("stages.plan").plan(session, options.upstream),
     "predict": segment,
     "serve": serve_model,

@@ -243,7 +243,7 @@ def detach(session: Session, words: Sequence[str], port: int) -> dict[str, Any]:
         server = read(record_of(session.home, port))
         if server is not None and server.process.pid == child.pid:
             session.print(f"  serving at {server.url} (pid {child.pid}, log {file})")
-            session.print("  minivess serve stop ends it")
+            session.print("  to end it: minivess serve stop")
             return {"url": server.url, "pid": child.pid, "log": str(file)}
         if child.poll() is not None or time.monotonic() > deadline:
             child.terminate()
