@@ -211,6 +211,31 @@ demo-data *words: ready
 ui *words: ready
     @{{ minivess }} ui "$@"
 
+# Prefect, MLflow and a worker in the background, with the flows registered
+[group("servers")]
+up *words: ready
+    @{{ minivess }} up "$@"
+
+# End the servers of `just up`
+[group("servers")]
+down *words: ready
+    @{{ minivess }} down "$@"
+
+# End the servers of `just up` and start them again
+[group("servers")]
+restart *words: ready
+    @{{ minivess }} restart "$@"
+
+# The last lines of the servers' logs: just logs worker --follow
+[group("servers")]
+logs *words: ready
+    @{{ minivess }} logs "$@"
+
+# State of the servers of `just up`; exit code 1 unless all are well
+[group("servers")]
+health *words: ready
+    @{{ minivess }} health "$@"
+
 # What a verb does, its options and settings: just help train
 [group("upkeep")]
 help *words: ready

@@ -39,10 +39,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "port": {**PORT, "default": 3000, "help": "where the model is served, 3000 by default"},
     "host": {"metavar": "ADDRESS", "default": "127.0.0.1",
              "help": "address to listen at; 0.0.0.0 lets other machines in"},
-    "detach": {**FLAG, "help": "serve in the background: minivess serve status, serve stop"},
+    "detach": {**FLAG, "help": "serve in the background: minivess serve status, serve stop; with "
+               "--deployed, return without following the flow run"},
     "url": {"metavar": "URL", "help": "ask a service for the masks: http://127.0.0.1:3000"},
     "prefect-port": {**PORT, "default": 4200, "help": "of Prefect's page, 4200 by default"},
     "mlflow-port": {**PORT, "default": 5000, "help": "of MLflow's page, 5000 by default"},
+    "deployed": {**FLAG, "help": "on a work pool, in place of this process"},
+    "pool": {"metavar": "NAME", "help": "with --deployed: the work pool, where there are several"},
     "json": {**FLAG, "help": "print one JSON object as the last line"},
     "debug": {**FLAG, "help": "show tracebacks and all log lines"},
 }  # fmt: skip
@@ -83,11 +86,12 @@ TRIED = (*GRID, "search", "-training.refit", "-training.deployment", "-training.
          "-training.processes_per_cell")  # fmt: skip
 # An event hands on what it does not use itself; where runs are kept is the reader's affair.
 HANDED_ON = (*(part for part in GRID if part not in ("tracking", "-data.watch_interval_s")), *STORE)
+POOLED = ("deployed", "pool", "detach")
 DECIDES = ("why", "who", "dataset", "json")
 
 VERBS = {
     "experiment": Verb("the four flows in order; without arguments on demo data", "",
-                       (*TIER, "yes", "json"), ("flows", *GRID, *JUDGED, *SERVED), "lock"),
+                       (*TIER, "yes", *POOLED, "json"), ("flows", *GRID, *JUDGED, *SERVED), "lock"),
     "profile": Verb("flow 1: pair, check, measure and version a dataset", "",
                     ("json",), DATA, "lock"),
     "review": Verb("list, accept, reject, fix, export, import: decide about flagged volumes",
@@ -98,13 +102,13 @@ VERBS = {
                          "", ("json",), (*HANDED_ON, "-data.watch_interval_s")),
     "notify": Verb("let Prefect's server call this address when a deployed flow fails", "URL"),
     "train": Verb("flow 2: train every cell of the grid that is not trained yet", "",
-                  ("upstream", *TIER, "yes", "json"), GRID, "lock"),
+                  ("upstream", *TIER, "yes", *POOLED, "json"), GRID, "lock"),
     "search": Verb("try the settings of the part `search:`, write the best as an experiment file",
                    "", ("upstream", *TIER, "json"), TRIED, "lock"),
     "analyse": Verb("flow 3: judge out of fold, choose the champion, write the report", "",
-                    ("upstream", "json"), JUDGED, "lock"),
+                    ("upstream", *POOLED, "json"), JUDGED, "lock"),
     "deploy": Verb("flow 4: export, check and serve the champion", "",
-                   ("upstream", "json"), SERVED, "lock"),
+                   ("upstream", *POOLED, "json"), SERVED, "lock"),
     "serve": Verb("serve the model in production, or MODEL@alias, MODEL/version, until Ctrl-C",
                   "[MODEL]", ("port", "host", "detach", "json"),
                   (*NAMED, "deployment.start_timeout_s")),
@@ -163,6 +167,15 @@ VERBS = {
                       ("like", "json"), ("data.demo_volumes", "data.demo_seed"), "nothing"),
     "ui": Verb("Prefect's page at :4200 and MLflow's at :5000, until Ctrl-C", "",
                ("prefect-port", "mlflow-port"), STORE, "nothing"),
+    "up": Verb("start Prefect, MLflow and a worker in the background, and register the flows", "",
+               ("prefect-port", "mlflow-port", "json"), STORE, "nothing"),
+    "down": Verb("end the servers of `up`", "", ("force", "json"), STORE, "nothing"),
+    "restart": Verb("end the servers of `up` and start them again", "", ("force", "json"), STORE,
+                    "nothing"),
+    "logs": Verb("the last lines of the servers' logs: prefect, mlflow, worker", "[SERVER]",
+                 ("follow",), STORE, "nothing"),
+    "health": Verb("state of the servers of `up`; exit code 1 unless all are well", "",
+                   ("json",), STORE, "nothing"),
     "help": Verb("what a verb does, its options and its settings", "[VERB]", ()),
 }  # fmt: skip
 ACTIONS = {

@@ -19,9 +19,9 @@ from tests.project.test_config import OTHER
 
 CLONE = Path(__file__).resolve().parents[2]
 WALKED = [name for name in ROWS if name not in ("help", "review")]
-VALUES = {"config": ["configs/experiments/lite.yaml"], "upstream": ["ID"], "why": ["seen"],
-          "who": ["Ada"], "label": ["file"], "image": ["file"], "dataset": ["name"],
-          "as": ["slicer"], "like": ["demo"], "prefect-port": ["1"],
+VALUES = {"config": ["configs/experiments/lite.yaml"], "upstream": ["ID"], "pool": ["P"],
+          "why": ["seen"], "who": ["Ada"], "label": ["file"], "image": ["file"],
+          "dataset": ["name"], "as": ["slicer"], "like": ["demo"], "prefect-port": ["1"],
           "mlflow-port": ["1"], "port": ["1"], "host": ["0.0.0.0"],
           "url": ["http://x"]}  # fmt: skip
 

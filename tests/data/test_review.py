@@ -179,6 +179,6 @@ def test_rejecting_everything_says_how_to_go_back(bench: Bench) -> None:
     bench.profile()
     for case in ("vol00", "vol01", "vol02", "vol03"):
         bench.decide("reject", case)
-    with pytest.raises(DataError, match="rejected all 4") as refused:
+    with pytest.raises(DataError, match="rejected all of 4 volumes") as refused:
         bench.profile()
     assert "review reopen" in refused.value.remedy

@@ -24,7 +24,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas import FlowRun
-from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    LogFilter,
+    LogFilterFlowRunId,
+)
 
 from flows import watch
 from minivess import config, names
@@ -67,6 +72,7 @@ class Story:
     notices: list[dict[str, str]]
     asked_again: list[dict[str, Any]]
     schedules: set[tuple[bool, timedelta]]
+    lines: list[str]
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +157,7 @@ def story(
                 (schedule.active, getattr(schedule.schedule, "interval", None))
                 for schedule in client.read_deployment_by_name("watch-data/local").schedules
             },
+            lines=printed(client, flow_runs(client, "train")[0]),
         )
 
 
@@ -220,6 +227,16 @@ def test_the_profile_leaves_everything_where_it_is_looked_for(story: Story) -> N
     assert pointer.items() <= event["payload"].items()
 
 
+def test_the_page_says_what_a_deployed_run_does_and_what_it_printed(story: Story) -> None:
+    (trained,) = story.flows["train"]
+    assert trained.name == "train · vessels-smoke · 1 model x 2 folds"
+    assert {"minivess", "vessels", "vessels-smoke"} <= set(trained.tags)
+    lines = story.lines
+    assert any(line.startswith("Train     1 family") for line in lines)
+    assert sum("epoch 1/1" in line for line in lines) == 2
+    assert not any(" step " in line for line in lines if "timing" not in line)
+
+
 def test_a_flow_that_fails_is_told_to_the_address_given(story: Story) -> None:
     (notice,) = story.notices
     assert notice["text"].startswith("profile-data Failed")
@@ -252,6 +269,13 @@ def deployments(client: SyncPrefectClient) -> set[str]:
     """Flow and deployment names of our work pool, as the server knows them."""
     found = [made for made in client.read_deployments() if made.work_pool_name == POOL]
     return {f"{client.read_flow(made.flow_id).name}/{made.name}" for made in found}
+
+
+def printed(client: SyncPrefectClient, run: FlowRun) -> list[str]:
+    """Our own lines in the log of a flow run."""
+    only = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]))
+    found = client.read_logs(only, limit=200)
+    return [entry.message.strip() for entry in found if entry.name.startswith("minivess")]
 
 
 def flow_runs(client: SyncPrefectClient, flow: str) -> list[FlowRun]:

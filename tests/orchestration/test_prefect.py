@@ -85,9 +85,11 @@ def test_the_page_shows_settings_tasks_and_end_of_a_flow(watched: Orchestrator) 
         "shown",
         lambda: watched.task("measure volumes", lambda: watched.page("live")),
         parameters=settings,
+        title="train · {tubes} · 1 model x 2 folds",
     )
     run = flow_run(page)
-    assert run.state_name == "Completed"
+    assert (run.state_name, run.name) == ("Completed", "train · {tubes} · 1 model x 2 folds")
+    assert run.tags == ["tubes"]
     assert run.parameters == {
         "settings": {"dataset": "tubes", "learning_rate": 1e-3, "root": "/data", "z": None}
     }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from minivess import config as configs
 from minivess import files, names
-from minivess.cli.grammar import refuse_unused
+from minivess.cli.grammar import refuse_lone, refuse_unused
 from minivess.config import ExperimentConfig
 from minivess.errors import UsageError
 from minivess.home import open_home
@@ -33,12 +33,15 @@ def run(options: Options) -> Outcome:
     if row.opens == "nothing":
         return story(config, options)
     env = configs.environment()
+    if options.deployed:
+        story = send
     with room("orchestration.session").open_session(
         config,
         env,
         what=f"minivess {options.verb}",
         launched_by=env.launched_by,
-        lock=row.opens == "lock" or (row.opens == "lock to apply" and options.apply),
+        lock=(row.opens == "lock" and not options.deployed)
+        or (row.opens == "lock to apply" and options.apply),
         yes=options.yes,
         json=options.json,
         words=[*map(str, options.files), *options.overrides],
@@ -64,6 +67,7 @@ def settings(options: Options) -> ExperimentConfig:
         refitted = ("train",) if config.training.refit == "all" else ()
         stages = (*config.flows, *refitted)
     refuse_unused(options, stages)
+    refuse_lone(options)
     for override in options.overrides:
         if override.startswith("data.demo_") and config.data.root is not None:
             raise UsageError(
@@ -166,6 +170,14 @@ def serve_pages(config: ExperimentConfig, options: Options) -> Outcome:
         mlflow_port=options.mlflow_port,
     )
     return {}
+
+
+def send(session: Session, options: Options) -> Outcome:
+    """Send a command to a work pool in place of carrying it out."""
+    sent: Outcome = room("orchestration.submission").submit(
+        session, options.verb, upstream=options.upstream, pool=options.pool, detach=options.detach
+    )
+    return sent
 
 
 def segment(session: Session, options: Options) -> Outcome:
@@ -273,5 +285,9 @@ STORIES: dict[str, Story] = {
     "reproduce": reproduce_or_export,
     "demo-data": write_demo,
     "ui": serve_pages,
+    **dict.fromkeys(
+        ("up", "down", "restart", "logs", "health"),
+        lambda config, options: room("cli.servers").carry_out(config, options),
+    ),
 }
 """Verb -> what carries it out, called with a session (or the settings alone) and the options."""

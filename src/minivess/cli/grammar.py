@@ -239,5 +239,19 @@ def refuse_unused(options: argparse.Namespace, stages: Sequence[str] = ()) -> No
         )
 
 
+def refuse_lone(options: argparse.Namespace) -> None:
+    """Refuse options that say how a deployed command runs, without --deployed.
+
+    Raises:
+        UsageError: naming the option.
+    """
+    for name in ("pool", "detach") if "deployed" in ROWS[options.verb].options else ():
+        if vars(options)[name] and not options.deployed:
+            raise UsageError(
+                f"--{name} says how a command runs on a work pool.",
+                remedy=f"add --deployed, or leave out --{name}",
+            )
+
+
 def _listed(names: Sequence[str]) -> str:
     return f"minivess {', '.join(names)}"

@@ -249,7 +249,8 @@ class RemoteCell:
     def start(cls, orchestrator: Orchestrator, deployment: str, order: CellOrder) -> RemoteCell:
         """Submit the flow run."""
         parameters = {"order": order.model_dump(mode="json")}
-        return cls(orchestrator, orchestrator.submit(deployment, parameters))
+        title = f"train-cell · {order.family} · fold {order.fold}"
+        return cls(orchestrator, orchestrator.submit(deployment, parameters, title))
 
     def ended(self) -> bool:
         """Whether the flow run has ended."""

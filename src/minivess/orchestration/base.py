@@ -49,10 +49,21 @@ class Orchestrator:
         story: Callable[..., T],
         *args: Any,
         parameters: Mapping[str, Any] | None = None,
+        title: str | None = None,
         **kwargs: Any,
     ) -> T:
-        """Run a stage; `parameters` are the settings that its page shows."""
+        """Run a stage.
+
+        Args:
+            parameters: settings that its page shows; dataset and experiment become tags.
+            title: name of this run on the page.
+        """
         return story(*args, **kwargs)
+
+    @contextmanager
+    def on_page(self, scope: str, tags: Sequence[str]) -> Iterator[None]:
+        """Name and tag a deployed flow run for the length of a block, and show log lines there."""
+        yield
 
     def task(
         self,
@@ -97,18 +108,32 @@ class Orchestrator:
         """A function that shows the part that is done, from 0 to 1."""
         return lambda fraction: None
 
-    def submit(self, deployment: str, parameters: Mapping[str, Any]) -> str:
+    def submit(
+        self, deployment: str, parameters: Mapping[str, Any], title: str | None = None
+    ) -> str:
         """Start a flow run of a deployment on its work pool; returns the id of the flow run.
 
         Raises:
             OrchestrationError: no server that workers could know, or no such deployment.
         """
         raise OrchestrationError(
-            f"training.deployment={deployment} needs Prefect, which PREFECT_DISABLED turns off.",
-            remedy="unset PREFECT_DISABLED, or leave out training.deployment",
+            f"The deployment {deployment!r} needs Prefect, which PREFECT_DISABLED turns off.",
+            remedy="unset PREFECT_DISABLED, or leave out what asks for a work pool",
         )
 
-    # Without Prefect `submit` raises, so there is never a flow run for the next two.
+    # Without Prefect these raise, so there is never a flow run for the next three.
+
+    def deployments(self, flow: str) -> dict[str, str]:
+        """The deployments of a flow: `flow/name` -> work pool.
+
+        Raises:
+            OrchestrationError: no server that workers could ask.
+        """
+        return {self.submit(flow, {}): ""}
+
+    def page_of(self, run_id: str) -> str:
+        """Address of the page of a flow run."""
+        raise NotImplementedError
 
     def state(self, run_id: str) -> Literal["running", "completed", "failed"]:
         """The state of a submitted flow run."""

@@ -52,8 +52,8 @@ def serve(
     try:
         with ExitStack() as stack:
             with lock(folder / "server.lock", what="start Prefect's server", wait=True):
-                prefect = _prefect(home, env, prefect_port)
-                mlflow = _mlflow(home, tracking, mlflow_port)
+                prefect = prefect_page(home, env, prefect_port)
+                mlflow = mlflow_page(home, tracking, mlflow_port)
                 log.info("Starting the pages (the first time takes about 10 to 20 s)")
                 ours = [page for page in (prefect, mlflow) if isinstance(page, Launch)]
                 servers = [(stack.enter_context(started(launch)), launch) for launch in ours]
@@ -73,16 +73,16 @@ def _address(page: Launch | str) -> str:
     return page if isinstance(page, str) else page.url
 
 
-def _prefect(home: Home, env: Environment, port: int) -> Launch | str:
+def prefect_page(home: Home, env: Environment, port: int) -> Launch | str:
     """How to start Prefect's page, or its address where it runs already."""
     if env.prefect_api_url:
         prefect_server.probe(env.prefect_api_url)
         return env.prefect_api_url.rstrip("/").removesuffix("/api")
     folder = prefect_server.folder_of(home, env)
-    return _cleared(prefect_server.launch(home, folder, port, prefect_server.UI))
+    return cleared(prefect_server.launch(home, folder, port, prefect_server.UI))
 
 
-def _mlflow(home: Home, tracking: TrackingConfig, port: int) -> Launch | str:
+def mlflow_page(home: Home, tracking: TrackingConfig, port: int) -> Launch | str:
     """How to start MLflow's page, or its address where it runs already."""
     # Opening the store creates its database, which two processes must not do at once.
     uri = open_store(home, tracking).uri
@@ -100,23 +100,22 @@ def _mlflow(home: Home, tracking: TrackingConfig, port: int) -> Launch | str:
         log=home.logs / "mlflow-server.log",
         record=home.root / MLFLOW,
     )
-    return _cleared(launch)
+    return cleared(launch)
 
 
-def _cleared(launch: Launch) -> Launch:
+def cleared(launch: Launch) -> Launch:
     """Clear the way for a launch: end a leftover, refuse a second `minivess ui` or a busy port."""
     server = read(launch.record)
     if server is not None and server.here and server.owner.alive:
         raise OrchestrationError(
-            f"{launch.name} of this folder already runs at {server.url} "
-            f"(`minivess ui`, pid {server.owner.pid}).",
-            remedy=f"open {server.url}, or stop it with `kill {server.owner.pid}`",
+            f"{launch.name} of this folder already runs at {server.url} (pid {server.owner.pid}).",
+            remedy=f"open {server.url}, or end it: minivess down",
         )
     end_leftover(launch.record)
     if not is_free(launch.port):
         raise OrchestrationError(
             f"Port {launch.port} for {launch.name} is taken{listener(launch.port)}.",
-            remedy=f"minivess ui --prefect-port {free_port()} --mlflow-port {free_port()}",
+            remedy=f"add --prefect-port {free_port()} --mlflow-port {free_port()}, which are free",
         )
     return launch
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 from uuid import UUID
@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+TAGS = ("dataset", "experiment")
+"""Parameters of a flow that become tags of its runs."""
 CREATION_RACES = 5
 PROGRESS_INTERVAL_S = 1.0
 # Each call to a server that is gone waits for its retries, so pages rest after a failure.
@@ -62,14 +64,18 @@ class PrefectOrchestrator(Orchestrator):
         story: Callable[..., T],
         *args: Any,
         parameters: Mapping[str, Any] | None = None,
+        title: str | None = None,
         **kwargs: Any,
     ) -> T:
         """Run a stage as a Prefect flow; within a deployed flow of this name, as part of it."""
+        shown = plain_json(parameters or {})
+        labels = [shown[key] for key in TAGS if shown.get(key)]
         current = flow_run()
         if current is not None and current.flow is not None and current.flow.name == name:
+            self._label(title or name, labels)
             return self._part(lambda: story(*args, **kwargs))
         self._connect()
-        from prefect import Flow
+        from prefect import Flow, tags
 
         call = EngineCall(lambda: story(*args, **kwargs))
 
@@ -77,8 +83,36 @@ class PrefectOrchestrator(Orchestrator):
             call.record = self._record()
             return flow_runs.carry_out(call.run, call.record, within_worker=False)
 
-        made = Flow(run, name=name, validate_parameters=False, persist_result=False)
-        return run_in_engine(call, lambda: made(plain_json(parameters or {})), name)
+        made = Flow(
+            run, name=name, flow_run_name=lambda: title or name, validate_parameters=False,
+            persist_result=False,
+        )  # fmt: skip
+        with tags(*labels):
+            return run_in_engine(call, lambda: made(shown), name)
+
+    @contextmanager
+    def on_page(self, scope: str, tags: Sequence[str]) -> Iterator[None]:
+        """Name and tag the flow run that a worker carries out, and show log lines on its page."""
+        current = flow_run()
+        if current is None or current.flow is None:
+            yield
+            return
+        self._label(f"{current.flow.name} · {scope}", tags)
+        with prefect_client.logs_on_page():
+            yield
+
+    def _label(self, title: str, tags: Sequence[str]) -> None:
+        from prefect.client.orchestration import get_client
+
+        current = flow_run()
+        assert current is not None
+        assert current.flow_run is not None
+        made = current.flow_run
+        try:
+            with get_client(sync_client=True) as client:
+                client.update_flow_run(made.id, name=title, tags=sorted({*made.tags, *tags}))
+        except prefect_client.failures() as error:
+            log.warning("Prefect's page does not show the name %r: %s", title, error)
 
     def _settle(self) -> None:
         self._settled += flow_runs.settle(self._folder, self._env.prefect_api_url)
@@ -165,31 +199,51 @@ class PrefectOrchestrator(Orchestrator):
 
         return move
 
-    def submit(self, deployment: str, parameters: Mapping[str, Any]) -> str:
+    def submit(
+        self, deployment: str, parameters: Mapping[str, Any], title: str | None = None
+    ) -> str:
         """Start a run of a deployment on its work pool; returns its id.
 
         Raises:
             OrchestrationError: no server that workers could know, or no such deployment.
         """
-        if not self._env.prefect_api_url:
-            raise OrchestrationError(
-                f"training.deployment={deployment} needs the Prefect server that its worker asks.",
-                remedy="export PREFECT_API_URL=http://HOST:4200/api, as the worker has it",
-            )
-        self._connect()
+        self._connect_to_workers(deployment)
         from prefect.deployments import run_deployment
         from prefect.exceptions import ObjectNotFound
 
         try:
-            made = _asked(
-                lambda: run_deployment(deployment, parameters=plain_json(parameters), timeout=0)
-            )
+            how: Any = {"parameters": plain_json(parameters), "flow_run_name": title}
+            made = _asked(lambda: run_deployment(deployment, timeout=0, **how))
         except ObjectNotFound as error:
             raise OrchestrationError(
                 f"Prefect knows no deployment {deployment!r}.",
-                remedy="prefect deploy --prefect-file deployments/prefect.yaml --all",
+                remedy="minivess up, which registers those of deployments/prefect.yaml",
             ) from error
         return str(cast("FlowRun", made).id)
+
+    def deployments(self, flow: str) -> dict[str, str]:
+        """The deployments of a flow: `flow/name` -> work pool."""
+        self._connect_to_workers(flow)
+        from prefect.client.orchestration import get_client
+        from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+
+        of_flow = FlowFilter(name=FlowFilterName(any_=[flow]))
+        with get_client(sync_client=True) as client:
+            found = _asked(lambda: client.read_deployments(flow_filter=of_flow))
+        return {f"{flow}/{one.name}": one.work_pool_name or "" for one in found}
+
+    def _connect_to_workers(self, what: str) -> None:
+        if not self._env.prefect_api_url and prefect_server.shared(self._folder) is None:
+            raise OrchestrationError(
+                f"{what!r} on a work pool needs the Prefect server that its worker asks.",
+                remedy="minivess up, or export PREFECT_API_URL=http://HOST:4200/api, as the worker "
+                "has it",
+            )
+        self._connect()
+
+    def page_of(self, run_id: str) -> str:
+        """Address of the page of a flow run."""
+        return f"{(self._api or '').removesuffix('/api')}/runs/flow-run/{run_id}"
 
     def state(self, run_id: str) -> Literal["running", "completed", "failed"]:
         """How a submitted run is doing."""
@@ -253,7 +307,8 @@ class PrefectOrchestrator(Orchestrator):
             return None
         api = self._env.prefect_api_url or self._api or ""
         if kind == "kept" and not self._env.prefect_api_url:
-            api = f"http://{HOST}:{prefect_server.PREFECT_PORT}/api"
+            there = prefect_server.shared(self._folder)
+            api = there.api if there else f"http://{HOST}:{prefect_server.PREFECT_PORT}/api"
         return f"{api.removesuffix('/api')}/runs/flow-run/{current.flow_run.id}"
 
     def _connect(self) -> None:

@@ -15,6 +15,8 @@ from minivess.config import (
 from minivess.home import Home
 from minivess.orchestration import prefect_server
 from minivess.runtime import output
+from minivess.runtime.entry import is_shown
+from minivess.tracking.run import logs
 
 log = logging.getLogger(__name__)
 
@@ -90,18 +92,14 @@ def _drain() -> None:
 
 @contextmanager
 def _quiet_logs() -> Iterator[None]:
-    """Warnings of Prefect on standard error, our own log lines on Prefect's page.
+    """Warnings of Prefect on standard error.
 
     A user who wants all log lines (--debug) keeps Prefect's as well.
     """
-    from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler
+    from prefect.logging.handlers import PrefectConsoleHandler
 
     root, prefect, internal = map(logging.getLogger, ("", "prefect", "prefect._internal"))
-    page = APILogHandler()
-    ours = logging.getLogger("minivess")
-    with ExitStack() as stack:
-        ours.addHandler(page)
-        stack.callback(ours.removeHandler, page)
+    with logs_on_page(), ExitStack() as stack:
         if not root.isEnabledFor(logging.INFO):
             for handler in [h for h in root.handlers if isinstance(h, PrefectConsoleHandler)]:
                 root.removeHandler(handler)
@@ -111,6 +109,23 @@ def _quiet_logs() -> Iterator[None]:
             shown.addFilter(Deduplicated())
             for logger in (prefect, internal):
                 stack.enter_context(_only(logger, shown))
+        yield
+
+
+@contextmanager
+def logs_on_page() -> Iterator[None]:
+    """Show what the terminal shows, and warnings, on the page of the flow run."""
+    from prefect.context import FlowRunContext
+    from prefect.logging.handlers import APILogHandler
+
+    page = APILogHandler()
+    page.addFilter(lambda record: FlowRunContext.get() is not None and is_shown(record))
+    with ExitStack() as stack:
+        for logger in map(logging.getLogger, ("minivess", logs.COURSE)):
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(min(logger.getEffectiveLevel(), logging.INFO))
+            logger.addHandler(page)
+            stack.callback(logger.removeHandler, page)
         yield
 
 

@@ -81,16 +81,17 @@ def running(folder: Path) -> Server | None:
     A private server whose starter is gone is a leftover and does not count; the server of
     `minivess ui` always counts.
     """
-    for name in (UI, PRIVATE):
-        server = read(folder / name)
-        if (
-            server is not None
-            and server.here
-            and (name == UI or server.owner.alive)
-            and answers(f"{server.api}/health")
-        ):
-            return server
-    return None
+    private = read(folder / PRIVATE)
+    alive = private is not None and private.here and private.owner.alive
+    mine = private if private and alive and answers(f"{private.api}/health") else None
+    return shared(folder) or mine
+
+
+def shared(folder: Path) -> Server | None:
+    """The server of `minivess up` or `minivess ui`, which workers can ask; None without one."""
+    server = read(folder / UI)
+    there = server is not None and server.here and answers(f"{server.api}/health")
+    return server if there else None
 
 
 def folder_of(home: Home, env: Environment) -> Path:

@@ -316,7 +316,9 @@ def deployed_session(
             asked, env, what="deployment", launched_by="deployment", lock=lock, wait=True, yes=True,
             words=[*files, *settings],
         ) as session:  # fmt: skip
-            yield session
+            scope = session.config.experiment
+            with session.orchestrator.on_page(scope, (session.config.dataset, scope)):
+                yield session
     except SystemExit as leave:
         # Prefect takes every exit for a crash; the outcome in MLflow decides.
         if status_of_error(leave) == "FAILED":

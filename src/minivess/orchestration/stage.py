@@ -36,6 +36,8 @@ def stage(
         result = reuse(found)
     else:
         flow = "profile-data" if kind == names.PROFILE else results.KINDS[kind].command
-        result = session.orchestrator.flow(flow, make, parameters=session.parameters)
+        scope = session.config.dataset if kind == names.PROFILE else session.config.experiment
+        title = f"{results.KINDS[kind].command} · {scope}"
+        result = session.orchestrator.flow(flow, make, parameters=session.parameters, title=title)
     publication.publish(session, result, lambda first: follow(result, first))
     return result

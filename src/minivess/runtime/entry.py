@@ -11,7 +11,7 @@ from minivess import files
 from minivess.errors import MinivessError
 from minivess.runtime import output, signals
 
-STORIES = tuple(f"minivess.{room}" for room in ("stages", "grid", "orchestration", "cli"))
+STORIES = tuple(f"minivess.{room}" for room in ("stages", "grid", "orchestration", "cli", "course"))
 """Loggers whose progress is shown without --debug."""
 
 
@@ -53,16 +53,17 @@ def fail(message: str, code: int, *, debug: bool = False) -> int:
     return code
 
 
+def is_shown(record: logging.LogRecord, *, debug: bool = False) -> bool:
+    """Whether people see a log line: warnings and the progress of stages; all with --debug."""
+    ours = "minivess" if debug else STORIES
+    return record.levelno >= logging.WARNING or record.name.startswith(ours)
+
+
 def show_logs(*, debug: bool) -> None:
     """Send log lines to standard error: warnings and the progress of stages; all with --debug."""
-
-    def shown(record: logging.LogRecord) -> bool:
-        ours = "minivess" if debug else STORIES
-        return record.levelno >= logging.WARNING or record.name.startswith(ours)
-
     handler = logging.StreamHandler(sys.stderr)
     # The handler chooses, not the loggers: runs lower their levels for their own log files.
-    handler.addFilter(shown)
+    handler.addFilter(lambda record: is_shown(record, debug=debug))
     handler.setFormatter(output.Lines("  %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("minivess").setLevel(logging.INFO)

@@ -17,6 +17,8 @@ from minivess.runtime import liveness
 
 Child = subprocess.Popen[bytes]
 END_LIMIT_S = 20.0
+LEFT: list[Child] = []
+"""Children that outlive us: Python warns of one that is forgotten while it runs."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,34 @@ def running(
         log: file for its output; None: where ours goes.
         limit_s: seconds between SIGTERM and SIGKILL.
     """
+    with _begun(words, variables, log, folder, stdin) as child:
+        try:
+            yield child
+        finally:
+            if child.poll() is None:
+                end(child.pid, limit_s)
+
+
+def outliving(
+    words: Sequence[str], variables: Mapping[str, str], *, log: Path, folder: Path
+) -> Child:
+    """Start a command that goes on after this process, in a session of its own."""
+    child = _begun(words, variables, log, folder, subprocess.DEVNULL)
+    LEFT.append(child)
+    return child
+
+
+def _begun(
+    words: Sequence[str],
+    variables: Mapping[str, str],
+    log: Path | None,
+    folder: Path | None,
+    stdin: int,
+) -> Child:
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") if log else nullcontext() as stream:
-        child = subprocess.Popen(
+        return subprocess.Popen(
             words,
             cwd=folder,
             env=variables,
@@ -69,12 +95,6 @@ def running(
             stderr=subprocess.STDOUT if stream else None,
             start_new_session=True,
         )
-    with child:
-        try:
-            yield child
-        finally:
-            if child.poll() is None:
-                end(child.pid, limit_s)
 
 
 def supervised(

@@ -24,7 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from minivess import files
 from minivess.config import child_environment, foreign, local_without_proxy
 from minivess.errors import OrchestrationError
-from minivess.runtime.processes import Child, Process, end, process_of, running
+from minivess.runtime.processes import Child, Process, end, outliving, process_of, running
 from minivess.runtime.signals import terminable
 
 log = logging.getLogger(__name__)
@@ -95,6 +95,27 @@ def started(launch: Launch) -> Iterator[Server]:
         _wait_until_ready(child, launch)
         log.info("%s is ready after %.1f s", launch.name, time.monotonic() - begun)
         yield server
+
+
+def detach(launch: Launch) -> Server:
+    """Start a server that outlives this process and its terminal, and wait until it answers.
+
+    Raises:
+        OrchestrationError: it stopped, or did not answer within START_LIMIT_S.
+    """
+    variables = child_environment(foreign(), **{**local_without_proxy(), **launch.variables})
+    words = (sys.executable, "-m", *launch.words)
+    child = outliving(words, variables, log=launch.log, folder=launch.record.parent)
+    itself = process_of(child.pid)
+    server = Server(launch.url, socket.gethostname(), itself, itself)
+    files.write_json(launch.record, asdict(server))
+    try:
+        _wait_until_ready(child, launch)
+    except BaseException:
+        end(child.pid, END_LIMIT_S)
+        launch.record.unlink(missing_ok=True)
+        raise
+    return server
 
 
 def spawned(launch: Launch) -> AbstractContextManager[Child]:

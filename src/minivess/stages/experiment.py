@@ -55,7 +55,9 @@ def print_outcome(session: Session, found: dict[str, Any]) -> None:
         )
         session.print(f"  report     {found['report']}")
     name = f"name={session.config.experiment}"
-    session.print("  pages      minivess ui        then Prefect at :4200, MLflow at :5000")
+    api = session.env.prefect_api_url
+    prefect = api.removesuffix("/api") if api else ":4200"
+    session.print(f"  pages      minivess up        then Prefect at {prefect}, MLflow at :5000")
     if "deployment_run_id" in found:
         verb = "predict IMAGE_OR_FOLDER OUTPUT_FOLDER"
         session.print(f"  predict    {session.command(verb, name)}")

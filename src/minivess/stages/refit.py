@@ -57,7 +57,7 @@ def refit(session: Session, upstream: Sequence[str] = ()) -> str:
     else:
         run_id = session.orchestrator.flow(
             "refit", _refit, session, analysis, profile, family, rule,
-            parameters=session.parameters,
+            parameters=session.parameters, title=f"refit · {session.config.experiment}",
         )  # fmt: skip
     register_refit(session, analysis, run_id)
     return run_id

@@ -51,8 +51,9 @@ def search(session: Session, upstream: Sequence[str] = ()) -> dict[str, Any]:
         run_id = found.run_id
     else:
         run_id = session.orchestrator.flow(
-            "search", _search, session, profile, study, inputs, parameters=session.parameters
-        )
+            "search", _search, session, profile, study, inputs, parameters=session.parameters,
+            title=f"search · {session.config.experiment} · {several(asked, 'trial')}",
+        )  # fmt: skip
     return outcome(session, study, run_id)
 
 

@@ -37,8 +37,9 @@ def train(session: Session, upstream: Sequence[str] = ()) -> TrainingResult:
     missing = [family for family in asked if finished[family.key] is None]
     if missing:
         finished |= session.orchestrator.flow(
-            "train", _train, session, profile, missing, parameters=session.parameters
-        )
+            "train", _train, session, profile, missing, parameters=session.parameters,
+            title=f"train · {session.config.experiment} · {grid_text(missing)}",
+        )  # fmt: skip
     result = TrainingResult(
         experiment=session.config.experiment,
         data_profile_run_id=str(profile.run_id),
@@ -51,6 +52,17 @@ def train(session: Session, upstream: Sequence[str] = ()) -> TrainingResult:
         session, result, lambda _: model_versions.register_families(session, result)
     )
     return result
+
+
+def grid_text(asked: Sequence[families.Family]) -> str:
+    """The size of a grid, `1 model x 2 folds`; losses and seeds where there are several."""
+    sides: dict[str, set[Any]] = {
+        "model": {one.model.name for one in asked},
+        "loss": {one.loss.name for one in asked},
+        "seed": {one.seed for one in asked},
+    }
+    shown = [several(len(v), k) for k, v in sides.items() if k == "model" or len(v) > 1]
+    return " x ".join([*shown, several(len(asked[0].cells), "fold")])
 
 
 def outcome(session: Session, result: TrainingResult) -> dict[str, Any]:
