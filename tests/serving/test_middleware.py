@@ -15,6 +15,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 from starlette.types import Message
 
+from minivess.contracts import Domain
 from minivess.errors import ServingError
 from minivess.serving import model_record, upload
 from minivess.serving.middleware import ServiceMiddleware, page
@@ -219,3 +220,15 @@ def test_a_folder_without_a_record_does_not_serve(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ServingError, match=r"model_config\.json"):
         ServiceMiddleware(Starlette())
+
+
+def test_the_page_says_what_the_model_was_trained_on(model: model_record.ServedModel) -> None:
+    domain = Domain(
+        spacing=((0.5699999928, 0.57, 1.5), (0.63, 0.63, 2.0)), unit="micron",
+        min_shape=(55, 54, 5), max_shape=(71, 72, 16),
+        intensities={"0.5": (10, 12), "50": (40, 50), "99.5": (800, 900)},
+    )  # fmt: skip
+    text = page(model.replace(domain=domain.model_dump()))
+    assert "0.57 x 0.57 x 1.5 to 0.63 x 0.63 x 2 micron" in text
+    assert "55 x 54 x 5 to 71 x 72 x 16 voxels" in text
+    assert "10 to 900" in text

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from minivess import units
 from minivess.runtime import templates
 from minivess.serving import model_record
 from minivess.serving.upload import UploadError, receive_all, replay, too_large, wait_unless_gone
@@ -157,7 +158,7 @@ class Answer:
 
 def page(model: model_record.ServedModel) -> str:
     """Return the page at `/`: the served model and its usage; it loads nothing from elsewhere."""
-    return templates.render(TEMPLATE, model=model, usage=USAGE)
+    return templates.render(TEMPLATE, model=model, usage=USAGE, size=units.spacing_text)
 
 
 def error(status: HTTPStatus, problem: str, remedy: str) -> JSONResponse:

@@ -61,5 +61,6 @@ def print_outcome(session: Session, found: dict[str, Any]) -> None:
     if "deployment_run_id" in found:
         verb = "predict IMAGE_OR_FOLDER OUTPUT_FOLDER"
         session.print(f"  predict    {session.command(verb, name)}")
+        session.print(f"  serve      {session.command('serve', name)}")
     if session.config.data.root is None:
         session.print("  own data   minivess experiment data.root=/path/to/folder")
