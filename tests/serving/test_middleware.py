@@ -113,7 +113,7 @@ HUNG_UP: Body = [*WHOLE, 0.05, {"type": "http.disconnect"}]
 
 async def post(service: ServiceMiddleware, body: Body) -> Received:
     """Status (0: no answer), headers and body of an answer; numbers in `body` are pauses in s."""
-    parts = list(body)
+    parts, complete = list(body), asyncio.Event()
     sent: list[Message] = []
 
     async def receive() -> Message:
@@ -122,11 +122,14 @@ async def post(service: ServiceMiddleware, body: Body) -> Received:
             if not isinstance(part, float):
                 return part
             await asyncio.sleep(part)
-        await asyncio.sleep(1e9)
-        return {}
+        await complete.wait()
+        return {"type": "http.disconnect"}  # as servers do when the answer is complete
 
     async def send(message: Message) -> None:
         sent.append(message)
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            complete.set()
+            await asyncio.sleep(0.01)
 
     headers = [(name.encode(), value.encode()) for name, value in MULTIPART.items()]
     scope = {
@@ -181,11 +184,15 @@ def test_a_client_that_hangs_up_leaves_the_queue_and_counts_as_499(
         bodies = (WHOLE, HUNG_UP, WHOLE)
         return await asyncio.gather(*(post(one, body) for body in bodies)), one
 
-    before = REGISTRY.get_sample_value("minivess_requests_total", GONE) or 0
+    good = GONE | {"status": "200"}
+    before, served = (
+        REGISTRY.get_sample_value("minivess_requests_total", labels) or 0 for labels in (GONE, good)
+    )
     answers, one = asyncio.run(story())
     assert [status for status, _, _ in answers] == [200, 0, 200]
     assert one.queue.waiting == 0
     assert REGISTRY.get_sample_value("minivess_requests_total", GONE) == before + 1
+    assert REGISTRY.get_sample_value("minivess_requests_total", good) == served + 2
 
 
 @pytest.mark.parametrize(

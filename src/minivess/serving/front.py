@@ -25,7 +25,7 @@ from minivess.errors import ServingError
 from minivess.runtime.servers import is_free, listener
 from minivess.serving import model_record
 from minivess.serving.middleware import MEGABYTE, error
-from minivess.serving.upload import PART, UploadError, receive_all, wait_unless_gone
+from minivess.serving.upload import PART, Tracked, UploadError, receive_all, wait_unless_gone
 
 HOP_BY_HOP = {b"connection", b"host", b"keep-alive", b"transfer-encoding", b"upgrade"}
 PATIENCE_S = 120.0
@@ -61,8 +61,8 @@ class Front:
         try:
             limit = (self.backend.model.max_upload_mb if self.backend else LARGEST_MB) * MEGABYTE
             with await receive_all(receive, limit) as body:
-                gone = asyncio.ensure_future(receive())
-                await wait_unless_gone(self._answer(scope, body, send), gone)
+                gone, sent = asyncio.ensure_future(receive()), Tracked(send)
+                await wait_unless_gone(self._answer(scope, body, sent.send), gone, sent)
         except UploadError as failed:
             refusal = error(failed.status, failed.problem, failed.remedy)
             await refusal(scope, receive, send)

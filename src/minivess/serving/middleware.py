@@ -16,7 +16,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from minivess import units
 from minivess.runtime import templates
 from minivess.serving import model_record
-from minivess.serving.upload import UploadError, receive_all, replay, too_large, wait_unless_gone
+from minivess.serving.upload import (
+    Tracked,
+    UploadError,
+    receive_all,
+    replay,
+    too_large,
+    wait_unless_gone,
+)
 from minivess.serving.waiting import Queue, QueueFull
 from minivess.text import several
 
@@ -101,7 +108,7 @@ class ServiceMiddleware:
 
         gone = asyncio.ensure_future(receive())
         with self.in_queue.track_inprogress():
-            await wait_unless_gone(work(), gone)
+            await wait_unless_gone(work(), gone, answer.sent)
 
 
 def refuse(headers: Headers, limit: int) -> None:
@@ -122,7 +129,7 @@ class Answer:
     """Adds ids to a response; the body of an error is rewritten with a remedy."""
 
     def __init__(self, send: Send, model: model_record.ServedModel, queue: Queue) -> None:
-        self._send = send
+        self.sent = Tracked(send)
         self._model = model
         self._queue = queue
         self._start: Message | None = None
@@ -135,11 +142,11 @@ class Answer:
             self.status = message["status"]
             MutableHeaders(raw=message["headers"]).update(self._model.headers())
             if self.status < 400:
-                await self._send(message)
+                await self.sent.send(message)
             else:
                 self._start = message
         elif self._start is None:
-            await self._send(message)
+            await self.sent.send(message)
         else:
             self._body += message.get("body", b"")
             if not message.get("more_body", False):
@@ -152,8 +159,8 @@ class Answer:
         headers["content-length"] = str(len(body))
         if self.status in RETRIED:
             headers.setdefault("Retry-After", str(self._queue.retry_s))
-        await self._send(start)
-        await self._send({"type": "http.response.body", "body": body})
+        await self.sent.send(start)
+        await self.sent.send({"type": "http.response.body", "body": body})
 
 
 def page(model: model_record.ServedModel) -> str:

@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import IO, Any
 
 from starlette.requests import ClientDisconnect
-from starlette.types import Message, Receive
+from starlette.types import Message, Receive, Send
 
 from minivess import files
 
@@ -77,8 +77,26 @@ def _refusal(error: Exception, size: int) -> UploadError | None:
     return None
 
 
-async def wait_unless_gone(work: Coroutine[Any, Any, None], gone: asyncio.Future[Message]) -> None:
+class Tracked:
+    """A `send` that knows whether all of an answer was handed over."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.complete = False
+
+    async def send(self, message: Message) -> None:
+        """Send one ASGI message."""
+        last = message["type"] == "http.response.body" and not message.get("more_body", False)
+        self.complete = self.complete or last
+        await self._send(message)
+
+
+async def wait_unless_gone(
+    work: Coroutine[Any, Any, None], gone: asyncio.Future[Message], answer: Tracked
+) -> None:
     """Do work for a client, and give it up when the client is `gone`.
+
+    Servers report a client as gone as soon as its answer is complete, too.
 
     Raises:
         ClientDisconnect: it hung up before the work was done.
@@ -86,7 +104,7 @@ async def wait_unless_gone(work: Coroutine[Any, Any, None], gone: asyncio.Future
     task: asyncio.Future[Any] = asyncio.ensure_future(work)
     try:
         await asyncio.wait([gone, task], return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
+        if not task.done() and not answer.complete:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
