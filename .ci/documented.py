@@ -18,7 +18,7 @@ from pathlib import Path
 CLONE = Path(__file__).resolve().parents[1]
 SKIPPED = {
     r"just (bench|check|test|setup|experiment( \.\.\.)?$)": "typed by .ci/run, or takes hours",
-    r"(just|minivess) (ui|watch|notify|data-changed|serve($| [a-z.]+=))": "serves until Ctrl-C; in tests/",
+    r"(just|minivess) (ui|watch|notify|data-changed|serve($| [a-z.]+=))": "runs until Ctrl-C",
     r"just .*(s3://|training.deployment=|processes_per_cell)": "needs other machines; in tests/",
     r"(just|minivess) .*(\.\.\.\]?$|\[|<)(?!.*')": "a form, not a command",
     r"minivess (--help|new )": "not a recipe, or the name of an automation",
