@@ -145,7 +145,8 @@ def test_an_option_is_taken_or_refused(name: str, capsys: pytest.CaptureFixture[
 def test_a_setting_is_taken_or_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     for key in OTHER:
         own = key.startswith(("data.image", "data.label")) and not key.startswith("data.label_map")
-        words = [*OTHER[key], *(["data.root=/data/vessels"] if own else [])]
+        rooted = own and name != "init"  # whose argument is the folder
+        words = [*OTHER[key], *(["data.root=/data/vessels"] if rooted else [])]
         words = [*name.split(), *printed.bare_words(name), *words]
         if ROWS[name].reads(key):
             taken: object = commands.settings(grammar.read(words))

@@ -61,7 +61,11 @@ def settings(options: Options) -> ExperimentConfig:
     Raises:
         UsageError: an override that this verb does not use, or that the data make meaningless.
     """
-    config = configs.load([Path(file) for file in options.files], options.overrides)
+    words = options.overrides
+    if options.verb == "init":  # its argument is what data.root is elsewhere
+        refuse_unused(options)
+        words = [*words, f"data.root={options.arguments[0]}"]
+    config = configs.load([Path(file) for file in options.files], words)
     stages: tuple[str, ...] = ()
     if options.verb == "experiment":
         refitted = ("train",) if config.training.refit == "all" else ()
@@ -74,9 +78,6 @@ def settings(options: Options) -> ExperimentConfig:
                 f"{override} is about demo data, but data.root={config.data.root} is given.",
                 remedy=f"leave out {override} or data.root",
             )
-    if options.verb == "init":
-        words = [*options.overrides, f"data.root={options.arguments[0]}"]
-        return configs.load([Path(file) for file in options.files], words)
     return config
 
 
