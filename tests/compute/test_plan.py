@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from minivess import config, networks
-from minivess.compute import choices, plan
+from minivess.compute import judging, plan
 from minivess.compute.patch import step_down
 from minivess.contracts import ComputePlan, DatasetProfile, Hardware, Network, Shape
 from minivess.data.profiling.profile import as_loaded
@@ -387,6 +387,6 @@ def test_folds_of_unequal_size_draw_as_many_patches_from_each_volume(
     make_plan: Callable[..., ComputePlan], n_train: int, updates: int
 ) -> None:
     words = ["training.batch_size=2", "training.samples_per_volume=4"]
-    mine = choices.for_fold(make_plan(*words), config.load([], words), n_train)
+    mine = judging.for_fold(make_plan(*words), config.load([], words), n_train)
     assert mine.iterations_per_epoch == updates
     assert mine.choices["iterations_per_epoch"].reason.startswith(f"{n_train} volumes x 4 patches")

@@ -89,6 +89,8 @@ OTHER = {
     "training.mixed_precision": ["training.mixed_precision=bf16"],
     "training.sliding_window_overlap": ["training.sliding_window_overlap=0.5"],
     "training.prediction_window": ["training.prediction_window=[64,64,8]"],
+    "training.validation_interval": ["training.validation_interval=3"],
+    "training.validation_share": ["training.validation_share=0.5"],
     "training.mirroring": ["training.mirroring=plane"],
     "training.cache_rate": ["training.cache_rate=0.5"],
     "training.num_workers": ["training.num_workers=1"],
@@ -173,6 +175,10 @@ CLASHES: dict[tuple[str, ...], list[str]] = {
     ("training.average_from", "training.max_epochs"): [
         "training.average_from=5",
         "training.max_epochs=5",
+    ],
+    ("training.validation_share", "training.judged_epoch"): [
+        "training.validation_share=0.5",
+        "training.judged_epoch=best",
     ],
     ("compute.profile", "training.device"): ["compute.profile=cpu", "training.device=cuda"],
     ("training.device", "training.mixed_precision"): [

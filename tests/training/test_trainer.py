@@ -144,6 +144,7 @@ CHANGED: list[dict[str, Any]] = [
     {"max_epochs": 4},
 ]
 PLANNED = {"batch_size": 1, "iterations_per_epoch": 2, "mixed_precision": "bf16"}
+JUDGED = {"validation_interval": 2, "validation_share": 0.3}
 ELSEWHERE = {  # tested in other files or below, or no business of a cell
     "models", "axes", "losses", "folds", "seeds", "splits", "stratify", "test_fraction", "retrain",
     "refit", "parallel_cells", "processes_per_cell", "deployment",
@@ -161,7 +162,7 @@ UNCOUNTED = [
 
 def test_no_training_field_is_forgotten_here():
     listed = {name for change in CHANGED for name in change} | set(PLANNED) | ELSEWHERE
-    listed |= {"num_workers", "cache_rate", "figure_interval"}
+    listed |= {"num_workers", "cache_rate", "figure_interval", *JUDGED}
     assert listed == set(TrainingConfig.model_fields)
 
 
@@ -181,6 +182,42 @@ def test_a_planned_value_is_the_one_used(field, cases, tmp_path, trained):
 def test_a_setting_that_does_not_count_changes_no_weight(options, cases, tmp_path, trained):
     result = scene.train(tmp_path, cases, **options)
     assert same(weights(tmp_path), trained[2])
+    assert result.volumes == trained[1].volumes
+
+
+@pytest.mark.parametrize("field", JUDGED)
+def test_what_is_judged_between_changes_neither_weights_nor_what_is_reported(
+    field, cases, tmp_path, trained
+):
+    heard = scene.Heard()
+    result = scene.train(tmp_path, cases, plan={field: JUDGED[field]}, heard=heard)
+    assert result.volumes == trained[1].volumes
+    val = [metrics.get("val_dice") for metrics in heard.metrics]
+    if field == "validation_interval":
+        assert [value is not None for value in val] == [False, True, True]
+        assert set(heard.metrics[1]) >= AT_INTERVALS
+    else:
+        assert val != [metrics["val_dice"] for metrics in trained[0].metrics]
+        assert result.untrained != trained[1].untrained
+
+
+def test_a_cell_killed_after_an_epoch_that_is_not_judged_comes_to_the_same_result(
+    cases, tmp_path, trained
+):
+    def dies(epoch, *_):
+        if epoch == 0:
+            raise KeyboardInterrupt
+
+    spec, heard = scene.make_spec(), scene.Heard()
+    plan = scene.make_plan(spec, validation_interval=3)
+    killed = scene.trainer.Callbacks(dies, lambda _: None)
+    with pytest.raises(KeyboardInterrupt):
+        scene.trainer.train_cell(
+            spec, plan, scene.make_config(), cases, folder=tmp_path, callbacks=killed
+        )
+    result = scene.train(tmp_path, cases, heard=heard)
+    assert heard.epochs == [0, 1, 2]
+    assert "val_loss" not in heard.metrics[1]
     assert result.volumes == trained[1].volumes
 
 
@@ -245,6 +282,17 @@ def test_early_stopping_ends_with_topology_metrics_of_its_last_epoch(cases, tmp_
     assert result.stopped_early
     assert result.epochs == len(losses) == losses.index(min(losses)) + 2
     assert set(heard.metrics[-1]) >= AT_INTERVALS
+
+
+def test_early_stopping_waits_for_the_next_judged_epoch(cases, tmp_path):
+    config = scene.make_config(max_epochs=30, early_stopping_patience=1, learning_rate=0.5)
+    heard = scene.Heard()
+    plan = {"validation_interval": 4}
+    result = scene.train(tmp_path, cases, config=config, heard=heard, plan=plan)
+    judged = [epoch for epoch in heard.epochs if "val_loss" in heard.metrics[epoch]]
+    assert result.stopped_early
+    assert judged == list(range(3, result.epochs, 4))
+    assert result.epochs % 4 == 0
 
 
 def test_components_of_a_compound_loss_are_reported(cases, tmp_path):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from minivess.compute.patch import shapes_of
 from minivess.config import ExperimentConfig, TierConfig
-from minivess.contracts import Choice, ComputePlan, DatasetProfile, Hardware, Network
+from minivess.contracts import Choice, DatasetProfile, Hardware, Network
 from minivess.errors import PlanError
 from minivess.runtime.cgroups import GIB
 
@@ -206,29 +206,3 @@ def threads(config: ExperimentConfig, hardware: Hardware) -> Choice:
         "threads", count, "every core that may be used",
         bound="cores", more=f"{count + 1} would need {count + 1} cores",
     )  # fmt: skip
-
-
-def for_fold(plan: ComputePlan, config: ExperimentConfig, n_train: int) -> ComputePlan:
-    """The plan with the updates of a fold that trains on so many volumes."""
-    choice = iterations(config, n_train, plan.batch_size)
-    return plan.replace(
-        iterations_per_epoch=choice.value,
-        choices=plan.choices | {"iterations_per_epoch": choice},
-    )
-
-
-def iterations(config: ExperimentConfig, n_train: int, batch: int) -> Choice:
-    """Optimizer updates in an epoch of a fold that trains on `n_train`: each patch sample once."""
-    training = config.training
-    if training.iterations_per_epoch != "auto":
-        return given("iterations_per_epoch", training.iterations_per_epoch)
-    per_step = batch * training.accumulation_steps
-    count = max(1, math.ceil(n_train * training.samples_per_volume / per_step))
-    samples = count * per_step // n_train + 1
-    return found(
-        "iterations_per_epoch",
-        count,
-        f"{n_train} volumes x {training.samples_per_volume} patches, {per_step} in each update",
-        bound="each patch once",
-        more=f"{count + 1} would need training.samples_per_volume={samples}",
-    )

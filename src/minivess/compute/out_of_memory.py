@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from minivess.compute import choices
+from minivess.compute import judging
 from minivess.compute.memory.prediction import Footprint
 from minivess.compute.patch import padding, shapes_of, step_down
 from minivess.config import ExperimentConfig, TrainingConfig
@@ -112,7 +112,7 @@ def smaller(
     if plan.number > RESTARTS or down is None or not found.accepts(*down):
         raise _stuck(plan, training, network)
     patch, batch = down
-    iterations = choices.iterations(config, n_train, batch).value
+    iterations = judging.iterations(config, n_train, batch, plan.windows, plan.n_val).value
     changed: Sizes = {"patch_size": patch, "batch_size": batch, "iterations_per_epoch": iterations}
     return plan.replace(
         number=plan.number + 1,

@@ -136,7 +136,7 @@ class PatchAndBatch:
         """The batch before memory is looked at: never more patches than an epoch has."""
         if self.training.batch_size != "auto":
             return self.training.batch_size
-        return max(1, min(self.start.batch_size, n_train * self.training.samples_per_volume))
+        return max(1, min(self.start.batch_size, n_train * self.training.samples))
 
     # --- why ------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from minivess import config as configuration
 from minivess import networks
-from minivess.compute import choices
+from minivess.compute import choices, judging
 from minivess.compute import hardware as machine
 from minivess.compute.choices import USER
 from minivess.compute.memory.prediction import Footprint
@@ -56,6 +56,10 @@ def resolve(
     free_gb = hardware.gpu_free_gb if on.value == "cuda" else hardware.ram_available_gb - kept_gb
     budget_gb = MEMORY_SHARE * max(free_gb or 0.0, 0.0)
     patch, batch = sizes.shrunk_to(budget_gb, n_train)
+    whole = judging.windows(config, profile, patch, found.divisor, 1.0)
+    volumes = judging.n_val(config, profile, n_train)
+    updates = judging.iterations(config, n_train, batch, whole, volumes)
+    patches = updates.value * batch * config.training.accumulation_steps
     made = {
         "tier": chosen,
         "device": on,
@@ -65,8 +69,10 @@ def resolve(
         "cache_rate": kept,
         "mixed_precision": precision,
         "threads": choices.threads(config, hardware),
-        "iterations_per_epoch": choices.iterations(config, n_train, batch),
+        "iterations_per_epoch": updates,
+        **judging.chosen(config, profile, patch, found.divisor, n_train=n_train, patches=patches),
     }
+    share = made["validation_share"].value
     return ComputePlan(
         **{name: choice.value for name, choice in made.items()},
         divisor=found.divisor,
@@ -74,6 +80,9 @@ def resolve(
         predicted_window_gb=round(found.window_gb(patch, profile.max_shape), 3),
         memory_budget_gb=round(budget_gb, 3),
         padded=padding(shapes_of(profile), patch),
+        n_val=volumes,
+        windows=whole,
+        windows_between=judging.windows(config, profile, patch, found.divisor, share),
         choices=made,
     )
 

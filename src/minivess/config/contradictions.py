@@ -128,6 +128,16 @@ CONTRADICTIONS = (
         lambda c: (c.training.average_from or 0) >= c.training.max_epochs,
     ),
     Clash(
+        ("training.validation_share", "training.judged_epoch"),
+        "training.judged_epoch=best and training.early_stopping_patience decide by whole volumes, "
+        "but training.validation_share judges a part of them.",
+        "Leave out training.validation_share, or judge the last epoch without early stopping.",
+        lambda c: (
+            c.training.validation_share not in ("auto", 1)
+            and (c.training.judged_epoch == "best" or c.training.early_stopping_patience > 0)
+        ),
+    ),
+    Clash(
         ("compute.profile", "training.device"),
         "compute.profile=cpu and training.device=cuda contradict each other.",
         "Leave out one of compute.profile and training.device.",

@@ -23,6 +23,7 @@ from minivess.config.contradictions import CONTRADICTIONS
 from minivess.contracts import IGNORED, LabelMap, Normalisation, Resampling
 
 Augmentation = Literal["none", "light", "full"]
+SAMPLES = 4
 FULL_FROM = 5000
 """Updates of a training from which on `auto` takes the full set."""
 
@@ -174,9 +175,18 @@ class TrainingConfig(Part):
         None, "max_epochs of a finished training to go on from; none: from the start", ge=1
     )
     iterations_per_epoch: PositiveInt | Auto = setting(
-        "auto", "optimizer steps in an epoch; auto: each patch sample once"
+        "auto",
+        "optimizer steps in an epoch; auto: each patch sample once, more where volumes are large",
     )
-    samples_per_volume: int = setting(4, "patches drawn from each volume in an epoch", ge=1)
+    samples_per_volume: PositiveInt | Auto = setting(
+        "auto", "patches drawn from each volume in an epoch; auto: 4, more from large volumes"
+    )
+    validation_interval: PositiveInt | Auto = setting(
+        "auto", "epochs between judgements of the validation volumes; the last one is judged"
+    )
+    validation_share: Annotated[float, Field(gt=0, le=1)] | Auto = setting(
+        "auto", "part of each validation volume that is judged after an epoch; whole at the end"
+    )
     foreground_ratio: float = setting(0.67, "share of patches centred on foreground", ge=0, le=1)
     augment: Augmentation | Auto = setting(
         "light",
@@ -265,6 +275,11 @@ class TrainingConfig(Part):
         if self.augment != "auto":
             return self.augment
         return "full" if self.max_epochs * iterations >= FULL_FROM else "light"
+
+    @property
+    def samples(self) -> int:
+        """Patches of each volume before any is drawn again."""
+        return SAMPLES if self.samples_per_volume == "auto" else self.samples_per_volume
 
     @property
     def averages(self) -> bool:

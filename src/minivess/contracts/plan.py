@@ -60,6 +60,11 @@ class ComputePlan(Versioned):
     threads: int
     parallel_cells: int = Field(default=1, description="cells side by side on one CPU")
     iterations_per_epoch: int
+    validation_interval: int = Field(default=1, description="epochs between judgements")
+    validation_share: float = Field(default=1.0, description="of each volume, after an epoch")
+    n_val: float = Field(default=0.0, description="volumes that validate")
+    windows: float = Field(default=0.0, description="windows of a volume, in the mean")
+    windows_between: float = Field(default=0.0, description="those judged after an epoch")
     divisor: Shape
     predicted_memory_gb: float
     predicted_window_gb: float = Field(default=0.0, description="judging the largest volume")
@@ -78,6 +83,7 @@ class Forecast(Contract):
     cells: int
     seconds_per_step: float
     seconds_per_epoch: float = Field(description="training steps and validation")
+    steps_share: float = Field(default=1.0, description="of the time of a cell, that of its steps")
     total_hours: float
     low_hours: float = Field(default=0.0, description="where nothing else computes any more")
     high_hours: float = Field(default=0.0, description="where each step is as slow as the slowest")

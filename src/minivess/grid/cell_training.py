@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from minivess import home, names
-from minivess.compute import choices
+from minivess.compute import judging
 from minivess.compute.out_of_memory import described, release
 from minivess.compute.reporting import forecast, peak_memory
 from minivess.contracts import CellResult, CellSpec, ComputePlan, RunRecord
@@ -78,7 +78,7 @@ class CellTraining:
         resume = config.training.retrain != "always"
         # A cell that resumes keeps the plan that it was started with, its patch included.
         shared = context.grid.model(context.family).plan
-        fresh = choices.for_fold(shared, config, len(cell.fold.train))
+        fresh = judging.for_fold(shared, config, len(cell.fold.train))
         shorter = self.shorter()
         if shorter is not None and not (resume and self.stored_plan()):
             fresh = shorter.plan(fresh).replace(after_run=None)

@@ -65,7 +65,8 @@ class TrainingContext:
         """Whether no epoch is left, or early stopping ends the training before `state.epoch`."""
         patience = self.config.training.early_stopping_patience
         best = state.best.get("val_loss", {"epoch": -1})
-        stopped = bool(patience) and state.epoch - 1 - best["epoch"] >= patience
+        judged = state.epoch - state.epoch % self.plan.validation_interval - 1
+        stopped = bool(patience) and judged - best["epoch"] >= patience
         return stopped or state.epoch >= self.config.training.max_epochs
 
     def stops_here(self, state: State, loss: float) -> bool:
@@ -74,6 +75,18 @@ class TrainingContext:
         best = state.best.get("val_loss", {"epoch": -1, "value": float("inf")})
         waited = state.epoch - best["epoch"]
         return bool(patience) and not loss < best["value"] and waited >= patience
+
+    def judges_after(self, epoch: int) -> bool:
+        """Whether an epoch, counted from 0, is judged: at intervals, and the last one."""
+        return self._is_last(epoch) or (epoch + 1) % self.plan.validation_interval == 0
+
+    def is_due(self, epoch: int, interval: int) -> bool:
+        """Whether so many epochs have passed since, as of the judged epoch before this one."""
+        before = epoch + 1 - self.plan.validation_interval
+        return self._is_last(epoch) or (epoch + 1) // interval > max(0, before) // interval
+
+    def _is_last(self, epoch: int) -> bool:
+        return epoch + 1 == self.config.training.max_epochs
 
     def begin(self, state: State) -> None:
         """Report which epoch begins."""

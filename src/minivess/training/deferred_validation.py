@@ -7,6 +7,7 @@ complete evaluates the stored weights again, with the same values and checkpoint
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -44,7 +45,12 @@ class PendingEpoch(NamedTuple):
 
 
 def judge(context: TrainingContext, state: State, entry: cell_folder.Entry) -> PendingEpoch:
-    """Let the network that `state` holds be judged; the loss is in `entry` at once."""
+    """Let the network that `state` holds be judged; the loss is in `entry` at once.
+
+    An epoch that is not judged has no `val_` metrics.
+    """
+    if not context.judges_after(state.epoch):
+        return PendingEpoch(Judging(math.nan, [], []), None, None)
     judging, topology = _validate(context, state)
     entry["metrics"] |= judging.logged_loss
     figure = None
@@ -124,10 +130,9 @@ def shown(drawn: Future[Path], on_figure: OnFigure) -> None:
 
 def _validate(context: TrainingContext, state: State) -> tuple[Judging, bool]:
     """Topology is judged at intervals and at the last epoch, however it comes."""
-    number, training = state.epoch + 1, context.config.training
-    last = number == training.max_epochs
-    topology = last or number % context.config.evaluation.interval_epochs == 0
-    images = SHOWN if last or number % training.figure_interval == 0 else 0
+    config = context.config
+    topology = context.is_due(state.epoch, config.evaluation.interval_epochs)
+    images = SHOWN if context.is_due(state.epoch, config.training.figure_interval) else 0
     with context.clock.on(PREDICTING):
         judging = context.validation.run(state.judged, topology=topology, shown=images)
         if not topology and context.stops_here(state, judging.loss):

@@ -137,7 +137,7 @@ class Batches:
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Volume of each place: every volume `samples_per_volume` times, shuffled, repeated."""
-        pool = np.repeat(np.arange(len(self.volumes)), self.training.samples_per_volume)
+        pool = np.repeat(np.arange(len(self.volumes)), self.training.samples)
         places = self.per_epoch * self.plan.batch_size
         rounds = [
             np.random.default_rng(transforms.seed_of("order", self.seed, epoch, turn)).permutation(

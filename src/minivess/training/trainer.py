@@ -146,7 +146,7 @@ def _finish(context: TrainingContext, state: State) -> CellResult:
         checkpoint.save(folder / name, state.weights(spec.key))
     network = networks.load(spec.network, folder / name).to(context.plan.device)
     with context.clock.on(PREDICTING):
-        judging = context.validation.run(network, topology=True, reported=True)
+        judging = context.validation.run(network, topology=True, reported=True, whole=True)
     with context.clock.on(JUDGING):
         judgement = judging.wait()
     drawn = context.judges.submit(figures.curves, folder / cell_folder.CURVES, state.history)

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from minivess import inference, names
+from minivess.compute import judging
 from minivess.config import EvaluationConfig
-from minivess.contracts import CellSpec, ComputePlan, VolumeMetrics
+from minivess.contracts import IGNORED, CellSpec, ComputePlan, VolumeMetrics
 from minivess.evaluation import metrics
 from minivess.inference import Predictor
 from minivess.names import PRIMARY
@@ -86,14 +87,22 @@ class Validation:
     heartbeat: Heartbeat
     labels: Path | None = None
     _seconds: list[float] = field(default_factory=list)
-    _truths: dict[str, metrics.Truth] = field(default_factory=dict)
+    _truths: dict[tuple[str, bool], metrics.Truth] = field(default_factory=dict)
+    _parts: dict[str, tuple[slice, ...]] = field(default_factory=dict)
 
     def run(
-        self, network: nn.Module, *, topology: bool, shown: int = 0, reported: bool = False
+        self,
+        network: nn.Module,
+        *,
+        topology: bool,
+        shown: int = 0,
+        reported: bool = False,
+        whole: bool = False,
     ) -> Judging:
         """Judge the network in eval mode; the first `shown` volumes come back as panels.
 
-        `reported` figures are computed as analysis and service do, others as training does.
+        `reported` figures are computed as analysis and service do, without the loss; others as
+        training does. Where the plan says so, a part of each volume is judged unless `whole`.
         """
         predictor = Predictor(
             network.eval(), self.spec.window, self.plan.divisor, device=self.plan.device,
@@ -102,10 +111,15 @@ class Validation:
         found, losses, panels = [], [], []
         for position in range(len(self.volumes)):
             sample = self.volumes[position]
+            if not whole and self.plan.validation_share < 1:
+                sample = self._part(sample)
             logits = predictor.logits(sample["image"].numpy())
             mask = inference.mask(logits)
-            losses.append(self._loss(logits, sample["label"]))
-            found.append(self.judges.submit(self._judged, sample, mask, topology=topology))
+            if not reported:
+                losses.append(self._loss(logits, sample["label"]))
+            found.append(
+                self.judges.submit(self._judged, sample, mask, topology=topology, whole=whole)
+            )
             if position < shown:
                 image, label = sample["image"][0].numpy(), sample["label"][0].numpy()
                 panels.append(Panel(sample["case"], image, *metrics.judged(label, mask)))
@@ -124,14 +138,36 @@ class Validation:
             target = label[None].to(self.plan.device).long()
             return float(self.loss(guess, target)["loss"])
 
-    def _judged(self, sample: Sample, mask: NDArray[np.uint8], *, topology: bool) -> VolumeMetrics:
+    def _part(self, sample: Sample) -> Sample:
+        """The part of a volume around the middle of its foreground, the same at each epoch."""
+        case, label = sample["case"], sample["label"]
+        if case not in self._parts:
+            x, y, z = label.shape[1:]
+            sides = judging.part(
+                (x, y, z), self.spec.window, self.plan.divisor, self.plan.validation_share
+            )
+            places = ((label[0] > 0) & (label[0] != IGNORED)).nonzero().float()
+            middle = places.median(dim=0).values if len(places) else torch.tensor((x, y, z)) / 2
+            begins = [
+                max(0, min(int(at) - side // 2, extent - side))
+                for at, side, extent in zip(middle, sides, (x, y, z), strict=True)
+            ]
+            self._parts[case] = tuple(
+                slice(begin, begin + side) for begin, side in zip(begins, sides, strict=True)
+            )
+        inside = (slice(None), *self._parts[case])
+        return {**sample, "image": sample["image"][inside], "label": label[inside]}
+
+    def _judged(
+        self, sample: Sample, mask: NDArray[np.uint8], *, topology: bool, whole: bool
+    ) -> VolumeMetrics:
         case, begun = sample["case"], time.thread_time()
-        if case not in self._truths:
+        if (case, whole) not in self._truths:
             label = sample["label"][0].numpy()
-            self._truths[case] = metrics.Truth(label, self.spec.classes, kept=self.labels)
+            self._truths[case, whole] = metrics.Truth(label, self.spec.classes, kept=self.labels)
         values = metrics.judge(
             mask,
-            self._truths[case],
+            self._truths[case, whole],
             classes=self.spec.classes,
             config=self.config,
             spacing=sample["spacing"],

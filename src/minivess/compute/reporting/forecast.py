@@ -10,9 +10,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from minivess import inference, networks
-from minivess.compute import layout
-from minivess.compute.choices import iterations, loaded_gb
+from minivess import networks
+from minivess.compute import judging, layout
+from minivess.compute.choices import loaded_gb
 from minivess.compute.memory.prediction import JUDGING_PROCESS_GB, PROCESS_GB, map_bytes
 from minivess.compute.patch import shapes_of
 from minivess.compute.reporting import peak_memory
@@ -89,6 +89,7 @@ def forecast(
     return Forecast(
         cells=cells,
         seconds_per_step=times.at(plan.threads).step,
+        steps_share=steps_s(config, plan, times, n_train=n_train) / epoch,
         seconds_per_epoch=epoch * (layout.CROWDED if plan.parallel_cells > 1 else 1),
         total_hours=total,
         low_hours=total * times.quiet,
@@ -114,26 +115,34 @@ def epoch_s(
     n_train: Sequence[int],
 ) -> float:
     """Seconds of an epoch of the mean cell that trains alone: its steps and its validation."""
+    stepping = steps_s(config, plan, times, n_train=n_train)
+    return stepping + _validation(config, plan, profile, times)
+
+
+def steps_s(
+    config: ExperimentConfig, plan: ComputePlan, times: Times, *, n_train: Sequence[int]
+) -> float:
+    """Seconds of the steps of an epoch of the mean cell."""
     times = times.at(plan.threads)
     ahead = times.load / plan.num_workers - times.step if plan.num_workers else times.load
-    updates = statistics.fmean(iterations(config, n, plan.batch_size).value for n in n_train)
-    steps = updates * config.training.accumulation_steps
-    return steps * (times.step + max(0.0, ahead)) + _validation(config, plan, profile, times)
+    updates = statistics.fmean(
+        judging.iterations(config, n, plan.batch_size, plan.windows, plan.n_val).value
+        for n in n_train
+    )
+    return updates * config.training.accumulation_steps * (times.step + max(0.0, ahead))
 
 
 def _validation(
     config: ExperimentConfig, plan: ComputePlan, profile: DatasetProfile, times: Times
 ) -> float:
-    """Seconds of the validation of an average fold, its topology metrics spread over epochs."""
-    window = inference.window_for(config, plan.patch_size, profile.volumes)
-    shapes = shapes_of(profile).values()
-    # What was timed is one window of the patch's size.
-    larger = math.prod(window.patch_size) / math.prod(plan.patch_size)
-    passes = sum(inference.windows(shape, window, plan.divisor) for shape in shapes)
-    count = larger * passes * inference.passes(window)
-    judging = times.judge * sum(math.prod(shape) for shape in shapes)
-    share = 1 / min(config.training.folds, profile.n_volumes)
-    return share * (count * times.window + judging / config.evaluation.interval_epochs)
+    """Seconds of judging, spread over the epochs: parts in between, whole volumes at the end."""
+    times, training = times.at(plan.threads), config.training
+    voxels = times.judge * statistics.fmean(math.prod(s) for s in shapes_of(profile).values())
+    part = plan.windows_between / max(plan.windows, 1)
+    between = times.window * plan.windows_between / plan.validation_interval
+    between += part * voxels / max(plan.validation_interval, config.evaluation.interval_epochs)
+    end = judging.REPORTED * times.window * (plan.windows + plan.windows_between)
+    return plan.n_val * (between + (end + (1 + part) * voxels) / training.max_epochs)
 
 
 def _cell_gb(config: ExperimentConfig, network: Network) -> float:

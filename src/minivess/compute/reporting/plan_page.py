@@ -128,8 +128,8 @@ def _cost(plan: ComputePlan, forecast: Forecast) -> list[tuple[str, str]]:
         (
             "Forecast",
             f"{duration(forecast)}, for {_cells(forecast)}: {forecast.seconds_per_step:.3f} s for "
-            f"a step, {forecast.seconds_per_epoch:.1f} s for an epoch; {forecast.ram_gb:.1f} GB "
-            f"memory{vram}, {forecast.disk_gb:.2f} GB disk",
+            f"a step, {forecast.seconds_per_epoch:.1f} s for an epoch, {forecast.steps_share:.0%} "
+            f"of it steps; {forecast.ram_gb:.1f} GB memory{vram}, {forecast.disk_gb:.2f} GB disk",
         ),
         ("Timed", forecast.method),
     ]

@@ -23,7 +23,7 @@ Params = dict[str, Any]
 GRID = ("models", "losses", "seeds", "parallel_cells")
 RESOLVED = (
     "patch_size", "batch_size", "num_workers", "cache_rate", "mixed_precision", "threads",
-    "device", "iterations_per_epoch",
+    "device", "iterations_per_epoch", "validation_interval", "validation_share",
 )  # fmt: skip
 
 
@@ -37,6 +37,7 @@ def training_params(config: ExperimentConfig, plan: ComputePlan, *, seed: int) -
         **asked,
         **plan_params(plan),
         "seed": seed,
+        "samples_per_volume": config.training.samples,
         "augment": config.training.augmentation(plan.iterations_per_epoch),
         "patch_strategy": _strategy(config),
         "prediction_window": plan.patch_size
