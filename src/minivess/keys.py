@@ -27,9 +27,9 @@ CELL_CODE = (
     "-training/monitoring", "-training/speed_probe.py", "compute", "-compute/reporting",
     "-compute/layout.py",
 )  # fmt: skip
-PROBABILITY_CODE = (*FORMATS, "networks.py", "architectures.py", "inference.py", "analysis/kept.py")
-PREDICTION_CODE = ("analysis/predictions.py", "analysis/kept.py", *MODELS)
-ANALYSIS_CODE = ("analysis", "-analysis/report", *MODELS)
+PROBABILITY_CODE = (*FORMATS, "networks.py", "architectures.py", "inference.py", "combination.py")
+PREDICTION_CODE = ("analysis/predictions.py", "combination.py", *MODELS)
+ANALYSIS_CODE = ("analysis", "combination.py", "-analysis/report", *MODELS)
 PREDICTED_CODE = (*CHECKS, "networks.py", "architectures.py", "inference.py", "serving/predict.py")
 DEPLOYMENT_CODE = (*CHECKS, *MODELS, "serving")  # a service reads and checks files as well
 NUMERIC_PACKAGES = ("torch", "monai", "numpy")

@@ -12,14 +12,15 @@ DEPLOYMENT_EXPERIMENT = "minivess_deployment"
 
 # Kinds of run, in the tag KIND.
 PROFILE, FAMILY, CELL, ANALYSIS, DEPLOYMENT = "profile", "family", "cell", "analysis", "deployment"
-REFIT, SEARCH, TRIAL = "refit", "search", "trial"
+REFIT, SEARCH, TRIAL, ENSEMBLE = "refit", "search", "trial", "ensemble"
 EXPERIMENTS = {
     PROFILE: PROFILE_EXPERIMENT,
     ANALYSIS: EVALUATION_EXPERIMENT,
+    ENSEMBLE: EVALUATION_EXPERIMENT,
     DEPLOYMENT: DEPLOYMENT_EXPERIMENT,
 }
 """Kinds whose runs have an MLflow experiment of their own."""
-OWN_EXPERIMENTS = tuple(EXPERIMENTS.values())
+OWN_EXPERIMENTS = tuple(dict.fromkeys(EXPERIMENTS.values()))
 TRAINING_KINDS = (FAMILY, REFIT, SEARCH)
 
 # Tags.

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from minivess import inference
-from minivess.analysis.kept import KeptProbabilities, pack, unpack
+from minivess.analysis.kept import KeptProbabilities
+from minivess.combination import pack, unpack
 
 RNG = np.random.default_rng(0)
 

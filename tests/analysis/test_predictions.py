@@ -7,7 +7,7 @@ import torch
 from minivess import files, inference
 from minivess.analysis import ensembling, predictions
 from minivess.analysis.ensembling import Ensemble
-from minivess.analysis.kept import pack, unpack
+from minivess.combination import pack, unpack
 from minivess.config import ExperimentConfig
 from minivess.contracts import IGNORED
 from minivess.data.formats import volume

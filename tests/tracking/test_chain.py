@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from minivess import names, networks
+from minivess import combination, inference, names, networks
 from minivess.contracts import CellResult, CellSpec, FamilyRun, VolumeMetrics, Window
 from minivess.errors import DataError, StoreError
 from minivess.inference import Predictor
-from minivess.tracking.run import model
+from minivess.tracking.run import ensemble, model
 from minivess.tracking.run.params import data_params
 from minivess.tracking.run.run_lifecycle import mlflow_run
 from minivess.tracking.store import fold_models, registry
@@ -148,6 +148,48 @@ def test_members_of_another_machine_are_downloaded(
         assert networks.load(NETWORK, member.checkpoint)
     finally:
         shutil.move(tmp_path / "away", original)
+
+
+@pytest.mark.parametrize("how", ["mean", "vote", "soup"])
+def test_a_bare_client_gets_the_mask_of_an_ensemble_that_holds_no_weights(
+    store: Store, chain: Chain, tmp_path: Path, how: Any
+) -> None:
+    import mlflow
+
+    found = fold_models.fetch(store, [chain.family], tmp_path)
+    # The same two networks under two names, so that each fold has two voters.
+    both = [*found, *(one.replace(family="again", run_id=chain.cells[0]) for one in found)]
+    families = ("dynunet_dice_ce", "again")
+    whole = ensemble.Members(how=how, families=families, members=ensemble.members(both, families))
+    with mlflow_run(
+        store, experiment="chain", name=how, kind=names.ENSEMBLE, key=how, note="n",
+        dataset="tubes", config=QUIET, ingredients={},
+    ) as run:  # fmt: skip
+        model.log_ensemble(run, whole)
+    version = registry.register(store, name="mixed", run_id=run.run_id, note="n", tags={})
+    folder = store.download(run.run_id, names.MODEL_ARTIFACT, tmp_path / "held")
+    assert not [path for path in folder.rglob("*") if path.suffix in (".pth", ".safetensors")]
+    mlflow.set_tracking_uri(store.uri)
+    loaded = mlflow.pyfunc.load_model(f"models:/mixed/{version}")
+    volume = np.random.default_rng(0).normal(size=(1, 16, 16, 5)).astype(np.float32)
+    said = loaded.predict(volume[None], params={"fold": 1})[0]
+    checkpoints = [found[1].checkpoint, found[0].checkpoint]
+    np.testing.assert_array_equal(
+        inference.mask(said), inference.mask(combined(how, checkpoints, volume))
+    )
+    assert loaded.predict(volume[None]).shape == (1, 2, 16, 16, 5)
+    with pytest.raises(StoreError, match="of fold 7"):
+        loaded.predict(volume[None], params={"fold": 7})
+
+
+def combined(how: Any, checkpoints: list[Path], volume: Any) -> Any:
+    """What two networks say together, as an analysis judges it."""
+    if how == "soup":
+        network = combination.averaged(NETWORK.model_dump_json(), tuple(checkpoints), "cpu")
+        return Predictor.of(NETWORK, WINDOW, network).probabilities(volume)
+    said = [Predictor.of(NETWORK, WINDOW, path).probabilities(volume) for path in checkpoints]
+    packed = [combination.unpack(combination.pack(one)) for one in said]
+    return sum(combination.share(one, how, 2) for one in packed)
 
 
 def test_a_model_is_registered_once_for_each_run(store: Store, chain: Chain) -> None:

@@ -35,6 +35,13 @@ class Entries(NamedTuple):
     groups: list[str | None]
 
 
+def eligible(judged: Sequence[Scores], config: ExperimentConfig) -> list[Scores]:
+    """Return those that `analysis.eligible` lets be champion."""
+    allowed = {"families": False, "ensembles": True}
+    kinds = {allowed[kind] for kind in config.analysis.eligible}
+    return [one for one in judged if one.combined in kinds]
+
+
 def entries(judged: Sequence[Scores], config: ExperimentConfig) -> Entries:
     """Return the families with a value of the metric, and the volumes on which all have one.
 

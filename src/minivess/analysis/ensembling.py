@@ -9,13 +9,13 @@ mean of those families that raise Dice, added one by one on the other folds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
+from minivess.combination import How
 from minivess.config import EvaluationConfig, ExperimentConfig
 from minivess.contracts import FoldModel, Scores, VolumeMetrics
 from minivess.evaluation import statistics
 
-How = Literal["mean", "vote", "soup"]
 HOWS: tuple[How, ...] = get_args(How)
 ALL = "all"
 GREEDY = "greedy"
@@ -105,6 +105,7 @@ def judged(
     return Scores(
         name=name,
         members=ensemble.families,
+        by_fold=dict(ensemble.by_fold),
         how="greedy" if ensemble.by_fold else ensemble.how,
         trainable_parameters=max(sizes) if ensemble.how == "soup" else sum(sizes),
         intervals={

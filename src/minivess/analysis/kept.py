@@ -12,13 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from minivess import files, inference
+from minivess import files
+from minivess.combination import Packed, Probabilities, pack
 
-Probabilities = npt.NDArray[np.float32]
-Packed = npt.NDArray[np.uint8]
-LARGEST = 255
 SUFFIX = ".npy.gz"
 
 
@@ -57,29 +54,6 @@ class KeptProbabilities:
                 return
             Path(path).unlink(missing_ok=True)
             excess -= size
-
-
-def pack(probabilities: Probabilities) -> Packed:
-    """Round (C, X, Y, Z) to 255 steps without changing the most likely class of any voxel.
-
-    Two classes are held as the second alone, (1, X, Y, Z).
-    """
-    packed: Packed = np.rint(probabilities * LARGEST).astype(np.uint8)
-    likely = inference.mask(probabilities)
-    if len(packed) == 2:
-        second = packed[1]
-        np.clip(second, LARGEST // 2 + 1, None, out=second, where=likely == 1)
-        np.clip(second, None, LARGEST // 2, out=second, where=likely == 0)
-        return packed[1:]
-    tied = np.nonzero(packed.argmax(axis=0) != likely)
-    packed[(likely[tied], *tied)] += 1
-    return packed
-
-
-def unpack(packed: Packed) -> Probabilities:
-    """Return probabilities (C, X, Y, Z) of a packed volume."""
-    whole = np.concatenate([LARGEST - packed, packed]) if len(packed) == 1 else packed
-    return whole.astype(np.float32) / np.float32(LARGEST)
 
 
 def _write(path: Path, packed: Packed) -> None:

@@ -86,11 +86,15 @@ def analyse(
     judged = _summed(models, rows, combinations, config)
     families = [one for one in judged if not one.combined]
     parents = {model.family: model.parent_run_id for model in models}
-    chosen = champion.choose(families, config, parents)
+    eligible = champion.eligible(judged, config)
+    # The run of an ensemble is made after this; its id is filled in there.
+    chosen = champion.choose(eligible, config, dict.fromkeys(combinations, "") | parents)
     on_test, unjudged = predictions.by_each_fold(models, test_cases, **evaluate)
-    mine = [one for one in models if one.family == chosen.family]
+    members = next(one.members for one in eligible if one.name == chosen.family)
+    mine = [one for one in models if one.family in members]
+    first = [one for one in models if one.family == members[0]]
     baseline_scores = baseline.judge(
-        mine, open_cases, config, evaluate["cache"], evaluate["contents"]
+        first, open_cases, config, evaluate["cache"], evaluate["contents"]
     )
     result = AnalysisResult(
         run_id=run_id,
@@ -103,7 +107,7 @@ def analyse(
         baseline=baseline_scores,
         champion=chosen,
         comparisons=paired.every_pair(judged, config, models),
-        selection=champion.select_again(families, config),
+        selection=champion.select_again(eligible, config),
         seed_noise=paired.seed_noise(families, models, chosen.metric),
         test=tuple(_summed(models, on_test, combinations, config)),
         notes=(

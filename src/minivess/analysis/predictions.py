@@ -18,12 +18,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from minivess import files, inference, keys, networks
+from minivess import combination, files, inference, keys
 from minivess.analysis import leaks
-from minivess.analysis.ensembling import Combinations, Ensemble, How
-from minivess.analysis.kept import KeptProbabilities, Packed, Probabilities, unpack
+from minivess.analysis.ensembling import Combinations, Ensemble
+from minivess.analysis.kept import KeptProbabilities
+from minivess.combination import How, Packed, Probabilities
 from minivess.config import ExperimentConfig
-from minivess.contracts import Case, FoldModel, Network, VolumeMetrics
+from minivess.contracts import Case, FoldModel, VolumeMetrics
 from minivess.data.formats import volume
 from minivess.errors import DataError, PlanError
 from minivess.evaluation import metrics
@@ -35,7 +36,6 @@ Mask = npt.NDArray[np.uint8]
 Averaged = tuple[FoldModel, ...]
 """Fold models whose weights are averaged; mostly one."""
 GB = 10**9
-KEPT_NETWORKS = 16
 
 
 class Prediction(NamedTuple):
@@ -272,10 +272,10 @@ class OutOfFoldPredictor:
                 if voter not in left:
                     continue
                 left.remove(voter)
-                said = _vote(mean, len(task.voters)) if task.how == "vote" else mean
+                said = combination.share(mean, task.how, len(task.voters))
                 sums[task.folder] = sums[task.folder] + said if task.folder in sums else said
                 if not left:
-                    yield task, sums.pop(task.folder) / np.float32(len(task.voters))
+                    yield task, sums.pop(task.folder)
 
     def mean(
         self, case: Case, voter: Sequence[Averaged], image: Callable[[], Probabilities]
@@ -285,11 +285,7 @@ class OutOfFoldPredictor:
         Args:
             image: reads the volume (1, X, Y, Z) where it is needed.
         """
-        first, *others = (self._probabilities(case, one, image) for one in voter)
-        total = unpack(first)
-        for other in others:
-            total += unpack(other)
-        return total / np.float32(len(voter))
+        return combination.mean(self._probabilities(case, one, image) for one in voter)
 
     def _probabilities(
         self, case: Case, models: Averaged, image: Callable[[], Probabilities]
@@ -308,16 +304,6 @@ def _cells(models: Averaged) -> list[list[str]]:
     return [[one.cell_key, one.checkpoint.name] for one in models]
 
 
-def _vote(probabilities: Probabilities, voters: int) -> Probabilities:
-    """One vote for the likeliest class of each voxel, and a remainder that decides ties alone."""
-    votes = probabilities / np.float32(2 * voters)
-    np.put_along_axis(
-        votes, (at := inference.mask(probabilities)[None].astype(np.int64)),
-        np.take_along_axis(votes, at, axis=0) + np.float32(1), axis=0,
-    )  # fmt: skip
-    return votes
-
-
 def read_mask(path: Path) -> Mask:
     """Read a cached mask (X, Y, Z) of class indices."""
     with np.load(path) as archive:
@@ -333,19 +319,8 @@ def _keep(task: EnsembleTask, mask: Mask, judged: VolumeMetrics) -> None:
 def _forward(models: Averaged, image: Probabilities, device: str) -> Probabilities:
     spec = models[0].spec
     checkpoints = tuple(model.checkpoint for model in models)
-    network = _network(spec.network.model_dump_json(), checkpoints, device)
+    network = combination.averaged(spec.network.model_dump_json(), checkpoints, device)
     return Predictor.of(spec.network, spec.window, network, device=device).probabilities(image)
-
-
-@lru_cache(maxsize=KEPT_NETWORKS)
-def _network(record: str, checkpoints: tuple[Path, ...], device: str) -> Any:
-    found = [networks.load(Network.model_validate_json(record), path) for path in checkpoints]
-    if len(found) > 1:
-        weights = [one.state_dict() for one in found]
-        found[0].load_state_dict(
-            {name: sum(one[name] for one in weights) / len(weights) for name in weights[0]}
-        )
-    return found[0].to(device)
 
 
 @lru_cache

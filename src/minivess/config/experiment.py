@@ -380,12 +380,12 @@ class AnalysisConfig(Part):
         ("mean",), "ways to combine families: probabilities, votes, weights, a nested choice"
     )
     eligible: tuple[Literal["families", "ensembles"], ...] = setting(
-        ("families",), "who can be champion"
+        ("families",), "who can be champion", min_length=1
     )
     kept_gb: float = not_in_key(20.0, "disk for predicted probabilities, oldest go first", ge=0)
     figures: int = setting(6, "volumes shown in the report, worst first", ge=1)
 
-    _each_once = field_validator("ensembles")(each_once)
+    _each_once = field_validator("ensembles", "eligible")(each_once)
 
 
 class DeploymentConfig(Part):

@@ -42,6 +42,10 @@ class Scores(Contract):
     name: str
     members: tuple[str, ...] = Field(description="families that it combines")
     how: Literal["mean", "vote", "soup", "greedy"] = "mean"
+    by_fold: dict[int, tuple[str, ...]] = Field(
+        default={}, description="members where each fold has a choice of its own"
+    )
+    run_id: str | None = Field(default=None, description="run that holds an ensemble's model")
     trainable_parameters: int
     intervals: dict[str, Interval]
     volumes: tuple[VolumeMetrics, ...]
@@ -142,7 +146,8 @@ class AnalysisResult(Versioned):
     @property
     def winner(self) -> Scores:
         """The champion's scores out of fold."""
-        return next(one for one in self.families if one.name == self.champion.family)
+        judged = (*self.families, *self.ensembles)
+        return next(one for one in judged if one.name == self.champion.family)
 
     def comparison(self, name: str, against: str) -> Comparison | None:
         """The comparison of two names, turned so that `name` stands first."""

@@ -18,10 +18,12 @@ from minivess.orchestration.model_versions import (
     restore_aliases,
     tag_champion,
     version_numbers,
+    version_of,
 )
 from minivess.orchestration.session import Session
 from minivess.orchestration.stage import stage
 from minivess.stages import dataset_identity
+from minivess.stages.ensemble_runs import store_ensembles
 from minivess.text import several, three_decimals
 from minivess.tracking.run import params
 from minivess.tracking.store import export, fold_models
@@ -47,7 +49,9 @@ def analyse(session: Session, upstream: Sequence[str] = ()) -> AnalysisResult:
         names.ANALYSIS,
         key,
         lambda: _analyse(session, training, inputs, key),
-        reuse=lambda found: with_registered(training, version_numbers(session, training), found),
+        reuse=lambda found: with_registered(
+            session, training, version_numbers(session, training), found
+        ),
         follow=lambda result, _: set_aliases(session, result),
     )
 
@@ -107,7 +111,8 @@ def _analyse(
             "fetch members", fold_models.fetch, store, training.run_ids, session.home.cells
         )
         result = task("judge", judge, session, run, profile, models)
-        result = with_registered(training, registered, result)
+        result = store_ensembles(session, run, training, profile, models, result)
+        result = with_registered(session, training, registered, result)
         store_analysis(session, run, training, profile, result)
     session.ask(lambda _: refresh_workspace(session))
     print_champion(session, result)
@@ -170,12 +175,15 @@ def judge(
 
 
 def with_registered(
-    training: TrainingResult, registered: Mapping[str, str], result: AnalysisResult
+    session: Session,
+    training: TrainingResult,
+    registered: Mapping[str, str],
+    result: AnalysisResult,
 ) -> AnalysisResult:
     """The result with the champion's name and version in the model registry."""
-    champion = result.champion.replace(
-        model_name=training.experiment, model_version=registered[result.champion.family]
-    )
+    champion, name = result.champion, training.experiment
+    version = registered.get(champion.family) or version_of(session, name, champion.run_id)
+    champion = champion.replace(model_name=name, model_version=version)
     return result.replace(champion=champion, experiment=training.experiment)
 
 
@@ -189,18 +197,20 @@ def store_analysis(
     """Store params, metrics, tags, tables and the result in its run, and show it in Prefect."""
     from minivess.analysis.report import report
 
-    trained = next(one for one in training.families if one.run_id == result.champion.run_id)
+    trained = next(one for one in training.families if one.run_name in result.winner.members)
     known = {
         f"eval_{name}{end}" for name in names.METRICS for end in ("", "_ci_lower", "_ci_upper")
     }
     upstream = {names.UPSTREAM_PROFILE: training.data_profile_run_id}
     run.params(
         params.evaluation_params(session.config.evaluation)
-        | params.upstream_metrics({k: v for k, v in trained.metrics.items() if k in known})
+        | params.upstream_metrics(
+            {k: v for k, v in trained.metrics.items() if k in known and not result.winner.combined}
+        )
         | params.data_params(profile)
         | upstream
         | {
-            names.UPSTREAM_TRAINING: result.champion.run_id,
+            names.UPSTREAM_TRAINING: trained.run_id,
             names.UPSTREAM_EXPERIMENT: training.experiment,
             names.UPSTREAM_COUNT: len(training.families),
         }

@@ -62,6 +62,13 @@ def deploy(session: Session, upstream: Sequence[str] = ()) -> DeploymentResult:
     session.need_store()
     dataset_identity.require(session)
     analysis = with_version(session, handoff.receive_analysis(session, upstream))
+    if analysis.winner.combined:
+        raise ServingError(
+            f"The champion {analysis.champion.family} is an ensemble, and the service runs one "
+            "network.",
+            remedy="choose a family with `minivess analyse analysis.eligible=[families]`, or load "
+            f"the ensemble with mlflow.pyfunc from run {analysis.champion.run_id}",
+        )
     session.print(f"Deploy    {analysis.champion.family}")
     return make(session, analysis, follow=lambda result, _: promote(session, result))
 

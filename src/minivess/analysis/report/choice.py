@@ -8,7 +8,7 @@ from typing import Any
 from minivess import names
 from minivess.analysis import champion, formatting, paired
 from minivess.analysis.report import figures
-from minivess.config import ExperimentConfig
+from minivess.config import AnalysisConfig, ExperimentConfig
 from minivess.contracts import AnalysisResult, Comparison, Interval, Scores
 from minivess.errors import DataError
 
@@ -113,13 +113,14 @@ def rules(result: AnalysisResult, config: ExperimentConfig) -> list[Row]:
 
 def _by_metric(metric: str, result: AnalysisResult, config: ExperimentConfig) -> list[Row]:
     """A row for each tie rule; one where both choose the same family."""
-    by_id = {one.name: one.name for one in result.families}
+    eligible = champion.eligible([*result.families, *result.ensembles], config)
+    by_id = {one.name: one.name for one in eligible}
     rows: list[Row] = []
     for ties, words in TIES.items():
         analysis = config.analysis.model_copy(update={"metric": metric, "ties": ties})
         asked = config.model_copy(update={"analysis": analysis})
         try:
-            chosen = champion.choose(result.families, asked, by_id)
+            chosen = champion.choose(eligible, asked, by_id)
         except DataError:
             return []
         used = metric == result.champion.metric and ties == config.analysis.ties
@@ -132,7 +133,7 @@ def _by_metric(metric: str, result: AnalysisResult, config: ExperimentConfig) ->
                 "winner": chosen.family,
                 "value": formatting.metric(metric).number(chosen.value),
                 "used": used,
-                "command": _command(metric, ties, result)
+                "command": _command(metric, ties, result, config)
                 if chosen.family != result.champion.family
                 else "",
             }
@@ -140,8 +141,12 @@ def _by_metric(metric: str, result: AnalysisResult, config: ExperimentConfig) ->
     return rows
 
 
-def _command(metric: str, ties: str, result: AnalysisResult) -> str:
+def _command(metric: str, ties: str, result: AnalysisResult, config: ExperimentConfig) -> str:
     words = f"analysis.metric={metric} analysis.ties={ties}"
+    if config.analysis.eligible != AnalysisConfig().eligible:
+        words += f" analysis.eligible=[{','.join(config.analysis.eligible)}]"
+    if config.analysis.ensembles != AnalysisConfig().ensembles:
+        words += f" analysis.ensembles=[{','.join(config.analysis.ensembles)}]"
     return f"minivess analyse {words} --upstream {','.join(result.training_run_ids)}"
 
 

@@ -148,13 +148,16 @@ def ordered(result: AnalysisResult) -> list[Scores]:
         value = champion.mean(one, metric)
         return float("inf") if value is None else sign * value
 
-    others = [one for one in result.families if one is not best]
-    return [best, *sorted(others, key=rank), *sorted(result.ensembles, key=rank)]
+    families, ensembles = (
+        sorted((one for one in judged if one.name != best.name), key=rank)
+        for judged in (result.families, result.ensembles)
+    )
+    return [best, *families, *ensembles]
 
 
 def champion_of(result: AnalysisResult) -> Scores:
     """Return the scores of the champion."""
-    return next(one for one in result.families if one.name == result.champion.family)
+    return result.winner
 
 
 def worst_first(judged: Scores) -> list[VolumeMetrics]:

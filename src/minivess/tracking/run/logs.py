@@ -17,7 +17,7 @@ MAIN = {
     names.FAMILY: "train.log",
     names.CELL: "train.log",
     **dict.fromkeys((names.REFIT, names.SEARCH, names.TRIAL), "train.log"),
-    names.ANALYSIS: "analyse.log",
+    **dict.fromkeys((names.ANALYSIS, names.ENSEMBLE), "analyse.log"),
     names.DEPLOYMENT: "deploy.log",
 }
 PERFORMANCE_LOGGER = "minivess.performance"

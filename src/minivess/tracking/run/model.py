@@ -20,7 +20,7 @@ import numpy as np
 from mlflow.models import ModelSignature
 from mlflow.pyfunc import PyFuncModel
 from mlflow.pyfunc.model import PythonModel
-from mlflow.types import Schema, TensorSpec
+from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 from numpy.typing import NDArray
 
 from minivess import files, keys, names, networks
@@ -28,6 +28,7 @@ from minivess.contracts import Network, Shape, Window
 from minivess.data.profiling import admission
 from minivess.errors import DataError, StoreError
 from minivess.inference import Predictor
+from minivess.tracking.run import ensemble
 from minivess.tracking.run.environment import package_version
 from minivess.tracking.run.run import Run
 from minivess.tracking.store import registry
@@ -80,9 +81,9 @@ def save(
                 "weights": str(safe),
             },
             code_paths=[str(files.copy_package(Path(temporary))), *_own_code(network.builder)],
-            signature=_signature(network),
+            signature=signature(network),
             input_example=np.arange(math.prod(shape), dtype=np.float32).reshape(shape),
-            pip_requirements=[f"{name}=={package_version(name)}" for name in REQUIREMENTS],
+            pip_requirements=requirements(),
         )
     return folder
 
@@ -94,6 +95,29 @@ def log_model(
     with tempfile.TemporaryDirectory(prefix="minivess-") as temporary:
         folder = Path(temporary) / names.MODEL_ARTIFACT
         save(folder, network=network, window=window, checkpoint=checkpoint, example=example)
+        run.folder(folder, names.MODEL_ARTIFACT)
+
+
+def log_ensemble(run: Run, members: ensemble.Members) -> None:
+    """Store an ensemble as the artifact `model` of a run: the names of its members, no weights."""
+    with tempfile.TemporaryDirectory(prefix="minivess-") as temporary:
+        folder = Path(temporary) / names.MODEL_ARTIFACT
+        config = files.write_json(
+            Path(temporary) / ensemble.CONFIG, members.model_dump(mode="json")
+        )
+        first = members.members[0]
+        volumes, shape = signature(first.network), _small(first.window.patch_size)
+        example = np.zeros((1, first.network.in_channels, *shape), np.float32)
+        fold = ParamSchema([ParamSpec("fold", DataType.long, ensemble.EVERY_FOLD)])
+        mlflow.pyfunc.save_model(
+            folder,
+            python_model=str(Path(__file__).with_name("model_code.py")),
+            artifacts={"ensemble_config": str(config)},
+            code_paths=[str(files.copy_package(Path(temporary)))],
+            signature=ModelSignature(volumes.inputs, volumes.outputs, fold),
+            input_example=(example, {"fold": ensemble.EVERY_FOLD}),
+            pip_requirements=requirements(),
+        )
         run.folder(folder, names.MODEL_ARTIFACT)
 
 
@@ -127,6 +151,11 @@ def parts(folder: Path) -> tuple[Network, Window, Path]:
     return network, window, found.get(WEIGHTS, found[CHECKPOINT])
 
 
+def requirements() -> list[str]:
+    """Return the packages that a model needs, with their versions here."""
+    return [f"{name}=={package_version(name)}" for name in REQUIREMENTS]
+
+
 def _small(patch: Shape) -> Shape:
     """Shape of an example that is small as JSON."""
     x, y, z = (min(side, EXAMPLE_SIDE) for side in patch)
@@ -151,7 +180,9 @@ def _without_pickle(checkpoint: Path, target: Path) -> Path:
     return target
 
 
-def _signature(network: Network) -> ModelSignature:
+def signature(network: Network) -> ModelSignature:
+    """Return shapes and types of raw volumes and probabilities."""
+
     def volume(channels: int, name: str) -> Schema:
         return Schema([TensorSpec(np.dtype(np.float32), (-1, channels, -1, -1, -1), name)])
 
@@ -177,14 +208,22 @@ class Segmenter(PythonModel):
         """Build the network from the model's files; use a GPU if there is one."""
         import torch
 
-        folder = Path(context.artifacts["checkpoint"]).parent.parent
-        network, window, checkpoint = parts(folder)
+        folder = Path(next(iter(context.artifacts.values()))).parent.parent
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.predictor = Predictor.of(network, window, checkpoint, device=device)
+        self.predictor: Any
+        self.is_ensemble = ensemble.is_ensemble(folder)
+        if self.is_ensemble:
+            self.predictor = ensemble.EnsemblePredictor.of(folder, device)
+        else:
+            network, window, checkpoint = parts(folder)
+            self.predictor = Predictor.of(network, window, checkpoint, device=device)
 
     # MLflow takes other type hints than a bare array for a schema, and warns of a missing one.
     def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> Array:
         """(B, C_in, X, Y, Z) raw intensities -> (B, C_out, X, Y, Z) probabilities.
+
+        Args:
+            params: of an ensemble `fold`, to use the networks of one fold alone.
 
         Raises:
             DataError: a volume that `profile` would quarantine; its place, code and remedy.
@@ -192,7 +231,12 @@ class Segmenter(PythonModel):
         volumes = model_input["input"] if isinstance(model_input, dict) else model_input
         for place, volume in enumerate(volumes):
             self._admit(np.asarray(volume), place)
-        return np.stack([self.predictor.probabilities(np.asarray(one)) for one in volumes])
+        more = (
+            {"fold": int((params or {}).get("fold", ensemble.EVERY_FOLD))}
+            if self.is_ensemble
+            else {}
+        )
+        return np.stack([self.predictor.probabilities(np.asarray(one), **more) for one in volumes])
 
     def _admit(self, volume: Array, place: int) -> None:
         """Reject volumes that cannot be segmented; warn about unusual ones."""

@@ -133,6 +133,12 @@ KINDS = {
             names.REPORT_ARTIFACT, "logs/analyse.log",
         ),
     ),
+    names.ENSEMBLE: DOWNSTREAM + Contract(
+        params=(names.UPSTREAM_TRAINING, names.UPSTREAM_EXPERIMENT, "ensemble_how"),
+        tags=(names.PARENT,),
+        metrics=("eval_dice", "trainable_parameters"),
+        artifacts=(names.PER_VOLUME_ARTIFACT, f"{names.MODEL_ARTIFACT}/MLmodel"),
+    ),
     names.DEPLOYMENT: DOWNSTREAM + Contract(
         params=(names.UPSTREAM_TRAINING, names.UPSTREAM_EXPERIMENT, names.UPSTREAM_ANALYSIS),
         metrics=("max_logit_difference", "mask_agreement", "smoke_seconds"),

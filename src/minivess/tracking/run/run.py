@@ -23,7 +23,12 @@ from minivess.tracking.store.store import Store
 
 SIZE_LIMIT = 100 * 2**20
 LARGE = ("checkpoints", "model", "export", "service")
-CONTEXTS = {names.PROFILE: "profiling", names.ANALYSIS: "evaluation", names.DEPLOYMENT: "serving"}
+CONTEXTS = {
+    names.PROFILE: "profiling",
+    names.ANALYSIS: "evaluation",
+    names.ENSEMBLE: "evaluation",
+    names.DEPLOYMENT: "serving",
+}
 log = logging.getLogger(__name__)
 
 

@@ -38,7 +38,10 @@ EXPERIMENT_NOTES = {
     names.FAMILY: TRAINING,
     names.CELL: TRAINING,
     **dict.fromkeys((names.REFIT, names.SEARCH, names.TRIAL), TRAINING),
-    names.ANALYSIS: "Evaluation: families and ensembles judged out of fold, and the champion.",
+    **dict.fromkeys(
+        (names.ANALYSIS, names.ENSEMBLE),
+        "Evaluation: families and ensembles judged out of fold, and the champion.",
+    ),
     names.DEPLOYMENT: "Deployment: export, parity, service and smoke test of champions.",
 }
 log = logging.getLogger(__name__)

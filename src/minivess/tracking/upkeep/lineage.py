@@ -21,6 +21,7 @@ TEMPLATE = Path(__file__).with_name("lineage.html.j2")
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 UPSTREAM = {
     names.DEPLOYMENT: names.UPSTREAM_ANALYSIS,
+    names.ENSEMBLE: names.UPSTREAM_TRAINING,
     names.ANALYSIS: names.UPSTREAM_TRAINING,
     names.FAMILY: names.UPSTREAM_PROFILE,
 }
