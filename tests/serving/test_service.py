@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import gzip
 import io
+import socket
 import time
 import zlib
 from collections.abc import Iterator
@@ -372,3 +373,31 @@ def test_a_tag_that_was_not_built_is_no_service(served_home: Home) -> None:
         smoke.serve("absent:1", served_home, timeout=3000),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ("POST /predict HTTP/1.1\r\nContent-Length: -5", b"400"),
+        ("POST /predict HTTP/1.1\r\nContent-Length: 9999999999999", b"413"),
+        ("POST /predict HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6", b"400"),
+        ("PUT /predict HTTP/1.1\r\nContent-Length: 0", b"405"),
+        ("POST /predict HTTP/1.1", b"400"),
+        ("nonsense", b"400"),
+    ],
+    ids=["negative", "huge", "two-lengths", "method", "no-body", "no-http"],
+)
+def test_a_request_that_is_malformed_is_answered_at_once(
+    address: str, head: str, status: bytes
+) -> None:
+    host, port = address.removeprefix("http://").split(":")
+    kind = "Content-Type: multipart/form-data; boundary=x"
+    with socket.create_connection((host, int(port)), timeout=30) as client_socket:
+        client_socket.sendall(f"{head}\r\nHost: x\r\n{kind}\r\n\r\n".encode())
+        assert client_socket.recv(12).split()[1] == status
+
+
+def test_a_path_in_a_file_name_leads_nowhere(address: str, case: Case, tmp_path: Path) -> None:
+    named = {"image": (str(tmp_path / "evil.nii.gz"), case.image.read_bytes())}
+    assert httpx.post(f"{address}/predict", files=named, timeout=300).status_code == 200
+    assert not list(tmp_path.iterdir())

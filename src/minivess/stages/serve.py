@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,7 @@ from minivess.config import child_environment
 from minivess.errors import ServingError, StoreError
 from minivess.home import Home
 from minivess.orchestration.session import Session
-from minivess.runtime.processes import process_of
+from minivess.runtime.processes import outliving, process_of
 from minivess.runtime.servers import HOST, Server, last_line, read
 from minivess.serving import model_record, package
 from minivess.stages import dataset_identity
@@ -231,13 +230,8 @@ def detach(session: Session, words: Sequence[str], port: int) -> dict[str, Any]:
         ServingError: it ended, or did not serve in time.
     """
     file = session.home.logs / "serve" / f"port-{port}.log"
-    file.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "minivess.cli.main", "serve", *words]
-    with file.open("wb") as stream:
-        child = subprocess.Popen(
-            command, env=child_environment(), start_new_session=True, stdin=subprocess.DEVNULL,
-            stdout=stream, stderr=stream,
-        )  # fmt: skip
+    child = outliving(command, child_environment(), log=file, folder=Path.cwd())
     deadline = time.monotonic() + START_LIMIT_S
     while True:
         server = read(record_of(session.home, port))
@@ -257,7 +251,7 @@ def status(session: Session) -> dict[str, Any]:
     """Print what is served from this home; the exit code is 1 if nothing is."""
     found = []
     for server in servers(session.home):
-        label = model_at(server.url)
+        label = label_at(server.url)
         session.print(f"  {server.url}  {label or 'does not answer'}  pid {server.process.pid}")
         found.append({"url": server.url, "model": label, "pid": server.process.pid})
     if not found:
@@ -295,12 +289,11 @@ def servers(home: Home) -> list[Server]:
     return found
 
 
-def model_at(url: str) -> str | None:
+def label_at(url: str) -> str | None:
     """The model that a service says it serves; None if it does not answer."""
-    import httpx
+    from minivess.serving import client
 
     try:
-        answer = httpx.get(f"{url}/readyz", timeout=5, trust_env=False)
-    except httpx.HTTPError:
+        return str(client.model_at(url)["model"])
+    except ServingError:
         return None
-    return model_record.lineage_of(dict(answer.headers)).get("model")
