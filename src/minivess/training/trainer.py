@@ -28,7 +28,7 @@ from minivess.training.cell_folder import complete
 from minivess.training.context import Callbacks, TrainingContext, machine, opened
 from minivess.training.deferred_validation import BEST, CompleteEpoch
 from minivess.training.monitoring import figures
-from minivess.training.monitoring.timing import JUDGING, PREDICTING, STEPPING, shares
+from minivess.training.monitoring.timing import JUDGING, PREDICTING, STEPPING, shares, total
 from minivess.training.monitoring.watchdog import Heartbeat
 from minivess.training.state import State
 
@@ -159,7 +159,7 @@ def _finish(context: TrainingContext, state: State) -> CellResult:
         judged_epoch=state.best[metric]["epoch"] if metric else state.epoch,
         epochs=len(state.history),
         stopped_early=len(state.history) < context.config.training.max_epochs,
-        training_time_seconds=sum(entry["seconds"] for entry in state.history),
+        training_time_seconds=total(state.history),
         time_shares=shares(state.history),
         trainable_parameters=networks.parameters(network),
         best={metric: kept["value"] for metric, kept in state.best.items()},

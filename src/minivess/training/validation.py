@@ -162,12 +162,15 @@ class Validation:
         self, sample: Sample, mask: NDArray[np.uint8], *, topology: bool, whole: bool
     ) -> VolumeMetrics:
         case, begun = sample["case"], time.thread_time()
-        if (case, whole) not in self._truths:
+        truth = self._truths.get((case, whole))
+        if truth is None:
             label = sample["label"][0].numpy()
-            self._truths[case, whole] = metrics.Truth(label, self.spec.classes, kept=self.labels)
+            truth = metrics.Truth(label, self.spec.classes, kept=self.labels)
+            if not whole or self.plan.validation_share == 1:  # others are judged once
+                self._truths[case, whole] = truth
         values = metrics.judge(
             mask,
-            self._truths[case, whole],
+            truth,
             classes=self.spec.classes,
             config=self.config,
             spacing=sample["spacing"],

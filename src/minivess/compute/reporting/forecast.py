@@ -32,6 +32,10 @@ CELL_GB = 0.01
 UNSURE = 1.2
 """How much longer a grid may take than was forecast, although each step took as long."""
 
+METRIC_BYTES = 24
+"""For each voxel of the largest volume: its metrics in a thread, 4 for a good mask of 512x512x26
+voxels and 36 for noise; labels that are prepared stay beside."""
+
 BESIDE_GB = 0.05
 """Pictures, metrics in threads and what is on its way to MLflow; 0.03 to 0.08 in cells of the demo
 volumes, beyond what their process held before."""
@@ -97,6 +101,7 @@ def forecast(
         load=os.getloadavg()[0],
         ram_gb=held_gb
         + BESIDE_GB
+        + METRIC_BYTES * math.prod(profile.max_shape) / GIB
         + (maps if on_gpu else max(step_gb, judging_gb))
         + plan.cache_rate * loaded_gb(network, profile),
         vram_gb=process if on_gpu else 0.0,

@@ -43,9 +43,15 @@ class Clock:
         }
 
 
+def total(history: Sequence[dict[str, Any]]) -> float:
+    """Wall seconds of all epochs, with what was judged before and after them."""
+    laps: list[Laps] = [entry["spent"] for entry in history]
+    return sum(lap.get(part, 0.0) for lap in laps for part in PARTS)
+
+
 def shares(history: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Share of each part in the wall time of all epochs; `metrics_beside` comes on top of it."""
     laps = [entry["spent"] for entry in history]
     summed = {part: sum(lap.get(part, 0.0) for lap in laps) for part in (*PARTS, BESIDE)}
-    total = sum(summed[part] for part in PARTS)
-    return {part: seconds / total for part, seconds in summed.items()}
+    every = total(history)
+    return {part: seconds / every for part, seconds in summed.items()}
