@@ -19,7 +19,7 @@ import torch
 
 from minivess import names, networks
 from minivess.config import TrackingConfig
-from minivess.contracts import Network, Window
+from minivess.contracts import AliasMove, Network, Window
 from minivess.data.formats import volume
 from minivess.data.profiling.domain import domain_of
 from minivess.home import Home, open_home
@@ -276,6 +276,31 @@ def test_features_of_requests_are_stored_and_drift_is_found(
     assert "size_y" in found["drifted"]
     request_log.add(home.requests, "other:1", [0.0] * len(request_log.FEATURES))
     assert len(request_log.read(home.requests, "tubes:1", 500)) == 20
+
+
+def test_the_history_leaves_out_a_move_that_a_killed_process_only_stored(store: Store) -> None:
+    def move(version: str, before: str | None) -> AliasMove:
+        return AliasMove(
+            version=version, before=before, kind="promote", who="w", why="w", at="2026-01-01",
+            deployment_run_id="d", analysis_run_id="a",
+        )  # fmt: skip
+
+    def versions() -> list[str]:
+        return [one.version for one in registry.history(store, "tubes")]
+
+    registry.add_move(store, "tubes", move("2", "1"))
+    assert versions() == []  # the alias did not follow
+    registry.add_move(store, "tubes", move("2", "1"))
+    registry.set_alias(store, "tubes", names.PRODUCTION_ALIAS, "2")
+    assert versions() == ["2"]
+    registry.add_move(store, "tubes", move("1", "2"))
+    registry.set_alias(store, "tubes", names.PRODUCTION_ALIAS, "1")
+    assert versions() == ["2", "1"]
+    registry.add_move(store, "tubes", move("2", "9"))  # 9 was set by hand
+    registry.set_alias(store, "tubes", names.PRODUCTION_ALIAS, "2")
+    assert versions() == ["2", "1", "2"]
+    for number in (1, 2, 3, 4):
+        store.client.delete_registered_model_tag("tubes", f"{names.PRODUCTION_MOVE}{number:04d}")
 
 
 def test_the_store_of_requests_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,7 @@ def predict(
     recipe = {
         "model": chosen.version.run_id,
         "data": [session.config.data.spacing, session.config.data.unit],
+        "out_of_range": session.config.deployment.out_of_range,
         "code": keys.code(keys.PREDICTED_CODE),
         "versions": keys.versions((*keys.NUMERIC_PACKAGES, "onnxruntime")),
     }

@@ -123,13 +123,13 @@ def add_move(store: Store, name: str, move: AliasMove) -> None:
 def history(store: Store, name: str) -> list[AliasMove]:
     """Return the moves of `production`, the oldest first.
 
-    A move that was stored by a process that died before it moved the alias is left out: the next
-    one does not begin where it ends.
+    A move that was stored by a process that died before it moved the alias is left out: after it
+    the alias is where it was before.
     """
     moves = [move for _, move in sorted(_moves(store, name).items())]
     now = aliased(store, name, names.PRODUCTION_ALIAS)
     begins = [*(move.before for move in moves), now and now.version]
-    return [move for move, next_ in zip(moves, begins[1:], strict=True) if move.version == next_]
+    return [move for move, then in zip(moves, begins[1:], strict=True) if then != move.before]
 
 
 def _moves(store: Store, name: str) -> dict[int, AliasMove]:
