@@ -343,7 +343,9 @@ def store_origin(
     upstream = (names.UPSTREAM_PROFILE, names.UPSTREAM_TRAINING, names.UPSTREAM_ANALYSIS)
     origin = {name: model.lineage[name] for name in upstream}
     origin[names.UPSTREAM_EXPERIMENT] = analysis.experiment
-    reached = {k: v for k, v in metrics(analysis).items() if k.startswith("champion_")}
+    judged = analysis.champion.family in {one.name for one in analysis.families}
+    figures = metrics(analysis) if judged else {}  # a refit was never scored
+    reached = {k: v for k, v in figures.items() if k.startswith("champion_")}
     settings = session.config.deployment.model_dump()
     run.params(
         origin

@@ -186,7 +186,9 @@ def analysis_with(
         model_name=chosen.version.name,
         model_version=chosen.version.version,
     )
-    return analysis.replace(champion=champion)
+    # How often the champion was chosen says nothing about another version.
+    same = champion.run_id == analysis.champion.run_id
+    return analysis.replace(champion=champion, selection=analysis.selection if same else None)
 
 
 # --- comparing ----------------------------------------------------------------------------
