@@ -153,24 +153,50 @@ def load(network: Network, checkpoint: Path) -> nn.Module:
     Raises:
         TrainingError: the file is absent, torn, or holds another network.
     """
-    import torch
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     module = initial(network, seed=0)
     broken = (OSError, EOFError, KeyError, RuntimeError, ValueError, pickle.UnpicklingError)
     try:
-        if checkpoint.suffix == SAFE_SUFFIX:
-            weights = load_file(checkpoint)
-        else:
-            weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["weights"]
-        module.load_state_dict(weights)
+        module.load_state_dict(weights_of(checkpoint))
     except (*broken, SafetensorError) as error:
         raise TrainingError(
             f"The checkpoint {checkpoint} does not hold weights of {network.name}: {error}",
             remedy="train again with training.retrain=always",
         ) from error
     return module.eval()
+
+
+def weights_of(checkpoint: Path) -> dict[str, Tensor]:
+    """The weights of a `.pth` or `.safetensors` file by their names."""
+    import torch
+    from safetensors.torch import load_file
+
+    if checkpoint.suffix == SAFE_SUFFIX:
+        found: dict[str, Tensor] = load_file(checkpoint)
+    else:
+        found = torch.load(checkpoint, map_location="cpu", weights_only=True)["weights"]
+    return found
+
+
+def require_shapes(network: Network, checkpoint: Path, what: str) -> None:
+    """Require that a checkpoint holds the network's weights; `what` is the setting that names it.
+
+    Raises:
+        PlanError: a weight is absent, unknown, or of another shape.
+    """
+    own, theirs = (
+        {name: tuple(weight.shape) for name, weight in weights.items()}
+        for weights in (weightless(network).state_dict(), weights_of(checkpoint))
+    )
+    other = next((name for name in own | theirs if own.get(name) != theirs.get(name)), None)
+    if other is not None:
+        raise PlanError(
+            f"{what} does not fit {network.name}: {other} has the shape "
+            f"{theirs.get(other, 'of nothing')} there and {own.get(other, 'of nothing')} here.",
+            remedy="give training.models, model and classes of that training, or leave out "
+            "training.init",
+        )
 
 
 def parameters(module: nn.Module) -> int:

@@ -121,6 +121,35 @@ def test_a_training_of_ones_own_network_serves_again_trains_again_or_goes_on_as_
     assert "mine_dice_ce has no finished run on this data" in refused["said"]
 
 
+def test_a_training_begins_with_the_weights_of_another_and_says_whose(
+    minivess: Typed, home: Home
+) -> None:
+    first = minivess("train", "training.max_epochs=3")
+    (source,) = first["training_run_ids"]
+    later = ("train", "training.max_epochs=1", "training.learning_rate=1e-6")
+    taken = minivess(*later, f"training.init={source}")
+    begun, trained = only_cell(home, taken), only_cell(home, first)
+    assert begun.params[names.UPSTREAM_INIT] == source
+    untrained, final = begun.metrics["untrained_dice"], trained.metrics["val_dice"]
+    assert untrained == pytest.approx(final, abs=1e-3)
+    again = minivess(*later, "training.init=mine/1")
+    assert again["training_run_ids"] == taken["training_run_ids"]
+    assert only_cell(home, minivess(*later)).params.get(names.UPSTREAM_INIT) is None
+
+
+def test_weights_of_other_shapes_and_runs_without_a_model_are_refused(
+    minivess: Typed, home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = minivess("train", "training.max_epochs=1")
+    cell = only_cell(home, first).run_id
+    for ref, words in (
+        (first["training_run_ids"][0], ("training.models=[dynunet]", "model.filters=[4,8,16]")),
+        (cell, ()),
+        ("nothing@champion", ()),
+    ):
+        minivess("train", "training.max_epochs=2", f"training.init={ref}", *words, expected=1)
+
+
 def only_cell(home: Home, trained: dict[str, Any]) -> RunRecord:
     (parent,) = trained["training_run_ids"]
     (cell,) = open_store(home, TrackingConfig()).search(parent=parent)

@@ -174,6 +174,11 @@ class TrainingConfig(Part):
     extends: int | None = setting(
         None, "max_epochs of a finished training to go on from; none: from the start", ge=1
     )
+    init: str | None = setting(
+        None,
+        "run id, NAME@alias or NAME/version of a model whose weights training begins with; "
+        "none: random ones",
+    )
     iterations_per_epoch: PositiveInt | Auto = setting(
         "auto",
         "optimizer steps in an epoch; auto: each patch sample once, more where volumes are large",

@@ -13,6 +13,7 @@ from minivess import names
 from minivess.compute.reporting import network_summary, plan_page
 from minivess.contracts import CellResult, CellSpec, ComputePlan
 from minivess.errors import StoreError
+from minivess.grid import initial_weights
 from minivess.grid.context import CellContext, GridContext
 from minivess.grid.families import Cell, Family
 from minivess.orchestration import results
@@ -169,6 +170,7 @@ def describe(
     profile, split, (network, shared, cost) = grid.profile, family.split, grid.model(family)
     plan = plan or shared
     cells = [cell] if cell else family.cells
+    begun = initial_weights.upstream(grid.session)
     run.params(
         params.training_params(grid.session.config, plan, seed=family.seed)
         | params.arch_params(network, plan.divisor)
@@ -177,6 +179,7 @@ def describe(
         | params.data_params(profile, split, cell.fold if cell else None)
         | {
             names.UPSTREAM_PROFILE: str(profile.run_id),
+            **({names.UPSTREAM_INIT: begun} if begun else {}),
             "fold_ids": ",".join(str(one.fold.index) for one in cells),
         }
     )
@@ -185,7 +188,8 @@ def describe(
     if cost is not None:
         run.text(plan_page.markdown(plan, cost, grid.hardware), names.PLAN_PAGE_ARTIFACT)
     run.json(profile.model_dump(mode="json"), names.PROFILE_ARTIFACT)
-    run.json({names.UPSTREAM_PROFILE: profile.run_id}, names.UPSTREAM_ARTIFACT)
+    above = {names.UPSTREAM_PROFILE: profile.run_id, names.UPSTREAM_INIT: begun}
+    run.json({name: run_id for name, run_id in above.items() if run_id}, names.UPSTREAM_ARTIFACT)
     split_file = f"splits/{len(split.folds)}fold_seed{split.seed}.json"
     run.json(split.model_dump(mode="json"), split_file)
     run.json(fold_details(family), "splits/fold_details.json")

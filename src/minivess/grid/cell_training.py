@@ -6,13 +6,13 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from minivess import home, names
+from minivess import files, home, names
 from minivess.compute import judging
 from minivess.compute.out_of_memory import described, release
 from minivess.compute.reporting import forecast, peak_memory
 from minivess.contracts import CellResult, CellSpec, ComputePlan, RunRecord
 from minivess.errors import OutOfMemory
-from minivess.grid import cell_run
+from minivess.grid import cell_run, initial_weights
 from minivess.grid.context import CellContext
 from minivess.tracking.run.run import Run
 from minivess.training.cell_folder import complete, open_cell, stored_plan
@@ -110,6 +110,9 @@ class CellTraining:
 
         context = self.context
         plan = open_cell(context.folder, self.spec(plan), plan, resume=resume)
+        weights = initial_weights.fetch(context.session, context.grid.model(context.family).network)
+        if weights is not None:
+            files.copy(weights, context.folder / names.INITIAL)
         shorter = self.shorter()
         if shorter is not None and shorter.begin(context.folder, context.cell.key):
             context.session.print(f"  {context.title} {describe(context.session.config.training)}")

@@ -27,7 +27,7 @@ from minivess.contracts import (
 )
 from minivess.data.versions import curated, versioning
 from minivess.errors import OutOfMemory
-from minivess.grid import gpu_locks
+from minivess.grid import gpu_locks, initial_weights
 from minivess.grid.families import Cell, Family
 from minivess.orchestration.session import Session
 from minivess.tracking.run.run import Run
@@ -214,6 +214,7 @@ def prepare(session: Session, profile: DatasetProfile, families: Sequence[Family
     for family in families:
         if family.model.name not in models:
             models[family.model.name] = plan_model(session, profile, hardware, family)
+            initial_weights.fetch(session, models[family.model.name].network)
     return GridContext(session, profile, restore(session, profile), hardware, models)
 
 

@@ -283,8 +283,7 @@ def download_model(session: Session, training: RunRecord) -> tuple[Network, Wind
     """
     from minivess.tracking.run import model
 
-    folder = session.home.served / "champions" / training.run_id
-    parts = model.parts(session.store.download(training.run_id, names.MODEL_ARTIFACT, folder))
+    parts = model.fetch(session.store, training.run_id)
     how = parts[1].resampling
     if training.param("data_resampling_enabled") != "False" and how is None:
         raise ServingError(

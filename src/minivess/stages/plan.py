@@ -8,6 +8,7 @@ from typing import Any
 from minivess.compute.reporting import plan_page
 from minivess.grid.context import GridContext, measure_hardware, plan_model, restore
 from minivess.grid.families import families
+from minivess.grid.initial_weights import pin
 from minivess.orchestration.session import Session
 from minivess.stages.dataset_scan import scan_dataset
 from minivess.stages.profile import measure, print_summary, profile_for, summary
@@ -19,6 +20,7 @@ def plan(session: Session, upstream: Sequence[str] = ()) -> dict[str, Any]:
 
     `upstream` is a profile to plan for in place of the folder as it is now.
     """
+    session = pin(session)
     if upstream:
         profile = profile_for(session, upstream)
         cases = restore(session, profile)

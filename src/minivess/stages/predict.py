@@ -171,7 +171,12 @@ def choose(session: Session, upstream: Sequence[str]) -> Chosen:
             f"{len(upstream)} upstream ids were given, and one model segments.",
             remedy="give one: --upstream ID",
         )
-    version, why = _given(session, upstream[0]) if upstream else _named(session)
+    given = upstream[0] if upstream else None
+    version, why = (
+        (registry.of_reference(session.store, given), f"given as {given}")
+        if given
+        else _named(session)
+    )
     training = session.store.get(version.run_id)
     if upstream and session.config.name is not None:
         handoff.require_named(session, training, training.experiment)
@@ -229,27 +234,6 @@ def _name_override(name: str) -> str:
 
 def _listed(models: Sequence[str]) -> str:
     return first_of([_name_override(name) for name in models], SHOWN)
-
-
-def _given(session: Session, ref: str) -> tuple[Registered, str]:
-    """The model of a run id, NAME@alias or NAME/version."""
-    store = session.store
-    name, at, alias = ref.removeprefix("models:/").partition("@")
-    if at:
-        return registry.by_alias(store, name, alias), f"given as {ref}"
-    name, slash, number = name.rpartition("/")
-    if slash and number.isdigit():
-        return registry.by_version(store, name, number), f"given as {ref}"
-    record = store.get(ref)
-    kind = record.tags.get(names.KIND)
-    if kind in (names.DEPLOYMENT, names.ANALYSIS):
-        return registry.of_run(store, record.param(names.UPSTREAM_TRAINING)), f"given as {ref}"
-    if kind in (names.FAMILY, names.REFIT):
-        return registry.of_run(store, record.run_id), f"given as {ref}"
-    raise StoreError(
-        f"Run {ref} is of kind {kind!r} and holds no model.",
-        remedy="give the run of a training, analysis or deployment, or NAME@production",
-    )
 
 
 def predictor_of(session: Session, chosen: Chosen) -> Predictor:

@@ -22,6 +22,7 @@ from minivess.contracts import (
 from minivess.errors import StoreError
 from minivess.grid import cell_run, cell_training, families, family_run
 from minivess.grid.context import CellContext, prepare
+from minivess.grid.initial_weights import pin
 from minivess.orchestration import handoff, results
 from minivess.orchestration.model_versions import register_refit
 from minivess.orchestration.session import Session
@@ -34,6 +35,7 @@ def refit(session: Session, upstream: Sequence[str] = ()) -> str:
         StoreError: no analysis yet, or its champion was trained with other settings than these.
     """
     session.need_store()
+    session = pin(session)
     analysis = handoff.receive_analysis(session, upstream)
     record = session.store.get(analysis.champion.run_id)
     profile = handoff.profile_used(session, record)

@@ -17,6 +17,7 @@ from minivess.contracts import DatasetProfile
 from minivess.errors import PlanError, TrainingError, UsageError
 from minivess.grid import cell_run, cell_training, families, family_run, trials
 from minivess.grid.context import CellContext, Watch, prepare
+from minivess.grid.initial_weights import pin
 from minivess.grid.trials import Suggestion, Trials
 from minivess.orchestration.session import Session
 from minivess.stages import dataset_identity
@@ -39,6 +40,7 @@ def search(session: Session, upstream: Sequence[str] = ()) -> dict[str, Any]:
     require_one_family(session.config)
     session.need_store()
     dataset_identity.require_experiment(session)
+    session = pin(session)
     profile = profile_for(session, upstream)
     inputs = key_inputs(session.config, profile)
     key = keys.digest(inputs)

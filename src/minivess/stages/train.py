@@ -11,6 +11,7 @@ from minivess.contracts import DatasetProfile, FamilyRun, RunRecord, TrainingRes
 from minivess.errors import PlanError, StoreError
 from minivess.grid import cell_run, cell_training, families, family_run, parallel
 from minivess.grid.context import CellContext, GridContext, prepare
+from minivess.grid.initial_weights import pin
 from minivess.orchestration import model_versions, publication, results
 from minivess.orchestration.session import Session
 from minivess.stages import dataset_identity
@@ -27,6 +28,7 @@ def train(session: Session, upstream: Sequence[str] = ()) -> TrainingResult:
         upstream: id of a profile run; default, the data of the settings as they are now.
     """
     dataset_identity.require_experiment(session)
+    session = pin(session)
     profile = profile_for(session, upstream)
     asked = families.families(session.config, profile)
     n_cells = sum(len(family.cells) for family in asked)

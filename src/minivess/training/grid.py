@@ -75,6 +75,7 @@ def cell_ingredients(
     neither does what a model is called.
     """
     asked = config.training.key_fields()
+    asked["init"] = asked["init"] and asked["init"].rpartition(":")[2]  # the hash of the weights
     net = network.model_dump(mode="json") if isinstance(network, BaseModel) else dict(network)
     net.pop("name", None)
     resampling = config.data.resampling

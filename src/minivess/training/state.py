@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from minivess import networks
+from minivess import names, networks
 from minivess.config import TrainingConfig
 from minivess.contracts import CellSpec, ComputePlan
 from minivess.training import optim
@@ -33,9 +34,14 @@ class State:
     """Whether the last entry of the history still lacks what threads work out."""
 
     @classmethod
-    def start(cls, spec: CellSpec, plan: ComputePlan, training: TrainingConfig) -> State:
-        """The state before the first step, a function of the seed."""
-        network = networks.initial(spec.network, spec.seed).to(plan.device)
+    def start(
+        cls, spec: CellSpec, plan: ComputePlan, training: TrainingConfig, folder: Path | None = None
+    ) -> State:
+        """The state before the first step: of the seed, or of the weights given in a folder."""
+        network = networks.initial(spec.network, spec.seed)
+        if training.init is not None and folder is not None:
+            network.load_state_dict(networks.weights_of(folder / names.INITIAL))
+        network = network.to(plan.device)
         average = optim.average(network, training)
         if training.gradient_checkpointing:
             network = networks.recompute(network)

@@ -69,7 +69,7 @@ def train_cell(
         ) as context,
     ):
         batch_checks.first_of_each(context.steps.batches, context.validation.volumes, spec, plan)
-        state = State.start(spec, plan, config.training)
+        state = State.start(spec, plan, config.training, folder)
         complete_last = _begin(context, state)
         distributed.require_shareable(state.network, plan.batch_size)
         distributed.broadcast((spec, plan, config, cases, folder, state.epoch))
@@ -90,7 +90,7 @@ def assist() -> None:
             # The first process watches over the training; the others wait while it judges.
             batches = loaders.Batches.of(spec, plan, config, cases)
             steps = epochs.Steps.of(spec, batches, Heartbeat.silent())
-            state = State.start(spec, plan, config.training)
+            state = State.start(spec, plan, config.training, folder)
             if epoch:
                 state.restore(checkpoint.load(folder / names.LAST), spec.key)
             while (epoch := distributed.receive()) is not None:

@@ -130,6 +130,12 @@ def load(store: Store, name: str, alias: str) -> PyFuncModel:
     return loaded
 
 
+def fetch(store: Store, run_id: str) -> tuple[Network, Window, Path]:
+    """Return network, window and weights of the model that a training run holds."""
+    folder = store.home.served / "champions" / run_id
+    return parts(store.download(run_id, names.MODEL_ARTIFACT, folder))
+
+
 def parts(folder: Path) -> tuple[Network, Window, Path]:
     """Return network, window and weights of a model folder.
 

@@ -232,5 +232,29 @@ def of_run(store: Store, run_id: str) -> Registered:
     return _plain(max(found, key=lambda version: version.name in own))
 
 
+def of_reference(store: Store, ref: str) -> Registered:
+    """Return the model of a run id, NAME@alias or NAME/version.
+
+    Raises:
+        StoreError: there is no such run or model, or the run holds none.
+    """
+    name, at, alias = ref.removeprefix("models:/").partition("@")
+    if at:
+        return by_alias(store, name, alias)
+    name, slash, number = name.rpartition("/")
+    if slash and number.isdigit():
+        return by_version(store, name, number)
+    record = store.get(ref)
+    kind = record.tags.get(names.KIND)
+    if kind in (names.DEPLOYMENT, names.ANALYSIS):
+        return of_run(store, record.param(names.UPSTREAM_TRAINING))
+    if kind in (names.FAMILY, names.REFIT):
+        return of_run(store, record.run_id)
+    raise StoreError(
+        f"Run {ref} is of kind {kind!r} and holds no model.",
+        remedy="give the run of a training, analysis or deployment, or NAME@production",
+    )
+
+
 def _plain(version: ModelVersion) -> Registered:
     return Registered(version.name, str(version.version), version.run_id or "", dict(version.tags))
