@@ -69,6 +69,7 @@ OTHER = {
     "training.test_fraction": ["training.test_fraction=0.2"],
     "training.max_epochs": ["training.max_epochs=7"],
     "training.extends": ["training.extends=2"],
+    "training.init": ["training.init=vessels@champion"],
     "training.iterations_per_epoch": ["training.iterations_per_epoch=9"],
     "training.samples_per_volume": ["training.samples_per_volume=2"],
     "training.foreground_ratio": ["training.foreground_ratio=0.5"],

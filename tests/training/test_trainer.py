@@ -150,7 +150,7 @@ ELSEWHERE = {  # tested in other files or below, or no business of a cell
     "refit", "parallel_cells", "processes_per_cell", "deployment",
     "patch_size", "sliding_window_overlap", "prediction_window", "mirroring",
     "gradient_checkpointing", "early_stopping_patience",
-    "threads", "device", "extends", "judged_epoch",
+    "threads", "device", "extends", "init", "judged_epoch",
 }  # fmt: skip
 UNCOUNTED = [
     {"plan": {"num_workers": 2}},
