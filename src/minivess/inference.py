@@ -32,11 +32,11 @@ CPU_VOXELS, GPU_VOXELS = 2**18, 2**22
 """Voxels in one forward: small windows go faster together, large ones only take more memory."""
 
 
-def window_for(config: ExperimentConfig, patch: Shape, train: Sequence[VolumeStats]) -> Window:
-    """Return how a network of this patch is run over volumes after training on those given."""
+def window_for(config: ExperimentConfig, size: Shape, train: Sequence[VolumeStats]) -> Window:
+    """Return how a network is run over volumes, in windows of this size, after training."""
     asked, how = config.training, config.data.normalisation
     return Window(
-        patch_size=patch if asked.prediction_window == "auto" else asked.prediction_window,
+        patch_size=size,
         overlap=asked.sliding_window_overlap,
         normalisation=how,
         scale=_scale(train) if how == "dataset" else None,

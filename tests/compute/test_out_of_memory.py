@@ -103,6 +103,7 @@ def test_the_next_plan_is_one_step_smaller_and_says_why(make_world: MakeWorld) -
     assert after.choices["patch_size"].value == after.patch_size
     same = set(ComputePlan.model_fields) - {
         "number", "patch_size", "choices", "predicted_memory_gb", "predicted_window_gb",
+        "prediction_window",
     }  # fmt: skip
     assert all(getattr(before, name) == getattr(after, name) for name in same)
 
@@ -122,16 +123,27 @@ def test_a_given_patch_stays_and_the_batch_halves_over_the_same_patches(
 def test_what_the_user_gave_is_not_changed_but_said_with_what_would_fit(
     make_world: MakeWorld,
 ) -> None:
-    world = make_world("training.patch_size=[48,48,16]", "training.batch_size=2")
+    world = make_world(
+        "training.patch_size=[48,48,16]", "training.batch_size=2",
+        "training.prediction_window=[48,48,16]",
+    )  # fmt: skip
     with pytest.raises(OutOfMemory, match=r"needs \d+ MB .*is not changed") as raised:
         smaller(world)
     (x, y, z), batch = patch.step_down((48, 48, 16), 2, divisor=world[3].divisor) or ((0, 0, 0), 0)
     assert f"training.patch_size=[{x},{y},{z}]' training.batch_size={batch}" in raised.value.remedy
 
 
+def test_windows_of_prediction_shrink_where_patch_and_batch_cannot(make_world: MakeWorld) -> None:
+    settings, network, profile, chosen = make_world()
+    floor = chosen.replace(patch_size=(16, 16, 16), prediction_window=(32, 32, 16), batch_size=1)
+    after = smaller((settings, network, profile, floor))
+    assert (after.patch_size, after.window) == (floor.patch_size, floor.patch_size)
+    assert after.choices["prediction_window"].value == floor.patch_size
+
+
 def test_at_the_floor_and_after_the_last_restart_the_need_is_named(make_world: MakeWorld) -> None:
     settings, network, profile, chosen = make_world()
-    floor = chosen.replace(patch_size=(16, 16, 16), batch_size=1)
+    floor = chosen.replace(patch_size=(16, 16, 16), prediction_window=(16, 16, 16), batch_size=1)
     with pytest.raises(OutOfMemory, match=r"needs \d+ MB .*there is no smaller plan"):
         smaller((settings, network, profile, floor))
     last = chosen.replace(number=out_of_memory.RESTARTS + 1)

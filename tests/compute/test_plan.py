@@ -390,3 +390,26 @@ def test_folds_of_unequal_size_draw_as_many_patches_from_each_volume(
     mine = judging.for_fold(make_plan(*words), config.load([], words), n_train)
     assert mine.iterations_per_epoch == updates
     assert mine.choices["iterations_per_epoch"].reason.startswith(f"{n_train} volumes x 4 patches")
+
+
+def test_windows_of_prediction_grow_to_the_largest_volume_within_the_memory(
+    make_plan: Callable[..., ComputePlan],
+) -> None:
+    shapes: list[Shape] = [(64, 64, 8), (500, 512, 26)]
+    roomy = make_plan(shapes=shapes)
+    tight = make_plan("training.patch_size=[64,64,8]", shapes=shapes, ram_available_gb=2.0)
+    assert roomy.window[2] >= 26 > roomy.patch_size[2]
+    assert roomy.window[0] >= 128
+    assert all(side >= patch for side, patch in zip(tight.window, tight.patch_size, strict=True))
+    assert tight.window <= roomy.window
+    for made in (roomy, tight):
+        assert made.predicted_window_gb <= made.memory_budget_gb
+
+
+def test_a_window_of_prediction_is_used_as_it_is_given_or_refused(
+    make_plan: Callable[..., ComputePlan],
+) -> None:
+    assert make_plan("training.prediction_window=[32,32,8]").window == (32, 32, 8)
+    with pytest.raises(PlanError, match="is not divisible by") as refused:
+        make_plan("training.prediction_window=[30,32,8]")
+    assert "training.prediction_window=[32,32,8]" in str(refused.value.remedy)

@@ -193,12 +193,6 @@ def test_a_value_beyond_the_training_volumes_is_clipped() -> None:
     assert inference.normalise(spoilt, found).max() < 4
 
 
-def test_the_window_of_prediction_is_the_patch_unless_another_is_given() -> None:
-    config = ExperimentConfig.model_validate({"training": {"prediction_window": [32, 32, 8]}})
-    assert inference.window_for(ExperimentConfig(), (16, 16, 8), []).patch_size == (16, 16, 8)
-    assert inference.window_for(config, (16, 16, 8), []).patch_size == (32, 32, 8)
-
-
 def test_mirrored_copies_make_the_answer_the_same_for_a_mirrored_volume() -> None:
     model = config.model("dynunet", {"filters": (4, 8, 16)})
     network = networks.resolve(model, in_channels=1, out_channels=2, min_shape=(16, 16, 8))

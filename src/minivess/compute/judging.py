@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import math
 import statistics
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from minivess import inference
 from minivess.compute.choices import found, given
 from minivess.compute.patch import shapes_of
 from minivess.config import ExperimentConfig, TrainingConfig
-from minivess.contracts import Choice, ComputePlan, DatasetProfile, Shape, Window
+from minivess.contracts import Choice, ComputePlan, DatasetProfile, Shape
+
+
+class Sizes(NamedTuple):
+    """What the cost of judging depends on."""
+
+    patch: Shape
+    window: Shape
+    divisor: Shape
+
 
 STEP = 3.0
 """Windows in the time of one patch of a step: forward, backward, update."""
@@ -30,28 +39,26 @@ POINTS = 10
 SHARES = (1.0, 0.7, 0.5, 0.35, 0.25, 0.18, 0.12, 0.06, 0.03, 0.015, 0.007, 0.003, 0.001)
 
 
-def part(shape: Shape, window: Window, divisor: Shape, share: float) -> Shape:
-    """The sides of about this share of a volume, in at least one window."""
-    least = inference.roi(shape, window, divisor)
+def part(shape: Shape, patch: Shape, share: float) -> Shape:
+    """The sides of about this share of a volume, at least those of a patch."""
     root = share ** (1 / 3)
     x, y, z = (
         min(extent, max(side, math.ceil(root * extent)))
-        for extent, side in zip(shape, least, strict=True)
+        for extent, side in zip(shape, patch, strict=True)
     )
     return x, y, z
 
 
-def windows(
-    config: ExperimentConfig, profile: DatasetProfile, patch: Shape, divisor: Shape, share: float
-) -> float:
-    """Windows of a volume in the mean, or of a share of it, in passes over a patch."""
-    window = inference.window_for(config, patch, profile.volumes)
-    larger = math.prod(window.patch_size) / math.prod(patch) * inference.passes(window)
-    counts = [
-        inference.windows(part(shape, window, divisor, share), window, divisor)
-        for shape in shapes_of(profile).values()
+def windows(config: ExperimentConfig, profile: DatasetProfile, sizes: Sizes, share: float) -> float:
+    """Passes over a patch for a volume in the mean, or for a share of it."""
+    window = inference.window_for(config, sizes.window, profile.volumes)
+    parts = [part(shape, sizes.patch, share) for shape in shapes_of(profile).values()]
+    voxels = [
+        inference.windows(sides, window, sizes.divisor)
+        * math.prod(inference.roi(sides, window, sizes.divisor))
+        for sides in parts
     ]
-    return larger * statistics.fmean(counts)
+    return inference.passes(window) * statistics.fmean(voxels) / math.prod(sizes.patch)
 
 
 def n_val(config: ExperimentConfig, profile: DatasetProfile, n_train: int) -> float:
@@ -102,8 +109,7 @@ def decides(training: TrainingConfig) -> bool:
 def chosen(
     config: ExperimentConfig,
     profile: DatasetProfile,
-    patch: Shape,
-    divisor: Shape,
+    sizes: Sizes,
     *,
     n_train: int,
     patches: int,
@@ -113,7 +119,7 @@ def chosen(
     allowed = BETWEEN * STEP * patches
 
     def cost(share: float) -> float:
-        return volumes * windows(config, profile, patch, divisor, share)
+        return volumes * windows(config, profile, sizes, share)
 
     cheapest = (share for share in SHARES if cost(share) <= allowed)
     default = 1.0 if decides(training) else next(cheapest, SHARES[-1])

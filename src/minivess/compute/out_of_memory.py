@@ -101,6 +101,30 @@ def smaller(
         OutOfMemory: nothing is left to give; the message names the need in MB.
     """
     training = config.training
+    down = _down(plan, training)
+    found = Footprint(config, network, plan.mixed_precision, device=plan.device, cache=cache)
+    if plan.number > RESTARTS or down is None or not found.accepts(*down):
+        raise _stuck(plan, training, network)
+    patch, batch = down
+    iterations = judging.iterations(config, n_train, batch, plan.windows, plan.n_val).value
+    window = plan.window if training.prediction_window != "auto" else patch
+    changed: Sizes = {
+        "patch_size": patch, "batch_size": batch, "iterations_per_epoch": iterations,
+        "prediction_window": window,
+    }  # fmt: skip
+    return plan.replace(
+        number=plan.number + 1,
+        after_run=None,
+        predicted_memory_gb=round(found.step_gb(patch, batch), 3),
+        predicted_window_gb=round(found.window_gb(window, profile.max_shape), 3),
+        padded=padding(shapes_of(profile), patch),
+        choices=_choices(plan, changed),
+        **changed,
+    )
+
+
+def _down(plan: ComputePlan, training: TrainingConfig) -> tuple[Shape, int] | None:
+    """Patch and batch one step below; the same where only the windows of prediction can shrink."""
     down = step_down(
         plan.patch_size,
         plan.batch_size,
@@ -108,21 +132,9 @@ def smaller(
         keep_patch=training.patch_size != "auto",
         keep_batch=training.batch_size != "auto",
     )
-    found = Footprint(config, network, plan.mixed_precision, device=plan.device, cache=cache)
-    if plan.number > RESTARTS or down is None or not found.accepts(*down):
-        raise _stuck(plan, training, network)
-    patch, batch = down
-    iterations = judging.iterations(config, n_train, batch, plan.windows, plan.n_val).value
-    changed: Sizes = {"patch_size": patch, "batch_size": batch, "iterations_per_epoch": iterations}
-    return plan.replace(
-        number=plan.number + 1,
-        after_run=None,
-        predicted_memory_gb=round(found.step_gb(patch, batch), 3),
-        predicted_window_gb=round(found.window_gb(patch, profile.max_shape), 3),
-        padded=padding(shapes_of(profile), patch),
-        choices=_choices(plan, changed),
-        **changed,
-    )
+    if down is None and training.prediction_window == "auto" and plan.window != plan.patch_size:
+        return plan.patch_size, plan.batch_size
+    return down
 
 
 def described(plan: ComputePlan) -> str:

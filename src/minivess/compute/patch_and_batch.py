@@ -13,6 +13,8 @@ from minivess.errors import PlanError
 from minivess.text import format_shape
 
 ROUNDING_GB = 1e-6
+WINDOW_GB = 0.5
+"""What windows of prediction may take beyond the plan's need: cells still run in parallel."""
 
 
 class PatchAndBatch:
@@ -72,8 +74,10 @@ class PatchAndBatch:
 
     def needed(self, patch: Shape, batch: int) -> float:
         """GiB of a training process at its worst: a step, or the judgement of a volume."""
+        asked = self.training.prediction_window
+        window = patch if asked == "auto" else asked
         return max(
-            self.footprint.step_gb(patch, batch), self.footprint.window_gb(patch, self.largest)
+            self.footprint.step_gb(patch, batch), self.footprint.window_gb(window, self.largest)
         )
 
     # --- where it starts ------------------------------------------------------------------
@@ -138,6 +142,45 @@ class PatchAndBatch:
             return self.training.batch_size
         return max(1, min(self.start.batch_size, n_train * self.training.samples))
 
+    def first_window(self, patch: Shape, batch: int) -> Shape:
+        """The window of prediction: the one given, or the patch doubled while memory allows.
+
+        Norms see more of a volume in a larger window: where a dark one holds no vessel, they would
+        make vessels of its noise.
+
+        Raises:
+            PlanError: the one given does not divide.
+        """
+        asked = self.training.prediction_window
+        if asked != "auto":
+            return self._given_window(asked)
+        most = [
+            -(-extent // step) * step
+            for extent, step in zip(self.largest, self.divisor, strict=True)
+        ]
+        limit_gb = min(self.budget_gb, self.needed(patch, batch) + WINDOW_GB)
+        window = patch
+        while True:
+            x, y, z = (
+                max(side, min(2 * side, end)) for side, end in zip(window, most, strict=True)
+            )
+            if (x, y, z) == window or self.footprint.window_gb((x, y, z), self.largest) > limit_gb:
+                return window
+            window = (x, y, z)
+
+    def _given_window(self, window: Shape) -> Shape:
+        x, y, z = (
+            max(1, round(side / step)) * step
+            for side, step in zip(window, self.divisor, strict=True)
+        )
+        if (x, y, z) == window:
+            return window
+        raise PlanError(
+            f"training.prediction_window={format_shape(window)} is not divisible by "
+            f"{format_shape(self.divisor)}, which {self.network.name} needs.",
+            remedy=f"'training.prediction_window=[{x},{y},{z}]', or leave it out",
+        )
+
     # --- why ------------------------------------------------------------------------------
 
     def patch_choice(self, patch: Shape, batch: int) -> Choice:
@@ -154,6 +197,16 @@ class PatchAndBatch:
             f"{self.network.name})"
         )
         return self._sized("patch_size", patch, reason, bound=self._patch_bound(patch), more=more)
+
+    def window_choice(self, patch: Shape, batch: int) -> Choice:
+        """Why windows of this size over a whole volume."""
+        window = self.first_window(patch, batch)
+        if self.training.prediction_window != "auto":
+            return given("prediction_window", window)
+        reason = "the patch, doubled up to the largest volume while memory allows: norms see more"
+        return found(
+            "prediction_window", window, reason, bound="the largest volume or memory", more=""
+        )
 
     def batch_choice(self, patch: Shape, batch: int) -> Choice:
         """Why this batch."""

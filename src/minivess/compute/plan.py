@@ -56,7 +56,9 @@ def resolve(
     free_gb = hardware.gpu_free_gb if on.value == "cuda" else hardware.ram_available_gb - kept_gb
     budget_gb = MEMORY_SHARE * max(free_gb or 0.0, 0.0)
     patch, batch = sizes.shrunk_to(budget_gb, n_train)
-    whole = judging.windows(config, profile, patch, found.divisor, 1.0)
+    window = sizes.window_choice(patch, batch)
+    judged = judging.Sizes(patch, window.value, found.divisor)
+    whole = judging.windows(config, profile, judged, 1.0)
     volumes = judging.n_val(config, profile, n_train)
     updates = judging.iterations(config, n_train, batch, whole, volumes)
     patches = updates.value * batch * config.training.accumulation_steps
@@ -64,25 +66,26 @@ def resolve(
         "tier": chosen,
         "device": on,
         "patch_size": sizes.patch_choice(patch, batch),
+        "prediction_window": window,
         "batch_size": sizes.batch_choice(patch, batch),
         "num_workers": choices.workers(config, start, hardware, on.value),
         "cache_rate": kept,
         "mixed_precision": precision,
         "threads": choices.threads(config, hardware),
         "iterations_per_epoch": updates,
-        **judging.chosen(config, profile, patch, found.divisor, n_train=n_train, patches=patches),
+        **judging.chosen(config, profile, judged, n_train=n_train, patches=patches),
     }
     share = made["validation_share"].value
     return ComputePlan(
         **{name: choice.value for name, choice in made.items()},
         divisor=found.divisor,
         predicted_memory_gb=round(found.step_gb(patch, batch), 3),
-        predicted_window_gb=round(found.window_gb(patch, profile.max_shape), 3),
+        predicted_window_gb=round(found.window_gb(window.value, profile.max_shape), 3),
         memory_budget_gb=round(budget_gb, 3),
         padded=padding(shapes_of(profile), patch),
         n_val=volumes,
         windows=whole,
-        windows_between=judging.windows(config, profile, patch, found.divisor, share),
+        windows_between=judging.windows(config, profile, judged, share),
         choices=made,
     )
 

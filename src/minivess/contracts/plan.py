@@ -53,6 +53,9 @@ class ComputePlan(Versioned):
     tier: str
     device: str
     patch_size: Shape
+    prediction_window: Shape | None = Field(
+        default=None, description="of whole volumes; none in older plans: the patch"
+    )
     batch_size: int
     num_workers: int
     cache_rate: float
@@ -75,6 +78,11 @@ class ComputePlan(Versioned):
     after_run: str | None = Field(
         default=None, description="the child run that ran out of memory with the plan before"
     )
+
+    @property
+    def window(self) -> Shape:
+        """Size of the windows over a whole volume."""
+        return self.prediction_window or self.patch_size
 
 
 class Forecast(Contract):

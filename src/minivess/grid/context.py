@@ -83,7 +83,7 @@ class GridContext:
             seed=family.seed,
             fold=cell.fold,
             network=network,
-            window=inference.window_for(config, plan.patch_size, train),
+            window=inference.window_for(config, plan.window, train),
             label_map=self.profile.label_map,
             classes=self.profile.classes,
             test=family.split.test,

@@ -143,9 +143,7 @@ class Validation:
         case, label = sample["case"], sample["label"]
         if case not in self._parts:
             x, y, z = label.shape[1:]
-            sides = judging.part(
-                (x, y, z), self.spec.window, self.plan.divisor, self.plan.validation_share
-            )
+            sides = judging.part((x, y, z), self.plan.patch_size, self.plan.validation_share)
             places = ((label[0] > 0) & (label[0] != IGNORED)).nonzero().float()
             middle = places.median(dim=0).values if len(places) else torch.tensor((x, y, z)) / 2
             begins = [

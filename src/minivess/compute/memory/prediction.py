@@ -17,10 +17,8 @@ from minivess.compute.memory.cache import cached
 from minivess.compute.memory.settings import Line, StepSettings
 from minivess.config import ExperimentConfig
 from minivess.contracts import Limits, Loss, Network, Shape
-from minivess.errors import PlanError
 from minivess.inference import Precision
 from minivess.runtime.cgroups import GIB
-from minivess.text import format_shape
 
 if TYPE_CHECKING:
     from minivess.compute.memory.dry_run import DryRun
@@ -70,7 +68,6 @@ class Footprint:
         self.cache = cache
         self.ignores = config.data.ignore_label is not None
         self.processes = training.processes_per_cell
-        self.prediction_window = training.prediction_window
         self.losses = [losses.resolve(configuration.loss(name)) for name in training.losses]
         self.settings = StepSettings(
             precision=precision,
@@ -108,9 +105,8 @@ class Footprint:
             for fixed, each in self._step_lines
         )
 
-    def window_gb(self, patch: Shape, volume: Shape) -> float:
+    def window_gb(self, window: Shape, volume: Shape) -> float:
         """GiB at the peak of the judgement of a volume: its windows, or its loss."""
-        window = self._window(patch)
         sides = [min(side, extent) for side, extent in zip(window, volume, strict=True)]
         at_once = inference.at_once(window, self.device) * math.prod(sides)
         windows = max(UNSEEN * (fixed + each * at_once) / GIB for fixed, each in self._window_lines)
@@ -120,26 +116,6 @@ class Footprint:
         voxels = math.prod(volume)
         more = max(windows + maps * voxels / GIB, at_rest + judged * voxels / GIB)
         return JUDGING_PROCESS_GB[self.device] + more
-
-    def _window(self, patch: Shape) -> Shape:
-        """The window of prediction: the patch, or the one given.
-
-        Raises:
-            PlanError: the one given does not divide.
-        """
-        if self.prediction_window == "auto":
-            return patch
-        near = [
-            max(1, round(side / step)) * step
-            for side, step in zip(self.prediction_window, self.divisor, strict=True)
-        ]
-        if tuple(near) == self.prediction_window:
-            return self.prediction_window
-        raise PlanError(
-            f"training.prediction_window={format_shape(self.prediction_window)} is not divisible "
-            f"by {format_shape(self.divisor)}, which {self.network.name} needs.",
-            remedy=f"'training.prediction_window=[{near[0]},{near[1]},{near[2]}]', or leave it out",
-        )
 
     def _process_gb(self, fixed: float) -> float:
         return PROCESS_GB[self.device] + UNSEEN * fixed / GIB

@@ -40,9 +40,7 @@ def training_params(config: ExperimentConfig, plan: ComputePlan, *, seed: int) -
         "samples_per_volume": config.training.samples,
         "augment": config.training.augmentation(plan.iterations_per_epoch),
         "patch_strategy": _strategy(config),
-        "prediction_window": plan.patch_size
-        if asked["prediction_window"] == "auto"
-        else asked["prediction_window"],
+        "prediction_window": plan.window,
         **preparation_params(config),
     }
 
