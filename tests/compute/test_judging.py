@@ -8,7 +8,7 @@ import pytest
 
 from minivess import config
 from minivess.compute import judging, plan
-from minivess.contracts import ComputePlan, DatasetProfile, Hardware, Network, Shape, Window
+from minivess.contracts import ComputePlan, DatasetProfile, Hardware, Network, Shape
 
 SMALL: list[Shape] = [(48, 48, 16)] * 12
 STACKS: list[Shape] = [(512, 512, 26)] * 12
@@ -73,8 +73,7 @@ def test_what_is_stated_is_used(planned: Callable[..., ComputePlan]) -> None:
     assert found.choices["validation_share"].override == words[1]
 
 
-def test_a_part_holds_a_window_and_never_more_than_its_volume() -> None:
-    window = Window(patch_size=(64, 64, 16), overlap=0.25, normalisation="zscore")
-    assert judging.part((512, 512, 26), window, (4, 4, 2), 0.001) == (64, 64, 16)
-    assert judging.part((512, 512, 26), window, (4, 4, 2), 1.0) == (512, 512, 26)
-    assert judging.part((30, 40, 5), window, (4, 4, 1), 0.5) == (30, 40, 5)
+def test_a_part_holds_a_patch_and_never_more_than_its_volume() -> None:
+    assert judging.part((512, 512, 26), (64, 64, 16), 0.001) == (64, 64, 16)
+    assert judging.part((512, 512, 26), (64, 64, 16), 1.0) == (512, 512, 26)
+    assert judging.part((30, 40, 5), (64, 64, 16), 0.5) == (30, 40, 5)
