@@ -121,7 +121,7 @@ class Background:
         launch = how()
         if isinstance(launch, Launch):
             self.say(f"  starting {launch.name}")
-            detach(pages.cleared(launch))
+            detach(pages.cleared(launch, "up"))
 
     def _worker(self) -> Launch:
         """How to start the worker: it asks the server of this home, and answers a health check."""

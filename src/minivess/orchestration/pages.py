@@ -54,8 +54,8 @@ def serve(
             with lock(folder / "server.lock", what="start Prefect's server", wait=True):
                 prefect = prefect_page(home, env, prefect_port)
                 mlflow = mlflow_page(home, tracking, mlflow_port)
+                ours = [cleared(p, "ui") for p in (prefect, mlflow) if isinstance(p, Launch)]
                 log.info("Starting the pages (the first time takes about 10 to 20 s)")
-                ours = [page for page in (prefect, mlflow) if isinstance(page, Launch)]
                 servers = [(stack.enter_context(started(launch)), launch) for launch in ours]
             _say(f"Prefect   {_address(prefect)}")
             _say(f"MLflow    {_address(mlflow)}   (choose `Model training` at the top left)")
@@ -79,7 +79,7 @@ def prefect_page(home: Home, env: Environment, port: int) -> Launch | str:
         prefect_server.probe(env.prefect_api_url)
         return env.prefect_api_url.rstrip("/").removesuffix("/api")
     folder = prefect_server.folder_of(home, env)
-    return cleared(prefect_server.launch(home, folder, port, prefect_server.UI))
+    return prefect_server.launch(home, folder, port, prefect_server.UI)
 
 
 def mlflow_page(home: Home, tracking: TrackingConfig, port: int) -> Launch | str:
@@ -100,11 +100,11 @@ def mlflow_page(home: Home, tracking: TrackingConfig, port: int) -> Launch | str
         log=home.logs / "mlflow-server.log",
         record=home.root / MLFLOW,
     )
-    return cleared(launch)
+    return launch
 
 
-def cleared(launch: Launch) -> Launch:
-    """Clear the way for a launch: end a leftover, refuse a second `minivess ui` or a busy port."""
+def cleared(launch: Launch, verb: str) -> Launch:
+    """Clear the way for a launch: end a leftover, refuse a second one or a busy port."""
     server = read(launch.record)
     if server is not None and server.here and server.owner.alive:
         raise OrchestrationError(
@@ -115,7 +115,7 @@ def cleared(launch: Launch) -> Launch:
     if not is_free(launch.port):
         raise OrchestrationError(
             f"Port {launch.port} for {launch.name} is taken{listener(launch.port)}.",
-            remedy=f"add --prefect-port {free_port()} --mlflow-port {free_port()}, which are free",
+            remedy=f"minivess {verb} --prefect-port {free_port()} --mlflow-port {free_port()}",
         )
     return launch
 
