@@ -173,7 +173,7 @@ VERBS = {
     "down": Verb("end the servers of `up`", "", ("force", "json"), STORE, "nothing"),
     "restart": Verb("end the servers of `up` and start them again", "", ("force", "json"), STORE,
                     "nothing"),
-    "logs": Verb("the last lines of the servers' logs: prefect, mlflow, worker", "[SERVER]",
+    "logs": Verb("the last lines of the servers' logs: prefect, mlflow, worker", "[SERVER ...]",
                  ("follow",), STORE, "nothing"),
     "health": Verb("state of the servers of `up`; exit code 1 unless all are well", "",
                    ("json",), STORE, "nothing"),

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import time
+import urllib.request
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -55,6 +58,7 @@ class Story:
     sessions: list[int]
     page: str
     server: Server
+    going_on: str
     answered: list[bool]
 
 
@@ -94,6 +98,7 @@ def story(
             said["logs"] = say("logs", "worker")
             said["train"] = say("train", *words, "--deployed")
             said["no pool"] = say("train", *words, "--deployed", "--pool", "k8s-gpu")
+            going_on = train_through_a_killed_server(words, ports, said, servers[0])
             alone = ("--deployed", "--detach", "--json")
             said["detached"] = say("analyse", words[0], words[2], *alone)
             page = flow_page(environment())
@@ -103,7 +108,37 @@ def story(
             said["after"] = say("health", "--json")
         finally:
             say("down", "--force")
-    return Story(said, pids, sessions, page, servers[0], answered)
+    return Story(said, pids, sessions, page, servers[0], going_on, answered)
+
+
+def train_through_a_killed_server(
+    words: tuple[str, ...], ports: tuple[str, ...], said: dict[str, Said], prefect: Server
+) -> str:
+    """Kill Prefect's server while the worker trains, start it again; the state in the end."""
+    longer = (words[0], "training.max_epochs=8", words[2], "--deployed", "--detach", "--json")
+    flow_run = say("train", *longer).json["flow_run_id"]
+    wait_for(lambda: state(prefect, flow_run) == "Running")
+    said["down while busy"] = say("down")
+    os.kill(prefect.process.pid, signal.SIGKILL)
+    wait_for(lambda: not prefect.process.alive)
+    said["killed"] = say("health", "--json")
+    said["up again"] = say("up", *ports, "--json")
+    wait_for(lambda: state(prefect, flow_run) not in ("Running", "Pending"))
+    return state(prefect, flow_run)
+
+
+def state(server: Server, flow_run: str) -> str:
+    """The name of a flow run's state."""
+    with urllib.request.urlopen(f"{server.api}/flow_runs/{flow_run}", timeout=60) as answer:
+        return str(json.load(answer)["state_name"])
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until it holds."""
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
 
 
 def flow_page(env: Environment) -> str:
@@ -150,6 +185,17 @@ def test_a_command_that_is_sent_to_the_pool_is_followed_to_its_end(story: Story)
     assert "sent to train/local: http://" in sent.out
     assert "epoch 1/1" in sent.out
     assert sent.out.rstrip().endswith("Completed")
+
+
+def test_a_training_outlives_the_prefect_server_that_its_worker_asks(story: Story) -> None:
+    busy = story.said["down while busy"]
+    assert (busy.code, "carries out 1 flow run" in busy.err) == (1, True)
+    before = {row["name"]: row for row in story.said["killed"].json["servers"]}
+    after = {row["name"]: row for row in story.said["up again"].json["servers"]}
+    assert (before["prefect"]["well"], before["prefect"]["fix"]) == (False, "minivess up")
+    assert after["prefect"]["well"]
+    assert after["worker"]["pid"] == before["worker"]["pid"]
+    assert story.going_on == "Completed"
 
 
 def test_a_pool_without_the_flow_is_named_with_those_that_have_it(story: Story) -> None:
