@@ -78,12 +78,12 @@ STORE = ("tracking.uri",)
 DATASET = ("data.root", "data.name")
 NAMED = ("name", *DATASET, *STORE)
 DATA = ("name", "data", "-data.watch_interval_s", "tracking")
-GRID = (*DATA, "compute", "model", "training", "evaluation")
+GRID = (*DATA, "hours", "compute", "model", "training", "evaluation")
 JUDGED = (*NAMED, "tracking", "training.device", "evaluation", "analysis")
 SERVED = (*NAMED, "tracking", "deployment")
 # A trial is one family, whose cells train one after the other in this process.
-TRIED = (*GRID, "search", "-training.refit", "-training.deployment", "-training.parallel_cells",
-         "-training.processes_per_cell")  # fmt: skip
+TRIED = (*GRID, "search", "-hours", "-training.refit", "-training.deployment",
+         "-training.parallel_cells", "-training.processes_per_cell")  # fmt: skip
 # An event hands on what it does not use itself; where runs are kept is the reader's affair.
 HANDED_ON = (*(part for part in GRID if part not in ("tracking", "-data.watch_interval_s")), *STORE)
 POOLED = ("deployed", "pool", "detach")
@@ -124,7 +124,7 @@ VERBS = {
                  uses=("data", "-data.root", "-data.watch_interval_s", "-data.demo_volumes",
                        "-data.demo_seed", *STORE)),
     "plan": Verb("check the data, show every automatic choice and what the grid will cost", "",
-                 ("upstream", *TIER, "json"), (*HANDED_ON, "-data.watch_interval_s")),
+                 ("upstream", *TIER, "json"), (*HANDED_ON, "-data.watch_interval_s", "-hours")),
     "predict": Verb("segment files or folders with the model in production", "IN OUT",
                     ("upstream", "url", "json"),
                     (*NAMED, "data.spacing", "data.unit", "deployment.out_of_range")),

@@ -92,6 +92,7 @@ OTHER = {
     "training.prediction_window": ["training.prediction_window=[64,64,8]"],
     "training.validation_interval": ["training.validation_interval=3"],
     "training.validation_share": ["training.validation_share=0.5"],
+    "hours": ["hours=2"],
     "training.mirroring": ["training.mirroring=plane"],
     "training.cache_rate": ["training.cache_rate=0.5"],
     "training.num_workers": ["training.num_workers=1"],

@@ -34,6 +34,7 @@ REPORTED = 2.0
 the end."""
 LARGE = 32
 """Windows of a volume from which on judging it takes longer than training on it."""
+LONGER = "time goes into steps"
 POINTS = 10
 """Judgements of a training, at least, where it has so many epochs."""
 SHARES = (1.0, 0.7, 0.5, 0.35, 0.25, 0.18, 0.12, 0.06, 0.03, 0.015, 0.007, 0.003, 0.001)
@@ -88,7 +89,7 @@ def iterations(
             longer,
             f"a volume has {whole:.0f} windows; judging {volumes:.0f} whole ones at "
             f"the end takes {AT_END:.0%} of the time of {training.max_epochs} epochs",
-            bound="time goes into steps",
+            bound=LONGER,
             more=f"each of {training.samples} patches of a volume once would be {count}",
         )
     samples = count * per_step // n_train + 1
@@ -145,7 +146,7 @@ def _choice(
 ) -> Choice:
     if getattr(training, name) != "auto":
         return given(name, value)
-    return found(name, value, why, bound="time goes into steps", more="the end judges all, whole")
+    return found(name, value, why, bound=LONGER, more="the end judges all, whole")
 
 
 def for_fold(plan: ComputePlan, config: ExperimentConfig, n_train: int) -> ComputePlan:

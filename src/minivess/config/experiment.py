@@ -434,6 +434,9 @@ class ExperimentConfig(Part):
     flows: tuple[Stage, ...] = not_in_key(
         ("profile", "train", "analyse", "deploy"), "stages that `experiment` runs, in order"
     )
+    hours: float | None = not_in_key(
+        None, "hours for the grid: epochs and folds are fitted to them by the forecast", gt=0
+    )
     data: DataConfig = DataConfig()
     compute: ComputeConfig = ComputeConfig()
     model: dict[str, Any] = setting(

@@ -7,7 +7,7 @@ from typing import Any
 
 from minivess.errors import ServingError
 from minivess.orchestration.session import Session
-from minivess.stages import analyse, deploy, profile, refit, train
+from minivess.stages import analyse, deploy, hours, profile, refit, train
 
 
 def experiment(session: Session) -> dict[str, Any]:
@@ -24,6 +24,9 @@ def experiment(session: Session) -> dict[str, Any]:
 
     if "profile" in stages:
         found |= profile.outcome(session, profile.profile_data(session))
+    if session.config.hours is not None:
+        profiled = profile.profile_for(session, ids("data_profile_run_id"))
+        session = hours.fitted(session, profiled)
     if "train" in stages:
         found |= train.outcome(session, train.train(session, ids("data_profile_run_id")))
     if "analyse" in stages:

@@ -14,7 +14,7 @@ from minivess.grid.context import CellContext, GridContext, prepare
 from minivess.grid.initial_weights import pin
 from minivess.orchestration import model_versions, publication, results
 from minivess.orchestration.session import Session
-from minivess.stages import dataset_identity
+from minivess.stages import dataset_identity, hours
 from minivess.stages.profile import profile_for
 from minivess.text import dashed, format_duration, format_shape, several
 
@@ -30,6 +30,7 @@ def train(session: Session, upstream: Sequence[str] = ()) -> TrainingResult:
     dataset_identity.require_experiment(session)
     session = pin(session)
     profile = profile_for(session, upstream)
+    session = hours.fitted(session, profile)
     asked = families.families(session.config, profile)
     n_cells = sum(len(family.cells) for family in asked)
     session.print(f"Train     {several(len(asked), 'family')}, {several(n_cells, 'cell')}")
@@ -156,7 +157,7 @@ def forecast(grid: GridContext, missing: Sequence[families.Family]) -> None:
     Raises:
         PlanError: the grid is forecast above twelve hours and --yes was not given.
     """
-    session, hours = grid.session, 0.0
+    session, total = grid.session, 0.0
     for name in grid.models:
         those = [family for family in missing if family.model.name == name]
         n_cells = sum(len(family.cells) for family in those)
@@ -164,7 +165,7 @@ def forecast(grid: GridContext, missing: Sequence[families.Family]) -> None:
         plan = grid.models[name].plan
         page = plan_page.markdown(plan, cost, grid.hardware)
         session.orchestrator.markdown(f"plan-{dashed(name)}", page)
-        hours += cost.total_hours
+        total += cost.total_hours
         judged = "" if plan.mixed_precision == "none" else ", reported figures in float32"
         session.print(
             f"  {name}: patch {format_shape(plan.patch_size)}, batch {plan.batch_size}, "
@@ -175,9 +176,9 @@ def forecast(grid: GridContext, missing: Sequence[families.Family]) -> None:
         if plan.parallel_cells > 1:
             session.print(f"  {plan.choices['parallel_cells'].reason}")
     on_cpu = any(model.plan.device == "cpu" for model in grid.models.values())
-    if on_cpu and hours > ASK_ABOVE_HOURS and not session.yes:
+    if on_cpu and total > ASK_ABOVE_HOURS and not session.yes:
         raise PlanError(
-            f"On this CPU the grid would take about {format_duration(3600 * hours)}.",
+            f"On this CPU the grid would take about {format_duration(3600 * total)}.",
             remedy="add --yes to start it all the same, or use the small grid: "
             + session.command("experiment configs/experiments/lite.yaml"),
         )

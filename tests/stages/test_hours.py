@@ -1,0 +1,43 @@
+"""Epochs and folds fitted to the hours that are given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from minivess import config
+from minivess.errors import PlanError, UsageError
+from minivess.home import Home
+from minivess.orchestration.session import Session, open_session
+from minivess.stages import hours
+from minivess.stages.profile import profile_data
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("stocked")]
+WORDS = (
+    "training.losses=[dice_ce]", "training.samples_per_volume=1", "training.parallel_cells=1",
+    "model.filters=[4,8,16]", "tracking.log_system_metrics=false",
+)  # fmt: skip
+
+
+def test_epochs_and_folds_follow_the_time_and_stay_the_same(
+    make_dataset: Callable[..., Path], home: Home
+) -> None:
+    root, env = make_dataset(4), config.Environment(home=home.root, prefect_disabled=True)
+
+    def fitted(*words: str) -> Session:
+        asked = config.load([], [f"data.root={root}", *WORDS, *words], env)
+        with open_session(asked, env, yes=True, words=words) as session:
+            return hours.fitted(session, profile_data(session))
+
+    enough, little = fitted("hours=0.5"), fitted("hours=0.001")
+    assert enough.config.training.folds == 3
+    assert enough.config.training.max_epochs > little.config.training.max_epochs >= 1
+    assert little.config.training.folds == 2
+    assert fitted("hours=0.001").config == little.config
+    assert fitted().config.training.max_epochs == 100
+    with pytest.raises(PlanError, match="too short"):
+        fitted("hours=0.0000001")
+    with pytest.raises(UsageError, match=r"training\.max_epochs=3"):
+        fitted("hours=1", "training.max_epochs=3")
