@@ -46,6 +46,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "mlflow-port": {**PORT, "default": 5000, "help": "of MLflow's page, 5000 by default"},
     "deployed": {**FLAG, "help": "on a work pool, in place of this process"},
     "pool": {"metavar": "NAME", "help": "with --deployed: the work pool, where there are several"},
+    "schema": {**FLAG, "help": "print tables, views, their columns and example queries"},
     "json": {**FLAG, "help": "print one JSON object as the last line"},
     "debug": {**FLAG, "help": "show tracebacks and all log lines"},
 }  # fmt: skip
@@ -129,7 +130,8 @@ VERBS = {
                     ("upstream", "url", "json"),
                     (*NAMED, "data.spacing", "data.unit", "deployment.out_of_range")),
     "lineage": Verb("from a run id or model name back to the data hash", "REF", uses=STORE),
-    "sql": Verb("ask DuckDB over all runs: one SELECT", "QUERY", uses=STORE),
+    "sql": Verb("ask DuckDB over all runs: one SELECT, or --schema", "[QUERY]",
+                ("schema", "json"), STORE),
     "status": Verb("what runs, until when, what is unfinished or out of date", "",
                    ("follow", "json"), STORE),
     "doctor": Verb("examine machine, output folder, stores and servers; --fix does what is safe",

@@ -202,3 +202,81 @@ def test_a_reader_keeps_the_file_that_it_opened(path):
         writer.start()
         writer.join()
         assert reader.execute("SELECT count(*) FROM runs").fetchall() == [(2,)]
+
+
+def run(run_id, kind, name, start, **more):
+    return {
+        "run_id": run_id, "kind": kind, "name": name, "start_time": start, "status": "FINISHED",
+        "end_time": start + 60_000, "experiment": "tubes", "dataset": "tubes", **more,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def questions(tmp_path):
+    rows = {
+        "runs": [
+            run("p", "profile", "tubes", 1),
+            run("t1", "family", "net", 2),
+            run("t2", "family", "net", 3),
+            run("x", "trial", "trial_0", 4, parent_run_id="s"),
+            run("a", "analysis", "tubes", 5),
+        ],
+        "params": [
+            {"run_id": "t1", "key": "max_epochs", "value": "5"},
+            {"run_id": "t2", "key": "max_epochs", "value": "9"},
+            *({"run_id": one, "key": "seed", "value": "1"} for one in ("t1", "t2")),
+            {"run_id": "a", "key": "upstream_training_run_id", "value": "t2"},
+            {"run_id": "x", "key": "learning_rate", "value": "0.1"},
+        ],
+        "tags": [{"run_id": "a", "key": "champion_family", "value": "net"}],
+        "metrics": [
+            {"run_id": "x", "key": "dice", "value": value, "step": step, "time": 5}
+            for step, value in enumerate((0.9, 0.4))
+        ],
+        "volumes": [
+            {"run_id": "a", "name": name, "case": case, "dice": dice, "masd": None}
+            for name, dices in (("net", (0.5, 0.7)), ("mean_all", (0.4, 0.9)))
+            for case, dice in zip(("v1", "v2"), dices, strict=True)
+        ],
+        "properties": [
+            {"run_id": "p", "case": "v1", "size_z": 5}, {"run_id": "p", "case": "v2", "size_z": 9},
+        ],
+        "comparisons": [{"run_id": "a", "name": "net", "against": "mean_all", "p_holm": 0.5}],
+    }  # fmt: skip
+    path = tmp_path / "questions.duckdb"
+    workspace.refresh(path, rows, source="first")
+    return path
+
+
+@pytest.mark.parametrize(("sql", "expected"), [
+    ("SELECT name, dice, n, masd_undefined, champion FROM leaderboard ORDER BY dice",
+     [("net", 0.6, 2, 2, True), ("mean_all", 0.65, 2, 2, False)]),
+    ('SELECT "case", dice, lowest, size_z FROM hard_volumes',
+     [("v1", 0.45, 0.4, 5), ("v2", 0.8, 0.7, 9)]),
+    ('SELECT name, key, "before", "after" FROM what_changed', [("net", "max_epochs", "5", "9")]),
+    ("SELECT runs, seconds FROM cost WHERE name = 'net'", [(2, 120)]),
+    ("SELECT link, upstream_run_id, upstream_kind FROM lineage WHERE run_id = 'a'",
+     [("upstream_training_run_id", "t2", "family")]),
+    ("SELECT search_run_id, settings['learning_rate'], reached['dice'] FROM trials",
+     [("s", "0.1", 0.4)]),
+    ("SELECT experiment, name, against, p_holm FROM comparisons",
+     [("tubes", "net", "mean_all", 0.5)]),
+])  # fmt: skip
+def test_a_view_answers_its_question(questions, sql, expected):
+    rows = [tuple(row.values()) for row in workspace.query(questions, sql)]
+    assert rows == [tuple(map(pytest.approx, row)) for row in expected]
+
+
+def test_the_schema_names_every_table_view_and_column():
+    text = workspace.schema()
+    for table, columns in workspace.TABLES.items():
+        assert all(column in text for column in (table, *columns))
+    assert all(view in text for view in workspace.VIEWS)
+    assert all(title in text for title in workspace.EXAMPLES)
+
+
+def test_the_state_of_the_store_is_kept_with_the_rows(questions, tmp_path):
+    assert workspace.source(questions) == "first"
+    assert workspace.source(tmp_path / "absent.duckdb") is None
+    workspace.refresh(questions, {})
+    assert workspace.source(questions) is None

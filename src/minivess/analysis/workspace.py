@@ -1,13 +1,15 @@
 """DuckDB workspace over all runs, for queries that MLflow's page cannot answer.
 
 Tables
-    runs     + name, status, parent_run_id, start_time, end_time, content_key, dataset_hash,
-             artifact_uri                         one row for each run
-    params   + key, value                         all text, as MLflow holds it
-    metrics  + key, value, step, time             whole histories where given
-    volumes  + name, "case", "group", metric, value
+    runs         + name, status, parent_run_id, start_time, end_time, content_key, dataset_hash,
+                 artifact_uri                     one row for each run
+    params, tags + key, value                     all text, as MLflow holds it
+    metrics      + key, value, step, time         whole histories where given
+    volumes      + name, "case", "group", metric, value
                                                   one row for each volume judged out of fold and
                                                   metric; NULL is undefined
+    properties   + "case", sizes, voxels, ...     one row for each volume of a profile
+    comparisons  + name, against, difference, ... one row for each pair of an analysis
     Each begins with run_id, experiment, dataset, kind, so that no mean need mix them.
 
 Views to query: an experiment is often analysed more than once, and folds and analysis evaluate
@@ -16,6 +18,12 @@ the same volumes
                                                   analysis, and of each name the training, that
                                                   finished and began last
     latest_metrics, latest_volumes                what these analyses hold
+    leaderboard                                   means of each family and ensemble, best first
+    hard_volumes                                  volumes by mean Dice, with their properties
+    what_changed                                  params that differ from the training before
+    cost                                          runs, seconds and parameters of each name
+    lineage                                       links between runs, towards the data
+    trials                                        trials of searches with their settings and metric
 
 An experiment is that of the training, also for its analyses and deployments. Kinds are profile,
 family (a training parent), cell (a fold), analysis, deployment. Times are UTC. EXAMPLES holds
@@ -38,7 +46,7 @@ from minivess.errors import StoreError, UsageError
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 2
+SCHEMA = 3
 OFFLINE: dict[str, Any] = {"autoinstall_known_extensions": "false"}
 ALONE = OFFLINE | {"enable_external_access": "false", "lock_configuration": "true"}
 """A query can read no other file, and can write none."""
@@ -50,7 +58,15 @@ COLUMNS = {
         end_time TIMESTAMP_MS, content_key VARCHAR, dataset_hash VARCHAR, artifact_uri VARCHAR""",
     "params": "key VARCHAR, value VARCHAR",
     "metrics": "key VARCHAR, value DOUBLE, step BIGINT, time TIMESTAMP_MS",
+    "tags": "key VARCHAR, value VARCHAR",
     "volumes": "name VARCHAR, case VARCHAR, group VARCHAR, metric VARCHAR, value DOUBLE",
+    "properties": """case VARCHAR, group VARCHAR, size_x BIGINT, size_y BIGINT, size_z BIGINT,
+        voxel_x DOUBLE, voxel_y DOUBLE, voxel_z DOUBLE, unit VARCHAR, foreground_ratio DOUBLE,
+        components BIGINT, intensity_mean DOUBLE, intensity_std DOUBLE""",
+    "comparisons": """name VARCHAR, against VARCHAR, metric VARCHAR, difference DOUBLE,
+        ci_lower DOUBLE, ci_upper DOUBLE, n BIGINT, n_units BIGINT, better BIGINT, worse BIGINT,
+        p_value DOUBLE, p_holm DOUBLE, effect DOUBLE, effect_lower DOUBLE, effect_upper DOUBLE,
+        detectable DOUBLE, fold_spread DOUBLE, seed_noise DOUBLE""",
 }
 """Columns of each table beyond its own four."""
 TABLES = {
@@ -67,9 +83,85 @@ VIEWS = {
     "latest_families": LATEST.format(name="latest_families", kind=names.FAMILY, more=", name"),
     "latest_metrics": OF_LATEST.format(name="latest_metrics", table="metrics"),
     "latest_volumes": OF_LATEST.format(name="latest_volumes", table="volumes"),
+    "leaderboard": """
+        CREATE OR REPLACE VIEW leaderboard AS
+        SELECT experiment, dataset, name,
+            avg(value) FILTER (metric = 'compound_masd_cldice') AS compound,
+            avg(value) FILTER (metric = 'dice') AS dice,
+            avg(value) FILTER (metric = 'cldice') AS cldice,
+            avg(value) FILTER (metric = 'masd') AS masd,
+            count(value) FILTER (metric = 'dice') AS n,
+            count(*) FILTER (metric = 'masd' AND value IS NULL) AS masd_undefined,
+            coalesce(any_value(name = winner), false) AS champion
+        FROM latest_volumes LEFT JOIN (
+            SELECT run_id, value AS winner FROM tags WHERE key = 'champion_family'
+        ) AS chosen USING (run_id)
+        GROUP BY ALL ORDER BY experiment, dataset, compound DESC""",
+    "hard_volumes": """
+        CREATE OR REPLACE VIEW hard_volumes AS
+        FROM (
+            SELECT experiment, dataset, "case", avg(value) AS dice, min(value) AS lowest,
+                max(value) AS highest
+            FROM latest_volumes WHERE metric = 'dice' GROUP BY ALL)
+        LEFT JOIN (
+            SELECT properties.* EXCLUDE (run_id, experiment, kind)
+            FROM properties JOIN runs USING (run_id) QUALIFY row_number() OVER (
+                PARTITION BY properties.dataset, "case" ORDER BY start_time DESC) = 1
+        ) AS known USING (dataset, "case")
+        ORDER BY dice NULLS FIRST""",
+    "what_changed": """
+        CREATE OR REPLACE VIEW what_changed AS
+        WITH trained AS (
+            SELECT run_id, experiment, dataset, name, row_number() OVER (
+                PARTITION BY experiment, dataset, name ORDER BY start_time DESC, run_id) AS age
+            FROM runs WHERE kind = 'family' AND status = 'FINISHED'),
+        pairs AS (
+            SELECT latest.experiment, latest.dataset, latest.name, latest.run_id AS new_id,
+                former.run_id AS old_id
+            FROM trained AS latest JOIN trained AS former USING (experiment, dataset, name)
+            WHERE latest.age = 1 AND former.age = 2)
+        SELECT pairs.experiment, pairs.dataset, name, key,
+            any_value(value) FILTER (run_id = old_id) AS before,
+            any_value(value) FILTER (run_id = new_id) AS after
+        FROM pairs JOIN params ON run_id IN (old_id, new_id)
+        GROUP BY ALL HAVING before IS DISTINCT FROM after ORDER BY ALL""",
+    "cost": """
+        CREATE OR REPLACE VIEW cost AS
+        SELECT experiment, dataset, kind, name, count(*) AS runs,
+            sum(date_diff('millisecond', start_time, end_time)) / 1000 AS seconds,
+            max(parameters.value) AS trainable_parameters
+        FROM runs LEFT JOIN (
+            SELECT run_id, value FROM metrics WHERE key = 'trainable_parameters'
+        ) AS parameters USING (run_id)
+        WHERE end_time IS NOT NULL GROUP BY ALL ORDER BY seconds DESC""",
+    "lineage": """
+        CREATE OR REPLACE VIEW lineage AS
+        SELECT runs.run_id, runs.experiment, runs.dataset, runs.kind, runs.name,
+            link.key AS link, link.value AS upstream_run_id, above.kind AS upstream_kind,
+            above.name AS upstream_name, runs.dataset_hash
+        FROM runs JOIN (
+            SELECT run_id, key, value FROM params
+            WHERE regexp_matches(key, '^upstream_.*_run_id$')
+            UNION ALL
+            SELECT run_id, 'parent', parent_run_id FROM runs WHERE parent_run_id IS NOT NULL
+        ) AS link USING (run_id) LEFT JOIN runs AS above ON above.run_id = link.value
+        ORDER BY runs.start_time DESC""",
+    "trials": """
+        CREATE OR REPLACE VIEW trials AS
+        SELECT runs.experiment, runs.dataset, runs.parent_run_id AS search_run_id, runs.run_id,
+            runs.name, runs.status, settings, reached
+        FROM runs
+        LEFT JOIN (
+            SELECT run_id, map(list(key ORDER BY key), list(value ORDER BY key)) AS settings
+            FROM params GROUP BY run_id) USING (run_id)
+        LEFT JOIN (
+            SELECT run_id, map(list(key ORDER BY key), list(value ORDER BY key)) AS reached
+            FROM (SELECT run_id, key, arg_max(value, step) AS value FROM metrics GROUP BY ALL)
+            GROUP BY run_id) USING (run_id)
+        WHERE kind = 'trial' ORDER BY runs.start_time""",
 }
 # Tables that are read from the store only for new and changed runs.
-HEAVY = ("metrics", "volumes")
+HEAVY = ("metrics", "volumes", "properties", "comparisons")
 
 EXAMPLES = {
     "the last runs": """
@@ -100,7 +192,13 @@ Rows = Mapping[str, Any]
 """Table -> rows as mappings, or an Arrow table with some of its columns."""
 
 
-def refresh(path: Path, rows: Rows, *, unchanged: Collection[str] | None = None) -> None:
+def refresh(
+    path: Path,
+    rows: Rows,
+    *,
+    unchanged: Collection[str] | None = None,
+    source: str | None = None,
+) -> None:
     """Merge rows into the workspace; a run that is given again replaces its earlier rows.
 
     Args:
@@ -108,14 +206,34 @@ def refresh(path: Path, rows: Rows, *, unchanged: Collection[str] | None = None)
             are long (metric, value) or wide (dice, cldice, ...).
         unchanged: if given, `rows` covers all existing runs: other runs are deleted, and these
             keep their metrics and volumes.
+        source: what `source` returns afterwards, to notice an unchanged store.
     """
 
     def build(temporary: Path) -> None:
         if path.exists() and _usable(path):
             shutil.copyfile(path, temporary)
-        _merge(temporary, rows, unchanged)
+        _merge(temporary, rows, unchanged, source)
 
     files.write(path, build)
+
+
+def source(path: Path) -> str | None:
+    """Return the `source` of the last refresh; None if the file is absent or of another release."""
+    if not path.exists() or not _usable(path):
+        return None
+    found = query(path, "SELECT source FROM workspace")[0]["source"]
+    return None if found is None else str(found)
+
+
+def schema() -> str:
+    """Return the tables and views with their columns, and example queries."""
+    tables = [
+        f"{name}\n    {', '.join(f'{column} {kind}' for column, kind in columns.items())}"
+        for name, columns in TABLES.items()
+    ]
+    examples = [f"-- {title}{sql}" for title, sql in EXAMPLES.items()]
+    text = str(__doc__).partition("Views to query")[2].partition("DuckDB lets")[0]
+    return "\n".join(["Tables", *tables, "", f"Views to query{text.rstrip()}", "", *examples])
 
 
 def query(path: Path, sql: str) -> list[dict[str, Any]]:
@@ -174,7 +292,7 @@ def _usable(path: Path) -> bool:
         return False
 
 
-def _merge(path: Path, rows: Rows, unchanged: Collection[str] | None) -> None:
+def _merge(path: Path, rows: Rows, unchanged: Collection[str] | None, source: str | None) -> None:
     import duckdb
 
     with duckdb.connect(str(path), config=OFFLINE) as connection:
@@ -182,10 +300,13 @@ def _merge(path: Path, rows: Rows, unchanged: Collection[str] | None) -> None:
             fields = ", ".join(f'"{name}" {kind}' for name, kind in columns.items())
             unique = ", PRIMARY KEY (run_id)" if table == "runs" else ""
             connection.execute(f"CREATE TABLE IF NOT EXISTS {table} ({fields}{unique})")
-        connection.execute(f"CREATE OR REPLACE TABLE workspace AS SELECT {SCHEMA} AS version")
+        connection.execute(
+            "CREATE OR REPLACE TABLE workspace AS SELECT ? AS version, ?::VARCHAR AS source",
+            [SCHEMA, source],
+        )
         incoming = {table: _arrow(rows.get(table, ()), table) for table in TABLES}
         given = {table: set(these["run_id"].to_pylist()) for table, these in incoming.items()}
-        kept = given["runs"] & set(unchanged or ()) - given["metrics"] - given["volumes"]
+        kept = given["runs"] & set(unchanged or ()) - set().union(*(given[t] for t in HEAVY))
         for table, these in incoming.items():
             if unchanged is None:
                 _drop(connection, table, "IN", set().union(*given.values()))

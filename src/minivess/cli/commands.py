@@ -116,9 +116,18 @@ def show_lineage(session: Session, options: Options) -> Outcome:
 
 
 def query(session: Session, options: Options) -> Outcome:
-    """Ask DuckDB over all runs, brought up to date first."""
+    """Ask DuckDB over all runs, brought up to date first; or print its schema."""
+    workspace = room("analysis.workspace")
+    if options.schema:
+        session.print(workspace.schema())
+        return {"tables": workspace.TABLES, "views": list(workspace.VIEWS)}
+    if not options.arguments:
+        raise UsageError(
+            "`minivess sql` was given no query.",
+            remedy="minivess sql 'select * from leaderboard', or minivess sql --schema",
+        )
     room("stages.analyse").refresh_workspace(session)
-    rows = room("analysis.workspace").query(session.home.workspace, *options.arguments)
+    rows = workspace.query(session.home.workspace, *options.arguments)
     for row in rows[:SHOWN_ROWS]:
         cells = (f"{key}={'NULL' if value is None else value}" for key, value in row.items())
         session.print("  " + "  ".join(cells))

@@ -26,7 +26,7 @@ from minivess.stages import dataset_identity
 from minivess.stages.ensemble_runs import store_ensembles
 from minivess.text import several, three_decimals
 from minivess.tracking.run import params
-from minivess.tracking.store import export, fold_models
+from minivess.tracking.store import export, fold_models, sql_reader
 
 if TYPE_CHECKING:
     from minivess.tracking.run.run import Run
@@ -255,9 +255,12 @@ def metrics(result: AnalysisResult) -> dict[str, float]:
 
 def refresh_workspace(session: Session) -> None:
     """Add to the DuckDB file over all runs what is new in MLflow."""
-    path = session.home.workspace
+    path, version = session.home.workspace, sql_reader.version(session.store)
+    if version is not None and version == workspace.source(path):
+        return
     known = workspace.known(path)
-    workspace.refresh(path, export.export_rows(session.store, known), unchanged=known)
+    rows = export.export_rows(session.store, known)
+    workspace.refresh(path, rows, unchanged=known, source=version)
 
 
 def print_champion(session: Session, result: AnalysisResult) -> None:

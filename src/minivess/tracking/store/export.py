@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from minivess import names
 from minivess.contracts import RunRecord
@@ -16,27 +17,60 @@ Row = dict[str, Any]
 
 NOTHING: Mapping[str, int] = MappingProxyType({})
 JUDGED = (names.CELL, names.ANALYSIS)
+PROPERTIES = (
+    "case", "group", "unit", "intensity_mean", "intensity_std", "foreground_ratio", "components",
+)  # fmt: skip
 
 
 def export_rows(store: Store, known: Mapping[str, int] = NOTHING) -> dict[str, Any]:
-    """Return the rows of the tables runs, params, metrics (an Arrow table) and volumes.
+    """Return the rows of the workspace's tables; those of metrics are an Arrow table.
 
     Args:
         known: ended runs that the reader has already (id -> end time in milliseconds); their
-            metrics and volumes are left out, their runs and params are not.
+            metrics, volumes, properties and comparisons are left out, other rows are not.
     """
     records = sql_reader.records(store)
     fresh = [r for r in records if r.end_time is None or known.get(r.run_id) != r.end_time]
     return {
         "runs": [_run(record) for record in records],
-        "params": [
-            {"run_id": record.run_id, "key": key, "value": value}
-            for record in records
-            for key, value in sorted(record.params.items())
-        ],
+        "params": _texts(records, "params"),
+        "tags": _texts(records, "tags"),
         "metrics": sql_reader.histories(store, {record.run_id for record in fresh}),
         "volumes": [row for record in fresh for row in _volumes(store, record)],
+        "properties": [row for record in fresh for row in _properties(store, record)],
+        "comparisons": [
+            row
+            for record in fresh
+            if record.tags.get(names.KIND) == names.ANALYSIS
+            for row in _table(store, record, names.COMPARISONS_ARTIFACT)
+        ],
     }
+
+
+def _texts(records: Sequence[RunRecord], sort: Literal["params", "tags"]) -> list[Row]:
+    return [
+        {"run_id": record.run_id, "key": key, "value": value}
+        for record in records
+        for key, value in sorted(getattr(record, sort).items())
+    ]
+
+
+def _properties(store: Store, record: RunRecord) -> list[Row]:
+    """One row for each volume of a profile."""
+    if record.status != "FINISHED" or record.tags.get(names.KIND) != names.PROFILE:
+        return []
+    if names.PROFILE_ARTIFACT not in artifact_names(store, record, "dataset"):
+        return []  # `audit` names runs that lack what they should hold
+    profile = store.read_json(record.run_id, names.PROFILE_ARTIFACT)
+    return [
+        {
+            **{name: one.get(name) for name in PROPERTIES},
+            **{f"size_{axis}": size for axis, size in zip("xyz", one["shape"], strict=True)},
+            **{f"voxel_{a}": size for a, size in zip("xyz", one["voxel_spacing"], strict=True)},
+            "run_id": record.run_id,
+        }
+        for one in profile["volumes"]
+    ]
 
 
 def _run(record: RunRecord) -> Row:
@@ -60,11 +94,18 @@ def _volumes(store: Store, record: RunRecord) -> list[Row]:
     """One row per evaluated volume; volumes of a parent run are read from its children."""
     if record.status != "FINISHED" or record.tags.get(names.KIND) not in JUDGED:
         return []
-    if names.PER_VOLUME_ARTIFACT not in artifact_names(store, record, "evaluation"):
+    rows = _table(store, record, names.PER_VOLUME_ARTIFACT)
+    return [{"name": record.name, **row} for row in rows]
+
+
+def _table(store: Store, record: RunRecord, artifact: str) -> list[Row]:
+    """The rows of a table that a finished run may hold."""
+    if record.status != "FINISHED":
         return []
-    table = store.read_json(record.run_id, names.PER_VOLUME_ARTIFACT)
+    if artifact not in artifact_names(store, record, str(Path(artifact).parent)):
+        return []
+    table = store.read_json(record.run_id, artifact)
     return [
-        {"name": record.name, **dict(zip(table["columns"], values, strict=True)),
-         "run_id": record.run_id}
+        {**dict(zip(table["columns"], values, strict=True)), "run_id": record.run_id}
         for values in table["data"]
-    ]  # fmt: skip
+    ]

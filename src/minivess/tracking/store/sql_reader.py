@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minivess.contracts import RunRecord
@@ -50,6 +51,15 @@ def database(store: Store) -> Iterator[Connection]:
 def is_database(store: Store) -> bool:
     """Whether the store is a database; the tables of a server cannot be read."""
     return store.uri.startswith(DATABASES)
+
+
+def version(store: Store) -> str | None:
+    """Return a text that changes with each write to a SQLite store; None for other stores."""
+    if not store.uri.startswith("sqlite:///"):
+        return None
+    path = Path(store.uri.removeprefix("sqlite:///"))
+    parts = [part for part in (path, path.with_name(f"{path.name}-wal")) if part.exists()]
+    return " ".join(f"{part.stat().st_mtime_ns} {part.stat().st_size}" for part in parts)
 
 
 def records(store: Store) -> list[RunRecord]:
