@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -186,7 +186,7 @@ def check_parity(session: Session, run: Run, model: ChampionModel, onnx: Path) -
     from minivess.serving import export
 
     config = session.config.deployment
-    cases = spread(model, config.parity_volumes)
+    cases = spread(model.cases, model.profile, config.parity_volumes)
     try:
         parity = export.parity(
             model.network, model.checkpoint, onnx, cases=cases, window=model.window, config=config
@@ -212,10 +212,11 @@ def choose_engine(
     chosen = export.fastest(measured, config.engine)
     if chosen == "onnxruntime":  # passed before
         return chosen
+    cases = spread(model.cases, model.profile, config.parity_volumes)
     try:
         export.parity(
-            model.network, model.checkpoint, onnx, cases=spread(model, config.parity_volumes),
-            window=model.window, config=config, engine=chosen,
+            model.network, model.checkpoint, onnx, cases=cases, window=model.window,
+            config=config, engine=chosen,
         )  # fmt: skip
     except export.ParityError as failed:
         if config.engine != "auto":
@@ -300,24 +301,13 @@ def download_model(session: Session, training: RunRecord) -> tuple[Network, Wind
     return parts
 
 
-def spread(model: ChampionModel, n: int) -> tuple[Case, ...]:
+def spread(cases: Iterable[Case], profile: DatasetProfile, n: int) -> tuple[Case, ...]:
     """`n` volumes from the thinnest to the deepest, so that thin volumes are always tried."""
-    chosen = spread_names(model.profile, n)
-    return tuple(case for case in model.cases if case.case in chosen)
-
-
-def spread_names(profile: DatasetProfile, n: int) -> set[str]:
-    """The names of `n` volumes from the thinnest to the deepest."""
     by_depth = sorted(profile.volumes, key=lambda stats: (stats.shape[2], stats.case))
     n = min(n, len(by_depth))
     places = [round(step * (len(by_depth) - 1) / max(n - 1, 1)) for step in range(n)]
-    return {by_depth[place].case for place in places}
-
-
-def spread_cases(session: Session, profile: DatasetProfile) -> list[Case]:
-    """As many volumes of a dataset as parity takes, restored where they are not here."""
-    chosen = spread_names(profile, session.config.deployment.parity_volumes)
-    return [case for name, case in context.restore(session, profile).items() if name in chosen]
+    chosen = {by_depth[place].case for place in places}
+    return tuple(case for case in cases if case.case in chosen)
 
 
 def smoke_test(session: Session, model: ChampionModel, onnx: Path, tag: str) -> Smoke:
@@ -325,7 +315,7 @@ def smoke_test(session: Session, model: ChampionModel, onnx: Path, tag: str) -> 
     from minivess.data.formats import volume
     from minivess.serving import export, predict, smoke
 
-    (case,) = spread(model, 1)
+    (case,) = spread(model.cases, model.profile, 1)
     predictor = Predictor.of(
         model.network, model.window, export.forward(onnx), classes=model.profile.classes
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ from minivess import config as configs
 from minivess import names
 from minivess.contracts import AnalysisResult, Case, DeploymentResult
 from minivess.errors import StoreError, UsageError
+from minivess.grid import context
 from minivess.inference import Predictor
 from minivess.orchestration import handoff, model_versions
 from minivess.orchestration.results import read
@@ -53,7 +53,7 @@ def promote(session: Session, model: str, *, who: str | None, why: str | None) -
     elif served is not None:
         show_difference(session, f"{served.name}/{served.version}", chosen)
     model_versions.promote(session, result, kind="promote", who=who, why=reason)
-    return outcome(session, result)
+    return deploys.outcome(session, result)
 
 
 def rollback(
@@ -77,7 +77,7 @@ def rollback(
     session.print(f"Rollback  {predicts.format_model(chosen)}")
     result = proved(session, chosen)
     model_versions.promote(session, result, kind="rollback", who=who, why=reason)
-    return outcome(session, result)
+    return deploys.outcome(session, result)
 
 
 def history(session: Session) -> dict[str, Any]:
@@ -91,11 +91,6 @@ def history(session: Session) -> dict[str, Any]:
     if not moves:
         session.print(f"  no move of `{names.PRODUCTION_ALIAS}` of {name} is stored")
     return {"model": name, "history": [move.model_dump() for move in moves]}
-
-
-def outcome(session: Session, result: DeploymentResult) -> dict[str, Any]:
-    """The version in production for `--json`."""
-    return deploys.outcome(session, result)
 
 
 def required(why: str | None, command: str) -> str:
@@ -209,8 +204,10 @@ def show_difference(session: Session, old: str, new: Chosen) -> dict[str, Any]:
     """Print how a version segments volumes unlike another one."""
     before = predicts.choose(session, [old])
     profile = handoff.profile_used(session, new.training)
-    cases = deploys.spread_cases(session, profile)
-    pairs = differences(session, (before, new), cases)
+    n = session.config.deployment.parity_volumes
+    cases = deploys.spread(context.restore(session, profile).values(), profile, n)
+    predictors = [predicts.predictor_of(session, one) for one in (before, new)]
+    pairs = [_difference(case, predictors[0], predictors[1]) for case in cases]
     names_ = [f"version {one.version.version}" for one in (before, new)]
     session.print(f"Compare   {names_[0]} and {names_[1]} of {new.version.name}")
     for pair in pairs:
@@ -224,14 +221,6 @@ def show_difference(session: Session, old: str, new: Chosen) -> dict[str, Any]:
         "quality is the out-of-fold Dice."
     )
     return {"old": names_[0], "new": names_[1], "volumes": [pair._asdict() for pair in pairs]}
-
-
-def differences(
-    session: Session, models: tuple[Chosen, Chosen], cases: Sequence[Case]
-) -> list[Pair]:
-    """How two models segment the same volumes."""
-    predictors = [predicts.predictor_of(session, one) for one in models]
-    return [_difference(case, predictors[0], predictors[1]) for case in cases]
 
 
 def _difference(case: Case, old: Predictor, new: Predictor) -> Pair:
