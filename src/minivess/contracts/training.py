@@ -10,7 +10,7 @@ from pydantic import AliasChoices, Field
 from minivess.contracts.data import IGNORED, DatasetProfile, Fold, LabelMap
 from minivess.contracts.network import Loss, Network, Window
 from minivess.contracts.plan import ComputePlan, Forecast
-from minivess.contracts.record import Contract, Versioned
+from minivess.contracts.record import Contract, Shape, Versioned
 
 
 class CellSpec(Versioned):
@@ -26,6 +26,14 @@ class CellSpec(Versioned):
     label_map: LabelMap
     classes: tuple[int, ...]
     test: tuple[str, ...] = ()
+    patch_size: Shape | None = Field(
+        default=None, description="of training; none in older runs: that of the windows"
+    )
+
+    @property
+    def patch(self) -> Shape:
+        """The patch of training."""
+        return self.patch_size or self.window.patch_size
 
     @property
     def ignores(self) -> bool:

@@ -95,7 +95,7 @@ def publish(run: Run, folder: Path, spec: CellSpec, result: CellResult) -> None:
         if name in result.files:
             run.file(folder / name, "checkpoints")
     run.file(folder / names.HISTORY, str(Path(names.HISTORY_ARTIFACT).parent))
-    run.text(network_summary.summary(spec.network, spec.window.patch_size), "model_summary.txt")
+    run.text(network_summary.summary(spec.network, spec.patch), "model_summary.txt")
     run.table(volume_rows(spec.fold.index, result), names.PER_VOLUME_ARTIFACT)
     run.json(spec.model_dump(mode="json"), names.SPEC_ARTIFACT)
     run.json(result.model_dump(mode="json"), names.RESULT_ARTIFACT)

@@ -84,6 +84,7 @@ class GridContext:
             fold=cell.fold,
             network=network,
             window=inference.window_for(config, plan.window, train),
+            patch_size=plan.patch_size,
             label_map=self.profile.label_map,
             classes=self.profile.classes,
             test=family.split.test,

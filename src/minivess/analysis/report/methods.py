@@ -65,7 +65,7 @@ def paragraphs(
         seeds=sorted({one.spec.seed for one in models}),
         courses=list(dict.fromkeys(map(_course, settings))),
         window=first.window if first else None,
-        patch_is_window=all(s.get("prediction_window", "auto") == "auto" for s in settings),
+        patch=first.patch if first else None,
         judged_last=all(one.checkpoint.name == names.FINAL for one in models),
         averaged=_averaged(settings[0]) if settings else "",
         unit=formatting.distance_unit(profile),
