@@ -89,6 +89,11 @@ class EnsemblePredictor:
         return self.ensemble.members[0].network.in_channels
 
     @property
+    def window(self) -> Window:
+        """The window of the first member; all have the same resampling."""
+        return self.ensemble.members[0].window
+
+    @property
     def divisor(self) -> Shape:
         """The sides of windows are multiples of it, for every member."""
         found = [self._predictor((one,)).divisor for one in self.ensemble.members]
