@@ -31,7 +31,8 @@ PROBABILITY_CODE = (*FORMATS, "networks.py", "architectures.py", "inference.py",
 PREDICTION_CODE = ("analysis/predictions.py", "combination.py", *MODELS)
 ANALYSIS_CODE = ("analysis", "combination.py", "-analysis/report", *MODELS)
 PREDICTED_CODE = (*CHECKS, "networks.py", "architectures.py", "inference.py", "serving/predict.py")
-DEPLOYMENT_CODE = (*CHECKS, *MODELS, "serving")  # a service reads and checks files as well
+# A service reads and checks files as well; what it stores and what is read from it decide no mask.
+DEPLOYMENT_CODE = (*CHECKS, *MODELS, "serving", "-serving/request_log.py", "-serving/drift.py")
 NUMERIC_PACKAGES = ("torch", "monai", "numpy")
 KNOWN_PACKAGES = ("minivess", "monai", "torch")
 """Import paths into these name no code of the researcher's own."""

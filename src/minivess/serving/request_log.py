@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -20,9 +21,7 @@ MOST = 10_000
 FEATURES = ("size_x", "size_y", "size_z", "voxel_x", "voxel_y", "voxel_z", "dark", "median",
             "bright", "foreground")  # fmt: skip
 Rows = npt.NDArray[np.float64]
-TABLE = (
-    f"create table if not exists requests (at real, model text, {' real, '.join(FEATURES)} real)"
-)
+TABLE = "create table if not exists requests (at real, model text, features text)"
 
 
 def features_of(image: Volume, mask: npt.NDArray[np.uint8]) -> tuple[float, ...]:
@@ -57,8 +56,8 @@ def add(file: Path, model: str, features: Sequence[float]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(file, timeout=30)) as database, database:
         database.execute(TABLE)
-        marks = ", ".join("?" * (len(FEATURES) + 2))
-        database.execute(f"insert into requests values ({marks})", (time.time(), model, *features))
+        row = (time.time(), model, json.dumps(list(features)))
+        database.execute("insert into requests values (?, ?, ?)", row)
         database.execute(
             "delete from requests where rowid <= (select max(rowid) from requests) - ?", (MOST,)
         )
@@ -69,9 +68,7 @@ def read(file: Path, model: str, most: int) -> Rows:
     if not file.is_file():
         return np.empty((0, len(FEATURES)))
     with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=30)) as database:
-        query = (
-            f"select {', '.join(FEATURES)} from requests where model = ? "
-            "order by rowid desc limit ?"
-        )
+        query = "select features from requests where model = ? order by rowid desc limit ?"
         rows = database.execute(query, (model, most)).fetchall()
-    return np.array(rows[::-1], dtype=np.float64).reshape(-1, len(FEATURES))
+    found = [json.loads(features) for (features,) in reversed(rows)]
+    return np.array(found, dtype=np.float64).reshape(-1, len(FEATURES))
