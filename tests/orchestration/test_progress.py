@@ -46,6 +46,8 @@ def test_cells_side_by_side_are_counted_with_the_time_left_for_all() -> None:
     progress = GridProgress(lines.append, live=False)
     progress.ended(2, 6, 300.0)
     progress.ended(6, 6, 900.0)
+    progress.ended(1, 4, 100.0, at_once=2)
+    assert lines.pop().endswith("about 2 min left")
     assert lines == ["  2 of 6 cells have ended, about 10 min left", "  6 of 6 cells have ended"]
 
 

@@ -145,7 +145,8 @@ class GridScheduler:
                 running.remove(pair)
                 if self.collect(*pair):
                     ended = total - reused - len(queue) - len(running)
-                    session.grid_progress.ended(ended, total - reused, time.monotonic() - began)
+                    took = time.monotonic() - began
+                    session.grid_progress.ended(ended, total - reused, took, limit)
                 else:
                     queue.appendleft(pair[0])
             progress(1 - (len(queue) + len(running)) / total)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections import deque
@@ -52,9 +53,10 @@ class GridProgress:
         usual = statistics.fmean(self._took) if self._took else cell_s
         return cell_left_s + max(0, self.cells - self.done - 1) * usual
 
-    def ended(self, cells: int, of: int, seconds: float) -> None:
+    def ended(self, cells: int, of: int, seconds: float, at_once: int = 1) -> None:
         """Print how many parallel cells have ended, `seconds` after the first one started."""
-        left = f", about {duration(seconds / cells * (of - cells))} left" if cells < of else ""
+        each = seconds / math.ceil(cells / at_once)
+        left = f", about {duration(each * (of - cells) / at_once)} left" if cells < of else ""
         self.write(f"  {cells} of {of} cells have ended{left}")
 
     @contextmanager
@@ -117,8 +119,9 @@ class CellProgress:
         usual = statistics.fmean(self._epochs) if len(self._epochs) >= FEWEST else 0.0
         if not usual or max(self._epochs) < STEADY * usual:
             return duration(seconds)
-        low, high = (end / usual * seconds for end in (min(self._epochs), max(self._epochs)))
-        return f"{duration(low)} to {duration(high)}"
+        ends = (min(self._epochs), max(self._epochs))
+        low, high = (duration(end / usual * seconds) for end in ends)
+        return high if low == high else f"{low} to {high}"
 
 
 def share(beat: ProgressEvent) -> float:
