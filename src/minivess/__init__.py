@@ -20,28 +20,38 @@ if TYPE_CHECKING:
     from minivess.api import (
         Analysis,
         Dataset,
+        Job,
         Model,
+        Search,
         Training,
         analyse,
         evaluate,
         load,
         plan,
         profile,
+        runs,
+        search,
         sql,
+        start,
         train,
     )
 
 __all__ = [
     "Analysis",
     "Dataset",
+    "Job",
     "Model",
+    "Search",
     "Training",
     "analyse",
     "evaluate",
     "load",
     "plan",
     "profile",
+    "runs",
+    "search",
     "sql",
+    "start",
     "train",
 ]
 

@@ -8,7 +8,11 @@ finished already is found, not made again.
 
 from __future__ import annotations
 
+import atexit
 import json
+import subprocess
+import sys
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,8 +22,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from minivess import config as configs
 from minivess.contracts import AnalysisResult, ComputePlan, DatasetProfile, TrainingResult
-from minivess.errors import DataError, UsageError, nearest
+from minivess.errors import DataError, TrainingError, UsageError, nearest
+from minivess.home import open_home
 from minivess.orchestration.session import Session, open_session
+from minivess.runtime import processes
 from minivess.text import several
 from minivess.verbs import VERBS
 
@@ -33,6 +39,8 @@ if TYPE_CHECKING:
     from minivess.serving.predict import Allowed
 
 Overrides = tuple[str, ...]
+LOOK_S = 0.2
+SHOWN_LINES = 5
 
 
 # --- what the verbs return ----------------------------------------------------------------
@@ -74,6 +82,9 @@ class Dataset:
         """Patch, batch, precision and cache of each model on this machine: see `mv.plan`."""
         return plan(self, *overrides, **settings)
 
+    def _repr_html_(self) -> str:
+        return _page(self, self.volumes)
+
     def __repr__(self) -> str:
         first, last = self.profile.min_shape, self.profile.max_shape
         return (
@@ -103,6 +114,9 @@ class Training:
         named = {family.run_name: family.metrics for family in self.result.families}
         return pd.DataFrame.from_dict(named, orient="index")
 
+    def _repr_html_(self) -> str:
+        return _page(self, self.table)
+
     def __repr__(self) -> str:
         rows = (
             f"  {family.run_name}: {several(len(family.child_run_ids), 'fold')}, "
@@ -110,6 +124,87 @@ class Training:
             for family in self.result.families
         )
         return "\n".join([f"Training of {self.result.experiment!r}", *rows])
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training in a process of its own, which a notebook that is closed does not end."""
+
+    process: processes.Child
+    log: Path
+    """What the training prints."""
+    overrides: Overrides = ()
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self.process.poll() is not None
+
+    def wait(self) -> Training:
+        """Show what it prints until it ends; interrupting this leaves it running.
+
+        Raises:
+            TrainingError: it failed or was stopped.
+        """
+        from minivess.orchestration import handoff
+
+        with self.log.open(encoding="utf-8") as lines:
+            ended = False
+            while not ended:
+                ended = self.done
+                sys.stdout.write("".join(line for line in lines if not line.startswith("{")))
+                time.sleep(0 if ended else LOOK_S)
+        if self.process.returncode:
+            raise TrainingError(
+                f"The training ended with exit code {self.process.returncode}:\n{self.tail()}",
+                remedy="mv.start with the same settings, once that is corrected: it resumes",
+            )
+        told = json.loads(self.tail(1))
+        with _session("sql", (), {}) as session:
+            result = handoff.receive_training(session, told["training_run_ids"])
+        return Training(result, self.overrides)
+
+    def stop(self) -> None:
+        """End it as Ctrl-C does: what is finished is kept, and the same settings resume."""
+        self.process.terminate()  # its signal handler ends what it has started
+        try:
+            self.process.wait(processes.END_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            processes.end(self.process.pid)
+
+    def tail(self, lines: int = SHOWN_LINES) -> str:
+        """The last lines that it printed."""
+        return "\n".join(self.log.read_text(encoding="utf-8").splitlines()[-lines:])
+
+    def __repr__(self) -> str:
+        state = f"ended with {self.process.returncode}" if self.done else "runs"
+        return f"Job {self.process.pid} {state}, {self.log}\n{self.tail(1)}"
+
+
+@dataclass(frozen=True)
+class Search:
+    """Settings that were tried, and the best of them."""
+
+    run_id: str
+    """Its run in MLflow."""
+    best: dict[str, Any]
+    """Trial, value and settings of the winner."""
+    file: Path
+    """The winner as an experiment file, for `mv.train(data, str(search.file))`."""
+    trials: list[dict[str, Any]]
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row for each trial."""
+        import pandas as pd
+
+        return pd.DataFrame(self.trials)
+
+    def _repr_html_(self) -> str:
+        return _page(self, self.table)
+
+    def __repr__(self) -> str:
+        return f"Search: best of {len(self.trials)} is {self.best}\n  file {self.file}"
 
 
 @dataclass(frozen=True)
@@ -141,6 +236,32 @@ class Analysis:
             for metric, interval in scores.intervals.items()
         ]
         return pd.DataFrame(rows).set_index(["configuration", "metric"])
+
+    def compare(self, name: str, against: str) -> pd.Series[Any]:
+        """Two configurations or ensembles, paired over the volumes: difference, interval, p-value.
+
+        Raises:
+            UsageError: they were not compared; the names that were are listed.
+        """
+        import pandas as pd
+
+        found = self.result.comparison(name, against)
+        if found is None:
+            known = sorted({n for one in self.result.comparisons for n in (one.name, one.against)})
+            raise UsageError(
+                f"{name!r} and {against!r} were not compared.",
+                remedy=f"two of {', '.join(known)}" if known else "train two configurations",
+            )
+        return pd.json_normalize(found.model_dump()).iloc[0]
+
+    def show(self) -> None:
+        """Open the report in a browser."""
+        import webbrowser
+
+        webbrowser.open(self.report.as_uri())
+
+    def _repr_html_(self) -> str:
+        return _page(self, self.table)
 
     def __repr__(self) -> str:
         chosen = self.result.champion
@@ -277,18 +398,86 @@ def train(
         return Training(stage.train(session, upstream), session.words)
 
 
+def start(
+    data: Dataset | str | Path | None = None,
+    *overrides: str,
+    ends_with_python: bool = False,
+    **settings: Any,
+) -> Job:
+    """Train in a process of its own, so that the notebook stays free: see `mv.train`.
+
+    Args:
+        data: A profiled dataset, or a folder, which is profiled first.
+        overrides: Settings and YAML files.
+        ends_with_python: Stop the job when this Python ends; else it goes on.
+        settings: Settings by name.
+    """
+    words, upstream = _of(data, overrides, "train")
+    given = _given("train", words, settings)
+    home = open_home(configs.environment().home)
+    log = home.logs / f"job-{time.strftime('%Y%m%d-%H%M%S')}-{time.monotonic_ns()}.txt"
+    command = [sys.executable, "-m", "minivess.cli.main", "train", *given, "--yes", "--json"]
+    command += [f"--upstream={run_id}" for run_id in upstream]
+    variables = configs.child_environment(MINIVESS_LAUNCHED_BY="python", PYTHONUNBUFFERED="1")
+    process = processes.outliving(command, variables, log=log, folder=Path.cwd())
+    job = Job(process, log, given)
+    if ends_with_python:
+        atexit.register(job.stop)
+    return job
+
+
+def search(data: Dataset | str | Path | None = None, *overrides: str, **settings: Any) -> Search:
+    """Try settings with Optuna and write the best as an experiment file.
+
+    Args:
+        data: A profiled dataset, or a folder.
+        overrides: Settings and YAML files, for example configs/experiments/search.yaml.
+        settings: Settings by name: `trials=20, space={"training.learning_rate": {"low": 1e-4,
+            "high": 0.1, "log": True}}`.
+    """
+    from minivess.stages import search as stage
+
+    words, upstream = _of(data, overrides, "search")
+    with _session("search", words, settings) as session:
+        found = stage.search(session, upstream)
+    return Search(found["search_run_id"], found["best"], Path(found["file"]), found["trials"])
+
+
+def runs(*kinds: str, experiment: str | None = None, every: bool = False) -> pd.DataFrame:
+    """Runs as a frame by run id, newest first; as `minivess runs`.
+
+    Args:
+        kinds: family, analysis, ...; without any, all results.
+        experiment: Only those of this experiment.
+        every: Folds, trials and failed runs as well.
+    """
+    import pandas as pd
+
+    from minivess.tracking.upkeep import listing
+
+    with _session("runs", (), {}) as session:
+        listing.require_kinds(kinds)
+        rows = listing.rows(session.store, kinds, experiment=experiment, every=every)
+    frame = pd.DataFrame(rows, columns=listing.COLUMNS).set_index("run_id")
+    frame["started"] = pd.to_datetime(frame["started"], unit="s")
+    return frame
+
+
 def analyse(
-    training: Training | Sequence[str] | None = None, *overrides: str, **settings: Any
+    training: Training | Job | Sequence[str] | None = None, *overrides: str, **settings: Any
 ) -> Analysis:
     """Judge trainings out of fold, choose the champion and write the report (flow 3).
 
     Args:
-        training: What `train` returned, or ids of training runs; without it, the latest.
+        training: What `train` returned, a job, which is waited for, or ids of training runs;
+            without it, the latest.
         overrides: Settings and YAML files.
         settings: Settings by name.
     """
     from minivess.stages import analyse as stage
 
+    if isinstance(training, Job):
+        training = training.wait()
     words, upstream = overrides, training or ()
     if isinstance(upstream, Training):
         words, upstream = _kept(upstream.overrides, "analyse") + overrides, upstream.run_ids
@@ -377,13 +566,9 @@ def _session(
     verb: str, overrides: Overrides, settings: dict[str, Any], *, yes: bool = False
 ) -> Iterator[Session]:
     """The session of a verb, with its settings from overrides, YAML files and keywords."""
-    row = VERBS[verb]
-    given = (*overrides, *(_override(verb, name, value) for name, value in settings.items()))
-    files = [word for word in given if word.endswith((".yaml", ".yml")) and "=" not in word]
+    row, given = VERBS[verb], _given(verb, overrides, settings)
+    files = [word for word in given if _is_file(word)]
     words = [word for word in given if word not in files]
-    for word in words:
-        if not row.reads(word.partition("=")[0]):
-            _refuse(verb, word.partition("=")[0])
     env = configs.environment()
     config = configs.load([Path(file) for file in files], words, env)
     with open_session(
@@ -391,6 +576,30 @@ def _session(
         words=given,
     ) as session:  # fmt: skip
         yield session
+
+
+def _given(verb: str, overrides: Overrides, settings: dict[str, Any]) -> Overrides:
+    """Files and settings as the command line takes them.
+
+    Raises:
+        UsageError: a setting that the verb does not use.
+    """
+    given = (*overrides, *(_override(verb, name, value) for name, value in settings.items()))
+    for word in given:
+        if not _is_file(word) and not VERBS[verb].reads(word.partition("=")[0]):
+            _refuse(verb, word.partition("=")[0])
+    return given
+
+
+def _is_file(word: str) -> bool:
+    return word.endswith((".yaml", ".yml")) and "=" not in word
+
+
+def _page(shown: object, frame: pd.DataFrame) -> str:
+    """A result in a notebook: its line, and its table."""
+    from html import escape
+
+    return f"<pre>{escape(repr(shown))}</pre>{frame.to_html(max_rows=20)}"
 
 
 def _override(verb: str, name: str, value: Any) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import minivess as mv
-from minivess.errors import DataError, UsageError
+from minivess.errors import DataError, TrainingError, UsageError
 from tests.conftest import tube
 
 CLONE = Path(__file__).resolve().parents[2]
@@ -44,12 +44,13 @@ def notebook(
     monkeypatch.setenv("PREFECT_DISABLED", "1")
     monkeypatch.chdir(tmp_path)
     root = make_dataset(4, name="vessels")
-    (cell,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    cell, beside = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
     small = '"model.filters=[4,8,8]", "tracking.log_system_metrics=false", '
     cell = cell.replace("/data/vessels", str(root))
     cell = cell.replace("mv.train(data, ", f"mv.train(data, {small}")
     cells: dict[str, Any] = {}
     exec(cell.replace("mv.sql(", "found = mv.sql("), cells)
+    cells["beside"] = beside.replace("mv.start(data, ", f"mv.start(data, {small}")
     return cells
 
 
@@ -88,6 +89,43 @@ def test_the_cell_on_the_page_goes_from_a_folder_to_masks(
         model(image[None], spacing=(1, 1, 1))
 
 
+@pytest.mark.slow
+def test_a_job_trains_beside_the_notebook_and_is_waited_for_or_stopped(
+    notebook: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    exec(notebook["beside"], notebook)
+    job, study, data = notebook["job"], notebook["study"], notebook["data"]
+    assert job.done
+    shown = capsys.readouterr().out
+    assert "reused   dynunet_dice_ce" in shown
+    assert "dynunet_cbdice fold 1 epoch 2/2" in shown
+    assert study.compare("dynunet_dice_ce", "dynunet_cbdice")["against"] == "dynunet_cbdice"
+    with pytest.raises(UsageError, match="dynunet_cbdice"):
+        study.compare("dynunet_dice_ce", "unet")
+    assert "<table" in study._repr_html_()
+    assert set(mv.runs("family")["name"]) == {"dynunet_dice_ce", "dynunet_cbdice"}
+
+    stopped = mv.start(data, "model.filters=[4,8,8]", max_epochs=500, losses=["dice_ce"])
+    while "epoch 1/500" not in stopped.tail():
+        assert not stopped.done, stopped.tail()
+    stopped.stop()
+    with pytest.raises(TrainingError, match="Terminated"):
+        stopped.wait()
+    assert "ended with 143" in repr(stopped)
+
+
+@pytest.mark.usefixtures("stocked")
+def test_runs_are_a_frame_and_a_kind_that_there_is_not_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PREFECT_DISABLED", "1")
+    assert list(mv.runs().columns) == [
+        "started", "seconds", "kind", "experiment", "dataset", "name", "status", "dice",
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match="family"):
+        mv.runs("familyy")
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
@@ -95,6 +133,8 @@ def test_the_cell_on_the_page_goes_from_a_folder_to_masks(
         (lambda: mv.profile(None, "training.max_epochs=5"), "mv.profile does not use"),
         (lambda: mv.analyse(None, "training.max_epochs=5"), "mv.analyse does not use"),
         (lambda: mv.train(seed=1), "mv.train does not use"),
+        (lambda: mv.start(seed=1), "mv.train does not use"),
+        (lambda: mv.search(max_epoch=5), "training.max_epochs"),
     ],
 )
 def test_a_setting_that_a_verb_does_not_use_is_refused(

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from minivess import names
-from minivess.errors import UsageError, nearest
+from minivess.errors import UsageError
 from minivess.orchestration import handoff
 from minivess.orchestration.session import Session
 from minivess.stages import analyse
@@ -26,13 +26,7 @@ def show(session: Session, kinds: Sequence[str], *, every: bool) -> Outcome:
     Raises:
         UsageError: a kind that there is not.
     """
-    for kind in kinds:
-        if kind not in listing.KINDS:
-            near = nearest(kind, listing.KINDS)
-            raise UsageError(
-                f"There are no runs of a kind {kind!r}.",
-                remedy=f"did you mean {near}?" if near else f"one of {', '.join(listing.KINDS)}",
-            )
+    listing.require_kinds(kinds)
     asked = session.config
     named = asked.experiment if asked.name or asked.data.root or asked.data.name else None
     rows = listing.rows(session.store, kinds, experiment=named, every=every)

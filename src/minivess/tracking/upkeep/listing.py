@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from minivess import names
+from minivess.errors import UsageError, nearest
 from minivess.tracking.store import sql_reader
 from minivess.tracking.store.store import Store
 
@@ -14,7 +15,25 @@ RESULTS = (
     names.PROFILE, names.FAMILY, names.REFIT, names.SEARCH, names.ANALYSIS, names.DEPLOYMENT,
 )  # fmt: skip
 KINDS = (*RESULTS, names.CELL, names.TRIAL)
+COLUMNS = (
+    "run_id", "started", "seconds", "kind", "experiment", "dataset", "name", "status", "dice",
+)  # fmt: skip
 DICE = ("eval_dice", "champion_dice")
+
+
+def require_kinds(kinds: Collection[str]) -> None:
+    """Check kinds of runs by name.
+
+    Raises:
+        UsageError: one that there is not.
+    """
+    for kind in kinds:
+        if kind not in KINDS:
+            near = nearest(kind, KINDS)
+            raise UsageError(
+                f"There are no runs of a kind {kind!r}.",
+                remedy=f"did you mean {near}?" if near else f"one of {', '.join(KINDS)}",
+            )
 
 
 def rows(
