@@ -181,6 +181,11 @@ delete *words: ready
 disk *words: ready
     @{{ minivess }} disk "$@"
 
+# Remove what can be made again: just clean, just clean GB --apply
+[group("upkeep")]
+clean *words: ready
+    @{{ minivess }} clean "$@"
+
 # The script that makes a shell complete words of `minivess`
 [group("upkeep")]
 completion *words: ready

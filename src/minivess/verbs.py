@@ -144,6 +144,8 @@ VERBS = {
     "delete": Verb("delete runs for good, with their folds, files and logs", "RUN ...",
                    ("yes", "force", "json"), STORE, "lock"),
     "disk": Verb("what takes how much space in the output folder", opens="nothing"),
+    "clean": Verb("remove what can be made again, until the folder is below GB", "[GB]",
+                  ("apply", "json"), STORE, "lock to apply"),
     "settings": Verb("settings with default, meaning and values: settings training", "[PART ...]",
                      opens="nothing"),
     "explain": Verb("what a setting does, or what a code of a check asks for", "SETTING_OR_CODE",

@@ -214,6 +214,30 @@ def test_what_is_needed_or_goes_on_is_not_deleted(store: Store, minivess: Verb) 
     assert minivess("delete", family, "--yes", "--force", "--json")[1]["deleted"] == [family]
 
 
+def test_what_can_be_made_again_is_removed_on_request_up_to_a_budget(
+    store: Store, minivess: Verb
+) -> None:
+    home, key = store.home, "a" * 32
+    make(store, names.CELL, content_key=key)
+    kept, orphan = home.cells / key, home.cells / ("b" * 32)
+    for folder, size in ((kept, 9_000), (orphan, 5_000), (home.skeletons, 3_000)):
+        folder.mkdir(parents=True)
+        (folder / "file").write_bytes(bytes(size))
+    _, shown = minivess("clean")
+    assert [line.split()[:3] for line in shown.splitlines()[:2]] == [
+        ["5", "kB", f"cells/{'b' * 32}"], ["3", "kB", "skeletons"],
+    ]  # fmt: skip
+    assert "skeletons are made again, seconds a volume" in shown
+    assert "2 parts, 8 kB would be removed; do it with --apply" in shown
+    assert minivess("clean", "100", "--json")[1]["removed"] == []
+    whole = sum(minivess("disk", "--json")[1]["bytes"].values())
+    told = minivess("clean", str((whole - 4_000) / 1e9), "--apply", "--json")[1]
+    assert told["removed"] == [str(orphan)]
+    minivess("clean", "--apply")
+    assert (kept.exists(), orphan.exists(), home.skeletons.exists()) == (True, False, False)
+    assert "minivess clean 50" in minivess("clean", "much")[1]
+
+
 @pytest.mark.slow
 def test_own_model_and_loss_train_as_they_are_written(
     minivess: Verb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stocked: None

@@ -276,6 +276,9 @@ STORIES: dict[str, Story] = {
         session, options.arguments, yes=options.yes, force=options.force
     ),
     "disk": lambda config, options: room("cli.disk").show(config, options),
+    "clean": lambda session, options: room("cli.disk").clean(
+        session, options.arguments, apply=options.apply
+    ),
     "settings": lambda config, options: room("cli.reference").settings(config, options),
     "explain": lambda config, options: room("cli.reference").explain(config, options),
     "new": lambda config, options: room("cli.new").write(config, options),
