@@ -22,6 +22,8 @@ SKIPPED = {
     r"just .*(s3://|training.deployment=|processes_per_cell)": "needs other machines; in tests/",
     r"(just|minivess) .*(\.\.\.\]?$|\[|<)(?!.*')": "a form, not a command",
     r"minivess (--help|new )": "not a recipe, or the name of an automation",
+    r"just status --follow": "runs until Ctrl-C",
+    r"just (delete|settle RUN_ID|clean --apply)": "takes away what others need; in tests/",
     r"just rebase OLD NEW|just review (import|fix)|just plan .*_manual|just .*mouse": "needs files "
     "that only the reader has; tests/ type it on such files",
     r"(just|minivess) (train|deploy|analyse|search|experiment)$": "the chain has just done it",
@@ -87,7 +89,7 @@ def filled(command: str) -> str:
     other = "demo/2" if served == "demo/1" else "demo/1"
     for written, meant in {
         "/path/to/folder": str(folder), "data.root=ROOT": f"data.root={folder}",
-        "data.root=FOLDER": f"data.root={folder}",
+        "data.root=FOLDER": f"data.root={folder}", "init FOLDER": f"init {folder}",
         "minivess ": "just ", "MODEL/1": served, "MODEL/2": other,
         "RUN_OR_MODEL": "MODEL", "MODEL@production": "MODEL",
         "MODEL": "demo@production", "demo-data DIR": f"demo-data {out}/demo",

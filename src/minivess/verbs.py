@@ -200,6 +200,17 @@ SERVER_ACTIONS = {
     "stop": Verb("end it; requests that are in are answered first"),
 }
 ACTIONS_OF = {"review": ACTIONS, "serve": SERVER_ACTIONS}
+GROUPS = {
+    "to begin": ("experiment", "init", "plan", "doctor", "help"),
+    "data": ("profile", "review", "demo-data", "watch", "data-changed"),
+    "training and analysis": ("train", "search", "analyse", "new", "settings", "explain"),
+    "models in use": ("predict", "deploy", "serve", "promote", "rollback", "compare", "drift"),
+    "results": ("runs", "report", "summary", "sql", "lineage", "reproduce"),
+    "what runs": ("status", "ui", "up", "down", "restart", "health", "logs", "notify"),
+    "keeping house": ("disk", "clean", "delete", "settle", "audit", "backfill", "purge", "rebase",
+                      "completion"),
+}  # fmt: skip
+"""Headings of the list of verbs; each verb stands below one."""
 ROWS = VERBS | {
     f"{verb} {action}": row for verb, rows in ACTIONS_OF.items() for action, row in rows.items()
 }

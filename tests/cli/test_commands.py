@@ -13,7 +13,7 @@ import pytest
 from minivess import config
 from minivess.cli import commands, grammar, main
 from minivess.runtime import output
-from minivess.verbs import OPTIONS, ROWS, VERBS
+from minivess.verbs import GROUPS, OPTIONS, ROWS, VERBS
 from tests import grammar as printed
 from tests.project.test_config import OTHER
 
@@ -45,6 +45,7 @@ def told(words: list[str], capsys: pytest.CaptureFixture[str], code: int = 0) ->
 
 def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"  {verb} " in told(["--help"], capsys) for verb in VERBS)
+    assert sorted(name for names in GROUPS.values() for name in names) == sorted(VERBS)
     assert told(["help"], capsys) == told(["--help"], capsys)
     assert told(["--version"], capsys).startswith("minivess ")
 

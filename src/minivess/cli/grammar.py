@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 from minivess.errors import UsageError, nearest
-from minivess.verbs import ACTIONS, ACTIONS_OF, OPTIONS, ROWS, VERBS, Verb, spelled
+from minivess.verbs import ACTIONS, ACTIONS_OF, GROUPS, OPTIONS, ROWS, VERBS, Verb, spelled
 
 EPILOG = """\
 examples:
@@ -35,12 +35,14 @@ class Parser(argparse.ArgumentParser):
 
 def overview() -> argparse.ArgumentParser:
     """The parser whose help lists all verbs."""
-    listing = "\n".join(f"  {name:<12} {verb.help}" for name, verb in VERBS.items())
+    listing = "\n".join(
+        "\n".join([f"\n{title}:", *(f"  {name:<12} {VERBS[name].help}" for name in names)])
+        for title, names in GROUPS.items()
+    )
     return Parser(
         prog="minivess",
         usage="minivess VERB [FILE.yaml ...] [key=value ...] [options]",
-        description="Train, judge and serve 3-D biomedical segmentation models."
-        f"\n\nverbs:\n{listing}",
+        description=f"Train, judge and serve 3-D biomedical segmentation models.\n{listing}",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
