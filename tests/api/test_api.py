@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,7 @@ def test_a_job_trains_beside_the_notebook_and_is_waited_for_or_stopped(
     stopped = mv.start(data, "model.filters=[4,8,8]", max_epochs=500, losses=["dice_ce"])
     while "epoch 1/500" not in stopped.tail():
         assert not stopped.done, stopped.tail()
+        time.sleep(0.1)
     stopped.stop()
     with pytest.raises(TrainingError, match="Terminated"):
         stopped.wait()
