@@ -23,11 +23,22 @@ if TYPE_CHECKING:
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+SERVERS = {"prefect", "server", "postgres"}
+"""Parameters by which a test starts a server."""
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that start servers or train: the last to begin decides the end.
+    """Mark what starts a server; begin with the files that do, or that train.
+
+    The last file to begin decides the end.
 
     `just test` keeps xdist to this order; by itself it begins with the files of most tests.
     """
+    for item in items:
+        kinds = set(item.callspec.id.split("-")) if hasattr(item, "callspec") else set()
+        if kinds & SERVERS or "served" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
 

@@ -60,6 +60,7 @@ def test_signal_fades_with_depth(volumes) -> None:
         assert image[:, :, 0].mean() > 1.2 * image[:, :, -1].mean()
 
 
+@pytest.mark.slow
 def test_two_photon_stacks_are_large_mostly_empty_and_thick_or_thin(tmp_path: Path) -> None:
     folder = phantom.make_phantoms(tmp_path / "stacks", n=2, seed=3, like="two-photon")
     cases = pair_files(folder).cases
