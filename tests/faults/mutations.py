@@ -7,6 +7,7 @@ in forked children, so that a crash of a library is seen as well. Prints one JSO
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import random
@@ -188,6 +189,7 @@ def _child(path: Path, read: Read, content: bytes, seeds: range, log: Path) -> i
             os.dup2(said.fileno(), 1)
             os.dup2(said.fileno(), 2)
         signal.signal(signal.SIGVTALRM, signal.SIG_DFL)
+        faulthandler.disable()
         with log.open("w", buffering=1) as out:
             for seed in seeds:
                 print(json.dumps({"seed": seed}), file=out)

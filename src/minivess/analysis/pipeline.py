@@ -68,58 +68,85 @@ def analyse(
         DataError: a leak, or nothing to evaluate.
     """
     leaks.check(models, cases)
-    combinations, refused = ensembling.plan(models, config)
     test, mixed = held_out(models)
     open_cases = {name: case for name, case in cases.items() if name not in {*test, *mixed}}
     test_cases = {name: case for name, case in cases.items() if name in test}
-    evaluate: Any = {
+    how: Any = {
         "config": config,
         "cache": cache or folder / "judged",
         "on_volume": on_volume,
-        "combinations": combinations,
         "contents": {one.case: one.content_hash for one in profile.volumes},
     }
-    found = predictions.out_of_fold(models, open_cases, **evaluate)
+    known = evaluate(models, open_cases, how)
+    result, members = conclude(known, models, profile, config, run_id)
+    on_test, unjudged = predictions.by_each_fold(
+        models, test_cases, **how, combinations=known.combinations
+    )
+    first = [one for one in models if one.family == members[0]]
+    result = result.replace(
+        baseline=baseline.judge(first, open_cases, config, how["cache"], how["contents"]),
+        test=tuple(_summed(models, on_test, known.combinations, config)),
+        notes=(
+            *_skipped({**known.found.skipped, **unjudged}),
+            *known.uncommon, *_mixed(mixed), *known.refused,
+        ),
+    )  # fmt: skip
+    log.info("champion: %s", result.champion.reason)
+    drawn = draw(result, cases, profile, config, known.found, models, folder / "figures")
+    return Analysis(result, _write(result, profile, config, models, drawn, links or {}, folder))
+
+
+class Evaluated(NamedTuple):
+    """What is known of families and ensembles out of fold, before anything is chosen."""
+
+    combinations: dict[str, ensembling.Ensemble]
+    found: predictions.OutOfFold
+    judged: list[Scores]
+    uncommon: list[str]
+    refused: list[str]
+
+
+def evaluate(models: Sequence[FoldModel], cases: Mapping[str, Case], how: Any) -> Evaluated:
+    """Judge families and the ensembles asked for on the volumes that they have in common."""
+    config = how["config"]
+    combinations, refused = ensembling.plan(models, config)
+    how = {**how, "combinations": combinations}
+    found = predictions.out_of_fold(models, cases, **how)
     if ensembling.GREEDY in config.analysis.ensembles:
-        refused += add_greedy(models, open_cases, found, evaluate)
+        refused += add_greedy(models, cases, found, how)
     rows, uncommon = on_common_volumes(found.predictions, combinations)
     judged = _summed(models, rows, combinations, config)
-    families = [one for one in judged if not one.combined]
+    return Evaluated(combinations, found, judged, uncommon, refused)
+
+
+def conclude(
+    known: Evaluated,
+    models: Sequence[FoldModel],
+    profile: DatasetProfile,
+    config: ExperimentConfig,
+    run_id: str | None,
+) -> tuple[AnalysisResult, Sequence[str]]:
+    """Choose the champion and compare; also return the families that the champion consists of."""
+    families = [one for one in known.judged if not one.combined]
     parents = {model.family: model.parent_run_id for model in models}
-    eligible = champion.eligible(judged, config)
+    eligible = champion.eligible(known.judged, config)
     # The run of an ensemble is made after this; its id is filled in there.
-    chosen = champion.choose(eligible, config, dict.fromkeys(combinations, "") | parents)
-    on_test, unjudged = predictions.by_each_fold(models, test_cases, **evaluate)
+    chosen = champion.choose(eligible, config, dict.fromkeys(known.combinations, "") | parents)
     members = next(one.members for one in eligible if one.name == chosen.family)
-    mine = [one for one in models if one.family in members]
-    first = [one for one in models if one.family == members[0]]
-    baseline_scores = baseline.judge(
-        first, open_cases, config, evaluate["cache"], evaluate["contents"]
-    )
     result = AnalysisResult(
         run_id=run_id,
         experiment=config.experiment,
         dataset_hash=profile.dataset_hash,
         training_run_ids=tuple(dict.fromkeys(parents.values())),
         families=tuple(families),
-        ensembles=tuple(one for one in judged if one.combined),
-        untrained=untrained(mine),
-        baseline=baseline_scores,
+        ensembles=tuple(one for one in known.judged if one.combined),
+        untrained=untrained([one for one in models if one.family in members]),
         champion=chosen,
-        comparisons=paired.every_pair(judged, config, models),
+        comparisons=paired.every_pair(known.judged, config, models),
         selection=champion.select_again(eligible, config),
         seed_noise=paired.seed_noise(families, models, chosen.metric),
-        test=tuple(_summed(models, on_test, combinations, config)),
-        notes=(
-            *_skipped({**found.skipped, **unjudged}),
-            *uncommon,
-            *_mixed(mixed),
-            *refused,
-        ),
     )
-    log.info("champion: %s", chosen.reason)
-    drawn = draw(result, cases, profile, config, found, models, folder / "figures")
-    return Analysis(result, _write(result, profile, config, models, drawn, links or {}, folder))
+    return result, members
 
 
 def add_greedy(
