@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from minivess import config as configs
 from minivess import names
-from minivess.contracts import AnalysisResult, Case, DeploymentResult
+from minivess.contracts import IGNORED, AnalysisResult, Case, DeploymentResult, LabelMap
+from minivess.data.formats.decode import Array
 from minivess.errors import StoreError, UsageError
 from minivess.grid import context
 from minivess.inference import Predictor
@@ -207,7 +206,7 @@ def show_difference(session: Session, old: str, new: Chosen) -> dict[str, Any]:
     n = session.config.deployment.parity_volumes
     cases = deploys.spread(context.restore(session, profile).values(), profile, n)
     predictors = [predicts.predictor_of(session, one) for one in (before, new)]
-    pairs = [_difference(case, predictors[0], predictors[1]) for case in cases]
+    pairs = [_difference(case, profile.label_map, predictors[0], predictors[1]) for case in cases]
     names_ = [f"version {one.version.version}" for one in (before, new)]
     session.print(f"Compare   {names_[0]} and {names_[1]} of {new.version.name}")
     for pair in pairs:
@@ -223,24 +222,26 @@ def show_difference(session: Session, old: str, new: Chosen) -> dict[str, Any]:
     return {"old": names_[0], "new": names_[1], "volumes": [pair._asdict() for pair in pairs]}
 
 
-def _difference(case: Case, old: Predictor, new: Predictor) -> Pair:
+def _difference(case: Case, label_map: LabelMap, old: Predictor, new: Predictor) -> Pair:
     from minivess.data.formats import volume
     from minivess.serving import predict
 
     image = volume.read_volume(case.image)
-    truth = None if case.label is None else volume.read_volume(case.label).array != 0
+    label = None if case.label is None else volume.read_label(case.label, label_map)
     masks, seconds = [], []
     for predictor in (old, new):
         begun = time.perf_counter()
         masks.append(predict.segment(image, predictor))
         seconds.append(time.perf_counter() - begun)
-    dice = [None if truth is None else _dice(mask != 0, truth) for mask in masks]
+    dice = [None if label is None else _dice(mask, label) for mask in masks]
     return Pair(
         case.case, float((masks[0] == masks[1]).mean()), (dice[0], dice[1]),
         (seconds[0], seconds[1]),
     )  # fmt: skip
 
 
-def _dice(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
-    total = int(one.sum()) + int(other.sum())
-    return 2 * int((one & other).sum()) / total if total else 1.0
+def _dice(mask: Array, label: Array) -> float:
+    """Dice of the foreground where the label is annotated."""
+    found, true = (array[label != IGNORED] != 0 for array in (mask, label))
+    total = int(found.sum()) + int(true.sum())
+    return 2 * int((found & true).sum()) / total if total else 1.0
