@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("stocked")]
 EPOCHS = 12
 WORDS = [
     "configs/experiments/smoke.yaml", "name=tubes", "training.patch_size=[24,24,4]",
-    "training.max_epochs=1",
+    "training.max_epochs=1", "training.parallel_cells=1",
 ]  # fmt: skip
 TOO_LARGE = """
 import dataclasses, json, os, resource, sys

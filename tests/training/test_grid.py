@@ -133,6 +133,7 @@ def test_fields_that_decide_results_count_and_others_do_not():
 
 def test_a_researchers_own_module_counts(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_loss", raising=False)  # of another test
     own = Loss(name="own", terms=(LossTerm(loss="own_loss:Own"),))
     (tmp_path / "own_loss.py").write_text("class Own: ...\n")
     before = key(loss=own)
