@@ -143,7 +143,8 @@ def resolved_config(source: Source) -> Values:
 
 def network(source: Source) -> Values:
     """`arch_*` and, of a cell, loss and seed, from its specification or the model's settings."""
-    spec = source.json(names.SPEC_ARTIFACT) or source.json(f"{names.MODEL_ARTIFACT}/*model_config.json")
+    own = f"{names.MODEL_ARTIFACT}/*model_config.json"
+    spec = source.json(names.SPEC_ARTIFACT) or source.json(own)
     if spec is None:
         return {}
     found = params.arch_params(Network.model_validate(spec["network"]))
