@@ -86,7 +86,8 @@ def story(
     root, home = folder / "vessels", open_home(folder / "home")
     root.mkdir()
     stock(home)
-    surroundings = {
+    surroundings: dict[str, str | None] = {
+        "MLFLOW_TRACKING_URI": None,
         "PREFECT_API_URL": served[1].api,
         "PREFECT_HOME": str(served[0].prefect),
         "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",

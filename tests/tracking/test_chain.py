@@ -152,7 +152,7 @@ def test_members_of_another_machine_are_downloaded(
 
 @pytest.mark.parametrize("how", ["mean", "vote", "soup"])
 def test_a_bare_client_gets_the_mask_of_an_ensemble_that_holds_no_weights(
-    store: Store, chain: Chain, tmp_path: Path, how: Any
+    store: Store, chain: Chain, tmp_path: Path, how: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import mlflow
 
@@ -169,7 +169,8 @@ def test_a_bare_client_gets_the_mask_of_an_ensemble_that_holds_no_weights(
     version = registry.register(store, name="mixed", run_id=run.run_id, note="n", tags={})
     folder = store.download(run.run_id, names.MODEL_ARTIFACT, tmp_path / "held")
     assert not [path for path in folder.rglob("*") if path.suffix in (".pth", ".safetensors")]
-    mlflow.set_tracking_uri(store.uri)
+    # mlflow.set_tracking_uri would leave the variable to the tests that follow.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
     loaded = mlflow.pyfunc.load_model(f"models:/mixed/{version}")
     volume = np.random.default_rng(0).normal(size=(1, 16, 16, 5)).astype(np.float32)
     said = loaded.predict(volume[None], params={"fold": 1})[0]
