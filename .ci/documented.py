@@ -19,15 +19,20 @@ CLONE = Path(__file__).resolve().parents[1]
 SKIPPED = {
     r"just (bench|check|test|setup|experiment( \.\.\.)?$)": "typed by .ci/run, or takes hours",
     r"(just|minivess) (ui|watch|notify|data-changed|serve($| [a-z.]+=))": "runs until Ctrl-C",
+    r"just (status|logs .*) --follow": "runs until Ctrl-C",
     r"just .*(s3://|training.deployment=|processes_per_cell)": "needs other machines; in tests/",
+    r"just .*(--deployed|hours=|training.init=|=prefix)": "needs Prefect, other settings, a former "
+    "model or other names; in tests/",
+    r"just demo-data .*two-photon": "takes a minute; in tests/",
+    r"just new($| \w+ NAME)|minivess (help VERB|explain SETTING|profile data.root=ROOT)": "a form",
+    r"just sql$": "a form",
     r"(just|minivess) .*(\.\.\.\]?$|\[|<)(?!.*')": "a form, not a command",
     r"minivess (--help|new )": "not a recipe, or the name of an automation",
-    r"just status --follow": "runs until Ctrl-C",
     r"just (delete|settle RUN_ID|clean --apply)": "takes away what others need; in tests/",
     r"just rebase OLD NEW|just review (import|fix)|just plan .*_manual|just .*mouse": "needs files "
     "that only the reader has; tests/ type it on such files",
     r"(just|minivess) (train|deploy|analyse|search|experiment)$": "the chain has just done it",
-    r"just search FILE|minivess (predict|plan|settle RUN_ID|reproduce FILE)": "shown twice",
+    r"just search FILE|minivess (predict|plan|settle RUN_ID|reproduce)": "shown twice",
     r"just train ('training.losses|training.max_epochs=50|configs)": "as others, with other values",
     r"just train( data.root=FOLDER)? .*(max_epochs=[12]00|extends)": "needs a long training first",
 }
