@@ -92,6 +92,15 @@ def test_one_volume_makes_a_report_without_intervals(judged, result, profile, tm
     assert "There is only 1 volume" in path.read_text()
 
 
+def test_a_family_that_was_judged_alone_is_said_to_be_no_choice(result, profile, tmp_path):
+    alone = result.replace(families=result.families[:1], ensembles=(), comparisons=())
+    html = report.render(alone, profile(), [], links={}, path=tmp_path / "report.html").read_text(
+        encoding="utf-8"
+    )
+    assert "One family alone was judged, so nothing was chosen." in html
+    assert "What other rules would choose" not in html
+
+
 def test_an_undefined_volume_comes_first_among_the_failures(judged):
     ranked = figures.worst_first(judged("dynunet_good", [0.5, None, 0.1]))
     assert [volume.case for volume in ranked] == ["vol01", "vol02", "vol00"]
