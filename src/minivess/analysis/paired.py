@@ -103,14 +103,9 @@ def sign_flip(sums: Array) -> float | None:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Correct p-values for multiple comparisons (Holm 1979); undefined ones are not counted."""
-    known = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
-    found: list[float | None] = [None] * len(p_values)
-    highest = 0.0
-    for rank, (p, place) in enumerate(known):
-        highest = max(highest, min(1.0, (len(known) - rank) * p))
-        found[place] = highest
-    return found
+    """Correct p-values for their number; undefined ones are not counted and stay undefined."""
+    known = iter(statistics.holm([p for p in p_values if p is not None]))
+    return [None if p is None else next(known) for p in p_values]
 
 
 def effect(means: Array, config: EvaluationConfig) -> Interval | None:

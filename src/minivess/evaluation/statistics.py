@@ -78,6 +78,16 @@ def difference(
     return interval(pairs, config=config, seed=seed, groups=groups, within=within)
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Correct p-values for their number (Holm 1979)."""
+    order = np.argsort(p_values)
+    factors = len(p_values) - np.arange(len(p_values))
+    ordered = np.asarray(p_values, dtype=np.float64)[order] * factors
+    corrected = np.empty(len(p_values))
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(ordered))
+    return [float(value) for value in corrected]
+
+
 def clusters(data: Sums, groups: Groups) -> tuple[Sums, Sums]:
     """Sum and size of each group, in an order that is theirs; a volume without one stands alone."""
     names = [(index, None) if group is None else (-1, group) for index, group in enumerate(groups)]

@@ -15,6 +15,8 @@ import numpy.typing as npt
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import ks_2samp
 
+from minivess.evaluation import statistics
+
 Rows = npt.NDArray[np.float64]
 LEVEL, PERMUTATIONS = 0.05, 999
 
@@ -38,17 +40,8 @@ def drift(reference: Rows, new: Rows, names: Sequence[str], *, level: float = LE
     raw = [
         float(ks_2samp(reference[:, place], new[:, place]).pvalue) for place in range(len(names))
     ]
-    return Drift(dict(zip(names, holm(raw), strict=True)), _discrepancy(reference, new), level)
-
-
-def holm(values: Sequence[float]) -> list[float]:
-    """Correct p-values for their number (Holm 1979)."""
-    order = np.argsort(values)
-    factors = len(values) - np.arange(len(values))
-    corrected = np.minimum(1.0, np.maximum.accumulate(np.asarray(values)[order] * factors))
-    result = np.empty(len(values))
-    result[order] = corrected
-    return [float(value) for value in result]
+    corrected = statistics.holm(raw)
+    return Drift(dict(zip(names, corrected, strict=True)), _discrepancy(reference, new), level)
 
 
 def _discrepancy(reference: Rows, new: Rows) -> float:
