@@ -45,14 +45,8 @@ def run_of(store: Store, opening: Operation) -> str:
 
 
 def end(store: Store, run_id: str, uid: str, closing: Operation) -> None:
-    """Set the final status and its tags, unless the run has ended already.
-
-    A request that timed out may have created the run twice; the empty duplicate is deleted.
-    """
-    for other in store.by_uid(uid, deleted=False):
-        if other != run_id:
-            with translate_errors(f"delete run {other}, made twice"):
-                store.client.delete_run(other)
+    """Set the final status and its tags, unless the run has ended already."""
+    delete_duplicates(store, run_id, uid)
     with translate_errors(f"read run {run_id}"):
         status = store.client.get_run(run_id).info.status
     if status in ENDED:
@@ -62,6 +56,14 @@ def end(store: Store, run_id: str, uid: str, closing: Operation) -> None:
     store.set_tags(run_id, {**closing["tags"], "run_status": closing["status"]})
     with translate_errors(f"end run {run_id}"):
         store.client.set_terminated(run_id, closing["status"], closing["t"])
+
+
+def delete_duplicates(store: Store, run_id: str, uid: str) -> None:
+    """Delete the other runs of a uid: a request that timed out may have created it twice."""
+    for other in store.by_uid(uid, deleted=False):
+        if other != run_id:
+            with translate_errors(f"delete run {other}, made twice"):
+                store.client.delete_run(other)
 
 
 # --- values -------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from minivess import names
 from minivess.contracts import RunRecord
 from minivess.errors import StoreError
 from minivess.runtime import liveness, oom
-from minivess.tracking.journal import uploader
+from minivess.tracking.journal import upload, uploader
 from minivess.tracking.journal.journal import Journal, Operation, parse_lines
 from minivess.tracking.run.recorder import RunRecorder
 from minivess.tracking.run.run import attach_run
@@ -30,14 +30,16 @@ def settle_runs(store: Store) -> list[RunRecord]:
     cannot be seen from here are left alone, and so are ended runs. A run whose journal is not
     stored yet is left for the next call.
     """
-    ended = upload_journals(store)
-    return [store.get(run_id) for run_id in ended] + [
-        _end(store, record)
-        for record in store.search(status="RUNNING")
-        if names.UID in record.tags
-        and not store.has_journal(record)
-        and liveness.is_gone(record.tags)
-    ]
+    ended = [store.get(run_id) for run_id in upload_journals(store)]
+    for record in store.search(status="RUNNING"):
+        uid = record.tags.get(names.UID)
+        if uid and not store.has_journal(record) and liveness.is_gone(record.tags):
+            # A request that arrived after the run had ended has made it a second time.
+            first = store.by_uid(uid, deleted=False)[0]
+            upload.delete_duplicates(store, first, uid)
+            if first == record.run_id:
+                ended.append(_end(store, record))
+    return ended
 
 
 def end(store: Store, run_id: str) -> RunRecord:

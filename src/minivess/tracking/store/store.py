@@ -117,7 +117,7 @@ class Store:
     # --- runs that the store has no id for yet --------------------------------------------
 
     def by_uid(self, uid: str, *, deleted: bool = True) -> list[str]:
-        """Return ids of the runs with this uid, the one with the most values first."""
+        """Return ids of the runs with this uid: one that ended first, else that of most values."""
         from mlflow.entities import ViewType
 
         with translate_errors(f"search the runs at {redact(self.uri)}"):
@@ -126,7 +126,12 @@ class Store:
                 f"tags.`{names.UID}` = '{uid}'",
                 ViewType.ALL if deleted else ViewType.ACTIVE_ONLY,
             )
-        runs.sort(key=lambda run: (-len(run.data.params) - len(run.data.metrics), run.info.run_id))
+
+        def rank(run: Run) -> tuple[bool, int, str]:
+            held = len(run.data.params) + len(run.data.metrics)
+            return run.info.status == "RUNNING", -held, run.info.run_id
+
+        runs.sort(key=rank)
         return [str(run.info.run_id) for run in runs]
 
     def has_journal(self, record: RunRecord) -> bool:

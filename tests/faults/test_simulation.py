@@ -1,0 +1,94 @@
+"""Random schedules of programs, deaths and outages break no law, in simulated time."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from minivess import names
+from minivess.tracking.journal import upload
+from tests.faults.memory_store import MemoryClient, MemoryStore
+from tests.faults.simulation import play, schedule_of
+
+
+def test_random_schedules_break_no_law() -> None:
+    """Metrics, params, files and ends of all runs arrive once, in order, with the true status."""
+    for seed in range(1, 101):
+        assert play(schedule_of(seed)) == [], f"python -m tests.faults.simulation {seed} {seed}"
+
+
+@pytest.mark.parametrize("seed", [209, 225])
+def test_a_run_made_by_a_late_request_after_its_end_goes(seed: int) -> None:
+    """Seeds at which a run stood twice: its request arrived after the run had ended."""
+    assert play(schedule_of(seed)) == []
+
+
+def test_a_run_that_stands_twice_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The laws see what they are for: without the deletion of duplicates, some schedule fails."""
+    monkeypatch.setattr(upload, "delete_duplicates", lambda store, run_id, uid: None)
+    assert any(play(schedule_of(seed)) for seed in range(1, 60))
+
+
+def test_a_lost_line_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upload that drops the first of several operations breaks a law."""
+    whole = upload.values
+    monkeypatch.setattr(
+        upload, "values", lambda store, run_id, part: whole(store, run_id, part[1:] or part)
+    )
+    assert any(play(schedule_of(seed)) for seed in range(1, 60))
+
+
+def test_the_store_in_memory_answers_as_mlflow_does(blank: Path, tmp_path: Path) -> None:
+    """The same calls on a real store and on the simulated one give the same answers."""
+    shutil.copy(blank, tmp_path / "mlflow.db")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    real = _talk(MlflowClient(tracking_uri=uri, registry_uri=uri), tmp_path)
+    assert real == _talk(MemoryClient(MemoryStore(), lambda: "done"), tmp_path)
+
+
+def _talk(client: Any, folder: Path) -> list[Any]:
+    """Call everything that the simulation relies on; return the answers without ids."""
+    place = client.create_experiment("one", artifact_location=(folder / "artifacts").as_uri())
+    client.set_experiment_tag(place, "project", "minivess")
+    tags = {names.UID: "a" * 32, names.KIND: "family"}
+    first, second = (client.create_run(place, t, tags, "run").info.run_id for t in (1, 2))
+    loss = [Metric("loss", 0.5, 10, 1), Metric("loss", 0.25, 11, 2)]
+    for _ in range(2):  # the same rows again change nothing
+        client.log_batch(first, loss, [Param("p", "1")], [RunTag("t", "a")], synchronous=True)
+    file = folder / "a.bin"
+    file.write_bytes(b"abc")
+    client.log_artifact(first, str(file), "deep")
+    by_uid = f"tags.`{names.UID}` = '{'a' * 32}'"
+    answers = [
+        [e.name for e in client.search_experiments(filter_string="tags.project = 'minivess'")],
+        client.get_experiment_by_name("absent"),
+        _refusal(lambda: client.create_experiment("one")),
+        _refusal(lambda: client.log_batch(first, params=[Param("p", "2")], synchronous=True)),
+        _refusal(lambda: client.get_run("0" * 32)),
+        [run.info.run_id == second for run in client.search_runs([place], by_uid)],
+        [(f.path, f.file_size) for f in client.list_artifacts(first, "deep")],
+        sorted((m.step, m.value) for m in client.get_metric_history(first, "loss")),
+    ]
+    client.delete_run(second)
+    client.set_terminated(first, "FINISHED", 20)
+    run = client.get_run(first)
+    one = ["status", "start_time", "end_time", "lifecycle_stage", "run_name"]
+    answers += [getattr(run.info, name) for name in one]
+    ended = f"{by_uid} and attributes.status = 'FINISHED'"
+    answers += [run.data.params, run.data.metrics, run.data.tags["t"]]
+    answers += [len(client.search_runs([place], rule)) for rule in (by_uid, ended)]
+    answers += [len(client.search_runs([place], by_uid, 3)), client.get_run(second).info.status]
+    return answers
+
+
+def _refusal(call: Callable[[], Any]) -> str:
+    with pytest.raises(MlflowException) as refused:
+        call()
+    return str(refused.value.error_code)
