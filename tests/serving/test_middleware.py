@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from starlette.types import Message
 
 from minivess.contracts import Domain
-from minivess.errors import ServingError
+from minivess.errors import ServingError, UsageError
 from minivess.serving import model_record, upload
 from minivess.serving.middleware import ServiceMiddleware, page
 
@@ -83,6 +83,55 @@ def test_too_many_waiting_are_asked_to_come_back(client: Client) -> None:
     answer = client(max_waiting=0).post("/predict", headers=MULTIPART)
     assert (answer.status_code, answer.json()["remedy"]) == (429, "ask again in 1 s")
     assert answer.headers["Retry-After"] == "1"
+
+
+TOKENS = ("first-token-of-the-lab", "second-token-of-the-lab")
+
+
+def bearer(token: str) -> dict[str, str]:
+    """Headers of an upload with a token."""
+    return {**MULTIPART, "Authorization": f"Bearer {token}"}
+
+
+def test_a_service_with_tokens_lets_in_who_sends_one_each_at_its_own_rate(
+    client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "tokens").write_text("\n".join(TOKENS))
+    monkeypatch.setenv("MINIVESS_TOKEN_FILE", str(tmp_path / "tokens"))
+    monkeypatch.setenv("MINIVESS_REQUESTS_PER_MINUTE", "2")
+    service = client()
+
+    def status(headers: dict[str, str]) -> int:
+        return service.post("/predict", headers=headers).status_code
+
+    wrong = [MULTIPART, bearer("first-token-of-the-la"), {**MULTIPART, "Authorization": TOKENS[0]}]
+    assert [status(headers) for headers in wrong] == [401, 401, 401]
+    assert [status(bearer(TOKENS[0])) for _ in range(3)] == [200, 200, 429]
+    answer = service.post("/predict", headers=bearer(TOKENS[0]))
+    assert answer.json()["error"] == "This token may ask 2 times a minute."
+    assert 1 <= int(answer.headers["Retry-After"]) <= 31
+    assert status(bearer(TOKENS[1])) == 200
+    assert service.get("/").status_code == 200
+    assert service.get("/fail").status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"MINIVESS_TOKEN": "short"}, "fewer than 16 characters"),
+        ({"MINIVESS_TOKEN_FILE": "absent"}, "cannot be read from absent"),
+        ({"MINIVESS_TOKEN_FILE": "/dev/null"}, "holds no token"),
+        ({"MINIVESS_TOKEN": TOKENS[0], "MINIVESS_TOKEN_FILE": "t"}, "are both set"),
+        ({"MINIVESS_REQUESTS_PER_MINUTE": "-1"}, "is no whole number"),
+    ],
+)
+def test_a_token_that_cannot_be_meant_is_refused(
+    client: Client, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], said: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=said):
+        client()
 
 
 @pytest.fixture

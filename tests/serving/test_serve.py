@@ -38,6 +38,14 @@ from tests.tracking.conftest import QUIET, profile_of
 pytestmark = pytest.mark.slow
 
 PATIENCE_S = 300
+TOKEN = "a-token-of-24-characters"
+
+
+@pytest.fixture(autouse=True)
+def token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The token that servers ask for and commands send."""
+    monkeypatch.setenv("MINIVESS_TOKEN", TOKEN)
+    monkeypatch.setenv("MINIVESS_REQUESTS_PER_MINUTE", "0")
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +156,10 @@ def test_the_model_in_production_is_served_and_a_command_asks_it(
     mask = volume.read_volume(Path(found["files"][0]))
     assert np.array_equal(mask.array, expected["tubes:1"])
     assert found["warnings"][0]["findings"][0]["code"] == "out_of_range"
+    for headers in ({}, {"Authorization": f"Bearer {TOKEN}x"}):
+        refused = httpx.post(f"{url}/predict", headers=headers, files={"image": b"..."})
+        assert (refused.status_code, refused.headers["WWW-Authenticate"]) == (401, "Bearer")
+        assert "MINIVESS_TOKEN" in refused.json()["remedy"]
     said = minivess(home, "serve", "status", "--json")
     assert said.wait() == 0
     assert json.loads(said.out)["servers"][0]["model"] == "tubes:1"
@@ -156,10 +168,16 @@ def test_the_model_in_production_is_served_and_a_command_asks_it(
     asking = threading.Thread(target=lambda: answers.append(client.post(url, large)))
     asking.start()
     wait_until(lambda: "minivess_requests_in_queue 1.0" in httpx.get(f"{url}/metrics").text)
+    (private,) = (home.serving / "uploads").iterdir()
+    assert private.stat().st_mode & 0o777 == 0o700
+    wait_until(lambda: any(private.rglob("upload*")))
     command.send_signal(2)
     asking.join()
     assert [answer.status_code for answer in answers] == [200]
     assert (command.wait(), "Ended." in command.out) == (0, True)
+    assert not any((home.serving / "uploads").iterdir())
+    logs = command.out + command.err + (home.logs / "serve" / "tubes-1.log").read_text()
+    assert not any(word in logs for word in (TOKEN, image.name, large.name))
 
 
 def test_no_request_is_lost_while_the_alias_moves_and_each_answer_is_that_of_its_model(
@@ -258,6 +276,16 @@ def test_what_names_no_model_or_service_is_refused(
     done = minivess(home, *(places.get(word, word) for word in words))
     assert done.wait() > 0
     assert said in done.err
+
+
+def test_an_address_that_others_reach_needs_a_token(
+    home: Home, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MINIVESS_TOKEN")
+    done = minivess(home, "serve", "tubes/1", "--host", "0.0.0.0")
+    assert done.wait() == 2
+    assert "At 0.0.0.0 other machines may ask the service, and no token is set." in done.err
+    assert "export MINIVESS_TOKEN=" in done.err
 
 
 def test_features_of_requests_are_stored_and_drift_is_found(

@@ -30,6 +30,11 @@ class Environment:
     launched_by: str = "cli"
     requests: Path | None = None
     """Where a service stores the features of its requests."""
+    token: str | None = None
+    token_file: Path | None = None
+    """Who may ask a service, or how a client shows that it may."""
+    requests_per_minute: int = 60
+    """Of one token; 0: any number."""
 
 
 def environment(variables: Mapping[str, str] | None = None) -> Environment:
@@ -53,7 +58,17 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
         omp_num_threads=_threads(given.get("OMP_NUM_THREADS")),
         launched_by=given.get("MINIVESS_LAUNCHED_BY", "cli"),
         requests=Path(given["MINIVESS_REQUESTS"]) if "MINIVESS_REQUESTS" in given else None,
+        token=given.get("MINIVESS_TOKEN"),
+        token_file=Path(given["MINIVESS_TOKEN_FILE"]) if "MINIVESS_TOKEN_FILE" in given else None,
+        requests_per_minute=_whole(given, "MINIVESS_REQUESTS_PER_MINUTE", 60),
     )
+
+
+def _whole(given: Mapping[str, str], name: str, default: int) -> int:
+    stated = given.get(name, str(default))
+    if not stated.isdecimal():
+        raise UsageError(f"{name}={stated} is no whole number.", remedy=f"unset {name}")
+    return int(stated)
 
 
 def _threads(stated: str | None) -> int | None:

@@ -14,7 +14,7 @@ from minivess.contracts import Finding
 from minivess.data.checks import CHECKS, finding
 from minivess.data.formats import volume
 from minivess.errors import DataError, ServingError
-from minivess.serving import model_record
+from minivess.serving import access, model_record
 from minivess.serving.predict import Segmented, Segmenter
 
 ASK_TIMEOUT_S = 1800
@@ -77,6 +77,7 @@ def _posted(url: str, image: Path, answer: str) -> httpx.Response:
                 f"{url.rstrip('/')}/predict",
                 files={"image": (image.name, stream)},
                 data={"answer": answer},
+                headers=access.headers(),
                 timeout=ASK_TIMEOUT_S,
                 trust_env=False,
             )

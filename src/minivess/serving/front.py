@@ -24,8 +24,9 @@ from starlette.types import Message, Receive, Scope, Send
 from minivess.errors import ServingError
 from minivess.runtime.servers import is_free, listener
 from minivess.serving import model_record
-from minivess.serving.middleware import MEGABYTE, error
-from minivess.serving.upload import PART, Tracked, UploadError, receive_all, wait_unless_gone
+from minivess.serving.access import Access
+from minivess.serving.middleware import MEGABYTE
+from minivess.serving.upload import PART, Refusal, Tracked, receive_all, wait_unless_gone
 
 HOP_BY_HOP = {b"connection", b"host", b"keep-alive", b"transfer-encoding", b"upgrade"}
 PATIENCE_S = 120.0
@@ -52,6 +53,7 @@ class Front:
 
     def __init__(self) -> None:
         self.backend: Backend | None = None
+        self._access = Access.stated()
         self._client = httpx.AsyncClient(timeout=None, trust_env=False, limits=httpx.Limits())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,13 +61,13 @@ class Front:
         if scope["type"] != "http":
             return
         try:
+            self._access.check(scope)
             limit = (self.backend.model.max_upload_mb if self.backend else LARGEST_MB) * MEGABYTE
             with await receive_all(receive, limit) as body:
                 gone, sent = asyncio.ensure_future(receive()), Tracked(send)
                 await wait_unless_gone(self._answer(scope, body, sent.send), gone, sent)
-        except UploadError as failed:
-            refusal = error(failed.status, failed.problem, failed.remedy)
-            await refusal(scope, receive, send)
+        except Refusal as refused:
+            await refused.answer(scope, receive, send)
         except ClientDisconnect:
             log.info("a client hung up")
 
@@ -82,9 +84,9 @@ class Front:
                     backend.in_flight -= 1
             await asyncio.sleep(POLL_S)
         problem = f"No service answered for {PATIENCE_S:g} s."
-        refusal = error(HTTPStatus.SERVICE_UNAVAILABLE, problem, "ask again in a minute")
-        refusal.headers["Retry-After"] = "60"
-        await refusal(scope, _nothing, send)
+        remedy, later = "ask again in a minute", {"Retry-After": "60"}
+        refusal = Refusal(HTTPStatus.SERVICE_UNAVAILABLE, problem, remedy, later)
+        await refusal.answer(scope, _nothing, send)
 
     async def _passed(self, backend: Backend, scope: Scope, body: IO[bytes], send: Send) -> bool:
         """Whether the service answered; False if it ended before, so that another one can."""

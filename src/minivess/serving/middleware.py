@@ -10,15 +10,16 @@ from typing import IO, Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
-from starlette.responses import HTMLResponse, JSONResponse
+from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from minivess import units
 from minivess.runtime import templates
 from minivess.serving import model_record
+from minivess.serving.access import Access
 from minivess.serving.upload import (
+    Refusal,
     Tracked,
-    UploadError,
     receive_all,
     replay,
     too_large,
@@ -53,6 +54,7 @@ class ServiceMiddleware:
 
         self.app = app
         self.model = model_record.read(Path.cwd())
+        self.access = Access.stated()
         self.queue = Queue(self.model.max_waiting, self.model.max_wait_s)
         self.in_queue = metrics.QUEUE
         self.requests = metrics.REQUESTS
@@ -63,6 +65,11 @@ class ServiceMiddleware:
             await self.app(scope, receive, send)
             return
         answer = Answer(send, self.model, self.queue)
+        try:
+            self.access.check(scope)
+        except Refusal as refused:
+            await refused.answer(scope, receive, answer.send)
+            return
         if scope["path"] == "/":
             # BentoML's own page loads a tracker from the internet.
             await HTMLResponse(page(self.model), headers=OWN_ONLY)(scope, receive, answer.send)
@@ -85,17 +92,16 @@ class ServiceMiddleware:
             refuse(Headers(scope=scope), limit)
             with await receive_all(receive, limit) as spool:
                 await self._in_turn(scope, receive, spool, answer)
-        except UploadError as failed:
-            refusal = error(failed.status, failed.problem, failed.remedy)
-            await refusal(scope, receive, answer.send)
+        except Refusal as failed:
+            await failed.answer(scope, receive, answer.send)
         except QueueFull:
             problem = (
                 f"{several(self.queue.waiting, 'volume', 'are')} waiting already, for about "
                 f"{self.queue.wait_s:.0f} s."
             )
             remedy = f"ask again in {self.queue.retry_s} s"
-            refusal = error(HTTPStatus.TOO_MANY_REQUESTS, problem, remedy)
-            await refusal(scope, receive, answer.send)
+            refusal = Refusal(HTTPStatus.TOO_MANY_REQUESTS, problem, remedy)
+            await refusal.answer(scope, receive, answer.send)
 
     async def _in_turn(
         self, scope: Scope, receive: Receive, spool: IO[bytes], answer: Answer
@@ -115,11 +121,11 @@ def refuse(headers: Headers, limit: int) -> None:
     """Check what is known before the body.
 
     Raises:
-        UploadError: it is no upload, or says that it is too large.
+        Refusal: it is no upload, or says that it is too large.
     """
     if not headers.get("content-type", "").startswith("multipart/form-data"):
         problem = "The volume must be an upload."
-        raise UploadError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, problem, USAGE)
+        raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, problem, USAGE)
     length = headers.get("content-length", "0")
     if not length.isdigit() or int(length) > limit:
         raise too_large(limit)
@@ -166,11 +172,6 @@ class Answer:
 def page(model: model_record.ServedModel) -> str:
     """Return the page at `/`: the served model and its usage; it loads nothing from elsewhere."""
     return templates.render(TEMPLATE, model=model, usage=USAGE, size=units.spacing_text)
-
-
-def error(status: HTTPStatus, problem: str, remedy: str) -> JSONResponse:
-    """Return an error response with its remedy."""
-    return JSONResponse({"error": problem, "remedy": remedy}, status_code=status)
 
 
 def explained(status: int, body: bytes, model: model_record.ServedModel) -> bytes:

@@ -129,7 +129,9 @@ def environment(folder: Path) -> dict[str, str]:
     home = bento_home(folder)
     home.mkdir(parents=True, exist_ok=True)
     # BentoML installs missing packages into the running environment, which must not change.
-    return config.child_environment(BENTOML_HOME=str(home), PIP_NO_INDEX="1")
+    tokens = config.environment().token_file
+    file = {"MINIVESS_TOKEN_FILE": str(tokens.absolute())} if tokens else {}
+    return config.child_environment(BENTOML_HOME=str(home), PIP_NO_INDEX="1", **file)
 
 
 def _run_bentoml(folder: Path, source: Path, model: model_record.ServedModel) -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import shutil
+import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,12 +65,31 @@ def serve(
         sys.executable, "-m", "bentoml", "serve", tag, "--host", HOST, "--port", str(chosen),
     ]  # fmt: skip
     variables = package.environment(home.served)
-    if watched:
-        variables["MINIVESS_REQUESTS"] = str(home.requests)
-    with supervised(command, variables, log) as process:
+    if watched:  # the front counts the requests of a token
+        variables |= {
+            "MINIVESS_REQUESTS": str(home.requests),
+            "MINIVESS_REQUESTS_PER_MINUTE": "0",
+        }
+    with (
+        uploads_folder(home) as folder,
+        supervised(command, {**variables, "TMPDIR": folder}, log) as process,
+    ):
         address = f"http://{HOST}:{chosen}"
         _wait(address, process, log, timeout)
         yield Service(address, process)
+
+
+@contextlib.contextmanager
+def uploads_folder(home: Home) -> Iterator[str]:
+    """Make a private folder for uploads; remove it, and those that killed servers left."""
+    place = home.serving / "uploads"
+    place.mkdir(parents=True, exist_ok=True)
+    mark = f"{socket.gethostname()}-"
+    for left in place.glob(f"{mark}*"):
+        if not psutil.pid_exists(int(left.name.removeprefix(mark).split("-")[0])):
+            shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=f"{mark}{os.getpid()}-", dir=place) as folder:
+        yield folder
 
 
 def ask(url: str, case: Case, expected: npt.NDArray[np.uint8], *, minimum: float = 0.9999) -> Smoke:

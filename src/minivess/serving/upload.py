@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import IO, Any
 
 from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Send
 
 from minivess import files
@@ -21,17 +22,19 @@ LEAST_RATE = 2**16
 PART = 2**20
 
 
-class UploadError(Exception):
-    """A body that is not taken: status, problem and remedy of the answer."""
+class Refusal(Exception):  # noqa: N818 (an answer, not a fault)
+    """A request that is not taken: status, problem, remedy and headers of the answer."""
 
-    def __init__(self, status: HTTPStatus, problem: str, remedy: str) -> None:
+    def __init__(
+        self, status: HTTPStatus, problem: str, remedy: str, headers: dict[str, str] | None = None
+    ) -> None:
         super().__init__(problem)
-        self.status, self.problem, self.remedy = status, problem, remedy
+        self.answer = JSONResponse({"error": problem, "remedy": remedy}, status, headers)
 
 
-def too_large(limit: int) -> UploadError:
+def too_large(limit: int) -> Refusal:
     """Return the refusal of a body of more than `limit` bytes."""
-    return UploadError(
+    return Refusal(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         f"The upload is larger than {limit / 2**20:g} MiB.",
         "send the volume compressed (.nii.gz), or in blocks",
@@ -42,7 +45,7 @@ async def receive_all(receive: Receive, limit: int) -> IO[bytes]:
     """Receive a body into a temporary file; a client that does not send occupies nothing else.
 
     Raises:
-        UploadError: it is larger than `limit` bytes or too slow, or the disk is full.
+        Refusal: it is larger than `limit` bytes or too slow, or the disk is full.
         ClientDisconnect: the client hung up.
     """
     spool, size, begun = tempfile.TemporaryFile(), 0, time.monotonic()  # noqa: SIM115
@@ -67,13 +70,13 @@ async def receive_all(receive: Receive, limit: int) -> IO[bytes]:
     return spool
 
 
-def _refusal(error: Exception, size: int) -> UploadError | None:
+def _refusal(error: Exception, size: int) -> Refusal | None:
     if isinstance(error, TimeoutError):
         problem = f"{size} bytes arrived, at less than {LEAST_RATE // 1024} KiB per second."
-        return UploadError(HTTPStatus.REQUEST_TIMEOUT, problem, "send the volume again")
+        return Refusal(HTTPStatus.REQUEST_TIMEOUT, problem, "send the volume again")
     if files.says_full(error):
         problem = "The disk of the service has no room for the volume."
-        return UploadError(HTTPStatus.INSUFFICIENT_STORAGE, problem, "ask again later")
+        return Refusal(HTTPStatus.INSUFFICIENT_STORAGE, problem, "ask again later")
     return None
 
 

@@ -93,9 +93,14 @@ def serve(session: Session, words: Sequence[str], *, host: str, port: int) -> No
     Args:
         words: `MODEL@alias`, `MODEL/version`, or none for `production` of the settings' model.
         host: address to listen at; 127.0.0.1 is reached from this machine alone.
+
+    Raises:
+        UsageError: other machines reach it, and no token is set.
     """
+    from minivess.serving import access
     from minivess.serving import front as fronts
 
+    access.require_token(host)
     asked = wanted(session, words)
     service_of(session, asked.now(session))
     front = fronts.Front()
@@ -108,8 +113,7 @@ def serve(session: Session, words: Sequence[str], *, host: str, port: int) -> No
             stack.enter_context(recorded(session.home, host, port))
             session.print(f"Serve     {asked}: {services.label} at http://{host}:{port}")
             if host != HOST:
-                session.print("  whoever reaches this address may send volumes: put a proxy with a")
-                session.print("  password in front of it")
+                session.print("  a token is asked for; put a proxy with TLS in front of it")
             session.print("  Ctrl-C ends it")
             follow(session, asked, services)
     except KeyboardInterrupt:
