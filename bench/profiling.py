@@ -30,13 +30,13 @@ import psutil
 from minivess.config import DataConfig
 from minivess.contracts import Case
 from minivess.data.demo import vessels
-from minivess.data.formats.decode import read_block
-from minivess.data.formats.volume import read_volume
 from minivess.data.pairing.cases import pair_files
 from minivess.data.profiling import profile as profiles
 from minivess.data.profiling import quality
 from minivess.data.profiling.measurement import measure
 from minivess.data.versions.file_hashes import FileHashes
+from minivess.formats.decode import read_block
+from minivess.formats.volume import read_volume
 
 SHAPE = (256, 256, 64)
 VOXELS = int(np.prod(SHAPE))

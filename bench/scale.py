@@ -22,7 +22,7 @@ from minivess.config import TrackingConfig
 from minivess.home import open_home
 from minivess.tracking.store import export
 from minivess.tracking.store.store import Store, open_store
-from minivess.tracking.upkeep import audit, status
+from minivess.upkeep import audit, status
 
 FAMILY = 6  # a parent and its five folds
 START = 1_700_000_000_000

@@ -30,9 +30,9 @@ from minivess import config as configs
 from minivess import home, inference, names
 from minivess.contracts import CellResult, ComputePlan, Spacing
 from minivess.data.demo import phantom
-from minivess.data.formats import volume
 from minivess.data.pairing.cases import pair_files
 from minivess.evaluation import metrics, statistics
+from minivess.formats import volume
 from minivess.grid import context, families
 from minivess.inference import Predictor
 from minivess.orchestration.session import Session, open_orchestrator

@@ -296,7 +296,7 @@ class Model:
         import numpy as np
 
         from minivess.config import ResamplingConfig
-        from minivess.data.formats.decode import Volume
+        from minivess.formats.decode import Volume
         from minivess.serving import predict
 
         voxels = np.asarray(array)
@@ -453,7 +453,7 @@ def runs(*kinds: str, experiment: str | None = None, every: bool = False) -> pd.
     """
     import pandas as pd
 
-    from minivess.tracking.upkeep import listing
+    from minivess.upkeep import listing
 
     with _session("runs", (), {}) as session:
         listing.require_kinds(kinds)
@@ -496,7 +496,7 @@ def load(reference: str) -> Model:
     Raises:
         StoreError: there is no such model.
     """
-    from minivess.stages import predict as stage
+    from minivess.production import predict as stage
 
     with _session("predict", (), {}) as session:
         chosen = stage.choose(session, [reference])

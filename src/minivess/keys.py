@@ -17,11 +17,11 @@ Ingredients = dict[str, Any]
 PROSE = re.compile(r"\w[,.:;)'`\"]* [('`\"]*\w")
 CODE = re.compile(r"(select|insert|update|delete|create|begin)\b|\[")  # SQL, sections of a file
 
-FORMATS = ("data/formats", "units.py")  # of data, what makes arrays of files
+FORMATS = ("formats", "units.py")  # what makes arrays of files
 MODELS = ("networks.py", "architectures.py", "inference.py", "evaluation")
 CHECKS = (*FORMATS, "data/profiling", "data/checks.py", "data/checks.toml")
-# What a version holds is decided by all of data but its pages.
-DATA_CODE = ("data", "-data/pages", "units.py")
+# What a version holds is decided by all of data and by what review makes of decisions.
+DATA_CODE = (*FORMATS, "data", "review", "-review/pages")
 CELL_CODE = (
     *FORMATS, *MODELS, "losses.py", "loss_terms.py", "soft_skeleton.py", "training",
     "-training/monitoring", "-training/speed_probe.py", "compute", "-compute/reporting",

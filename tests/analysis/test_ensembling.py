@@ -8,7 +8,7 @@ from minivess import inference, networks
 from minivess.analysis import ensembling, greedy, pipeline, predictions
 from minivess.analysis.ensembling import Ensemble
 from minivess.config import ExperimentConfig
-from minivess.data.formats import volume
+from minivess.formats import volume
 
 pytestmark = pytest.mark.slow
 NAMES = ("tiny_a", "tiny_bb", "tiny_ccc")

@@ -10,9 +10,9 @@ from minivess.analysis.ensembling import Ensemble
 from minivess.combination import pack, unpack
 from minivess.config import ExperimentConfig
 from minivess.contracts import IGNORED
-from minivess.data.formats import volume
 from minivess.errors import DataError, PlanError
 from minivess.evaluation import metrics
+from minivess.formats import volume
 
 pytestmark = pytest.mark.slow
 

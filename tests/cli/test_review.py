@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from minivess.cli import main
-from minivess.data.formats import volume
 from minivess.data.versions.curated import folder_hash
+from minivess.formats import volume
 from minivess.home import Home
 from tests.conftest import write_nifti
 

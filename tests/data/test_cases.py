@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from minivess.config import load
-from minivess.data.formats.filenames import is_volume, stem, suffix
-from minivess.data.formats.volume import read_volume
 from minivess.data.pairing.cases import pair_files
 from minivess.data.profiling.quality import check_pairing
 from minivess.errors import DataError
+from minivess.formats.filenames import is_volume, stem, suffix
+from minivess.formats.volume import read_volume
 from tests.conftest import shared, tube, write_nifti
 
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from minivess.config import DataConfig, ResamplingConfig
-from minivess.data.formats.volume import Volume, load, read_volume
 from minivess.data.pairing.cases import pair_files
 from minivess.data.profiling import intensities, measurement
 from minivess.data.profiling.grids import align_label
 from minivess.data.profiling.measurement import measure
 from minivess.data.profiling.profile import summarise
 from minivess.data.versions.curated import curate, folder_hash
+from minivess.formats.volume import Volume, load, read_volume
 from minivess.home import Home
 from tests.conftest import tube
 

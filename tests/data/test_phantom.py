@@ -9,9 +9,9 @@ import pytest
 from scipy import ndimage
 
 from minivess.data.demo import phantom, vessels
-from minivess.data.formats.volume import read_volume
 from minivess.data.pairing.cases import pair_files
 from minivess.errors import DataError
+from minivess.formats.volume import read_volume
 
 SEED = 7
 

@@ -91,7 +91,7 @@ def test_our_hash_is_the_one_that_dvc_gives(make_dataset: MakeDataset, home: Hom
 
 
 def pair_image(root: Path):
-    from minivess.data.formats.volume import read_volume
+    from minivess.formats.volume import read_volume
 
     return read_volume(root / "images" / "vol00.nii.gz").array
 

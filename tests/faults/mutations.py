@@ -28,10 +28,10 @@ import numpy as np
 import tifffile
 
 from minivess import config
-from minivess.data.formats.volume import read_volume
 from minivess.data.pairing.cases import pair_files
 from minivess.errors import MinivessError
-from minivess.stages import bundle
+from minivess.formats.volume import read_volume
+from minivess.reproduction import bundle
 from tests.conftest import tube, write_nifti
 
 Read = Callable[[Path], object]

@@ -12,11 +12,11 @@ from minivess.analysis import workspace
 from minivess.config import DataConfig, TrackingConfig
 from minivess.data.pairing.cases import pair_files
 from minivess.data.profiling import profile as profiling
-from minivess.data.review import decide, review
 from minivess.data.versions import versioning
 from minivess.data.versions.curated import file_index
 from minivess.home import open_home
 from minivess.orchestration.base import Orchestrator
+from minivess.review import decide, queue
 from minivess.tracking.journal.journal import Journal
 from minivess.tracking.run import metric_files
 from minivess.tracking.run.dead_runs import upload_journals
@@ -207,7 +207,7 @@ class ReviewQueue(Writer):
         volumes(folder / "data", 1)
         home, pairing = open_home(folder / "home"), pair_files(folder / "data")
         hashes = file_index(home).hashes([p for case in pairing.cases for p in case.files])
-        review.record_seen(home, "tubes", pairing, hashes, (), in_force={})
+        queue.record_seen(home, "tubes", pairing, hashes, (), in_force={})
         write_nifti(folder / "better.nii.gz", tube((24, 24, 5), 9)[1])
 
     def write(self, folder: Path) -> None:
@@ -215,18 +215,18 @@ class ReviewQueue(Writer):
 
     def check(self, folder: Path, *, done: bool) -> None:
         home = open_home(folder / "home")
-        decided = review.find(home, "tubes", "vol0").decisions
+        decided = queue.find(home, "tubes", "vol0").decisions
         assert len(decided) == 1 if done else len(decided) <= 1
         self._decide(folder)
-        entry = review.find(home, "tubes", "vol0")
+        entry = queue.find(home, "tubes", "vol0")
         assert [made.verdict for made in entry.decisions] == ["fix"]
-        kept = review.current_files(home, entry)["label"]
+        kept = queue.current_files(home, entry)["label"]
         assert files.md5(kept) == files.md5(folder / "better.nii.gz")
 
     def _decide(self, folder: Path) -> None:
         home = open_home(folder / "home")
-        entry = review.find(home, "tubes", "vol0")
-        better: dict[review.Role, Path] = {"label": folder / "better.nii.gz"}
+        entry = queue.find(home, "tubes", "vol0")
+        better: dict[queue.Role, Path] = {"label": folder / "better.nii.gz"}
         decide.decide(home, entry, "fix", who="Ada", why="looked", replacements=better)
 
 

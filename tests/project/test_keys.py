@@ -166,7 +166,7 @@ def test_cells_count_the_modules_of_data_that_training_imports_and_no_others():
     imported = graph.find_upstream_modules("minivess.training", as_package=True)
     counted = modules(keys.code(keys.CELL_CODE))
     for found in ({name.removeprefix("minivess.") for name in imported}, counted):
-        read = {name for name in found if name.startswith("data.") or name == "units"}
+        read = {name for name in found if name.startswith(("data.", "formats.")) or name == "units"}
         assert read == modules(keys.code(keys.FORMATS))
 
 

@@ -15,8 +15,8 @@ import torch
 from minivess.config import DataConfig
 from minivess.contracts import Domain, Network, Resampling, Window
 from minivess.data.checks import CHECKS
-from minivess.data.formats import volume
 from minivess.errors import DataError, ServingError, UsageError
+from minivess.formats import volume
 from minivess.inference import Predictor
 from minivess.serving import export, predict
 from tests.conftest import shared, tube, write_nifti

@@ -20,8 +20,8 @@ import torch
 from minivess import names, networks
 from minivess.config import TrackingConfig
 from minivess.contracts import AliasMove, Network, Window
-from minivess.data.formats import volume
 from minivess.data.profiling.domain import domain_of
+from minivess.formats import volume
 from minivess.home import Home, open_home
 from minivess.inference import Predictor
 from minivess.runtime.servers import free_port, is_free

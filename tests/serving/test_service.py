@@ -20,8 +20,8 @@ import tifffile
 import yaml
 
 from minivess.contracts import Case, Network, Window
-from minivess.data.formats import volume
 from minivess.errors import DataError, ServingError
+from minivess.formats import volume
 from minivess.home import Home, open_home
 from minivess.inference import Predictor
 from minivess.serving import answers, client, export, model_record, package, predict, smoke

@@ -36,16 +36,16 @@ from minivess.home import Home, open_home
 from minivess.orchestration import handoff, model_versions, publication, results
 from minivess.orchestration.model_versions import register_families
 from minivess.orchestration.session import Session, open_session
+from minivess.production import predict
 from minivess.serving import model_record, package
 from minivess.stages import deploy as deploys
-from minivess.stages import predict
 from minivess.stages.analyse import analyse, key_inputs
 from minivess.stages.deploy import deploy
 from minivess.text import slug
 from minivess.tracking.store import artifacts, registry, sql_reader
 from minivess.tracking.store.store import open_store
-from minivess.tracking.upkeep import purge
-from minivess.tracking.upkeep.audit import audit
+from minivess.upkeep import purge
+from minivess.upkeep.audit import audit
 from tests.tracking.conftest import NETWORK, profile_of
 from tests.tracking.test_chain import WINDOW
 

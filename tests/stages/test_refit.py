@@ -22,7 +22,7 @@ from minivess.stages.refit import refit, shortened, stopping_epoch
 from minivess.stages.train import train
 from minivess.tracking.run import model
 from minivess.tracking.store import registry
-from minivess.tracking.upkeep import audit
+from minivess.upkeep import audit
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("stocked")]
 

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from minivess.cli import main
 from tests.conftest import tube
 from tests.data.conftest import bucket as bucket
-from tests.data.test_formats import mha, nrrd_of, ome
+from tests.formats.test_formats import mha, nrrd_of, ome
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("stocked")]
 

@@ -21,7 +21,7 @@ from minivess.tracking.run.run_lifecycle import mlflow_run
 from minivess.tracking.store import fold_models, registry
 from minivess.tracking.store.export import export_rows
 from minivess.tracking.store.store import Store
-from minivess.tracking.upkeep import lineage
+from minivess.upkeep import lineage
 from tests.tracking.conftest import LOSS, NETWORK, QUIET, SPLIT, profile_of
 
 pytestmark = pytest.mark.slow

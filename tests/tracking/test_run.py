@@ -76,7 +76,7 @@ def test_configuration_environment_and_logs_are_stored_unasked(
     store: Store, open_run: OpenRun
 ) -> None:
     with open_run() as run:
-        logging.getLogger("minivess.data.formats.volume").warning("vol3 looks odd")
+        logging.getLogger("minivess.formats.volume").warning("vol3 looks odd")
     held = store.artifacts(run.run_id)
     assert {
         "config/resolved_config.yaml", "config/experiment_config.json",
@@ -84,7 +84,7 @@ def test_configuration_environment_and_logs_are_stored_unasked(
         "environment/system_info.json", "environment/git.diff", "lineage/key.json",
         "logs/train.log", "logs/performance.log", "logs/warnings.log",
     } <= set(held)  # fmt: skip
-    assert "[data] minivess.data.formats.volume: vol3 looks odd" in store.read_text(
+    assert "[data] minivess.formats.volume: vol3 looks odd" in store.read_text(
         run.run_id, "logs/warnings.log"
     )
     assert store.read_json(run.run_id, "lineage/key.json") == {"seed": 1}

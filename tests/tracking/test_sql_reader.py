@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from minivess.tracking.store import sql_reader
 from minivess.tracking.store.store import Store
-from minivess.tracking.upkeep import rebase
+from minivess.upkeep import rebase
 
 READ = {
     "experiments": {"experiment_id", "name", "lifecycle_stage"},

@@ -21,7 +21,7 @@ from minivess.tracking.run.encoding import param_text
 from minivess.tracking.run.params import arch_params, data_params, loss_params, plan_params
 from minivess.tracking.store import registry, sql_reader
 from minivess.tracking.store.store import Store, open_store
-from minivess.tracking.upkeep import audit, backfill, bundle, purge, rebase
+from minivess.upkeep import audit, backfill, purge, rebase, run_copy
 from tests.tracking.conftest import LOSS, NETWORK, SPLIT, OpenRun, profile_of
 from tests.tracking.test_params import PLAN
 
@@ -319,13 +319,13 @@ def test_a_copied_run_is_the_same_in_a_store_of_its_own(
     for step in range(3):
         own.client.log_metric(run, "val_dice", step / 3, timestamp=step, step=step)
     own.client.log_text(run, "heavy", "checkpoints/last.pth")
-    bundle.copy(own, other, run, leave=("checkpoints",))
+    run_copy.copy(own, other, run, leave=("checkpoints",))
     before, after = own.get(run), other.get(run)
     assert after.replace(artifact_uri=before.artifact_uri) == before
     assert sql_reader.histories(other, [run]) == sql_reader.histories(own, [run])
     held = own.artifacts(run)
     shutil.rmtree(own.home.artifacts)
-    bundle.copy(other, own, old_run(other))
+    run_copy.copy(other, own, old_run(other))
     assert other.artifacts(run) == {n: s for n, s in held.items() if "checkpoints" not in n}
 
 

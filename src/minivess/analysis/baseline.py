@@ -17,8 +17,8 @@ from minivess import files, inference, keys
 from minivess.analysis import ensembling
 from minivess.config import ExperimentConfig
 from minivess.contracts import IGNORED, Case, CellSpec, FoldModel, Scores, VolumeMetrics
-from minivess.data.formats import volume
 from minivess.evaluation import metrics
+from minivess.formats import volume
 
 NAME = "threshold"
 EDGES = np.linspace(-6, 6, 241, dtype=np.float32)

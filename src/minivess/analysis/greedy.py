@@ -16,8 +16,8 @@ from minivess import inference
 from minivess.analysis.ensembling import Ensemble
 from minivess.analysis.predictions import OutOfFoldPredictor
 from minivess.contracts import Case
-from minivess.data.formats import volume
 from minivess.evaluation import metrics
+from minivess.formats import volume
 
 Families = frozenset[str]
 Table = dict[str, dict[Families, float]]

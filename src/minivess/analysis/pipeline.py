@@ -28,9 +28,9 @@ from minivess.contracts import (
     Scores,
     VolumeMetrics,
 )
-from minivess.data.formats import volume
 from minivess.errors import DataError
 from minivess.evaluation import metrics
+from minivess.formats import volume
 from minivess.text import several
 
 log = logging.getLogger(__name__)

@@ -25,9 +25,9 @@ from minivess.analysis.kept import KeptProbabilities
 from minivess.combination import How, Packed, Probabilities
 from minivess.config import ExperimentConfig
 from minivess.contracts import Case, FoldModel, VolumeMetrics
-from minivess.data.formats import volume
 from minivess.errors import DataError, PlanError
 from minivess.evaluation import metrics
+from minivess.formats import volume
 from minivess.inference import Predictor
 
 log = logging.getLogger(__name__)

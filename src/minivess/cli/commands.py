@@ -95,7 +95,7 @@ def train_and_refit(session: Session, options: Options) -> Outcome:
 
 def show_lineage(session: Session, options: Options) -> Outcome:
     """Print the chain from a run or model back to the data hash, and write its page."""
-    lineage = room("tracking.upkeep.lineage")
+    lineage = room("upkeep.lineage")
     chain = lineage.walk(session.store, *options.arguments)
     for record in chain:
         kind = record.tags.get(names.KIND, "?")
@@ -156,10 +156,12 @@ def reproduce_or_export(session: Session, options: Options) -> Outcome:
     """Train again and compare, or make a bundle."""
     (reference,) = options.arguments
     if options.export is None:
-        again: Outcome = room("stages.reproduce").reproduce(session, reference, trust=options.trust)
+        again: Outcome = room("reproduction.reproduce").reproduce(
+            session, reference, trust=options.trust
+        )
         return again
     target = Path(options.export).expanduser().resolve() if options.export else None
-    return {"bundle": str(room("stages.bundle").export(session, reference, target))}
+    return {"bundle": str(room("reproduction.bundle").export(session, reference, target))}
 
 
 def write_demo(config: ExperimentConfig, options: Options) -> Outcome:
@@ -193,7 +195,7 @@ def send(session: Session, options: Options) -> Outcome:
 def segment(session: Session, options: Options) -> Outcome:
     """Segment files with a registered model."""
     source, target = (Path(word).expanduser() for word in options.arguments)
-    masks: Outcome = room("stages.predict").predict(
+    masks: Outcome = room("production.predict").predict(
         session, source, target, upstream=options.upstream, url=options.url
     )
     return masks
@@ -201,7 +203,7 @@ def segment(session: Session, options: Options) -> Outcome:
 
 def serve_model(session: Session, options: Options) -> Outcome:
     """Serve a model, or say or end what is served."""
-    stage = room("stages.serve")
+    stage = room("production.serve")
     outcome: Outcome = {}
     if options.action:
         outcome = {"status": stage.status, "stop": stage.stop}[options.action](session)
@@ -217,7 +219,7 @@ def serve_model(session: Session, options: Options) -> Outcome:
 
 def move_production(session: Session, options: Options) -> Outcome:
     """Promote a version, or roll back to one; without a model, show the history."""
-    stage, words = room("stages.promotion"), options.arguments
+    stage, words = room("production.promotion"), options.arguments
     outcome: Outcome
     if options.verb == "promote" and not words:
         outcome = stage.history(session)
@@ -256,8 +258,8 @@ STORIES: dict[str, Story] = {
     "serve": serve_model,
     "promote": move_production,
     "rollback": move_production,
-    "drift": lambda session, options: room("stages.drift").drift(session, options.arguments),
-    "compare": lambda session, options: room("stages.promotion").compare(
+    "drift": lambda session, options: room("production.drift").drift(session, options.arguments),
+    "compare": lambda session, options: room("production.promotion").compare(
         session, *options.arguments
     ),
     "lineage": show_lineage,

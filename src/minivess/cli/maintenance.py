@@ -22,7 +22,7 @@ from minivess.tracking.journal import uploader
 from minivess.tracking.run import dead_runs
 from minivess.tracking.store.sql_reader import is_database
 from minivess.tracking.store.store import open_store
-from minivess.tracking.upkeep import audit, backfill, purge, rebase, status
+from minivess.upkeep import audit, backfill, purge, rebase, status
 
 Outcome = dict[str, Any]
 Item = TypeVar("Item")

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from minivess.config import DEMO, ExperimentConfig
-from minivess.data.review import review
 from minivess.data.versions.versioning import recorded_places
 from minivess.errors import UsageError
 from minivess.home import Home
 from minivess.orchestration.session import Session
+from minivess.review import queue
 from minivess.stages import dataset_identity
 from minivess.text import several
 
@@ -31,7 +31,7 @@ def run(session: Session, options: Options) -> Outcome:
 
 def dataset_of(options: Options, config: ExperimentConfig, home: Home) -> str:
     """The dataset asked for: by name, by data.root, or the only one of this home."""
-    known = review.datasets(home)
+    known = queue.datasets(home)
     if options.dataset and config.data.root:
         raise UsageError(
             "--dataset and data.root both say which dataset is meant.",
@@ -56,7 +56,7 @@ def dataset_of(options: Options, config: ExperimentConfig, home: Home) -> str:
 
 def show(session: Session, options: Options, dataset: str) -> Outcome:
     """Print the queue, oldest findings first, with the commands that decide."""
-    known = review.entries(session.home, dataset)
+    known = queue.entries(session.home, dataset)
     shown = [entry for entry in known if options.all or entry.is_open]
     for entry in shown:
         state = "open" if entry.is_open else entry.verdict or "nothing found"
@@ -69,7 +69,7 @@ def show(session: Session, options: Options, dataset: str) -> Outcome:
     waiting = sum(entry.is_open for entry in known)
     session.print(f"{dataset}: {waiting} of {several(len(known), 'volume')} wait for a decision")
     if waiting:
-        decide_so = review.command("accept", dataset)
+        decide_so = queue.command("accept", dataset)
         session.print(f"  {decide_so}; all that can be done: minivess help review")
     volumes = [
         entry.model_dump(mode="json", include={"case", "findings", "decisions"})
@@ -81,11 +81,11 @@ def show(session: Session, options: Options, dataset: str) -> Outcome:
 
 def decide(session: Session, options: Options, dataset: str) -> Outcome:
     """Record one decision about each volume named."""
-    from minivess.data.review.decide import decide as record_decision
+    from minivess.review.decide import decide as record_decision
 
-    verdict, cases = cast(review.Verdict, options.action), options.arguments
-    given = {role: Path(file) for role in get_args(review.Role) if (file := vars(options)[role])}
-    entries = [review.find(session.home, dataset, case) for case in cases]
+    verdict, cases = cast(queue.Verdict, options.action), options.arguments
+    given = {role: Path(file) for role in get_args(queue.Role) if (file := vars(options)[role])}
+    entries = [queue.find(session.home, dataset, case) for case in cases]
     for entry in entries:
         record_decision(
             session.home, entry, verdict, who=options.who, why=options.why or "",
@@ -98,13 +98,13 @@ def decide(session: Session, options: Options, dataset: str) -> Outcome:
 
 def export(session: Session, options: Options, dataset: str) -> Outcome:
     """Write volumes for an annotation tool: those named, else those that wait."""
-    from minivess.data.review import exchange
+    from minivess.review import exchange
 
     folder, cases = Path(options.arguments[0]).expanduser(), options.arguments[1:]
     if cases and options.all:
         raise UsageError("Volumes are named, and --all is given.", remedy="leave out one of both")
-    entries = [review.find(session.home, dataset, case) for case in cases] or [
-        entry for entry in review.entries(session.home, dataset) if options.all or entry.is_open
+    entries = [queue.find(session.home, dataset, case) for case in cases] or [
+        entry for entry in queue.entries(session.home, dataset) if options.all or entry.is_open
     ]
     if not entries:
         raise UsageError(
@@ -122,7 +122,7 @@ def export(session: Session, options: Options, dataset: str) -> Outcome:
 
 def take_back(session: Session, options: Options) -> Outcome:
     """Read decisions back from an annotation tool."""
-    from minivess.data.review import exchange
+    from minivess.review import exchange
 
     place, why = Path(*options.arguments).expanduser(), options.why or "corrected in 3D Slicer"
     taken, left = exchange.read_back(session.home, place, who=options.who, why=why)

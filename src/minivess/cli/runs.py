@@ -14,7 +14,7 @@ from minivess.orchestration.session import Session
 from minivess.stages import analyse
 from minivess.text import first_of, format_size, several, table
 from minivess.tracking.store import sql_reader
-from minivess.tracking.upkeep import listing, purge
+from minivess.upkeep import listing, purge
 
 Outcome = dict[str, Any]
 SHOWN = 40

@@ -11,7 +11,10 @@ from minivess import files
 from minivess.errors import MinivessError
 from minivess.runtime import output, signals
 
-STORIES = tuple(f"minivess.{room}" for room in ("stages", "grid", "orchestration", "cli", "course"))
+STORIES = tuple(
+    f"minivess.{room}"
+    for room in ["stages", "production", "reproduction", "grid", "orchestration", "cli", "course"]
+)
 """Loggers whose progress is shown without --debug."""
 
 

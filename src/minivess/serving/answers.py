@@ -16,9 +16,9 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.spatial import cKDTree
 
 from minivess.contracts import Spacing
-from minivess.data.formats import nifti
-from minivess.data.formats.decode import Volume
 from minivess.evaluation.regions import Region
+from minivess.formats import nifti
+from minivess.formats.decode import Volume
 
 Mask = npt.NDArray[np.uint8]
 MOST_COMPONENTS = 10_000

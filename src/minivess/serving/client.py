@@ -12,8 +12,8 @@ import numpy as np
 
 from minivess.contracts import Finding
 from minivess.data.checks import CHECKS, finding
-from minivess.data.formats import volume
 from minivess.errors import DataError, ServingError
+from minivess.formats import volume
 from minivess.serving import access, model_record
 from minivess.serving.predict import Segmented, Segmenter
 

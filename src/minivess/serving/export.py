@@ -17,8 +17,8 @@ import numpy.typing as npt
 from minivess import files, inference, networks
 from minivess.config import DeploymentConfig, ResamplingConfig
 from minivess.contracts import Case, Engine, EngineName, Network, Parity, Shape, Window
-from minivess.data.formats import volume
 from minivess.errors import ServingError
+from minivess.formats import volume
 from minivess.inference import Predictor
 
 if TYPE_CHECKING:

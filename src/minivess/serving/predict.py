@@ -18,15 +18,15 @@ from minivess import files, keys
 from minivess.config import DataConfig, ResamplingConfig
 from minivess.contracts import Domain, Finding, Shape
 from minivess.data.checks import finding
-from minivess.data.formats import volume
-from minivess.data.formats.filenames import NIFTI, SUFFIXES, is_volume, stem, suffix, unread_format
-from minivess.data.formats.resampling import resample, shape_after, to_shape
 from minivess.data.pairing.cases import walk_files
 from minivess.data.pairing.layouts import is_label, is_label_folder
 from minivess.data.profiling import admission, quality
 from minivess.data.profiling.domain import check_domain
 from minivess.data.profiling.grids import with_stated_spacing
 from minivess.errors import DataError, MinivessError, UsageError
+from minivess.formats import volume
+from minivess.formats.filenames import NIFTI, SUFFIXES, is_volume, stem, suffix, unread_format
+from minivess.formats.resampling import resample, shape_after, to_shape
 from minivess.inference import Predictor
 
 Pairs = Sequence[tuple[Path, Path]]

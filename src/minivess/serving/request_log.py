@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from minivess import units
 from minivess.contracts import DatasetProfile
-from minivess.data.formats.decode import Volume
 from minivess.data.profiling.domain import PERCENTILES, sampled
+from minivess.formats.decode import Volume
 
 MOST = 10_000
 FEATURES = ("size_x", "size_y", "size_z", "voxel_x", "voxel_y", "voxel_z", "dark", "median",

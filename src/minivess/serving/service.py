@@ -26,8 +26,8 @@ from starlette.responses import FileResponse, JSONResponse
 
 from minivess.config import ResamplingConfig, environment
 from minivess.contracts import Shape
-from minivess.data.formats import nifti, volume
 from minivess.errors import DataError
+from minivess.formats import nifti, volume
 from minivess.inference import Predictor
 from minivess.serving import answers, model_record, request_log
 from minivess.serving.middleware import ServiceMiddleware

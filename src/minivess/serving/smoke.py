@@ -20,8 +20,8 @@ import numpy.typing as npt
 import psutil
 
 from minivess.contracts import Case, Smoke
-from minivess.data.formats import volume
 from minivess.errors import ServingError
+from minivess.formats import volume
 from minivess.home import Home
 from minivess.runtime.processes import Child, supervised
 from minivess.runtime.servers import HOST, free_port, is_free, listener

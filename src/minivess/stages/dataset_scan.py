@@ -9,12 +9,12 @@ from pathlib import Path
 from minivess import keys
 from minivess.contracts import Pairing
 from minivess.data.demo import phantom
-from minivess.data.formats.filenames import volume_files
 from minivess.data.pairing import cases
-from minivess.data.review.apply import Reviewed, after_review
 from minivess.data.versions.file_hashes import FileHashes
 from minivess.data.versions.remote import Mirror
+from minivess.formats.filenames import volume_files
 from minivess.orchestration.session import Session
+from minivess.review.apply import Reviewed, after_review
 from minivess.stages import dataset_identity
 from minivess.text import several
 

@@ -312,7 +312,7 @@ def spread(cases: Iterable[Case], profile: DatasetProfile, n: int) -> tuple[Case
 
 def smoke_test(session: Session, model: ChampionModel, onnx: Path, tag: str) -> Smoke:
     """Start the built service and ask it for one known volume."""
-    from minivess.data.formats import volume
+    from minivess.formats import volume
     from minivess.serving import export, predict, smoke
 
     (case,) = spread(model.cases, model.profile, 1)
@@ -361,7 +361,7 @@ def store_deployment(
 ) -> None:
     """Store metrics, model card, lineage page and the result, and show the card in Prefect."""
     from minivess.serving import card
-    from minivess.tracking.upkeep import lineage
+    from minivess.upkeep import lineage
 
     run.metrics(
         {

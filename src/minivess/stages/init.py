@@ -13,9 +13,9 @@ import yaml
 from minivess import config as configs
 from minivess import files
 from minivess.contracts import DatasetProfile
-from minivess.data.formats import volume
 from minivess.data.pairing.groups import PREFIX
 from minivess.errors import DataError
+from minivess.formats import volume
 from minivess.grid.context import GridContext, measure_hardware, plan_model
 from minivess.grid.families import families
 from minivess.orchestration.session import Session

@@ -12,8 +12,6 @@ from minivess import config as configs
 from minivess import keys, names
 from minivess.compute import plan
 from minivess.contracts import DatasetProfile
-from minivess.data.review import review
-from minivess.data.review.apply import rejections
 from minivess.data.versions import curated, versioning
 from minivess.data.versions.versioning import Version, is_place
 from minivess.errors import PlanError, UsageError
@@ -21,6 +19,8 @@ from minivess.grid import context
 from minivess.orchestration import handoff, publication
 from minivess.orchestration.session import Session
 from minivess.orchestration.stage import stage
+from minivess.review import queue
+from minivess.review.apply import rejections
 from minivess.stages.dataset_scan import DatasetScan, scan_dataset
 from minivess.stages.profile_text import (
     decision_lines,
@@ -166,7 +166,7 @@ def measure(session: Session, scan: DatasetScan) -> Measured:
 
 def queue_findings(session: Session, scan: DatasetScan, profile: DatasetProfile) -> None:
     """Put flagged volumes into the review queue, and print how many wait there."""
-    waiting = review.record_seen(
+    waiting = queue.record_seen(
         session.home,
         session.config.dataset,
         scan.originals,
@@ -175,15 +175,15 @@ def queue_findings(session: Session, scan: DatasetScan, profile: DatasetProfile)
         in_force=scan.reviewed.in_force,
     )
     if waiting:
-        queue = f"minivess review list --dataset {shlex.quote(profile.dataset)}"
+        waiting_list = f"minivess review list --dataset {shlex.quote(profile.dataset)}"
         session.print(
-            f"  review   {several(len(waiting), 'volume', 'wait')} for a decision: {queue}"
+            f"  review   {several(len(waiting), 'volume', 'wait')} for a decision: {waiting_list}"
         )
 
 
 def analyse(session: Session, measured: Measured, run: Run) -> Measured:
     """Store the YAML of MONAI's DataAnalyzer in the run; volumes it left out become findings."""
-    from minivess.data.pages import analyzer
+    from minivess.review.pages import analyzer
 
     folder = session.home.reports / run.run_id
     written, findings = analyzer.run_analyzer(measured.cases, folder, config=session.config.data)
@@ -247,7 +247,7 @@ def with_safe_patches(session: Session, profile: DatasetProfile) -> DatasetProfi
 
 def store_profile(session: Session, scan: DatasetScan, run: Run, profile: DatasetProfile) -> None:
     """Store gallery, figures, findings and the profile in its run and on Prefect's page."""
-    from minivess.data.pages import gallery
+    from minivess.review.pages import gallery
 
     folder = session.home.reports / run.run_id
     cases = curated.curated_cases(session.home.root / profile.curated, profile)
@@ -257,7 +257,7 @@ def store_profile(session: Session, scan: DatasetScan, run: Run, profile: Datase
         profile, cases, gallery_of(session, run.run_id), left_out=out, history=history
     )
     run.file(page, "dataset")
-    run.json(history, "dataset/review.json")
+    run.json(history, "dataset/queue.json")
     for figure in gallery.plots(profile, folder):
         run.file(figure, "figures")
     run.json([finding.model_dump() for finding in profile.findings], "dataset/findings.json")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from minivess import units
 from minivess.contracts import DatasetProfile, Pairing
-from minivess.data.review.apply import Reviewed
+from minivess.review.apply import Reviewed
 from minivess.text import first_of, format_shape, several
 
 SHOWN_PAIRS = 5

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from minivess import inference, losses, soft_skeleton
 from minivess.config import Augmentation, ResamplingConfig
 from minivess.contracts import IGNORED, Case, CellSpec, ComputePlan, Shape
-from minivess.data.formats import volume
 from minivess.errors import DataError, PlanError
+from minivess.formats import volume
 from minivess.training import augmentation
 from minivess.training.augmentation import KEYS
 

@@ -8,13 +8,13 @@ from itertools import chain
 from pathlib import Path
 
 from minivess.contracts import Case, Pairing
-from minivess.data.formats.filenames import is_volume, unread_format, unread_formats, volume_files
 from minivess.data.pairing.datalist import ignored_value, other_lists, read_list
 from minivess.data.pairing.groups import groups_of
 from minivess.data.pairing.layouts import read_layout
 from minivess.data.pairing.matches import Ambiguous, Pair, Reading
 from minivess.data.pairing.patterns import propose_patterns, read_patterns
 from minivess.errors import DataError
+from minivess.formats.filenames import is_volume, unread_format, unread_formats, volume_files
 from minivess.text import several, some
 
 KINDS = ".nii.gz, .nii, .tif, .nrrd, .mha, .hdr + .img"

@@ -17,9 +17,9 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, TypeAdapte
 from minivess.contracts import Finding
 from minivess.data import json_file
 from minivess.data.checks import finding
-from minivess.data.formats.filenames import stem, suffix, unread_format, volume_files
 from minivess.data.pairing.matches import Reading, by_case_name
 from minivess.errors import DataError
+from minivess.formats.filenames import stem, suffix, unread_format, volume_files
 from minivess.text import some
 
 FORM = 'write {"training": [{"image": "images/a.nii.gz", "label": "labels/a.nii.gz"}, ...]}'

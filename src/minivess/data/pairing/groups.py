@@ -12,8 +12,8 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter
 
 from minivess.data import json_file
-from minivess.data.formats.filenames import stem
 from minivess.errors import DataError
+from minivess.formats.filenames import stem
 from minivess.names import GROUPS_FILE
 from minivess.text import first_of, several, some
 

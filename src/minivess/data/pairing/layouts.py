@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 from minivess.contracts import Finding
 from minivess.data.checks import finding
-from minivess.data.formats.filenames import stem
 from minivess.data.pairing.matches import (
     Name,
     Pair,
@@ -25,6 +24,7 @@ from minivess.data.pairing.matches import (
     common_start,
     match_files,
 )
+from minivess.formats.filenames import stem
 
 IMAGE_FOLDERS = frozenset(
     ("image", "images", "img", "imgs", "raw", "scan", "scans", "volume", "volumes")

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from minivess.data.formats.filenames import stem
 from minivess.data.pairing.matches import (
     Ambiguous,
     Name,
@@ -21,6 +20,7 @@ from minivess.data.pairing.matches import (
     match_files,
 )
 from minivess.errors import DataError
+from minivess.formats.filenames import stem
 
 CASE = "{case}"
 

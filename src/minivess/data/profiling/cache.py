@@ -11,10 +11,10 @@ from pydantic import TypeAdapter
 
 from minivess import files, keys
 from minivess.contracts import Case
-from minivess.data.formats.filenames import curated_names
 from minivess.data.profiling.measurement import Measurement
 from minivess.data.versions.curated import curated_case
 from minivess.data.versions.file_hashes import FileHashes
+from minivess.formats.filenames import curated_names
 
 RECORD = TypeAdapter(Measurement)
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from minivess import units
 from minivess.contracts import DatasetProfile, Domain, Finding, Spacing
 from minivess.data.checks import finding
-from minivess.data.formats.decode import Volume
+from minivess.formats.decode import Volume
 from minivess.text import format_shape
 
 PERCENTILES = ("0.5", "50", "99.5")

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minivess.contracts import Shape
-from minivess.data.formats.decode import Array
+from minivess.formats.decode import Array
 
 GRID = (12, 12, 8)
 EQUAL = 0.985  # rank correlation of two grids; scans of different subjects stay far below

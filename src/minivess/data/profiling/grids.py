@@ -10,7 +10,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 from minivess import units
 from minivess.config import DataConfig
-from minivess.data.formats.decode import Volume, is_invertible, spacing_of
+from minivess.formats.decode import Volume, is_invertible, spacing_of
 
 TOLERANCE = 1e-3  # of a voxel; headers jitter in the last digits of float32
 TURNED = 1e-2  # how far directions may be from those of flipped or exchanged axes

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from minivess.data.formats.decode import Array
+from minivess.formats.decode import Array
 
 PERCENTILES = (0.5, 5.0, 25.0, 50.0, 75.0, 95.0, 99.5)
 FEW_CLASSES = 16  # below it, looking for each is quicker than counting all

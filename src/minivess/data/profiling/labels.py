@@ -10,7 +10,7 @@ import numpy as np
 
 from minivess.contracts import IGNORED, Finding, LabelMap, VolumeStats
 from minivess.data.checks import finding
-from minivess.data.formats.decode import Array, Volume
+from minivess.formats.decode import Array, Volume
 from minivess.text import several, some
 
 LARGE_VALUE, MANY_CLASSES = 64, 64

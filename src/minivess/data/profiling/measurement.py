@@ -15,8 +15,14 @@ from minivess import files, keys
 from minivess.config import DataConfig
 from minivess.contracts import IGNORED, Case, Finding, LabelMap, VolumeStats
 from minivess.data.checks import finding
-from minivess.data.formats.filenames import NIFTI, curated_names, stem, suffix
-from minivess.data.formats.volume import (
+from minivess.data.profiling import quality
+from minivess.data.profiling.duplicates import signature
+from minivess.data.profiling.grids import align_label, with_stated_spacing
+from minivess.data.profiling.intensities import present_values, sort_values
+from minivess.data.versions.curated import converted_file, curated_case
+from minivess.errors import DataError, MinivessError
+from minivess.formats.filenames import NIFTI, curated_names, stem, suffix
+from minivess.formats.volume import (
     Array,
     DimensionsError,
     Volume,
@@ -25,12 +31,6 @@ from minivess.data.formats.volume import (
     whole_numbers,
     write_volume,
 )
-from minivess.data.profiling import quality
-from minivess.data.profiling.duplicates import signature
-from minivess.data.profiling.grids import align_label, with_stated_spacing
-from minivess.data.profiling.intensities import present_values, sort_values
-from minivess.data.versions.curated import converted_file, curated_case
-from minivess.errors import DataError, MinivessError
 
 
 class Measurement(NamedTuple):

@@ -29,14 +29,14 @@ from minivess.contracts import (
     Shape,
     VolumeStats,
 )
-from minivess.data.formats.decode import spacing_of
-from minivess.data.formats.resampling import shape_after
 from minivess.data.profiling import labels, quality
 from minivess.data.profiling.cache import Cache
 from minivess.data.profiling.measurement import Measurement, measure
 from minivess.data.versions.curated import curated_hash
 from minivess.data.versions.versioning import Version
 from minivess.errors import DataError
+from minivess.formats.decode import spacing_of
+from minivess.formats.resampling import shape_after
 from minivess.text import several
 
 log = logging.getLogger(__name__)

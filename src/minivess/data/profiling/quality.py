@@ -17,9 +17,6 @@ import numpy.typing as npt
 from minivess import units
 from minivess.contracts import Finding, LabelMap, Pairing, Severity, VolumeStats
 from minivess.data.checks import finding
-from minivess.data.formats.decode import Array, Volume
-from minivess.data.formats.filenames import PASSED_OVER, stem, unread_format, unread_formats
-from minivess.data.formats.volume import is_corrected, is_own_mask
 from minivess.data.profiling import labels
 from minivess.data.profiling.admission import check_array
 from minivess.data.profiling.duplicates import find_duplicates
@@ -31,6 +28,9 @@ from minivess.data.profiling.grids import (
     voxel_size_text,
 )
 from minivess.data.profiling.intensities import SortedValues
+from minivess.formats.decode import Array, Volume
+from minivess.formats.filenames import PASSED_OVER, stem, unread_format, unread_formats
+from minivess.formats.volume import is_corrected, is_own_mask
 from minivess.text import several
 
 # No decision of a reviewer makes these usable; another file does.

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from minivess import files
 from minivess.contracts import Case, DatasetProfile
-from minivess.data.formats.filenames import curated_names
 from minivess.data.versions.file_hashes import FileHashes
 from minivess.errors import DataError
+from minivess.formats.filenames import curated_names
 from minivess.home import Home, lock
 
 RESERVED = frozenset({"remote", "tmp"})

@@ -25,7 +25,7 @@ COURSE = "minivess.course"
 """Logger of what the terminal shows by other means: data, plan, forecast, epochs, resumes."""
 OURS = ("minivess", "py.warnings", COURSE)
 CATEGORIES = {
-    "minivess.data": "data",
+    **dict.fromkeys(("minivess.data", "minivess.formats", "minivess.review"), "data"),
     "minivess.tracking": "mlflow_error",
     "mlflow": "mlflow_error",
     "minivess.training": "numerical",

@@ -1,1 +1,0 @@
-"""People's decisions about volumes, kept and applied."""

@@ -1,0 +1,1 @@
+"""A run trained again from its own record, and portable bundles."""

@@ -1,0 +1,1 @@
+"""People's decisions about flagged volumes: asked for, kept, applied, shown on pages."""

@@ -1,1 +1,0 @@
-"""Maintenance of stored runs: inspect, complete, compare, move, remove."""

@@ -1,0 +1,1 @@
+"""Maintenance of stored runs: list, inspect, complete, copy, move, remove."""
