@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from minivess import config, names
+from minivess import config, files, names
 from minivess.cli import main, reference
 from minivess.config import TrackingConfig
 from minivess.home import Home, open_home
+from minivess.tracking.run import metric_files
 from minivess.tracking.store.store import Store, open_store
 from minivess.verbs import VERBS
 
@@ -199,6 +200,24 @@ def test_a_run_is_deleted_with_its_folds_its_model_and_its_files(
     assert not list((store.home.root / "artifacts").rglob("a.txt"))
     assert [row["run_id"] for row in minivess("runs", "--json")[1]["runs"]] == [other]
     assert list(store.client.search_model_versions("name='vessels'")) == []
+
+
+def test_a_deleted_run_is_no_longer_in_the_plain_files_that_summary_reads(
+    store: Store, minivess: Verb
+) -> None:
+    place = metric_files.folder(store.home, "vessels")
+    gone, kept = (make(store, names.CELL, minivess__uid=letter * 32) for letter in "ab")
+    for letter in "ab":
+        row = {"family": f"net_{letter}", "fold": 0, "run": letter * 32, "dice": 0.5}
+        metric_files.add_fold(place, row)
+        files.write_text(place / "history" / f"run-{letter * 8}.csv", "time\n")
+    minivess("delete", gone, "--yes")
+    shown = minivess("summary", "name=vessels", "--json")[1]["rows"]
+    assert [row["family"] for row in shown] == ["net_b"]
+    assert [path.stem for path in (place / "history").iterdir()] == ["run-bbbbbbbb"]
+    minivess("delete", kept, "--yes")
+    code, refused = minivess("summary", "name=vessels")
+    assert (code, "or its runs were deleted" in refused) == (1, True)
 
 
 def test_what_is_needed_or_goes_on_is_not_deleted(store: Store, minivess: Verb) -> None:

@@ -110,12 +110,14 @@ def _print_renamed(
 
 
 def _require_new(config: ExperimentConfig, known: set[str]) -> None:
-    alike = DEMO if config.dataset == DEMO else _alike(config.dataset, known)
-    if alike is not None:
-        raise UsageError(
-            f"The dataset {config.dataset!r} would share names with the dataset {alike!r}.",
-            remedy=f"data.name={_free(config.dataset, known)}",
-        )
+    alike = _alike(config.dataset, known)
+    if config.dataset == DEMO:
+        clash = f"{DEMO!r} is the name of the demo data, so {config.data.root} needs another."
+    elif alike is not None:
+        clash = f"The dataset {config.dataset!r} would share names with the dataset {alike!r}."
+    else:
+        return
+    raise UsageError(clash, remedy=f"data.name={_free(config.dataset, known)}")
 
 
 def _alike(name: str, known: Mapping[str, object] | set[str]) -> str | None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from minivess import config, files, names
 from minivess.contracts import RunRecord
 from minivess.errors import StoreError
+from minivess.tracking.run import metric_files
 from minivess.tracking.store import artifacts, registry, run_files, sql_reader
 from minivess.tracking.store.connection import all_pages, translate_errors
 from minivess.tracking.store.store import Store
@@ -105,6 +106,8 @@ def delete(store: Store, doomed: Collection[Doomed]) -> None:
             store.client.delete_run(run_id)
     if sql_reader.is_database(store):
         apply(store, doomed, force=True)
+    else:
+        _forget(store, doomed)
 
 
 def apply(store: Store, doomed: Iterable[Doomed], *, force: bool = False) -> list[Doomed]:
@@ -126,7 +129,14 @@ def apply(store: Store, doomed: Iterable[Doomed], *, force: bool = False) -> lis
     for one in chosen:
         for folder in one.folders:
             shutil.rmtree(folder, ignore_errors=True)
+    _forget(store, chosen)
     return chosen
+
+
+def _forget(store: Store, gone: Iterable[Doomed]) -> None:
+    """Remove them from the plain files, which `summary` reads."""
+    uids = {uid for one in gone if (uid := one.record.tags.get(names.UID))}
+    metric_files.forget(store.home, uids)
 
 
 def _collect(store: Store, run_ids: Collection[str]) -> None:

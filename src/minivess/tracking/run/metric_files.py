@@ -15,7 +15,7 @@ import math
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,20 @@ def add_fold(place: Path, row: Mapping[str, Any]) -> None:
         files.write_csv(path, rows, FOLD)
 
 
+def forget(place: Home, uids: Collection[str]) -> None:
+    """Remove the rows and the histories of runs that are deleted, and summaries made of them."""
+    for path in place.tables.glob("*/metrics.csv"):
+        with home.lock(path.with_suffix(".lock"), what="removing folds", wait=True):
+            rows = read(path)
+            kept = [row for row in rows if row["run"] not in uids]
+            if len(kept) < len(rows):
+                files.write_csv(path, kept, FOLD)
+                (path.parent / "summary.csv").unlink(missing_ok=True)
+    for uid in uids:
+        for path in place.tables.glob(f"*/history/*-{uid[:8]}.*"):
+            path.unlink()
+
+
 def summarise(place: Path) -> list[Row]:
     """Write mean, standard deviation and rank of each family and metric into summary.csv.
 
@@ -153,9 +167,10 @@ def summarise(place: Path) -> list[Row]:
         StoreError: no fold has finished.
     """
     path = place / "metrics.csv"
-    if not path.is_file():
+    if not (path.is_file() and read(path)):
         raise StoreError(
-            f"There is no {path}: no fold of this experiment has finished here.",
+            f"There is no fold in {path}: none of this experiment has finished here, or its runs "
+            "were deleted.",
             remedy="name the experiment (name=...) or the data (data.root=...), or train first",
         )
     import duckdb
