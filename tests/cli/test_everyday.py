@@ -202,6 +202,20 @@ def test_a_run_is_deleted_with_its_folds_its_model_and_its_files(
     assert list(store.client.search_model_versions("name='vessels'")) == []
 
 
+def test_a_misspelt_model_and_a_folder_without_its_setting_are_corrected(
+    store: Store, minivess: Verb, tmp_path: Path
+) -> None:
+    store.client.create_registered_model("vessels", tags={"project": names.PROJECT})
+    code, refused = minivess("lineage", "vesels@production")
+    assert (code, "did you mean vessels@production?" in refused) == (1, True)
+    assert f"minivess plan data.root={tmp_path}" in minivess("plan", str(tmp_path))[1]
+
+
+def test_a_report_is_of_an_analysis_that_has_ended(store: Store, minivess: Verb) -> None:
+    make(store, names.ANALYSIS, "slow", "RUNNING")
+    assert "no finished analyse run of 'demo'" in minivess("report")[1]
+
+
 def test_a_deleted_run_is_no_longer_in_the_plain_files_that_summary_reads(
     store: Store, minivess: Verb
 ) -> None:
@@ -215,6 +229,7 @@ def test_a_deleted_run_is_no_longer_in_the_plain_files_that_summary_reads(
     shown = minivess("summary", "name=vessels", "--json")[1]["rows"]
     assert [row["family"] for row in shown] == ["net_b"]
     assert [path.stem for path in (place / "history").iterdir()] == ["run-bbbbbbbb"]
+    assert "minivess summary name=vessels" in minivess("summary", "name=vesels")[1]
     minivess("delete", kept, "--yes")
     code, refused = minivess("summary", "name=vessels")
     assert (code, "or its runs were deleted" in refused) == (1, True)

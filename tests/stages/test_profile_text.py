@@ -57,6 +57,12 @@ def test_equal_findings_share_a_line_and_those_of_one_volume_do(
         "  warning: b: Its spacing along x is 2. Its spacing along y is 2.",
         "  warning: a, b, c and 2 more: Three values.",
     ]
+    copies = [finding("duplicate", f"It is {case}.", case=case) for case in "abcdefg"]
+    lines = list(warning_lines(profile.replace(findings=tuple(copies))))
+    assert [line.partition(" (")[0] for line in lines] == [
+        *(f"  warning: {case}: It is {case}." for case in "abc"),
+        "  warning: 4 more volumes, d, e, f, g",
+    ]
 
 
 def test_the_summary_gives_voxel_size_and_unit(

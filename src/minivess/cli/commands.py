@@ -15,6 +15,7 @@ from minivess.config import ExperimentConfig
 from minivess.errors import UsageError
 from minivess.home import open_home
 from minivess.runtime import output
+from minivess.text import table
 from minivess.verbs import VERBS
 
 if TYPE_CHECKING:
@@ -128,9 +129,8 @@ def query(session: Session, options: Options) -> Outcome:
         )
     room("stages.analyse").refresh_workspace(session)
     rows = workspace.query(session.home.workspace, *options.arguments)
-    for row in rows[:SHOWN_ROWS]:
-        cells = (f"{key}={'NULL' if value is None else value}" for key, value in row.items())
-        session.print("  " + "  ".join(cells))
+    for line in table([rows[0], *map(_cells, rows[:SHOWN_ROWS])]) if rows else ():
+        session.print(f"  {line}")
     if len(rows) > SHOWN_ROWS:
         session.print(f"  {SHOWN_ROWS} of {len(rows)} rows are shown; --json prints all")
     elif not rows:
@@ -150,6 +150,14 @@ def summarise(config: ExperimentConfig, options: Options) -> Outcome:
         line = f"  {row['metric']:<34} {row['rank']}  {row['family']:<28} {mean}{std}"
         output.print_for(options, f"{line} (n_folds={row['n_folds']}{lost})")
     return {"file": str(place / "summary.csv"), "rows": rows}
+
+
+def _cells(row: dict[str, Any]) -> list[object]:
+    """A row on a screen: fractions to four digits; `--json` has them whole."""
+    return [
+        "NULL" if value is None else f"{value:.4g}" if isinstance(value, float) else value
+        for value in row.values()
+    ]
 
 
 def reproduce_or_export(session: Session, options: Options) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -212,9 +213,12 @@ def _refuse_number(name: str, given: Sequence[str]) -> None:
     fits = len(given) in (len(must), len(must) + len(may))
     if not (fits or ("..." in bare and len(given) > len(must))):
         got = ", ".join(map(repr, given))
+        remedy = f"minivess help {name.split()[0]}, which shows its words (settings: key=value)"
+        if ROWS[name].reads("data.root") and given and Path(given[-1]).is_dir():
+            remedy = f"minivess {name} {shlex.quote(f'data.root={given[-1]}')}"
         raise UsageError(
             f"`minivess {name}` takes {bare or 'no bare words'}, but got {got or 'none'}.",
-            remedy=f"minivess help {name.split()[0]}, which shows its words (settings: key=value)",
+            remedy=remedy,
         )
 
 

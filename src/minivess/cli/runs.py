@@ -45,7 +45,8 @@ def report(session: Session, upstream: Sequence[str], *, is_quiet: bool) -> Outc
     """
     asked = session.config
     if not (upstream or asked.name or asked.data.root or asked.data.name):
-        upstream = [row["run_id"] for row in listing.rows(session.store, [names.ANALYSIS])[:1]]
+        analyses = listing.rows(session.store, [names.ANALYSIS])
+        upstream = [row["run_id"] for row in analyses if row["status"] == "FINISHED"][:1]
     result = handoff.receive_analysis(session, upstream)
     page = analyse.report_page(session, str(result.run_id))
     session.print(f"  {result.experiment}: {result.champion.reason}")

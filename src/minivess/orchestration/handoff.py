@@ -131,8 +131,9 @@ def _checked(session: Session, run_id: str, kind: str) -> RunRecord:
         )
     if record.status == "RUNNING" and session.store.has_journal(record):
         raise StoreError(
-            f"Run {run_id} ({record.name}) is done, but MLflow has not taken all of it.",
-            remedy=f"{SETTLE_FIRST} (its log names what was rejected)",
+            f"Run {run_id} ({record.name}) goes on, or is done and MLflow has not taken all of it.",
+            remedy=f"wait for the command that `minivess status` shows; without one: {SETTLE_FIRST}"
+            " (its log names what was rejected)",
         )
     if record.status != "FINISHED":
         raise StoreError(
@@ -153,7 +154,7 @@ def _latest(session: Session, kind: str) -> RunRecord:
     if found is not None:
         return found
     raise StoreError(
-        f"There is no finished {KINDS[kind].command} run for {param}={wanted}.",
+        f"There is no finished {KINDS[kind].command} run of {wanted!r}.",
         remedy=f"run `{session.command(KINDS[kind].command)}` first",
     )
 

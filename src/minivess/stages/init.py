@@ -88,7 +88,7 @@ def _data_choices(
         session.print(line)
     hint = next((note for note in scan.pairing.notes if f"data.group={PREFIX}" in note), None)
     if hint and session.config.data.group is None:
-        choices.append(Choice("data.group", PREFIX, hint.removeprefix("Warning: ")))
+        choices.append(Choice("data.group", PREFIX, hint))
     for _ in range(LOOKS):
         try:
             session = _with(session, choices)

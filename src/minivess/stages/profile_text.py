@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from minivess.text import first_of, format_shape, several
 
 SHOWN_PAIRS = 5
 SHOWN_CASES = 3
+SHOWN_ALIKE = 10
 CHANGED = {
     "reoriented": "brought onto the grid of their images (flipped or exchanged axes)",
     "label_rounded": "with fractions within 0.001 of whole numbers, which are rounded",
@@ -58,7 +59,10 @@ def summary_lines(profile: DatasetProfile) -> Iterator[str]:
 
 
 def warning_lines(profile: DatasetProfile) -> Iterator[str]:
-    """Quarantined volumes, and what needs attention: one line a volume, or one for equal ones."""
+    """Quarantined volumes, and what needs attention: one line a volume, or one for equal ones.
+
+    After some lines of a kind, the other volumes with warnings of that kind are only named.
+    """
     if profile.quarantined:
         yield f"  quarantined: {', '.join(profile.quarantined)}"
     of_volume: dict[tuple[str, str, str, str | None], list[str]] = defaultdict(list)
@@ -68,10 +72,19 @@ def warning_lines(profile: DatasetProfile) -> Iterator[str]:
     of_kind: dict[tuple[str, str, str], list[str | None]] = defaultdict(list)
     for (severity, _, remedy, case), messages in of_volume.items():
         of_kind[severity, remedy, " ".join(messages)].append(case)
+    alike: dict[tuple[str, str], list[str]] = defaultdict(list)
+    shown: Counter[tuple[str, str]] = Counter()
     for (severity, remedy, message), cases in of_kind.items():
         named = [case for case in cases if case]
         where = f"{first_of(named, SHOWN_CASES)}: " if named else ""
-        yield f"  {severity}: {where}{message} ({remedy})"
+        if severity == "warning" and shown[severity, remedy] == SHOWN_CASES:
+            alike[severity, remedy] += named
+        else:
+            shown[severity, remedy] += 1
+            yield f"  {severity}: {where}{message} ({remedy})"
+    for (severity, remedy), named in alike.items():
+        more = several(len(named), "more volume")
+        yield f"  {severity}: {more}, {first_of(named, SHOWN_ALIKE)} ({remedy})"
 
 
 def markdown(profile: DatasetProfile) -> str:

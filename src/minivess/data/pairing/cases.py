@@ -109,7 +109,7 @@ def _volumes(root: Path) -> tuple[list[Path], list[Path]]:
         what = "is a file" if root.exists() else "does not exist"
         raise DataError(
             f"The data folder {root} {what}.",
-            remedy="data.root=/path/to/a/folder that holds images and labels",
+            remedy="name a folder that holds images and labels: data.root=/path/to/folder",
         )
     found, others = [], []
     for path in sorted(walk_files(root)):

@@ -101,7 +101,7 @@ def _suspicion(cases: list[str]) -> list[str]:
     if not (groups := _shared(cases)):
         return []
     return [
-        f"Warning: volumes share the beginnings of their names: {_members(groups)}. If each of "
+        f"Volumes share the beginnings of their names: {_members(groups)}. If each of "
         "these is one subject, its volumes must not stand in both training and validation: "
         f"data.group={PREFIX} keeps them together."
     ]

@@ -167,11 +167,14 @@ def summarise(place: Path) -> list[Row]:
         StoreError: no fold has finished.
     """
     path = place / "metrics.csv"
+    others = sorted({one.parent.name for one in place.parent.glob("*/metrics.csv")} - {place.name})
     if not (path.is_file() and read(path)):
         raise StoreError(
             f"There is no fold in {path}: none of this experiment has finished here, or its runs "
             "were deleted.",
-            remedy="name the experiment (name=...) or the data (data.root=...), or train first",
+            remedy=f"minivess summary name={others[0]}"
+            if others
+            else "minivess train",
         )
     import duckdb
 

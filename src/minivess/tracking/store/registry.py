@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from minivess import names
 from minivess.contracts import AliasMove
-from minivess.errors import StoreError
+from minivess.errors import StoreError, nearest
 from minivess.tracking.store.connection import ABSENT, EXISTS, all_pages, translate_errors
 from minivess.tracking.store.store import Store, quoted
 
@@ -154,15 +154,16 @@ def by_alias(store: Store, name: str, alias: str) -> Registered:
     Raises:
         StoreError: there is no such model or alias.
     """
-    verb = ALIASED_BY.get(alias)
+    verb, found = ALIASED_BY.get(alias), aliased(store, name, alias)
     settings = shlex.quote(f"name={name}")
-    return _required(
-        f"{name}@{alias}",
-        aliased(store, name, alias),
-        f"run `minivess {verb} {settings}`, which sets this alias"
-        if verb
-        else "run `minivess train` with its settings, which sets the aliases of families",
-    )
+    known = models(store) if found is None else {}
+    if name not in known and (near := nearest(name, known)):
+        remedy = f"did you mean {shlex.quote(f'{near}@{alias}')}?"
+    elif verb:
+        remedy = f"run `minivess {verb} {settings}`, which sets this alias"
+    else:
+        remedy = "run `minivess train` with its settings, which sets the aliases of families"
+    return _required(f"{name}@{alias}", found, remedy)
 
 
 def by_version(store: Store, name: str, version: str) -> Registered:
