@@ -241,6 +241,16 @@ logs *words: ready
 health *words: ready
     @{{ minivess }} health "$@"
 
+# All results on one page in the browser: leaderboard, volumes, Pareto plot, curves, a small run
+[group("research")]
+notebook *words: (ready "notebook")
+    @{{ here }}env MARIMO_SKIP_UPDATE_CHECK=1 {{ bin }}/marimo run {{ quote(justfile_directory() / "notebooks/workspace.py") }} "$@"
+
+# Make the pages of docs/ a site that is searched without a network, or look at it: just docs serve
+[group("house")]
+docs *words="build": (ready "docs")
+    @{{ clone }}env NO_MKDOCS_2_WARNING=1 {{ bin }}/mkdocs "$@" --strict
+
 # What a verb does, its options and settings: just help train
 [group("upkeep")]
 help *words: ready
