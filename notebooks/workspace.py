@@ -12,10 +12,9 @@ def _():
     import matplotlib.pyplot as plt
 
     import minivess as mv
-    from minivess import names
-    from minivess.errors import MinivessError
+    from minivess import errors, names
 
-    return MinivessError, mo, mv, names, plt
+    return errors, mo, mv, names, plt
 
 
 @app.cell
@@ -26,16 +25,18 @@ def _(mo):
 
 
 @app.cell
-def _(MinivessError, mo, mv, refresh):
+def _(errors, mo, mv, refresh):
     refresh.value
     try:
         runs = mv.runs()
-    except MinivessError as _error:
+    except errors.MinivessError as _error:
         mo.stop(True, mo.callout(f"The store does not answer. {_error}", kind="danger"))
     mo.stop(
         runs.empty,
         mo.callout(
-            mo.md("There are no runs in this output folder yet: train below, or `just experiment`."),
+            mo.md(
+                "There are no runs in this output folder yet: train below, or `just experiment`."
+            ),
             kind="warn",
         ),
     )
@@ -50,20 +51,24 @@ def _(mo, mv, runs):
         leaderboard.empty,
         mo.callout(mo.md("Nothing is judged yet: `just analyse`."), kind="warn"),
     )
-    mo.vstack([
-        mo.md("## Leaderboard\nOut-of-fold means of the latest analysis of each experiment."),
-        mo.ui.table(leaderboard, selection=None),
-    ])
+    mo.vstack(
+        [
+            mo.md("## Leaderboard\nOut-of-fold means of the latest analysis of each experiment."),
+            mo.ui.table(leaderboard, selection=None),
+        ]
+    )
     return (leaderboard,)
 
 
 @app.cell
 def _(leaderboard, mo, mv):
     volumes = mv.sql("FROM hard_volumes") if len(leaderboard) else None
-    mo.vstack([
-        mo.md("## Volumes\nThe hardest first: Dice over all configurations, and properties."),
-        mo.ui.table(volumes, selection=None),
-    ])
+    mo.vstack(
+        [
+            mo.md("## Volumes\nThe hardest first: Dice over all configurations, and properties."),
+            mo.ui.table(volumes, selection=None),
+        ]
+    )
     return (volumes,)
 
 
@@ -82,7 +87,9 @@ def _(leaderboard, mo, mv):
     )  # fmt: skip
     across = mo.ui.dropdown(list(scores.columns), value="cldice", label="across")
     upwards = mo.ui.dropdown(list(scores.columns), value="dice", label="upwards")
-    mo.vstack([mo.md("## Two metrics against each other"), mo.hstack([experiment, across, upwards])])
+    mo.vstack(
+        [mo.md("## Two metrics against each other"), mo.hstack([experiment, across, upwards])]
+    )
     return across, experiment, scores, upwards
 
 
@@ -152,8 +159,8 @@ def _(mo):
     job, set_job = mo.state(None)
     mo.vstack([
         mo.md("""## A small run
-Two folds of a small network. Nothing starts before the button is pressed, and what is trained already is reused.
-The training goes on when this page is closed."""),
+Two folds of a small network. Nothing starts before the button is pressed, and what is trained
+already is reused. The training goes on when this page is closed."""),
         root, mo.hstack([losses, epochs, train, stop], justify="start"),
     ])  # fmt: skip
     return epochs, job, losses, root, set_job, stop, train

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -118,6 +119,22 @@ def test_lineage_prints_the_same_chain(chain: Chain) -> None:
     page = Path(found["page"]).read_text()
     assert all(step["run_id"] in page for step in found["chain"])
     assert found["dataset_hash"] in page
+
+
+def test_the_notebook_shows_what_the_chain_made_and_trains_nothing_by_itself(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("marimo")
+    monkeypatch.setenv("MINIVESS_HOME", str(chain.home))
+    page = Path(__file__).resolve().parents[1] / "notebooks" / "workspace.py"
+    _, shown = runpy.run_path(str(page))["app"].run()
+    families = {chain.run(run_id).info.run_name for run_id in chain.result["training_run_ids"]}
+    assert families <= set(shown["leaderboard"]["name"])
+    assert families == set(shown["scores"]["seconds"].dropna().reset_index()["name"])
+    assert shown["front"]
+    assert set(shown["volumes"]["case"]) == {f"v{index}" for index in range(6)}
+    assert len(shown["curves"])
+    assert shown["job"]() is None
 
 
 def test_a_home_that_one_may_only_read_is_read_and_its_writing_refused(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -145,6 +147,30 @@ def test_a_setting_that_a_verb_does_not_use_is_refused(
     with pytest.raises(UsageError) as refused:
         call()
     assert said in str(refused.value)
+
+
+def test_the_page_of_results_says_where_nothing_is_and_its_button_starts_what_is_typed(
+    stocked: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("marimo")
+    monkeypatch.setenv("PREFECT_DISABLED", "1")
+    app = runpy.run_path(str(CLONE / "notebooks" / "workspace.py"))["app"]
+    jobs: list[mv.Job] = []
+    typed = {
+        "root": str(tmp_path / "away"), "losses": "dice_ce, cbdice", "epochs": 1, "train": False,
+        "stop": False,
+    }  # fmt: skip
+    for pressed in (False, True):
+        given = {name: SimpleNamespace(value=value) for name, value in typed.items()}
+        given["train"].value = pressed
+        outputs, _ = app.run(
+            defs={**given, "job": lambda: (jobs or [None])[-1], "set_job": jobs.append}
+        )
+        assert any("no runs in this output folder yet" in getattr(o, "text", "") for o in outputs)
+        assert len(jobs) == pressed
+    assert 'training.losses=["dice_ce", "cbdice"]' in jobs[0].overrides
+    with pytest.raises(TrainingError, match="away does not exist"):
+        jobs[0].wait()
 
 
 def test_a_mask_is_judged_as_the_analysis_does() -> None:

@@ -172,9 +172,7 @@ def summarise(place: Path) -> list[Row]:
         raise StoreError(
             f"There is no fold in {path}: none of this experiment has finished here, or its runs "
             "were deleted.",
-            remedy=f"minivess summary name={others[0]}"
-            if others
-            else "minivess train",
+            remedy=f"minivess summary name={others[0]}" if others else "minivess train",
         )
     import duckdb
 
