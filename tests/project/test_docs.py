@@ -62,6 +62,13 @@ def test_each_check_of_doctor_is_on_the_page_about_troubles(code: str):
     assert row in (CLONE / "docs" / "troubleshooting.md").read_text()
 
 
+def test_each_hazard_says_what_happens_here_and_where_it_is_tested_or_that_it_is_not():
+    page = (CLONE / "docs" / "troubleshooting.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", page, flags=re.MULTILINE)
+    assert sorted(int(number) for number, *_ in rows) == [*range(1, 68)]
+    assert [row for row in rows if "`tests/" not in row[3] and "not tested" not in row[3]] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_page_names_only_options_that_exist(page: Path):
     named = set(re.findall(r"`--([a-z-]+)", page.read_text()))

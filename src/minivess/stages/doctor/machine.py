@@ -72,7 +72,7 @@ def swap(around: Surroundings) -> Answer:
 
 
 def shm(around: Surroundings) -> Answer:
-    """Shared memory, through which loader processes hand on batches."""
+    """Shared memory, through which GPUs exchange gradients."""
     if around.readings.shm is None:
         return "note", "no /dev/shm"
     size = around.readings.shm / GIB
