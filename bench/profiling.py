@@ -29,12 +29,12 @@ import psutil
 
 from minivess.config import DataConfig
 from minivess.contracts import Case
-from minivess.data.demo import vessels
 from minivess.data.pairing.cases import pair_files
 from minivess.data.profiling import profile as profiles
 from minivess.data.profiling import quality
 from minivess.data.profiling.measurement import measure
 from minivess.data.versions.file_hashes import FileHashes
+from minivess.demo import vessels
 from minivess.formats.decode import read_block
 from minivess.formats.volume import read_volume
 

@@ -29,8 +29,8 @@ from torch import nn
 
 from minivess import config, losses, networks
 from minivess.contracts import Case, CellSpec, ComputePlan, Fold, Window
-from minivess.data.demo import phantom
 from minivess.data.pairing.cases import pair_files
+from minivess.demo import phantom
 from minivess.formats import volume
 from minivess.training import context, epochs, loaders
 from minivess.training.monitoring.watchdog import Heartbeat

@@ -29,8 +29,8 @@ import torch
 from minivess import config as configs
 from minivess import home, inference, names
 from minivess.contracts import CellResult, ComputePlan, Spacing
-from minivess.data.demo import phantom
 from minivess.data.pairing.cases import pair_files
+from minivess.demo import phantom
 from minivess.evaluation import metrics, statistics
 from minivess.formats import volume
 from minivess.grid import context, families

@@ -21,7 +21,7 @@ FORMATS = ("formats", "units.py")  # what makes arrays of files
 MODELS = ("networks.py", "architectures.py", "inference.py", "evaluation")
 CHECKS = (*FORMATS, "data/profiling", "data/checks.py", "data/checks.toml")
 # What a version holds is decided by all of data and by what review makes of decisions.
-DATA_CODE = (*FORMATS, "data", "review", "-review/pages")
+DATA_CODE = (*FORMATS, "data", "demo", "review", "-review/pages")
 CELL_CODE = (
     *FORMATS, *MODELS, "losses.py", "loss_terms.py", "soft_skeleton.py", "training",
     "-training/monitoring", "-training/speed_probe.py", "compute", "-compute/reporting",

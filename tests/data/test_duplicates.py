@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from minivess.data.demo import phantom
 from minivess.data.pairing.cases import pair_files
 from minivess.data.profiling.duplicates import find_duplicates, signature
 from minivess.data.profiling.profile import Measured
+from minivess.demo import phantom
 from minivess.formats.volume import read_volume
 from tests.conftest import shared, tube, write_nifti
 

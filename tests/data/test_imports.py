@@ -8,7 +8,7 @@ import sys
 LOOK = """
 import sys
 from minivess.data import splits
-from minivess.data.demo import phantom
+from minivess.demo import phantom
 from minivess.data.pairing import cases
 from minivess.data.versions import file_hashes, versioning
 heavy = {"numpy", "scipy", "nibabel", "torch", "monai", "dvc", "matplotlib"} & set(sys.modules)

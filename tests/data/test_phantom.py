@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from minivess.data.demo import phantom, vessels
 from minivess.data.pairing.cases import pair_files
+from minivess.demo import phantom, vessels
 from minivess.errors import DataError
 from minivess.formats.volume import read_volume
 

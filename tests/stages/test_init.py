@@ -12,7 +12,7 @@ import pytest
 
 from minivess import config as configs
 from minivess.cli import main
-from minivess.data.demo import phantom
+from minivess.demo import phantom
 from tests.conftest import tube, write_nifti
 
 pytestmark = pytest.mark.usefixtures("stocked")

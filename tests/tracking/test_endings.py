@@ -16,9 +16,8 @@ import pytest
 from minivess import names
 from minivess.contracts import RunRecord
 from minivess.errors import StoreError
-from minivess.runtime import liveness
+from minivess.runtime import liveness, logs
 from minivess.tracking.journal import upload
-from minivess.tracking.run import logs
 from minivess.tracking.run.dead_runs import settle_runs
 from minivess.tracking.run.run_lifecycle import EXPERIMENT_NOTES, opening_operation, status_of_error
 from minivess.tracking.store.store import Store
@@ -214,7 +213,8 @@ def test_only_finished_runs_hand_over_members(store: Store, left_running: str) -
 
 
 def test_names_of_kinds_have_a_log_file_each() -> None:
-    from minivess.tracking.run import logs, required_fields
+    from minivess.runtime import logs
+    from minivess.tracking.run import required_fields
 
     assert set(logs.MAIN) == set(EXPERIMENT_NOTES) == set(required_fields.KINDS)
 

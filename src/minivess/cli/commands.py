@@ -175,7 +175,7 @@ def reproduce_or_export(session: Session, options: Options) -> Outcome:
 def write_demo(config: ExperimentConfig, options: Options) -> Outcome:
     """Write the demo volumes where the user wants them."""
     folder, data = Path(*options.arguments).expanduser(), config.data
-    made = room("data.demo.phantom").make_phantoms(
+    made = room("demo.phantom").make_phantoms(
         folder, n=data.demo_volumes, seed=data.demo_seed, like=options.like
     )
     return {"folder": str(made)}

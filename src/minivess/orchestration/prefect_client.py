@@ -14,9 +14,8 @@ from minivess.config import (
 )
 from minivess.home import Home
 from minivess.orchestration import prefect_server
-from minivess.runtime import output
+from minivess.runtime import logs, output
 from minivess.runtime.entry import is_shown
-from minivess.tracking.run import logs
 
 log = logging.getLogger(__name__)
 

@@ -22,10 +22,9 @@ from minivess.home import Home, open_home
 from minivess.home import lock as home_lock
 from minivess.orchestration.base import Orchestrator
 from minivess.orchestration.progress import GridProgress
-from minivess.runtime import output, signals
+from minivess.runtime import logs, output, signals
 from minivess.text import several
 from minivess.tracking.journal import uploader
-from minivess.tracking.run import logs
 from minivess.tracking.run.dead_runs import settle_runs
 from minivess.tracking.run.run import Run
 from minivess.tracking.run.run_lifecycle import mlflow_run, status_of_error

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from minivess import keys
 from minivess.contracts import Pairing
-from minivess.data.demo import phantom
 from minivess.data.pairing import cases
 from minivess.data.versions.file_hashes import FileHashes
 from minivess.data.versions.remote import Mirror
+from minivess.demo import phantom
 from minivess.formats.filenames import volume_files
 from minivess.orchestration.session import Session
 from minivess.review.apply import Reviewed, after_review

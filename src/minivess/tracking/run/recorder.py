@@ -10,10 +10,11 @@ from pathlib import Path
 
 from minivess import files, names
 from minivess.errors import StoreError
+from minivess.runtime import logs
 from minivess.text import several
 from minivess.tracking.journal import uploader
 from minivess.tracking.journal.journal import Journal, Operation
-from minivess.tracking.run import logs, metric_files
+from minivess.tracking.run import metric_files
 from minivess.tracking.run.run import Run
 from minivess.tracking.store.store import Store
 

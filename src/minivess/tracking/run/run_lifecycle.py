@@ -20,9 +20,9 @@ import yaml
 from minivess import keys, names
 from minivess.config import ExperimentConfig
 from minivess.errors import StoreError
-from minivess.runtime import liveness, oom
+from minivess.runtime import liveness, logs, oom
 from minivess.tracking.journal.journal import Journal, Operation
-from minivess.tracking.run import environment, logs, system
+from minivess.tracking.run import environment, system
 from minivess.tracking.run.encoding import plain_json
 from minivess.tracking.run.recorder import RunRecorder
 from minivess.tracking.run.run import Run

@@ -68,7 +68,7 @@ def _write(folder: Path, index: int, seed: int, like: str) -> dict[str, int]:
     import nibabel as nib
     import numpy as np
 
-    from minivess.data.demo import vessels
+    from minivess.demo import vessels
 
     image, label, spacing = vessels.make_vessels(index, seed, like)
     name = f"phantom{index:02d}_z{image.shape[2]:02d}{SUFFIX}"
