@@ -549,3 +549,8 @@ def test_what_only_a_shipped_file_sets_gives_way_to_an_axis_beside_a_field_that_
     assert settings.model == {"dropout": 0.1}
     with pytest.raises(UsageError, match=r"training\.axes"):
         config.load([], [axes, "model.filters=[4,8,16]"], config.Environment())
+
+
+def test_each_setting_is_described():
+    described = {key: config.field_of(key).description for key in leaves()}
+    assert [key for key, text in described.items() if not text] == []

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 Auto = Literal["auto"]
+TEXTS: dict[str, dict[str, str]] = tomllib.loads(
+    Path(__file__).with_name("settings.toml").read_text(encoding="utf-8")
+)
 
 
-def setting(default: Any, description: str, **limits: Any) -> Any:
+def setting(default: Any, **limits: Any) -> Any:
     """Define a field that decides results, so that it enters content keys."""
-    return Field(default=default, description=description, **limits)
+    return Field(default=default, **limits)
 
 
-def not_in_key(default: Any, description: str, **limits: Any) -> Any:
+def not_in_key(default: Any, **limits: Any) -> Any:
     """Define a field that changes no result, so that it is left out of content keys."""
-    return setting(default, description, json_schema_extra={"counts": False}, **limits)
+    return setting(default, json_schema_extra={"counts": False}, **limits)
 
 
 class Part(BaseModel):
-    """One section of the configuration: no extra keys, frozen."""
+    """One section of the configuration: no extra keys, frozen; settings.toml describes it."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
     )
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """Give each field its description."""
+        for name, text in TEXTS.get(cls.__name__.removesuffix("Config").lower(), {}).items():
+            cls.model_fields[name].description = text
 
     @field_validator("*", mode="before")
     @classmethod

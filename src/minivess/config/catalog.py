@@ -20,30 +20,21 @@ class ModelConfig(Part):
     """A file in configs/models."""
 
     name: str
-    family: str = Field(description="what `model_family` says in MLflow")
-    builder: str = Field(description="import path module:callable, called with a resolved Network")
-    filters: tuple[int, ...] = Field(min_length=1, description="channels of each level")
-    kernel_size: int | tuple[Shape, ...] = Field(default=3, description="of each level")
-    strides: tuple[Shape, ...] | Auto | Literal["own"] = Field(
-        default="auto",
-        description="of each level; auto: thin axes keep their slices; own: the network's affair",
-    )
+    family: str
+    builder: str
+    filters: tuple[int, ...] = Field(min_length=1)
+    kernel_size: int | tuple[Shape, ...] = 3
+    strides: tuple[Shape, ...] | Auto | Literal["own"] = "auto"
     norm: str = "instance"
     deep_supervision: bool = False
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    arguments: dict[str, Any] = Field(default={}, description="what only this builder knows")
-    divisibility_factor: int | Shape | None = Field(
-        default=None, description="patches are multiples of it; none: found from the network"
-    )
-    vram_per_voxel_train_bytes: float | None = Field(
-        default=None, gt=0, description="memory of a step per voxel and patch; none: found"
-    )
-    vram_base_mb: float | None = Field(
-        default=None, gt=0, description="memory of a step at no voxel, MiB; none: found"
-    )
-    max_patch_xy: int | None = Field(default=None, ge=1, description="largest patch along x and y")
-    max_patch_z: int | None = Field(default=None, ge=1, description="largest patch along z")
-    supports_amp: bool = Field(default=True, description="false: always trained in float32")
+    arguments: dict[str, Any] = Field(default={})
+    divisibility_factor: int | Shape | None = None
+    vram_per_voxel_train_bytes: float | None = Field(default=None, gt=0)
+    vram_base_mb: float | None = Field(default=None, gt=0)
+    max_patch_xy: int | None = Field(default=None, ge=1)
+    max_patch_z: int | None = Field(default=None, ge=1)
+    supports_amp: bool = True
 
 
 class LossConfig(Part):

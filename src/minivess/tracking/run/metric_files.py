@@ -27,32 +27,7 @@ from minivess.tracking.journal.journal import Journal, Operation
 HEADER = ("time", "step", "metric", "value")
 FOLD = ("family", "fold", "run", "ended", "n_volumes")
 LOWER_IS_BETTER = (*names.DISTANCES, "minutes")
-SUMMARY = """
-WITH numbered AS (SELECT *, row_number() OVER () AS place FROM read_csv($1, all_varchar = true)),
-newest AS (FROM numbered
-    QUALIFY row_number() OVER (PARTITION BY family, fold ORDER BY place DESC) = 1),
-scores AS (FROM newest UNPIVOT INCLUDE NULLS (
-    score FOR metric IN (COLUMNS(* EXCLUDE (family, fold, run, ended, n_volumes, place))))),
-judged AS (
-    SELECT s.metric, s.family, s.score::DOUBLE AS score, s.n_volumes::DOUBLE AS volumes,
-        coalesce(u.score::DOUBLE, 0) AS undefined, split_part(s.metric, '_class', 1) AS stem
-    FROM scores s LEFT JOIN scores u
-        ON u.metric = s.metric || '_n_undefined' AND (u.family, u.fold) = (s.family, s.fold)
-    -- The best epoch flatters, and losses of different formulas have different scales.
-    WHERE s.metric NOT LIKE '%_n_undefined' AND s.metric NOT LIKE 'best_%'
-        AND (s.score IS NOT NULL OR undefined > 0)),
-means AS (
-    SELECT metric, stem, family,
-        CASE WHEN stem IN (SELECT unnest($3)) AND count(volumes) = count(*)
-            THEN sum(score * (volumes - undefined))
-                / sum(volumes - undefined) FILTER (score IS NOT NULL)
-            ELSE avg(score) END AS mean,
-        stddev_samp(score) AS std, count(score) AS n_folds, sum(undefined) AS n_undefined
-    FROM judged GROUP BY metric, stem, family)
-SELECT * EXCLUDE (stem), row_number() OVER (
-    PARTITION BY metric
-    ORDER BY if(stem IN (SELECT unnest($2)), mean, -mean) NULLS LAST, family) AS rank
-FROM means ORDER BY metric, rank"""
+SUMMARY = Path(__file__).with_name("summary.sql")
 Row = dict[str, Any]
 log = logging.getLogger(__name__)
 
@@ -177,7 +152,9 @@ def summarise(place: Path) -> list[Row]:
     import duckdb
 
     with duckdb.connect() as database:
-        answer = database.execute(SUMMARY, [str(path), LOWER_IS_BETTER, names.METRICS])
+        answer = database.execute(
+            SUMMARY.read_text(encoding="utf-8"), [str(path), LOWER_IS_BETTER, names.METRICS]
+        )
         columns = [column[0] for column in answer.description or ()]
         rows = [dict(zip(columns, row, strict=True)) for row in answer.fetchall()]
     if os.access(place, os.W_OK):
