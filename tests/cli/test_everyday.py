@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import pty
+import re
+import select
 import shlex
 import shutil
+import signal
+import struct
 import subprocess
 import sys
+import termios
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -285,3 +294,55 @@ def test_own_model_and_loss_train_as_they_are_written(
     code, told = minivess("train", *words)
     assert code == 0
     assert told["training_run_ids"]
+
+
+# --- the view that goes on -------------------------------------------------------------------
+
+
+def test_what_runs_fills_a_terminal_and_survives_its_resize(store: Store) -> None:
+    run = make(store, names.FAMILY, "vessels [net]", "RUNNING", content_key="k")
+    screen, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
+    with subprocess.Popen(FOLLOW, stdout=terminal, env=quiet(store, TERM="xterm")) as command:
+        wide = until(screen, "vessels [net]")
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 60, 0, 0))
+        until(screen, "Ctrl-C")
+        store.client.set_terminated(run, "FAILED")
+        gone = until(screen, "unfinished vessels")
+        command.send_signal(signal.SIGINT)
+        until(screen, "\x1b[?1049l")  # the screen is as it was before
+        assert command.wait() == 130
+    assert "1 run" in wide
+    narrow = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", gone.rpartition("\x1b[H")[2]).splitlines()
+    assert max(len(line.rstrip()) for line in narrow) <= 60
+
+
+def test_without_a_terminal_what_runs_is_said_in_lines_and_again_when_it_changes(
+    store: Store,
+) -> None:
+    with subprocess.Popen(FOLLOW, stdout=subprocess.PIPE, text=True, env=quiet(store)) as command:
+        assert command.stdout is not None
+        assert command.stdout.readline() == "0 runs\n"
+        make(store, names.FAMILY, "net")
+        assert command.stdout.readline() == "1 run\n"  # and only that: nothing else has changed
+        command.send_signal(signal.SIGINT)
+        assert "\x1b" not in command.stdout.read()
+
+
+FOLLOW = [str(Path(sys.executable).with_name("minivess")), "status", "--follow"]
+
+
+def quiet(store: Store, **variables: str) -> dict[str, str]:
+    return {
+        **os.environ, "MINIVESS_HOME": str(store.home.root), "PREFECT_DISABLED": "1", **variables
+    }  # fmt: skip
+
+
+def until(screen: int, text: str) -> str:
+    """What a terminal gets, up to a text."""
+    seen, latest = "", time.monotonic() + 120
+    while text not in seen:
+        assert time.monotonic() < latest, seen
+        assert select.select([screen], [], [], 120)[0]
+        seen += os.read(screen, 65536).decode()
+    return seen

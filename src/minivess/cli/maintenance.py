@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from minivess import config as configs
 from minivess import home as homes
 from minivess import names
+from minivess.cli import board
 from minivess.config import ExperimentConfig
 from minivess.errors import StoreError
 from minivess.orchestration import handoff, model_versions, publication
@@ -28,7 +28,6 @@ Outcome = dict[str, Any]
 Item = TypeVar("Item")
 
 SHOWN = 20
-FOLLOW_S = 5.0
 
 
 # --- status -------------------------------------------------------------------------------
@@ -38,27 +37,23 @@ def print_status(session: Session, *, follow: bool) -> Outcome:
     """Print what runs, what is unfinished and what is out of date; with `follow` until Ctrl-C."""
     # The session's own store would end dead runs when it is opened.
     store = open_store(session.home, session.config.tracking)
-    while True:
-        begun = time.monotonic()
-        found = status.look(store)
-        for line in _status_lines(session, found):
-            session.print(line)
-        if not follow:
-            return {
-                "runs": found.runs,
-                "running": [
-                    {
-                        "run_id": one.record.run_id, "name": one.record.name, "where": one.where,
-                        "seconds": one.seconds, "epochs": one.epochs, "eta_s": one.eta_s,
-                    }
-                    for one in found.running
-                ],
-                "unfinished": [record.run_id for record in found.unfinished],
-                "stale": found.stale,
-            }  # fmt: skip
-        # A store that is slow to read is read less often.
-        time.sleep(max(FOLLOW_S, 5 * (time.monotonic() - begun)))
-        session.print("\x1b[2J\x1b[H" if sys.stdout.isatty() else "")
+    if follow:
+        board.follow(session, lambda: status.look(store), partial(_status_lines, session))
+    found = status.look(store)
+    for line in _status_lines(session, found):
+        session.print(line)
+    return {
+        "runs": found.runs,
+        "running": [
+            {
+                "run_id": one.record.run_id, "name": one.record.name, "where": one.where,
+                "seconds": one.seconds, "epochs": one.epochs, "eta_s": one.eta_s,
+            }
+            for one in found.running
+        ],
+        "unfinished": [record.run_id for record in found.unfinished],
+        "stale": found.stale,
+    }  # fmt: skip
 
 
 def _status_lines(session: Session, found: Any) -> list[str]:
