@@ -128,3 +128,29 @@ def test_a_volume_that_nobody_could_judge_is_told(two_folds, cases, profile, tmp
     result = pipeline.analyse(members, cases, profile(4), CONFIG, tmp_path / "out").result
     assert len(result.notes) == 2
     assert result.notes[0].startswith("vol02 was not judged by tiny_a")
+
+
+def test_uncertainty_is_of_the_champion_and_its_maps_are_written_when_asked_for(
+    two_folds, cases, profile, tmp_path
+):
+    config = CONFIG.model_copy(
+        update={"analysis": CONFIG.analysis.model_copy(update={"uncertainty_maps": True})}
+    )
+    done = pipeline.analyse(two_folds("tiny_a"), cases, profile(4), config, tmp_path / "out")
+    found = done.result.uncertainty
+    assert (found.name, found.volumes) == ("tiny_a", 4)
+    assert {one.n for one in found.risks} == {4}
+    assert {one.smallest_alpha for one in found.risks} == {0.2}
+    maps = {place: path for path, place in done.files.items() if place.startswith("uncertainty/")}
+    assert set(maps) == {f"uncertainty/{case}.nii.gz" for case in cases}
+    for case, of in cases.items():
+        written: Any = nib.load(maps[f"uncertainty/{case}.nii.gz"])
+        image: Any = nib.load(of.image)
+        assert written.shape == image.shape
+        np.testing.assert_allclose(written.affine, image.affine)
+        values = written.get_fdata()
+        assert 0 <= values.min() < values.max() <= 1
+
+
+def test_without_asking_no_map_is_written(analysis):
+    assert not any(place.startswith("uncertainty/") for place in analysis.files.values())

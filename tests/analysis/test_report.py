@@ -11,7 +11,8 @@ from minivess.analysis import ensembling, formatting, pipeline
 from minivess.analysis.ensembling import Ensemble
 from minivess.analysis.report import figures, limitations, methods, overlays, report
 from minivess.config import EvaluationConfig, ExperimentConfig
-from minivess.contracts import Interval
+from minivess.contracts import Interval, Uncertainty
+from minivess.evaluation import calibration, risk
 
 
 @pytest.fixture
@@ -261,3 +262,54 @@ def test_bright_structures_are_projected_and_dark_ones_shown_in_a_slice():
     assert (title, plane.max()) == ("image", 1.0)
     title, plane = overlays.view(1.0 - truth, truth)
     assert (title, plane[2, 2]) == ("image, slice 1", 0.0)
+
+
+@pytest.fixture
+def uncertainty():
+    """Of five volumes, from random probabilities."""
+    rng, voxels, losses = np.random.default_rng(0), [], []
+    for _ in range(5):
+        truth = np.zeros((8, 8, 4), dtype=np.uint8)
+        truth[2:5, 2:6] = 1
+        vessel = (0.2 + 0.6 * truth + rng.uniform(-0.2, 0.2, truth.shape)).astype(np.float32)
+        voxels.append(calibration.sample(np.stack([1 - vessel, vessel]), truth, (1.0, 1.0, 2.0)))
+        losses.append(risk.curves(vessel, truth > 0, truth < 9, np.argwhere(truth)[:4]))
+    by_loss = {name: np.array([one[name] for one in losses]) for name in risk.LOSSES}
+
+    def make(alpha, *, grouped=False):
+        fitted, parts, reliability = calibration.judge(voxels, (0, 1))
+        return Uncertainty(
+            name="dynunet_good", volumes=5, temperature=fitted, parts=parts,
+            reliability=reliability, risks=risk.control(by_loss, alpha, grouped=grouped),
+        )  # fmt: skip
+
+    return make
+
+
+def trust(result, profile, folder):
+    """The section on uncertainty."""
+    drawn = figures.draw(result, folder)
+    text = report.render(result, profile(), drawn, links={}, path=folder / "x.html").read_text()
+    assert 'aria-label="Voxels by the probability' in text
+    section = text[text.index('id="uncertainty"') : text.index('id="care"')]
+    return " ".join(re.sub("<[^>]+>", " ", section).split())
+
+
+def test_thresholds_stand_with_their_loss_bound_and_what_was_held_out(
+    result, profile, uncertainty, tmp_path
+):
+    found = uncertainty(0.3)
+    text = trust(result.replace(uncertainty=found), profile, tmp_path)
+    for one in found.risks:
+        assert f"{one.threshold:.3f} {one.bound:.3f} {one.simulated:.3f}" in text
+    for one in found.reliability:
+        assert f"class 1 {one.region} {one.error:.3f} {one.scaled_error:.3f}" in text
+    assert "on average over new volumes like these" in text
+
+
+def test_too_few_volumes_or_groups_are_said_with_the_smallest_alpha(
+    result, profile, uncertainty, tmp_path
+):
+    text = trust(result.replace(uncertainty=uncertainty(0.1, grouped=True)), profile, tmp_path)
+    assert text.count("5 groups are too few: the smallest alpha is 0.167") == 3
+    assert "Losses are means over each group" in text

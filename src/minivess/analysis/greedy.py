@@ -7,7 +7,6 @@ most, stop when none does.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,6 @@ from minivess.analysis.ensembling import Ensemble
 from minivess.analysis.predictions import OutOfFoldPredictor
 from minivess.contracts import Case
 from minivess.evaluation import metrics
-from minivess.formats import volume
 
 Families = frozenset[str]
 Table = dict[str, dict[Families, float]]
@@ -103,26 +101,19 @@ def _fill(
 def _dice(
     predictor: OutOfFoldPredictor, case: Case, asked: Iterable[Families]
 ) -> dict[Families, float]:
-    asked = list(asked)
-    spec = next(iter(predictor.families.values()))[0].spec
-    load = partial(
-        volume.load, case, label_map=spec.label_map, resampling=predictor.config.data.resampling
-    )
-    _, label, _ = load()
-    assert label is not None
-    truth = volume.class_indices(label, spec.classes, case.case)
+    asked, classes = list(asked), predictor.spec.classes
+    image, truth, _ = predictor.load(case)
+    assert truth is not None
     said: dict[str, NDArray[np.float32]] = {
-        name: predictor.mean(
-            case, [(one,) for one in predictor.unseen(case, name)], lambda: load()[0]
-        )
+        name: predictor.mean(case, [(one,) for one in predictor.unseen(case, name)], lambda: image)
         for name in frozenset().union(*asked)
     }
-    known = metrics.Truth(truth, spec.classes)
+    known = metrics.Truth(truth, classes)
     found = {}
     for families in asked:
         mask = inference.mask(np.sum([said[name] for name in sorted(families)], axis=0))
         scores = metrics.judge(
-            mask, known, classes=spec.classes, config=predictor.config.evaluation, topology=False
+            mask, known, classes=classes, config=predictor.config.evaluation, topology=False
         )
         found[families] = float(scores["dice"] or 0.0)
     return found

@@ -17,6 +17,7 @@ from minivess.analysis import (
     leaks,
     paired,
     predictions,
+    uncertainty,
 )
 from minivess.analysis.report import figures, overlays, report
 from minivess.config import ExperimentConfig
@@ -83,7 +84,15 @@ def analyse(
         models, test_cases, **how, combinations=known.combinations
     )
     first = [one for one in models if one.family == members[0]]
+    predictor = predictions.OutOfFoldPredictor.of(models, config, how["cache"], how["contents"])
     result = result.replace(
+        uncertainty=uncertainty.measure(
+            predictor,
+            known.combinations[result.champion.family],
+            result.winner,
+            [cases[one.case] for one in result.winner.volumes],
+            folder / names.UNCERTAINTY_MAPS,
+        ),
         baseline=baseline.judge(first, open_cases, config, how["cache"], how["contents"]),
         test=tuple(_summed(models, on_test, known.combinations, config)),
         notes=(
@@ -291,6 +300,7 @@ def _write(
     unit = formatting.distance_unit(profile)
     written = report.tables(result, folder / "tables", unit)
     written += [one.path for one in drawn]
+    written += sorted((folder / names.UNCERTAINTY_MAPS).glob("*"))
     rows = report.volume_rows(result)
     table = {"columns": list(rows[0]), "data": [list(row.values()) for row in rows]}
     written.append(files.write_json(folder / names.PER_VOLUME_ARTIFACT, table))

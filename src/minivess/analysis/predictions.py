@@ -24,10 +24,11 @@ from minivess.analysis.ensembling import Combinations, Ensemble
 from minivess.analysis.kept import KeptProbabilities
 from minivess.combination import How, Packed, Probabilities
 from minivess.config import ExperimentConfig
-from minivess.contracts import Case, FoldModel, VolumeMetrics
+from minivess.contracts import Case, CellSpec, FoldModel, VolumeMetrics
 from minivess.errors import DataError, PlanError
 from minivess.evaluation import metrics
 from minivess.formats import volume
+from minivess.formats.volume import Volume
 from minivess.inference import Predictor
 
 log = logging.getLogger(__name__)
@@ -193,6 +194,26 @@ class OutOfFoldPredictor:
         budget = int(self.config.analysis.kept_gb * GB)
         return KeptProbabilities(self.cache / "probabilities", budget)
 
+    @property
+    def spec(self) -> CellSpec:
+        """What all models share: classes and label map."""
+        return next(iter(self.families.values()))[0].spec
+
+    def load(self, case: Case) -> tuple[Probabilities, Mask | None, Volume]:
+        """Read image (1, X, Y, Z), truth (X, Y, Z) as class indices if labelled, and geometry."""
+        image, label, geometry = volume.load(
+            case, label_map=self.spec.label_map, resampling=self.config.data.resampling
+        )
+        if label is None:
+            return image, None, geometry
+        return image, volume.class_indices(label, self.spec.classes, case.case), geometry
+
+    def combined(self, case: Case, ensemble: Ensemble, image: Probabilities) -> Probabilities:
+        """Return what an ensemble's unseen networks say of a volume, (C, X, Y, Z)."""
+        task = self.tasks(case, {"": ensemble})[""]
+        ((_, said),) = self._combined(case, image, [task])
+        return said
+
     def tasks(self, case: Case, wanted: Combinations) -> dict[str, EnsembleTask]:
         """Return the combinations whose families all have a model that has not seen the volume."""
         fold = self.folds.get(case.case)
@@ -240,19 +261,17 @@ class OutOfFoldPredictor:
         return keys.digest(ingredients)
 
     def _judge(self, case: Case, tasks: Mapping[str, EnsembleTask]) -> None:
-        spec = next(iter(self.families.values()))[0].spec
-        image, label, geometry = volume.load(
-            case, label_map=spec.label_map, resampling=self.config.data.resampling
-        )
+        image, label, geometry = self.load(case)
         if label is None:
             return
-        truth = metrics.Truth(volume.class_indices(label, spec.classes, case.case), spec.classes)
+        classes = self.spec.classes
+        truth = metrics.Truth(label, classes)
         for task, probabilities in self._combined(case, image, tasks.values()):
             mask = inference.mask(probabilities)
             scores = metrics.judge(
                 mask,
                 truth,
-                classes=spec.classes,
+                classes=classes,
                 config=self.config.evaluation,
                 spacing=geometry.spacing,
             )

@@ -277,6 +277,8 @@ class AnalysisConfig(Part):
     ties: Literal["smaller", "mean"] = "smaller"
     ensembles: tuple[Literal["mean", "vote", "soup", "greedy"], ...] = ("mean",)
     eligible: tuple[Literal["families", "ensembles"], ...] = setting(("families",), min_length=1)
+    alpha: float = setting(0.2, gt=0, lt=1)
+    uncertainty_maps: bool = False
     kept_gb: float = not_in_key(20.0, ge=0)
     figures: int = setting(6, ge=1)
 

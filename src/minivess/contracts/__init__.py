@@ -8,8 +8,12 @@ from minivess.contracts.analysis import AnalysisResult as AnalysisResult
 from minivess.contracts.analysis import Champion as Champion
 from minivess.contracts.analysis import Comparison as Comparison
 from minivess.contracts.analysis import Interval as Interval
+from minivess.contracts.analysis import LossName as LossName
+from minivess.contracts.analysis import Reliability as Reliability
+from minivess.contracts.analysis import Risk as Risk
 from minivess.contracts.analysis import Scores as Scores
 from minivess.contracts.analysis import Selection as Selection
+from minivess.contracts.analysis import Uncertainty as Uncertainty
 from minivess.contracts.data import IGNORED as IGNORED
 from minivess.contracts.data import Case as Case
 from minivess.contracts.data import DatasetProfile as DatasetProfile

@@ -101,6 +101,52 @@ class Selection(Contract):
     first: dict[str, float] = Field(description="share in which its mean is the best")
 
 
+class Reliability(Contract):
+    """How often voxels of one class are what their probability says, over one region."""
+
+    label: int = Field(description="label value of the class")
+    region: Literal["everywhere", "near walls"]
+    error: float = Field(description="expected calibration error")
+    scaled_error: float = Field(description="after temperatures that were fitted on other parts")
+    bins: tuple[tuple[float, float, float], ...] = Field(
+        description="mean probability, share of the class, share of the voxels; no empty bins"
+    )
+
+
+LossName = Literal["missed_foreground", "false_foreground", "missed_centreline"]
+
+
+class Risk(Contract):
+    """A threshold of the foreground probability by conformal risk control."""
+
+    loss: LossName = Field(description="of one volume, or the mean over a group's, 0 to 1")
+    alpha: float = Field(description="what the expected loss of a new one may be")
+    n: int
+    unit: Literal["volume", "group"] = Field(description="what n counts and the bound holds for")
+    smallest_alpha: float = Field(description="1 / (n + 1)")
+    threshold: float | None = Field(
+        description="foreground is at or above it; None if alpha is below the smallest"
+    )
+    bound: float | None = Field(description="(sum of the losses + 1) / (n + 1), at most alpha")
+    splits: int = Field(description="random splits, a fifth of the units held out of the choice")
+    simulated: float | None = Field(description="mean loss of units held out")
+    within: float | None = Field(description="share of units held out whose loss is within alpha")
+    others: dict[LossName, float] = Field(
+        default={}, description="mean of the other losses of units held out"
+    )
+
+
+class Uncertainty(Contract):
+    """Calibration of one family or ensemble out of fold, and thresholds with a stated risk."""
+
+    name: str
+    volumes: int
+    temperature: float = Field(description="logits are divided by it; fitted on all volumes")
+    parts: tuple[float, ...] = Field(description="temperature of each part, fitted on the others")
+    reliability: tuple[Reliability, ...]
+    risks: tuple[Risk, ...]
+
+
 class Champion(Contract):
     """The winning family and the sentence that says why."""
 
@@ -139,6 +185,7 @@ class AnalysisResult(Versioned):
     baseline: Scores | None = Field(
         default=None, description="an intensity threshold, tuned on each fold's training volumes"
     )
+    uncertainty: Uncertainty | None = Field(default=None, description="of the champion")
     notes: tuple[str, ...] = Field(
         default=(), description="what was left out and why, a sentence each"
     )

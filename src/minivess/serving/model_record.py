@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from minivess import files
-from minivess.contracts import Domain, EngineName, Network, Shape, Versioned, Window
+from minivess.contracts import Domain, EngineName, Network, Shape, Uncertainty, Versioned, Window
 from minivess.errors import ServingError
 
 CONFIG = "model_config.json"
@@ -34,6 +34,9 @@ class ServedModel(Versioned):
     engine: EngineName = "onnxruntime"
     domain: Domain | None = Field(default=None, description="what the network was trained on")
     out_of_range: Literal["warn", "refuse"] = "warn"
+    uncertainty: Uncertainty | None = Field(
+        default=None, description="temperature and thresholds, from predictions out of fold"
+    )
 
     @property
     def label(self) -> str:

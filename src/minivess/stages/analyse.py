@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 from minivess import keys, names
 from minivess.analysis import formatting, workspace
 from minivess.config import ExperimentConfig, ResamplingConfig
-from minivess.contracts import AnalysisResult, DatasetProfile, FoldModel, Interval, TrainingResult
+from minivess.contracts import (
+    AnalysisResult,
+    DatasetProfile,
+    FoldModel,
+    Interval,
+    TrainingResult,
+    Uncertainty,
+)
 from minivess.errors import StoreError
 from minivess.grid import context, family_run
 from minivess.orchestration import handoff
@@ -228,6 +235,8 @@ def store_analysis(
     if result.test:
         run.table(report.family_rows(result, result.test), names.TEST_ARTIFACT)
         run.table(report.volume_rows(result, result.test), names.TEST_VOLUMES_ARTIFACT)
+    if result.uncertainty:
+        run.json(result.uncertainty.model_dump(mode="json"), names.UNCERTAINTY_ARTIFACT)
     run.json(result.model_dump(mode="json"), names.ANALYSIS_ARTIFACT)
     show, unit = session.orchestrator, formatting.distance_unit(profile)
     show.markdown("analysis-report", report.markdown(result, unit))
@@ -250,7 +259,21 @@ def metrics(result: AnalysisResult) -> dict[str, float]:
                 found |= family_run.named(f"{prefix}_{name}", interval)
             found[f"{prefix}_n_volumes"] = float(len(best.volumes))
             found[f"{prefix}_n_units"] = float(best.intervals[result.champion.metric].n_units)
-    return found
+    return found | (uncertainty_metrics(result.uncertainty) if result.uncertainty else {})
+
+
+def uncertainty_metrics(found: Uncertainty) -> dict[str, float]:
+    """Calibration of each class and region, and each threshold with its loss on held-out units."""
+    values = {"calibration_temperature": found.temperature} | {
+        f"calibration_error_{one.region.replace(' ', '_')}_class{one.label}": one.error
+        for one in found.reliability
+    }
+    for one in found.risks:
+        if one.threshold is not None:
+            values[f"risk_{one.loss}_threshold"] = one.threshold
+        if one.simulated is not None:
+            values[f"risk_{one.loss}_simulated"] = one.simulated
+    return values
 
 
 def refresh_workspace(session: Session) -> None:

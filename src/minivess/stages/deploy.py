@@ -19,6 +19,7 @@ from minivess.contracts import (
     Parity,
     RunRecord,
     Smoke,
+    Uncertainty,
     Window,
 )
 from minivess.data.profiling.domain import domain_of
@@ -51,6 +52,8 @@ class ChampionModel:
     cases: tuple[Case, ...]
     profile: DatasetProfile
     lineage: dict[str, str]
+    uncertainty: Uncertainty | None
+    """None where the analysis measured another champion."""
 
 
 def deploy(session: Session, upstream: Sequence[str] = ()) -> DeploymentResult:
@@ -242,6 +245,7 @@ def build(
         domain=domain_of(model.profile),
         engine=engine,
         out_of_range=session.config.deployment.out_of_range,
+        uncertainty=model.uncertainty,
     )
 
 
@@ -272,7 +276,9 @@ def fetch(session: Session, analysis: AnalysisResult, training: RunRecord) -> Ch
         names.DATASET_HASH: profile.dataset_hash,
     }
     cases = tuple(context.restore(session, profile).values())
-    return ChampionModel(network, window, checkpoint, cases, profile, origin)
+    known = analysis.uncertainty
+    of_champion = known if known and known.name == champion.family else None
+    return ChampionModel(network, window, checkpoint, cases, profile, origin, of_champion)
 
 
 def download_model(session: Session, training: RunRecord) -> tuple[Network, Window, Path]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minivess import files, names
 from minivess.analysis import champion, formatting, paired
-from minivess.contracts import AnalysisResult, Scores, VolumeMetrics
+from minivess.contracts import AnalysisResult, Scores, Uncertainty, VolumeMetrics
 from minivess.text import several
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ def draw(
     drawn = [comparison(result, folder, unit), per_volume(result, folder)]
     if result.untrained:
         drawn.append(untrained(result, folder))
+    if result.uncertainty:
+        drawn.append(reliability(result.uncertainty, folder))
     return drawn
 
 
@@ -134,6 +136,33 @@ def untrained(result: AnalysisResult, folder: Path) -> Drawn:
     axis.grid(axis="x", color=RULE, lw=0.8)
     caption = f"Before training (diamond) and after (dot with interval), {best.name}."
     return _save(figure, folder, "untrained", caption)
+
+
+def reliability(found: Uncertainty, folder: Path) -> Drawn:
+    """Draw how often voxels are of a class, by their probability: everywhere and near walls."""
+    regions = list(dict.fromkeys(one.region for one in found.reliability))
+    figure, axes = _canvas(len(regions), height=4.6)
+    for axis, region in zip(axes, regions, strict=True):
+        axis.plot([0, 1], [0, 1], color=RULE, lw=2, zorder=1)
+        for place, one in enumerate(one for one in found.reliability if one.region == region):
+            said, so, shares = zip(*one.bins, strict=True)
+            colour = ACCENT if not place else MUTED
+            axis.plot(said, so, "osD^v"[place % 5], ls="-", color=colour, lw=1.6, ms=0, zorder=2)
+            sizes = [20 + 180 * share**0.5 for share in shares]
+            axis.scatter(
+                said, so, sizes, c=colour, marker="osD^v"[place % 5], label=f"class {one.label}"
+            )
+        axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+        axis.grid(color=RULE, lw=0.8)
+        axis.set_title(region, loc="left", color=INK, fontweight="bold")
+        axis.set_xlabel("probability", color=MUTED)
+        axis.set_ylabel("share of the class", color=MUTED)
+        axis.legend(frameon=False, labelcolor=INK, loc="upper left")
+    caption = (
+        "Voxels by the probability that the champion gave their class, and how many were of it; "
+        "on the line both agree, below it the network is too sure. Larger marks hold more voxels."
+    )
+    return _save(figure, folder, "reliability", caption)
 
 
 # --- the same order everywhere ------------------------------------------------------------

@@ -54,6 +54,8 @@ def render(
         "volumes": sections.volumes(result, profile, unit),
         "figures": {one.name: one for one in drawn if one.svg},
         "panels": [_panel(one, best, unit) for one in drawn if one.case],
+        "uncertainty": result.uncertainty,
+        "number": formatting.number,
         "notes": limitations.notes(result, best, config, models, profile),
         "data": sections.data(profile, unit),
         "findings": [one for one in profile.findings if one.severity != "info"],
