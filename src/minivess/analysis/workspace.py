@@ -47,6 +47,7 @@ from minivess.errors import StoreError, UsageError
 log = logging.getLogger(__name__)
 
 SCHEMA = 3
+HERE = Path(__file__).parent
 OFFLINE: dict[str, Any] = {"autoinstall_known_extensions": "false"}
 ALONE = OFFLINE | {"enable_external_access": "false", "lock_configuration": "true"}
 """A query can read no other file, and can write none."""
@@ -73,120 +74,17 @@ TABLES = {
     table: dict(column.split() for column in f"{OWN}, {more}".split(","))
     for table, more in COLUMNS.items()
 }
-LATEST = """
-    CREATE OR REPLACE VIEW {name} AS SELECT * FROM runs
-    WHERE kind = '{kind}' AND status = 'FINISHED' QUALIFY row_number() OVER (
-        PARTITION BY experiment, dataset{more} ORDER BY start_time DESC, run_id) = 1"""
-OF_LATEST = "CREATE OR REPLACE VIEW {name} AS FROM {table} SEMI JOIN latest_analyses USING (run_id)"
 VIEWS = {
-    "latest_analyses": LATEST.format(name="latest_analyses", kind=names.ANALYSIS, more=""),
-    "latest_families": LATEST.format(name="latest_families", kind=names.FAMILY, more=", name"),
-    "latest_metrics": OF_LATEST.format(name="latest_metrics", table="metrics"),
-    "latest_volumes": OF_LATEST.format(name="latest_volumes", table="volumes"),
-    "leaderboard": """
-        CREATE OR REPLACE VIEW leaderboard AS
-        SELECT experiment, dataset, name,
-            avg(value) FILTER (metric = 'compound_masd_cldice') AS compound,
-            avg(value) FILTER (metric = 'dice') AS dice,
-            avg(value) FILTER (metric = 'cldice') AS cldice,
-            avg(value) FILTER (metric = 'masd') AS masd,
-            count(value) FILTER (metric = 'dice') AS n,
-            count(*) FILTER (metric = 'masd' AND value IS NULL) AS masd_undefined,
-            coalesce(any_value(name = winner), false) AS champion
-        FROM latest_volumes LEFT JOIN (
-            SELECT run_id, value AS winner FROM tags WHERE key = 'champion_family'
-        ) AS chosen USING (run_id)
-        GROUP BY ALL ORDER BY experiment, dataset, compound DESC""",
-    "hard_volumes": """
-        CREATE OR REPLACE VIEW hard_volumes AS
-        FROM (
-            SELECT experiment, dataset, "case", avg(value) AS dice, min(value) AS lowest,
-                max(value) AS highest
-            FROM latest_volumes WHERE metric = 'dice' GROUP BY ALL)
-        LEFT JOIN (
-            SELECT properties.* EXCLUDE (run_id, experiment, kind)
-            FROM properties JOIN runs USING (run_id) QUALIFY row_number() OVER (
-                PARTITION BY properties.dataset, "case" ORDER BY start_time DESC) = 1
-        ) AS known USING (dataset, "case")
-        ORDER BY dice NULLS FIRST""",
-    "what_changed": """
-        CREATE OR REPLACE VIEW what_changed AS
-        WITH trained AS (
-            SELECT run_id, experiment, dataset, name, row_number() OVER (
-                PARTITION BY experiment, dataset, name ORDER BY start_time DESC, run_id) AS age
-            FROM runs WHERE kind = 'family' AND status = 'FINISHED'),
-        pairs AS (
-            SELECT latest.experiment, latest.dataset, latest.name, latest.run_id AS new_id,
-                former.run_id AS old_id
-            FROM trained AS latest JOIN trained AS former USING (experiment, dataset, name)
-            WHERE latest.age = 1 AND former.age = 2)
-        SELECT pairs.experiment, pairs.dataset, name, key,
-            any_value(value) FILTER (run_id = old_id) AS before,
-            any_value(value) FILTER (run_id = new_id) AS after
-        FROM pairs JOIN params ON run_id IN (old_id, new_id)
-        GROUP BY ALL HAVING before IS DISTINCT FROM after ORDER BY ALL""",
-    "cost": """
-        CREATE OR REPLACE VIEW cost AS
-        SELECT experiment, dataset, kind, name, count(*) AS runs,
-            sum(date_diff('millisecond', start_time, end_time)) / 1000 AS seconds,
-            max(parameters.value) AS trainable_parameters
-        FROM runs LEFT JOIN (
-            SELECT run_id, value FROM metrics WHERE key = 'trainable_parameters'
-        ) AS parameters USING (run_id)
-        WHERE end_time IS NOT NULL GROUP BY ALL ORDER BY seconds DESC""",
-    "lineage": """
-        CREATE OR REPLACE VIEW lineage AS
-        SELECT runs.run_id, runs.experiment, runs.dataset, runs.kind, runs.name,
-            link.key AS link, link.value AS upstream_run_id, above.kind AS upstream_kind,
-            above.name AS upstream_name, runs.dataset_hash
-        FROM runs JOIN (
-            SELECT run_id, key, value FROM params
-            WHERE regexp_matches(key, '^upstream_.*_run_id$')
-            UNION ALL
-            SELECT run_id, 'parent', parent_run_id FROM runs WHERE parent_run_id IS NOT NULL
-        ) AS link USING (run_id) LEFT JOIN runs AS above ON above.run_id = link.value
-        ORDER BY runs.start_time DESC""",
-    "trials": """
-        CREATE OR REPLACE VIEW trials AS
-        SELECT runs.experiment, runs.dataset, runs.parent_run_id AS search_run_id, runs.run_id,
-            runs.name, runs.status, settings, reached
-        FROM runs
-        LEFT JOIN (
-            SELECT run_id, map(list(key ORDER BY key), list(value ORDER BY key)) AS settings
-            FROM params GROUP BY run_id) USING (run_id)
-        LEFT JOIN (
-            SELECT run_id, map(list(key ORDER BY key), list(value ORDER BY key)) AS reached
-            FROM (SELECT run_id, key, arg_max(value, step) AS value FROM metrics GROUP BY ALL)
-            GROUP BY run_id) USING (run_id)
-        WHERE kind = 'trial' ORDER BY runs.start_time""",
+    sql.partition("VIEW ")[2].split()[0]: sql
+    for sql in (HERE / "views.sql").read_text(encoding="utf-8").strip().split(";\n\n")
+}
+EXAMPLES = {
+    title.removeprefix("-- "): sql
+    for example in (HERE / "examples.sql").read_text(encoding="utf-8").strip().split(";\n\n")
+    for title, _, sql in [example.partition("\n")]
 }
 # Tables that are read from the store only for new and changed runs.
 HEAVY = ("metrics", "volumes", "properties", "comparisons")
-
-EXAMPLES = {
-    "the last runs": """
-        SELECT experiment, name, kind, status, start_time FROM runs
-        ORDER BY start_time DESC LIMIT 20""",
-    "families by their mean over volumes": """
-        SELECT experiment, dataset, name, metric, avg(value) AS mean, count(value) AS n,
-            count(*) - count(value) AS undefined
-        FROM latest_volumes GROUP BY ALL ORDER BY experiment, dataset, metric, mean DESC""",
-    "the volumes that every family finds hard": """
-        SELECT experiment, dataset, "case", avg(value) AS mean_dice
-        FROM latest_volumes WHERE metric = 'dice'
-        GROUP BY ALL ORDER BY mean_dice LIMIT 10""",
-    "champions on their held-out test sets": """
-        SELECT experiment, dataset, key, value FROM latest_metrics
-        WHERE key LIKE 'test\\_%' ESCAPE '\\' ORDER BY ALL""",
-    "what differs between trainings": """
-        SELECT experiment, dataset, key, list(DISTINCT value) AS found
-        FROM params SEMI JOIN latest_families USING (run_id)
-        GROUP BY ALL HAVING count(DISTINCT value) > 1 ORDER BY ALL""",
-    "how long each kind of run takes": """
-        SELECT experiment, dataset, kind, count(*) AS n,
-            avg(date_diff('second', start_time, end_time)) AS seconds
-        FROM runs WHERE end_time IS NOT NULL GROUP BY ALL ORDER BY ALL""",
-}
 
 Rows = Mapping[str, Any]
 """Table -> rows as mappings, or an Arrow table with some of its columns."""
@@ -231,7 +129,7 @@ def schema() -> str:
         f"{name}\n    {', '.join(f'{column} {kind}' for column, kind in columns.items())}"
         for name, columns in TABLES.items()
     ]
-    examples = [f"-- {title}{sql}" for title, sql in EXAMPLES.items()]
+    examples = [f"-- {title}\n{sql}" for title, sql in EXAMPLES.items()]
     text = str(__doc__).partition("Views to query")[2].partition("DuckDB lets")[0]
     return "\n".join(["Tables", *tables, "", f"Views to query{text.rstrip()}", "", *examples])
 
