@@ -12,12 +12,12 @@ from minivess.analysis import (
     baseline,
     champion,
     ensembling,
+    examination,
     formatting,
     greedy,
     leaks,
     paired,
     predictions,
-    uncertainty,
 )
 from minivess.analysis.report import figures, overlays, report
 from minivess.config import ExperimentConfig
@@ -84,15 +84,16 @@ def analyse(
         models, test_cases, **how, combinations=known.combinations
     )
     first = [one for one in models if one.family == members[0]]
-    predictor = predictions.OutOfFoldPredictor.of(models, config, how["cache"], how["contents"])
+    measured, faults = examination.examine(
+        predictions.OutOfFoldPredictor.of(models, config, how["cache"], how["contents"]),
+        known.combinations[result.champion.family],
+        result.winner,
+        [cases[one.case] for one in result.winner.volumes],
+        folder / names.UNCERTAINTY_MAPS,
+    )
     result = result.replace(
-        uncertainty=uncertainty.measure(
-            predictor,
-            known.combinations[result.champion.family],
-            result.winner,
-            [cases[one.case] for one in result.winner.volumes],
-            folder / names.UNCERTAINTY_MAPS,
-        ),
+        uncertainty=measured,
+        faults=faults,
         baseline=baseline.judge(first, open_cases, config, how["cache"], how["contents"]),
         test=tuple(_summed(models, on_test, known.combinations, config)),
         notes=(

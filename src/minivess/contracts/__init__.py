@@ -7,6 +7,8 @@ home folder, except in `Case` and `FoldModel`, which never leave the process tha
 from minivess.contracts.analysis import AnalysisResult as AnalysisResult
 from minivess.contracts.analysis import Champion as Champion
 from minivess.contracts.analysis import Comparison as Comparison
+from minivess.contracts.analysis import Fault as Fault
+from minivess.contracts.analysis import FaultKind as FaultKind
 from minivess.contracts.analysis import Interval as Interval
 from minivess.contracts.analysis import LossName as LossName
 from minivess.contracts.analysis import Reliability as Reliability

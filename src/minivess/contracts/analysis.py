@@ -147,6 +147,27 @@ class Uncertainty(Contract):
     risks: tuple[Risk, ...]
 
 
+FaultKind = Literal[
+    "false break", "missed branch", "missed vessel", "false merge", "false branch", "false vessel"
+]
+
+
+class Fault(Contract):
+    """A piece of centreline that only the ground truth has, or only the prediction."""
+
+    case: str
+    label: int = Field(description="label value of its class")
+    kind: FaultKind = Field(
+        description="by the ends at which it joins what both have: a break or merge two or more, a "
+        "branch one, a vessel none"
+    )
+    voxel: tuple[int, int, int] = Field(description="in its middle")
+    place: tuple[float, float, float] = Field(description="the same by the image's affine")
+    length: float = Field(description="in the unit of the header, as the lumen")
+    lumen: float = Field(description="mean diameter")
+    unit: str
+
+
 class Champion(Contract):
     """The winning family and the sentence that says why."""
 
@@ -186,6 +207,9 @@ class AnalysisResult(Versioned):
         default=None, description="an intensity threshold, tuned on each fold's training volumes"
     )
     uncertainty: Uncertainty | None = Field(default=None, description="of the champion")
+    faults: tuple[Fault, ...] = Field(
+        default=(), description="of the champion out of fold, longest first"
+    )
     notes: tuple[str, ...] = Field(
         default=(), description="what was left out and why, a sentence each"
     )

@@ -157,7 +157,8 @@ def reliability(found: Uncertainty, folder: Path) -> Drawn:
         axis.set_title(region, loc="left", color=INK, fontweight="bold")
         axis.set_xlabel("probability", color=MUTED)
         axis.set_ylabel("share of the class", color=MUTED)
-        axis.legend(frameon=False, labelcolor=INK, loc="upper left")
+        if len(found.reliability) > len(regions):
+            axis.legend(frameon=False, labelcolor=INK, loc="upper left")
     caption = (
         "Voxels by the probability that the champion gave their class, and how many were of it; "
         "on the line both agree, below it the network is too sure. Larger marks hold more voxels."

@@ -1,0 +1,74 @@
+"""Breaks and merges as objects: pieces of centreline that one mask has and the other lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import networkx as nx
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from minivess.contracts import FaultKind, Spacing
+from minivess.evaluation.regions import VOXELS, Region
+
+NEIGHBOUR = 1.8
+"""Above the distance to a neighbour across a corner, in voxels."""
+MISSED: tuple[FaultKind, ...] = ("missed vessel", "missed branch", "false break")
+EXTRA: tuple[FaultKind, ...] = ("false vessel", "false branch", "false merge")
+"""By the number of ends at which a piece joins what both masks have: none, one, several."""
+
+
+class Piece(NamedTuple):
+    """A piece of centreline; `voxel` is the one in its middle, lengths are in units of spacing."""
+
+    kind: FaultKind
+    voxel: tuple[int, int, int]
+    length: float
+    lumen: float
+
+
+def compare(guess: Region, real: Region, spacing: Spacing, tolerance: float) -> Iterator[Piece]:
+    """Yield the pieces of either centreline farther than `tolerance` voxels from the other mask."""
+    yield from _only_in(real, guess, spacing, tolerance, MISSED)
+    yield from _only_in(guess, real, spacing, tolerance, EXTRA)
+
+
+def _only_in(
+    mine: Region, other: Region, spacing: Spacing, tolerance: float, kinds: tuple[FaultKind, ...]
+) -> Iterator[Piece]:
+    points = mine.skeleton
+    if not len(points):
+        return
+    graph = graph_of(points, spacing)
+    apart = ~other.mask[tuple(points.T)]
+    if other.size:
+        apart &= other.distances(points, VOXELS) > tolerance
+    for piece in nx.connected_components(graph.subgraph(np.flatnonzero(apart).tolist())):
+        joints = set().union(*(graph[point] for point in piece)) - piece
+        ends = nx.number_connected_components(graph.subgraph(joints))
+        own = points[sorted(piece)]
+        middle = own[((own - own.mean(axis=0)) ** 2).sum(axis=1).argmin()]
+        tree = nx.minimum_spanning_tree(graph.subgraph(piece | joints))
+        yield Piece(
+            kinds[min(ends, 2)],
+            (int(middle[0]), int(middle[1]), int(middle[2])),
+            # A single voxel has no edge.
+            float(tree.size("weight")) or min(spacing),
+            # The surface runs through the middle of the outermost voxels.
+            float(2 * mine.distances(own, spacing).mean() + min(spacing)),
+        )
+
+
+def graph_of(points: NDArray[np.int32], spacing: Spacing) -> nx.Graph:
+    """Return the graph of neighbouring voxels (N, 3); weights are distances."""
+    pairs = cKDTree(points).query_pairs(NEIGHBOUR, output_type="ndarray")
+    steps = (points[pairs[:, 0]] - points[pairs[:, 1]]) * np.asarray(spacing)
+    graph = nx.Graph()
+    graph.add_nodes_from(range(len(points)))
+    lengths = np.linalg.norm(steps, axis=1).tolist()
+    graph.add_weighted_edges_from(
+        (int(a), int(b), length) for (a, b), length in zip(pairs, lengths, strict=True)
+    )
+    return graph
