@@ -33,6 +33,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "dataset": {"help": "the dataset, where this home has several"},
     "as": {"dest": "tool", "choices": ("slicer", "label-studio"), "default": "slicer",
            "help": "the tool that the folder is for"},
+    "faults": {"metavar": "ID", "help": "with breaks and merges of this analysis as marks; volumes "
+               "that have some, where none is named"},
     "like": {"choices": ("demo", "two-photon"), "default": "demo",
              "help": "two-photon: large stacks, thick and thin vessels, dark regions, in groups"},
     "all": {**FLAG, "help": "also decided volumes; also folds, trials and runs that failed"},
@@ -191,7 +193,7 @@ ACTIONS = {
                 ("label", "image", *DECIDES), DATASET),
     "reopen": Verb("withdraws the decisions", "CASE ...", DECIDES, DATASET),
     "export": Verb("what waits, or the volumes named, for an annotation tool", "DIR [CASE ...]",
-                   ("as", "all", "dataset", "json"), DATASET),
+                   ("as", "all", "faults", "dataset", "json"), DATASET),
     "import": Verb("what was changed or judged there, as decisions", "DIR_OR_FILE.json",
                    ("why", "who", "json")),
 }  # fmt: skip

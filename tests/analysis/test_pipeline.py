@@ -141,6 +141,9 @@ def test_uncertainty_is_of_the_champion_and_its_maps_are_written_when_asked_for(
     assert (found.name, found.volumes) == ("tiny_a", 4)
     assert {one.n for one in found.risks} == {4}
     assert {one.smallest_alpha for one in found.risks} == {0.2}
+    assert {one.case for one in done.result.faults} <= set(cases)
+    lengths = [one.length for one in done.result.faults]
+    assert lengths == sorted(lengths, reverse=True)
     maps = {place: path for path, place in done.files.items() if place.startswith("uncertainty/")}
     assert set(maps) == {f"uncertainty/{case}.nii.gz" for case in cases}
     for case, of in cases.items():

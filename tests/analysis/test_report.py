@@ -11,7 +11,7 @@ from minivess.analysis import ensembling, formatting, pipeline
 from minivess.analysis.ensembling import Ensemble
 from minivess.analysis.report import figures, limitations, methods, overlays, report
 from minivess.config import EvaluationConfig, ExperimentConfig
-from minivess.contracts import Interval, Uncertainty
+from minivess.contracts import Fault, Interval, Uncertainty
 from minivess.evaluation import calibration, risk
 
 
@@ -108,7 +108,7 @@ def test_an_undefined_volume_comes_first_among_the_failures(judged):
 
 
 def test_tables_for_papers_hold_the_same_numbers(result, tmp_path):
-    families, volumes, pairs, latex = report.tables(result, tmp_path)
+    families, volumes, pairs, _, latex = report.tables(result, tmp_path)
     rows = list(csv.DictReader(families.read_text().splitlines()))
     first = next(row for row in rows if row["name"] == "dynunet_good" and row["metric"] == "dice")
     assert float(first["mean"]) == pytest.approx(0.8)
@@ -313,3 +313,43 @@ def test_too_few_volumes_or_groups_are_said_with_the_smallest_alpha(
     text = trust(result.replace(uncertainty=uncertainty(0.1, grouped=True)), profile, tmp_path)
     assert text.count("5 groups are too few: the smallest alpha is 0.167") == 3
     assert "Losses are means over each group" in text
+
+
+def shown(result, profile, folder):
+    """Text of the section on failures."""
+    text = report.render(result, profile, [], links={}, path=folder / "x.html").read_text()
+    section = text[text.index('id="volumes"') : text.index('id="care"')]
+    return " ".join(re.sub("<[^>]+>", " ", section).split())
+
+
+def test_breaks_and_merges_are_listed_with_place_length_and_lumen(result, profile, tmp_path):
+    gap = Fault(
+        case="vol02", label=1, kind="false break", voxel=(3, 4, 2), place=(1.5, -2.0, 5.0),
+        length=12.34, lumen=4.0, unit="micron",
+    )  # fmt: skip
+    found = result.replace(faults=(gap, gap.replace(kind="false merge")))
+    text = shown(found, profile(), tmp_path)
+    assert "1 false break, 1 false merge" in text
+    assert "vol02 false break 12.3 4.00 1.5, -2, 5 3, 4, 2" in text
+    assert "minivess review export FOLDER --faults analysis0" in text
+    rows = report.fault_rows(found)
+    assert [(row["fault"], row["x"], row["name"]) for row in rows] == [
+        ("false break", 1.5, "dynunet_good"), ("false merge", 1.5, "dynunet_good"),
+    ]  # fmt: skip
+    assert "within the tolerance of each other's masks everywhere" in shown(
+        result, profile(), tmp_path
+    )
+
+
+def test_segments_are_compared_by_each_property_that_varies(result, profile, tmp_path):
+    known = profile()
+    volumes = tuple(
+        one.replace(shape=(8, 8, 5 if place in (0, 1, 2) else 20))
+        for place, one in enumerate(known.volumes)
+    )
+    text = shown(result, known.replace(volumes=volumes), tmp_path)
+    dice = [0.7, 0.8, 0.75, 0.9, 0.85, 0.8]
+    low, high = np.mean(dice[:3]), np.mean(dice[3:])
+    assert f"slices 12.5 {low:.3f} n = 3 {high:.3f} n = 3 +{high - low:.3f}" in text
+    few = known.replace(volumes=volumes[:5])
+    assert "Weak segments" not in shown(result, few, tmp_path)

@@ -280,3 +280,13 @@ def test_the_state_of_the_store_is_kept_with_the_rows(questions, tmp_path):
     assert workspace.source(tmp_path / "absent.duckdb") is None
     workspace.refresh(questions, {})
     assert workspace.source(questions) is None
+
+
+def test_breaks_and_merges_are_counted_by_volume_and_kind(several):
+    gap = {"run_id": "a2", "name": "dynunet", "case": "v1", "label": 1, "fault": "false break",
+           "x": 1.0, "y": 2.0, "z": 3.0, "length": 4.0, "lumen": 2.0, "unit": "micron"}  # fmt: skip
+    runs = workspace.query(several, "FROM runs")
+    faults = [gap, gap | {"length": 6.0}, gap | {"run_id": "a1"}]
+    workspace.refresh(several, {"runs": runs, "faults": faults})
+    rows = workspace.query(several, 'SELECT "case", fault, n, length, lumen FROM fault_counts')
+    assert [tuple(row.values()) for row in rows] == [("v1", "false break", 2, 10.0, 2.0)]

@@ -21,7 +21,8 @@ def predicted(rng, by=1.0, classes=2, shape=(24, 24, 6)):
 
 def units(by, n=10, classes=2):
     rng = np.random.default_rng(0)
-    return [calibration.sample(*predicted(rng, by, classes), SPACING) for _ in range(n)]
+    volumes = [predicted(rng, by, classes) for _ in range(n)]
+    return [calibration.sample(said, truth, SPACING) for said, truth in volumes]
 
 
 @pytest.mark.parametrize(("by", "classes"), [(1.0, 2), (2.0, 2), (0.5, 2), (2.0, 4)])

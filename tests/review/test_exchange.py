@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minivess.contracts import Case, Pairing
+from minivess.contracts import Case, Fault, Pairing
 from minivess.data.checks import finding
 from minivess.data.pairing.cases import pair_files
 from minivess.data.versions.curated import file_index
@@ -118,3 +118,23 @@ def test_a_scene_that_names_files_outside_its_folder_is_refused(
     manifest.write_text(manifest.read_text().replace("labels/vol01.nii.gz", "../secret.nii.gz"))
     with pytest.raises(DataError, match="outside its folder"):
         exchange.read_back(home, tmp_path / "out", who="Ada", why="from elsewhere")
+
+
+def test_marks_open_beside_the_volumes_and_a_correction_there_becomes_a_fix(
+    entries: list[queue.Entry], home: Home, tmp_path: Path
+) -> None:
+    gap = Fault(
+        case="vol01", label=1, kind="false break", voxel=(3, 4, 2), place=(3.0, -4.0, 2.5),
+        length=6.0, lumen=2.0, unit="micron",
+    )  # fmt: skip
+    exchange.to_slicer(home, entries, tmp_path / "out", [gap, gap.replace(unit="mm")])
+    scene = ElementTree.parse(tmp_path / "out" / "scene.mrml").getroot()
+    (storage,) = scene.iter("MarkupsJsonStorage")
+    (node,) = scene.iter("MarkupsFiducial")
+    assert node.get("storageNodeRef") == storage.get("id")
+    (shown,) = json.loads((tmp_path / "out" / str(storage.get("fileName"))).read_text())["markups"]
+    points = shown["controlPoints"]
+    assert [point["position"] for point in points] == [[0.003, -0.004, 0.0025], [3.0, -4.0, 2.5]]
+    assert points[0]["label"] == "false break 1"
+    write_nifti(tmp_path / "out/labels/vol01.nii.gz", np.ones((24, 26, 6), np.uint8))
+    assert exchange.read_back(home, tmp_path / "out", who="Ada", why="gap") == (["vol01"], [])

@@ -12,6 +12,13 @@ CREATE OR REPLACE VIEW latest_metrics AS FROM metrics SEMI JOIN latest_analyses 
 
 CREATE OR REPLACE VIEW latest_volumes AS FROM volumes SEMI JOIN latest_analyses USING (run_id);
 
+CREATE OR REPLACE VIEW latest_faults AS FROM faults SEMI JOIN latest_analyses USING (run_id);
+
+CREATE OR REPLACE VIEW fault_counts AS
+SELECT experiment, dataset, name, "case", fault, count(*) AS n, sum(length) AS length,
+    avg(lumen) AS lumen, any_value(unit) AS unit
+FROM latest_faults GROUP BY ALL ORDER BY experiment, dataset, n DESC;
+
 CREATE OR REPLACE VIEW leaderboard AS
 SELECT experiment, dataset, name,
     avg(value) FILTER (metric = 'compound_masd_cldice') AS compound,

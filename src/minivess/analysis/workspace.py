@@ -10,6 +10,7 @@ Tables
                                                   metric; NULL is undefined
     properties   + "case", sizes, voxels, ...     one row for each volume of a profile
     comparisons  + name, against, difference, ... one row for each pair of an analysis
+    faults       + name, "case", fault, x, ...    one row for each break or merge of a champion
     Each begins with run_id, experiment, dataset, kind, so that no mean need mix them.
 
 Views to query: an experiment is often analysed more than once, and folds and analysis evaluate
@@ -17,9 +18,10 @@ the same volumes
     latest_analyses, latest_families              rows of runs: of each experiment and dataset the
                                                   analysis, and of each name the training, that
                                                   finished and began last
-    latest_metrics, latest_volumes                what these analyses hold
+    latest_metrics, latest_volumes, latest_faults what these analyses hold
     leaderboard                                   means of each family and ensemble, best first
     hard_volumes                                  volumes by mean Dice, with their properties
+    fault_counts                                  breaks and merges of each volume, by kind
     what_changed                                  params that differ from the training before
     cost                                          runs, seconds and parameters of each name
     lineage                                       links between runs, towards the data
@@ -46,34 +48,18 @@ from minivess.errors import StoreError, UsageError
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 3
+SCHEMA = 4
 HERE = Path(__file__).parent
 OFFLINE: dict[str, Any] = {"autoinstall_known_extensions": "false"}
 ALONE = OFFLINE | {"enable_external_access": "false", "lock_configuration": "true"}
 """A query can read no other file, and can write none."""
 
 WHOSE = ("experiment", "dataset", "kind")
-OWN = "run_id VARCHAR, experiment VARCHAR, dataset VARCHAR, kind VARCHAR"
-COLUMNS = {
-    "runs": """name VARCHAR, status VARCHAR, parent_run_id VARCHAR, start_time TIMESTAMP_MS,
-        end_time TIMESTAMP_MS, content_key VARCHAR, dataset_hash VARCHAR, artifact_uri VARCHAR""",
-    "params": "key VARCHAR, value VARCHAR",
-    "metrics": "key VARCHAR, value DOUBLE, step BIGINT, time TIMESTAMP_MS",
-    "tags": "key VARCHAR, value VARCHAR",
-    "volumes": "name VARCHAR, case VARCHAR, group VARCHAR, metric VARCHAR, value DOUBLE",
-    "properties": """case VARCHAR, group VARCHAR, size_x BIGINT, size_y BIGINT, size_z BIGINT,
-        voxel_x DOUBLE, voxel_y DOUBLE, voxel_z DOUBLE, unit VARCHAR, foreground_ratio DOUBLE,
-        components BIGINT, intensity_mean DOUBLE, intensity_std DOUBLE""",
-    "comparisons": """name VARCHAR, against VARCHAR, metric VARCHAR, difference DOUBLE,
-        ci_lower DOUBLE, ci_upper DOUBLE, n BIGINT, n_units BIGINT, better BIGINT, worse BIGINT,
-        p_value DOUBLE, p_holm DOUBLE, effect DOUBLE, effect_lower DOUBLE, effect_upper DOUBLE,
-        detectable DOUBLE, fold_spread DOUBLE, seed_noise DOUBLE""",
+OWN = dict.fromkeys(("run_id", *WHOSE), "VARCHAR")
+TABLES: dict[str, dict[str, str]] = {
+    table: OWN | columns for table, columns in files.read_json(HERE / "tables.json").items()
 }
-"""Columns of each table beyond its own four."""
-TABLES = {
-    table: dict(column.split() for column in f"{OWN}, {more}".split(","))
-    for table, more in COLUMNS.items()
-}
+"""Columns of each table with their types."""
 VIEWS = {
     sql.partition("VIEW ")[2].split()[0]: sql
     for sql in (HERE / "views.sql").read_text(encoding="utf-8").strip().split(";\n\n")
@@ -84,7 +70,7 @@ EXAMPLES = {
     for title, _, sql in [example.partition("\n")]
 }
 # Tables that are read from the store only for new and changed runs.
-HEAVY = ("metrics", "volumes", "properties", "comparisons")
+HEAVY = ("metrics", "volumes", "properties", "comparisons", "faults")
 
 Rows = Mapping[str, Any]
 """Table -> rows as mappings, or an Arrow table with some of its columns."""

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from minivess.config import DEMO, ExperimentConfig
+from minivess.contracts import Fault
 from minivess.data.versions.versioning import recorded_places
 from minivess.errors import UsageError
 from minivess.home import Home
+from minivess.orchestration import handoff
 from minivess.orchestration.session import Session
 from minivess.review import queue
 from minivess.stages import dataset_identity
@@ -103,6 +105,8 @@ def export(session: Session, options: Options, dataset: str) -> Outcome:
     folder, cases = Path(options.arguments[0]).expanduser(), options.arguments[1:]
     if cases and options.all:
         raise UsageError("Volumes are named, and --all is given.", remedy="leave out one of both")
+    marks = _marks(session, options)
+    cases = cases or list(dict.fromkeys(one.case for one in marks) if not options.all else ())
     entries = [queue.find(session.home, dataset, case) for case in cases] or [
         entry for entry in queue.entries(session.home, dataset) if options.all or entry.is_open
     ]
@@ -111,13 +115,38 @@ def export(session: Session, options: Options, dataset: str) -> Outcome:
             f"No volume of {dataset} waits for a decision.",
             remedy="name the volumes, or export every one with --all",
         )
-    write = exchange.to_label_studio if options.tool == "label-studio" else exchange.to_slicer
-    written = write(session.home, entries, folder)
+    if options.tool == "label-studio":
+        written = exchange.to_label_studio(session.home, entries, folder)
+    else:
+        written = exchange.to_slicer(session.home, entries, folder, marks)
     session.print(f"  {folder}: {', '.join(written)}")
     if left := [entry.case for entry in entries if entry.case not in written]:
         session.print(f"  left out, their images cannot be read: {', '.join(left)}")
     session.print(f"  then: minivess review import {shlex.quote(str(folder))} --why '...'")
     return {"dataset": dataset, "folder": str(folder), "cases": written}
+
+
+def _marks(session: Session, options: Options) -> tuple[Fault, ...]:
+    """Breaks and merges of the analysis named, if one is.
+
+    Raises:
+        UsageError: it found none, or the tool shows none.
+    """
+    if options.faults is None:
+        return ()
+    if options.tool == "label-studio":
+        raise UsageError(
+            "Label Studio shows projections, and --faults marks places in volumes.",
+            remedy="leave out one of --as and --faults",
+        )
+    session.need_store()
+    found = handoff.receive_analysis(session, [options.faults]).faults
+    if not found:
+        raise UsageError(
+            f"The analysis {options.faults} found no breaks and merges.",
+            remedy="minivess analyse makes a new one, if an earlier release made this",
+        )
+    return found
 
 
 def take_back(session: Session, options: Options) -> Outcome:

@@ -8,13 +8,12 @@ Of volumes in groups, groups are exchangeable: losses are means over each, and s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minivess.contracts import LossName, Risk
-from minivess.evaluation.regions import Points
 
 Losses = NDArray[np.float64]
 """(volumes or groups, thresholds)"""
@@ -26,7 +25,7 @@ LOSSES: tuple[LossName, ...] = get_args(LossName)
 
 def curves(
     foreground: NDArray[np.float32], truth: NDArray[np.bool_], annotated: NDArray[np.bool_],
-    centreline: Points,
+    centreline: NDArray[np.integer[Any]],
 ) -> dict[LossName, NDArray[np.float64]]:  # fmt: skip
     """Return each loss of a volume at thresholds 0, 1/255, ... 1 and one above, in steps.
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from jinja2 import Template
 
-from minivess import files
+from minivess import files, units
+from minivess.contracts import Fault
 from minivess.errors import DataError
 from minivess.formats.filenames import suffix, volume_files
 from minivess.home import Home
@@ -22,13 +23,22 @@ from minivess.review.queue import Entry, Role
 
 MANIFEST, SCENE, TASKS, FORM = "export.json", "scene.mrml", "tasks.json", "form.xml"
 TEMPLATES = Path(__file__).parent
+MARKS = (
+    "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/"
+    "Schema/markups-schema-v1.0.3.json#"
+)
 
 
 # --- 3D Slicer ----------------------------------------------------------------------------
 
 
-def to_slicer(home: Home, entries: Sequence[Entry], folder: Path) -> list[str]:
+def to_slicer(
+    home: Home, entries: Sequence[Entry], folder: Path, marks: Sequence[Fault] = ()
+) -> list[str]:
     """Copy images and labels into `folder` with a scene that opens them all; returns the cases.
+
+    Args:
+        marks: places to look at, shown as points.
 
     Raises:
         DataError: `folder` is not empty.
@@ -53,8 +63,27 @@ def to_slicer(home: Home, entries: Sequence[Entry], folder: Path) -> list[str]:
         autoescape=True, trim_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     listed = [(c, r, f["name"]) for c, v in exported.items() for r, f in v["files"].items()]
-    files.write_text(folder / SCENE, template.render(files=listed))
+    marked = {case: [one for one in marks if one.case == case] for case in exported}
+    points = {case: _points(found, folder, case) for case, found in marked.items() if found}
+    files.write_text(folder / SCENE, template.render(files=listed, points=points))
     return list(exported)
+
+
+def _points(found: Sequence[Fault], folder: Path, case: str) -> str:
+    """Write points that Slicer opens, in its millimetres; returns the file's name."""
+    controls = [
+        {
+            "id": str(number),
+            "label": f"{one.kind} {number}",
+            "description": f"length {one.length:.4g}, lumen {one.lumen:.4g} {one.unit}",
+            "position": [axis * (units.in_micron(one.unit) or 1000) / 1000 for axis in one.place],
+        }
+        for number, one in enumerate(found, start=1)
+    ]
+    markups = [{"type": "Fiducial", "coordinateSystem": "RAS", "controlPoints": controls}]
+    name = f"marks/{case}.mrk.json"
+    files.write_json(folder / name, {"@schema": MARKS, "markups": markups})
+    return name
 
 
 def from_slicer(
@@ -76,7 +105,7 @@ def from_slicer(
             )
     known = {entry.case: entry for entry in queue.entries(home, manifest["dataset"])}
     there = {path.relative_to(folder).as_posix() for path in folder.glob("*/*")}
-    fixed, left = [], sorted(there - names)
+    fixed, left = [], sorted(name for name in there - names if not name.startswith("marks/"))
     for case, exported in manifest["volumes"].items():
         changed: dict[Role, Path] = {
             role: folder / file["name"]

@@ -14,16 +14,6 @@ from minivess.evaluation.statistics import FEWEST
 from minivess.runtime import templates
 from minivess.text import several
 
-REFERENCES = (
-    "Isensee et al. 2021, Nature Methods 18 (sliding window, foreground-balanced patches)",
-    "Shit et al. 2021, CVPR (clDice)",
-    "Maier-Hein, Reinke et al. 2024, Nature Methods 21 (definitions of the metrics)",
-    "Field and Welsh 2007, J. R. Stat. Soc. B 69 (bootstrap of clustered data)",
-    "Tsamardinos et al. 2018, Machine Learning 107 (bootstrap bias corrected cross-validation)",
-    "Holm 1979, Scandinavian Journal of Statistics 6 (correction for multiple comparisons)",
-    "Efron and Tibshirani 1993, An Introduction to the Bootstrap (studentized intervals)",
-)
-
 COMBINED = {
     "mean": "the mean of their class probabilities",
     "vote": "majority vote (ties go to the higher mean probability)",

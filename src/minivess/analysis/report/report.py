@@ -52,6 +52,10 @@ def render(
         "test": sections.test(result, unit),
         "classes": sections.per_class(result, unit),
         "volumes": sections.volumes(result, profile, unit),
+        "faults": result.faults,
+        "distance": unit,
+        "spelled": formatting.significant,
+        "segments": sections.segments(best, profile),
         "figures": {one.name: one for one in drawn if one.svg},
         "panels": [_panel(one, best, unit) for one in drawn if one.case],
         "uncertainty": result.uncertainty,
@@ -60,7 +64,6 @@ def render(
         "data": sections.data(profile, unit),
         "findings": [one for one in profile.findings if one.severity != "info"],
         "methods": methods.paragraphs(result, profile, config, models),
-        "references": methods.REFERENCES,
         "lineage": sections.lineage(result, profile, models, links),
     }
     return files.write_text(path, templates.render(FOLDER / "report.html.j2", **content))
@@ -105,6 +108,7 @@ def tables(
         files.write_csv(folder / "families.csv", family_rows(result)),
         files.write_csv(folder / "volumes.csv", volume_rows(result)),
         files.write_csv(folder / "comparisons.csv", comparison_rows(result)),
+        files.write_csv(folder / "faults.csv", fault_rows(result)),
         files.write_text(folder / "families.tex", latex(result, unit)),
     ]
     if result.test:
@@ -165,6 +169,19 @@ def comparison_rows(result: AnalysisResult) -> list[dict[str, Any]]:
             "seed_noise": result.seed_noise,
         }
         for one in result.comparisons
+    ]
+
+
+def fault_rows(result: AnalysisResult) -> list[dict[str, Any]]:
+    """Return a row per break, merge or branch of the champion, longest first."""
+    return [
+        {
+            "name": result.champion.family,
+            "fault": one.kind,
+            **one.model_dump(exclude={"kind", "voxel", "place"}),
+            **dict(zip("xyz", one.place, strict=True)),
+        }
+        for one in result.faults
     ]
 
 

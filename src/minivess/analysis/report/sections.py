@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from minivess import names
 from minivess.analysis import champion, formatting
 from minivess.analysis.report import figures
@@ -15,13 +17,23 @@ from minivess.contracts import (
     FoldModel,
     Interval,
     Scores,
+    VolumeStats,
 )
+from minivess.evaluation.statistics import holm
 from minivess.text import several
 
 HEADLINE = (names.PRIMARY, "dice", "cldice", "masd")
 # F1 of voxels equals Dice; it is in the CSV.
 COLUMNS = (names.PRIMARY, "dice", "cldice", "masd", "hd95", "nsd")
 Row = dict[str, Any]
+PROPERTIES: dict[str, Callable[[VolumeStats], float]] = {
+    "finest voxel edge": lambda one: min(one.voxel_spacing),
+    "slices": lambda one: one.shape[2],
+    "foreground share": lambda one: one.foreground_ratio,
+    "brightness": lambda one: one.intensity_mean,
+}
+"""By which segments of a dataset are compared."""
+FEWEST_SEGMENTED = 6
 
 
 def headline(result: AnalysisResult, unit: formatting.Unit) -> list[Row]:
@@ -237,6 +249,7 @@ def volumes(result: AnalysisResult, profile: DatasetProfile, unit: formatting.Un
                 "group": one.group or "",
                 "shape": formatting.shape(known.shape) if known else "",
                 "spacing": formatting.spacing(known.voxel_spacing, unit) if known else "",
+                "faults": [_faults(result, one.case, ends) for ends in ("break", "merge")],
                 "foreground": f"{100 * known.foreground_ratio:.1f} %" if known else "",
                 "cells": [
                     formatting.metric(name, unit).number(one.values.get(name)) for name in metrics
@@ -248,6 +261,45 @@ def volumes(result: AnalysisResult, profile: DatasetProfile, unit: formatting.Un
         "grouped": any(row["group"] for row in rows),
         "rows": rows,
     }
+
+
+def segments(best: Scores, profile: DatasetProfile) -> list[Row]:
+    """Return Dice of volumes below and above the middle of each property, over independent units.
+
+    Properties that are equal everywhere are left out, all of them below six units.
+    """
+    from scipy import stats
+
+    known = {one.case: one for one in profile.volumes}
+    units: dict[str, list[list[float]]] = {}
+    for one in best.volumes:
+        dice = one.values.get("dice")
+        if dice is not None and one.case in known:
+            row = [dice, *(of(known[one.case]) for of in PROPERTIES.values())]
+            units.setdefault(one.group or one.case, []).append(row)
+    found: dict[str, tuple[float, list[float], list[float]]] = {}
+    means = np.array([np.mean(rows, axis=0) for rows in units.values()])
+    for column, name in enumerate(PROPERTIES if len(means) >= FEWEST_SEGMENTED else (), start=1):
+        middle = float(np.median(means[:, column]))
+        above = means[:, column] > middle
+        low, high = means[~above, 0], means[above, 0]
+        if len(low) and len(high):
+            found[name] = (middle, list(low), list(high))
+    chances = holm([float(stats.mannwhitneyu(low, high).pvalue) for _, low, high in found.values()])
+    return [
+        {
+            "property": name,
+            "middle": f"{middle:.4g}",
+            "sides": [(formatting.number(float(np.mean(side))), len(side)) for side in (low, high)],
+            "difference": formatting.signed(float(np.mean(high) - np.mean(low))),
+            "p": formatting.number(chance),
+        }
+        for (name, (middle, low, high)), chance in zip(found.items(), chances, strict=True)
+    ]
+
+
+def _faults(result: AnalysisResult, case: str, ends: str) -> int:
+    return sum(one.case == case and one.kind == f"false {ends}" for one in result.faults)
 
 
 def data(profile: DatasetProfile, unit: formatting.Unit) -> list[tuple[str, str]]:

@@ -38,13 +38,15 @@ def export_rows(store: Store, known: Mapping[str, int] = NOTHING) -> dict[str, A
         "metrics": sql_reader.histories(store, {record.run_id for record in fresh}),
         "volumes": [row for record in fresh for row in _volumes(store, record)],
         "properties": [row for record in fresh for row in _properties(store, record)],
-        "comparisons": [
-            row
-            for record in fresh
-            if record.tags.get(names.KIND) == names.ANALYSIS
-            for row in _table(store, record, names.COMPARISONS_ARTIFACT)
-        ],
+        "comparisons": _of_analyses(store, fresh, names.COMPARISONS_ARTIFACT),
+        "faults": _of_analyses(store, fresh, names.FAULTS_ARTIFACT),
     }
+
+
+def _of_analyses(store: Store, records: Sequence[RunRecord], artifact: str) -> list[Row]:
+    """The rows of a table that analyses may hold."""
+    analyses = [one for one in records if one.tags.get(names.KIND) == names.ANALYSIS]
+    return [row for record in analyses for row in _table(store, record, artifact)]
 
 
 def _texts(records: Sequence[RunRecord], sort: Literal["params", "tags"]) -> list[Row]:
