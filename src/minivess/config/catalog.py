@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from minivess.config.base import Auto, Part
-from minivess.config.complaints import nowhere, validated
+from minivess.config.complaints import Kind, nowhere, validated
 from minivess.config.files import find, read_yaml
 from minivess.contracts import LossTerm, Shape
 from minivess.errors import UsageError
@@ -58,20 +58,17 @@ def model(
     name: str, changes: Mapping[str, Any] | None = None, *, file: str | None = None
 ) -> ModelConfig:
     """Read configs/models/<file or name>.yaml, with the experiment's changes over it."""
-    built: ModelConfig = _read(ModelConfig, "models", name, changes or {}, file=file)
-    return built
+    return _read(ModelConfig, "models", name, changes or {}, file=file)
 
 
 def loss(name: str) -> LossConfig:
     """Read configs/losses/<name>.yaml."""
-    built: LossConfig = _read(LossConfig, "losses", name)
-    return built
+    return _read(LossConfig, "losses", name)
 
 
 def tier(name: str) -> TierConfig:
     """Read configs/tiers/<name>.yaml."""
-    built: TierConfig = _read(TierConfig, "tiers", name)
-    return built
+    return _read(TierConfig, "tiers", name)
 
 
 def refuse_fields(changes: Mapping[str, Any], prefix: str, context: Any) -> None:
@@ -82,13 +79,13 @@ def refuse_fields(changes: Mapping[str, Any], prefix: str, context: Any) -> None
 
 
 def _read(
-    kind: type[Part],
+    kind: type[Kind],
     shelf: str,
     name: str,
     changes: Mapping[str, Any] = MappingProxyType({}),
     *,
     file: str | None = None,
-) -> Any:
+) -> Kind:
     path = find(shelf, file or name)
     return validated(
         kind,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -20,6 +20,7 @@ KINDS: dict[Any, str] = {
     Path: "a path",
     types.NoneType: "null",
 }
+Kind = TypeVar("Kind", bound=BaseModel)
 LIMITS = {
     "ge": "of at least",
     "gt": "above",
@@ -35,8 +36,8 @@ def nowhere(key: str) -> str:
 
 
 def validated(
-    kind: type[Any], values: Any, where: Callable[[str], str] = nowhere, **context: Any
-) -> Any:
+    kind: type[Kind], values: Any, where: Callable[[str], str] = nowhere, **context: Any
+) -> Kind:
     """Build a section; a validation error becomes one paragraph, which `where` begins.
 
     Raises:

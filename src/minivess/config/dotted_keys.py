@@ -48,8 +48,7 @@ def changed(config: ExperimentConfig, values: Mapping[str, Any]) -> ExperimentCo
     tree = config.model_dump(mode="json", exclude_unset=True)
     for key, value in values.items():
         set_at(tree, key, value)
-    built: ExperimentConfig = validated(ExperimentConfig, tree)
-    return built
+    return validated(ExperimentConfig, tree)
 
 
 def set_at(tree: dict[str, Any], key: str, value: Any) -> None:

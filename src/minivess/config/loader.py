@@ -55,7 +55,7 @@ def load(
 
     stated = [key for key, file in origins.items() if file is None or not is_shipped(file)]
     _give_way(merged, stated, validated(ExperimentConfig, merged, where, loose=True))
-    config: ExperimentConfig = validated(ExperimentConfig, merged, where)
+    config = validated(ExperimentConfig, merged, where)
     _refuse_space(config, where)
     if isinstance(config.data.root, Path):
         root = ((folder or Path.cwd()) / config.data.root.expanduser()).resolve()

@@ -12,13 +12,15 @@ class Check(Contract):
     """What a code stands for.
 
     The severities after the first are those of the same finding about the whole set;
-    `at_prediction` is the remedy where a volume is only segmented.
+    `at_prediction` is the remedy where a volume is only segmented. No decision of a reviewer makes
+    a volume with a `final` error usable; another file does.
     """
 
     meaning: str
     remedy: str
     severities: tuple[Severity, ...] = ("warning",)
     at_prediction: str | None = None
+    final: bool = False
 
 
 CHECKS = {
@@ -27,6 +29,11 @@ CHECKS = {
         Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")
     ).items()
 }
+
+
+def is_final(found: Finding) -> bool:
+    """Whether a finding is an error that no decision of a reviewer makes usable."""
+    return found.severity == "error" and CHECKS[found.code].final
 
 
 def finding(

@@ -90,7 +90,7 @@ def publish(run: Run, folder: Path, spec: CellSpec, result: CellResult) -> None:
     run.metrics({"trainable_parameters": float(result.trainable_parameters)}, step=0)
     best = {f"best_{name}": value for name, value in result.best.items()}
     run.tags({name: f"{value:.6g}" for name, value in best.items()})
-    run.row = best | means(result) | undefined(result) | {"n_volumes": len(result.volumes)}
+    run.row = best | fold_row(result) | {"n_volumes": len(result.volumes)}
     for name in (*names.CHECKPOINTS, names.FINAL):
         if name in result.files:
             run.file(folder / name, "checkpoints")
@@ -101,24 +101,21 @@ def publish(run: Run, folder: Path, spec: CellSpec, result: CellResult) -> None:
     run.json(result.model_dump(mode="json"), names.RESULT_ARTIFACT)
 
 
-def means(result: CellResult) -> dict[str, float]:
-    """The mean of each metric over the validation volumes in which it is defined."""
-    values: dict[str, list[float]] = {}
-    for volume in result.volumes:
-        for name, value in volume.values.items():
-            if value is not None:
-                values.setdefault(name, []).append(value)
-    return {name: sum(found) / len(found) for name, found in values.items()}
+def fold_row(result: CellResult) -> dict[str, float]:
+    """The mean of each metric over the validation volumes in which it is defined.
 
+    `<distance>_n_undefined` is the number of volumes for which a distance is undefined.
+    """
+    from minivess.evaluation import metrics
 
-def undefined(result: CellResult) -> dict[str, float]:
-    """`<distance>_n_undefined`: the number of volumes for which a distance is undefined."""
     rows = [volume.values for volume in result.volumes]
-    return {
-        f"{name}_n_undefined": float(sum(name in row and row[name] is None for row in rows))
-        for name in dict.fromkeys(name for row in rows for name in row)
+    means = metrics.mean(rows)
+    undefined = {
+        f"{name}_n_undefined": float(metrics.undefined(rows, name))
+        for name in means
         if names.stem(name) in names.DISTANCES
     }
+    return {name: value for name, value in means.items() if value is not None} | undefined
 
 
 def reusable(session: Session, cell: Cell) -> Trained | None:

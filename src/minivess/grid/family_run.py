@@ -121,7 +121,7 @@ def best_fold(results: Sequence[CellResult]) -> int:
     """The fold whose judged weights have the highest mean primary metric, else the first."""
 
     def score(fold: int) -> float:
-        return cell_run.means(results[fold]).get(names.PRIMARY, -math.inf)
+        return cell_run.fold_row(results[fold]).get(names.PRIMARY, -math.inf)
 
     return max(range(len(results)), key=score)
 

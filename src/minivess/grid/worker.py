@@ -119,8 +119,7 @@ def title(order: CellOrder) -> str:
 
 def settings_of(order: CellOrder) -> ExperimentConfig:
     """The settings of an order."""
-    config: ExperimentConfig = configs.validated(ExperimentConfig, order.settings)
-    return config
+    return configs.validated(ExperimentConfig, order.settings)
 
 
 # --- in the process that trains it --------------------------------------------------------

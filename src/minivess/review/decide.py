@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from minivess import files
+from minivess.data.checks import is_final
 from minivess.data.profiling.grids import align_label
-from minivess.data.profiling.quality import BEYOND_ACCEPTING
 from minivess.errors import DataError
 from minivess.formats.filenames import suffix, volume_files
 from minivess.formats.volume import Volume, read_volume, write_volume
@@ -67,7 +67,7 @@ def _said_already(entry: queue.Entry, rows: Sequence[Mapping[str, object]]) -> b
 
 def _refuse_unusable(entry: queue.Entry) -> None:
     for finding in () if entry.replaced else entry.findings:
-        if finding.severity == "error" and finding.code in BEYOND_ACCEPTING:
+        if is_final(finding):
             raise DataError(
                 f"{entry.case} cannot be used as it is: {finding.message}",
                 remedy=f"{_fix(entry)}, or reject it",

@@ -275,7 +275,7 @@ def _as_image(path: Path, place: _Place, beside: set[tuple[str, ...]]) -> set[Na
     for above in beside:  # labels/ beside a folder of any name
         if place.folders[: len(above)] == above:
             contexts.add(above + place.folders[len(above) + 1 :])
-    own = {name, _channel_off(name), *_without(_IMAGE, name)}
+    own = {name, name.removesuffix("_0000"), *_without(_IMAGE, name)}
     if _LABEL.search(name) and place.role != "image":  # it may as well be a label
         own = {name}
     names = {(*folders, base) for folders in contexts for base in own if base or folders}
@@ -294,10 +294,6 @@ def _as_label(path: Path, place: _Place) -> set[Name]:
     names = {(*folders, base) for folders in contexts for base in own if base or folders}
     alone = place.role == "label" and place.others and not _IMAGE.search(name)
     return names | ({(*place.others, ONLY)} if alone else set())
-
-
-def _channel_off(name: str) -> str:
-    return name.removesuffix("_0000")
 
 
 def is_label(name: str) -> bool:

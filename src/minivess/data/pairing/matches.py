@@ -58,7 +58,10 @@ def match_files(
             partners[path].append(pair)
     if crowd := next((together for together in partners.values() if len(together) > 1), None):
         raise Ambiguous(crowd)
-    return {(i, label): max(images[i] & labels[label], key=_length) for i, label in pairs}
+    return {
+        (i, label): max(images[i] & labels[label], key=lambda name: (len(name[-1]), len(name)))
+        for i, label in pairs
+    }
 
 
 def _nearest(
@@ -83,10 +86,6 @@ def _nearest(
         longest = max((len(name[-1]) for name in shared), default=0)
         nearest[path] = set().union(*(n for name, n in shared.items() if len(name[-1]) == longest))
     return nearest
-
-
-def _length(name: Name) -> tuple[int, int]:
-    return len(name[-1]), len(name)
 
 
 def common_start(one: str, other: str) -> str:

@@ -174,7 +174,8 @@ def _same_runs(
     names = list(sketches)
     owner = np.repeat(np.arange(len(names)), [sketches[name].size for name in names])
     runs = np.concatenate([sketches[name]["run"] for name in names])
-    place = np.concatenate([_coordinates(sketches[name], shapes[name]) for name in names])
+    where = [np.unravel_index(sketches[one]["place"], shapes[one], order="F") for one in names]
+    place = np.concatenate([np.stack(axes, axis=1) for axes in where])
     order = np.argsort(runs, kind="stable")
     starts = np.flatnonzero(np.diff(runs[order].astype(np.int64), prepend=-1, append=-1))
     shifts: dict[tuple[int, int], Counter[tuple[int, ...]]] = defaultdict(Counter)
@@ -190,7 +191,3 @@ def _same_runs(
             yield Duplicate(
                 names[one], names[other], f"shares a part with {{}}, {shift} voxels apart"
             )
-
-
-def _coordinates(sketch: npt.NDArray[Any], shape: Shape) -> Ints:
-    return np.stack(np.unravel_index(sketch["place"], shape, order="F"), axis=1)

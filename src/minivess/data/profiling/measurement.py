@@ -14,7 +14,7 @@ import numpy as np
 from minivess import files, keys
 from minivess.config import DataConfig
 from minivess.contracts import IGNORED, Case, Finding, LabelMap, VolumeStats
-from minivess.data.checks import finding
+from minivess.data.checks import finding, is_final
 from minivess.data.profiling import quality
 from minivess.data.profiling.duplicates import signature
 from minivess.data.profiling.grids import align_label, with_stated_spacing
@@ -119,7 +119,7 @@ def _measure(
     findings = quality.check(
         case.case, image, label, classes, values, ignores=ignores, stored=stored
     )
-    if any(f.severity == "error" and f.code in quality.BEYOND_ACCEPTING for f in findings):
+    if any(map(is_final, findings)):
         return Measurement(None, findings, "", case)
     converted = _convert(image, label, align_label(label, stored), store)
     kept = curated_case(case, converted, store or Path())

@@ -33,17 +33,6 @@ from minivess.formats.filenames import PASSED_OVER, stem, unread_format, unread_
 from minivess.formats.volume import is_corrected, is_own_mask
 from minivess.text import several
 
-# No decision of a reviewer makes these usable; another file does.
-BEYOND_ACCEPTING = frozenset(
-    {
-        "unreadable",
-        "shape_mismatch",
-        "non_finite",
-        "label_values",
-        "wrong_dimensions",
-        "implausible_spacing",
-    }
-)
 FEW_FOR_OUTLIERS = 5  # below this a median absolute deviation means nothing
 SMALLEST, LARGEST = 1e-3, 1e5  # micron
 LARGEST_TILT = 1.0  # degree; headers of straight grids jitter far below

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from minivess import names
@@ -100,7 +100,9 @@ def _left(store: Store) -> Iterator[Journal]:
                 journal.remove()
             else:
                 journal.release()
-        elif journal.operations[-1]["op"] == "close" or _is_gone(journal.operations):
+        elif journal.operations[-1]["op"] == "close" or liveness.is_gone(
+            journal.operations[0]["tags"]
+        ):
             yield journal
         else:
             journal.release()
@@ -114,13 +116,12 @@ def _locked(path: Path) -> Journal | None:
             return Journal(path.parent, path.stem)
         except BlockingIOError:
             operations, _ = parse_lines(path.read_bytes())
-            if not (operations and _is_gone(operations)) or time.monotonic() > deadline:
+            if (
+                not (operations and liveness.is_gone(operations[0]["tags"]))
+                or time.monotonic() > deadline
+            ):
                 return None
         time.sleep(0.1)
-
-
-def _is_gone(operations: Sequence[Operation]) -> bool:
-    return liveness.is_gone(operations[0]["tags"])
 
 
 def _end_journal(store: Store, journal: Journal) -> str:

@@ -88,13 +88,11 @@ def save(
     return folder
 
 
-def log_model(
-    run: Run, *, network: Network, window: Window, checkpoint: Path, example: Shape | None = None
-) -> None:
+def log_model(run: Run, *, network: Network, window: Window, checkpoint: Path) -> None:
     """Store the model as the artifact `model` of a run; sizes are verified."""
     with tempfile.TemporaryDirectory(prefix="minivess-") as temporary:
         folder = Path(temporary) / names.MODEL_ARTIFACT
-        save(folder, network=network, window=window, checkpoint=checkpoint, example=example)
+        save(folder, network=network, window=window, checkpoint=checkpoint)
         run.folder(folder, names.MODEL_ARTIFACT)
 
 

@@ -33,13 +33,14 @@ def training_params(config: ExperimentConfig, plan: ComputePlan, *, seed: int) -
     Lists of the grid are left out; `seed`, `model_name` and `loss_name` identify the point.
     """
     asked = config.training.model_dump(mode="json", exclude=set(GRID))
+    is_fixed = config.training.patch_size != "auto"
     return {
         **asked,
         **plan_params(plan),
         "seed": seed,
         "samples_per_volume": config.training.samples,
         "augment": config.training.augmentation(plan.iterations_per_epoch),
-        "patch_strategy": _strategy(config),
+        "patch_strategy": "fixed" if is_fixed else config.compute.patch_strategy,
         "prediction_window": plan.window,
         **preparation_params(config),
     }
@@ -55,11 +56,6 @@ def plan_params(plan: ComputePlan) -> Params:
         "memory_budget_gb": round(plan.memory_budget_gb, 3),
         "n_padded_volumes": len(plan.padded),
     }
-
-
-def _strategy(config: ExperimentConfig) -> str:
-    given = config.training.patch_size != "auto"
-    return "fixed" if given else config.compute.patch_strategy
 
 
 def preparation_params(config: ExperimentConfig) -> Params:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import json
 import logging
-import tempfile
 import time
 import traceback
 import uuid
@@ -89,8 +88,8 @@ def mlflow_run(
                 interval = config.tracking.system_metrics_interval_s
                 stack.callback(system.monitor(run, interval))
             run.params(environment.collect().params)
-            with descriptions(config, ingredients) as folder:
-                run.folder(folder)
+            for path, text in descriptions(config, ingredients).items():
+                run.text(text, path)
             yield run
             stack.close()
         except BaseException as error:
@@ -140,12 +139,11 @@ def _user() -> str:
         return "unknown"
 
 
-@contextmanager
-def descriptions(config: ExperimentConfig, ingredients: keys.Ingredients) -> Iterator[Path]:
-    """Yield a folder with what every run stores: configuration, environment, key inputs."""
+def descriptions(config: ExperimentConfig, ingredients: keys.Ingredients) -> dict[str, str]:
+    """Return the text files that every run stores: configuration, environment, key inputs."""
     surroundings = environment.collect()
     asked = config.model_dump(mode="json", exclude_unset=True)
-    contents = {
+    return {
         "config/resolved_config.yaml": yaml.safe_dump(config.model_dump(mode="json")),
         "config/experiment_config.json": _indented(asked),
         "environment/system_info.json": _indented(plain_json(surroundings.info)),
@@ -153,12 +151,6 @@ def descriptions(config: ExperimentConfig, ingredients: keys.Ingredients) -> Ite
         names.INGREDIENTS_ARTIFACT: _indented(ingredients),
         **{f"environment/{name}": content for name, content in surroundings.files.items()},
     }
-    with tempfile.TemporaryDirectory(prefix="minivess-") as temporary:
-        for path, content in contents.items():
-            file = Path(temporary) / path
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(content, encoding="utf-8")
-        yield Path(temporary)
 
 
 def _indented(value: Any) -> str:
