@@ -446,22 +446,18 @@ class Store:
         """Return artifact path -> size in bytes, of a run or of one of its folders."""
         return artifacts.listing(self.client, self.resolve(run_id), path)
 
-    def probe_write(self, experiment: str | None = None) -> None:
+    def probe_write(self) -> None:
         """Write a small file where artifacts go, read it back and remove it.
 
         Raises:
             StoreError: the artifact store cannot be written.
         """
-        artifacts.try_writing(self._artifact_place(experiment), self.uri)
+        artifacts.try_writing(self.artifact_root or self._place_of_server(), self.uri)
 
-    def _artifact_place(self, experiment: str | None) -> str:
+    def _place_of_server(self) -> str:
         with translate_errors(f"find the artifact store of {redact(self.uri)}"):
-            found = self.client.get_experiment_by_name(experiment) if experiment else None
-            if found is None and self.artifact_root is None:
-                found = next(iter(self.client.search_experiments(max_results=1)), None)
-        if found is not None:
-            return str(found.artifact_location)
-        return self.artifact_root or self.home.artifacts.as_uri()
+            found = self.client.search_experiments(max_results=1)
+        return found[0].artifact_location if found else self.home.artifacts.as_uri()
 
 
 def publication_time(record: RunRecord) -> int:
