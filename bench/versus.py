@@ -105,9 +105,10 @@ class Ours:
         return self.grid.model(self.family).plan
 
     def train(self, cell: families.Cell) -> Rows:
-        """Two epochs tell how many fit, then those are trained."""
-        _, short = self.cell(cell, 2, "short")
-        epochs = max(2, int(self.budget / (short / 2)))
+        """Trainings of two and of six epochs tell how many fit, then those are trained."""
+        (_, short), (_, longer) = (self.cell(cell, n, f"short{n}") for n in (2, 6))
+        each = (longer - short) / 4
+        epochs = max(2, int((self.budget - (short - 2 * each)) / each))
         result, seconds = self.cell(cell, epochs, "whole")
         print(
             f"ours, fold {cell.fold.index}: {self.family.name}, {epochs} epochs of "

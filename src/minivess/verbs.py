@@ -127,7 +127,7 @@ VERBS = {
                  uses=("data", "-data.root", "-data.watch_interval_s", "-data.demo_volumes",
                        "-data.demo_seed", *STORE)),
     "plan": Verb("check the data, show every automatic choice and what the grid will cost", "",
-                 ("upstream", *TIER, "json"), (*HANDED_ON, "-data.watch_interval_s", "-hours")),
+                 ("upstream", *TIER, "json"), (*HANDED_ON, "-data.watch_interval_s")),
     "predict": Verb("segment files or folders with the model in production", "IN OUT",
                     ("upstream", "url", "json"),
                     (*NAMED, "data.spacing", "data.unit", "deployment.out_of_range")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from minivess.errors import PlanError, UsageError
 from minivess.home import Home
 from minivess.orchestration.session import Session, open_session
 from minivess.stages import hours
+from minivess.stages.plan import plan
 from minivess.stages.profile import profile_data
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("stocked")]
@@ -21,14 +23,29 @@ WORDS = (
 )  # fmt: skip
 
 
-def test_epochs_and_folds_follow_the_time_and_stay_the_same(
-    make_dataset: Callable[..., Path], home: Home
-) -> None:
+@pytest.fixture
+def opened(make_dataset: Callable[..., Path], home: Home) -> Callable[..., Any]:
+    """A session on four volumes, with words as a user types them."""
     root, env = make_dataset(4), config.Environment(home=home.root, prefect_disabled=True)
 
-    def fitted(*words: str) -> Session:
+    def open_one(*words: str) -> Any:
         asked = config.load([], [f"data.root={root}", *WORDS, *words], env)
-        with open_session(asked, env, yes=True, words=words) as session:
+        return open_session(asked, env, yes=True, words=words)
+
+    return open_one
+
+
+def test_a_plan_says_what_would_be_fitted_and_for_which_time(opened: Callable[..., Any]) -> None:
+    with opened("hours=0.5") as session:
+        found, forecast = plan(session), hours.fitted(session, profile_data(session), chain=True)
+    assert found["max_epochs"] == forecast.config.training.max_epochs != 100
+    cost = found["models"]["dynunet"]["forecast"]
+    assert (cost["cells"], found["folds"]) == (3, 3)
+
+
+def test_epochs_and_folds_follow_the_time_and_stay_the_same(opened: Callable[..., Any]) -> None:
+    def fitted(*words: str) -> Session:
+        with opened(*words) as session:
             return hours.fitted(session, profile_data(session))
 
     enough = fitted("hours=0.5")

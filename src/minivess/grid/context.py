@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,6 +58,7 @@ class GridContext:
         models: plan of each model, by the model's name.
         watch: called after each epoch of each cell.
         gpus_locked: the process that started this one holds the GPU locks.
+        timed: what was timed of each model, by the model's name.
     """
 
     session: Session
@@ -67,6 +68,14 @@ class GridContext:
     models: dict[str, ModelPlan]
     watch: Watch = _ignore
     gpus_locked: bool = False
+    timed: dict[str, forecast.Times] = field(default_factory=dict)
+
+    def with_epochs(self, epochs: int) -> GridContext:
+        """The grid with another number of epochs, and what was timed."""
+        config = self.session.config
+        training = config.training.model_copy(update={"max_epochs": epochs})
+        changed = config.model_copy(update={"training": training})
+        return replace(self, session=self.session.with_config(changed))
 
     def model(self, family: Family) -> ModelPlan:
         """The plan of a family's model."""
@@ -149,34 +158,42 @@ class GridContext:
             out_of_memory.release()
 
     def _forecast(self, families: Sequence[Family], total: int | None) -> Forecast:
-        from minivess.training import speed_probe
-
         session, (network, plan, _) = self.session, self.model(families[0])
-        session.print(f"  timing   {network.name}: a few steps, which takes up to a minute")
-        by_loss = {family.loss.name: family for family in families}
-        specs = [self.spec(family, family.cells[0]) for family in by_loss.values()]
         config, loaded = session.config, as_loaded(session, self.profile)
         n_train = [len(cell.fold.train) for family in families for cell in family.cells]
         cells = total or len(n_train)
         cached_gb = plan.cache_rate * choices.loaded_gb(network, loaded)
         most = layout.most_cells(config, plan, self.hardware, cells=cells, cached_gb=cached_gb)
-        first, *others = layout.thread_counts(plan, self.hardware, most[0])
-        with out_of_memory.typed(network, plan):
-            times = speed_probe.times(
-                specs, plan.replace(threads=first), config, self.cases, others
-            )
+        counts = layout.thread_counts(plan, self.hardware, most[0])
+        if network.name not in self.timed:
+            self.timed[network.name] = self._time(families, counts)
+        times = self.timed[network.name]
 
         def cell_s(planned: ComputePlan) -> float:
             epoch = forecast.epoch_s(config, planned, loaded, times, n_train=n_train)
             return config.training.max_epochs * epoch
 
-        plan = layout.fastest(plan, self.hardware, most, (first, *others), cell_s, cells=cells)
+        plan = layout.fastest(plan, self.hardware, most, counts, cell_s, cells=cells)
         held_gb = peak_memory.held_gb()
         cost = forecast.forecast(
             config, network, plan, loaded, times, n_train=n_train, held_gb=held_gb
         )
         self.models[families[0].model.name] = ModelPlan(network, plan, cost)
         return cost
+
+    def _time(self, families: Sequence[Family], counts: Sequence[int]) -> forecast.Times:
+        """Time steps of each loss, with each number of threads."""
+        from minivess.training import speed_probe
+
+        network, plan, _ = self.model(families[0])
+        self.session.print(f"  timing   {network.name}: a few steps, which takes up to a minute")
+        by_loss = {family.loss.name: family for family in families}
+        specs = [self.spec(family, family.cells[0]) for family in by_loss.values()]
+        first, *others = counts
+        with out_of_memory.typed(network, plan):
+            return speed_probe.times(
+                specs, plan.replace(threads=first), self.session.config, self.cases, others
+            )
 
 
 @dataclass(frozen=True)
@@ -204,8 +221,13 @@ class CellContext:
         return self.session.home.cells / self.cell.key
 
 
-def prepare(session: Session, profile: DatasetProfile, families: Sequence[Family]) -> GridContext:
-    """Measure the machine, plan and check each model, and restore the data.
+def prepare(
+    session: Session,
+    profile: DatasetProfile,
+    families: Sequence[Family],
+    cases: Mapping[str, Case] | None = None,
+) -> GridContext:
+    """Measure the machine, plan and check each model, and restore the data unless it is given.
 
     Raises:
         PlanError: a model does not fit the machine or the volumes.
@@ -216,7 +238,8 @@ def prepare(session: Session, profile: DatasetProfile, families: Sequence[Family
         if family.model.name not in models:
             models[family.model.name] = plan_model(session, profile, hardware, family)
             initial_weights.fetch(session, models[family.model.name].network)
-    return GridContext(session, profile, restore(session, profile), hardware, models)
+    found = restore(session, profile) if cases is None else dict(cases)
+    return GridContext(session, profile, found, hardware, models)
 
 
 def plan_model(

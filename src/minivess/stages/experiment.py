@@ -26,7 +26,7 @@ def experiment(session: Session) -> dict[str, Any]:
         found |= profile.outcome(session, profile.profile_data(session))
     if session.config.hours is not None:
         profiled = profile.profile_for(session, ids("data_profile_run_id"))
-        session = hours.fitted(session, profiled)
+        session = hours.fitted(session, profiled, chain={"analyse", "deploy"} <= set(stages))
     if "train" in stages:
         found |= train.outcome(session, train.train(session, ids("data_profile_run_id")))
     if "analyse" in stages:

@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
-import math
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from minivess import config as configs
 from minivess.compute import judging
 from minivess.compute.memory.cache import cached
-from minivess.contracts import DatasetProfile
+from minivess.contracts import Case, DatasetProfile
 from minivess.errors import PlanError, UsageError
-from minivess.grid.context import prepare
-from minivess.grid.families import families
+from minivess.grid.context import GridContext, prepare
+from minivess.grid.families import Family, families
 from minivess.orchestration.session import Session
 from minivess.text import format_duration, several
 
-RESERVE = 0.1
-"""Share of the time for what follows the training, and for a machine that is busier later."""
 FEWEST, MOST = 10, 1000
 """Epochs below which folds are given up, down to two, and above which none are added."""
 FITTED = ("training.max_epochs", "training.extends")
+CHAIN_S = 45.0
+"""Seconds of profile, analysis and deployment of the demo, which have their part of the hours."""
 
 
-def fitted(session: Session, profile: DatasetProfile) -> Session:
+def fitted(
+    session: Session,
+    profile: DatasetProfile,
+    cases: Mapping[str, Case] | None = None,
+    *,
+    chain: bool = False,
+) -> Session:
     """The session with the epochs and folds that `hours` allows; the same again from the cache.
+
+    Args:
+        cases: the volumes where they lie; None: those of the profile's version.
+        chain: the hours are for the four flows, not for the training alone.
 
     Raises:
         UsageError: the command gives epochs as well.
@@ -41,65 +54,77 @@ def fitted(session: Session, profile: DatasetProfile) -> Session:
     parts = (config.data, config.compute, config.training, config.evaluation)
     asked = {
         "hours": config.hours, "data": profile.dataset_hash, "model": config.model,
-        "settings": [part.key_fields() for part in parts],
+        "settings": [part.key_fields() for part in parts], "chain": chain,
     }  # fmt: skip
-    found = cached(session.home.footprints, asked, lambda: _fit(session, profile), own=[])
+    work = partial(_fit, session, profile, cases, beside_h=chain * CHAIN_S / 3600)
+    found = cached(session.home.footprints, asked, work, own=[])
     session.print(f"  hours={config.hours:g}: {found['why']}")
     changed = {f"training.{name}": value for name, value in found["training"].items()}
     return session.with_config(configs.changed(config, {**changed, "hours": None}))
 
 
-def _fit(session: Session, profile: DatasetProfile) -> dict[str, Any]:
+def _fit(
+    session: Session,
+    profile: DatasetProfile,
+    cases: Mapping[str, Case] | None,
+    *,
+    beside_h: float,
+) -> dict[str, Any]:
     training, hours = session.config.training, session.config.hours or 0.0
-    budget, folds = (1 - RESERVE) * hours, training.folds
-    pace = Pace.of(session, profile)
-    if pace.epochs(budget) < FEWEST and folds > 2 and training.splits is None:
+    given = hours - beside_h
+    folds, grid = training.folds, TimedGrid.of(session, profile, cases)
+    if grid.epochs(given) < FEWEST and folds > 2 and training.splits is None:
         folds = 2
         fewer = configs.changed(session.config, {"training.folds": folds})
-        pace = Pace.of(session.with_config(fewer), profile)
-    epochs = min(MOST, pace.epochs(budget))
+        grid = TimedGrid.of(session.with_config(fewer), profile, cases)
+    epochs = grid.epochs(given)
     if epochs < 1:
-        least = format_duration(3600 * (pace.epoch_h + pace.once_h) / (1 - RESERVE))
+        least = format_duration(3600 * (grid.hours(1) + beside_h))
         raise PlanError(
-            f"hours={hours:g} is too short: one epoch of the grid takes {least}.",
+            f"hours={hours:g} is too short: with one epoch it takes {least}.",
             remedy="more hours, fewer training.losses, or a smaller network "
             "(model.filters=[8,16,32])",
         )
     chosen = {"max_epochs": epochs, "folds": folds}
-    takes = format_duration(3600 * (epochs * pace.epoch_h + pace.once_h))
+    takes = format_duration(3600 * grid.hours(epochs))
     why = f"{several(epochs, 'epoch')} on {folds} folds, training forecast to take {takes}"
-    if pace.updates:
+    if grid.updates:
         # More epochs would otherwise make each of them shorter.
-        chosen["iterations_per_epoch"] = pace.updates
-        why += f", {several(pace.updates, 'update')} in each"
+        chosen["iterations_per_epoch"] = grid.updates
+        why += f", {several(grid.updates, 'update')} in each"
     return {"training": chosen, "why": why}
 
 
-class Pace(NamedTuple):
-    """Hours of one epoch of the whole grid, and of what comes once.
+class TimedGrid(NamedTuple):
+    """A grid whose steps are timed once, to be forecast with any number of epochs.
 
-    `updates` of an epoch, where these depend on the number of epochs; else 0.
+    `updates` of an epoch, where these would depend on the number of epochs; else 0.
     """
 
-    epoch_h: float
-    once_h: float
+    grid: GridContext
+    asked: tuple[Family, ...]
     updates: int
 
     @classmethod
-    def of(cls, session: Session, profile: DatasetProfile) -> Pace:
-        """Time a few steps of each model."""
+    def of(
+        cls, session: Session, profile: DatasetProfile, cases: Mapping[str, Case] | None
+    ) -> TimedGrid:
+        """Plan each model."""
         asked = families(session.config, profile)
-        grid, cells = prepare(session, profile, asked), sum(len(f.cells) for f in asked)
-        epoch_h, once_h, updates = 0.0, 0.0, 0
-        for name in list(grid.models):
-            cost = grid.probe([f for f in asked if f.model.name == name], cells=cells)
-            epoch_h += cost.total_hours * cost.steps_share / session.config.training.max_epochs
-            once_h += cost.total_hours * (1 - cost.steps_share)
-            longer = grid.models[name].plan.choices["iterations_per_epoch"]
-            if longer.bound == judging.LONGER:
-                updates = max(updates, longer.value)
-        return cls(epoch_h, once_h, updates)
+        grid = prepare(session, profile, asked, cases)
+        longer = [model.plan.choices["iterations_per_epoch"] for model in grid.models.values()]
+        updates = max((each.value for each in longer if each.bound == judging.LONGER), default=0)
+        if updates:
+            fixed = configs.changed(session.config, {"training.iterations_per_epoch": updates})
+            grid = replace(grid, session=session.with_config(fixed))
+        return cls(grid, asked, updates)
+
+    def hours(self, epochs: int) -> float:
+        """Hours of the grid with so many epochs."""
+        grid, cells = self.grid.with_epochs(epochs), sum(len(one.cells) for one in self.asked)
+        by_model = ([f for f in self.asked if f.model.name == name] for name in list(grid.models))
+        return sum(grid.probe(mine, cells=cells).total_hours for mine in by_model)
 
     def epochs(self, hours: float) -> int:
-        """How many epochs fit into the hours."""
-        return math.floor((hours - self.once_h) / self.epoch_h)
+        """How many epochs fit into the hours, none to `MOST`."""
+        return bisect_right(range(1, MOST + 1), hours, key=self.hours)

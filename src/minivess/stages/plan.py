@@ -10,6 +10,7 @@ from minivess.grid.context import GridContext, measure_hardware, plan_model, res
 from minivess.grid.families import families
 from minivess.grid.initial_weights import pin
 from minivess.orchestration.session import Session
+from minivess.stages import hours
 from minivess.stages.dataset_scan import scan_dataset
 from minivess.stages.profile import measure, print_summary, profile_for, summary
 from minivess.stages.profile_text import pairing_lines
@@ -32,6 +33,7 @@ def plan(session: Session, upstream: Sequence[str] = ()) -> dict[str, Any]:
         profile = summary(session, scan, measured)
         cases = {case.case: case for case in measured.cases}
     print_summary(session, profile)
+    session = hours.fitted(session, profile, cases, chain=True)
     asked = families(session.config, profile)
     for note in dict.fromkeys(note for family in asked for note in family.split.notes):
         session.print(f"  note: {note}")
@@ -39,7 +41,11 @@ def plan(session: Session, upstream: Sequence[str] = ()) -> dict[str, Any]:
     session.print()
     session.print(plan_page.machine_text(hardware))
     grid = GridContext(session, profile, cases, hardware, models={})
-    found: dict[str, Any] = {"hardware": hardware.model_dump(), "models": {}}
+    training = session.config.training
+    found: dict[str, Any] = {
+        "hardware": hardware.model_dump(), "max_epochs": training.max_epochs,
+        "folds": training.folds, "models": {},
+    }  # fmt: skip
     for name in dict.fromkeys(family.model.name for family in asked):
         mine = [family for family in asked if family.model.name == name]
         grid.models[name] = plan_model(session, profile, hardware, mine[0])

@@ -124,6 +124,7 @@ def _refit(
     rule: str,
 ) -> str:
     grid = prepare(session, profile, [family])
+    grid.probe([family])  # chooses the threads
     note = f"{analysis.champion.family}, the champion, on all volumes; never scored. {rule}."
     tags = cell_run.tags(grid, family) | {"stopping_rule": rule}
     with session.run(

@@ -142,6 +142,7 @@ def one_trial(session: Session, study: Trials, profile: DatasetProfile, run: Run
     pruned = trials.optuna().TrialPruned
     try:
         grid = prepare(own, profile, [family])
+        grid.probe([family], cells=1)  # chooses the threads of cells that train one by one
         with own.run(
             names.TRIAL, f"trial_{number}", keys.digest([names.TRIAL, family.key]), tried,
             family.ingredients, dataset=profile.dataset, parent=run,

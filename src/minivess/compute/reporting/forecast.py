@@ -157,7 +157,7 @@ def _cell_gb(config: ExperimentConfig, network: Network) -> float:
     weights as a model.
     """
     training = config.training
-    weights = networks.parameters(networks.initial(network, seed=0)) * 4 / GIB
+    weights = networks.parameters(networks.weightless(network)) * 4 / GIB
     last = weights * ((3 if training.optimizer.startswith("adam") else 2) + training.averages)
     sole = 2 + (training.judged_epoch == "last")
     return CELL_GB + 2 * (sole * weights + last) + last + weights / training.folds
