@@ -89,8 +89,3 @@ def test_a_patch_without_vessel_has_none_to_break():
 def test_true_and_false_of_older_files_are_the_light_set_and_none():
     assert TrainingConfig.model_validate({"augment": True}).augment == "light"
     assert TrainingConfig.model_validate({"augment": False}).augment == "none"
-
-
-def test_auto_takes_the_full_set_where_a_training_is_long():
-    assert TrainingConfig(augment="auto", max_epochs=10).augmentation(20) == "light"
-    assert TrainingConfig(augment="auto", max_epochs=1000).augmentation(20) == "full"

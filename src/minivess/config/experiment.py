@@ -24,8 +24,6 @@ from minivess.contracts import IGNORED, LabelMap, Normalisation, Resampling
 
 Augmentation = Literal["none", "light", "full"]
 SAMPLES = 4
-FULL_FROM = 5000
-"""Updates of a training from which on `auto` takes the full set."""
 
 
 class ResamplingConfig(Part):
@@ -144,7 +142,7 @@ class TrainingConfig(Part):
     validation_interval: PositiveInt | Auto = "auto"
     validation_share: Annotated[float, Field(gt=0, le=1)] | Auto = "auto"
     foreground_ratio: float = setting(0.67, ge=0, le=1)
-    augment: Augmentation | Auto = "light"
+    augment: Augmentation = "light"
     patch_size: tuple[PositiveInt, PositiveInt, PositiveInt] | Auto = "auto"
     batch_size: PositiveInt | Auto = "auto"
     accumulation_steps: int = setting(1, ge=1)
@@ -180,12 +178,6 @@ class TrainingConfig(Part):
     @classmethod
     def _on_or_off(cls, augment: object) -> object:
         return {"true": "light", "false": "none"}.get(str(augment).lower(), augment)
-
-    def augmentation(self, iterations: int) -> Augmentation:
-        """The set in use, `auto` resolved, where an epoch has so many updates."""
-        if self.augment != "auto":
-            return self.augment
-        return "full" if self.max_epochs * iterations >= FULL_FROM else "light"
 
     @property
     def samples(self) -> int:

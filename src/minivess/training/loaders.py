@@ -152,7 +152,7 @@ class Batches:
         transform = transforms.drawn(
             self.plan.patch_size,
             foreground_ratio=self.training.foreground_ratio,
-            augment=self.training.augmentation(self.plan.iterations_per_epoch),
+            augment=self.training.augment,
         )
         size = self.plan.batch_size
         patches = [

@@ -39,7 +39,6 @@ def training_params(config: ExperimentConfig, plan: ComputePlan, *, seed: int) -
         **plan_params(plan),
         "seed": seed,
         "samples_per_volume": config.training.samples,
-        "augment": config.training.augmentation(plan.iterations_per_epoch),
         "patch_strategy": "fixed" if is_fixed else config.compute.patch_strategy,
         "prediction_window": plan.window,
         **preparation_params(config),
