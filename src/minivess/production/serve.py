@@ -114,6 +114,8 @@ def serve(session: Session, words: Sequence[str], *, host: str, port: int) -> No
             session.print(f"Serve     {asked}: {services.label} at http://{host}:{port}")
             if host != HOST:
                 session.print("  a token is asked for; put a proxy with TLS in front of it")
+            image = package.image_command(session.home.served, services.label)
+            session.print(f"  as an image: {image}")
             session.print("  Ctrl-C ends it")
             follow(session, asked, services)
     except KeyboardInterrupt:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,14 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from minivess import config, files, networks
 from minivess.contracts import Network, Window
 from minivess.errors import ServingError
-from minivess.runtime import templates
+from minivess.runtime import git, templates
 from minivess.serving import model_record
 
 README = Path(__file__).with_name("README.md.j2")
+DOCKERFILE = Path(__file__).with_name("service.Dockerfile.j2")
+PINS = "requirements.txt"
 SERVICE = "minivess.serving.service:Segmentation"
 REQUIREMENTS = (
     "bentoml", "connected-components-3d", "imagecodecs", "isal", "jinja2", "monai", "nibabel",
@@ -27,6 +32,8 @@ REQUIREMENTS = (
     "scikit-image", "scipy", "tifffile", "torch",
 )  # fmt: skip
 """Packages that the service imports; the network needs only its ONNX file."""
+TORCH_GPU = ("cuda-", "nvidia-", "triton")
+"""Packages that torch itself names exactly, where its build is one for GPUs."""
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +100,42 @@ def stage(source: Path, onnx: Path, model: model_record.ServedModel) -> Path:
     files.copy_package(source)
     files.write_text(source / "bentofile.yaml", yaml.safe_dump(bentofile(model), sort_keys=False))
     files.write_text(source / "README.md", templates.render(README, model=model))
+    files.write_text(source / PINS, "".join(f"{line}\n" for line in pinned(model.engine)))
+    here = Path(__file__).parent
+    commit = git.answer(here, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    commit = commit or config.environment().git_commit or "unknown"
+    dockerfile = templates.render(DOCKERFILE, model=model, service=SERVICE, commit=commit)
+    files.write_text(source / "Dockerfile", dockerfile)
     return source
+
+
+def image_command(folder: Path, tag: str) -> str:
+    """Return the command that builds an image of the bento `tag` with docker or podman."""
+    place = bento_home(folder) / "bentos" / tag.replace(":", "/") / "src"
+    # Only Docker's format of images keeps the health check.
+    docker = shutil.which("docker") or not shutil.which("podman")
+    engine = "docker build" if docker else "podman build --format docker"
+    return f"{engine} -t {tag} {shlex.quote(str(place))}"
+
+
+def pinned(engine: str) -> list[str]:
+    """Return `name==version` of all packages that the service runs with here, by name."""
+    found: dict[str, str] = {}
+    waiting, seen = [Requirement(name) for name in (*REQUIREMENTS, engine)], set()
+    while waiting:
+        need = waiting.pop()
+        name, extras = canonicalize_name(need.name), ("", *need.extras)
+        if (name, extras) in seen:
+            continue
+        seen.add((name, extras))
+        distribution = importlib.metadata.distribution(name)
+        found[name] = distribution.version.partition("+")[0]
+        for inner in map(Requirement, distribution.requires or ()):
+            if name == "torch" and inner.name.startswith(TORCH_GPU):
+                continue
+            if not inner.marker or any(inner.marker.evaluate({"extra": one}) for one in extras):
+                waiting.append(inner)
+    return [f"{name}=={found[name]}" for name in sorted(found)]
 
 
 def bentofile(model: model_record.ServedModel) -> dict[str, object]:
@@ -101,17 +143,13 @@ def bentofile(model: model_record.ServedModel) -> dict[str, object]:
     return {
         "service": SERVICE,
         "name": model.name,
-        "include": [model_record.ONNX, model_record.CONFIG, "minivess/", "README.md"],
+        "include": [
+            model_record.ONNX, model_record.CONFIG, "minivess/", "README.md", "Dockerfile", PINS,
+        ],
         "labels": {"project": "minivess", **{k: label_value(v) for k, v in model.lineage.items()}},
-        "python": {
-            "packages": [
-                f"{name}=={importlib.metadata.version(name)}"
-                for name in sorted({*REQUIREMENTS, model.engine})
-            ],
-            # Locking asks the package index; the versions above are exact already.
-            "lock_packages": False,
-        },
-    }
+        # Locking asks the package index; these versions are exact already.
+        "python": {"requirements_txt": PINS, "lock_packages": False},
+    }  # fmt: skip
 
 
 def bento_name(name: str) -> str:

@@ -140,6 +140,8 @@ def _deploy(
         f"  service {result.bento_tag} ({result.engine}) answered {smoke.case} in "
         f"{smoke.seconds:.1f} s with the mask expected"
     )
+    command = package.image_command(session.home.served, result.bento_tag)
+    session.print(f"  as an image: {command}")
     return result.replace(run_id=run.run_id)
 
 

@@ -200,7 +200,7 @@ def _git() -> dict[str, str]:
     package = Path(config.__file__).parent
     commit = _answer(package, "rev-parse", "HEAD") if git.tracks(package, "__init__.py") else None
     if commit is None:
-        return NO_GIT
+        return NO_GIT | _of_image()
     short = _answer(package, "rev-parse", "--short", "HEAD") or commit[:7]
     branch = _answer(package, "symbolic-ref", "--quiet", "--short", "HEAD")
     status = _answer(package, "status", "--porcelain", ":/")
@@ -211,6 +211,14 @@ def _git() -> dict[str, str]:
         "git_dirty": UNKNOWN if status is None else str(bool(status)),
         "diff": _difference(package) if status else "",
     }
+
+
+def _of_image() -> dict[str, str]:
+    """The commit that an image was built from, which holds no repository."""
+    stated = config.environment().git_commit or UNKNOWN
+    commit = stated.removesuffix("-dirty")
+    dirty = UNKNOWN if commit == UNKNOWN else str(commit != stated)
+    return {"git_commit": commit, "git_commit_short": commit[:7], "git_dirty": dirty}
 
 
 def _difference(package: Path) -> str:
