@@ -98,3 +98,18 @@ def test_just_alone_lists_the_recipes(clone: Path):
     listed = just(folder=clone).stdout
     assert "experiment" in listed
     assert "ready" not in listed
+
+
+@pytest.mark.parametrize(("recipe", "tool", "words"), [
+    (["notebook", "--headless"], "marimo", ["run", "CLONE/notebooks/workspace.py", "--headless"]),
+    (["docs"], "mkdocs", ["build", "--strict"]),
+    (["docs", "serve"], "mkdocs", ["serve", "--strict"]),
+])  # fmt: skip
+def test_the_notebook_and_the_site_are_those_of_the_clone(
+    recipe: list[str], tool: str, words: list[str], clone: Path
+) -> None:
+    program = clone / ".venv" / "bin" / tool
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    program.chmod(0o755)
+    shown = just(*recipe, folder=clone).stdout.splitlines()
+    assert shown == [word.replace("CLONE", str(clone)) for word in words]
