@@ -571,6 +571,8 @@ def _session(
     words = [word for word in given if word not in files]
     env = configs.environment()
     config = configs.load([Path(file) for file in files], words, env)
+    if row.reads("training.losses"):
+        configs.require_files(config)
     with open_session(
         config, env, what=f"mv.{verb}", launched_by="python", lock=row.opens == "lock", yes=yes,
         words=given,

@@ -220,6 +220,21 @@ def test_a_misspelt_model_and_a_folder_without_its_setting_are_corrected(
     assert f"minivess plan data.root={tmp_path}" in minivess("plan", str(tmp_path))[1]
 
 
+def test_a_misspelt_loss_or_model_is_corrected_before_any_volume_is_read(
+    minivess: Verb, tmp_path: Path, home: Home
+) -> None:
+    for word, meant in (("losses=dice_c", "dice_ce"), ("models=dynunt", "dynunet")):
+        code, refused = minivess("train", f"data.root={tmp_path / 'away'}", f"training.{word}")
+        assert (code, f"did you mean {meant}?" in refused) == (2, True)
+    assert not home.logs.exists()
+
+
+def test_an_id_that_there_is_not_is_looked_up_where_ids_are_shown(
+    store: Store, minivess: Verb
+) -> None:
+    assert "minivess runs --all" in minivess("delete", "0" * 32)[1]
+
+
 def test_a_report_is_of_an_analysis_that_has_ended(store: Store, minivess: Verb) -> None:
     make(store, names.ANALYSIS, "slow", "RUNNING")
     assert "no finished analyse run of 'demo'" in minivess("report")[1]

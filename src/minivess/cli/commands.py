@@ -67,6 +67,8 @@ def settings(options: Options) -> ExperimentConfig:
         refuse_unused(options)
         words = [*words, f"data.root={options.arguments[0]}"]
     config = configs.load([Path(file) for file in options.files], words)
+    if VERBS[options.verb].reads("training.losses"):
+        configs.require_files(config)
     stages: tuple[str, ...] = ()
     if options.verb == "experiment":
         refitted = ("train",) if config.training.refit == "all" else ()

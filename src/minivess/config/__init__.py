@@ -57,3 +57,4 @@ from minivess.config.files import known_experiments as known_experiments
 from minivess.config.files import read_yaml as read_yaml
 from minivess.config.loader import load as load
 from minivess.config.loader import overrides as overrides
+from minivess.config.loader import require_files as require_files

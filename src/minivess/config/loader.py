@@ -64,6 +64,17 @@ def load(
     return config
 
 
+def require_files(config: ExperimentConfig) -> None:
+    """Check that models and losses have files, before anything that takes long.
+
+    Raises:
+        UsageError: one has none; the nearest name is given.
+    """
+    for kind in ("models", "losses"):
+        for name in getattr(config.training, kind):
+            find(kind, name)
+
+
 def _refuse_space(config: ExperimentConfig, where: Callable[[str], str]) -> None:
     """Refuse a search over what is no setting, and values that a setting does not take."""
     place = f"{where('search.space')}search.space."

@@ -336,7 +336,7 @@ class Store:
                 raise
             raise StoreError(
                 f"There is no run {run_id} in the MLflow store at {redact(self.uri)}.",
-                remedy="copy the id from `minivess status` or from MLflow's page (`minivess ui`)",
+                remedy="copy the id from `minivess runs --all`, or MLflow's page (`minivess ui`)",
             ) from error
         if run.info.lifecycle_stage == "deleted":
             raise DeletedRunError(
