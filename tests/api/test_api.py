@@ -149,6 +149,7 @@ def test_a_setting_that_a_verb_does_not_use_is_refused(
     assert said in str(refused.value)
 
 
+@pytest.mark.slow
 def test_the_page_of_results_says_where_nothing_is_and_its_button_starts_what_is_typed(
     stocked: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -193,6 +193,7 @@ def test_runs_are_results_and_on_request_everything(store: Store, minivess: Verb
     assert "did you mean family?" in minivess("runs", "familyy")[1]
 
 
+@pytest.mark.slow
 def test_a_run_is_deleted_with_its_folds_its_model_and_its_files(
     store: Store, minivess: Verb
 ) -> None:
@@ -240,6 +241,7 @@ def test_a_report_is_of_an_analysis_that_has_ended(store: Store, minivess: Verb)
     assert "no finished analyse run of 'demo'" in minivess("report")[1]
 
 
+@pytest.mark.slow
 def test_a_deleted_run_is_no_longer_in_the_plain_files_that_summary_reads(
     store: Store, minivess: Verb
 ) -> None:
@@ -259,6 +261,7 @@ def test_a_deleted_run_is_no_longer_in_the_plain_files_that_summary_reads(
     assert (code, "or its runs were deleted" in refused) == (1, True)
 
 
+@pytest.mark.slow
 def test_what_is_needed_or_goes_on_is_not_deleted(store: Store, minivess: Verb) -> None:
     family = make(store, names.FAMILY)
     store.client.create_registered_model("vessels", tags={"project": names.PROJECT})
@@ -314,6 +317,7 @@ def test_own_model_and_loss_train_as_they_are_written(
 # --- the view that goes on -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_runs_fills_a_terminal_and_survives_its_resize(store: Store) -> None:
     run = make(store, names.FAMILY, "vessels [net]", "RUNNING", content_key="k")
     screen, terminal = pty.openpty()
@@ -332,6 +336,7 @@ def test_what_runs_fills_a_terminal_and_survives_its_resize(store: Store) -> Non
     assert max(len(line.rstrip()) for line in narrow) <= 60
 
 
+@pytest.mark.slow
 def test_without_a_terminal_what_runs_is_said_in_lines_and_again_when_it_changes(
     store: Store,
 ) -> None:
