@@ -19,6 +19,8 @@ from pathlib import Path
 CLONE = Path(__file__).resolve().parents[1]
 SKIPPED = {
     r"just (bench|check|test|setup|experiment( \.\.\.)?$)": "typed by .ci/run, or takes hours",
+    r"just (docs|notebook)": "needs an extra; in tests/",
+    r"just (plan|experiment) /path": "shown twice",
     r"(just|minivess) (ui|watch|notify|data-changed|serve($| [a-z.]+=))": "runs until Ctrl-C",
     r"just (status|logs .*) --follow": "runs until Ctrl-C",
     r"just .*(s3://|training.deployment=|processes_per_cell)": "needs other machines; in tests/",
