@@ -406,6 +406,19 @@ def test_windows_of_prediction_grow_to_the_largest_volume_within_the_memory(
         assert made.predicted_window_gb <= made.memory_budget_gb
 
 
+@pytest.mark.parametrize(
+    ("shapes", "grown"),
+    [([(32, 44, 24), (43, 59, 47)], (False, False, False)),
+     ([(64, 64, 5), (64, 64, 60)], (False, False, True))],
+)  # fmt: skip
+def test_where_few_patches_are_a_volume_only_thin_sides_of_a_window_grow(
+    make_plan: Callable[..., ComputePlan], shapes: list[Shape], grown: tuple[bool, ...]
+) -> None:
+    made = make_plan(shapes=shapes)
+    pairs = zip(made.window, made.patch_size, strict=True)
+    assert tuple(side > patch for side, patch in pairs) == grown
+
+
 def test_a_window_of_prediction_is_used_as_it_is_given_or_refused(
     make_plan: Callable[..., ComputePlan],
 ) -> None:
