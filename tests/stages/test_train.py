@@ -121,6 +121,7 @@ def test_a_training_of_ones_own_network_serves_again_trains_again_or_goes_on_as_
     assert "mine_dice_ce has no finished run on this data" in refused["said"]
 
 
+@pytest.mark.slow
 def test_a_training_begins_with_the_weights_of_another_and_says_whose(
     minivess: Typed, home: Home
 ) -> None:
@@ -137,6 +138,7 @@ def test_a_training_begins_with_the_weights_of_another_and_says_whose(
     assert only_cell(home, minivess(*later)).params.get(names.UPSTREAM_INIT) is None
 
 
+@pytest.mark.slow
 def test_weights_of_other_shapes_and_runs_without_a_model_are_refused(
     minivess: Typed, home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:
