@@ -20,7 +20,7 @@ from tests.project.test_config import OTHER
 CLONE = Path(__file__).resolve().parents[2]
 WALKED = [name for name in ROWS if name not in ("help", "review")]
 VALUES = {"config": ["configs/experiments/lite.yaml"], "upstream": ["ID"], "pool": ["P"],
-          "why": ["seen"], "who": ["Ada"], "label": ["file"], "image": ["file"],
+          "why": ["seen"], "who": ["Ada"], "label": ["file"], "image": ["file"], "faults": ["ID"],
           "dataset": ["name"], "as": ["slicer"], "like": ["demo"], "prefect-port": ["1"],
           "mlflow-port": ["1"], "port": ["1"], "host": ["0.0.0.0"],
           "url": ["http://x"]}  # fmt: skip

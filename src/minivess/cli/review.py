@@ -144,7 +144,7 @@ def _marks(session: Session, options: Options) -> tuple[Fault, ...]:
     if not found:
         raise UsageError(
             f"The analysis {options.faults} found no breaks and merges.",
-            remedy="minivess analyse makes a new one, if an earlier release made this",
+            remedy="`minivess analyse` makes a new one, if an earlier release made this",
         )
     return found
 
