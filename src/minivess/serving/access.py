@@ -55,7 +55,7 @@ class Access:
             raise Refusal(
                 HTTPStatus.UNAUTHORIZED,
                 "No token came, or one that is not known here.",
-                "send the header `Authorization: Bearer TOKEN`; `minivess predict --url` takes the "
+                "send the header `Authorization: Bearer TOKEN`; `minivess predict` takes the "
                 "token from MINIVESS_TOKEN or MINIVESS_TOKEN_FILE",
                 {"WWW-Authenticate": "Bearer"},
             )
