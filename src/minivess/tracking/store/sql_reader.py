@@ -19,7 +19,7 @@ from minivess.tracking.store.store import Store
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from sqlalchemy import Connection, Row
+    from sqlalchemy import Connection
 
 DATABASES = ("sqlite:", "postgresql")
 CHUNK = 100_000
@@ -30,6 +30,7 @@ RUNS = """
     FROM runs r JOIN experiments e ON e.experiment_id = r.experiment_id
     WHERE r.lifecycle_stage = 'active' AND e.lifecycle_stage = 'active'
     ORDER BY r.start_time DESC, r.run_uuid"""
+OF_RUN = ("run_id", "name", "experiment", "status", "start_time", "end_time", "artifact_uri")
 LAST_METRICS = """
     SELECT run_uuid, key, value FROM latest_metrics WHERE NOT is_nan AND abs(value) < 1e308"""
 
@@ -74,10 +75,11 @@ def records(store: Store) -> list[RunRecord]:
         numbers = _by_run(_read(connection, LAST_METRICS))
         return [
             RunRecord(
-                **(dict(row._mapping) | {"experiment": store.experiment_name(str(row.experiment))}),
-                params=texts["params"].get(row.run_id, {}),
-                tags=texts["tags"].get(row.run_id, {}),
-                metrics=numbers.get(row.run_id, {}),
+                **dict(zip(OF_RUN, row, strict=True))
+                | {"experiment": store.experiment_name(str(row[2]))},
+                params=texts["params"].get(row[0], {}),
+                tags=texts["tags"].get(row[0], {}),
+                metrics=numbers.get(row[0], {}),
             )
             for row in _read(connection, RUNS)
         ]
@@ -137,9 +139,11 @@ def _from_client(store: Store, run_ids: Collection[str]) -> Iterator[Sequence[An
                     yield run_id, key, value, entry.step, entry.timestamp
 
 
-def _read(connection: Connection, sql: str) -> Iterator[Row[Any]]:
+def _read(connection: Connection, sql: str) -> Iterator[tuple[Any, ...]]:
+    """The rows as the driver gives them; SQLAlchemy's own take half of the time."""
     import sqlalchemy as sa
 
-    answer = connection.execute(sa.text(sql))
-    while rows := answer.fetchmany(CHUNK):
+    cursor = connection.execute(sa.text(sql)).cursor
+    assert cursor is not None
+    while rows := cursor.fetchmany(CHUNK):
         yield from rows
