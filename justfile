@@ -81,6 +81,11 @@ plan *words: ready
 predict *words: ready
     @{{ minivess }} predict "$@"
 
+# Write a model as one file for other programs: just export FILE.zip --to monai
+[group("research")]
+export *words: ready
+    @{{ minivess }} export "$@"
+
 # Serve the model in production at :3000 until Ctrl-C: just serve MODEL@alias, just serve stop
 [group("research")]
 serve *words: ready

@@ -26,7 +26,7 @@ import torch
 
 from minivess import networks
 from minivess.config import ModelConfig
-from minivess.contracts import Window
+from minivess.contracts import Composition, Part, Window
 from minivess.demo import phantom
 from minivess.runtime.servers import free_port
 from minivess.serving import export, package
@@ -135,9 +135,10 @@ def build_service(folder: Path) -> Path:
     network = networks.resolve(model, in_channels=1, out_channels=2, min_shape=(24, 24, 5))
     weights = folder / "weights.pth"
     torch.save({"weights": networks.initial(network, seed=3).state_dict()}, weights)
+    window = Window(patch_size=(16, 16, 4), overlap=0.25, normalisation="zscore")
     tag = package.build(
-        folder, onnx=export.to_onnx(network, weights, folder / "model.onnx"), network=network,
-        window=Window(patch_size=(16, 16, 4), overlap=0.25, normalisation="zscore"),
+        folder, onnx=[export.to_onnx(network, weights, folder / "model.onnx")],
+        composition=Composition(parts=(Part(network=network, window=window),)),
         lineage={"training_run_id": "bench"}, name="tubes", version="1",
     )  # fmt: skip
     return package.bento_home(folder) / "bentos" / tag.replace(":", "/") / "src"

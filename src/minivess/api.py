@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pandas as pd
 
+    from minivess.combination import Segmenting
     from minivess.contracts import Spacing
-    from minivess.inference import Predictor
     from minivess.serving.predict import Allowed
 
 Overrides = tuple[str, ...]
@@ -274,7 +274,7 @@ class Model:
 
     facts: dict[str, Any]
     """Name, version, training run, dataset and its hash, out-of-fold Dice."""
-    predictor: Predictor
+    predictor: Segmenting
     allowed: Allowed
 
     def __call__(

@@ -30,7 +30,14 @@ CELL_CODE = (
 PROBABILITY_CODE = (*FORMATS, "networks.py", "architectures.py", "inference.py", "combination.py")
 PREDICTION_CODE = ("analysis/predictions.py", "combination.py", *MODELS)
 ANALYSIS_CODE = ("analysis", "combination.py", "-analysis/report", *MODELS)
-PREDICTED_CODE = (*CHECKS, "networks.py", "architectures.py", "inference.py", "serving/predict.py")
+PREDICTED_CODE = (
+    *CHECKS,
+    "networks.py",
+    "architectures.py",
+    "inference.py",
+    "combination.py",
+    "serving/predict.py",
+)
 # A service reads and checks files as well; what it stores and what is read from it decide no mask.
 DEPLOYMENT_CODE = (*CHECKS, *MODELS, "serving", "-serving/request_log.py", "-serving/drift.py")
 NUMERIC_PACKAGES = ("torch", "monai", "numpy")

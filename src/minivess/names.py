@@ -102,7 +102,8 @@ UNCERTAINTY_MAPS = "uncertainty"
 HISTORY_ARTIFACT = f"history/{HISTORY}"
 REPORT_ARTIFACT = "report/report.html"
 GALLERY_ARTIFACT = "dataset/gallery.html"
-ONNX_ARTIFACT = "export/model.onnx"
+EXPORT_ARTIFACT = "export"
+ONNX_ARTIFACT = f"{EXPORT_ARTIFACT}/model.onnx"
 MODEL_ARTIFACT = "model"
 
 # Prefect Variables (or keys of pointers.json).

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from minivess import names, networks
 from minivess.cli import main
 from minivess.config import TrackingConfig
 from minivess.contracts import Window
+from minivess.formats import volume
 from minivess.home import Home, open_home
 from minivess.tracking.run import model
 from minivess.tracking.run.params import data_params, preparation_params
@@ -66,6 +68,23 @@ def folder(tmp_path: Path, two: dict[str, str], monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("PREFECT_DISABLED", "1")
     write_nifti(tmp_path / "in" / "v.nii.gz", tube((20, 17, 6), 1)[0])
     return tmp_path
+
+
+def test_a_model_that_was_exported_segments_elsewhere_as_here(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = folder / "m.zip"
+    assert predict(folder, "--upstream", "demo@champion") == 0
+    assert main.main(["export", str(file), "--upstream", "demo@champion"]) == 0
+    assert main.main(["export", str(file), "--upstream", "demo@champion"]) == 2
+    assert "exists already" in capsys.readouterr().err
+    monkeypatch.setenv("MINIVESS_HOME", str(folder / "elsewhere"))
+    words = ["predict", str(folder / "in"), str(folder / "there"), "--model", str(file)]
+    assert main.main(words) == 0
+    here, there = (volume.read_volume(folder / one / "v_mask.nii.gz") for one in ("out", "there"))
+    assert np.array_equal(here.array, there.array)
+    assert main.main([*words, "name=demo"]) == 2
+    assert "decides by itself about name=demo" in capsys.readouterr().err
 
 
 def predict(folder: Path, *words: str) -> int:

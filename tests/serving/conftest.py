@@ -10,7 +10,7 @@ import torch
 
 from minivess import networks
 from minivess.config import ModelConfig
-from minivess.contracts import Case, Network, Shape, Window
+from minivess.contracts import Case, Composition, Network, Part, Shape, Window
 from minivess.serving import model_record
 from tests.conftest import tube, write_nifti
 
@@ -30,6 +30,12 @@ def network() -> Network:
 def window() -> Window:
     """A window smaller than the volumes below, so that several blend."""
     return Window(patch_size=(16, 16, 4), overlap=0.25, normalisation="zscore")
+
+
+@pytest.fixture(scope="session")
+def composition(network: Network, window: Window) -> Composition:
+    """The network as a model of one."""
+    return Composition(parts=(Part(network=network, window=window),))
 
 
 @pytest.fixture(scope="session")

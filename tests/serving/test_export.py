@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from minivess import config as configs
 from minivess import networks
 from minivess.config import DeploymentConfig
-from minivess.contracts import Case, Engine, Network, Window
+from minivess.contracts import Case, Composition, Engine, Network, Part, Window
 from minivess.errors import ServingError, TrainingError
 from minivess.serving import export
 
@@ -45,10 +45,10 @@ def test_any_size_that_the_network_takes_gives_the_same_logits(
 
 
 def test_parity_runs_over_whole_volumes_and_passes(
-    network: Network, checkpoint: Path, onnx: Path, cases: tuple[Case, ...], window: Window
+    checkpoint: Path, onnx: Path, cases: tuple[Case, ...], composition: Composition
 ) -> None:
     result = export.parity(
-        network, checkpoint, onnx, cases=cases, window=window, config=DeploymentConfig()
+        composition, [checkpoint], [onnx], cases=cases, config=DeploymentConfig()
     )
     assert result.passed
     assert result.volumes == ("thin", "deep", "thin mirrored along x")
@@ -66,7 +66,11 @@ def test_the_residual_networks_are_exported_and_agree_on_whole_volumes(
     torch.save({"weights": networks.initial(network, seed=3).state_dict()}, checkpoint)
     onnx = export.to_onnx(network, checkpoint, tmp_path / "model.onnx")
     result = export.parity(
-        network, checkpoint, onnx, cases=cases, window=window, config=DeploymentConfig()
+        Composition(parts=(Part(network=network, window=window),)),
+        [checkpoint],
+        [onnx],
+        cases=cases,
+        config=DeploymentConfig(),
     )
     assert result.passed
 
@@ -75,28 +79,32 @@ def test_another_networks_export_fails_parity_and_hands_on_its_figures(
     network: Network,
     onnx: Path,
     cases: tuple[Case, ...],
-    window: Window,
+    composition: Composition,
     tmp_path: Path,
 ) -> None:
     other = tmp_path / "other.pth"
     torch.save({"weights": networks.initial(network, seed=4).state_dict()}, other)
     with pytest.raises(export.ParityError, match="differs from the trained one") as caught:
-        export.parity(network, other, onnx, cases=cases, window=window, config=DeploymentConfig())
+        export.parity(composition, [other], [onnx], cases=cases, config=DeploymentConfig())
     assert caught.value.parity is not None
     assert not caught.value.parity.passed
 
 
 def test_limits_of_the_configuration_decide_parity(
-    network: Network, checkpoint: Path, onnx: Path, cases: tuple[Case, ...], window: Window
+    checkpoint: Path, onnx: Path, cases: tuple[Case, ...], composition: Composition
 ) -> None:
     strict = DeploymentConfig(max_logit_difference=1e-12)
     remedy = r"limit 1e-12(.|\n)*deploy deployment\.max_logit_difference=\S+;"
     with pytest.raises(ServingError, match=remedy):
-        export.parity(network, checkpoint, onnx, cases=cases, window=window, config=strict)
+        export.parity(composition, [checkpoint], [onnx], cases=cases, config=strict)
 
 
 def test_logits_are_compared_relative_to_their_range(
-    network: Network, checkpoint: Path, cases: tuple[Case, ...], window: Window, tmp_path: Path
+    network: Network,
+    checkpoint: Path,
+    cases: tuple[Case, ...],
+    composition: Composition,
+    tmp_path: Path,
 ) -> None:
     weights = networks.load(network, checkpoint).state_dict()
     last = [name for name in weights if "output_block" in name]
@@ -108,18 +116,17 @@ def test_logits_are_compared_relative_to_their_range(
         patch.setattr(export, "TOLERANCE", 1.0)  # of the sizes tried beforehand
         export.to_onnx(network, tmp_path / "large.pth", large)
     result = export.parity(
-        network, tmp_path / "large.pth", large, cases=cases, window=window,
-        config=DeploymentConfig(),
-    )  # fmt: skip
+        composition, [tmp_path / "large.pth"], [large], cases=cases, config=DeploymentConfig()
+    )
     assert result.max_logit_difference > 1e-3
     assert result.relative_difference < 1e-5
     assert result.passed
 
 
 def test_engines_are_timed_and_weighed(
-    network: Network, checkpoint: Path, onnx: Path, cases: tuple[Case, ...], window: Window
+    checkpoint: Path, onnx: Path, cases: tuple[Case, ...], composition: Composition
 ) -> None:
-    engines = export.engines(network, checkpoint, onnx, case=cases[0], window=window)
+    engines = export.engines(composition, [checkpoint], [onnx], case=cases[0])
     served = [engine.name for engine in engines if engine.precision == "fp32"]
     assert served == ["torch", *export.installed()]
     assert all(engine.seconds_per_volume > 0 and engine.size_mb > 0 for engine in engines)
@@ -143,15 +150,15 @@ def test_an_engine_that_is_not_installed_is_named_with_its_package(onnx: Path) -
 
 
 def test_openvino_computes_in_float32_and_passes_parity(
-    network: Network, checkpoint: Path, onnx: Path, cases: tuple[Case, ...], window: Window
+    checkpoint: Path, onnx: Path, cases: tuple[Case, ...], composition: Composition
 ) -> None:
     pytest.importorskip("openvino")
     result = export.parity(
-        network, checkpoint, onnx, cases=cases, window=window, config=DeploymentConfig(),
+        composition, [checkpoint], [onnx], cases=cases, config=DeploymentConfig(),
         engine="openvino",
     )  # fmt: skip
     assert result.relative_difference < 1e-4
-    table = export.engines(network, checkpoint, onnx, case=cases[0], window=window)
+    table = export.engines(composition, [checkpoint], [onnx], case=cases[0])
     fast = [one.seconds_per_volume for one in table if one.precision == "fp32"][1:]
     assert len(fast) == 2
     with pytest.raises(ServingError, match="cannot be run by OpenVINO"):

@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import mlflow
 import numpy as np
 import psutil
 import pytest
 import torch
 
+import minivess as mv
 from minivess import names, networks
 from minivess.config import TrackingConfig
-from minivess.contracts import AliasMove, Network, Window
+from minivess.contracts import AliasMove, Composition, Network, Window
 from minivess.data.profiling.domain import domain_of
 from minivess.formats import volume
 from minivess.home import Home, open_home
@@ -27,6 +29,7 @@ from minivess.inference import Predictor
 from minivess.runtime.servers import free_port, is_free
 from minivess.serving import client, export, package, predict, request_log
 from minivess.tracking.run import model
+from minivess.tracking.run.ensemble import Member, Members
 from minivess.tracking.run.params import data_params, preparation_params
 from minivess.tracking.run.run_lifecycle import mlflow_run
 from minivess.tracking.store import registry
@@ -51,7 +54,7 @@ def token(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def home(
     tmp_path_factory: pytest.TempPathFactory, stock: Callable[[Home], None],
-    network: Network, window: Window,
+    network: Network, window: Window, composition: Composition,
 ) -> Home:  # fmt: skip
     """A home with two versions of the model `tubes`, each with its service; 1 is in production."""
     home = open_home(tmp_path_factory.mktemp("home"))
@@ -75,10 +78,31 @@ def home(
         version = registry.register(store, name="tubes", run_id=run.run_id, note="n", tags={})
         onnx = export.to_onnx(network, weights, home.root / f"{version}.onnx")
         package.build(
-            home.served, onnx=onnx, network=network, window=window, lineage={"seed": str(seed)},
+            home.served, onnx=[onnx], composition=composition, lineage={"seed": str(seed)},
             name="tubes", version=version, classes=(0, 1, 2), domain=domain_of(profile),
         )  # fmt: skip
+    add_ensemble(home, store, Members(how="mean", families=("a", "b"), members=tuple(
+        Member(family=family, fold=fold, run_id=registry.by_version(store, "tubes", version).run_id,
+               artifact="model/artifacts/checkpoint.pth", network=network, window=window)
+        for family, fold, version in (("a", 0, "1"), ("a", 1, "2"), ("b", 0, "2"))
+    )), data_params(profile))  # fmt: skip
     return home
+
+
+def add_ensemble(home: Home, store: Store, members: Members, params: dict[str, Any]) -> None:
+    """Register an ensemble of trainings of this home as the next version, with its service."""
+    with mlflow_run(
+        store, experiment="e", name="mean_all", kind=names.ENSEMBLE, key="e", note="n",
+        dataset="tubes", config=QUIET, ingredients={},
+    ) as run:  # fmt: skip
+        run.params(params | {names.UPSTREAM_TRAINING: members.members[0].run_id})
+        model.log_ensemble(run, members)
+    version = registry.register(store, name="tubes", run_id=run.run_id, note="n", tags={})
+    trained = model.trained(store, run.run_id)
+    package.build(
+        home.served, onnx=export.each(*trained, home.root / "ensemble"), name="tubes",
+        composition=trained.composition, lineage={}, version=version, classes=(0, 1, 2),
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -240,12 +264,25 @@ def test_a_version_without_a_service_is_not_served_and_what_is_served_stays(
     wait_until(lambda: serves(url) == "tubes:2")
 
 
-def test_a_service_in_the_background_is_shown_and_stopped(home: Home, store: Store) -> None:
+def test_an_ensemble_in_the_background_answers_as_elsewhere_and_is_stopped(
+    home: Home, store: Store, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     port = free_port()
-    started = minivess(home, "serve", "tubes/2", "--detach", "--port", str(port), "--json")
+    started = minivess(home, "serve", "tubes/3", "--detach", "--port", str(port), "--json")
     assert started.wait() == 0, started.err
     found = json.loads(started.out)
-    assert serves(found["url"]) == "tubes:2"
+    assert serves(found["url"]) == "tubes:3"
+    mask = client.mask_of(client.post(found["url"], image)).array
+    array = volume.read_volume(image).array
+    with monkeypatch.context() as patch:
+        patch.setenv("MINIVESS_HOME", str(home.root))
+        patch.setenv("MLFLOW_TRACKING_URI", store.uri)
+        with pytest.warns(UserWarning, match="out_of_range"):
+            loaded = mv.load("tubes/3")(array, spacing=(0.5, 0.5, 2.0), unit="micron")
+        plain = mlflow.pyfunc.load_model("models:/tubes/3")
+        shares = plain.predict(array[None, None].astype(np.float32))[0]
+    assert np.array_equal(mask, loaded)
+    assert np.array_equal(mask, shares.argmax(axis=0))
     again = minivess(home, "serve", "tubes/1", "--port", str(port))
     assert again.wait() == 1
     assert f"Port {port} is taken by" in again.err

@@ -27,7 +27,7 @@ import pytest
 import tifffile
 import yaml
 
-from minivess.contracts import Case, Network, Window
+from minivess.contracts import Case, Composition, Network, Window
 from minivess.errors import DataError, ServingError
 from minivess.formats import volume
 from minivess.home import Home, open_home
@@ -51,13 +51,12 @@ def served_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 
 @pytest.fixture(scope="module")
-def tag(served_home: Home, onnx: Path, network: Network, window: Window) -> str:
+def tag(served_home: Home, onnx: Path, composition: Composition) -> str:
     """A real bento of the tiny network."""
     return package.build(
         served_home.served,
-        onnx=onnx,
-        network=network,
-        window=window,
+        onnx=[onnx],
+        composition=composition,
         lineage=LINEAGE,
         name="Tubes champion",
         version="3",

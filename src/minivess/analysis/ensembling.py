@@ -11,9 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, get_args
 
-from minivess.combination import How
 from minivess.config import EvaluationConfig, ExperimentConfig
-from minivess.contracts import FoldModel, Scores, VolumeMetrics
+from minivess.contracts import FoldModel, How, Scores, VolumeMetrics
 from minivess.evaluation import statistics
 
 HOWS: tuple[How, ...] = get_args(How)

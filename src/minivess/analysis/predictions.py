@@ -22,9 +22,9 @@ from minivess import combination, files, inference, keys
 from minivess.analysis import leaks
 from minivess.analysis.ensembling import Combinations, Ensemble
 from minivess.analysis.kept import KeptProbabilities
-from minivess.combination import How, Packed, Probabilities
+from minivess.combination import Packed, Probabilities
 from minivess.config import ExperimentConfig
-from minivess.contracts import Case, CellSpec, FoldModel, VolumeMetrics
+from minivess.contracts import Case, CellSpec, FoldModel, How, VolumeMetrics
 from minivess.errors import DataError, PlanError
 from minivess.evaluation import metrics
 from minivess.formats import volume

@@ -206,8 +206,9 @@ def segment(session: Session, options: Options) -> Outcome:
     """Segment files with a registered model."""
     source, target = (Path(word).expanduser() for word in options.arguments)
     masks: Outcome = room("production.predict").predict(
-        session, source, target, upstream=options.upstream, url=options.url
-    )
+        session, source, target, upstream=options.upstream, url=options.url,
+        model=Path(options.model).expanduser() if options.model else None,
+    )  # fmt: skip
     return masks
 
 
@@ -265,6 +266,9 @@ STORIES: dict[str, Story] = {
     "init": lambda session, _: room("stages.init").init(session),
     "plan": lambda session, options: room("stages.plan").plan(session, options.upstream),
     "predict": segment,
+    "export": lambda session, options: room("production.export").export(
+        session, Path(options.arguments[0]).expanduser(), options.to, options.upstream
+    ),
     "serve": serve_model,
     "promote": move_production,
     "rollback": move_production,

@@ -32,11 +32,14 @@ from minivess.contracts.deployment import Engine as Engine
 from minivess.contracts.deployment import EngineName as EngineName
 from minivess.contracts.deployment import Parity as Parity
 from minivess.contracts.deployment import Smoke as Smoke
+from minivess.contracts.network import Composition as Composition
+from minivess.contracts.network import How as How
 from minivess.contracts.network import Limits as Limits
 from minivess.contracts.network import Loss as Loss
 from minivess.contracts.network import LossTerm as LossTerm
 from minivess.contracts.network import Network as Network
 from minivess.contracts.network import Normalisation as Normalisation
+from minivess.contracts.network import Part as Part
 from minivess.contracts.network import Resampling as Resampling
 from minivess.contracts.network import Scale as Scale
 from minivess.contracts.network import Window as Window

@@ -106,3 +106,26 @@ class Window(Contract):
         default=(), description="axes along which mirrored copies are predicted and averaged"
     )
     resampling: Resampling | None = None
+
+
+How = Literal["mean", "vote", "soup"]
+
+
+class Part(Contract):
+    """A network of a model, and the voter that it belongs to; those of one voter are averaged."""
+
+    network: Network
+    window: Window
+    voter: int = 0
+
+
+class Composition(Contract):
+    """The networks of a model: one, or those of an ensemble and how they are combined."""
+
+    parts: tuple[Part, ...]
+    how: How = "mean"
+
+    @property
+    def window(self) -> Window:
+        """The window of the first network; all have the same resampling."""
+        return self.parts[0].window

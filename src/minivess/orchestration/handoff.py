@@ -50,8 +50,16 @@ def profile_of(session: Session, run_id: str) -> DatasetProfile:
 
 def profile_used(session: Session, training: RunRecord) -> DatasetProfile:
     """The profile that a training run was made with, from the run's own copy."""
+    training = first_member(session, training)
     profile = read(session, training, DatasetProfile)
     return profile.replace(run_id=training.param(names.UPSTREAM_PROFILE))
+
+
+def first_member(session: Session, training: RunRecord) -> RunRecord:
+    """The training run itself; of an ensemble, that of its first member."""
+    if training.tags.get(names.KIND) != names.ENSEMBLE:
+        return training
+    return session.store.get(training.param(names.UPSTREAM_TRAINING))
 
 
 def receive_training(session: Session, upstream: Sequence[str] = ()) -> TrainingResult:

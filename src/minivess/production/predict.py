@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from minivess import keys, names
+from minivess import files, keys, names
+from minivess.combination import Segmenting, segmenting
 from minivess.contracts import RunRecord
 from minivess.data.profiling.domain import domain_of
 from minivess.errors import StoreError, UsageError, nearest
-from minivess.inference import Predictor
 from minivess.orchestration import handoff
 from minivess.orchestration.session import Session
 from minivess.stages import dataset_identity
@@ -46,6 +46,7 @@ def predict(
     *,
     upstream: Sequence[str] = (),
     url: str | None = None,
+    model: Path | None = None,
 ) -> dict[str, Any]:
     """Segment files; a rejected file stops no other, and makes the exit code 1.
 
@@ -54,16 +55,30 @@ def predict(
         target: a mask's name or a folder.
         upstream: a run id, NAME@alias or NAME/version; default, the model of the settings.
         url: a service that is asked instead.
+        model: a file of `minivess export` that is used instead; no store is opened.
     """
-    from minivess.serving import client
+    from minivess.serving import client, portable
     from minivess.serving import predict as masks
+    from minivess.serving.predict import Allowed
 
     plan = masks.plan(source, target)
     if url is not None:
-        refuse_choice(session, upstream)
-        model = client.model_at(url)
-        session.print(f"Predict   {model['model']} at {url}")
-        return segment(session, plan, model, lambda: client.asking(url), model)
+        of_settings = ("root", "name", "spacing", "unit")
+        refuse_choice(session, upstream, "--url asks a service", of_settings)
+        served = client.model_at(url)
+        session.print(f"Predict   {served['model']} at {url}")
+        return segment(session, plan, served, lambda: client.asking(url), served)
+    if model is not None:
+        refuse_choice(session, upstream, f"--model takes {model}", ("root", "name"))
+        with portable.opened(model) as (record, predictor):
+            session.print(f"Predict   {record.label} of {model}")
+            known = {"model": record.label, **record.lineage}
+            limits = Allowed(record.domain, session.config.deployment.out_of_range)
+            return segment(
+                session, plan, known,
+                lambda: masks.own(predictor, session.config.data, limits),
+                recipe_of(session, files.sha256(model)),
+            )  # fmt: skip
     if not upstream:
         dataset_identity.require(session)
     chosen = choose(session, upstream)
@@ -73,18 +88,24 @@ def predict(
         data, limits = session.config.data, allowed(session, chosen)
         return masks.own(predictor_of(session, chosen), data, limits)
 
-    recipe = {
-        "model": chosen.version.run_id,
+    return segment(session, plan, facts(chosen), load, recipe_of(session, chosen.version.run_id))
+
+
+def recipe_of(session: Session, model: str) -> dict[str, Any]:
+    """What decides a mask beside its file."""
+    return {
+        "model": model,
         "data": [session.config.data.spacing, session.config.data.unit],
         "out_of_range": session.config.deployment.out_of_range,
         "code": keys.code(keys.PREDICTED_CODE),
         "versions": keys.versions((*keys.NUMERIC_PACKAGES, "onnxruntime")),
     }
-    return segment(session, plan, facts(chosen), load, recipe)
 
 
-def refuse_choice(session: Session, upstream: Sequence[str]) -> None:
-    """Refuse what decides a model or a voxel size here: a service has its own.
+def refuse_choice(
+    session: Session, upstream: Sequence[str], what: str, fields: Sequence[str]
+) -> None:
+    """Refuse what decides a model here, or what a service has of its own.
 
     Raises:
         UsageError: some of it is given.
@@ -92,14 +113,14 @@ def refuse_choice(session: Session, upstream: Sequence[str]) -> None:
     asked = session.config
     given = [f"--upstream {one}" for one in upstream]
     given += [f"name={asked.name}"] * (asked.name is not None)
-    given += [f"data.{key}" for key in ("root", "name", "spacing", "unit")
-              if getattr(asked.data, key) is not None]  # fmt: skip
-    if asked.deployment.out_of_range != "warn":
+    given += [f"data.{key}" for key in fields if getattr(asked.data, key) is not None]
+    if "unit" in fields and asked.deployment.out_of_range != "warn":
         given.append("deployment.out_of_range")
     if given:
         raise UsageError(
-            f"--url asks a service, which decides by itself about {', '.join(given)}.",
-            remedy="leave it out, or leave out --url to segment with a model of this home",
+            f"{what}, which decides by itself about {', '.join(given)}.",
+            remedy=f"leave it out, or leave out {what.split()[0]} to segment with a model of this "
+            "home",
         )
 
 
@@ -179,7 +200,7 @@ def choose(session: Session, upstream: Sequence[str]) -> Chosen:
     )
     training = session.store.get(version.run_id)
     if upstream and session.config.name is not None:
-        handoff.require_named(session, training, training.experiment)
+        handoff.require_named(session, training, version.name)
     dataset, asked = training.params[names.DATASET_NAME], session.config
     if asked.data.root is not None and dataset != asked.dataset:
         raise UsageError(
@@ -236,15 +257,20 @@ def _listed(models: Sequence[str]) -> str:
     return first_of([_name_override(name) for name in models], SHOWN)
 
 
-def predictor_of(session: Session, chosen: Chosen) -> Predictor:
-    """The chosen network as it is run: exported once, then kept with its model."""
-    from minivess.serving import export
+def predictor_of(session: Session, chosen: Chosen) -> Segmenting:
+    """The chosen networks as they are run: exported once, then kept with their model."""
+    from minivess.serving import export, model_record
 
-    network, window, checkpoint = download_model(session, chosen.training)
+    trained = download_model(session, chosen.training)
     classes = handoff.profile_used(session, chosen.training).classes
-    onnx = checkpoint.parent.with_name("model.onnx")
-    forward = export.forward_of(network, checkpoint, onnx)
-    return Predictor.of(network, window, forward, classes=classes)
+    folder = session.home.served / "champions" / chosen.training.run_id / "exported"
+    model = trained.composition
+    files = model_record.network_files(model, folder)
+    forwards = [
+        export.kept_forward(part.network, checkpoint, file)
+        for part, checkpoint, file in zip(model.parts, trained.checkpoints, files, strict=True)
+    ]
+    return segmenting(model, forwards, classes=classes)
 
 
 def allowed(session: Session, chosen: Chosen) -> Allowed:

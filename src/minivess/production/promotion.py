@@ -7,17 +7,17 @@ from typing import Any, NamedTuple
 
 from minivess import config as configs
 from minivess import names
+from minivess.combination import Segmenting
 from minivess.contracts import IGNORED, AnalysisResult, Case, DeploymentResult, LabelMap
 from minivess.errors import StoreError, UsageError
 from minivess.formats.decode import Array
 from minivess.grid import context
-from minivess.inference import Predictor
 from minivess.orchestration import handoff, model_versions
 from minivess.orchestration.results import read
 from minivess.orchestration.session import Session
 from minivess.production import predict as predicts
 from minivess.production.predict import Chosen
-from minivess.serving import package
+from minivess.serving import model_record, package
 from minivess.stages import deploy as deploys
 from minivess.text import slug
 from minivess.tracking.store import registry
@@ -143,7 +143,8 @@ def proved(session: Session, chosen: Chosen) -> DeploymentResult:
         return deploys.make(session, analysis)
     model = deploys.fetch(session, analysis, chosen.training)
     folder = session.home.served / str(result.run_id)
-    onnx = session.store.download(str(result.run_id), names.ONNX_ARTIFACT, folder)
+    held = session.store.download(str(result.run_id), names.EXPORT_ARTIFACT, folder)
+    onnx = model_record.network_files(model.trained.composition, held)
     name, version = slug(chosen.version.name), chosen.version.version
     if package.built(session.home.served, name, version) is None:
         deploys.build(session, model, onnx, result.engine)
@@ -222,7 +223,7 @@ def show_difference(session: Session, old: str, new: Chosen) -> dict[str, Any]:
     return {"old": names_[0], "new": names_[1], "volumes": [pair._asdict() for pair in pairs]}
 
 
-def _difference(case: Case, label_map: LabelMap, old: Predictor, new: Predictor) -> Pair:
+def _difference(case: Case, label_map: LabelMap, old: Segmenting, new: Segmenting) -> Pair:
     from minivess.formats import volume
     from minivess.serving import predict
 

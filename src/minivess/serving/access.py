@@ -7,7 +7,6 @@ import ipaddress
 import time
 from collections.abc import Sequence
 from http import HTTPStatus
-from pathlib import Path
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
@@ -80,35 +79,31 @@ def tokens() -> tuple[str, ...]:
     """Return the tokens of MINIVESS_TOKEN, or of the lines of the file MINIVESS_TOKEN_FILE.
 
     Raises:
-        UsageError: both are set, the file cannot be read, or a token is too short or holds what a
-            header cannot carry.
+        UsageError: both are set, the file cannot be read, or a token is too short.
     """
     given = environment()
     if given.token is not None and given.token_file is not None:
         raise UsageError(
             "MINIVESS_TOKEN and MINIVESS_TOKEN_FILE are both set.", remedy="unset one of them"
         )
-    found = (given.token,) if given.token_file is None else _lines(given.token_file)
-    known = tuple(token for token in found if token)
-    if any(len(token) < SHORTEST or not token.isascii() or " " in token for token in known):
+    try:
+        text = given.token or (given.token_file.read_text("utf-8") if given.token_file else "")
+    except (OSError, ValueError) as error:
         raise UsageError(
-            f"A token has fewer than {SHORTEST} characters, or others than ASCII without spaces.",
+            f"The tokens cannot be read from {given.token_file} ({error}).",
+            remedy="let MINIVESS_TOKEN_FILE name a readable file with one token a line",
+        ) from error
+    known = tuple(text.split())
+    if given.token_file and not known:
+        raise UsageError(
+            f"{given.token_file} holds no token.", remedy=f"put one in: {NEW} > {given.token_file}"
+        )
+    if any(len(token) < SHORTEST or not token.isascii() for token in known):
+        raise UsageError(
+            f"A token has fewer than {SHORTEST} characters, or others than ASCII.",
             remedy=f"make one: {NEW}",
         )
     return known
-
-
-def _lines(file: Path) -> Sequence[str]:
-    try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"The tokens cannot be read from {file} ({error}).",
-            remedy="let MINIVESS_TOKEN_FILE name a readable file with one token a line",
-        ) from error
-    if not any(lines):
-        raise UsageError(f"{file} holds no token.", remedy=f"put one into it: {NEW} > {file}")
-    return lines
 
 
 def headers() -> dict[str, str]:

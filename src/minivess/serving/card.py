@@ -21,7 +21,8 @@ TEMPLATE = Path(__file__).with_name("card.md.j2")
 
 def render(result: DeploymentResult, profile: DatasetProfile, analysis: AnalysisResult) -> str:
     """Return the card as markdown."""
-    champion = _named(analysis.families, analysis.champion.family)
+    judged = (*analysis.families, *analysis.ensembles)
+    champion = _named(judged, analysis.champion.family)
     units = "/".join(sorted({volume.unit for volume in profile.volumes})) or "(unit not given)"
     low, high = profile.spacing_range
     return templates.render(

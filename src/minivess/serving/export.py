@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from minivess import files, inference, networks
+from minivess import combination, files, inference, networks
 from minivess.config import DeploymentConfig, ResamplingConfig
-from minivess.contracts import Case, Engine, EngineName, Network, Parity, Shape, Window
+from minivess.contracts import Case, Composition, Engine, EngineName, Network, Parity, Shape, Window
 from minivess.errors import ServingError
 from minivess.formats import volume
 from minivess.inference import Predictor
+from minivess.serving import model_record, predict
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +47,38 @@ class ParityError(ServingError):
 # --- export -------------------------------------------------------------------------------
 
 
+def to_torchscript(network: Network, checkpoint: Path, path: Path) -> Path:
+    """Trace the weights of a checkpoint into one file, which torch alone loads.
+
+    Raises:
+        ServingError: the network works only for the traced size.
+    """
+    import torch
+
+    module = networks.load(network, checkpoint)
+    traced, *others = _sizes(networks.divisor(network))
+
+    def fill(temporary: Path) -> None:
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")
+            torch.jit.trace(module, _noise(network, traced)).save(temporary)
+        _compare(module, torchscript(temporary), network, others)
+
+    return files.write(path, fill)
+
+
+def torchscript(path: Path) -> Forward:
+    """Load a traced network as a function of a tensor (B, C, X, Y, Z), on the CPU."""
+    import torch
+
+    return cast(Forward, torch.jit.load(path, map_location="cpu").eval())
+
+
+def _compare(module: torch.nn.Module, run: Forward, network: Network, sizes: list[Shape]) -> None:
+    for batch, size in enumerate(sizes, start=1):
+        _compare_once(module, run, _noise(network, size, batch))
+
+
 def to_onnx(network: Network, checkpoint: Path, path: Path) -> Path:
     """Export the weights of a checkpoint to one file, with dynamic batch and size.
 
@@ -62,11 +95,24 @@ def to_onnx(network: Network, checkpoint: Path, path: Path) -> Path:
     def fill(temporary: Path) -> None:
         _export(module, _noise(network, traced), temporary)
         _check(temporary)
-        run = forward(temporary)
-        for batch, size in enumerate(others, start=1):
-            _compare_once(module, run, _noise(network, size, batch))
+        _compare(module, forward(temporary), network, others)
 
     return files.write(path, fill)
+
+
+def each(
+    model: Composition,
+    checkpoints: Sequence[Path],
+    folder: Path,
+    name: str = model_record.ONNX,
+    write: Callable[[Network, Path, Path], Path] = to_onnx,
+) -> tuple[Path, ...]:
+    """Export every network of a model into a folder."""
+    files = model_record.network_files(model, folder, name)
+    return tuple(
+        write(part.network, checkpoint, path)
+        for part, checkpoint, path in zip(model.parts, checkpoints, files, strict=True)
+    )
 
 
 def _export(module: torch.nn.Module, example: torch.Tensor, path: Path) -> None:
@@ -218,8 +264,8 @@ def _onnxruntime(path: Path) -> Forward:
     return run
 
 
-def forward_of(network: Network, checkpoint: Path, path: Path) -> Forward:
-    """Load the exported network from `path`; export it first if it is absent or damaged."""
+def kept_forward(network: Network, checkpoint: Path, path: Path) -> Forward:
+    """Load an exported network; export it first if it is absent or damaged."""
     try:
         return forward(path)
     except ServingError:
@@ -230,16 +276,15 @@ def forward_of(network: Network, checkpoint: Path, path: Path) -> Forward:
 
 
 def parity(
-    network: Network,
-    checkpoint: Path,
-    onnx: Path,
+    model: Composition,
+    checkpoints: Sequence[Path],
+    onnx: Sequence[Path],
     *,
     cases: Sequence[Case],
-    window: Window,
     config: DeploymentConfig,
     engine: EngineName = "onnxruntime",
 ) -> Parity:
-    """Run both networks over whole volumes and compare logits and masks.
+    """Run each network, trained and exported, over whole volumes; compare logits and masks.
 
     Logits are compared relative to their range in the volume, because rounding grows with them.
     If there are too few volumes, mirrored copies are added.
@@ -247,20 +292,22 @@ def parity(
     Raises:
         ParityError: beyond the limits of `config`; its attribute `parity` holds the figures.
     """
-    trained = Predictor.of(network, window, checkpoint)
-    exported = Predictor.of(network, window, forward(onnx, engine))
-    found = {
-        name: _difference(trained.logits(image), exported.logits(image))
-        for name, image in _images(cases, window, config.parity_volumes)
-    }
-    agreement = min(one.agreement for one in found.values())
-    relative = max(one.relative for one in found.values())
+    found = []
+    for part, checkpoint, file in zip(model.parts, checkpoints, onnx, strict=True):
+        trained = Predictor.of(part.network, part.window, checkpoint)
+        exported = Predictor.of(part.network, part.window, forward(file, engine))
+        found += [
+            (name, _difference(trained.logits(image), exported.logits(image)))
+            for name, image in _images(cases, part.window, config.parity_volumes)
+        ]
+    agreement = min(one.agreement for _, one in found)
+    relative = max(one.relative for _, one in found)
     result = Parity(
-        volumes=tuple(found),
-        max_logit_difference=max(one.logits for one in found.values()),
+        volumes=tuple(dict(found)),
+        max_logit_difference=max(one.logits for _, one in found),
         relative_difference=relative,
         mask_agreement=agreement,
-        largest_margin=max(one.margin for one in found.values()),
+        largest_margin=max(one.margin for _, one in found),
         passed=relative <= config.max_logit_difference and agreement >= config.min_mask_agreement,
     )
     if not result.passed:
@@ -289,26 +336,26 @@ def _difference(ours: Image, theirs: Image) -> Difference:
 
 
 def engines(
-    network: Network, checkpoint: Path, onnx: Path, *, case: Case, window: Window
+    model: Composition, checkpoints: Sequence[Path], onnx: Sequence[Path], *, case: Case
 ) -> tuple[Engine, ...]:
     """Measure seconds per volume, size on disk and agreement with PyTorch of each engine."""
-    ((_, image),) = _images([case], window, 1)
+    image = predict.as_trained(volume.read_volume(case.image), model.window)
     runs = [(engine, "fp32") for engine in installed()]
     runs += [("openvino", "bf16")] * ("openvino" in installed())
-    rivals = [("torch", "fp32", Predictor.of(network, window, checkpoint), checkpoint)] + [
-        (engine, precision, Predictor.of(network, window, forward(onnx, engine, precision)), onnx)
+    rivals = [("torch", "fp32", checkpoints, combination.segmenting(model, checkpoints))] + [
+        (engine, precision, onnx,
+         combination.segmenting(model, [forward(file, engine, precision) for file in onnx]))
         for engine, precision in runs
-    ]
+    ]  # fmt: skip
     found, expected = [], None
-    for name, precision, predictor, file in rivals:
-        seconds, logits = _timed(predictor, image)
-        mask = inference.mask(logits)
+    for name, precision, held, predictor in rivals:
+        seconds, mask = _timed(predictor, image)
         expected = mask if expected is None else expected
         found.append(
             Engine(
                 name=name,
                 precision=precision,
-                size_mb=file.stat().st_size / 2**20,
+                size_mb=sum(file.stat().st_size for file in held) / 2**20,
                 seconds_per_volume=seconds,
                 mask_agreement=float((mask == expected).mean()),
             )
@@ -335,14 +382,14 @@ def _images(cases: Sequence[Case], window: Window, n: int) -> Iterator[tuple[str
         yield name, np.ascontiguousarray(np.flip(normalised, axes))
 
 
-def _timed(predictor: Predictor, image: Image) -> tuple[float, Image]:
-    """The faster of two runs, because the first includes warm-up, and the logits."""
+def _timed(predictor: combination.Segmenting, image: Image) -> tuple[float, npt.NDArray[np.uint8]]:
+    """The faster of two runs, because the first includes warm-up, and the mask."""
     seconds = []
     for _ in range(2):
         started = time.perf_counter()
-        logits = predictor.logits(image)
+        mask = predictor.segment(image)
         seconds.append(time.perf_counter() - started)
-    return min(seconds), logits
+    return min(seconds), mask
 
 
 def _unlike(result: Parity, config: DeploymentConfig) -> ParityError:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
-from minivess import files
-from minivess.contracts import Domain, EngineName, Network, Shape, Uncertainty, Versioned, Window
+from minivess import combination, files, networks
+from minivess.contracts import (
+    Composition,
+    Domain,
+    EngineName,
+    Network,
+    Part,
+    Shape,
+    Uncertainty,
+    Versioned,
+    Window,
+)
 from minivess.errors import ServingError
 
 CONFIG = "model_config.json"
@@ -25,6 +35,7 @@ class ServedModel(Versioned):
     network: Network
     window: Window
     divisor: Shape
+    ensemble: Composition | None = Field(default=None, description="where several networks serve")
     classes: tuple[int, ...] = Field(description="label value of each output channel")
     lineage: dict[str, str] = Field(description="run ids and hashes, back to the data")
     max_upload_mb: int = 1024
@@ -38,6 +49,25 @@ class ServedModel(Versioned):
         default=None, description="temperature and thresholds, from predictions out of fold"
     )
 
+    @classmethod
+    def of(cls, model: Composition, **fields: Any) -> ServedModel:
+        """Return the record of a model; without `classes` the channel is the label value."""
+        first = model.parts[0]
+        fields.setdefault("classes", tuple(range(first.network.out_channels)))
+        return cls(
+            network=first.network,
+            window=first.window,
+            divisor=combination.divisor([networks.divisor(one.network) for one in model.parts]),
+            ensemble=model if len(model.parts) > 1 else None,
+            **fields,
+        )
+
+    @property
+    def composition(self) -> Composition:
+        """The network, or those of the ensemble."""
+        alone = Part(network=self.network, window=self.window)
+        return self.ensemble or Composition(parts=(alone,))
+
     @property
     def label(self) -> str:
         """`name:version`, as in metrics and responses."""
@@ -50,6 +80,13 @@ class ServedModel(Versioned):
             HEADER + name.replace("_", "-").title(): value.encode("ascii", "replace").decode()
             for name, value in ids.items()
         }
+
+
+def network_files(model: Composition, folder: Path, name: str = ONNX) -> tuple[Path, ...]:
+    """Return the exported networks of a model in a folder: model.onnx, model_1.onnx, ..."""
+    first = folder / name
+    more = (first.with_stem(f"{first.stem}_{number}") for number in range(1, len(model.parts)))
+    return (first, *more)
 
 
 def read(folder: Path) -> ServedModel:

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from minivess import config, files, networks
-from minivess.contracts import Network, Window
+from minivess import config, files
+from minivess.contracts import Composition
 from minivess.errors import ServingError
 from minivess.runtime import git, templates
 from minivess.serving import model_record
@@ -46,14 +47,11 @@ def bento_home(folder: Path) -> Path:
 def build(
     folder: Path,
     *,
-    onnx: Path,
-    network: Network,
-    window: Window,
-    lineage: dict[str, str],
+    onnx: Sequence[Path],
+    composition: Composition,
     name: str,
     version: str,
-    classes: tuple[int, ...] | None = None,
-    **limits: Any,
+    **fields: Any,
 ) -> str:
     """Build the bento `name:version` below `folder` (`home.served`); returns its tag.
 
@@ -61,21 +59,14 @@ def build(
     of the same tag is replaced.
 
     Args:
-        classes: label values of the masks; default: channel numbers.
-        limits: `domain` and other fields of the model's record.
+        onnx: the exported networks of the composition.
+        fields: `lineage`, `classes`, `domain` and other fields of the model's record.
 
     Raises:
         ServingError: BentoML fails.
     """
-    model = model_record.ServedModel(
-        name=bento_name(name),
-        version=bento_name(version),
-        network=network,
-        window=window,
-        divisor=networks.divisor(network),
-        classes=classes or tuple(range(network.out_channels)),
-        lineage=lineage,
-        **limits,
+    model = model_record.ServedModel.of(
+        composition, name=bento_name(name), version=bento_name(version), **fields
     )
     source = folder / "build" / f"{model.name}-{model.version}"
     shutil.rmtree(source, ignore_errors=True)
@@ -93,9 +84,12 @@ def built(folder: Path, name: str, version: str) -> model_record.ServedModel | N
     return model_record.read(place) if (place / model_record.CONFIG).is_file() else None
 
 
-def stage(source: Path, onnx: Path, model: model_record.ServedModel) -> Path:
+def stage(source: Path, onnx: Sequence[Path], model: model_record.ServedModel) -> Path:
     """Write the build folder of the bento."""
-    files.copy(onnx, source / model_record.ONNX)
+    for file, place in zip(
+        onnx, model_record.network_files(model.composition, source), strict=True
+    ):
+        files.copy(file, place)
     model_record.write(source, model)
     files.copy_package(source)
     files.write_text(source / "bentofile.yaml", yaml.safe_dump(bentofile(model), sort_keys=False))
@@ -144,7 +138,7 @@ def bentofile(model: model_record.ServedModel) -> dict[str, object]:
         "service": SERVICE,
         "name": model.name,
         "include": [
-            model_record.ONNX, model_record.CONFIG, "minivess/", "README.md", "Dockerfile", PINS,
+            "*.onnx", model_record.CONFIG, "minivess/", "README.md", "Dockerfile", PINS,
         ],
         "labels": {"project": "minivess", **{k: label_value(v) for k, v in model.lineage.items()}},
         # Locking asks the package index; these versions are exact already.

@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from minivess import files, keys
+from minivess.combination import Segmenting
 from minivess.config import DataConfig, ResamplingConfig
-from minivess.contracts import Domain, Finding, Shape
+from minivess.contracts import Domain, Finding, Shape, Window
 from minivess.data.checks import finding
 from minivess.data.pairing.cases import walk_files
 from minivess.data.pairing.layouts import is_label, is_label_folder
@@ -27,7 +28,6 @@ from minivess.errors import DataError, MinivessError, UsageError
 from minivess.formats import volume
 from minivess.formats.filenames import NIFTI, SUFFIXES, is_volume, stem, suffix, unread_format
 from minivess.formats.resampling import resample, shape_after, to_shape
-from minivess.inference import Predictor
 
 Pairs = Sequence[tuple[Path, Path]]
 ENDING = "_mask.nii.gz"
@@ -102,7 +102,7 @@ def admit(
     return [*warnings, *admission.admit(foreign)]
 
 
-def segment(image: volume.Volume, predictor: Predictor) -> npt.NDArray[np.uint8]:
+def segment(image: volume.Volume, predictor: Segmenting) -> npt.NDArray[np.uint8]:
     """Segment one volume; return label values (X, Y, Z) on its own grid.
 
     A network that was trained on resampled volumes sees it resampled in the same way.
@@ -111,28 +111,28 @@ def segment(image: volume.Volume, predictor: Predictor) -> npt.NDArray[np.uint8]
         ServingError: the network wants several channels, and a volume holds one.
         DataError: the answer is no number somewhere.
     """
-    mask = predictor.segment(_as_trained(image, predictor))
+    mask = predictor.segment(as_trained(image, predictor.window))
     return mask if mask.shape == image.shape else to_shape(mask, image.shape)
 
 
-def shares(image: volume.Volume, predictor: Predictor) -> npt.NDArray[np.float32]:
+def shares(image: volume.Volume, predictor: Segmenting) -> npt.NDArray[np.float32]:
     """Return the probabilities of the classes (C, X, Y, Z) on the grid of a volume."""
-    found = predictor.probabilities(_as_trained(image, predictor))
+    found = predictor.probabilities(as_trained(image, predictor.window))
     if found.shape[1:] == image.shape:
         return found
     return np.stack([to_shape(one, image.shape, order=1) for one in found])
 
 
-def _as_trained(image: volume.Volume, predictor: Predictor) -> npt.NDArray[np.float32]:
+def as_trained(image: volume.Volume, window: Window) -> npt.NDArray[np.float32]:
     """Return the channel (1, X, Y, Z) of a volume as the network saw volumes in training."""
     array: volume.Array = np.asarray(image.array, dtype=np.float32)
-    resampling = ResamplingConfig.of(predictor.window.resampling)
+    resampling = ResamplingConfig.of(window.resampling)
     if resampling.enabled:
         array, _ = resample(array, None, image.spacing, resampling)
     return array[np.newaxis]
 
 
-def own(predictor: Predictor, data: DataConfig, allowed: Allowed) -> Segmenter:
+def own(predictor: Segmenting, data: DataConfig, allowed: Allowed) -> Segmenter:
     """Return what segments files with a network here.
 
     A voxel size that `data` states is that of the files and of their masks.

@@ -24,11 +24,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse
 
+from minivess.combination import segmenting
 from minivess.config import ResamplingConfig, environment
 from minivess.contracts import Shape
 from minivess.errors import DataError
 from minivess.formats import nifti, volume
-from minivess.inference import Predictor
 from minivess.serving import answers, model_record, request_log
 from minivess.serving.middleware import ServiceMiddleware
 
@@ -59,11 +59,13 @@ class Segmentation:
         sys.modules.setdefault("mlflow", None)  # type: ignore[arg-type]
         MultipartSerde.parse_request = parsed
         self.model = model_record.read(Path.cwd())
-        self.predictor = Predictor.of(
-            self.model.network, self.model.window,
-            export.forward(Path.cwd() / model_record.ONNX, self.model.engine),
+        composition = self.model.composition
+        files = model_record.network_files(composition, Path.cwd())
+        self.predictor = segmenting(
+            composition,
+            [export.forward(file, self.model.engine) for file in files],
             classes=self.model.classes,
-        )  # fmt: skip
+        )
         self.allowed = predict.Allowed(self.model.domain, self.model.out_of_range)
         self.resampling = ResamplingConfig.of(self.model.window.resampling)
         self.requests = environment().requests

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minivess import files, keys, names
+from minivess.combination import segmenting
 from minivess.contracts import (
     AnalysisResult,
     Case,
@@ -15,17 +16,14 @@ from minivess.contracts import (
     DeploymentResult,
     Engine,
     EngineName,
-    Network,
     Parity,
     RunRecord,
     Smoke,
     Uncertainty,
-    Window,
 )
 from minivess.data.profiling.domain import domain_of
 from minivess.errors import ServingError
 from minivess.grid import context
-from minivess.inference import Predictor
 from minivess.orchestration import handoff
 from minivess.orchestration.model_versions import promote, with_version
 from minivess.orchestration.session import Session
@@ -37,6 +35,7 @@ from minivess.text import several, slug
 from minivess.tracking.run import params
 
 if TYPE_CHECKING:
+    from minivess.tracking.run.model import Trained
     from minivess.tracking.run.run import Run
 
 PARITY_ARTIFACT = "export/parity.json"
@@ -46,9 +45,7 @@ PARITY_ARTIFACT = "export/parity.json"
 class ChampionModel:
     """The champion as taken from the registry: what to export and what it was trained on."""
 
-    network: Network
-    window: Window
-    checkpoint: Path
+    trained: Trained
     cases: tuple[Case, ...]
     profile: DatasetProfile
     lineage: dict[str, str]
@@ -65,13 +62,6 @@ def deploy(session: Session, upstream: Sequence[str] = ()) -> DeploymentResult:
     session.need_store()
     dataset_identity.require(session)
     analysis = with_version(session, handoff.receive_analysis(session, upstream))
-    if analysis.winner.combined:
-        raise ServingError(
-            f"The champion {analysis.champion.family} is an ensemble, and the service runs one "
-            "network.",
-            remedy="choose a family with `minivess analyse analysis.eligible=[families]`, or load "
-            f"the ensemble with mlflow.pyfunc from run {analysis.champion.run_id}",
-        )
     session.print(f"Deploy    {analysis.champion.family}")
     return make(session, analysis, follow=lambda result, _: promote(session, result))
 
@@ -153,16 +143,12 @@ def carry_out(
 
     task, champion = session.orchestrator.task, analysis.champion
     model = task("fetch champion", fetch, session, analysis, training)
-    network, checkpoint, window = model.network, model.checkpoint, model.window
     store_origin(session, run, model, analysis)
-    path = session.home.served / run.run_id / "model.onnx"
-    onnx = task("export", export.to_onnx, network, checkpoint, path)
-    run.file(onnx, "export")
+    onnx = task("export", export.each, *model.trained, session.home.served / run.run_id)
+    for file in onnx:
+        run.file(file, "export")
     parity = task("parity", check_parity, session, run, model, onnx)
-    engines = task(
-        "time engines", export.engines, network, checkpoint, onnx, case=model.cases[0],
-        window=window,
-    )  # fmt: skip
+    engines = task("time engines", export.engines, *model.trained, onnx, case=model.cases[0])
     run.json([engine.model_dump() for engine in engines], "engines.json")
     engine = task("choose engine", choose_engine, session, model, onnx, engines)
     tag = task("build service", build, session, model, onnx, engine)
@@ -182,7 +168,7 @@ def carry_out(
     return result
 
 
-def check_parity(session: Session, run: Run, model: ChampionModel, onnx: Path) -> Parity:
+def check_parity(session: Session, run: Run, model: ChampionModel, onnx: Sequence[Path]) -> Parity:
     """Compare exported and trained network over whole volumes; the figures are stored either way.
 
     Raises:
@@ -193,9 +179,7 @@ def check_parity(session: Session, run: Run, model: ChampionModel, onnx: Path) -
     config = session.config.deployment
     cases = spread(model.cases, model.profile, config.parity_volumes)
     try:
-        parity = export.parity(
-            model.network, model.checkpoint, onnx, cases=cases, window=model.window, config=config
-        )
+        parity = export.parity(*model.trained, onnx, cases=cases, config=config)
     except export.ParityError as failed:
         run.json(failed.parity, PARITY_ARTIFACT)
         raise
@@ -204,7 +188,7 @@ def check_parity(session: Session, run: Run, model: ChampionModel, onnx: Path) -
 
 
 def choose_engine(
-    session: Session, model: ChampionModel, onnx: Path, measured: Sequence[Engine]
+    session: Session, model: ChampionModel, onnx: Sequence[Path], measured: Sequence[Engine]
 ) -> EngineName:
     """The engine that serves: as stated, else the fastest that passes parity in float32.
 
@@ -219,10 +203,7 @@ def choose_engine(
         return chosen
     cases = spread(model.cases, model.profile, config.parity_volumes)
     try:
-        export.parity(
-            model.network, model.checkpoint, onnx, cases=cases, window=model.window,
-            config=config, engine=chosen,
-        )  # fmt: skip
+        export.parity(*model.trained, onnx, cases=cases, config=config, engine=chosen)
     except export.ParityError as failed:
         if config.engine != "auto":
             raise
@@ -232,14 +213,13 @@ def choose_engine(
 
 
 def build(
-    session: Session, model: ChampionModel, onnx: Path, engine: EngineName = "onnxruntime"
+    session: Session, model: ChampionModel, onnx: Sequence[Path], engine: EngineName = "onnxruntime"
 ) -> str:
     """Build the BentoML service of this version; returns its tag."""
     return package.build(
         session.home.served,
         onnx=onnx,
-        network=model.network,
-        window=model.window,
+        composition=model.trained.composition,
         lineage=model.lineage,
         name=slug(model.lineage["model_name"]),
         version=model.lineage["model_version"],
@@ -268,7 +248,7 @@ def fetch(session: Session, analysis: AnalysisResult, training: RunRecord) -> Ch
     """The champion from the registry, and the volumes that it is tried on."""
     champion = analysis.champion
     profile = handoff.profile_used(session, training)
-    network, window, checkpoint = download_model(session, training)
+    trained = download_model(session, training)
     origin = {
         "model_name": str(champion.model_name),
         "model_version": str(champion.model_version),
@@ -280,11 +260,11 @@ def fetch(session: Session, analysis: AnalysisResult, training: RunRecord) -> Ch
     cases = tuple(context.restore(session, profile).values())
     known = analysis.uncertainty
     of_champion = known if known and known.name == champion.family else None
-    return ChampionModel(network, window, checkpoint, cases, profile, origin, of_champion)
+    return ChampionModel(trained, cases, profile, origin, of_champion)
 
 
-def download_model(session: Session, training: RunRecord) -> tuple[Network, Window, Path]:
-    """Network, window and checkpoint of the model that a training run holds.
+def download_model(session: Session, training: RunRecord) -> Trained:
+    """The networks of the model that a training or an ensemble run holds.
 
     Raises:
         ServingError: it was trained on resampled volumes, and its record does not say how, or by
@@ -292,9 +272,9 @@ def download_model(session: Session, training: RunRecord) -> tuple[Network, Wind
     """
     from minivess.tracking.run import model
 
-    parts = model.fetch(session.store, training.run_id)
-    how = parts[1].resampling
-    if training.param("data_resampling_enabled") != "False" and how is None:
+    found = model.trained(session.store, training.run_id)
+    how, first = found.composition.window.resampling, handoff.first_member(session, training)
+    if first.param("data_resampling_enabled") != "False" and how is None:
         raise ServingError(
             f"The model of {training.name} ({training.run_id}) was trained on resampled volumes by "
             "an earlier release, which did not store how.",
@@ -306,7 +286,7 @@ def download_model(session: Session, training: RunRecord) -> tuple[Network, Wind
             f"{how.method}, which says no way back to the grid of a file.",
             remedy="train with data.resampling.method=spacing, or at native resolution",
         )
-    return parts
+    return found
 
 
 def spread(cases: Iterable[Case], profile: DatasetProfile, n: int) -> tuple[Case, ...]:
@@ -318,14 +298,14 @@ def spread(cases: Iterable[Case], profile: DatasetProfile, n: int) -> tuple[Case
     return tuple(case for case in cases if case.case in chosen)
 
 
-def smoke_test(session: Session, model: ChampionModel, onnx: Path, tag: str) -> Smoke:
+def smoke_test(session: Session, model: ChampionModel, onnx: Sequence[Path], tag: str) -> Smoke:
     """Start the built service and ask it for one known volume."""
     from minivess.formats import volume
     from minivess.serving import export, predict, smoke
 
     (case,) = spread(model.cases, model.profile, 1)
-    predictor = Predictor.of(
-        model.network, model.window, export.forward(onnx), classes=model.profile.classes
+    predictor = segmenting(
+        model.trained.composition, list(map(export.forward, onnx)), classes=model.profile.classes
     )
     expected = predict.segment(volume.read_volume(case.image), predictor)
     config = session.config.deployment
@@ -340,7 +320,9 @@ def store_origin(
     upstream = (names.UPSTREAM_PROFILE, names.UPSTREAM_TRAINING, names.UPSTREAM_ANALYSIS)
     origin = {name: model.lineage[name] for name in upstream}
     origin[names.UPSTREAM_EXPERIMENT] = analysis.experiment
-    judged = analysis.champion.family in {one.name for one in analysis.families}
+    judged = analysis.champion.family in {
+        one.name for one in (*analysis.families, *analysis.ensembles)
+    }
     figures = metrics(analysis) if judged else {}  # a refit was never scored
     reached = {k: v for k, v in figures.items() if k.startswith("champion_")}
     settings = session.config.deployment.model_dump()
@@ -348,8 +330,7 @@ def store_origin(
         origin
         | params.upstream_metrics(reached)
         | params.data_params(model.profile)
-        | params.arch_params(model.network)
-        | {"model_name": model.network.name, "model_family": model.network.family}
+        | params.composition_params(model.trained.composition)
         | {f"deployment_{name}": value for name, value in settings.items()}
     )
     run.dataset(model.profile)

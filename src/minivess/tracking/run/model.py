@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlflow.pyfunc
 import numpy as np
@@ -23,8 +23,8 @@ from mlflow.pyfunc.model import PythonModel
 from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 from numpy.typing import NDArray
 
-from minivess import files, keys, names, networks
-from minivess.contracts import Network, Shape, Window
+from minivess import combination, files, keys, names, networks
+from minivess.contracts import Composition, Network, Part, Shape, Window
 from minivess.data.profiling import admission
 from minivess.errors import DataError, StoreError
 from minivess.inference import Predictor
@@ -134,6 +134,34 @@ def fetch(store: Store, run_id: str) -> tuple[Network, Window, Path]:
     return parts(store.download(run_id, names.MODEL_ARTIFACT, folder))
 
 
+class Trained(NamedTuple):
+    """The networks of a registered model, with the weights of each on this machine."""
+
+    composition: Composition
+    checkpoints: tuple[Path, ...]
+
+
+def trained(store: Store, run_id: str) -> Trained:
+    """Return the networks of the model that a training or an ensemble run holds."""
+    folder = store.home.served / "champions" / run_id
+    held = store.download(run_id, names.MODEL_ARTIFACT, folder)
+    if not ensemble.is_ensemble(held):
+        network, window, checkpoint = parts(held)
+        return Trained(Composition(parts=(Part(network=network, window=window),)), (checkpoint,))
+    members = ensemble.read(held)
+    found, checkpoints = [], []
+    for number, voter in enumerate(members.voters()):
+        for averaged in voter:
+            first = averaged[0]
+            found.append(Part(network=first.network, window=first.window, voter=number))
+            fetched = [
+                store.download(one.run_id, one.artifact, folder / one.run_id) for one in averaged
+            ]
+            target = folder / f"soup_{first.run_id}.pth"
+            checkpoints.append(combination.stored(first.network, fetched, target))
+    return Trained(Composition(parts=tuple(found), how=members.how), tuple(checkpoints))
+
+
 def parts(folder: Path) -> tuple[Network, Window, Path]:
     """Return network, window and weights of a model folder.
 
@@ -214,10 +242,11 @@ class Segmenter(PythonModel):
 
         folder = Path(next(iter(context.artifacts.values()))).parent.parent
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.predictor: Any
-        self.is_ensemble = ensemble.is_ensemble(folder)
-        if self.is_ensemble:
-            self.predictor = ensemble.EnsemblePredictor.of(folder, device)
+        self.ensemble = None
+        self.predictor: combination.Segmenting
+        if ensemble.is_ensemble(folder):
+            self.ensemble = ensemble.EnsemblePredictor.of(folder, device)
+            self.predictor = self.ensemble.combined()
         else:
             network, window, checkpoint = parts(folder)
             self.predictor = Predictor.of(network, window, checkpoint, device=device)
@@ -235,12 +264,9 @@ class Segmenter(PythonModel):
         volumes = model_input["input"] if isinstance(model_input, dict) else model_input
         for place, volume in enumerate(volumes):
             self._admit(np.asarray(volume), place)
-        more = (
-            {"fold": int((params or {}).get("fold", ensemble.EVERY_FOLD))}
-            if self.is_ensemble
-            else {}
-        )
-        return np.stack([self.predictor.probabilities(np.asarray(one), **more) for one in volumes])
+        fold = int((params or {}).get("fold", ensemble.EVERY_FOLD))
+        asked = self.ensemble.combined(fold) if self.ensemble else self.predictor
+        return np.stack([asked.probabilities(np.asarray(one)) for one in volumes])
 
     def _admit(self, volume: Array, place: int) -> None:
         """Reject volumes that cannot be segmented; warn about unusual ones."""

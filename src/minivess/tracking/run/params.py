@@ -8,6 +8,7 @@ from typing import Any
 from minivess import keys
 from minivess.config import EvaluationConfig, ExperimentConfig
 from minivess.contracts import (
+    Composition,
     ComputePlan,
     DatasetProfile,
     Fold,
@@ -79,6 +80,19 @@ def arch_params(network: Network, divisor: Shape | None = None) -> Params:
         "model_name": network.name,
         "in_channels": network.in_channels,
         "out_channels": network.out_channels,
+    }
+
+
+def composition_params(model: Composition) -> Params:
+    """Return `arch_*` of a model's network; of an ensemble how many it has, and how they answer."""
+    first = model.parts[0].network
+    if len(model.parts) == 1:
+        return arch_params(first)
+    return {
+        "model_family": "ensemble",
+        "model_name": f"{model.how} of {len(model.parts)} networks",
+        "in_channels": first.in_channels,
+        "out_channels": first.out_channels,
     }
 
 

@@ -249,7 +249,7 @@ def of_reference(store: Store, ref: str) -> Registered:
     kind = record.tags.get(names.KIND)
     if kind in (names.DEPLOYMENT, names.ANALYSIS):
         return of_run(store, record.param(names.UPSTREAM_TRAINING))
-    if kind in (names.FAMILY, names.REFIT):
+    if kind in (names.FAMILY, names.REFIT, names.ENSEMBLE):
         return of_run(store, record.run_id)
     raise StoreError(
         f"Run {ref} is of kind {kind!r} and holds no model.",
