@@ -72,6 +72,7 @@ def test_families_are_compared_on_the_volumes_that_both_judged(judged):
     assert compared.difference.mean == pytest.approx(0.1)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(scores=st.lists(st.floats(0, 1), min_size=2, max_size=8), seed=st.integers(0, 3))
 def test_the_order_of_the_families_does_not_matter(scores, seed):

@@ -142,6 +142,7 @@ def test_an_option_is_taken_or_refused(name: str, capsys: pytest.CaptureFixture[
             assert "it belongs to minivess " in refused
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WALKED)
 def test_a_setting_is_taken_or_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     for key in OTHER:

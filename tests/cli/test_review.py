@@ -38,6 +38,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return run
 
 
+@pytest.mark.slow
 def test_a_printed_decision_names_its_dataset(
     run: Run, make_dataset: Callable[..., Path], tmp_path: Path
 ) -> None:

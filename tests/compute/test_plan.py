@@ -121,6 +121,7 @@ def test_the_patch_lies_within_the_smallest_volume_and_divides(
     assert make_plan(shapes=[(50, 66, 5), (64, 64, 40)]).patch_size == (48, 64, 5)
 
 
+@pytest.mark.slow
 def test_a_network_of_coarse_steps_starts_above_a_thin_tier(
     make_profile: Callable[..., DatasetProfile], make_machine: Callable[..., Hardware]
 ) -> None:

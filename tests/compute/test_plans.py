@@ -6,6 +6,8 @@ import re
 import runpy
 from pathlib import Path
 
+import pytest
+
 from tests.compute.machines import EIGHT
 from tests.conftest import tube, write_nifti
 
@@ -13,6 +15,7 @@ CLONE = Path(__file__).resolve().parents[2]
 MODELS = ("dynunet", "unet", "segresnet", "swinunetr", "vista3d")
 
 
+@pytest.mark.slow
 def test_the_script_writes_what_would_be_decided_for_a_machine_and_a_dataset(
     tmp_path: Path,
 ) -> None:

@@ -166,6 +166,7 @@ print(len(profile.profile(pairing, hashes, config=DataConfig(), cache=cache).sta
 """
 
 
+@pytest.mark.slow
 def test_two_processes_that_share_a_cache_do_no_harm(
     make_dataset: MakeDataset, run, home: Home
 ) -> None:

@@ -45,6 +45,7 @@ def fetched(mirror: Mirror) -> int:
     return mirror.fetch(path for case in cases for path in case.files)
 
 
+@pytest.mark.slow
 def test_names_are_paired_before_anything_is_fetched(volumes: str, tmp_path: Path) -> None:
     root = Mirror(volumes, tmp_path).listed()
     pairing = pair_files(root)
@@ -76,6 +77,7 @@ def test_what_is_torn_or_lost_here_is_fetched_again(volumes: str, tmp_path: Path
     assert fetched(Mirror(volumes, tmp_path)) == 6
 
 
+@pytest.mark.slow
 def test_an_object_that_is_gone_is_gone_here_and_groups_count(volumes: str, tmp_path: Path) -> None:
     mirror = Mirror(volumes, tmp_path)
     fetched(mirror)

@@ -79,6 +79,7 @@ def test_where_git_refuses_nothing_changes(make_dataset: MakeDataset, home: Home
     assert git(home, "status", "--porcelain") == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("step", "committed"),
     [
@@ -171,6 +172,7 @@ def test_an_edit_in_place_reaches_no_remote(
     assert folder_hash(folder) == version.dataset_hash
 
 
+@pytest.mark.slow
 def test_a_version_comes_back_from_s3_into_another_home(
     bucket: str, make_dataset: MakeDataset, home: Home, tmp_path: Path
 ) -> None:

@@ -93,6 +93,7 @@ def test_swinunetr_takes_multiples_of_32_on_each_axis() -> None:
     assert not networks.accepts(record, (64, 64, 16))
 
 
+@pytest.mark.slow
 def test_swinunetr_trains() -> None:
     assert one_step(network("swinunetr", (64, 64, 32)), (64, 32, 32)).shape == (1, 3, 64, 32, 32)
 

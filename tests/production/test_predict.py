@@ -92,6 +92,7 @@ def predict(folder: Path, *words: str) -> int:
     return main.main(["predict", str(folder / "in"), str(folder / "out"), *words])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["analyse", "predict"])
 def test_an_id_of_another_experiment_than_the_one_named_is_refused(
     verb: str, folder: Path, two: dict[str, str], capsys: pytest.CaptureFixture[str]
@@ -111,6 +112,7 @@ def test_with_several_experiments_and_none_named_it_asks(
     assert not (folder / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "word",
     ["name=vessels", "--upstream={vessels}", "--upstream=vessels@champion", "--upstream=vessels/1"],

@@ -49,6 +49,7 @@ def test_every_verb_has_a_recipe():
     assert set(VERBS) <= set(just("--summary", folder=CLONE).stdout.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_words_arrive_as_they_were_typed(verb: str, clone: Path):
     words = ["data.image=*_(img).nii.gz", "training.losses=[dice_ce, cbdice]", "--json", "name=a'b"]

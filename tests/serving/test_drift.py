@@ -25,6 +25,7 @@ def alarms(shift: float, *, n: int, trials: int, ties: bool = False) -> float:
     return found / trials
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ties", [False, True])
 def test_without_drift_an_alarm_is_raised_in_five_of_a_hundred_comparisons_at_most(
     ties: bool, monkeypatch: pytest.MonkeyPatch

@@ -107,6 +107,7 @@ def test_a_set_with_nothing_usable_ends_with_one_message_and_a_failed_run(
     assert not home.pointers.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", SPOILERS)
 def test_one_bad_volume_is_quarantined_and_the_others_go_on(
     spoil: Callable[[Path], None],
@@ -216,6 +217,7 @@ def test_a_prefect_address_that_does_not_answer_is_named_and_leaves_no_run(
     assert "RUNNING" not in run_statuses(home)
 
 
+@pytest.mark.slow
 def test_a_grid_of_more_than_twelve_hours_on_a_cpu_asks_before_it_starts(
     refused: Callable[..., str], make_dataset: MakeDataset
 ) -> None:

@@ -44,6 +44,7 @@ def by_file(root: Path) -> list[str]:
     return []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [by_regex, by_prefix, by_file])
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_no_animal_trains_what_it_validates_and_a_shared_crop_is_told(
