@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from collections import Counter
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
+
+os.environ["MINIVESS_SERVER_IDLE_S"] = "0"  # no test leaves a server for the next one
 
 SERVERS = {"prefect", "server", "postgres"}
 """Parameters by which a test starts a server."""
@@ -78,10 +81,11 @@ def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Home, Server]]:
     """A home whose Prefect server runs until all tests are done."""
+    from minivess.config import Environment
     from minivess.orchestration import prefect_server
 
     home = open_home(tmp_path_factory.mktemp("served"))
-    with prefect_server.prefect_server(home) as server:
+    with prefect_server.prefect_server(home, Environment(server_idle_s=0)) as server:
         yield home, server
 
 

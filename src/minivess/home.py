@@ -218,6 +218,27 @@ def lock(path: Path, *, what: str, wait: bool = False) -> Iterator[None]:
             stream.truncate(0)
 
 
+@contextmanager
+def used(path: Path) -> Iterator[None]:
+    """Mark something as used until the block ends; several processes may, a killed one does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as stream:
+        fcntl.flock(stream, fcntl.LOCK_SH)
+        yield
+
+
+def is_used(path: Path) -> bool:
+    """Whether a process is within `used`."""
+    try:
+        with path.open(encoding="utf-8") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 def holder(what: str) -> dict[str, Any]:
     """Describe this process to those that wait for the lock."""
     started = time.strftime("%Y-%m-%d %H:%M:%S")

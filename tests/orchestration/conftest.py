@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from minivess.home import Home, open_home
+from minivess.orchestration import prefect_server
 
 
 @pytest.fixture
-def warm_home(warm_prefect: Callable[[Home], None], tmp_path: Path) -> Callable[[], Home]:
-    """Make homes without a server, whose Prefect database exists already."""
+def warm_home(warm_prefect: Callable[[Home], None], tmp_path: Path) -> Iterator[Callable[[], Home]]:
+    """Make a home without a server, whose Prefect database exists already."""
 
     def make() -> Home:
         home = open_home(tmp_path / "warm")
         warm_prefect(home)
         return home
 
-    return make
+    yield make
+    prefect_server.end_private(tmp_path / "warm" / "prefect", force=True)

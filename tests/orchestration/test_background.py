@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable
@@ -17,7 +19,7 @@ from typing import Any
 import pytest
 
 from minivess.cli import main
-from minivess.config import Environment, changed_environment, environment
+from minivess.config import Environment, changed_environment, child_environment, environment
 from minivess.home import Home, open_home
 from minivess.orchestration.session import open_orchestrator
 from minivess.runtime.servers import Server, answers, free_port, read
@@ -71,6 +73,7 @@ def story(
     """Start the servers twice, send a training to the worker, end them."""
     folder = tmp_path_factory.mktemp("servers")
     home, root = open_home(folder / "home"), folder / "lab stacks"
+    incoming = folder / "incoming"
     stock(home)
     warm_prefect(home)
     for index in range(4):
@@ -87,15 +90,17 @@ def story(
     with changed_environment(**theirs):
         try:
             said["nothing runs"] = say("health", "--json")
-            said["up"] = say("up", *ports)
+            incoming.mkdir()
+            said["up"] = say("up", *ports, "--watch", str(incoming))
             records = [home.prefect / "ui-server.json", home.root / "mlflow-server.json",
-                       home.prefect / "worker.json"]  # fmt: skip
+                       home.prefect / "worker.json", home.prefect / "watcher.json"]  # fmt: skip
             servers = [found for record in records if (found := read(record)) is not None]
             said["again"] = say("up", *ports, "--json")
             pids = [[one.process.pid for one in servers]]
             pids.append([row["pid"] for row in said["again"].json["servers"]])
+            said["other watch"] = say("up", *ports, "--watch", str(root))
             said["busy port"] = say("ui", *ports)
-            said["logs"] = say("logs", "worker")
+            said["logs"] = say("logs", "worker", "watcher")
             said["train"] = say("train", *words, "--deployed")
             said["no pool"] = say("train", *words, "--deployed", "--pool", "k8s-gpu")
             going_on = train_through_a_killed_server(words, ports, said, servers[0])
@@ -103,8 +108,9 @@ def story(
             said["detached"] = say("analyse", words[0], words[2], *alone)
             page = flow_page(environment())
             sessions = [os.getsid(pid) for pid in pids[0]]
+            said["restart"] = say("restart", "--force", "--json")
             said["down"] = say("down", "--force")
-            answered = [answers(f"{one.url}/health") for one in servers[1:]]
+            answered = [answers(f"{one.url}/health") for one in servers[1:3]]
             said["after"] = say("health", "--json")
         finally:
             say("down", "--force")
@@ -114,10 +120,17 @@ def story(
 def train_through_a_killed_server(
     words: tuple[str, ...], ports: tuple[str, ...], said: dict[str, Said], prefect: Server
 ) -> str:
-    """Kill Prefect's server while the worker trains, start it again; the state in the end."""
-    longer = (words[0], "training.max_epochs=8", words[2], "--deployed", "--detach", "--json")
-    flow_run = say("train", *longer).json["flow_run_id"]
-    wait_for(lambda: state(prefect, flow_run) == "Running")
+    """Kill Prefect's server while the worker trains, start it again; the state in the end.
+
+    Two people look on until Ctrl-C: one lets their training go on, the other cancels theirs, which
+    waits for the first.
+    """
+    longer = (words[0], "training.max_epochs=8", words[2])
+    said["goes on"], flow_run = interrupted(("train", *longer, "--deployed"), "n")
+    other = (*longer, "name=other")
+    said["cancelled"], second = interrupted(("train", *other, "--deployed"), "y")
+    wait_for(lambda: state(prefect, second) in ("Cancelled", "Crashed"))
+    said["second"] = Said(0, state(prefect, second), "")
     said["down while busy"] = say("down")
     os.kill(prefect.process.pid, signal.SIGKILL)
     wait_for(lambda: not prefect.process.alive)
@@ -125,6 +138,25 @@ def train_through_a_killed_server(
     said["up again"] = say("up", *ports, "--json")
     wait_for(lambda: state(prefect, flow_run) not in ("Running", "Pending"))
     return state(prefect, flow_run)
+
+
+def interrupted(words: tuple[str, ...], answer: str) -> tuple[Said, str]:
+    """Press Ctrl-C at a terminal while a deployed run is followed, and answer the question."""
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "minivess.cli.main", *words],
+        env=child_environment(), stdin=theirs, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    shown = ""
+    while not shown.rstrip().endswith("Running"):
+        shown += process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    os.write(ours, f"{answer}\n".encode())
+    shown += process.communicate(timeout=300)[0]
+    os.close(ours)
+    os.close(theirs)
+    return Said(process.returncode, shown, ""), shown.partition("/flow-run/")[2].split()[0]
 
 
 def state(server: Server, flow_run: str) -> str:
@@ -149,7 +181,7 @@ def flow_page(env: Environment) -> str:
 
 def test_servers_start_once_and_stay_in_sessions_of_their_own(story: Story) -> None:
     assert story.said["up"].code == 0, story.said["up"].err
-    assert len(story.pids[0]) == 3
+    assert len(story.pids[0]) == 4
     assert story.pids[0] == story.pids[1]
     assert story.sessions == story.pids[0]
     assert "flows of" in story.said["up"].out
@@ -177,6 +209,37 @@ def test_a_second_page_of_the_same_home_names_the_first(story: Story) -> None:
 
 def test_the_logs_of_a_server_are_shown(story: Story) -> None:
     assert "worker   " in story.said["logs"].out
+
+
+def test_a_watcher_is_one_of_the_servers_and_looks_at_one_place(story: Story) -> None:
+    watcher = story.said["again"].json["servers"][-1]
+    assert (watcher["name"], watcher["address"].rpartition("/")[2]) == ("watcher", "incoming")
+    assert "watcher    Watching" in story.said["logs"].out
+    refused = story.said["other watch"]
+    assert refused.code == 1
+    assert "incoming already" in refused.err
+    assert f"--watch '{watcher['address'].removesuffix('incoming')}lab stacks'" in refused.err
+    assert f"up --watch {watcher['address']}" in story.said["up"].out
+
+
+def test_restart_starts_the_same_servers_at_the_same_addresses(story: Story) -> None:
+    again = story.said["restart"]
+    assert again.code == 0, again.err
+    before, after = story.said["up again"].json["servers"], again.json["servers"]
+    same = {row["name"]: row["address"] for row in before if row["name"] != "worker"}
+    assert same.items() <= {row["name"]: row["address"] for row in after}.items()
+    assert {"prefect", "mlflow", "watcher"} == same.keys()
+    assert not {row["pid"] for row in before} & {row["pid"] for row in after}
+
+
+def test_ctrl_c_asks_before_it_cancels_a_run_that_is_followed(story: Story) -> None:
+    kept, cancelled = story.said["goes on"], story.said["cancelled"]
+    for one in (kept, cancelled):
+        assert "Cancel the flow run? [y/N]" in one.out
+    assert (kept.code, "it goes on; its page shows how" in kept.out) == (130, True)
+    assert story.going_on == "Completed"
+    assert "  cancelled" in cancelled.out
+    assert story.said["second"].out == "Cancelled"
 
 
 def test_a_command_that_is_sent_to_the_pool_is_followed_to_its_end(story: Story) -> None:

@@ -185,11 +185,11 @@ def test_an_expected_failure_brings_no_lines_of_prefect(served: Served) -> None:
         "raise DataError('nothing paired', remedy='look')", PREFECT_API_URL=served[1].api
     )
     page, *said = process.communicate(timeout=300)[1].splitlines()
-    assert page == f"Prefect's page while this runs: {served[1].url}"
+    assert page == f"Prefect's page: {served[1].url}"
     assert said == ["nothing paired", "  Try: look"]
 
 
-def test_sigterm_unwinds_the_story_and_ends_the_private_server(
+def test_sigterm_unwinds_the_story_and_ends_a_server_that_is_not_to_stay(
     warm_home: Callable[[], Home],
 ) -> None:
     home = warm_home()
@@ -237,7 +237,7 @@ def test_a_server_that_dies_loses_no_result_and_another_takes_over(
             time.sleep(0.05)
         return server
 
-    with open_orchestrator(home, Environment()) as engine:
+    with open_orchestrator(home, Environment(server_idle_s=0)) as engine:
         killed = engine.flow("train", story)
         engine.put("latest_training", {"run_ids": ["a"]})
         successor = prefect_server.running(home.prefect)

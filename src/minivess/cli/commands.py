@@ -183,17 +183,6 @@ def write_demo(config: ExperimentConfig, options: Options) -> Outcome:
     return {"folder": str(made)}
 
 
-def serve_pages(config: ExperimentConfig, options: Options) -> Outcome:
-    """Serve Prefect's and MLflow's pages until Ctrl-C."""
-    room("orchestration.pages").serve(
-        open_home(_home()),
-        config.tracking,
-        prefect_port=options.prefect_port,
-        mlflow_port=options.mlflow_port,
-    )
-    return {}
-
-
 def send(session: Session, options: Options) -> Outcome:
     """Send a command to a work pool in place of carrying it out."""
     sent: Outcome = room("orchestration.submission").submit(
@@ -313,9 +302,8 @@ STORIES: dict[str, Story] = {
     "rebase": lambda config, options: room("cli.maintenance").rebase_addresses(config, options),
     "reproduce": reproduce_or_export,
     "demo-data": write_demo,
-    "ui": serve_pages,
     **dict.fromkeys(
-        ("up", "down", "restart", "logs", "health"),
+        ("ui", "up", "down", "restart", "logs", "health"),
         lambda config, options: room("cli.servers").carry_out(config, options),
     ),
 }

@@ -1,4 +1,4 @@
-"""`minivess up, down, restart, logs, health`: the servers that stay; `--deployed`: a work pool."""
+"""`minivess ui, up, down, restart, logs, health`: the servers of a home."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ def carry_out(config: ExperimentConfig, options: argparse.Namespace) -> Outcome:
     servers = Background(open_home(env.home), config.tracking, env, say)
     match options.verb:
         case "up":
-            return servers.up({"prefect": options.prefect_port, "mlflow": options.mlflow_port})
+            return servers.up(_ports(options), options.watch)
+        case "ui":
+            servers.serve(_ports(options))
+            return {}
         case "down":
             return servers.down(force=options.force)
         case "restart":
@@ -31,3 +34,7 @@ def carry_out(config: ExperimentConfig, options: argparse.Namespace) -> Outcome:
             servers.logs(options.arguments, follow=options.follow)
             return {}
     return servers.health()
+
+
+def _ports(options: argparse.Namespace) -> dict[str, int | None]:
+    return {"prefect": options.prefect_port, "mlflow": options.mlflow_port}

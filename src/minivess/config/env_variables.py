@@ -21,6 +21,8 @@ class Environment:
     prefect_api_url: str | None = None
     prefect_home: Path | None = None
     prefect_disabled: bool = False
+    server_idle_s: int = 600
+    """Seconds for which a private Prefect server stays without a command that uses it."""
     ci: bool = False
     kubernetes: bool = False
     desktop: bool = False
@@ -52,6 +54,7 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
         prefect_api_url=given.get("PREFECT_API_URL"),
         prefect_home=Path(given["PREFECT_HOME"]) if "PREFECT_HOME" in given else None,
         prefect_disabled=given.get("PREFECT_DISABLED", "").lower() in {"1", "true", "yes"},
+        server_idle_s=_whole(given, "MINIVESS_SERVER_IDLE_S", 600),
         ci="CI" in given,
         desktop="DISPLAY" in given or "WAYLAND_DISPLAY" in given or sys.platform == "darwin",
         kubernetes="KUBERNETES_SERVICE_HOST" in given,

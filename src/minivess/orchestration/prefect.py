@@ -293,7 +293,7 @@ class PrefectOrchestrator(Orchestrator):
     def emit(self, event: str, resource: str, payload: Mapping[str, Any]) -> None:
         """Send an event; no private server is started for it, since it would have no listener."""
         if self._api is None and flow_run() is None:
-            if not self._env.prefect_api_url and prefect_server.running(self._folder) is None:
+            if not self._env.prefect_api_url and prefect_server.shared(self._folder) is None:
                 return
             self._connect()
         from prefect.events import emit_event

@@ -33,7 +33,7 @@ def client(home: Home, env: Environment) -> Iterator[str]:
         _refresh_settings()
         stack.enter_context(_quiet_logs())
         stack.callback(_drain)
-        log.info("Prefect's page while this runs: %s", api.removesuffix("/api"))
+        log.info("Prefect's page: %s", api.removesuffix("/api"))
         yield api
 
 

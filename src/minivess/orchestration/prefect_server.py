@@ -1,34 +1,42 @@
 """Find or start the Prefect server of a home.
 
-Flows of one home share a server: the one at PREFECT_API_URL, else the one of `minivess ui`, else
-a private one. A private server outlives a parent that was killed; the next command of the same
-home ends it. The server of `minivess ui` is used, never ended.
+Flows of one home share a server: the one at PREFECT_API_URL, else the one of `minivess up` or `ui`,
+else a private one. A private server stays for the next command, on the same port each time, and
+ends by itself once none has used it for MINIVESS_SERVER_IDLE_S (`runtime.idle`).
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import logging
 import sqlite3
+import time
 import urllib.error
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from minivess.config import Environment, foreign
 from minivess.errors import OrchestrationError
-from minivess.home import Home, lock
+from minivess.home import Home, holds, is_used, lock, used
+from minivess.runtime import idle
+from minivess.runtime.processes import end
 from minivess.runtime.servers import (
     HOST,
     Launch,
     Server,
     answers,
-    end_leftover,
+    detach,
     free_port,
     get,
+    is_free,
+    listener,
+    ports,
     read,
-    started,
+    wait_until_ready,
 )
 
 log = logging.getLogger(__name__)
@@ -48,48 +56,95 @@ def connect(home: Home, env: Environment) -> Iterator[str]:
         probe(env.prefect_api_url)
         yield env.prefect_api_url
     else:
-        with prefect_server(home, folder=folder_of(home, env)) as server:
+        with prefect_server(home, env) as server:
             yield server.api
 
 
 @contextmanager
-def prefect_server(
-    home: Home, *, port: int | None = None, folder: Path | None = None
-) -> Iterator[Server]:
-    """A Prefect server of this home: the one that runs, else a private one ended on leaving."""
-    folder = folder or home.prefect
+def prefect_server(home: Home, env: Environment, *, port: int | None = None) -> Iterator[Server]:
+    """A Prefect server of this home, used until the block ends: the one that runs, else a new one.
+
+    Raises:
+        OrchestrationError: it is of another version, or would not start.
+    """
+    folder = folder_of(home, env)
     with ExitStack() as stack:
+        if env.server_idle_s == 0:
+            stack.callback(_end_now, folder)
         # The lock also keeps two servers from creating one database at the same time.
-        with lock(folder / "server.lock", what="start Prefect's server", wait=True):
-            server = running(folder)
+        with turn(folder, "start Prefect's server"):
+            server = _found(home, folder)
+            stack.enter_context(used(folder / idle.USERS))
             if server is None:
-                end_leftover(folder / PRIVATE)
-                private = launch(home, folder, port or free_port(), PRIVATE)
-                log.info("Starting Prefect's server (the first time takes about 10 to 20 s)")
-                if unused := foreign():
-                    log.info(
-                        "A private server does not use %s; PREFECT_API_URL names one of yours",
-                        ", ".join(unused),
-                    )
-                server = stack.enter_context(started(private))
+                begun = time.monotonic()
+                (server,) = detach([private(home, folder, port, env.server_idle_s)])
+                log.info("Prefect's server is ready after %.1f s", time.monotonic() - begun)
         yield server
 
 
-def running(folder: Path) -> Server | None:
-    """A running Prefect server of this PREFECT_HOME; None without one.
+def _end_now(folder: Path) -> None:
+    with turn(folder, "end Prefect's server"):
+        end_private(folder)
 
-    A private server whose starter is gone is a leftover and does not count; the server of
-    `minivess ui` always counts.
-    """
-    private = read(folder / PRIVATE)
-    alive = private is not None and private.here and private.owner.alive
-    mine = private if private and alive and answers(f"{private.api}/health") else None
-    return shared(folder) or mine
+
+@contextmanager
+def turn(folder: Path, what: str) -> Iterator[None]:
+    """Hold the lock under which servers of a folder are looked for, started and ended."""
+    if other := holds(folder / idle.TURN):
+        log.info("Waiting for another command (pid %s): %s", other["pid"], other["what"])
+    with lock(folder / idle.TURN, what=what, wait=True):
+        yield
+
+
+def _found(home: Home, folder: Path) -> Server | None:
+    """The server of this home, as soon as it answers; an unfit one that is not used is ended."""
+    server = shared(folder) or _private(folder)
+    if server is None:
+        return None
+    try:
+        wait_until_ready(server, launch(home, folder, 0, PRIVATE))
+    except OrchestrationError as error:
+        log.debug("Another server is started: %s", error)
+        end_private(folder, force=True)
+        return None
+    if server.version in ("", version()):
+        return server
+    if end_private(folder):
+        return None
+    raise OrchestrationError(
+        f"Prefect's server at {server.url} is of version {server.version}, and this environment "
+        f"has {version()}.",
+        remedy="minivess down, as soon as no command uses it",
+    )
+
+
+def _private(folder: Path) -> Server | None:
+    server = read(folder / PRIVATE)
+    return server if server is not None and server.here else None
+
+
+def end_private(folder: Path, *, force: bool = False) -> Server | None:
+    """End the private server of a folder unless a command uses it; returns the one that ended."""
+    server = _private(folder)
+    if server is None or (is_used(folder / idle.USERS) and not force):
+        return None
+    end(server.process.pid)
+    (folder / PRIVATE).unlink(missing_ok=True)
+    return server
+
+
+def running(folder: Path) -> Server | None:
+    """A running Prefect server of this PREFECT_HOME; None without one."""
+    return shared(folder) or _answering(folder / PRIVATE)
 
 
 def shared(folder: Path) -> Server | None:
     """The server of `minivess up` or `minivess ui`, which workers can ask; None without one."""
-    server = read(folder / UI)
+    return _answering(folder / UI)
+
+
+def _answering(record: Path) -> Server | None:
+    server = read(record)
     there = server is not None and server.here and answers(f"{server.api}/health")
     return server if there else None
 
@@ -123,12 +178,12 @@ def without_profiles(home: Home) -> dict[str, str]:
 
 
 def require(home: Home, env: Environment) -> None:
-    """Check that a server runs that receives events: a private one ends with its command.
+    """Check that a server runs that receives events and has workers: a private one has none.
 
     Raises:
         OrchestrationError: neither `minivess ui` nor a server at PREFECT_API_URL.
     """
-    here = env.prefect_api_url or running(folder_of(home, env))
+    here = env.prefect_api_url or shared(folder_of(home, env))
     if env.prefect_disabled or not here:
         raise OrchestrationError(
             "No Prefect server runs that could receive the event.",
@@ -165,6 +220,31 @@ def probe(api: str) -> None:
         )
 
 
+def private(home: Home, folder: Path, port: int | None, idle_s: int) -> Launch:
+    """How to start a server that ends by itself, on the same port of this folder each time."""
+    mine = port or next(ports(str(folder)))
+    if not is_free(mine):
+        log.info("Port %s is taken%s: this time another one is used", mine, listener(mine))
+        mine = free_port(str(folder))
+    if unused := foreign():
+        log.info(
+            "A private server does not use %s; PREFECT_API_URL names one of yours",
+            ", ".join(unused),
+        )
+    made = (folder / "prefect.db").exists()
+    log.info(
+        "Starting Prefect's server (%s)",
+        "about 5 s" if made else "its database is made first, about 20 s",
+    )
+    plain = launch(home, folder, mine, PRIVATE)
+    return replace(plain, words=("minivess.runtime.idle", str(folder), str(idle_s), *plain.words))
+
+
+def version() -> str:
+    """The version of Prefect in this environment."""
+    return importlib.metadata.version("prefect")
+
+
 def launch(home: Home, folder: Path, port: int, record: str) -> Launch:
     """How to start a Prefect server; `record` is PRIVATE or UI."""
     url = f"http://{HOST}:{port}"
@@ -190,4 +270,5 @@ def launch(home: Home, folder: Path, port: int, record: str) -> Launch:
         },
         log=home.logs / log_name,
         record=folder / record,
+        version=version(),
     )

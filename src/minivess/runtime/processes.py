@@ -68,10 +68,15 @@ def running(
 
 
 def outliving(
-    words: Sequence[str], variables: Mapping[str, str], *, log: Path, folder: Path
+    words: Sequence[str],
+    variables: Mapping[str, str],
+    *,
+    log: Path,
+    folder: Path,
+    stdin: int = subprocess.DEVNULL,
 ) -> Child:
     """Start a command that goes on after this process, in a session of its own."""
-    child = _begun(words, variables, log, folder, subprocess.DEVNULL)
+    child = _begun(words, variables, log, folder, stdin)
     LEFT.append(child)
     return child
 

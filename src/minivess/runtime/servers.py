@@ -13,8 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,8 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 from minivess import files
 from minivess.config import child_environment, foreign, local_without_proxy
 from minivess.errors import OrchestrationError
-from minivess.runtime.processes import Child, Process, end, outliving, process_of, running
-from minivess.runtime.signals import terminable
+from minivess.runtime.processes import Child, Process, end, outliving, process_of
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +43,9 @@ class Server:
     host: str
     process: Process
     owner: Process
+    folder: str = ""
+    """Where its record lies; a copy of the record elsewhere is not that folder's server."""
+    version: str = ""
 
     @property
     def api(self) -> str:
@@ -68,72 +69,69 @@ class Launch:
     variables: Mapping[str, str]
     log: Path
     record: Path
+    version: str = ""
+    does: str = ""
+    """What a process that listens nowhere does, in place of an address."""
 
     @property
     def url(self) -> str:
         """The address of its page."""
-        return f"http://{HOST}:{self.port}"
+        return self.does or f"http://{HOST}:{self.port}"
 
 
-@contextmanager
-def started(launch: Launch) -> Iterator[Server]:
-    """Start a server, wait until it answers, and end it with its children on leaving.
+def detach(launches: Iterable[Launch], owner: Process | None = None) -> list[Server]:
+    """Start servers that outlive this process and its terminal, and wait until all answer.
 
-    Raises:
-        OrchestrationError: it stopped, or did not answer within START_LIMIT_S.
-    """
-    begun = time.monotonic()
-    with ExitStack() as stack:
-        stack.enter_context(terminable())
-        stack.callback(launch.record.unlink, missing_ok=True)
-        child = stack.enter_context(spawned(launch))
-        server = Server(launch.url, socket.gethostname(), process_of(child.pid), process_of())
-        files.write_json(launch.record, asdict(server))
-        assert child.stdin is not None
-        with child.stdin as go:
-            go.write(b"go\n")
-        _wait_until_ready(child, launch)
-        log.info("%s is ready after %.1f s", launch.name, time.monotonic() - begun)
-        yield server
-
-
-def detach(launch: Launch) -> Server:
-    """Start a server that outlives this process and its terminal, and wait until it answers.
+    Args:
+        launches: each is started as soon as it is known, before the next is asked for.
+        owner: the process whose end makes them leftovers; none by default.
 
     Raises:
-        OrchestrationError: it stopped, or did not answer within START_LIMIT_S.
+        OrchestrationError: one stopped, or did not answer within START_LIMIT_S; all are ended.
     """
-    variables = child_environment(foreign(), **{**local_without_proxy(), **launch.variables})
-    words = (sys.executable, "-m", *launch.words)
-    child = outliving(words, variables, log=launch.log, folder=launch.record.parent)
-    itself = process_of(child.pid)
-    server = Server(launch.url, socket.gethostname(), itself, itself)
-    files.write_json(launch.record, asdict(server))
+    begun: list[tuple[Launch, Server]] = []
     try:
-        _wait_until_ready(child, launch)
+        for launch in launches:
+            begun.append((launch, _begin(launch, owner)))
+        for launch, server in begun:
+            wait_until_ready(server, launch)
     except BaseException:
-        end(child.pid, END_LIMIT_S)
-        launch.record.unlink(missing_ok=True)
+        for launch, server in begun:
+            end(server.process.pid, END_LIMIT_S)
+            launch.record.unlink(missing_ok=True)
         raise
+    return [server for _, server in begun]
+
+
+def _begin(launch: Launch, owner: Process | None) -> Server:
+    child = spawned(launch)
+    itself, folder = process_of(child.pid), str(launch.record.parent)
+    server = Server(
+        launch.url, socket.gethostname(), itself, owner or itself, folder, launch.version
+    )
+    files.write_json(launch.record, asdict(server))
+    assert child.stdin is not None
+    with child.stdin as go:
+        go.write(b"go\n")
     return server
 
 
-def spawned(launch: Launch) -> AbstractContextManager[Child]:
+def spawned(launch: Launch) -> Child:
     """A child that waits for `go`, or ends if this process dies before its record is written."""
-    return running(
+    return outliving(
         ["/bin/sh", "-c", WHEN_RELEASED, "sh", sys.executable, "-m", *launch.words],
         child_environment(foreign(), **{**local_without_proxy(), **launch.variables}),
         log=launch.log,
         folder=launch.record.parent,
         stdin=subprocess.PIPE,
-        limit_s=END_LIMIT_S,
     )
 
 
 def read(record: Path) -> Server | None:
     """The server that a record names, whether alive or not; None without a readable record."""
     try:
-        return TypeAdapter(Server).validate_json(record.read_bytes(), strict=True)
+        server = TypeAdapter(Server).validate_json(record.read_bytes(), strict=True)
+        return server if server.folder in ("", str(record.parent)) else None
     except FileNotFoundError:
         return None
     except ValidationError:
@@ -142,21 +140,36 @@ def read(record: Path) -> Server | None:
         return None
 
 
-def end_leftover(record: Path) -> None:
-    """End a server whose starter was killed, and remove its record."""
+def clear(record: Path, name: str, port: int, remedy: str) -> None:
+    """Clear the way for a server: end one whose starter was killed, remove the record.
+
+    Raises:
+        OrchestrationError: it runs already, or its port is taken.
+    """
     server = read(record)
-    if server is None or server.host != socket.gethostname():
-        return
-    if server.process.alive:
-        log.info("Ending a server that a killed command left at %s", server.url)
-        end(server.process.pid, END_LIMIT_S)
-    record.unlink(missing_ok=True)
+    if server is not None and server.here and server.owner.alive:
+        raise OrchestrationError(
+            f"{name} of this folder already runs at {server.url} (pid {server.owner.pid}).",
+            remedy=f"open {server.url}, or end it: minivess down",
+        )
+    if server is not None and server.host == socket.gethostname():
+        if server.process.alive:
+            log.info("Ending a server that a killed command left at %s", server.url)
+            end(server.process.pid, END_LIMIT_S)
+        record.unlink(missing_ok=True)
+    if not is_free(port):
+        raise OrchestrationError(f"Port {port} for {name} is taken{listener(port)}.", remedy=remedy)
 
 
-def free_port() -> int:
-    """A free port below the range that outgoing connections are given."""
+def ports(of: str | None = None) -> Iterator[int]:
+    """Ports below the range that outgoing connections are given, in the same order for one text."""
     # Not the shared generator: training seeds it, and two commands would choose alike.
-    for port in random.SystemRandom().sample(range(20_000, 32_000), k=200):
+    yield from random.Random(of).sample(range(20_000, 32_000), k=200)
+
+
+def free_port(of: str | None = None) -> int:
+    """The first free one of `ports`."""
+    for port in ports(of):
         if is_free(port):
             return port
     raise OrchestrationError(
@@ -190,10 +203,15 @@ def is_free(port: int) -> bool:
         return True
 
 
-def _wait_until_ready(child: Child, launch: Launch) -> None:
+def wait_until_ready(server: Server, launch: Launch) -> None:
+    """Wait until a server answers that this process or another one started.
+
+    Raises:
+        OrchestrationError: it stopped, or did not answer within START_LIMIT_S.
+    """
     deadline = time.monotonic() + START_LIMIT_S
-    while not answers(f"{launch.url}{launch.health}"):
-        if child.poll() is not None:
+    while not launch.does and not answers(f"{server.url}{launch.health}"):
+        if not server.process.alive:
             problem = f"stopped while starting: {last_line(launch.log)}"
         elif time.monotonic() > deadline:
             problem = f"did not answer within {START_LIMIT_S:g} s."

@@ -124,7 +124,9 @@ def prefect(around: Surroundings) -> Answer:
         prefect_server.probe(around.env.prefect_api_url)
         return "ok", f"{around.env.prefect_api_url} answers"
     server = prefect_server.running(prefect_server.folder_of(around.home, around.env))
-    return "ok", f"{server.api} answers" if server else "each command starts one of its own"
+    if server is None:
+        return "ok", "the next command that has work starts one, which stays for those after it"
+    return "ok", f"{server.api} answers, version {server.version}, pid {server.process.pid}"
 
 
 def port_prefect(_: Surroundings) -> Answer:
