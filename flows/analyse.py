@@ -6,11 +6,13 @@ from typing import Any
 
 from prefect import flow
 
+from minivess.orchestration.forms import asks
 from minivess.orchestration.session import deployed_session
 from minivess.stages import analyse as stage
 
 
 @flow(name="analyse", persist_result=False)
+@asks("analyse")
 def analyse(
     settings: tuple[str, ...] = (), files: tuple[str, ...] = (), upstream: tuple[str, ...] = ()
 ) -> dict[str, Any]:

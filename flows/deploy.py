@@ -6,11 +6,13 @@ from typing import Any
 
 from prefect import flow
 
+from minivess.orchestration.forms import asks
 from minivess.orchestration.session import deployed_session
 from minivess.stages import deploy as stage
 
 
 @flow(name="deploy", persist_result=False)
+@asks("deploy")
 def deploy(
     settings: tuple[str, ...] = (), files: tuple[str, ...] = (), upstream: tuple[str, ...] = ()
 ) -> dict[str, Any]:

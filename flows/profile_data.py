@@ -6,11 +6,13 @@ from typing import Any
 
 from prefect import flow
 
+from minivess.orchestration.forms import asks
 from minivess.orchestration.session import deployed_session
 from minivess.stages import profile
 
 
 @flow(name="profile-data", persist_result=False)
+@asks("profile")
 def profile_data(settings: tuple[str, ...] = (), files: tuple[str, ...] = ()) -> dict[str, Any]:
     """Pair, check, measure and version the volumes of `data.root`.
 

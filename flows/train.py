@@ -8,11 +8,13 @@ from prefect import flow
 
 from minivess.contracts import CellOrder
 from minivess.grid import worker
+from minivess.orchestration.forms import asks
 from minivess.orchestration.session import deployed_session
 from minivess.stages import train as stage
 
 
 @flow(name="train", persist_result=False)
+@asks("train")
 def train(
     settings: tuple[str, ...] = (), files: tuple[str, ...] = (), upstream: tuple[str, ...] = ()
 ) -> dict[str, Any]:

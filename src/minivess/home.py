@@ -229,14 +229,7 @@ def used(path: Path) -> Iterator[None]:
 
 def is_used(path: Path) -> bool:
     """Whether a process is within `used`."""
-    try:
-        with path.open(encoding="utf-8") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
+    return not _is_free(path, fcntl.LOCK_EX)
 
 
 def holder(what: str) -> dict[str, Any]:
@@ -247,16 +240,16 @@ def holder(what: str) -> dict[str, Any]:
 
 def holds(path: Path) -> dict[str, Any] | None:
     """Return the holder of a lock, without waiting for it or taking it; None if it is free."""
+    return None if _is_free(path, fcntl.LOCK_SH) else _said(path)
+
+
+def _is_free(path: Path, how: int) -> bool:
     try:
-        stream = path.open(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return _said(path)
-    return None
+        with path.open(encoding="utf-8") as stream:
+            fcntl.flock(stream, how | fcntl.LOCK_NB)
+    except (FileNotFoundError, BlockingIOError) as error:
+        return isinstance(error, FileNotFoundError)
+    return True
 
 
 def _said(path: Path) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from prefect.client.schemas.filters import (
     LogFilter,
     LogFilterFlowRunId,
 )
+from prefect.exceptions import PrefectHTTPStatusError
 
 from flows import watch
 from minivess import config, names
@@ -73,6 +74,8 @@ class Story:
     asked_again: list[dict[str, Any]]
     schedules: set[tuple[bool, timedelta]]
     lines: list[str]
+    form: dict[str, Any]
+    refused: str
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +162,8 @@ def story(
                 for schedule in client.read_deployment_by_name("watch-data/local").schedules
             },
             lines=printed(client, flow_runs(client, "train")[0]),
+            form=client.read_deployment_by_name("train/local").parameter_openapi_schema or {},
+            refused=refused(client, {"training_max_epochs": 0, "training_models": ["dynunt"]}),
         )
 
 
@@ -238,6 +243,16 @@ def test_the_page_says_what_a_deployed_run_does_and_what_it_printed(story: Story
     assert not any(" step " in line for line in lines if "timing" not in line)
 
 
+def test_the_form_of_a_flow_is_made_of_the_settings_and_refuses_a_wrong_one(story: Story) -> None:
+    fields = story.form["properties"]
+    assert list(fields)[:4] == ["settings", "files", "upstream", "data_root"]
+    assert (fields["training_folds"]["type"], fields["training_folds"]["minimum"]) == ("integer", 2)
+    assert {"dynunet", "segresnet"} <= set(fields["training_models"]["items"]["enum"])
+    assert fields["training_max_epochs"]["description"].endswith("(default 100)")
+    assert "dynunt" in story.refused
+    assert "0 is less than the minimum of 1" in story.refused
+
+
 def test_a_flow_that_fails_is_told_to_the_address_given(story: Story) -> None:
     (notice,) = story.notices
     assert notice["text"].startswith("profile-data Failed")
@@ -277,6 +292,14 @@ def printed(client: SyncPrefectClient, run: FlowRun) -> list[str]:
     only = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]))
     found = client.read_logs(only, limit=200)
     return [entry.message.strip() for entry in found if entry.name.startswith("minivess")]
+
+
+def refused(client: SyncPrefectClient, form: dict[str, Any]) -> str:
+    """What the server answers to a form that is filled in wrongly."""
+    made = client.read_deployment_by_name("train/local").id
+    with pytest.raises(PrefectHTTPStatusError) as answer:
+        client.create_flow_run_from_deployment(made, parameters=form)
+    return str(answer.value.response.text)
 
 
 def flow_runs(client: SyncPrefectClient, flow: str) -> list[FlowRun]:

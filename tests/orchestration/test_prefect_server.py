@@ -119,13 +119,14 @@ def test_a_server_that_is_started_again_meanwhile_ends_no_flow(
 ) -> None:
     home, port, run_id = warm_home(), free_port(), []
     env = Environment(prefect_api_url=f"http://127.0.0.1:{port}/api", home=home.root)
-    with ExitStack() as first, ExitStack() as second:
-        first.enter_context(prefect_server.prefect_server(home, ENDS, port=port))
+    with ExitStack() as second:
+        with prefect_server.prefect_server(home, STAYS, port=port) as first:
+            pass
 
         def story() -> int:
             run_id.append(str(engine.page()).rpartition("/")[2])
-            first.close()
-            second.enter_context(prefect_server.prefect_server(home, ENDS, port=port))
+            assert prefect_server.end_private(home.prefect) == first
+            second.enter_context(prefect_server.prefect_server(home, STAYS, port=port))
             return engine.task("step", lambda: 7)
 
         with open_orchestrator(home, env) as engine:

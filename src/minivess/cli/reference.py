@@ -160,10 +160,8 @@ def _bare(name: str) -> Iterator[str]:
 
 def _values(key: str) -> Iterator[str]:
     """Values of a setting that can be listed: names of files, words, true and false."""
-    shelf = {"training.models": "models", "training.losses": "losses", "compute.profile": "tiers"}
-    if key in shelf:
-        folders = [folder / shelf[key] for folder in configs.folders()]
-        yield from (file.stem for folder in folders for file in folder.glob("*.yaml"))
+    if key in configs.SHELVES:
+        yield from configs.names(configs.SHELVES[key])
     field = configs.field_of(key)
     kind = field.annotation if field is not None else None
     for one in (kind, *get_args(kind)):

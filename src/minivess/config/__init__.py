@@ -51,10 +51,13 @@ from minivess.config.experiment import SearchConfig as SearchConfig
 from minivess.config.experiment import Stage as Stage
 from minivess.config.experiment import TrackingConfig as TrackingConfig
 from minivess.config.experiment import TrainingConfig as TrainingConfig
+from minivess.config.files import SHELVES as SHELVES
 from minivess.config.files import find as find
 from minivess.config.files import folders as folders
 from minivess.config.files import known_experiments as known_experiments
+from minivess.config.files import names as names
 from minivess.config.files import read_yaml as read_yaml
 from minivess.config.loader import load as load
 from minivess.config.loader import overrides as overrides
 from minivess.config.loader import require_files as require_files
+from minivess.config.loader import word as word

@@ -12,6 +12,8 @@ from minivess.errors import UsageError, nearest
 
 SHIPPED = ("demo", "dynunet_losses", "lite", "minivess", "search", "smoke")
 """The experiment files of the product; what they say is a default, not the user's word."""
+SHELVES = {"training.models": "models", "training.losses": "losses", "compute.profile": "tiers"}
+"""Settings whose values are names of files, and the folder of configs/ that holds them."""
 
 NUMBERS = {
     "tag:yaml.org,2002:int": r"^[-+]?(?:0|[1-9][0-9]*)$",
@@ -94,12 +96,16 @@ def find(kind: str, name: str) -> Path:
     for folder in folders():
         if (folder / kind / f"{name}.yaml").is_file():
             return folder / kind / f"{name}.yaml"
-    names = sorted({file.stem for folder in folders() for file in (folder / kind).glob("*.yaml")})
-    near = nearest(name, names)
+    near = nearest(name, names(kind))
     raise UsageError(
         f"There is no configs/{kind}/{name}.yaml.",
-        remedy=f"{f'did you mean {near}? ' if near else ''}Known: {', '.join(names)}",
+        remedy=f"{f'did you mean {near}? ' if near else ''}Known: {', '.join(names(kind))}",
     )
+
+
+def names(kind: str) -> list[str]:
+    """The models, losses, tiers or experiments that have a YAML file."""
+    return sorted({file.stem for folder in folders() for file in (folder / kind).glob("*.yaml")})
 
 
 def known_experiments() -> list[Path]:

@@ -125,9 +125,13 @@ def overrides(config: ExperimentConfig) -> list[str]:
         for name in key.split("."):
             value, other = value[name], other[name]
         if value != other and not key.startswith("tracking."):
-            text = str(value) if isinstance(value, str) else json.dumps(value)
-            found.append(f"{key}={text}")
+            found.append(word(key, value))
     return found
+
+
+def word(key: str, value: Any) -> str:
+    """Write a setting as it is typed."""
+    return f"{key}={value if isinstance(value, str) else json.dumps(value)}"
 
 
 def _merge(files: Sequence[Path], overrides: Sequence[str], env: Environment) -> Tree:

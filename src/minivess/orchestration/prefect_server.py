@@ -69,8 +69,6 @@ def prefect_server(home: Home, env: Environment, *, port: int | None = None) -> 
     """
     folder = folder_of(home, env)
     with ExitStack() as stack:
-        if env.server_idle_s == 0:
-            stack.callback(_end_now, folder)
         # The lock also keeps two servers from creating one database at the same time.
         with turn(folder, "start Prefect's server"):
             server = _found(home, folder)
@@ -80,11 +78,6 @@ def prefect_server(home: Home, env: Environment, *, port: int | None = None) -> 
                 (server,) = detach([private(home, folder, port, env.server_idle_s)])
                 log.info("Prefect's server is ready after %.1f s", time.monotonic() - begun)
         yield server
-
-
-def _end_now(folder: Path) -> None:
-    with turn(folder, "end Prefect's server"):
-        end_private(folder)
 
 
 @contextmanager
@@ -226,16 +219,11 @@ def private(home: Home, folder: Path, port: int | None, idle_s: int) -> Launch:
     if not is_free(mine):
         log.info("Port %s is taken%s: this time another one is used", mine, listener(mine))
         mine = free_port(str(folder))
-    if unused := foreign():
-        log.info(
-            "A private server does not use %s; PREFECT_API_URL names one of yours",
-            ", ".join(unused),
-        )
-    made = (folder / "prefect.db").exists()
-    log.info(
-        "Starting Prefect's server (%s)",
-        "about 5 s" if made else "its database is made first, about 20 s",
-    )
+    if unused := ", ".join(foreign()):
+        log.info("A private server does not use %s; PREFECT_API_URL names one of yours", unused)
+    known = (folder / "prefect.db").exists()
+    waits = "about 5 s" if known else "its database is made first, about 20 s"
+    log.info("Starting Prefect's server (%s)", waits)
     plain = launch(home, folder, mine, PRIVATE)
     return replace(plain, words=("minivess.runtime.idle", str(folder), str(idle_s), *plain.words))
 
