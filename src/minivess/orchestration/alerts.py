@@ -23,7 +23,7 @@ def notify(session: Session, url: str) -> dict[str, Any]:
     Raises:
         OrchestrationError: no Prefect server listens.
     """
-    prefect_server.require(session.home, session.env)
+    prefect_server.require(session.home, session.env, "`minivess notify`")
     with prefect_client.client(session.home, session.env):
         from prefect.blocks.webhook import Webhook
         from prefect.client.orchestration import get_client

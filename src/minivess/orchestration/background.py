@@ -34,6 +34,7 @@ from minivess.runtime.servers import (
     free_port,
     get,
     last_line,
+    living,
     read,
 )
 from minivess.text import format_duration, several
@@ -64,8 +65,7 @@ class Part(NamedTuple):
     @property
     def server(self) -> Server | None:
         """The process that its record names, if it runs on this host."""
-        found = read(self.record)
-        return found if found is not None and found.here else None
+        return living(self.record)
 
     @property
     def address(self) -> str | None:

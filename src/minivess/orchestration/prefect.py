@@ -207,7 +207,8 @@ class PrefectOrchestrator(Orchestrator):
         Raises:
             OrchestrationError: no server that workers could know, or no such deployment.
         """
-        self._connect_to_workers(deployment)
+        prefect_server.require(self.home, self._env, deployment)
+        self._connect()
         from prefect.deployments import run_deployment
         from prefect.exceptions import ObjectNotFound
 
@@ -223,7 +224,8 @@ class PrefectOrchestrator(Orchestrator):
 
     def deployments(self, flow: str) -> dict[str, str]:
         """The deployments of a flow: `flow/name` -> work pool."""
-        self._connect_to_workers(flow)
+        prefect_server.require(self.home, self._env, flow)
+        self._connect()
         from prefect.client.orchestration import get_client
         from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 
@@ -231,15 +233,6 @@ class PrefectOrchestrator(Orchestrator):
         with get_client(sync_client=True) as client:
             found = _asked(lambda: client.read_deployments(flow_filter=of_flow))
         return {f"{flow}/{one.name}": one.work_pool_name or "" for one in found}
-
-    def _connect_to_workers(self, what: str) -> None:
-        if not self._env.prefect_api_url and prefect_server.shared(self._folder) is None:
-            raise OrchestrationError(
-                f"{what!r} on a work pool needs the Prefect server that its worker asks.",
-                remedy="minivess up, or export PREFECT_API_URL=http://HOST:4200/api, as the worker "
-                "has it",
-            )
-        self._connect()
 
     def page_of(self, run_id: str) -> str:
         """Address of the page of a flow run."""

@@ -34,8 +34,8 @@ from minivess.runtime.servers import (
     get,
     is_free,
     listener,
+    living,
     ports,
-    read,
     wait_until_ready,
 )
 
@@ -75,7 +75,7 @@ def prefect_server(home: Home, env: Environment, *, port: int | None = None) -> 
             stack.enter_context(used(folder / idle.USERS))
             if server is None:
                 begun = time.monotonic()
-                (server,) = detach([private(home, folder, port, env.server_idle_s)])
+                (server,) = detach([_launch_private(home, folder, port, env.server_idle_s)])
                 log.info("Prefect's server is ready after %.1f s", time.monotonic() - begun)
         yield server
 
@@ -91,7 +91,8 @@ def turn(folder: Path, what: str) -> Iterator[None]:
 
 def _found(home: Home, folder: Path) -> Server | None:
     """The server of this home, as soon as it answers; an unfit one that is not used is ended."""
-    server = shared(folder) or _private(folder)
+    private = living(folder / PRIVATE)
+    server = shared(folder) or private
     if server is None:
         return None
     try:
@@ -102,7 +103,7 @@ def _found(home: Home, folder: Path) -> Server | None:
         return None
     if server.version in ("", version()):
         return server
-    if end_private(folder):
+    if server == private and end_private(folder):
         return None
     raise OrchestrationError(
         f"Prefect's server at {server.url} is of version {server.version}, and this environment "
@@ -111,14 +112,9 @@ def _found(home: Home, folder: Path) -> Server | None:
     )
 
 
-def _private(folder: Path) -> Server | None:
-    server = read(folder / PRIVATE)
-    return server if server is not None and server.here else None
-
-
 def end_private(folder: Path, *, force: bool = False) -> Server | None:
     """End the private server of a folder unless a command uses it; returns the one that ended."""
-    server = _private(folder)
+    server = living(folder / PRIVATE)
     if server is None or (is_used(folder / idle.USERS) and not force):
         return None
     end(server.process.pid)
@@ -137,9 +133,8 @@ def shared(folder: Path) -> Server | None:
 
 
 def _answering(record: Path) -> Server | None:
-    server = read(record)
-    there = server is not None and server.here and answers(f"{server.api}/health")
-    return server if there else None
+    server = living(record)
+    return server if server and answers(f"{server.api}/health") else None
 
 
 def folder_of(home: Home, env: Environment) -> Path:
@@ -170,17 +165,17 @@ def without_profiles(home: Home) -> dict[str, str]:
     return {"PREFECT_PROFILES_PATH": str(home.root / "no-profiles.toml")}
 
 
-def require(home: Home, env: Environment) -> None:
-    """Check that a server runs that receives events and has workers: a private one has none.
+def require(home: Home, env: Environment, what: str) -> None:
+    """Check that a server runs that workers ask and that events reach: a private one has neither.
 
     Raises:
-        OrchestrationError: neither `minivess ui` nor a server at PREFECT_API_URL.
+        OrchestrationError: neither `minivess up` nor a server at PREFECT_API_URL.
     """
-    here = env.prefect_api_url or shared(folder_of(home, env))
-    if env.prefect_disabled or not here:
+    if env.prefect_disabled or not (env.prefect_api_url or shared(folder_of(home, env))):
         raise OrchestrationError(
-            "No Prefect server runs that could receive the event.",
-            remedy="start `minivess ui`, or set PREFECT_API_URL=http://host:4200/api",
+            f"{what} needs the Prefect server that a worker asks, and none runs.",
+            remedy="minivess up, or export PREFECT_API_URL=http://HOST:4200/api, as the worker "
+            "has it",
         )
 
 
@@ -213,7 +208,7 @@ def probe(api: str) -> None:
         )
 
 
-def private(home: Home, folder: Path, port: int | None, idle_s: int) -> Launch:
+def _launch_private(home: Home, folder: Path, port: int | None, idle_s: int) -> Launch:
     """How to start a server that ends by itself, on the same port of this folder each time."""
     mine = port or next(ports(str(folder)))
     if not is_free(mine):

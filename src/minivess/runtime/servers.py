@@ -140,23 +140,27 @@ def read(record: Path) -> Server | None:
         return None
 
 
+def living(record: Path) -> Server | None:
+    """The server that a record names, if it runs on this host."""
+    server = read(record)
+    return server if server is not None and server.here else None
+
+
 def clear(record: Path, name: str, port: int, remedy: str) -> None:
-    """Clear the way for a server: end one whose starter was killed, remove the record.
+    """Clear the way for a server: end one whose starter was killed.
 
     Raises:
         OrchestrationError: it runs already, or its port is taken.
     """
-    server = read(record)
-    if server is not None and server.here and server.owner.alive:
+    server = living(record)
+    if server is not None and server.owner.alive:
         raise OrchestrationError(
             f"{name} of this folder already runs at {server.url} (pid {server.owner.pid}).",
             remedy=f"open {server.url}, or end it: minivess down",
         )
-    if server is not None and server.host == socket.gethostname():
-        if server.process.alive:
-            log.info("Ending a server that a killed command left at %s", server.url)
-            end(server.process.pid, END_LIMIT_S)
-        record.unlink(missing_ok=True)
+    if server is not None:
+        log.info("Ending a server that a killed command left at %s", server.url)
+        end(server.process.pid, END_LIMIT_S)
     if not is_free(port):
         raise OrchestrationError(f"Port {port} for {name} is taken{listener(port)}.", remedy=remedy)
 

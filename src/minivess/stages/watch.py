@@ -78,7 +78,7 @@ def announce(session: Session, key: str) -> None:
     Raises:
         OrchestrationError: no Prefect server listens.
     """
-    prefect_server.require(session.home, session.env)
+    prefect_server.require(session.home, session.env, "An event")
     dataset = session.config.dataset
     with open_orchestrator(session.home, session.env) as orchestrator:
         orchestrator.emit(
