@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from prefect.exceptions import ParameterTypeError
+from prefect.utilities.schema_tools import validate
 
 from flows import analyse, deploy, experiment, profile_data, train
 from minivess import config
@@ -14,16 +15,18 @@ from minivess.verbs import VERBS
 
 
 def story(
-    settings: tuple[str, ...] = (), upstream: tuple[str, ...] = ()
+    settings: tuple[str, ...] = (),
+    files: tuple[str, ...] = (),
+    upstream: tuple[str, ...] = (),
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What a flow receives."""
     return settings, upstream
 
 
-def test_what_is_filled_in_is_one_more_word_and_what_is_empty_states_nothing() -> None:
+def test_what_is_filled_in_is_one_more_word_and_a_default_states_nothing() -> None:
     received = asks("train")(story)(
         settings=("training.seeds=[1]",), upstream=("abc",), data_root="/data/lab stacks",
-        training_losses=("dice_ce", "dice"), training_max_epochs=3, hours=None,
+        training_losses=("dice_ce", "dice"), training_max_epochs=3, training_folds=3, name="",
     )  # fmt: skip
     words = ("data.root=/data/lab stacks", 'training.losses=["dice_ce", "dice"]',
              "training.max_epochs=3")  # fmt: skip
@@ -49,3 +52,10 @@ def test_each_flow_asks_for_what_its_verb_uses() -> None:
         assert fields
         assert flow.parameters.properties.keys() - {"settings", "files", "upstream"} == fields
         assert all(flow.parameters.properties[one]["description"] for one in fields)
+
+
+def test_a_form_that_is_sent_as_it_is_shown_is_taken_and_states_nothing() -> None:
+    form = train.train.parameters.model_dump_for_openapi()
+    shown = {name: field["default"] for name, field in form["properties"].items()}
+    validate(shown, form, raise_on_error=True, ignore_required=True)
+    assert asks("train")(story)(**train.train.validate_parameters(shown) | {"files": ()})[0] == ()

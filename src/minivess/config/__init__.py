@@ -25,6 +25,7 @@ from minivess.config.dotted_keys import known as known
 from minivess.config.dotted_keys import leaves as leaves
 from minivess.config.dotted_keys import parse as parse
 from minivess.config.dotted_keys import refuse_unknown as refuse_unknown
+from minivess.config.dotted_keys import takes_text as takes_text
 from minivess.config.env_variables import QUIET as QUIET
 from minivess.config.env_variables import Environment as Environment
 from minivess.config.env_variables import caller as caller
