@@ -150,7 +150,9 @@ def interrupted(words: tuple[str, ...], answer: str) -> tuple[Said, str]:
     assert process.stdout is not None
     shown = ""
     while not shown.rstrip().endswith("Running"):
-        shown += process.stdout.readline()
+        printed = process.stdout.readline()
+        assert printed, shown
+        shown += printed
     process.send_signal(signal.SIGINT)
     os.write(ours, f"{answer}\n".encode())
     shown += process.communicate(timeout=300)[0]

@@ -24,8 +24,9 @@ def story(
 
 
 def test_what_is_filled_in_is_one_more_word_and_a_default_states_nothing() -> None:
+    # Prefect gives by position what may be given so.
     received = asks("train")(story)(
-        settings=("training.seeds=[1]",), upstream=("abc",), data_root="/data/lab stacks",
+        ("training.seeds=[1]",), (), ("abc",), data_root="/data/lab stacks",
         training_losses=("dice_ce", "dice"), training_max_epochs=3, training_folds=3, name="",
     )  # fmt: skip
     words = ("data.root=/data/lab stacks", 'training.losses=["dice_ce", "dice"]',

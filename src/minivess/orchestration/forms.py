@@ -31,11 +31,13 @@ def asks(verb: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
     def with_form(flow: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(flow)
-        def run(settings: tuple[str, ...] = (), **given: Any) -> Any:
+        def run(*args: Any, **given: Any) -> Any:
             asked = {key: given.pop(name, _default(key)) for name, key in keys.items()}
             stated = {key: value for key, value in asked.items() if value != _default(key)}
             words = [config.word(key, value) for key, value in stated.items()]
-            return flow((*settings, *words), **given)
+            stands = own.bind_partial(*args, **given)
+            stands.arguments["settings"] = (*stands.arguments.get("settings", ()), *words)
+            return flow(*stands.args, **stands.kwargs)
 
         own = inspect.signature(flow, eval_str=True)
         fields = [
