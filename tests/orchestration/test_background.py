@@ -216,7 +216,7 @@ def test_the_logs_of_a_server_are_shown(story: Story) -> None:
 def test_a_watcher_is_one_of_the_servers_and_looks_at_one_place(story: Story) -> None:
     watcher = story.said["again"].json["servers"][-1]
     assert (watcher["name"], watcher["address"].rpartition("/")[2]) == ("watcher", "incoming")
-    assert "watcher    Watching" in story.said["logs"].out
+    assert "watcher  Watching" in story.said["logs"].out
     refused = story.said["other watch"]
     assert refused.code == 1
     assert "incoming already" in refused.err
