@@ -115,7 +115,7 @@ def _run(path: Path, source: str, tests: list[str]) -> int:
             raise OSError(name)  # its compiled form is of the unchanged source
         return read(self, name)
 
-    importlib.machinery.SourceFileLoader.get_data = get_data  # type: ignore[method-assign]
+    importlib.machinery.SourceFileLoader.get_data = get_data  # type: ignore[method-assign, assignment]
     sys.dont_write_bytecode = True
     return int(pytest.main(["-q", "-x", "-n0", "-p", "no:cacheprovider", *tests]))
 
