@@ -23,7 +23,8 @@ VALUES = {"config": ["configs/experiments/lite.yaml"], "upstream": ["ID"], "pool
           "why": ["seen"], "who": ["Ada"], "label": ["file"], "image": ["file"], "faults": ["ID"],
           "dataset": ["name"], "as": ["slicer"], "like": ["demo"], "prefect-port": ["1"],
           "mlflow-port": ["1"], "port": ["1"], "host": ["0.0.0.0"],
-          "url": ["http://x"], "watch": ["folder"]}  # fmt: skip
+          "url": ["http://x"], "watch": ["folder"], "to": ["onnx"],
+          "model": ["file"]}  # fmt: skip
 
 
 def test_help_imports_nothing_heavy() -> None:
