@@ -353,9 +353,10 @@ FOLLOW = [str(Path(sys.executable).with_name("minivess")), "status", "--follow"]
 
 
 def quiet(store: Store, **variables: str) -> dict[str, str]:
-    return {
-        **os.environ, "MINIVESS_HOME": str(store.home.root), "PREFECT_DISABLED": "1", **variables
-    }  # fmt: skip
+    # pytest's processes state a width, which would stand for that of the terminal.
+    inherited = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    own = {"MINIVESS_HOME": str(store.home.root), "PREFECT_DISABLED": "1"}
+    return {**inherited, **own, **variables}
 
 
 def until(screen: int, text: str) -> str:

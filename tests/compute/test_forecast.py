@@ -52,11 +52,11 @@ def test_a_grid_costs_its_cells_times_its_epochs(make_scene: Callable[..., Scene
     scene = make_scene("training.max_epochs=10", "training.num_workers=0")
     found = cost(scene)
     assert found.total_hours == pytest.approx(4 * 10 * found.seconds_per_epoch / 3600)
-    # 8 patches one by one; 2 of 4 volumes validate: a patch of 4 and its metrics after each
+    # 8 patches one by one; 2 of 4 volumes validate: a window of 9 and its metrics after each
     # epoch, and the same of the untrained network and all of it, in float32, once.
     voxels = 2 * 32 * 32 * 8 * 1e-6
-    between = 2 * 0.2 + voxels / 4 / scene[0].evaluation.interval_epochs
-    once = judging.REPORTED * 2 * 5 * 0.2 + voxels * 5 / 4
+    between = 2 * 0.2 + voxels / 9 / scene[0].evaluation.interval_epochs
+    once = judging.REPORTED * 2 * 10 * 0.2 + voxels * 10 / 9
     steps = 8 * (0.5 + 0.1)
     assert found.seconds_per_epoch == pytest.approx(steps + between + once / 10)
     assert found.steps_share == pytest.approx(steps / found.seconds_per_epoch)

@@ -165,12 +165,13 @@ from minivess.config import environment
 from minivess.errors import DataError
 from minivess.home import open_home
 from minivess.orchestration.session import open_orchestrator
+from minivess.runtime.signals import terminable
 env = environment()
 def story():
     print("running", flush=True)
     {body}
 try:
-    with open_orchestrator(open_home(env.home), env) as engine:
+    with terminable(), open_orchestrator(open_home(env.home), env) as engine:
         engine.flow("train", lambda: engine.task("step", story))
 except DataError as error:
     sys.exit(str(error))

@@ -243,3 +243,21 @@ def test_a_fresh_store_may_be_opened_by_several_processes_at_once(
     place = stores.postgres() if kind == "postgres" else nullcontext("")
     with place as uri, ThreadPoolExecutor() as pool:
         assert list(pool.map(start, range(2))) == [["1", "False"]] * 2
+
+
+def test_a_kill_while_the_database_is_made_leaves_no_half_of_it(home: Home) -> None:
+    program = (
+        "import sys; from pathlib import Path; from minivess.home import open_home\n"
+        "from minivess.config import TrackingConfig\n"
+        "from minivess.tracking.store.store import open_store\n"
+        "open_store(open_home(Path(sys.argv[1])), TrackingConfig())"
+    )
+    making = home.root / "mlflow.db.making"
+    with subprocess.Popen([sys.executable, "-c", program, str(home.root)]) as command:
+        while command.poll() is None and not (making.exists() and making.stat().st_size):
+            time.sleep(0.001)
+        command.kill()
+    assert making.exists()
+    store = open_store(home, TrackingConfig())
+    assert store.experiment_id("first", dataset="d", note="n") == "1"
+    assert not making.exists()

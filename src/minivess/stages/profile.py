@@ -257,7 +257,7 @@ def store_profile(session: Session, scan: DatasetScan, run: Run, profile: Datase
         profile, cases, gallery_of(session, run.run_id), left_out=out, history=history
     )
     run.file(page, "dataset")
-    run.json(history, "dataset/queue.json")
+    run.json(history, "dataset/review.json")
     for figure in gallery.plots(profile, folder):
         run.file(figure, "figures")
     run.json([finding.model_dump() for finding in profile.findings], "dataset/findings.json")

@@ -68,9 +68,27 @@ def connect_client(place: Home, uri: str) -> MlflowClient:
     from mlflow import MlflowClient
 
     with translate_errors(f"open the MLflow store at {redact(uri)}"), _alone(place, uri):
+        if uri.startswith("sqlite:") and place.writable:
+            _make_whole(_file_of(uri))
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
         return client
+
+
+def _make_whole(database: Path) -> None:
+    """Make an absent database under another name: MLflow makes it in many steps, each committed."""
+    from mlflow import MlflowClient
+
+    if database.exists() and database.stat().st_size:
+        return
+    made = database.with_name(f"{database.name}.making")
+    made.unlink(missing_ok=True)
+    MlflowClient(tracking_uri=f"sqlite:///{made}").search_experiments(max_results=1)
+    made.replace(database)
+
+
+def _file_of(uri: str) -> Path:
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0])
 
 
 @contextmanager
@@ -138,7 +156,7 @@ def probe_store(uri: str) -> None:
         if scheme in {"http", "https"}:
             _ask_server(uri)
         elif scheme == "sqlite":
-            _ask_file(Path(uri.removeprefix("sqlite:///").partition("?")[0]))
+            _ask_file(_file_of(uri))
         elif scheme in TIME_LIMITS:
             _ask_database(uri, {TIME_LIMITS[scheme]: int(PROBE_S)})
     except (OSError, ValueError, HTTPException, sqlite3.Error) as error:
