@@ -24,6 +24,7 @@ from minivess.contracts import (
     Forecast,
     Hardware,
     Network,
+    Shape,
 )
 from minivess.data.versions import curated, versioning
 from minivess.errors import OutOfMemory
@@ -58,7 +59,7 @@ class GridContext:
         models: plan of each model, by the model's name.
         watch: called after each epoch of each cell.
         gpus_locked: the process that started this one holds the GPU locks.
-        timed: what was timed of each model, by the model's name.
+        timed: what was timed, by the model's name, patch, batch and window.
     """
 
     session: Session
@@ -68,7 +69,7 @@ class GridContext:
     models: dict[str, ModelPlan]
     watch: Watch = _ignore
     gpus_locked: bool = False
-    timed: dict[str, forecast.Times] = field(default_factory=dict)
+    timed: dict[tuple[str, Shape, int, Shape], forecast.Times] = field(default_factory=dict)
 
     def with_epochs(self, epochs: int) -> GridContext:
         """The grid with another number of epochs, and what was timed."""
@@ -165,9 +166,10 @@ class GridContext:
         cached_gb = plan.cache_rate * choices.loaded_gb(network, loaded)
         most = layout.most_cells(config, plan, self.hardware, cells=cells, cached_gb=cached_gb)
         counts = layout.thread_counts(plan, self.hardware, most[0])
-        if network.name not in self.timed:
-            self.timed[network.name] = self._time(families, counts)
-        times = self.timed[network.name]
+        what = (network.name, plan.patch_size, plan.batch_size, plan.prediction_window)
+        if what not in self.timed:
+            self.timed[what] = self._time(families, counts)
+        times = self.timed[what]
 
         def cell_s(planned: ComputePlan) -> float:
             epoch = forecast.epoch_s(config, planned, loaded, times, n_train=n_train)
