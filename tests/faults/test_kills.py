@@ -30,12 +30,13 @@ ENDLESS = 1000
 def start(
     root: Path, home: Home, *words: str, prefect: bool = False, main: Main = cli.main
 ) -> Command:
-    """Train a small grid in a process of its own."""
+    """Train a small grid in a process of its own, one cell after another."""
     environment = {key: value for key, value in os.environ.items() if "PREFECT" not in key}
     environment["MINIVESS_HOME"] = str(home.root)
     if not prefect:
         environment["PREFECT_DISABLED"] = "1"
-    words = ("configs/experiments/smoke.yaml", f"data.root={root}", "name=tubes", *words)
+    fixed = ("configs/experiments/smoke.yaml", "training.parallel_cells=1", "name=tubes")
+    words = (*fixed, f"data.root={root}", *words)
     return Command(("experiment", *words), environment, home.root / "command", main=main)
 
 
