@@ -30,7 +30,7 @@ SKIPPED = {
     r"just demo-data .*two-photon": "takes a minute; in tests/",
     r"just .*(0\.0\.0\.0|SERVER)": "needs a token and another machine; in tests/",
     r"just new($| \w+ NAME)|minivess (help VERB|explain SETTING|profile data.root=ROOT)": "a form",
-    r"just (sql|export)$": "a form",
+    r"(just|minivess) (sql|export)$": "a form",
     r"just up --watch": "as `just up`, with a watcher beside it; in tests/",
     r"just health$": "its exit code says that nothing runs after `just down`",
     r"(just|minivess) .*(\.\.\.\]?$|\[|<)(?!.*')": "a form, not a command",
@@ -120,7 +120,8 @@ def filled(command: str) -> str:
     other = "demo/2" if served == "demo/1" else "demo/1"
     for written, meant in {
         "/path/to/folder": str(folder), "data.root=ROOT": f"data.root={folder}",
-        "FOLDER_OF_THE_DATA": str(folder), "data.root=FOLDER": f"data.root={folder}", "init FOLDER": f"init {folder}",
+        "FOLDER_OF_THE_DATA": str(folder), "data.root=FOLDER": f"data.root={folder}",
+        "init FOLDER": f"init {folder}",
         "minivess ": "just ", "MODEL/1": served, "MODEL/2": other,
         "RUN_OR_MODEL": "MODEL", "MODEL@production": "MODEL",
         "MODEL": "demo@production", "demo-data DIR": f"demo-data {out}/demo",
@@ -128,7 +129,8 @@ def filled(command: str) -> str:
         "IN OUT": f"{image} {out}/masks2/ name=demo",
         "export DIR": f"export --all {out}/{command.split()[-1]}", "CASE": "phantom00_z05",
         "'...'": "'typed by a test'", "select ...": "select count(*) as n from runs",
-        "ID,ID": ",".join(runs("training_run_ids")), "run.zip": f"{out}/run.zip", "FILE.zip": f"{out}/model.zip",
+        "ID,ID": ",".join(runs("training_run_ids")), "run.zip": f"{out}/run.zip",
+        "FILE.zip": f"{out}/model.zip",
         "vessels.zip": f"{out}/vessels.zip", "FOLDER --faults": f"{out}/faults --faults",
         "ANALYSIS_ID": runs("analysis_run_id")[0],
         "train --upstream RUN_ID": f"train --upstream {runs('data_profile_run_id')[0]}",
