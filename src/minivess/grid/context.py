@@ -69,7 +69,7 @@ class GridContext:
     models: dict[str, ModelPlan]
     watch: Watch = _ignore
     gpus_locked: bool = False
-    timed: dict[tuple[str, Shape, int, Shape], forecast.Times] = field(default_factory=dict)
+    timed: dict[tuple[str, Shape, int, Shape | None], forecast.Times] = field(default_factory=dict)
 
     def with_epochs(self, epochs: int) -> GridContext:
         """The grid with another number of epochs, and what was timed."""
