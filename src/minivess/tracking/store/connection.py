@@ -68,8 +68,6 @@ def connect_client(place: Home, uri: str) -> MlflowClient:
     from mlflow import MlflowClient
 
     with translate_errors(f"open the MLflow store at {redact(uri)}"), _alone(place, uri):
-        if uri.startswith("sqlite:") and place.writable:
-            _make_whole(_file_of(uri))
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
         return client
@@ -87,15 +85,20 @@ def _make_whole(database: Path) -> None:
     made.replace(database)
 
 
-def _file_of(uri: str) -> Path:
+def database_file(uri: str) -> Path:
+    """Return the file of a SQLite store."""
     return Path(uri.removeprefix("sqlite:///").partition("?")[0])
 
 
 @contextmanager
 def _alone(place: Home, uri: str) -> Iterator[None]:
-    """Lock out other processes: two that create one database break each other's migration."""
+    """Lock out other processes: two that create one database break each other's migration.
+
+    A SQLite database that is absent is made first.
+    """
     if uri.startswith("sqlite:") and place.writable:
         with home.lock(place.root / "mlflow.lock", what="opening MLflow's database", wait=True):
+            _make_whole(database_file(uri))
             yield
     elif uri.startswith("postgresql"):
         import sqlalchemy as sa
@@ -156,7 +159,7 @@ def probe_store(uri: str) -> None:
         if scheme in {"http", "https"}:
             _ask_server(uri)
         elif scheme == "sqlite":
-            _ask_file(_file_of(uri))
+            _ask_file(database_file(uri))
         elif scheme in TIME_LIMITS:
             _ask_database(uri, {TIME_LIMITS[scheme]: int(PROBE_S)})
     except (OSError, ValueError, HTTPException, sqlite3.Error) as error:

@@ -10,11 +10,10 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minivess.contracts import RunRecord
-from minivess.tracking.store.connection import redact, translate_errors
+from minivess.tracking.store.connection import database_file, redact, translate_errors
 from minivess.tracking.store.store import Store
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def version(store: Store) -> str | None:
     """Return a text that changes with each write to a SQLite store; None for other stores."""
     if not store.uri.startswith("sqlite:///"):
         return None
-    path = Path(store.uri.removeprefix("sqlite:///"))
+    path = database_file(store.uri)
     parts = [part for part in (path, path.with_name(f"{path.name}-wal")) if part.exists()]
     return " ".join(f"{part.stat().st_mtime_ns} {part.stat().st_size}" for part in parts)
 
