@@ -85,12 +85,14 @@ def namespace() -> str:
 def started(pid: int) -> str | None:
     """When a process started, in the kernel's own ticks; None if it has ended.
 
-    Wall-clock start times move when the clock is set; ticks since boot do not.
+    Wall-clock start times move when the clock is set; ticks since boot do not. A process whose
+    first thread has ended keeps its files and ports until its last one has.
     """
     text = text_of(Path(f"/proc/{pid}/stat"))
     if text:
         fields = text.rpartition(")")[2].split()
-        return None if fields[0] in "ZX" else fields[19]
+        threads = int(fields[17])
+        return None if fields[0] == "X" or fields[0] == "Z" and threads <= 1 else fields[19]
     if Path("/proc/self/stat").exists():
         return None
     return _started_elsewhere(pid)
