@@ -92,7 +92,7 @@ def started(pid: int) -> str | None:
     if text:
         fields = text.rpartition(")")[2].split()
         threads = int(fields[17])
-        return None if fields[0] == "X" or fields[0] == "Z" and threads <= 1 else fields[19]
+        return None if fields[0] == "X" or (fields[0] == "Z" and threads <= 1) else fields[19]
     if Path("/proc/self/stat").exists():
         return None
     return _started_elsewhere(pid)
