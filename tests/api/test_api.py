@@ -18,10 +18,12 @@ import pytest
 
 import minivess as mv
 from minivess.errors import DataError, TrainingError, UsageError
-from tests.conftest import tube
+from minivess.home import Home, open_home
+from tests.conftest import tube, write_nifti
 
 CLONE = Path(__file__).resolve().parents[2]
 PAGE = CLONE / "docs" / "python.md"
+SMALL = '"model.filters=[4,8,8]", "tracking.log_system_metrics=false", '
 
 
 def test_importing_the_package_loads_nothing() -> None:
@@ -38,23 +40,42 @@ def test_every_public_name_is_there_and_stands_on_the_page() -> None:
         mv.predcit  # noqa: B018
 
 
-@pytest.fixture
-def notebook(
-    stocked: None, make_dataset: Callable[..., Path], monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> dict[str, Any]:  # fmt: skip
-    """The page's cell, run on a folder of tiny volumes."""
-    monkeypatch.setenv("PREFECT_DISABLED", "1")
-    monkeypatch.chdir(tmp_path)
-    root = make_dataset(4, name="vessels")
+@pytest.fixture(scope="module")
+def cells(
+    stock: Callable[[Home], None], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """The page's cell, run on a folder of tiny volumes: where, and the names that it made."""
+    folder = tmp_path_factory.mktemp("notebook")
+    stock(open_home(folder / "home"))
+    for index in range(4):
+        image, mask = tube((24, 24 + 2 * index, 5 + index), seed=index)
+        write_nifti(folder / "vessels" / "images" / f"vol{index:02d}.nii.gz", image)
+        write_nifti(folder / "vessels" / "labels" / f"vol{index:02d}.nii.gz", mask)
     cell, beside = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
-    small = '"model.filters=[4,8,8]", "tracking.log_system_metrics=false", '
-    cell = cell.replace("/data/vessels", str(root))
-    cell = cell.replace("mv.train(data, ", f"mv.train(data, {small}")
-    cells: dict[str, Any] = {}
-    exec(cell.replace("mv.sql(", "found = mv.sql("), cells)
-    cells["beside"] = beside.replace("mv.start(data, ", f"mv.start(data, {small}")
-    return cells
+    cell = cell.replace("/data/vessels", str(folder / "vessels"))
+    cell = cell.replace("mv.train(data, ", f"mv.train(data, {SMALL}")
+    made: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        at_home(patch, folder)
+        exec(cell.replace("mv.sql(", "found = mv.sql("), made)
+    made["beside"] = beside.replace("mv.start(data, ", f"mv.start(data, {SMALL}")
+    return folder, made
+
+
+@pytest.fixture
+def notebook(cells: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The names that the page's cell made, in its folder and home."""
+    folder, made = cells
+    at_home(monkeypatch, folder)
+    return made
+
+
+def at_home(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Work in this folder, with its home."""
+    patch.setenv("PREFECT_DISABLED", "1")
+    patch.setenv("MINIVESS_HOME", str(folder / "home"))
+    patch.setenv("DVC_SITE_CACHE_DIR", str(folder / "dvc-site"))
+    patch.chdir(folder)
 
 
 @pytest.mark.slow
@@ -65,7 +86,7 @@ def test_the_cell_on_the_page_goes_from_a_folder_to_masks(
     assert list(data.volumes["case"]) == ["vol00", "vol01", "vol02", "vol03"]
     assert study.report.is_file()
     assert study.champion == "dynunet_dice_ce"
-    assert {path.name for path in (tmp_path / "masks").iterdir()} == {
+    assert {path.name for path in Path("masks").iterdir()} == {
         f"vol{index:02d}_mask.nii.gz" for index in range(4)
     }
     assert set(notebook["found"]["kind"]) == {"profile", "family", "cell", "analysis"}

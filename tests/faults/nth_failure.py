@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import ctypes
 import errno
+import importlib
 import json
 import os
 import random
@@ -88,20 +89,28 @@ class Sweep:
         return {"calls": calls, "faults": len(wanted), **ends, "wrong": wrong}
 
     def _calls(self) -> int:
-        """How many calls one undisturbed write makes."""
+        """How many calls one undisturbed write makes; imports here what it imported."""
         self._put_back()
-        count = self.before.parent / "count"
+        count, modules = self.before.parent / "count", self.before.parent / "modules"
 
         def work() -> None:
             self._arm(0, 0)
             self.writer.write(self.folder)
             changes = int(self.library.fault_changes())
             self.library.fault_below(b"")
-            count.write_text(str(changes))
+            count.write_text(json.dumps([changes, *sys.modules]))
+
+        def check() -> None:
+            self.writer.check(self.folder, done=True)
+            modules.write_text(json.dumps(list(sys.modules)))
 
         self._require(self._child(work), "write")
-        self._require(self._child(lambda: self.writer.check(self.folder, done=True)), "check")
-        return int(count.read_text())
+        self._require(self._child(check), "check")
+        changes, *imported = json.loads(count.read_text())
+        for name in (*imported, *json.loads(modules.read_text())):
+            with contextlib.suppress(Exception):  # a name that a module made for itself
+                importlib.import_module(name)
+        return int(changes)
 
     def _fault(self, nth: int, fault: str, ends: dict[str, int]) -> str | None:
         self._put_back()
