@@ -21,4 +21,4 @@ def analyse(
     Leaves an analysis run with metrics, intervals and the report.
     """
     with deployed_session(settings, files) as session:
-        return stage.outcome(session, stage.analyse(session, upstream))
+        return stage.outcome(session, stage.analyse(session, session.full_ids(upstream)))

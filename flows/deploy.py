@@ -21,4 +21,4 @@ def deploy(
     Leaves a deployment run, a model version with the alias `production`, and a BentoML service.
     """
     with deployed_session(settings, files) as session:
-        return stage.outcome(session, stage.deploy(session, upstream))
+        return stage.outcome(session, stage.deploy(session, session.full_ids(upstream)))

@@ -23,7 +23,7 @@ def train(
     Leaves a parent run for each configuration (model, loss, seed) and a child run for each fold.
     """
     with deployed_session(settings, files) as session:
-        return stage.outcome(session, stage.train(session, upstream))
+        return stage.outcome(session, stage.train(session, session.full_ids(upstream)))
 
 
 @flow(name="train-cell", persist_result=False)

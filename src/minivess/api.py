@@ -482,7 +482,7 @@ def analyse(
     if isinstance(upstream, Training):
         words, upstream = _kept(upstream.overrides, "analyse") + overrides, upstream.run_ids
     with _session("analyse", words, settings) as session:
-        result = stage.analyse(session, upstream)
+        result = stage.analyse(session, session.full_ids(upstream))
         return Analysis(result, stage.report_page(session, str(result.run_id)))
 
 
@@ -499,7 +499,7 @@ def load(reference: str) -> Model:
     from minivess.production import predict as stage
 
     with _session("predict", (), {}) as session:
-        chosen = stage.choose(session, [reference])
+        chosen = stage.choose(session, session.full_ids([reference]))
         return Model(
             stage.facts(chosen),
             stage.predictor_of(session, chosen),

@@ -76,6 +76,11 @@ class Verb(NamedTuple):
         held = [kept for part, kept in named.items() if f"{key}.".startswith(f"{part}.")]
         return bool(held) and all(held)
 
+    @property
+    def takes_ids(self) -> bool:
+        """Whether run ids are among its words."""
+        return any(word in self.bare for word in ("ID", "RUN", "REF"))
+
     def accepts(self) -> tuple[str, ...]:
         """Its options, with those of every verb."""
         return (*(("config",) if self.uses else ()), *self.options, "debug")

@@ -11,12 +11,14 @@ import select
 import shlex
 import shutil
 import signal
+import sqlite3
 import struct
 import subprocess
 import sys
 import termios
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +126,10 @@ def test_verbs_options_settings_and_values_are_completed(tmp_path: Path) -> None
     assert fitting("new l", tmp_path) == ["loss"]
 
 
-def test_aliases_of_models_are_completed(store: Store) -> None:
+def test_aliases_of_models_and_run_ids_are_completed(store: Store) -> None:
+    run = make(store, names.FAMILY)
+    assert fitting(f"delete {run[:6]}", store.home.root) == [run]
+    assert fitting(f"predict in out --upstream {run[:6]}", store.home.root) == [run]
     store.client.create_registered_model("vessels")
     store.client.create_model_version("vessels", source="runs:/x/model")
     store.client.set_registered_model_alias("vessels", "champion", "1")
@@ -234,6 +239,29 @@ def test_an_id_that_there_is_not_is_looked_up_where_ids_are_shown(
     store: Store, minivess: Verb
 ) -> None:
     assert "minivess runs --all" in minivess("delete", "0" * 32)[1]
+
+
+def test_a_shortened_id_is_taken_where_one_run_begins_so_and_refused_by_name_where_several_do(
+    store: Store, minivess: Verb
+) -> None:
+    first, second = make(store, names.FAMILY, "net_a"), make(store, names.FAMILY, "net_b")
+    shown = minivess("delete", first[:8], second[:12])[1]
+    assert all(f"{run}:" in shown for run in (f"net_a, run {first}", f"net_b, run {second}"))
+    assert "family" in minivess("deploy", "--upstream", first[:8])[1]
+    twin = _renamed(store, second, first[:8] + second[8:])
+    code, refused = minivess("delete", first[:8], "--yes")
+    assert (code, f"{first} (net_a)" in refused, f"{twin} (net_b)" in refused) == (2, True, True)
+    store.client.delete_run(first)
+    assert first in minivess("purge", first[:9])[1]
+    assert "There is no run 00000000" in minivess("delete", "00000000")[1]
+
+
+def _renamed(store: Store, run_id: str, new: str) -> str:
+    """A run under another id, as chance may give it."""
+    with closing(sqlite3.connect(store.home.database)) as database, database:
+        for table in ("runs", "tags", "params", "metrics", "latest_metrics"):
+            database.execute(f"UPDATE {table} SET run_uuid = ? WHERE run_uuid = ?", (new, run_id))
+    return new
 
 
 def test_a_report_is_of_an_analysis_that_has_ended(store: Store, minivess: Verb) -> None:

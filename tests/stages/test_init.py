@@ -13,7 +13,7 @@ import pytest
 from minivess import config as configs
 from minivess.cli import main
 from minivess.demo import phantom
-from tests.conftest import tube, write_nifti
+from tests.conftest import shared, tube, write_nifti
 
 pytestmark = pytest.mark.usefixtures("stocked")
 Init = Callable[..., dict[str, Any]]
@@ -110,3 +110,17 @@ def test_a_tube_is_thin_and_a_ball_is_not(init: Init, tmp_path: Path) -> None:
         write_nifti(tmp_path / "tubes" / "images" / f"v{seed}.nii.gz", image)
         write_nifti(tmp_path / "tubes" / "labels" / f"v{seed}.nii.gz", thin)
     assert "cbdice_cldice" in init(str(tmp_path / "tubes"))["settings"]["training.losses"]
+
+
+@pytest.mark.parametrize(
+    ("name", "losses"),
+    [("octa_vessels", ["dice_ce", "cbdice_cldice"]), ("hippocampus", ["dice_ce"])],
+)
+def test_real_vessels_are_thin_and_a_real_hippocampus_is_not(
+    name: str, losses: list[str], init: Init, tmp_path: Path
+) -> None:
+    for kind in ("images", "labels"):
+        (tmp_path / name / kind).mkdir(parents=True)
+        for file in sorted((shared(name) / kind).iterdir())[:6]:
+            (tmp_path / name / kind / file.name).symlink_to(file)
+    assert init(str(tmp_path / name))["settings"]["training.losses"] == losses

@@ -47,8 +47,18 @@ def run(options: Options) -> Outcome:
         json=options.json,
         words=[*map(str, options.files), *options.overrides],
     ) as session:
+        _expand_ids(session, options)
         outcome: Outcome = story(session, options)
         return outcome
+
+
+def _expand_ids(session: Session, options: Options) -> None:
+    """Give run ids in full, in each option and argument that takes them."""
+    options.upstream = session.full_ids(options.upstream)
+    if options.faults:
+        (options.faults,) = session.full_ids([options.faults])
+    if VERBS[options.verb].takes_ids:
+        options.arguments = session.full_ids(options.arguments)
 
 
 def room(name: str) -> Any:

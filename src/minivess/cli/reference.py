@@ -22,6 +22,8 @@ Outcome = dict[str, Any]
 Options = argparse.Namespace
 SHELLS = ("bash", "zsh")
 WORDS = "words"
+OF_MODELS = ("promote", "compare", "drift")
+NEWEST = "SELECT run_uuid FROM runs ORDER BY start_time DESC LIMIT 200"
 
 
 # --- settings -----------------------------------------------------------------------------
@@ -139,8 +141,10 @@ def _words(before: Sequence[str], typed: str, home: Path) -> Iterator[str]:
         yield from (f"--{option}" for option in row.accepts() if option in OPTIONS)
     elif equals:
         yield from (f"{key}={value}" for value in _values(key))
-    elif before[-1] == "--upstream" or name in ("lineage", "promote", "compare", "drift"):
-        yield from _aliases(home)
+    elif before[-1] in ("--upstream", "--faults") or row.takes_ids or name in OF_MODELS:
+        yield from _rows(home, "SELECT name || '@' || alias FROM registered_model_aliases")
+        if name not in OF_MODELS:
+            yield from _rows(home, NEWEST)
     else:
         yield from _bare(name)
         yield from (f"{key}=" for key in configs.leaves() if row.reads(key))
@@ -171,10 +175,9 @@ def _values(key: str) -> Iterator[str]:
             yield from ("true", "false")
 
 
-def _aliases(home: Path) -> Iterator[str]:
-    """NAME@alias of every registered model; a shell waits, so MLflow itself is not imported."""
+def _rows(home: Path, query: str) -> Iterator[str]:
+    """Names in MLflow's database; a shell waits, so MLflow itself is not imported."""
     database = home / Home.places()["mlflow.db"].name
     if database.is_file():
         with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-            rows = connection.execute("SELECT name, alias FROM registered_model_aliases")
-            yield from (f"{name}@{alias}" for name, alias in rows)
+            yield from (name for (name,) in connection.execute(query))

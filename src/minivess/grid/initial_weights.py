@@ -25,7 +25,8 @@ def pin(session: Session) -> Session:
         return session
     from minivess.tracking.run import model
 
-    run_id = registry.of_reference(session.store, ref).run_id
+    (full,) = session.full_ids([ref])
+    run_id = registry.of_reference(session.store, full).run_id
     pinned = f"{run_id}:{files.sha256(model.fetch(session.store, run_id)[2])}"
     session.print(f"  weights begin as those of run {run_id}, given as training.init={ref}")
     training = session.config.training.model_copy(update={"init": pinned})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -29,6 +29,7 @@ from minivess.tracking.run.dead_runs import settle_runs
 from minivess.tracking.run.run import Run
 from minivess.tracking.run.run_lifecycle import mlflow_run, status_of_error
 from minivess.tracking.store.store import SETTLE_FIRST, Store, store_at
+from minivess.upkeep import short_ids
 from minivess.verbs import VERBS
 
 MLFLOW_PAGE = "http://127.0.0.1:5000"
@@ -141,6 +142,12 @@ class Session:
     def find(self, key: str, *, experiment: str) -> RunRecord | None:
         """The finished run of a content key; None if there is none or MLflow does not answer."""
         return self.ask(lambda store: store.find(key, experiment=experiment))
+
+    def full_ids(self, words: Iterable[str]) -> list[str]:
+        """The words, shortened run ids in full; the store is asked only if there is one."""
+        given = list(words)
+        is_short = any(map(short_ids.SHORT.fullmatch, given))
+        return short_ids.expand(self.store, given) if is_short else given
 
     def need_store(self) -> None:
         """Upload what this command has written, before a stage that reads it from MLflow.

@@ -48,15 +48,15 @@ def look(store: Store, run_ids: Collection[str] = ()) -> list[Doomed]:
     Raises:
         StoreError: a run given is not deleted.
     """
-    deleted = {run.info.run_id: run for run in _deleted(store)}
+    gone = {run.info.run_id: run for run in deleted(store)}
     for run_id in run_ids:
-        if run_id not in deleted:
+        if run_id not in gone:
             raise StoreError(
                 f"Run {run_id} is not among the deleted runs.",
                 remedy="delete it first, on MLflow's page or by "
                 f"{store.command(f'runs delete --run-id {run_id}')}",
             )
-    chosen = [store.record(deleted[run_id]) for run_id in run_ids or deleted]
+    chosen = [store.record(gone[run_id]) for run_id in run_ids or gone]
     if not chosen:
         return []
     needed_models = {version.run_id: f"model {name}" for name, version in _versions(store)}
@@ -156,7 +156,8 @@ def _collect(store: Store, run_ids: Collection[str]) -> None:
         )
 
 
-def _deleted(store: Store) -> list[Run]:
+def deleted(store: Store) -> list[Run]:
+    """Return every run that was deleted and is not removed yet."""
     from mlflow.entities import ViewType
 
     with translate_errors("list the deleted runs"):
