@@ -259,14 +259,20 @@ def test_a_flow_that_fails_is_told_to_the_address_given(story: Story) -> None:
     assert "nowhere" in notice["text"]
 
 
-def test_the_cells_of_a_grid_train_on_the_work_pool(story: Story) -> None:
+def test_the_cells_of_a_grid_train_on_the_work_pool_and_a_killed_one_is_taken_up_again(
+    story: Story, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = [f"data.root={story.root}", "name=pool", "training.deployment=train-cell/local"]
     asked = config.load([CLONE / SMOKE[0]], words, story.env)
     with open_session(asked, story.env, yes=True) as session:
+        killing = threading.Thread(target=kill_a_cell, args=(session.store.client, "pool"))
+        killing.start()
         (family,) = train(session).families
+        killing.join()
         found = [session.store.get(one) for one in (family.run_id, *family.child_run_ids)]
         with get_client(sync_client=True) as client:
-            assert ended(client, "train-cell") == ["Completed"] * 2
+            assert ended(client, "train-cell") == ["Completed", "Completed", "Failed"]
+    assert "lost its process and is sent to the pool again" in capsys.readouterr().out
     assert [run.status for run in found] == ["FINISHED"] * 3
     # The coordinator's process, and one for each cell.
     assert len({run.tags["minivess.pid"] for run in found}) == 3
@@ -385,6 +391,17 @@ def webhook(root: Path) -> None:
     page = (CLONE / "docs" / "data-engineer.md").read_text(encoding="utf-8")
     (command,) = re.findall(r"^    curl (?:.*\n)(?:    .*\n)*", page, flags=re.MULTILINE)
     subprocess.run(["bash", "-c", command.replace("/data/vessels", str(root))], check=True)
+
+
+def kill_a_cell(store: MlflowClient, experiment: str) -> None:
+    """Kill the process of the first cell that trains."""
+    while store.get_experiment_by_name(experiment) is None:
+        time.sleep(0.1)
+    while True:
+        for run in runs(store, experiment):
+            if names.PARENT in run.data.tags and run.info.status == "RUNNING":
+                return os.kill(int(run.data.tags["minivess.pid"]), signal.SIGKILL)
+        time.sleep(0.1)
 
 
 def wait_for(reached: Callable[[], bool], limit_s: float = 900) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +28,8 @@ from minivess.training.monitoring.watchdog import HEARTBEAT_S, ProgressEvent, pr
 if TYPE_CHECKING:
     from minivess.training.trainer import Callbacks
 
+SENT_S = 60.0
+"""Seconds between checkpoints that a cell on a work pool sends to the store."""
 SHOWN = ("train_loss", "val_loss", "val_dice", f"val_{names.PRIMARY}")
 Trained = tuple[str, CellResult]
 """Id of the child run, and the result of the cell."""
@@ -45,7 +48,7 @@ def callbacks(context: CellContext, run: Run) -> Iterator[Callbacks]:
     total = session.config.training.max_epochs
     slug = dashed(f"{context.family.name}-{cell.fold.index}")
     progress = session.orchestrator.progress(f"training-{slug}", "epochs trained")
-    beaten = 0.0
+    beaten, send = 0.0, checkpoint_sender(context, run)
     with session.grid_progress.cell(context.title) as bar:
 
         def epoch(number: int, metrics: dict[str, float], left_s: float | None) -> None:
@@ -53,6 +56,7 @@ def callbacks(context: CellContext, run: Run) -> Iterator[Callbacks]:
             if left_s is not None:  # None: trained before a resume and only repeated
                 shown = " ".join(f"{name} {metrics[name]:.3f}" for name in SHOWN if name in metrics)
                 bar.epoch(ProgressEvent(number, total, 1, 1, left_s), shown)
+                send()
             context.grid.watch(cell.fold.index, number, metrics)
 
         def figure(path: Path) -> None:
@@ -77,6 +81,25 @@ def callbacks(context: CellContext, run: Run) -> Iterator[Callbacks]:
 
         yield Callbacks(epoch, figure, beat, stall, resumed)
     progress(1.0)
+
+
+def checkpoint_sender(context: CellContext, run: Run) -> Callable[[], None]:
+    """A function that sends checkpoints to the store at times, for another worker to resume from.
+
+    It does nothing where all processes of the grid share this folder.
+    """
+    sent = -SENT_S if context.session.config.training.deployment else math.inf
+
+    def send() -> None:
+        nonlocal sent
+        if time.monotonic() - sent < SENT_S:
+            return
+        sent = time.monotonic()
+        for path in (context.folder / name for name in names.CHECKPOINTS):
+            if path.exists():
+                run.file(path, "checkpoints")
+
+    return send
 
 
 def publish(run: Run, folder: Path, spec: CellSpec, result: CellResult) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,8 @@ from minivess.contracts import CellResult, CellSpec, ComputePlan, RunRecord
 from minivess.errors import OutOfMemory
 from minivess.grid import cell_run, initial_weights
 from minivess.grid.context import CellContext
+from minivess.grid.lease import Holder, Leases
+from minivess.runtime import liveness
 from minivess.tracking.run.run import Run
 from minivess.training.cell_folder import complete, open_cell, stored_plan
 
@@ -33,20 +37,43 @@ def train_cell(context: CellContext) -> cell_run.Trained:
         session.grid_progress.expect(-1)
         return found
     lock = context.folder.with_suffix(".lock")
-    with home.lock(lock, what=f"training {context.title}", wait=True):
-        # Another process may have trained it while it held the lock.
+    held = home.lock(lock, what=f"training {context.title}", wait=True)
+    with held, leased(context) as confirm:
+        # Another process may have trained it while it held the lock or the lease.
         done = cell_run.reusable(session, cell)
         if done is not None:
             return done
         with context.grid.own_gpu(context.family):
-            return CellTraining(context).train()
+            return CellTraining(context, confirm).train()
+
+
+@contextmanager
+def leased(context: CellContext) -> Iterator[Callable[[], None]]:
+    """Hold the lease on a cell of a work pool; gives a function that lets the store confirm it."""
+    session = context.session
+    if session.config.training.deployment is None:
+        yield lambda: None
+        return
+
+    def waits(holder: Holder) -> None:
+        where = f"process {holder[liveness.PID]} on {holder[liveness.HOST]}"
+        session.print(f"  {context.title} waits for {where}, which trains it")
+
+    leases = Leases(session.store, str(context.grid.profile.run_id))
+    with leases.taken(context.cell.key, waits) as confirm:
+        yield confirm
 
 
 @dataclass(frozen=True)
 class CellTraining:
-    """The training of one cell; the plan stored in its folder decides."""
+    """The training of one cell; the plan stored in its folder decides.
+
+    Args:
+        confirm: returns once it is sure that no other process trains the cell.
+    """
 
     context: CellContext
+    confirm: Callable[[], None]
 
     def train(self) -> cell_run.Trained:
         """Attempt the cell until it is complete or no smaller plan is left.
@@ -77,6 +104,7 @@ class CellTraining:
         context, cell, config = self.context, self.context.cell, self.context.session.config
         resume = config.training.retrain != "always"
         # A cell that resumes keeps the plan that it was started with, its patch included.
+        self.fetch(resume=resume)
         shared = context.grid.model(context.family).plan
         fresh = judging.for_fold(shared, config, len(cell.fold.train))
         shorter = self.shorter()
@@ -93,6 +121,23 @@ class CellTraining:
         ):
             return plan
         return self.after_kill(plan, dead)
+
+    def fetch(self, *, resume: bool) -> None:
+        """Get plan and checkpoints that an attempt on another machine left in the store."""
+        session, folder, cell = self.context.session, self.context.folder, self.context.cell
+        if not resume or not session.config.training.deployment or (folder / names.LAST).exists():
+            return
+        last = session.store.last(cell.key, experiment=session.config.experiment)
+        held = session.store.artifacts(last.run_id, "checkpoints") if last else {}
+        if last is None or f"checkpoints/{names.LAST}" not in held:
+            return
+        stored = session.store.read_json(last.run_id, names.PLAN_ARTIFACT)
+        plan = ComputePlan.model_validate(stored)
+        open_cell(folder, self.spec(plan), plan, resume=False)
+        # The last one decides whether there is something to resume.
+        for path in sorted(held, key=lambda path: path.endswith(names.LAST)):
+            session.store.download(last.run_id, path, folder)
+        session.print(f"  {self.context.title} takes over what run {last.run_id} left")
 
     def shorter(self) -> FinishedTraining | None:
         """The finished shorter training that `training.extends` names."""
@@ -159,6 +204,7 @@ class CellTraining:
                 run.metrics(forecast.forecast_metrics(cost, epochs), step=0)
             fresh = complete(context.folder, cell.key) is None
             result = self.train_into(run, plan, spec)
+            self.confirm()
             cell_run.publish(run, context.folder, spec, result)
             actual = forecast.actual_metrics(result, plan, context.folder, trained=fresh)
             run.metrics(actual, step=0)

@@ -7,7 +7,7 @@ fails its parent run; the other cells continue.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -17,18 +17,22 @@ from typing import NamedTuple, Protocol
 from minivess import files, names
 from minivess.compute import out_of_memory
 from minivess.contracts import CellOrder, FamilyRun, RunRecord
-from minivess.errors import TrainingError
+from minivess.errors import StoreUnreachable, TrainingError
 from minivess.grid import cell_run, family_run
 from minivess.grid.context import GridContext
 from minivess.grid.families import Cell, Family
+from minivess.grid.lease import Leases
 from minivess.grid.worker import ANSWER, LocalCell
-from minivess.orchestration.base import Orchestrator
+from minivess.orchestration.base import FlowState, Orchestrator
 from minivess.tracking.run.dead_runs import settle_runs
 from minivess.tracking.run.run import Run
 from minivess.training.cell_folder import complete
 
 POLL_S = 0.2
 DEPLOYED_POLL_S = 2.0
+LOOK_S = 10.0
+RESUMED_AT_MOST = 5
+"""How often a cell whose process died starts again on a work pool."""
 
 
 def is_parallel(grid: GridContext) -> bool:
@@ -124,6 +128,12 @@ class GridScheduler:
     grid: GridContext
     stack: ExitStack
     failures: list[str] = field(default_factory=list)
+    resumed: Counter[str] = field(default_factory=Counter)
+
+    @cached_property
+    def leases(self) -> Leases:
+        """The leases on cells that workers of a pool train."""
+        return Leases(self.grid.session.store, str(self.grid.profile.run_id))
 
     def run(self, queue: deque[Queued]) -> None:
         """Keep as many cells running as allowed, until the queue is empty."""
@@ -174,7 +184,11 @@ class GridScheduler:
         )
         deployment = session.config.training.deployment
         if deployment:
-            started = RemoteCell.start(session.orchestrator, deployment, order)
+            since = self.leases.look(cell.key).epoch
+            title = f"train-cell · {order.family} · fold {order.fold}"
+            parameters = {"order": order.model_dump(mode="json")}
+            run_id = session.orchestrator.submit(deployment, parameters, title)
+            started = RemoteCell(session.orchestrator, run_id, self.leases, cell.key, since)
             self.stack.callback(started.stop)
             return started
         # Here is the machine that the plan was made for.
@@ -186,8 +200,13 @@ class GridScheduler:
         """Take the result or the failure of an ended cell; False if it has to start again."""
         cell.stop()
         found = self.result(queued.cell) if cell.succeeded() else None
-        if found is None and not cell.succeeded() and self.has_smaller_plan(queued):
-            return False
+        if found is None and not cell.succeeded():
+            if isinstance(cell, RemoteCell):
+                again = self.is_to_resume(queued, cell)
+            else:
+                again = self.has_smaller_plan(queued)
+            if again:
+                return False
         if found is None:
             self.fail(queued)
         queued.parent.add(queued.cell, found)
@@ -207,6 +226,24 @@ class GridScheduler:
             and last.tags.get(names.PARENT) == queued.parent.run.run_id
             and names.NEXT_PLAN in last.tags
         )
+
+    def is_to_resume(self, queued: Queued, cell: RemoteCell) -> bool:
+        """Whether the process of a cell on a work pool died, so that another worker takes it over.
+
+        A cell that failed by itself fails again, and one that was cancelled is not wanted.
+        """
+        last = self.last_run(queued.cell)
+        died = cell.state == "crashed" or (
+            cell.state == "failed"
+            and last is not None
+            and last.status in ("KILLED", "RUNNING")
+            and last.tags.get(names.PARENT) == queued.parent.run.run_id
+        )
+        if not died or self.resumed[queued.title] == RESUMED_AT_MOST:
+            return False
+        self.resumed[queued.title] += 1
+        self.grid.session.print(f"  {queued.title} lost its process and is sent to the pool again")
+        return True
 
     def last_run(self, cell: Cell) -> RunRecord | None:
         """The newest run of a cell, as far as MLflow can be asked."""
@@ -240,23 +277,33 @@ class GridScheduler:
 
 @dataclass
 class RemoteCell:
-    """A cell as the flow run of a Prefect deployment."""
+    """A cell as the flow run of a Prefect deployment; `since` is the lease before its own."""
 
     orchestrator: Orchestrator
     run_id: str
-    state: str = "running"
-
-    @classmethod
-    def start(cls, orchestrator: Orchestrator, deployment: str, order: CellOrder) -> RemoteCell:
-        """Submit the flow run."""
-        parameters = {"order": order.model_dump(mode="json")}
-        title = f"train-cell · {order.family} · fold {order.fold}"
-        return cls(orchestrator, orchestrator.submit(deployment, parameters, title))
+    leases: Leases
+    key: str
+    since: int
+    state: FlowState = "running"
+    looked: float = field(default_factory=time.monotonic)
 
     def ended(self) -> bool:
-        """Whether the flow run has ended."""
+        """Whether the flow run has ended, or nothing is heard of its worker any more."""
         self.state = self.orchestrator.state(self.run_id)
+        if self.state == "running" and self.is_abandoned():
+            self.orchestrator.cancel(self.run_id, lost=True)
+            self.state = "crashed"
         return self.state != "running"
+
+    def is_abandoned(self) -> bool:
+        """Whether it began, and its process is gone or silent; asked at times."""
+        if time.monotonic() - self.looked < LOOK_S:
+            return False
+        self.looked = time.monotonic()
+        try:
+            return self.leases.is_abandoned(self.key, since=self.since)
+        except StoreUnreachable:
+            return False
 
     def succeeded(self) -> bool:
         """Whether it ended in success."""

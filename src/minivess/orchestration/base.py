@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Pointer = dict[str, Any]
 
+FlowState = Literal["running", "completed", "failed", "crashed", "cancelled"]
+"""How a submitted flow run is doing; crashed: its process died."""
 VARIABLE_NAME = re.compile(r"[a-z0-9_-]+")
 VARIABLE_LIMIT = 5000
 
@@ -135,12 +137,12 @@ class Orchestrator:
         """Address of the page of a flow run."""
         raise NotImplementedError
 
-    def state(self, run_id: str) -> Literal["running", "completed", "failed"]:
+    def state(self, run_id: str) -> FlowState:
         """The state of a submitted flow run."""
         raise NotImplementedError
 
-    def cancel(self, run_id: str) -> None:
-        """Ask the worker to end a submitted flow run."""
+    def cancel(self, run_id: str, *, lost: bool = False) -> None:
+        """Ask the worker to end a submitted flow run; of a lost worker, end it as crashed."""
         raise NotImplementedError
 
     def get(self, name: str) -> Pointer | None:

@@ -70,7 +70,7 @@ def carry_out(story: Callable[[], T], record: Path, *, within_worker: bool) -> T
         _note(record, kind, message)
         if not isinstance(error, SystemExit) or kind == "CRASHED" or within_worker:
             raise
-        return _state(kind, message)
+        return state(kind, message)
     _note(record, "COMPLETED", "")
     return result
 
@@ -187,10 +187,10 @@ def _end(client: SyncPrefectClient, flow_run_id: UUID, content: dict[str, Any]) 
     from prefect.client.schemas.objects import StateType
     from prefect.states import Crashed
 
-    state = client.read_flow_run(flow_run_id).state
-    if state is not None and state.is_final():
+    before = client.read_flow_run(flow_run_id).state
+    if before is not None and before.is_final():
         return False
-    new = _state(*(content["ended"] or _death(content["process"])))
+    new = state(*(content["ended"] or _death(content["process"])))
     client.set_flow_run_state(flow_run_id, new, force=True)
     going_on = TaskRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING])
     open_tasks = client.read_task_runs(
@@ -208,7 +208,8 @@ def _death(tags: dict[str, str]) -> tuple[str, str]:
     return "CRASHED", f"{found['error_type']}: {found['error_message']}"
 
 
-def _state(kind: str, message: str) -> State[Any]:
+def state(kind: str, message: str) -> State[Any]:
+    """A state of Prefect's, by its type."""
     from prefect.client.schemas.objects import State, StateType
 
     return State(type=StateType(kind), name=kind.capitalize(), message=message)

@@ -20,6 +20,7 @@ from minivess.errors import OrchestrationError, PrefectUnreachable
 from minivess.home import Home
 from minivess.orchestration import flow_runs, prefect_client, prefect_server
 from minivess.orchestration.base import (
+    FlowState,
     Orchestrator,
     Pointer,
     delays,
@@ -238,7 +239,7 @@ class PrefectOrchestrator(Orchestrator):
         """Address of the page of a flow run."""
         return f"{(self._api or '').removesuffix('/api')}/runs/flow-run/{run_id}"
 
-    def state(self, run_id: str) -> Literal["running", "completed", "failed"]:
+    def state(self, run_id: str) -> FlowState:
         """How a submitted run is doing."""
         from prefect.client.orchestration import get_client
 
@@ -246,15 +247,16 @@ class PrefectOrchestrator(Orchestrator):
             found = _asked(lambda: client.read_flow_run(UUID(run_id))).state
         if found is None or not found.is_final():
             return "running"
-        return "completed" if found.is_completed() else "failed"
+        return cast("FlowState", found.type.value.lower())
 
-    def cancel(self, run_id: str) -> None:
-        """Ask the worker to end a submitted run."""
+    def cancel(self, run_id: str, *, lost: bool = False) -> None:
+        """Ask the worker to end a submitted run; of a lost worker, end it as crashed."""
         from prefect.client.orchestration import get_client
         from prefect.states import Cancelling
 
+        new = flow_runs.state("CRASHED", "nothing is heard of its worker") if lost else Cancelling()
         with get_client(sync_client=True) as client:
-            _asked(lambda: client.set_flow_run_state(UUID(run_id), Cancelling()))
+            _asked(lambda: client.set_flow_run_state(UUID(run_id), new, force=lost))
 
     def get(self, name: str) -> Pointer | None:
         """The Prefect Variable of this name; a private server is not started for it."""
