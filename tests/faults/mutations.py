@@ -29,9 +29,9 @@ import tifffile
 
 from minivess import config
 from minivess.data.pairing.cases import pair_files
-from minivess.errors import MinivessError
+from minivess.errors import MinivessError, StoreError
 from minivess.formats.volume import read_volume
-from minivess.reproduction import bundle
+from minivess.runtime.archives import Archive
 from tests.conftest import tube, write_nifti
 
 Read = Callable[[Path], object]
@@ -110,7 +110,7 @@ def _unpack(path: Path) -> object:
     before = set(path.parent.iterdir())
     with tempfile.TemporaryDirectory(dir=path.parent) as target:
         try:
-            return bundle.extract(path, Path(target))
+            return Archive(path, StoreError, "copy it again").extract(Path(target))
         finally:
             assert set(path.parent.iterdir()) == {*before, Path(target)}
 

@@ -138,6 +138,9 @@ def test_a_bundle_alone_does_a_fold_again_and_tells_which_values_differ(
     planted = tmp_path / "bundle" / "home" / "mlflow.db"
     with closing(sqlite3.connect(planted)) as database, database:
         database.execute("UPDATE metrics SET value = value + 0.5 WHERE key = 'val_loss'")
+    assert main.main(["reproduce", str(tmp_path / "bundle"), "--trust"]) == 1
+    assert "home/mlflow.db differs from its manifest" in capsys.readouterr().err
+    (tmp_path / "bundle" / "manifest.json").unlink()  # as bundles of earlier releases
     # Nothing of the shared store may help.
     away = trained.shared.rename(trained.shared.with_name("away"))
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from minivess.contracts import Case, Composition, Window
 from minivess.errors import ServingError
 from minivess.formats import volume
 from minivess.serving import model_record, portable, predict
+from tests.faults import mutations
 from tests.serving.conftest import make_case
 
 CARD = "# tubes"
@@ -67,10 +69,75 @@ def test_a_changed_file_is_refused_by_name(exported: Path, tmp_path: Path) -> No
         pass
 
 
-def test_what_is_no_exported_model_is_refused(tmp_path: Path) -> None:
-    (text := tmp_path / "a.zip").write_text("text")
-    with pytest.raises(ServingError, match="no exported model"), portable.opened(text):
-        pass
+def text(path: Path) -> None:
+    path.write_text("text")
+
+
+def foreign(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "of another program")
+
+
+def climbing(path: Path) -> None:
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("../escaped.txt", "out")
+
+
+def pointing(path: Path) -> None:
+    """Name a network that is none of the files of the manifest."""
+    with zipfile.ZipFile(path) as archive:
+        held = {name: archive.read(name) for name in archive.namelist()}
+    manifest = json.loads(held["manifest.json"]) | {"networks": ["/etc/passwd"]}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in (held | {"manifest.json": json.dumps(manifest)}).items():
+            archive.writestr(name, content)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def flip(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize("exported", ["onnx"], indirect=True)
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (text, "cannot be unpacked"),
+        (foreign, "no exported model"),
+        (climbing, "leads out of its own folder"),
+        (pointing, "leads out of its own folder"),
+        (cut, "cannot be unpacked"),
+        (flip, "cannot be unpacked"),
+    ],
+)
+def test_a_file_that_is_damaged_or_none_of_ours_is_refused_with_a_remedy(
+    exported: Path, damage: Callable[[Path], None], said: str, case: Case, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("PREFECT_DISABLED", "1")
+    damage(file := Path(shutil.copy(exported, tmp_path / "m.zip")))
+    words = ["predict", str(case.image), str(tmp_path / "out.nii.gz"), "--model", str(file)]
+    assert main(words) == 1
+    err = capsys.readouterr().err
+    assert said in err
+    assert "Try: make one where the model is: minivess export FILE.zip" in err
+    assert not (tmp_path / "out.nii.gz").exists()
+
+
+@pytest.mark.parametrize("exported", ["onnx", "torchscript"], indirect=True)
+def test_of_many_damaged_files_each_is_opened_or_refused(exported: Path, tmp_path: Path) -> None:
+    def read(path: Path) -> None:
+        with portable.opened(path):
+            pass
+
+    found = mutations.read_all(Path(shutil.copy(exported, tmp_path / "m.zip")), read, count=100)
+    assert found["wrong"] == []
+    assert found["refused"] > 80
 
 
 def unpacked(target: Path, exported: Path) -> Path:

@@ -7,20 +7,21 @@ of its code; a bundle holds the commit and the volumes, too.
 from __future__ import annotations
 
 import shutil
-import tarfile
-import zipfile
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
+
+from pydantic import TypeAdapter
 
 from minivess import files, names
 from minivess import home as homes
 from minivess.config import TrackingConfig
 from minivess.contracts import DatasetProfile, FamilyRun, RunRecord
 from minivess.data.versions import versioning
-from minivess.errors import MinivessError, StoreError
+from minivess.errors import StoreError
 from minivess.orchestration.session import Session
 from minivess.reproduction import code_state
+from minivess.runtime.archives import MANIFEST, Archive, hashes
 from minivess.tracking.store import artifacts
 from minivess.tracking.store.store import Store, open_store
 from minivess.upkeep import rebase
@@ -54,6 +55,7 @@ def export(session: Session, run_id: str, target: Path | None) -> Path:
         )
     else:
         code_state.pack(repository, recipe.commit, folder / PACKED)
+    files.write_json(folder / MANIFEST, {"sha256": hashes(folder)})
     place = target or Path.cwd() / f"reproduce-{run_id[:8]}.zip"
     place.parent.mkdir(parents=True, exist_ok=True)
     if place.suffix == ".zip":
@@ -134,21 +136,24 @@ def unpack(session: Session, source: Path) -> Path:
     """Unpack a bundle into a folder of this home, and point its artifact addresses there.
 
     Raises:
-        StoreError: no bundle, or one that names files outside its own folder.
+        StoreError: no bundle, a damaged one, or one that names files outside its own folder.
     """
     folder = fresh_folder(session, source.stem)
+    remedy = "make one where the run is: minivess reproduce RUN_ID --export FILE.zip"
+    archive = Archive(source, StoreError, remedy)
     if source.is_dir():
         shutil.copytree(source, folder, dirs_exist_ok=True, symlinks=True)
     else:
-        extract(source, folder)
+        archive.extract(folder)
     links = [path for path in folder.rglob("*") if path.is_symlink()]
     if links:
-        raise _outside(source, str(links[0].relative_to(folder)))
+        raise archive.outside(str(links[0].relative_to(folder)))
     if not (folder / RECIPE).is_file():
-        raise StoreError(
-            f"{source} is no bundle: it holds no {RECIPE}.",
-            remedy="make one where the run is: minivess reproduce RUN_ID --export FILE.zip",
-        )
+        raise archive.refused(f"it is no bundle, because it holds no {RECIPE}")
+    if (folder / MANIFEST).is_file():
+        archive.check(folder, _known(archive, folder / MANIFEST))
+    else:
+        session.print(f"  warning: an earlier release made {source}; its content is not checked")
     home = homes.open_home(folder / "home", moved=True)
     store = open_store(home, TrackingConfig())
     if home.last_root != home.root:
@@ -157,39 +162,12 @@ def unpack(session: Session, source: Path) -> Path:
     for record in store.search():
         place = artifacts.local_folder(record.artifact_uri)
         if place is None or not place.resolve().is_relative_to(home.root):
-            raise _outside(source, record.artifact_uri)
+            raise archive.outside(record.artifact_uri)
     return folder
 
 
-def extract(source: Path, folder: Path) -> None:
-    """Unpack a zip or tar file whose members all stay inside the folder."""
+def _known(archive: Archive, manifest: Path) -> dict[str, str]:
     try:
-        if zipfile.is_zipfile(source):
-            with zipfile.ZipFile(source) as archive:
-                for name in archive.namelist():
-                    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-                        raise _outside(source, name)
-                archive.extractall(folder)
-        elif hasattr(tarfile, "data_filter"):
-            with tarfile.open(source) as archive:
-                archive.extractall(folder, filter="data")
-        else:  # Python 3.11.0 to 3.11.3
-            raise StoreError(
-                f"This Python does not unpack {source} safely.",
-                remedy=f"tar -xf {source} -C FOLDER, then minivess reproduce FOLDER --trust",
-            )
-    except tarfile.FilterError as error:
-        raise _outside(source, error.tarinfo.name) from error
-    except MinivessError:
-        raise
-    except Exception as error:  # of a damaged archive the libraries say so by any error
-        raise StoreError(
-            f"{source} cannot be unpacked: {error}.", remedy="copy the bundle again from its source"
-        ) from error
-
-
-def _outside(source: Path, name: str) -> StoreError:
-    return StoreError(
-        f"{source} is refused: {name} leads out of the bundle's folder.",
-        remedy="ask whoever sent it for one that `minivess reproduce RUN_ID --export` made",
-    )
+        return TypeAdapter(dict[str, dict[str, str]]).validate_json(manifest.read_bytes())["sha256"]
+    except (ValueError, KeyError) as error:
+        raise archive.refused(f"its {MANIFEST} holds no hashes") from error

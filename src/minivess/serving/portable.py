@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-from pydantic import ValidationError
 
 from minivess import combination, files, networks
 from minivess.combination import Segmenting
 from minivess.contracts import Network, Versioned
 from minivess.errors import ServingError
 from minivess.runtime import templates
+from minivess.runtime.archives import MANIFEST, Archive, hashes
 from minivess.serving import export, model_record
 from minivess.serving.model_record import ServedModel
 
 Format = Literal["onnx", "torchscript", "monai", "bioimageio"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-MANIFEST, TEMPLATES = "manifest.json", Path(__file__).with_name("formats")
+TEMPLATES = Path(__file__).with_name("formats")
+REMEDY = "make one where the model is: minivess export FILE.zip --to onnx"
 PACKAGES = ("monai", "torch", "numpy", "nibabel")
 """Whose versions a MONAI bundle names."""
 
@@ -85,10 +86,8 @@ def write(
         for name in home.texts:
             template = TEMPLATES / f"{to}-{Path(name).name}.j2"
             files.write_text(folder / name, templates.render(template, **values))
-        held = sorted(path for path in folder.rglob("*") if path.is_file())
-        hashes = {path.relative_to(folder).as_posix(): files.sha256(path) for path in held}
         names = tuple(path.relative_to(folder).as_posix() for path in made)
-        manifest = Manifest(format=to, networks=names, sha256=hashes)
+        manifest = Manifest(format=to, networks=names, sha256=hashes(folder))
         files.write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
         return files.write(target, lambda path: _pack(folder, path))
 
@@ -100,36 +99,21 @@ def opened(path: Path) -> Iterator[tuple[ServedModel, Segmenting]]:
     Raises:
         ServingError: it is none, or holds other bytes than its manifest says.
     """
+    archive = Archive(path, ServingError, REMEDY)
     with tempfile.TemporaryDirectory(prefix="minivess-") as temporary:
         folder = Path(temporary)
+        archive.extract(folder)
         try:
-            with zipfile.ZipFile(path) as archive:
-                archive.extractall(folder)
             manifest = Manifest.model_validate(files.read_json(folder / MANIFEST))
-        except (OSError, zipfile.BadZipFile, ValidationError, ValueError) as error:
-            raise ServingError(
-                f"{path} is no exported model ({error}).",
-                remedy="make one where the model is: minivess export FILE.zip --to onnx",
-            ) from error
-        _check(path, folder, manifest)
+        except (OSError, ValueError) as error:
+            raise archive.refused(f"it is no exported model ({error})") from error
+        archive.check(folder, manifest.sha256)
+        if strange := {*manifest.networks} - manifest.sha256.keys():
+            raise archive.outside(min(strange))
         model = model_record.read(folder)
         load = export.torchscript if manifest.format in ("torchscript", "monai") else export.forward
         forwards = [load(folder / name) for name in manifest.networks]
         yield model, combination.segmenting(model.composition, forwards, classes=model.classes)
-
-
-def _check(path: Path, folder: Path, manifest: Manifest) -> None:
-    there = {one.relative_to(folder).as_posix() for one in folder.rglob("*") if one.is_file()}
-    differs = sorted(there ^ {*manifest.sha256, MANIFEST})
-    differs += [
-        name for name, known in manifest.sha256.items()
-        if name in there and files.sha256(folder / name) != known
-    ]  # fmt: skip
-    if differs:
-        raise ServingError(
-            f"{path} is not as it was exported: {', '.join(differs)} differs from its manifest.",
-            remedy="copy the file again from its source, or export it again",
-        )
 
 
 def _refuse_what_is_not_held(model: ServedModel, to: Format) -> None:
