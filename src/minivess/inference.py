@@ -59,21 +59,31 @@ def _scale(train: Sequence[VolumeStats]) -> Scale:
 
 def normalise(image: Array, window: Window) -> Array:
     """Scale the intensities of (C, X, Y, Z): each channel over its volume, or as stored."""
-    how, scale = window.normalisation, window.scale
+    return scaling(image, window)(image)
+
+
+def scaling(image: Array, window: Window) -> Callable[[Array], Array]:
+    """Return what scales parts of (C, X, Y, Z) as the whole is scaled, and makes them float32."""
+    how, scale, axes = window.normalisation, window.scale, (1, 2, 3)
     if how == "none":
-        return image.astype(np.float32, copy=False)
+        return lambda part: part.astype(np.float32, copy=False)
     if scale is not None:
-        clipped = image.clip(scale.low, scale.high).astype(np.float32, copy=False)
-        return (clipped - np.float32(scale.mean)) / np.float32(scale.std or 1)
-    axes = (1, 2, 3)
-    if how == "minmax":
-        low = image.min(axis=axes, keepdims=True)
-        width = image.max(axis=axes, keepdims=True) - low
+        shift, width = np.array(scale.mean), np.array(scale.std)
+    elif how == "minmax":
+        shift = image.min(axis=axes, keepdims=True).astype(np.float32)
+        width = image.max(axis=axes, keepdims=True).astype(np.float32) - shift
     else:
-        low = image.mean(axis=axes, keepdims=True, dtype=np.float64).astype(np.float32)
-        width = image.std(axis=axes, keepdims=True, dtype=np.float64).astype(np.float32)
-    scaled: Array = (image - low) / np.where(width > 0, width, 1).astype(np.float32)
-    return scaled.astype(np.float32, copy=False)
+        shift = image.mean(axis=axes, keepdims=True, dtype=np.float64)
+        width = image.std(axis=axes, keepdims=True, dtype=np.float64)
+    shift, width = shift.astype(np.float32), width.astype(np.float32)
+    width = np.where(width > 0, width, np.float32(1))
+
+    def scaled(part: Array) -> Array:
+        kept = part if scale is None else part.clip(scale.low, scale.high).astype(np.float32)
+        result: Array = ((kept - shift) / width).astype(np.float32, copy=False)
+        return result
+
+    return scaled
 
 
 def roi(shape: Shape, window: Window, divisor: Shape) -> Shape:
@@ -136,22 +146,38 @@ class Predictor:
 
     def logits(self, normalised: Array) -> Array:
         """(C, X, Y, Z) -> (C_out, X, Y, Z) float32; overlapping windows are blended (Gaussian)."""
+        return self._blended(normalised, lambda part: part.astype(np.float32, copy=False))
+
+    def _blended(self, image: Array, scale: Callable[[Array], Array]) -> Array:
+        """The logits of an image whose windows are scaled one by one: no second copy is held."""
         import torch
         from monai.inferers.utils import sliding_window_inference
 
-        x, y, z = normalised.shape[1:]
+        x, y, z = image.shape[1:]
+        size = roi((x, y, z), self.window, self.divisor)
+        # A volume that is smaller than the window stands in its middle, among zeros.
+        margins = [max(0, side - extent) for side, extent in zip(size, (x, y, z), strict=True)]
+        before = [margin // 2 for margin in margins]
+        whole = [extent + margin for extent, margin in zip((x, y, z), margins, strict=True)]
+
+        def forward(_: Tensor, places: Sequence[Sequence[slice]]) -> Tensor:
+            parts = np.stack([_part(image, place[2:], before, scale) for place in places])
+            return self._averaged(torch.from_numpy(parts).to(self.device))
+
         with torch.inference_mode(), _autocast(self.device, self.precision):
             blended = sliding_window_inference(
-                torch.from_numpy(np.ascontiguousarray(normalised, dtype=np.float32))[None],
-                roi_size=roi((x, y, z), self.window, self.divisor),
+                torch.zeros(()).expand(1, len(image), *whole),  # for its shape and type
+                roi_size=size,
                 sw_batch_size=at_once(self.window.patch_size, self.device),
-                predictor=self._averaged,
+                predictor=forward,
                 overlap=self.window.overlap,
                 mode="gaussian",
                 sw_device=self.device,
                 device="cpu",
+                with_coord=True,
             )
-        result: Array = blended[0].numpy()
+        own = [slice(low, low + side) for low, side in zip(before, (x, y, z), strict=True)]
+        result: Array = blended[0].numpy()[:, *own]
         return result
 
     def _averaged(self, part: Tensor) -> Tensor:
@@ -187,14 +213,25 @@ class Predictor:
                 f"The network takes {self.in_channels} channels, the volume holds {len(image)}.",
                 remedy="give a network that was trained on volumes of as many channels",
             )
-        found = self.logits(normalise(image, self.window))
-        if np.isfinite(found).all():
+        found = self._blended(image, scaling(image, self.window))
+        if all(np.isfinite(slab).all() for slab in np.moveaxis(found, 1, 0)):
             return found
         raise DataError(
             "The network's answer is NaN or infinite somewhere.",
             remedy="look at the intensities of the volume; train with data.normalisation=zscore",
             code="non_finite",
         )
+
+
+def _part(
+    image: Array, place: Sequence[slice], before: Sequence[int], scale: Callable[[Array], Array]
+) -> Array:
+    """One window (C, x, y, z) of an image with `before` zeros in front of it."""
+    shifted = [(s.start - low, s.stop - low) for s, low in zip(place, before, strict=True)]
+    part = scale(image[:, *(slice(max(0, start), stop) for start, stop in shifted)])
+    ends = zip(shifted, image.shape[1:], strict=True)
+    zeros = [(max(0, -start), max(0, stop - side)) for (start, stop), side in ends]
+    return np.pad(part, [(0, 0), *zeros]) if np.any(zeros) else part
 
 
 def at_once(patch: Shape, device: str) -> int:
@@ -226,13 +263,14 @@ def _float32() -> Iterator[None]:
 
 
 def probabilities(logits: Array) -> Array:
-    """Softmax over the channels of (C, X, Y, Z)."""
-    powers = np.exp(logits - logits.max(axis=0, keepdims=True))
-    shares: Array = powers / powers.sum(axis=0, keepdims=True)
-    return shares
+    """Softmax over the channels of (C, X, Y, Z), in the place of the logits."""
+    logits -= logits.max(axis=0, keepdims=True)
+    np.exp(logits, out=logits)
+    logits /= logits.sum(axis=0, keepdims=True)
+    return logits
 
 
 def mask(logits: Array) -> NDArray[np.uint8]:
     """The most likely class of each voxel, (X, Y, Z)."""
-    classes: NDArray[np.uint8] = logits.argmax(axis=0).astype(np.uint8)
-    return classes
+    # Places are counted in 8 bytes, so those of the whole would be as large as two channels.
+    return np.stack([slab.argmax(axis=0).astype(np.uint8) for slab in np.moveaxis(logits, 1, 0)])

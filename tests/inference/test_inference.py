@@ -212,3 +212,28 @@ def test_probabilities_sum_to_one_and_agree_with_the_mask() -> None:
     mask = inference.mask(logits)
     assert mask.dtype == np.uint8
     np.testing.assert_array_equal(shares.argmax(axis=0), mask)
+
+
+@pytest.mark.parametrize("shape", [(9, 40, 7), (40, 37, 21), (6, 5, 3)])
+@pytest.mark.parametrize("how", ["zscore", "minmax", "none"])
+@pytest.mark.parametrize("kind", [np.uint16, np.int16, np.float32])
+def test_windows_cut_from_the_file_give_the_bits_of_a_whole_normalised_volume(
+    shape: Shape, how: Literal["zscore", "minmax", "none"], kind: type
+) -> None:
+    from monai.inferers import sliding_window_inference
+
+    torch.manual_seed(0)
+    network = torch.nn.Conv3d(1, 2, 3, padding=1).eval()
+    window = Window(patch_size=(16, 16, 8), overlap=0.5, normalisation=how)
+    predictor = Predictor(network, window, (2, 2, 2))
+    image: np.ndarray = np.random.default_rng(1).normal(1000, 300, (1, *shape)).astype(kind)
+    whole = np.asfortranarray(image.astype(np.float32))
+    with torch.inference_mode():
+        expected = sliding_window_inference(
+            torch.from_numpy(inference.normalise(whole, window))[None],
+            inference.roi(shape, window, (2, 2, 2)), 4, network, overlap=0.5, mode="gaussian",
+        )[0].numpy()  # fmt: skip
+    assert np.array_equal(predictor.logits(inference.normalise(whole, window)), expected)
+    assert np.array_equal(predictor.segment(np.asfortranarray(image)), expected.argmax(axis=0))
+    shares = torch.softmax(torch.from_numpy(expected), 0).numpy()
+    assert np.allclose(predictor.probabilities(image), shares, atol=1e-6)
