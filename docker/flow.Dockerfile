@@ -37,6 +37,11 @@ COPY src src
 COPY configs configs
 RUN /opt/minivess/bin/pip install --no-deps . \
     && /opt/minivess/bin/pip uninstall -y pip
+# What is in the image, in the format CycloneDX: /opt/minivess/sbom.cdx.json
+RUN python3 -m venv /opt/sbom \
+    && /opt/sbom/bin/pip install cyclonedx-bom==7.5.0 \
+    && /opt/sbom/bin/cyclonedx-py environment --output-reproducible \
+        --output-file /opt/minivess/sbom.cdx.json /opt/minivess/bin/python
 
 FROM python
 ARG VERSION
