@@ -108,7 +108,7 @@ def flip(path: Path) -> None:
     ("damage", "said"),
     [
         (text, "cannot be unpacked"),
-        (foreign, "no exported model"),
+        (foreign, "it holds no manifest.json"),
         (climbing, "leads out of its own folder"),
         (pointing, "leads out of its own folder"),
         (cut, "cannot be unpacked"),

@@ -5,14 +5,21 @@ from __future__ import annotations
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
+
+from pydantic import BaseModel
 
 from minivess import files
 from minivess.errors import MinivessError
 
 MANIFEST = "manifest.json"
+
+
+class Hashes(BaseModel):
+    """What every manifest holds."""
+
+    sha256: dict[str, str]
 
 
 class Archive(NamedTuple):
@@ -60,12 +67,16 @@ class Archive(NamedTuple):
             raise self.refused(f"it holds {size} bytes, and the disk has room for {free.free}")
         archive.extractall(folder)
 
-    def check(self, folder: Path, known: Mapping[str, str]) -> None:
-        """Compare the unpacked files with their SHA-256.
+    def check(self, folder: Path) -> None:
+        """Compare the unpacked files with the SHA-256 in their manifest.
 
         Raises:
             MinivessError: of the stated class: a file is missing, is one too many, or differs.
         """
+        try:
+            known = Hashes.model_validate_json((folder / MANIFEST).read_bytes()).sha256
+        except (OSError, ValueError) as error:
+            raise self.refused(f"it holds no {MANIFEST} with hashes ({error})") from error
         found = hashes(folder)
         differs = sorted(name for name in {*found, *known} if found.get(name) != known.get(name))
         if differs:

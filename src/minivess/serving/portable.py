@@ -103,11 +103,11 @@ def opened(path: Path) -> Iterator[tuple[ServedModel, Segmenting]]:
     with tempfile.TemporaryDirectory(prefix="minivess-") as temporary:
         folder = Path(temporary)
         archive.extract(folder)
+        archive.check(folder)
         try:
             manifest = Manifest.model_validate(files.read_json(folder / MANIFEST))
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             raise archive.refused(f"it is no exported model ({error})") from error
-        archive.check(folder, manifest.sha256)
         if strange := {*manifest.networks} - manifest.sha256.keys():
             raise archive.outside(min(strange))
         model = model_record.read(folder)
