@@ -10,7 +10,7 @@ import torch
 
 from minivess import networks
 from minivess.config import ModelConfig
-from minivess.contracts import Case, Composition, Network, Part, Shape, Window
+from minivess.contracts import Case, Composition, Network, Part, Risk, Shape, Window
 from minivess.serving import model_record
 from tests.conftest import tube, write_nifti
 
@@ -73,6 +73,12 @@ def agreement(one: np.ndarray, other: np.ndarray) -> float:
     return float((one == other).mean())
 
 
+RISKS = (
+    Risk(loss="missed_foreground", alpha=0.2, n=12, unit="volume", smallest_alpha=1 / 13,
+         threshold=0.31, bound=0.19, splits=0, simulated=None, within=None),
+    Risk(loss="false_foreground", alpha=0.2, n=2, unit="volume", smallest_alpha=1 / 3,
+         threshold=None, bound=None, splits=0, simulated=None, within=None),
+)  # fmt: skip
 LINEAGE = {"training_run_id": "a1b2", "analysis_run_id": "c3d4", "dataset_hash": "e5f6.dir"}
 
 

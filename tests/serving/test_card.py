@@ -12,10 +12,12 @@ from minivess.contracts import (
     Parity,
     Scores,
     Smoke,
+    Uncertainty,
     VolumeMetrics,
     VolumeStats,
 )
 from minivess.serving import card
+from tests.serving.conftest import RISKS
 
 
 @pytest.fixture
@@ -117,3 +119,19 @@ def test_an_undefined_value_is_a_dash(
         families=(family.replace(intervals={"masd": empty}),), untrained={}
     )
     assert "| masd (micron) | - | - |" in card.render(result, profile, undefined)
+
+
+def test_a_card_gives_the_thresholds_with_what_they_promise(
+    result: DeploymentResult, profile: DatasetProfile, analysis: AnalysisResult
+) -> None:
+    known = Uncertainty(
+        name="dynunet_dice_ce", volumes=12, temperature=1.1, parts=(), reliability=(), risks=RISKS
+    )
+    text = card.render(result, profile, analysis.replace(uncertainty=known))
+    assert (
+        "| 0.310 | missed foreground of a new volume is at most 0.2 on average "
+        "(12 volumes out of fold) |"
+    ) in text
+    assert "| - | no threshold of false foreground: 2 volumes out of fold give alpha 0.333" in text
+    other = analysis.replace(uncertainty=known.replace(name="another"))
+    assert "guarantee" not in card.render(result, profile, other)

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import csv
 import os
 import re
 from dataclasses import replace
 from pathlib import Path
 
+import cc3d
 import nibabel as nib
 import nrrd
 import numpy as np
 import pytest
 import tifffile
 import torch
+from PIL import Image
 
 from minivess.config import DataConfig
 from minivess.contracts import Domain, Network, Resampling, Window
@@ -75,7 +78,38 @@ def test_a_folder_gives_one_mask_for_each_volume(
 ) -> None:
     written = masks(inputs, tmp_path / "out", predictor)
     assert [path and path.name for path in written] == ["a_mask.nii.gz", "b_mask.nii.gz"]
-    assert sorted(os.listdir(tmp_path / "out")) == ["a_mask.nii.gz", "b_mask.nii.gz"]
+    beside = [f"{name}_mask.{end}" for name in "ab" for end in ("csv", "nii.gz", "png")]
+    assert sorted(os.listdir(tmp_path / "out")) == beside
+
+
+def test_a_table_of_the_components_and_a_preview_lie_beside_a_mask(
+    inputs: Path, tmp_path: Path, predictor: Predictor
+) -> None:
+    (mask, _) = masks(inputs, tmp_path / "out", predictor)
+    array = volume.read_volume(mask).array
+    with (tmp_path / "out" / "a_mask.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == cc3d.connected_components(array, connectivity=26, return_N=True)[1]
+    assert sum(int(row["voxels"]) for row in rows) == np.count_nonzero(array)
+    total = np.count_nonzero(array) * 0.5
+    assert sum(float(row["volume"]) for row in rows) == pytest.approx(total)
+    assert {row["unit"] for row in rows} == {volume.read_volume(mask).unit}
+    with Image.open(tmp_path / "out" / "a_mask.png") as picture:
+        pixels = np.asarray(picture).astype(int)
+        assert picture.width == 660
+    assert np.ptp(pixels, axis=2).any()  # the mask is coloured
+    assert np.ptp(pixels.mean(axis=2)) > 100
+
+
+@pytest.mark.parametrize("name", ["a_mask.csv", "a_mask.png"])
+def test_another_table_or_picture_is_not_replaced(
+    inputs: Path, tmp_path: Path, predictor: Predictor, name: str
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("mine")
+    with pytest.raises(UsageError, match=f"{name} is there already, and not written by"):
+        masks(inputs, tmp_path / "out", predictor)
+    assert (tmp_path / "out" / name).read_text() == "mine"
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".ome.tif", ".nrrd", ".mha"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -23,6 +24,7 @@ from minivess import names, networks
 from minivess.config import TrackingConfig
 from minivess.contracts import AliasMove, Composition, Network, Window
 from minivess.data.profiling.domain import domain_of
+from minivess.errors import ServingError
 from minivess.formats import volume
 from minivess.home import Home, open_home
 from minivess.inference import Predictor
@@ -180,6 +182,8 @@ def test_the_model_in_production_is_served_and_a_command_asks_it(
     mask = volume.read_volume(Path(found["files"][0]))
     assert np.array_equal(mask.array, expected["tubes:1"])
     assert found["warnings"][0]["findings"][0]["code"] == "out_of_range"
+    with pytest.raises(ServingError, match=r"rejected v\.nii\.gz \(404\).*has no thresholds"):
+        client.post(url, image, "thresholds")
     for headers in ({}, {"Authorization": f"Bearer {TOKEN}x"}):
         refused = httpx.post(f"{url}/predict", headers=headers, files={"image": b"..."})
         assert (refused.status_code, refused.headers["WWW-Authenticate"]) == (401, "Bearer")
@@ -234,20 +238,75 @@ def test_no_request_is_lost_while_the_alias_moves_and_each_answer_is_that_of_its
     )
 
 
-def test_a_service_that_dies_is_started_again_and_the_request_waits(
-    serving: tuple[Command, str], image: Path
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "platform-engineer.md"
+
+
+def submitted(url: str, image: Path) -> str:
+    """Submit a job; returns its address."""
+    with image.open("rb") as stream:
+        files = {"image": (image.name, stream)}
+        answer = httpx.post(f"{url}/jobs", headers=BEARER, files=files, timeout=60)
+    assert answer.status_code == 202, answer.text
+    return f"{url}/jobs/{answer.json()['id']}"
+
+
+def state(job: str) -> str:
+    """State of a job."""
+    return str(httpx.get(job, headers=BEARER, timeout=PATIENCE_S).json().get("state"))
+
+
+def test_the_documented_commands_submit_a_job_and_fetch_its_mask(
+    serving: tuple[Command, str], image: Path, expected: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    _, url = serving
+    block = DOCS.read_text().partition("### Large volumes")[2].split("\n\n")[2]
+    script = block.replace("http://127.0.0.1:3000", url).replace("volume.nii.gz", image.name)
+    done = subprocess.run(
+        ["bash", "-euc", script.replace("sleep 10", "sleep 0.2")], cwd=tmp_path, timeout=PATIENCE_S
+    )
+    assert done.returncode == 0
+    mask = volume.read_volume(tmp_path / "mask.nii.gz").array
+    assert np.array_equal(mask, expected["tubes:1"])
+    (bad := tmp_path / "bad.nii.gz").write_text("garbage")
+    job = submitted(url, bad)
+    wait_until(lambda: state(job) == "failed")
+    refused = httpx.get(f"{job}/result", headers=BEARER)
+    assert (refused.status_code, refused.json()["code"]) == (422, "unreadable")
+    job = submitted(url, write_nifti(tmp_path / "large.nii.gz", tube((256, 256, 48), 5)[0]))
+    early = httpx.get(f"{job}/result", headers=BEARER)
+    assert (early.status_code, early.headers["Retry-After"]) == (409, "10")
+    wait_until(lambda: state(job) == "running")
+    assert httpx.delete(job, headers=BEARER).json()["state"] == "cancelled"
+    assert httpx.get(job, headers=BEARER).status_code == 404
+    assert client.post(url, image).status_code == 200
+    assert httpx.post(f"{url}/jobs", headers=BEARER, json={}).status_code == 415
+    assert httpx.get(job).status_code == 401
+
+
+def test_a_service_that_dies_is_started_again_and_requests_and_jobs_wait(
+    serving: tuple[Command, str], home: Home, image: Path, tmp_path: Path
 ) -> None:
     command, url = serving
+    large = write_nifti(tmp_path / "large.nii.gz", tube((160, 160, 32), 5)[0])
+    job = submitted(url, large)
+    wait_until(lambda: state(job) == "running")
     (supervisor,) = (
         one
         for one in psutil.process_iter(["cmdline", "environ"])
         if "minivess.runtime.supervisor" in (one.info["cmdline"] or [])
         and "tubes:1" in one.info["cmdline"]
+        and str(home.root) in one.info["environ"].get("TMPDIR", "")
     )
     for process in supervisor.children(recursive=True):
         process.kill()
     assert client.post(url, image).headers["X-Minivess-Model"] == "tubes:1"
     command.wait_for("the service tubes:1 died and is started again")
+    wait_until(lambda: state(job) == "done")
+    answer = httpx.get(f"{job}/result", headers=BEARER)
+    assert answer.headers["X-Minivess-Model"] == "tubes:1"
+    again = client.mask_of(client.post(url, large)).array
+    assert np.array_equal(client.mask_of(answer).array, again)
 
 
 def test_a_version_without_a_service_is_not_served_and_what_is_served_stays(

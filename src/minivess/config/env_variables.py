@@ -32,6 +32,8 @@ class Environment:
     launched_by: str = "cli"
     requests: Path | None = None
     """Where a service stores the features of its requests."""
+    jobs: Path | None = None
+    """Where a service keeps its jobs."""
     token: str | None = None
     token_file: Path | None = None
     """Who may ask a service, or how a client shows that it may."""
@@ -63,6 +65,7 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
         omp_num_threads=_threads(given.get("OMP_NUM_THREADS")),
         launched_by=given.get("MINIVESS_LAUNCHED_BY", "cli"),
         requests=Path(given["MINIVESS_REQUESTS"]) if "MINIVESS_REQUESTS" in given else None,
+        jobs=Path(given["MINIVESS_JOBS"]) if "MINIVESS_JOBS" in given else None,
         token=given.get("MINIVESS_TOKEN"),
         token_file=Path(given["MINIVESS_TOKEN_FILE"]) if "MINIVESS_TOKEN_FILE" in given else None,
         requests_per_minute=_whole(given, "MINIVESS_REQUESTS_PER_MINUTE", 60),

@@ -135,6 +135,14 @@ class Risk(Contract):
         default={}, description="mean of the other losses of units held out"
     )
 
+    @property
+    def guarantee(self) -> str:
+        """What the threshold promises, or why there is none."""
+        loss, after = self.loss.replace("_", " "), f"{self.n} {self.unit}s out of fold"
+        if self.threshold is None:
+            return f"no threshold of {loss}: {after} give alpha {self.smallest_alpha:.3g} or more"
+        return f"{loss} of a new {self.unit} is at most {self.alpha:g} on average ({after})"
+
 
 class Uncertainty(Contract):
     """Calibration of one family or ensemble out of fold, and thresholds with a stated risk."""

@@ -135,7 +135,7 @@ def segment(
 
     for path, reason in plan.left.items():
         session.print(f"  left out  {path}: {reason}")
-    session.print(f"  segmenting {several(len(plan.pairs), 'volume')}")
+    session.print(f"  segmenting {several(len(plan.pairs), 'volume')}, with table and preview")
     outcomes: list[Outcome] = []
     with session.progress("volumes segmented") as done:
         for outcome in masks.each(plan.pairs, load(), recipe):

@@ -15,13 +15,17 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.spatial import cKDTree
 
-from minivess.contracts import Spacing
+from minivess import files
+from minivess.contracts import Finding, Risk, Spacing
 from minivess.evaluation.regions import Region
 from minivess.formats import nifti
 from minivess.formats.decode import Volume
+from minivess.formats.filenames import stem
 
 Mask = npt.NDArray[np.uint8]
 MOST_COMPONENTS = 10_000
+CENTRE = ("centre_x", "centre_y", "centre_z")
+COLUMNS = ("class", "voxels", "volume", "length", "unit", *CENTRE)
 PICTURE_VOXELS, SHOWN = 2**25, (0.5, 99.5)
 """Voxels of a volume for the page at most, and the percentiles that are black and white there."""
 
@@ -39,7 +43,47 @@ def figures(mask: Mask, image: Volume, classes: Sequence[int]) -> dict[str, Any]
     }
 
 
+def thresholds(risks: Sequence[Risk], odd: Sequence[Finding]) -> list[dict[str, Any]]:
+    """Return the thresholds with what they promise; `holds`: the volume is like those of training.
+
+    Conformal risk control promises nothing about a volume from elsewhere.
+    """
+    fields = {"loss", "threshold", "alpha", "bound", "n", "unit", "smallest_alpha"}
+    holds = all(found.code != "out_of_range" for found in odd)
+    return [
+        risk.model_dump(include=fields)
+        | {"guarantee": risk.guarantee, "holds": holds and risk.threshold is not None}
+        for risk in risks
+    ]
+
+
+def sets(
+    shares: npt.NDArray[np.float32], image: Volume, risks: Sequence[Risk], path: Path
+) -> dict[str, dict[str, Any]]:
+    """Return by loss the mask whose foreground is at or above its threshold, packed, and figures.
+
+    Args:
+        shares: of the classes (C, X, Y, Z), background first.
+        path: of a temporary file.
+    """
+    foreground = 1 - shares[0]
+    found: dict[str, dict[str, Any]] = {}
+    for risk in risks:
+        if risk.threshold is not None:
+            mask = (foreground >= risk.threshold).astype(np.uint8)
+            nifti.write(path, mask, image)
+            found[risk.loss] = {**figures(mask, image, (0, 1)), "mask_nii_gz": packed(path)}
+    return found
+
+
 def components(mask: Mask, spacing: Spacing) -> dict[str, Any]:
+    """Return the largest connected components, and how many were left out."""
+    rows = component_rows(mask, spacing)
+    left_out = max(0, len(rows) - MOST_COMPONENTS)
+    return {"components": rows[:MOST_COMPONENTS], "components_left_out": left_out}
+
+
+def component_rows(mask: Mask, spacing: Spacing) -> list[dict[str, Any]]:
     """Return the connected components of each class, the largest first.
 
     `volume` is in the cubed unit of the spacing, `length` that of the centre lines in the unit:
@@ -51,7 +95,7 @@ def components(mask: Mask, spacing: Spacing) -> dict[str, Any]:
     values[labels.ravel()] = mask.ravel()
     lengths = sum(_lengths(mask == value, labels, spacing) for value in np.unique(values[1:]))
     order = 1 + np.argsort(-found["voxel_counts"][1:].astype(np.int64), kind="stable")
-    rows = [
+    return [
         {
             "class": int(values[place]),
             "voxels": int(found["voxel_counts"][place]),
@@ -59,9 +103,8 @@ def components(mask: Mask, spacing: Spacing) -> dict[str, Any]:
             "length": float(np.asarray(lengths)[place]),
             "centre": [float(step) for step in found["centroids"][place]],
         }
-        for place in order[:MOST_COMPONENTS]
+        for place in order
     ]
-    return {"components": rows, "components_left_out": max(0, len(order) - MOST_COMPONENTS)}
 
 
 def _lengths(
@@ -79,6 +122,35 @@ def _lengths(
     edges = minimum_spanning_tree(graph.tocsr()).tocoo()
     n = int(labels.max()) + 1
     return np.bincount(owner[edges.row], edges.data, minlength=n).astype(np.float64)
+
+
+def write_beside(target: Path, mask: Mask, image: Volume) -> None:
+    """Write the table of components (`beside(target)`) and a preview beside the file of a mask."""
+    from PIL.PngImagePlugin import PngInfo
+
+    from minivess.review.pages import views
+
+    (table, preview), about = beside(target), PngInfo()
+    about.add_text("Software", "minivess")
+    rows = component_rows(mask, image.spacing)
+    for row in rows:
+        row |= {"unit": image.unit} | dict(zip(CENTRE, row.pop("centre"), strict=True))
+    files.write_csv(table, rows, COLUMNS)
+    picture = views.preview(image, mask)
+    files.write(preview, lambda temporary: picture.save(temporary, pnginfo=about))
+
+
+def beside(target: Path) -> tuple[Path, Path]:
+    """Return where table and preview of a mask file lie: name.csv, name.png."""
+    name = stem(target)
+    return target.with_name(f"{name}.csv"), target.with_name(f"{name}.png")
+
+
+def is_own(path: Path) -> bool:
+    """Whether a table or a preview was written here."""
+    marks = {".csv": ",".join(COLUMNS).encode(), ".png": b"Software\0minivess"}
+    with path.open("rb") as stream:
+        return marks[path.suffix] in stream.read(200)
 
 
 def picture(image: Volume, folder: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,8 @@ def asking(url: str) -> Segmenter:
     def segmented(source: Path) -> Segmented:
         answer = post(url, source)
         mask = mask_of(answer)
-        return Segmented(mask, mask.array.astype(np.uint8), _warnings(answer))
+        image = replace(mask, array=volume.read_volume(source).array)
+        return Segmented(image, mask.array.astype(np.uint8), _warnings(answer))
 
     return segmented
 

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import IO
@@ -26,7 +26,7 @@ from minivess.runtime.servers import is_free, listener
 from minivess.serving import model_record
 from minivess.serving.access import Access
 from minivess.serving.middleware import MEGABYTE
-from minivess.serving.upload import PART, Refusal, Tracked, receive_all, wait_unless_gone
+from minivess.serving.upload import Refusal, Tracked, parts, receive_all, wait_unless_gone
 
 HOP_BY_HOP = {b"connection", b"host", b"keep-alive", b"transfer-encoding", b"upgrade"}
 PATIENCE_S = 120.0
@@ -99,7 +99,7 @@ class Front:
             scope["method"],
             httpx.URL(backend.url).copy_with(raw_path=path),
             headers=headers,
-            content=_parts(body) if size else None,
+            content=parts(body) if size else None,
         )
         try:
             answer = await self._client.send(request, stream=True)
@@ -114,12 +114,6 @@ class Front:
                 await send({"type": "http.response.body", "body": part, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         return True
-
-
-async def _parts(body: IO[bytes]) -> AsyncIterator[bytes]:
-    body.seek(0)
-    while part := body.read(PART):
-        yield part
 
 
 async def _nothing() -> Message:

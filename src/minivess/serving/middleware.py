@@ -14,9 +14,11 @@ from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from minivess import units
+from minivess.config import environment
 from minivess.runtime import templates
 from minivess.serving import model_record
 from minivess.serving.access import Access
+from minivess.serving.jobs import Jobs
 from minivess.serving.upload import (
     Refusal,
     Tracked,
@@ -58,21 +60,31 @@ class ServiceMiddleware:
         self.queue = Queue(self.model.max_waiting, self.model.max_wait_s)
         self.in_queue = metrics.QUEUE
         self.requests = metrics.REQUESTS
+        self.jobs = Jobs(environment().jobs)
+        self.working: asyncio.Future[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if self.working is None:  # requests come when the network is loaded, jobs need it as well
+            self.working = asyncio.ensure_future(self.jobs.work(self._of_job))
         answer = Answer(send, self.model, self.queue)
         try:
             self.access.check(scope)
+            await self._dispatch(scope, receive, answer)
         except Refusal as refused:
             await refused.answer(scope, receive, answer.send)
-            return
+        except ClientDisconnect:
+            answer.status = CLIENT_GONE
+
+    async def _dispatch(self, scope: Scope, receive: Receive, answer: Answer) -> None:
         if scope["path"] == "/":
             # BentoML's own page loads a tracker from the internet.
             await HTMLResponse(page(self.model), headers=OWN_ONLY)(scope, receive, answer.send)
+        elif scope["path"].removeprefix("/").split("/")[0] == "jobs":
+            await self._of_jobs(scope, receive, answer)
         elif scope["path"] != ROUTE or scope["method"] != "POST":
             await self.app(scope, receive, answer.send)
         else:
@@ -102,6 +114,17 @@ class ServiceMiddleware:
             remedy = f"ask again in {self.queue.retry_s} s"
             refusal = Refusal(HTTPStatus.TOO_MANY_REQUESTS, problem, remedy)
             await refusal.answer(scope, receive, answer.send)
+
+    async def _of_jobs(self, scope: Scope, receive: Receive, answer: Answer) -> None:
+        limit = self.model.max_upload_mb * MEGABYTE
+        if scope["method"] == "POST":
+            refuse(Headers(scope=scope), limit)
+        with await receive_all(receive, limit) as body:
+            reply = await self.jobs.reply(scope, body)
+        await reply(scope, receive, answer.send)
+
+    async def _of_job(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._counted(scope, receive, Answer(send, self.model, self.queue))
 
     async def _in_turn(
         self, scope: Scope, receive: Receive, spool: IO[bytes], answer: Answer

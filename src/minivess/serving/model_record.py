@@ -14,6 +14,7 @@ from minivess.contracts import (
     EngineName,
     Network,
     Part,
+    Risk,
     Shape,
     Uncertainty,
     Versioned,
@@ -72,6 +73,11 @@ class ServedModel(Versioned):
     def label(self) -> str:
         """`name:version`, as in metrics and responses."""
         return f"{self.name}:{self.version}"
+
+    @property
+    def risks(self) -> tuple[Risk, ...]:
+        """The thresholds with a stated risk; none where no analysis has measured them."""
+        return self.uncertainty.risks if self.uncertainty else ()
 
     def headers(self) -> dict[str, str]:
         """Return model and lineage ids as HTTP headers, such as X-Minivess-Dataset-Hash."""

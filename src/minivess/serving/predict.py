@@ -28,6 +28,7 @@ from minivess.errors import DataError, MinivessError, UsageError
 from minivess.formats import volume
 from minivess.formats.filenames import NIFTI, SUFFIXES, is_volume, stem, suffix, unread_format
 from minivess.formats.resampling import resample, shape_after, to_shape
+from minivess.serving import answers
 
 Pairs = Sequence[tuple[Path, Path]]
 ENDING = "_mask.nii.gz"
@@ -124,9 +125,14 @@ def shares(image: volume.Volume, predictor: Segmenting) -> npt.NDArray[np.float3
 
 
 def as_trained(image: volume.Volume, window: Window) -> npt.NDArray[np.float32]:
-    """Return the channel (1, X, Y, Z) of a volume as the network saw volumes in training."""
-    array: volume.Array = np.asarray(image.array, dtype=np.float32)
+    """Return the channel (1, X, Y, Z) of a volume as the network saw volumes in training.
+
+    Types that float32 holds exactly are kept, so that no copy is made.
+    """
     resampling = ResamplingConfig.of(window.resampling)
+    exact = np.result_type(image.array.dtype, np.float32) == np.float32
+    kept = exact and not resampling.enabled
+    array: volume.Array = image.array if kept else image.array.astype(np.float32)
     if resampling.enabled:
         array, _ = resample(array, None, image.spacing, resampling)
     return array[np.newaxis]
@@ -162,10 +168,12 @@ def _outcome(source: Path, target: Path, segmenter: Segmenter, recipe: object) -
     try:
         of = _mark(source)
         by = "" if recipe is None else keys.digest([recipe, files.md5(source)])[:16]
-        if by and volume.is_made(target, of=of, by=by):
+        complete = all(path.exists() for path in answers.beside(target))
+        if by and complete and volume.is_made(target, of=of, by=by):
             return Outcome(source, target, (), kept=True)
         image, mask, odd = segmenter(source)
         written = volume.write_mask(target, mask, image, of=of, by=by)
+        answers.write_beside(target, mask, image)
         return Outcome(source, written, odd)
     except DataError as error:
         refused = finding(error.code, error.problem, severity="error", remedy=error.remedy)
@@ -304,9 +312,12 @@ def _quoted(*paths: Path) -> str:
 
 def _refuse_occupied(source: Path, target: Path) -> None:
     """Reject a target that exists, unless it is an unchanged mask of the same file."""
-    if not target.exists():
+    others = [one for one in answers.beside(target) if one.exists() and not answers.is_own(one)]
+    if not target.exists() and not others:
         return
-    if not volume.is_own_mask(target):
+    if others:
+        target, what = others[0], "not written by `predict`"
+    elif not volume.is_own_mask(target):
         what = "no mask of ours"
     elif not volume.is_own_mask(target, of=_mark(source)):
         what = "the mask of another file"
@@ -315,6 +326,6 @@ def _refuse_occupied(source: Path, target: Path) -> None:
     else:
         return
     raise UsageError(
-        f"{target} is there already, and {what}; the mask of {source} would replace it.",
+        f"{target} is there already, and {what}; what is made of {source} would replace it.",
         remedy="move that file away, or name another place for the masks",
     )

@@ -11,8 +11,10 @@ import logging
 import sqlite3
 import sys
 import time
+from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import bentoml
 import numpy as np
@@ -31,6 +33,8 @@ from minivess.errors import DataError
 from minivess.formats import nifti, volume
 from minivess.serving import answers, model_record, request_log
 from minivess.serving.middleware import ServiceMiddleware
+from minivess.serving.upload import Refusal
+from minivess.serving.waiting import stoppable
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -39,7 +43,9 @@ logger = logging.getLogger(__name__)
 
 FIELD, MASK = "image", "mask.nii.gz"
 BENTO_PARSE = MultipartSerde.parse_request
-Answers = Literal["nifti", "json", "components", "probabilities", "preview"]
+Answers = Literal["nifti", "json", "components", "probabilities", "thresholds", "preview"]
+FILES, OF_SHARES = ("nifti", "probabilities"), ("probabilities", "thresholds")
+Describe = Callable[[], dict[str, Any]]
 Form = TypeVar("Form", bound=BaseModel)
 MAGIC = {
     b"\x1f\x8b": ".nii.gz", b"II*\0": ".tif", b"MM\0*": ".tif", b"II+\0": ".tif", b"MM\0+": ".tif",
@@ -63,7 +69,7 @@ class Segmentation:
         files = model_record.network_files(composition, Path.cwd())
         self.predictor = segmenting(
             composition,
-            [export.forward(file, self.model.engine) for file in files],
+            [stoppable(export.forward(file, self.model.engine)) for file in files],
             classes=self.model.classes,
         )
         self.allowed = predict.Allowed(self.model.domain, self.model.out_of_range)
@@ -79,6 +85,7 @@ class Segmentation:
 
         `answer=nifti` returns the mask on the same grid; `json` its figures with the mask inside,
         base64 encoded; `components` those with volume and length of each connected component;
+        `thresholds` the mask at each threshold with a stated risk;
         `probabilities` NIfTI of 8 bits, 255 for certain; `preview` what the page at / shows.
         """
         try:
@@ -90,34 +97,54 @@ class Segmentation:
     def _answer(self, upload: Path, answer: Answers) -> FileResponse | JSONResponse:
         from minivess.serving import predict
 
+        if answer == "thresholds" and not self.model.risks:
+            problem = "This model has no thresholds: no analysis has chosen any out of fold."
+            remedy = "ask for another answer, or serve the champion of an analysis"
+            return Refusal(HTTPStatus.NOT_FOUND, problem, remedy).answer
         image = self._read(upload)
         odd = predict.admit(image, self.model.divisor, self.allowed, self.resampling)
         codes = {model_record.WARNINGS: ", ".join(found.code for found in odd)} if odd else None
         started, path = time.perf_counter(), upload.with_name(MASK)
-        if answer == "probabilities":
-            shares = answers.probabilities(predict.shares(image, self.predictor))
-            nifti.write(path, shares, image)
-        else:
-            mask = self._segment(image)
-            volume.write_mask(path, mask, image)
-            self._store_features(image, mask)
+        describe = self._segmented if answer not in OF_SHARES else self._shared
+        described = describe(image, answer, path)
         seconds = time.perf_counter() - started
         self.seconds.observe(seconds)
-        if answer in ("nifti", "probabilities"):
+        if answer in FILES:
             return FileResponse(path, media_type="application/gzip", filename=MASK, headers=codes)
         return JSONResponse(
             {
                 "model": self.model.label,
                 "lineage": self.model.lineage,
                 "seconds": round(seconds, 4),
-                **answers.figures(mask, image, self.model.classes),
+                **described(),
                 "warnings": [found.model_dump() for found in odd],
-                "mask_nii_gz": answers.packed(path),
-                **(answers.components(mask, image.spacing) if answer == "components" else {}),
-                **({"image_nii_gz": answers.picture(image, path.parent)} if answer == "preview"
-                   else {}),
+                "thresholds": answers.thresholds(self.model.risks, odd),
             }
-        )  # fmt: skip
+        )
+
+    def _segmented(self, image: volume.Volume, answer: Answers, path: Path) -> Describe:
+        """Write the mask; returns what describes it."""
+        mask = self._segment(image)
+        volume.write_mask(path, mask, image)
+        self._store_features(image, mask)
+        more: dict[str, Describe] = {
+            "components": lambda: answers.components(mask, image.spacing),
+            "preview": lambda: {"image_nii_gz": answers.picture(image, path.parent)},
+        }
+        return lambda: {
+            **answers.figures(mask, image, self.model.classes),
+            "mask_nii_gz": answers.packed(path),
+            **more.get(answer, dict)(),
+        }
+
+    def _shared(self, image: volume.Volume, answer: Answers, path: Path) -> Describe:
+        """Write the probabilities, or return what gives the masks of the thresholds."""
+        from minivess.serving import predict
+
+        shares = predict.shares(image, self.predictor)
+        if answer == "probabilities":
+            nifti.write(path, answers.probabilities(shares), image)
+        return lambda: {"sets": answers.sets(shares, image, self.model.risks, path)}
 
     def _read(self, upload: Path) -> volume.Volume:
         path = upload.with_name(f"upload{ending(upload)}")

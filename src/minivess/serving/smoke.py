@@ -49,7 +49,7 @@ def serve(
     process is killed. Without `port` a free one is used.
 
     Args:
-        watched: store features of the requests for `minivess drift`.
+        watched: store features of the requests for `minivess drift`, and jobs.
 
     Raises:
         ServingError: the port is in use, or the service dies or does not answer in `timeout` s.
@@ -69,6 +69,7 @@ def serve(
         variables |= {
             "MINIVESS_REQUESTS": str(home.requests),
             "MINIVESS_REQUESTS_PER_MINUTE": "0",
+            "MINIVESS_JOBS": str(home.serving / "jobs"),
         }
     with (
         uploads_folder(home) as folder,

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import tempfile
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from http import HTTPStatus
 from typing import IO, Any
 
@@ -115,6 +115,7 @@ async def wait_unless_gone(
         await task
     finally:
         gone.cancel()
+        task.cancel()
 
 
 def replay(spool: IO[bytes], gone: asyncio.Future[Message]) -> Receive:
@@ -130,3 +131,10 @@ def replay(spool: IO[bytes], gone: asyncio.Future[Message]) -> Receive:
         return {"type": "http.request", "body": part, "more_body": not done}
 
     return receive
+
+
+async def parts(body: IO[bytes]) -> AsyncIterator[bytes]:
+    """Yield a received body from its beginning."""
+    body.seek(0)
+    while part := body.read(PART):
+        yield part

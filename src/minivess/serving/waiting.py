@@ -4,15 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from typing import TypeVar
 
 SMOOTHING = 0.3
+STOPPED: ContextVar[threading.Event] = ContextVar("stopped")
+"""Of a request: set when its turn is over, because it is answered or its client is gone."""
+Part = TypeVar("Part")
 
 
 class QueueFull(Exception):  # noqa: N818 (it says what the queue is, not who erred)
     """More is waiting than the limits allow."""
+
+
+def stoppable(forward: Callable[[Part], Part]) -> Callable[[Part], Part]:
+    """Return a network that stops at its next window once the turn of its request is over."""
+
+    def run(part: Part) -> Part:
+        if (stopped := STOPPED.get(None)) is not None and stopped.is_set():
+            raise InterruptedError("nobody waits for this answer any more")
+        return forward(part)
+
+    return run
 
 
 class Queue:
@@ -47,6 +64,7 @@ class Queue:
         if self.waiting >= self._most or self.wait_s > self._most_s:
             raise QueueFull
         self.waiting += 1
+        STOPPED.set(stopped := threading.Event())
         try:
             async with self._turn:
                 begun = time.monotonic()
@@ -54,4 +72,5 @@ class Queue:
                 took = time.monotonic() - begun
                 self.seconds += (SMOOTHING if self.seconds else 1.0) * (took - self.seconds)
         finally:
+            stopped.set()
             self.waiting -= 1

@@ -56,9 +56,14 @@ def projection(image: Path, label: Path) -> Image.Image | None:
         volume = read_volume(image)
     except DataError:
         return None
-    mask = _label_or_nothing(label, volume).max(axis=2)
-    grey = _grey(volume.array.max(axis=2)).convert("RGBA")
-    return Image.alpha_composite(grey, _drawn(mask)).convert("RGB")
+    return _over(volume.array.max(axis=2), _label_or_nothing(label, volume).max(axis=2))
+
+
+def preview(volume: Volume, mask: Array) -> Image.Image:
+    """Return the slice with most foreground beside the maximum along z, the mask over both."""
+    z, aspect = _middle(mask)[2], volume.spacing[1] / max(volume.spacing[0], 1e-9)
+    planes = [(volume.array[:, :, z], mask[:, :, z]), (volume.array.max(axis=2), mask.max(axis=2))]
+    return Image.fromarray(np.hstack([np.asarray(_scaled(_over(*two), aspect)) for two in planes]))
 
 
 def class_colours(classes: Sequence[int]) -> list[tuple[int, str]]:
@@ -114,6 +119,11 @@ def _grey(plane: Array) -> Image.Image:
     low, high = np.percentile(values, CLIPPED)
     grey = 255 * np.clip((values - low) / max(high - low, 1e-9), 0, 1)
     return Image.fromarray(grey.T.astype(np.uint8))
+
+
+def _over(plane: Array, mask: Array) -> Image.Image:
+    """Classes drawn over grey values."""
+    return Image.alpha_composite(_grey(plane).convert("RGBA"), _drawn(mask)).convert("RGB")
 
 
 def _drawn(mask: Array) -> Image.Image:
