@@ -101,13 +101,13 @@ class Jobs:
         """Answer the jobs one after the other, for as long as the service runs."""
         while self._folder is not None:
             await asyncio.sleep(POLL_S)
-            for job in [job for job in self._all() if not (job / HEAD).exists()]:
-                try:
+            try:
+                for job in [job for job in self._all() if not (job / HEAD).exists()]:
                     with locked(job) as ours:
                         if ours and not (job / HEAD).exists():
                             await _unless_cancelled(job, _carry_out(job, ask))
-                except Exception:
-                    log.exception("a job stopped; it is begun again")
+            except Exception:
+                log.exception("a job stopped; it is begun again")
 
 
 async def _unless_cancelled(job: Path, work: Awaitable[None]) -> None:
@@ -145,11 +145,11 @@ async def _carry_out(job: Path, ask: ASGIApp) -> None:
 
 
 @contextmanager
-def locked(job: Path) -> Iterator[bool]:
+def locked(job: Path, how: int = fcntl.LOCK_EX) -> Iterator[bool]:
     """Hold the lock of a job for a `with` block, and say whether it was free."""
     with (job / KIND).open("rb") as stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, how | fcntl.LOCK_NB)
         except BlockingIOError:
             yield False
         else:
@@ -158,7 +158,7 @@ def locked(job: Path) -> Iterator[bool]:
 
 def described(job: Path) -> dict[str, str]:
     """Return id, state (waiting, running, done, failed) and address of a job."""
-    with locked(job) as free:
+    with locked(job, fcntl.LOCK_SH) as free:
         state = "waiting" if free else "running"
     if (job / HEAD).exists():
         state = "done" if files.read_json(job / HEAD)["status"] < 400 else "failed"
