@@ -87,7 +87,7 @@ def test_the_cell_on_the_page_goes_from_a_folder_to_masks(
     assert study.report.is_file()
     assert study.champion == "dynunet_dice_ce"
     assert {path.name for path in Path("masks").iterdir()} == {
-        f"vol{index:02d}_mask.nii.gz" for index in range(4)
+        f"vol{index:02d}_mask.{end}" for index in range(4) for end in ("csv", "nii.gz", "png")
     }
     assert set(notebook["found"]["kind"]) == {"profile", "family", "cell", "analysis"}
     for result in (data, job, study, model):

@@ -107,12 +107,12 @@ def flip(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (text, "cannot be unpacked"),
+        (text, "it is no archive, or a part of one"),
         (foreign, "it holds no manifest.json"),
         (climbing, "leads out of its own folder"),
         (pointing, "leads out of its own folder"),
-        (cut, "cannot be unpacked"),
-        (flip, "cannot be unpacked"),
+        (cut, "it is no archive, or a part of one"),
+        (flip, "it is damaged"),
     ],
 )
 def test_a_file_that_is_damaged_or_none_of_ours_is_refused_with_a_remedy(

@@ -56,7 +56,9 @@ class Archive(NamedTuple):
         except MinivessError:
             raise
         except Exception as error:  # of a damaged archive the libraries say so by any error
-            raise self.refused(f"it cannot be unpacked ({error})") from error
+            none = isinstance(error, tarfile.ReadError)
+            why = "it is no archive, or a part of one" if none else f"it is damaged ({error})"
+            raise self.refused(why) from error
 
     def _extract_zip(self, archive: zipfile.ZipFile, folder: Path) -> None:
         for name in archive.namelist():
@@ -76,7 +78,7 @@ class Archive(NamedTuple):
         try:
             known = Hashes.model_validate_json((folder / MANIFEST).read_bytes()).sha256
         except (OSError, ValueError) as error:
-            raise self.refused(f"it holds no {MANIFEST} with hashes ({error})") from error
+            raise self.refused(f"it holds no {MANIFEST} with hashes") from error
         found = hashes(folder)
         differs = sorted(name for name in {*found, *known} if found.get(name) != known.get(name))
         if differs:
