@@ -136,7 +136,7 @@ def test_a_container_is_started_and_asked_which_model_it_serves(
     (program := tmp_path / "docker").write_text('#!/bin/sh\necho "ran $*"\n')
     program.chmod(0o755)
     variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "BUILDER": "docker"}
-    command = [DEPLOYMENTS / "to", "container", source, "--run"]
+    command = [str(DEPLOYMENTS / "to"), "container", str(source), "--run"]
     for place, code, said in (
         (address, 0, f"{address} serves tubes-champion:3"),
         (f"{address}/elsewhere", 1, "Nothing answers at"),
