@@ -17,6 +17,7 @@ import os
 import random
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,8 +30,14 @@ COMPUTED = {
     ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.BitOr: ast.BitAnd,
     ast.BitAnd: ast.BitOr,
 }  # fmt: skip
-LIBRARIES = ("numpy", "scipy", "torch", "monai", "pandas", "duckdb", "mlflow", "pytest", "pydantic")
+LIBRARIES = (
+    "numpy", "scipy", "skimage.morphology", "torch", "monai", "pandas", "duckdb", "mlflow", "pytest",
+    "pydantic", "hypothesis",
+)  # fmt: skip
 LIMIT_S = 300
+HASTY = ("--hypothesis-profile=mutants",)
+SLOWER, START_S = 5, 10
+"""How many times as long as the unchanged module one may take, and seconds besides."""
 
 
 def changes(node: ast.AST) -> Iterator[ast.AST]:
@@ -51,11 +58,16 @@ def changes(node: ast.AST) -> Iterator[ast.AST]:
             changed.value = value + 1
         case ast.IfExp() | ast.If():
             changed.test = ast.UnaryOp(ast.Not(), changed.test)
-        case ast.Return(value=ast.expr()):
+        case ast.Return(value=ast.expr()) if not is_false(changed.value):
             changed.value = ast.Constant(None)
         case _:
             return
     yield ast.copy_location(changed, node)
+
+
+def is_false(node: ast.AST | None) -> bool:
+    """Whether None in its place would be no change that a caller could notice."""
+    return isinstance(node, ast.Constant) and node.value in (None, False)
 
 
 class Replace(ast.NodeTransformer):
@@ -87,15 +99,15 @@ def mutants(tree: ast.Module) -> Iterator[tuple[int, str, str]]:
             yield getattr(node, "lineno", 0), f"{before}  ->  {after}", source
 
 
-def is_noticed(path: Path, source: str, tests: list[str]) -> bool:
-    """Whether the tests fail with this source in place of the module's."""
+def is_noticed(path: Path, source: str, tests: list[str], limit_s: int = LIMIT_S) -> bool:
+    """Whether the tests fail, or take too long, with this source in place of the module's."""
     child = os.fork()
     if not child:
         os.setsid()
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
-        signal.alarm(LIMIT_S)
+        signal.alarm(limit_s)
         os._exit(_run(path, source, tests))
     _, status = os.waitpid(child, 0)
     with contextlib.suppress(ProcessLookupError):
@@ -105,7 +117,11 @@ def is_noticed(path: Path, source: str, tests: list[str]) -> bool:
 
 def _run(path: Path, source: str, tests: list[str]) -> int:
     import pytest
+    from hypothesis import Phase, settings
 
+    # The first example that fails is enough: none is made smaller.
+    phases = (Phase.explicit, Phase.generate)
+    settings.register_profile("mutants", phases=phases, database=None, deadline=None)
     read = importlib.machinery.SourceFileLoader.get_data
 
     def get_data(self: importlib.machinery.SourceFileLoader, name: str) -> bytes:
@@ -117,7 +133,7 @@ def _run(path: Path, source: str, tests: list[str]) -> int:
 
     importlib.machinery.SourceFileLoader.get_data = get_data  # type: ignore[method-assign, assignment]
     sys.dont_write_bytecode = True
-    return int(pytest.main(["-q", "-x", "-n0", "-p", "no:cacheprovider", *tests]))
+    return int(pytest.main(["-q", "-x", "-n0", "-p", "no:cacheprovider", *HASTY, *tests]))
 
 
 def main() -> int:
@@ -132,14 +148,16 @@ def main() -> int:
     for library in LIBRARIES:
         importlib.import_module(library)
     source = path.read_text(encoding="utf-8")
+    begun = time.monotonic()
     if is_noticed(path, source, asked.tests):
         print("The tests fail on the unchanged module.")
         return 1
+    limit_s = START_S + round(SLOWER * (time.monotonic() - begun))
     found = list(mutants(ast.parse(source)))
     drawn = random.Random(asked.seed).sample(found, min(asked.sample or len(found), len(found)))
     survived = []
     for line, what, changed in sorted(drawn):
-        if not is_noticed(path, changed, asked.tests):
+        if not is_noticed(path, changed, asked.tests, limit_s):
             survived.append(what)
             print(f"  not noticed: {asked.module}:{line}  {what}", flush=True)
     share = 1 - len(survived) / len(drawn)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+
+from minivess import names
+from minivess.contracts import AliasMove
 
 
 @dataclass
@@ -59,3 +63,30 @@ def broken(written: Written, stored: Iterable[Stored], journals: Path) -> list[s
     if list(journals.glob(f"{written.uid}*")):
         wrong.append("its journal is still there")
     return [f"run {written.uid}: {sentence}" for sentence in wrong]
+
+
+def misplaced(
+    aliases: Mapping[str, str],
+    versions: Collection[str],
+    proved: Collection[str],
+    history: Sequence[AliasMove],
+) -> list[str]:
+    """One sentence for each law of aliases that does not hold of a registered model."""
+    wrong = [f"{alias}: no version {v}" for alias, v in aliases.items() if v not in versions]
+    served = aliases.get(names.PRODUCTION_ALIAS)
+    if served is not None and served not in proved:
+        wrong.append(f"version {served} serves and was never proved")
+    if (history[-1].version if history else None) != served:
+        wrong.append(f"version {served} serves, and its history is {history}")
+    wrong += [f"the history jumps to {b}" for a, b in pairwise(history) if b.before != a.version]
+    return wrong
+
+
+def misdirected(pointers: Mapping[str, Iterable[str]], finished: Collection[str]) -> list[str]:
+    """One sentence for each pointer to a run that is not FINISHED."""
+    return [
+        f"{name} points at {run_id}, which is not FINISHED"
+        for name, run_ids in pointers.items()
+        for run_id in run_ids
+        if run_id not in finished
+    ]

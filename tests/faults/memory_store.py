@@ -33,6 +33,11 @@ from mlflow.protos.databricks_pb2 import (
 from mlflow.store.entities.paged_list import PagedList
 
 CLAUSE = re.compile(r"(tags|attributes)\.`?([\w.]+)`? = '([^']*)'")
+FIELD = re.compile(r"\b(name|run_id)\s*=\s*'([^']*)'")
+
+
+class Death(BaseException):
+    """The process that made the request is killed."""
 
 
 @dataclass
@@ -54,11 +59,32 @@ class StoredRun:
 
 
 @dataclass
+class StoredVersion:
+    """A version of a registered model."""
+
+    name: str
+    version: str
+    run_id: str
+    tags: dict[str, str]
+
+
+@dataclass
+class StoredModel:
+    """A registered model with its versions."""
+
+    name: str
+    tags: dict[str, str]
+    aliases: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, StoredVersion] = field(default_factory=dict)
+
+
+@dataclass
 class MemoryStore:
     """The server: one state, reached by many clients."""
 
     experiments: dict[str, Experiment] = field(default_factory=dict)
     runs: dict[str, StoredRun] = field(default_factory=dict)
+    models: dict[str, StoredModel] = field(default_factory=dict)
     late: list[Callable[[], Any]] = field(default_factory=list)
     """Requests on their way, which arrive after their sender has given up on them."""
 
@@ -75,7 +101,8 @@ class MemoryClient:
     """The calls of `MlflowClient` that a run's way into the store takes.
 
     `fate` is asked before each change: `done`, `refused` (nothing happens), `lost` (it happens, the
-    answer does not arrive), `late` (it happens later), `twice`. `away` refuses every call.
+    answer does not arrive), `late` (it happens later), `twice`; `dead` and `dying` kill the process
+    that asks, before and after it happens. `away` refuses every call.
     A file is never late: no client can help a store that takes an older file after a newer one.
     """
 
@@ -95,6 +122,11 @@ class MemoryClient:
                 raise _silence()
             case "late":
                 raise _silence()
+            case "dead":
+                raise Death
+            case "dying":
+                request()
+                raise Death
             case "twice":
                 request()
         return request()
@@ -243,6 +275,101 @@ class MemoryClient:
         files = self._run(run_id).files.items()
         inside = f"{path}/" if path else ""
         return [FileInfo(to, False, len(content)) for to, content in files if to.startswith(inside)]
+
+    def download_artifacts(self, run_id: str, path: str, dst_path: str) -> str:
+        """Write a file of a run below a folder; returns its path there."""
+        self._reach()
+        to = Path(dst_path) / path
+        to.parent.mkdir(parents=True, exist_ok=True)
+        to.write_bytes(self._run(run_id).files[path])
+        return str(to)
+
+    # --- registered models ------------------------------------------------------------------
+
+    def create_registered_model(self, name: str, tags: dict[str, str]) -> None:
+        """Make a model."""
+
+        def request() -> None:
+            if name in self.server.models:
+                raise MlflowException("it exists", RESOURCE_ALREADY_EXISTS)
+            self.server.models[name] = StoredModel(name, dict(tags))
+
+        self._change(request)
+
+    def get_registered_model(self, name: str) -> StoredModel:
+        """One model."""
+        self._reach()
+        return deepcopy(self._model(name))
+
+    def search_registered_models(
+        self, filter_string: str = "", **_: Any
+    ) -> PagedList[StoredModel]:
+        """The models with these tags."""
+        self._reach()
+        wanted = {name: value for _, name, value in CLAUSE.findall(filter_string)}
+        models = self.server.models.values()
+        return PagedList([deepcopy(m) for m in models if wanted.items() <= m.tags.items()], None)
+
+    def set_registered_model_tag(self, name: str, key: str, value: str) -> None:
+        """Write or replace a tag."""
+        self._change(lambda: self._model(name).tags.__setitem__(key, value))
+
+    def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
+        """Point an alias at a version that exists."""
+
+        def request() -> None:
+            self._version(name, version)
+            self._model(name).aliases[alias] = version
+
+        self._change(request)
+
+    def create_model_version(
+        self, name: str, source: str, run_id: str = "", tags: dict[str, str] | None = None, **_: Any
+    ) -> StoredVersion:
+        """Make a version; asked twice, it makes two."""
+
+        def request() -> StoredVersion:
+            there = self._model(name).versions
+            number = str(max(map(int, there), default=0) + 1)
+            there[number] = StoredVersion(name, number, run_id, tags or {})
+            return there[number]
+
+        made: StoredVersion = self._change(request)
+        return made
+
+    def get_model_version(self, name: str, version: str) -> StoredVersion:
+        """One version by its number."""
+        self._reach()
+        return deepcopy(self._version(name, version))
+
+    def get_model_version_by_alias(self, name: str, alias: str) -> StoredVersion:
+        """The version that an alias points at."""
+        self._reach()
+        found = self._model(name).aliases.get(alias)
+        if found is None:
+            raise MlflowException(f"no alias {alias}", INVALID_PARAMETER_VALUE)
+        return deepcopy(self._version(name, found))
+
+    def search_model_versions(
+        self, filter_string: str = "", **_: Any
+    ) -> PagedList[StoredVersion]:
+        """The versions of a model, a run or both."""
+        self._reach()
+        wanted = dict(FIELD.findall(filter_string))
+        found = [v for model in self.server.models.values() for v in model.versions.values()]
+        fitting = [v for v in found if wanted.items() <= vars(v).items()]
+        return PagedList(deepcopy(fitting), None)
+
+    def _model(self, name: str) -> StoredModel:
+        if name not in self.server.models:
+            raise MlflowException(f"no model {name}", RESOURCE_DOES_NOT_EXIST)
+        return self.server.models[name]
+
+    def _version(self, name: str, version: str) -> StoredVersion:
+        there = self._model(name).versions
+        if version not in there:
+            raise MlflowException(f"no version {version}", RESOURCE_DOES_NOT_EXIST)
+        return there[version]
 
     def _run(self, run_id: str) -> StoredRun:
         if run_id not in self.server.runs:

@@ -85,7 +85,31 @@ def _talk(client: Any, folder: Path) -> list[Any]:
     answers += [run.data.params, run.data.metrics, run.data.tags["t"]]
     answers += [len(client.search_runs([place], rule)) for rule in (by_uid, ended)]
     answers += [len(client.search_runs([place], by_uid, 3)), client.get_run(second).info.status]
-    return answers
+    return [*answers, *_talk_of_models(client, first)]
+
+
+def _talk_of_models(client: Any, run_id: str) -> list[Any]:
+    answers: list[Any] = [_refusal(lambda: client.get_registered_model("tubes"))]
+    client.create_registered_model("tubes", tags={"project": "minivess"})
+    answers.append(_refusal(lambda: client.create_registered_model("tubes", tags={})))
+    source = {"source": f"runs:/{run_id}/model", "run_id": run_id}
+    for tags in ({"a": "1"}, {}):
+        client.create_model_version("tubes", tags=tags, description="note", **source)
+    answers.append(_refusal(lambda: client.get_model_version_by_alias("tubes", "production")))
+    answers.append(_refusal(lambda: client.get_model_version_by_alias("none", "production")))
+    answers.append(_refusal(lambda: client.get_model_version("tubes", "3")))
+    answers.append(_refusal(lambda: client.set_registered_model_alias("tubes", "x", "3")))
+    for version in ("1", "2"):
+        client.set_registered_model_alias("tubes", "production", version)
+    client.set_registered_model_tag("tubes", "minivess.production.0001", "{}")
+    served = client.get_model_version_by_alias("tubes", "production")
+    (model,) = client.search_registered_models("tags.project = 'minivess'")
+    found = client.search_model_versions(f"name='tubes' and run_id='{run_id}'")
+    answers += [str(served.version), served.run_id == run_id, dict(served.tags), dict(model.tags)]
+    answers.append({alias: str(version) for alias, version in model.aliases.items()})
+    answers.append(sorted((str(one.version), *one.tags.items()) for one in found))
+    answers.append(len(client.search_model_versions("run_id='none'")))
+    return [*answers, len(client.search_registered_models("tags.project = 'other'"))]
 
 
 def _refusal(call: Callable[[], Any]) -> str:

@@ -24,6 +24,9 @@ from minivess.text import several, slug
 from minivess.tracking.store import registry
 from minivess.tracking.store.registry import Registered
 
+RACES = 5
+"""How often a move is stored anew because another machine stored one between its two steps."""
+
 
 def register_families(session: Session, result: TrainingResult) -> None:
     """Register each family's model; aliases are the family's name and `best_<loss>`."""
@@ -117,7 +120,7 @@ def promote(
 ) -> None:
     """Move the alias `production` to the version that passed every check of its deployment.
 
-    The move is stored before it is made. A version that was rolled back is not deployed again by
+    The move is stored before it is made, and again if another machine's came between. A version that was rolled back is not deployed again by
     the way: that takes `promote`.
     """
     name, version, alias = result.model_name, result.model_version, names.PRODUCTION_ALIAS
@@ -144,9 +147,19 @@ def promote(
         deployment_run_id=str(result.run_id),
         analysis_run_id=result.analysis_run_id,
     )
-    registry.add_move(session.store, name, move)
-    if move_alias(session, name, alias, version, reason):
-        session.print(f"  {name} version {version} is now `{alias}`")
+    for _ in range(RACES):
+        registry.add_move(session.store, name, move)
+        if move_alias(session, name, alias, version, reason):
+            session.print(f"  {name} version {version} is now `{alias}`")
+        now = registry.aliased(session.store, name, alias)
+        if now is None or now.version != version:
+            return  # another machine's later move, which is stored as well
+        if registry.history(session.store, name)[-1:] == [move]:
+            return
+    raise StoreError(
+        f"Other commands move `{alias}` of {name} at the same time.",
+        remedy="the same command again, once they have ended",
+    )
 
 
 def restore_production(session: Session, result: DeploymentResult) -> None:
