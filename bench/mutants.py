@@ -31,8 +31,8 @@ COMPUTED = {
     ast.BitAnd: ast.BitOr,
 }  # fmt: skip
 LIBRARIES = (
-    "numpy", "scipy", "skimage.morphology", "torch", "monai", "pandas", "duckdb", "mlflow", "pytest",
-    "pydantic", "hypothesis",
+    "numpy", "scipy", "skimage.morphology", "torch", "monai", "pandas", "duckdb", "mlflow",
+    "pytest", "pydantic", "hypothesis",
 )  # fmt: skip
 LIMIT_S = 300
 HASTY = ("--hypothesis-profile=mutants",)

@@ -38,7 +38,21 @@ def test_between_equal_sizes_the_higher_mean_wins(judged):
     worse = judged("small", [0.80, 0.90, 0.71, 0.89])
     chosen = champion.choose([worse, better], CONFIG, IDS)
     assert chosen.family == "big"
-    assert "the higher mean decides" in chosen.reason
+    assert "both have 1 k parameters, so the higher mean decides" in chosen.reason
+
+
+def test_of_equally_small_families_that_are_tied_the_higher_mean_wins(judged):
+    big = judged("big", [0.90, 0.80, 0.70, 0.91], parameters=100)
+    better = judged("small", [0.80, 0.90, 0.71, 0.89], parameters=50)
+    worse = judged("poor", [0.79, 0.90, 0.71, 0.89], parameters=50)
+    assert champion.choose([big, worse, better], CONFIG, IDS).family == "small"
+
+
+def test_the_smaller_of_two_leaders_is_named_with_both_sizes(judged):
+    big = judged("big", [0.80, 0.90, 0.71, 0.89], parameters=2000)
+    small = judged("small", [0.90, 0.80, 0.70, 0.91], parameters=1000)
+    reason = champion.choose([big, small], CONFIG, IDS).reason
+    assert "small is the smaller (1 k against 2 k), so the higher mean decides" in reason
 
 
 def test_a_small_but_clearly_worse_family_does_not_win_by_its_size(judged):

@@ -78,6 +78,7 @@ def test_of_a_distance_the_lower_is_better(judged):
     chosen = champion.choose([far, near], config, {"near": "run", "far": "run"})
     assert (chosen.family, chosen.metric) == ("near", "masd")
     assert "lowest mean masd" in chosen.reason
+    assert "It leads the runner-up far by 3.667 (" in chosen.reason
 
 
 def test_a_family_is_not_chosen_for_distances_that_it_lacks(judged):
@@ -114,6 +115,12 @@ def test_a_clear_winner_is_chosen_again_and_loses_nothing(judged):
     again = champion.select_again(families, CONFIG)
     assert again.chosen == {"good": 1.0, "poor": 0.0}
     assert again.expected == pytest.approx(0.915)
+
+
+def test_two_families_on_two_volumes_are_a_choice_that_can_be_made_again(judged):
+    families = [judged("good", [0.9, 0.91]), judged("poor", [0.5, 0.51])]
+    again = champion.select_again(families, CONFIG)
+    assert again.chosen == {"good": 1.0, "poor": 0.0}
 
 
 def test_without_a_choice_or_with_one_unit_there_is_nothing_to_choose_again(judged):

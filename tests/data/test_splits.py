@@ -61,7 +61,22 @@ def test_large_groups_are_spread_evenly() -> None:
 def test_fewer_volumes_than_folds_shrink_the_folds_and_say_what_that_means() -> None:
     split = make(IDS[:3], {}, folds=5, seed=0)
     assert len(split.folds) == 3
-    assert "intervals" in split.notes[0]
+    (note,) = split.notes
+    assert "intervals" in note
+
+
+def test_few_volumes_and_a_test_set_of_another_share_than_asked_are_said() -> None:
+    assert make(IDS, {}, folds=3, seed=0, test_fraction=0.25).notes == (
+        "Only 9 volumes are validated over all folds: confidence intervals will be wide.",
+    )
+    assert make(IDS[:10], {}, folds=3, seed=0).notes == ()
+    of = {f"{group}{k}": group for group in "ABC" for k in range(8)}
+    (note,) = make(of, of, folds=2, seed=0, test_fraction=0.1).notes
+    assert note == "33% of the volumes are held out instead of 10%: groups stay whole."
+
+
+def test_of_two_test_sets_equally_near_to_the_share_asked_the_smaller_is_taken() -> None:
+    assert len(make(IDS[:10], {}, folds=3, seed=0, test_fraction=0.25).test) == 2
 
 
 def test_fewer_groups_than_folds_shrink_the_folds() -> None:
@@ -75,6 +90,7 @@ def test_fewer_groups_than_folds_shrink_the_folds() -> None:
     [
         (["a"], {}, 0.0, "at least two"),
         ([], {}, 0.0, "at least two"),
+        (["a"], {}, 0.5, "at least two"),
         (["a", "b"], {"a": "G", "b": "G"}, 0.0, "one group"),
         (["a", "b"], {}, 0.5, "holding out"),
     ],
@@ -104,7 +120,8 @@ def test_a_saved_split_is_read_back_as_it_was(tmp_path: Path) -> None:
 
 def test_a_list_of_folds_made_elsewhere_is_read(tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text(json.dumps([{"train": ["v0", "v1"], "val": ["v2"]}]))
-    assert read(tmp_path / "s.json", IDS, {}).folds[0].val == ("v2",)
+    split = read(tmp_path / "s.json", IDS, {})
+    assert (split.seed, split.folds[0].val) == (0, ("v2",))
 
 
 def test_a_given_split_is_used_as_it_is_and_says_which_groups_it_separates(tmp_path: Path) -> None:
@@ -162,8 +179,10 @@ def test_stratified_folds_are_as_dense_as_each_other(seed: int):
 
 @given(st.integers(0, 200))
 def test_a_stratified_test_set_has_sparse_and_dense_volumes(seed: int):
-    split = make(DENSITIES, {}, folds=2, seed=seed, test_fraction=0.2, foreground=DENSITIES)
-    assert [int(case[1:]) // 5 for case in split.test] == [0, 1, 2, 3]
+    # The test set is that of every seed, so the names decide what is drawn.
+    named = {f"{seed}_{case}": density for case, density in DENSITIES.items()}
+    split = make(named, {}, folds=2, seed=0, test_fraction=0.2, foreground=named)
+    assert [int(case.split("_v")[1]) // 5 for case in split.test] == [0, 1, 2, 3]
 
 
 def test_stratified_groups_stay_whole():

@@ -29,6 +29,20 @@ def test_the_interval_has_the_width_that_theory_expects(method):
     assert (found.method, found.called) == (method, "95 % CI")
 
 
+def test_the_error_of_a_mean_is_that_of_textbooks_and_groups_of_equal_values_have_none():
+    values, ones = np.array(VALUES), np.ones(len(VALUES))
+    mean, error = statistics.mean_and_error(values, ones)
+    assert mean == pytest.approx(values.mean())
+    assert error == pytest.approx(values.std(ddof=1) / np.sqrt(len(values)))
+    sizes = np.array([1.0, 2.0, 5.0])
+    assert statistics.mean_and_error(0.5 * sizes, sizes) == (0.5, pytest.approx(0, abs=1e-12))
+
+
+def test_holm_multiplies_by_the_number_of_hypotheses_left_and_stays_below_1():
+    assert statistics.holm([0.04, 0.01, 0.03, 0.9]) == pytest.approx([0.09, 0.04, 0.09, 0.9])
+    assert statistics.holm([0.6, 0.7]) == [1.0, 1.0]
+
+
 def test_studentized_intervals_of_five_values_hold_their_level():
     rng = np.random.default_rng(3)
     held: dict[Literal["studentized", "percentile"], int] = {"studentized": 0, "percentile": 0}

@@ -34,7 +34,7 @@ from minivess.production import promotion
 from minivess.text import slug
 from minivess.tracking.store import registry
 from tests.faults import laws
-from tests.faults.memory_store import Death, MemoryClient, MemoryStore, StoredRun
+from tests.faults.memory_store import Death, MemoryClient, MemoryStore, StoredRun, StoredVersion
 from tests.faults.simulation import SimulatedStore
 
 MODEL = "tubes"
@@ -147,6 +147,12 @@ class Commands:
         store = SimulatedStore("memory:", home, "memory:", _client=PacedClient(self))  # type: ignore[arg-type]
         session.__dict__["store"] = store
         return session
+
+    @property
+    def versions(self) -> dict[str, StoredVersion]:
+        """The versions of the model that both machines register."""
+        model = self.server.models.get(MODEL)
+        return model.versions if model else {}
 
     def fate(self) -> str:
         """What becomes of a request."""
@@ -304,7 +310,7 @@ class Commands:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Nothing is printed for a user."""
-    with mock.patch.object(Session, "print", lambda self, text="", **_: None):
+    with mock.patch.object(Session, "print"):
         yield
 
 

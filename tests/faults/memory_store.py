@@ -301,9 +301,7 @@ class MemoryClient:
         self._reach()
         return deepcopy(self._model(name))
 
-    def search_registered_models(
-        self, filter_string: str = "", **_: Any
-    ) -> PagedList[StoredModel]:
+    def search_registered_models(self, filter_string: str = "", **_: Any) -> PagedList[StoredModel]:
         """The models with these tags."""
         self._reach()
         wanted = {name: value for _, name, value in CLAUSE.findall(filter_string)}
@@ -350,9 +348,7 @@ class MemoryClient:
             raise MlflowException(f"no alias {alias}", INVALID_PARAMETER_VALUE)
         return deepcopy(self._version(name, found))
 
-    def search_model_versions(
-        self, filter_string: str = "", **_: Any
-    ) -> PagedList[StoredVersion]:
+    def search_model_versions(self, filter_string: str = "", **_: Any) -> PagedList[StoredVersion]:
         """The versions of a model, a run or both."""
         self._reach()
         wanted = dict(FIELD.findall(filter_string))

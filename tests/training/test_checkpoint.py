@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 
@@ -40,6 +42,18 @@ def test_without_any_whole_checkpoint_there_is_none(twice):
     twice.write_bytes(b"PK")
     checkpoint.previous(twice).write_bytes(b"")
     assert checkpoint.load(twice) is None
+
+
+def test_the_one_before_is_kept_only_where_that_is_asked(tmp_path):
+    for number in (1, 2):
+        checkpoint.save(tmp_path / "best.pth", state(number))
+    assert [path.name for path in tmp_path.iterdir()] == ["best.pth"]
+
+
+def test_a_file_that_would_run_code_is_not_loaded(tmp_path):
+    torch.save({"epoch": tmp_path}, tmp_path / "last.pth")
+    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+        checkpoint.load(tmp_path / "last.pth")
 
 
 def test_a_write_that_fails_leaves_the_old_checkpoint(twice):

@@ -120,8 +120,8 @@ def promote(
 ) -> None:
     """Move the alias `production` to the version that passed every check of its deployment.
 
-    The move is stored before it is made, and again if another machine's came between. A version that was rolled back is not deployed again by
-    the way: that takes `promote`.
+    The move is stored before it is made, and again if another machine's came between. A version
+    that was rolled back is not deployed again by the way: that takes `promote`.
     """
     name, version, alias = result.model_name, result.model_version, names.PRODUCTION_ALIAS
     before = registry.aliased(session.store, name, alias)
