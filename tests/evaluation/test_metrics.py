@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.ndimage import binary_erosion
+from scipy.ndimage import binary_erosion, gaussian_filter
 from scipy.spatial.distance import cdist
 from skimage.morphology import skeletonize
 
@@ -16,6 +16,7 @@ from minivess.config import EvaluationConfig
 from minivess.contracts import IGNORED
 from minivess.evaluation import metrics, regions
 from tests.conftest import tube
+from tests.evaluation import slow_metrics
 
 CONFIG = EvaluationConfig()
 SHAPE = (6, 5, 4)
@@ -189,6 +190,41 @@ def test_cldice_is_the_harmonic_mean_of_the_shares_of_skeletons_inside(seed):
     assert values["cldice"] == pytest.approx(expected)
     masd = min(values["masd"], CONFIG.masd_cap)
     assert values[names.PRIMARY] == pytest.approx(0.5 * expected + 0.5 * (1 - masd / 50))
+
+
+def drawn(seed):
+    """Two masks of up to four classes: smooth bodies up to the border, speckle, or nothing."""
+    rng = np.random.default_rng(seed)
+    n_classes = 2 + seed % 3
+    shape = (int(rng.integers(5, 8)), int(rng.integers(4, 7)), int(rng.integers(2, 5)))
+    pair = []
+    for kind in rng.choice(["bodies", "bodies", "speckle", "empty"], 2):
+        noise = rng.random(shape) if kind == "speckle" else gaussian_filter(rng.random(shape), 1)
+        place = np.argsort(np.argsort(noise, axis=None)).reshape(shape) / noise.size
+        mask = np.where(place > rng.uniform(0.5, 0.9), rng.integers(1, n_classes), 0)
+        if n_classes > 2 and kind != "empty":
+            mask[place < rng.uniform(0, 0.2)] = n_classes - 1
+        pair.append((mask * (kind != "empty")).astype(np.uint8))
+    if seed % 5 == 0:
+        pair[1][rng.random(shape) < 0.2] = IGNORED
+    return pair[0], pair[1], (0, 2, 5, 7)[:n_classes]
+
+
+def defined(values):
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def test_a_second_implementation_agrees_on_200_pairs_of_masks():
+    """To 1e-9 of each value: several classes, empty, at the border, unannotated, anisotropic."""
+    spacings = ((1.0, 1.0, 1.0), (0.5, 0.7, 2.5))
+    config = EvaluationConfig(masd_cap=3, nsd_tolerance=1.5)
+    for seed in range(200):
+        guess, truth, classes = drawn(seed)
+        spacing = spacings[seed % 2]
+        found = judge(guess, truth, classes, config=config, spacing=spacing)
+        expected = slow_metrics.judge(guess, truth, classes, spacing, 3, 1.5)
+        assert defined(found) == pytest.approx(defined(expected), rel=1e-9, abs=1e-9), seed
+        assert found.keys() == expected.keys()
 
 
 @settings(max_examples=40, deadline=None)

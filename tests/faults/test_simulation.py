@@ -13,7 +13,9 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from minivess import names
+from minivess.orchestration import model_versions
 from minivess.tracking.journal import upload
+from tests.faults import commands
 from tests.faults.memory_store import MemoryClient, MemoryStore
 from tests.faults.simulation import play, schedule_of
 
@@ -34,6 +36,21 @@ def test_a_run_that_stands_twice_is_noticed(monkeypatch: pytest.MonkeyPatch) -> 
     """The laws see what they are for: without the deletion of duplicates, some schedule fails."""
     monkeypatch.setattr(upload, "delete_duplicates", lambda store, run_id, uid: None)
     assert any(play(schedule_of(seed)) for seed in range(1, 60))
+
+
+def test_commands_of_two_machines_on_one_store_break_no_law() -> None:
+    """Whatever interleaves or is killed: pointers, aliases and the history of production hold."""
+    for seed in range(1, 41):
+        found = commands.play(commands.schedule_of(seed))
+        assert found == [], f"python -m tests.faults.commands {seed} {seed}"
+
+
+def test_a_history_that_two_moves_at_once_make_false_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without a second look at the history, some schedule ends with another version in it."""
+    monkeypatch.setattr(model_versions, "RACES", 1)
+    assert any(commands.play(commands.schedule_of(seed)) for seed in range(1, 60))
 
 
 def test_a_lost_line_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
