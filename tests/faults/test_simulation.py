@@ -45,6 +45,11 @@ def test_commands_of_two_machines_on_one_store_break_no_law() -> None:
         assert found == [], f"python -m tests.faults.commands {seed} {seed}"
 
 
+def test_a_move_that_another_machines_follows_is_not_stored_twice() -> None:
+    """A seed at which a move was stored anew after another that built on it."""
+    assert commands.play(commands.schedule_of(3420)) == []
+
+
 def test_a_history_that_two_moves_at_once_make_false_is_noticed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -151,11 +151,10 @@ def promote(
         registry.add_move(session.store, name, move)
         if move_alias(session, name, alias, version, reason):
             session.print(f"  {name} version {version} is now `{alias}`")
+        stored = registry.history(session.store, name)[-1:] == [move]
         now = registry.aliased(session.store, name, alias)
-        if now is None or now.version != version:
-            return  # another machine's later move, which is stored as well
-        if registry.history(session.store, name)[-1:] == [move]:
-            return
+        if stored or now is None or now.version != version:
+            return  # the last one, or another machine's follows, which is stored as well
     raise StoreError(
         f"Other commands move `{alias}` of {name} at the same time.",
         remedy="the same command again, once they have ended",
