@@ -173,7 +173,7 @@ class Commands:
                 self.baton.draw = random.Random(seed)
                 self.mortal = sum(name in MOVES for name in commands) < 2
                 self.baton.run([self._work(k, name) for k, name in enumerate(commands)])
-                if found := laws.misdirected(self._pointed(), self._finished()):
+                if found := laws.misdirected(self.pointers, self._finished()):
                     return found
             self.mortal = False
             self._settle(self.sessions[0])
@@ -285,21 +285,17 @@ class Commands:
     def _finished(self) -> set[str]:
         return {run.run_id for run in self.server.runs.values() if run.status == "FINISHED"}
 
-    def _pointed(self) -> dict[str, list[str]]:
-        return {
-            name: holds.get("run_ids") or [holds["run_id"]] for name, holds in self.pointers.items()
-        }
-
     def _broken(self) -> list[str]:
-        wrong = laws.misdirected(self._pointed(), self._finished())
+        wrong = laws.misdirected(self.pointers, self._finished())
         model, session = self.server.models.get(MODEL), self.sessions[0]
         if model is None:
             return wrong
         history = registry.history(session.store, MODEL)
         wrong += laws.misplaced(model.aliases, model.versions, self.proved, history)
         result = handoff.receive_training(session)
-        if self._pointed()[names.LATEST[names.FAMILY]] != list(result.run_ids):
-            wrong.append(f"latest_training is {self._pointed()}, MLflow holds {result.run_ids}")
+        latest = self.pointers[names.LATEST[names.FAMILY]]["run_ids"]
+        if latest != list(result.run_ids):
+            wrong.append(f"latest_training is {latest}, MLflow holds {result.run_ids}")
         for family in result.families:
             named = model.versions[model.aliases[slug(family.run_name)]]
             if named.run_id != family.run_id:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from minivess import names
 from minivess.contracts import AliasMove
@@ -82,11 +83,11 @@ def misplaced(
     return wrong
 
 
-def misdirected(pointers: Mapping[str, Iterable[str]], finished: Collection[str]) -> list[str]:
+def misdirected(pointers: Mapping[str, Any], finished: Collection[str]) -> list[str]:
     """One sentence for each pointer to a run that is not FINISHED."""
     return [
         f"{name} points at {run_id}, which is not FINISHED"
-        for name, run_ids in pointers.items()
-        for run_id in run_ids
+        for name, holds in pointers.items()
+        for run_id in holds.get("run_ids") or [holds["run_id"]]
         if run_id not in finished
     ]

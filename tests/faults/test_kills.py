@@ -14,12 +14,14 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from minivess import names
+from minivess import files, names
 from minivess.cli import main as cli
+from minivess.config import TrackingConfig
 from minivess.home import Home, open_home
 from minivess.orchestration import prefect_server
+from minivess.tracking.store.store import open_store
 from tests.commands import Command, Main
-from tests.faults import deaths
+from tests.faults import deaths, laws
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("stocked")]
 
@@ -170,6 +172,8 @@ def test_killed_between_cells_and_in_the_report_a_chain_comes_to_the_same_bits(
     assert judged(home) == judged(whole)
     killed, expected = weights(home), weights(whole)
     assert len(expected) == 2
+    finished = {run.run_id for run in open_store(home, TrackingConfig()).search(status="FINISHED")}
+    assert laws.misdirected(files.read_json(home.pointers), finished) == []
     assert killed.keys() == expected.keys()
     for key, state in expected.items():
         assert all(torch.equal(value, killed[key][name]) for name, value in state.items())

@@ -16,7 +16,7 @@ from minivess.home import Home, open_home
 from minivess.tracking.run.dead_runs import settle_runs
 from minivess.tracking.store.store import open_store
 from tests.commands import Command
-from tests.faults import deaths
+from tests.faults import deaths, laws
 from tests.faults.limits import fill, small_disk
 
 pytestmark = pytest.mark.slow
@@ -93,3 +93,5 @@ def test_profile_and_train_need_no_mlflow_and_are_used_when_it_is_back(
     assert not list(home.journal.glob("*.jsonl"))
     pointers = files.read_json(home.pointers)
     assert pointers["latest_training"]["run_ids"] == found["training_run_ids"]
+    stored = open_store(home, TrackingConfig()).search(status="FINISHED")
+    assert laws.misdirected(pointers, {run.run_id for run in stored}) == []

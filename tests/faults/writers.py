@@ -24,7 +24,7 @@ from minivess.tracking.store import registry
 from minivess.tracking.store.store import Store, open_store
 from minivess.training import checkpoint
 from tests.conftest import tube, write_nifti
-from tests.faults import checker
+from tests.faults import checker, laws
 from tests.tracking.replay import written
 
 
@@ -302,8 +302,15 @@ class Alias(Writer):
         store = open_store(open_home(folder / "home"), TrackingConfig())
         found = registry.by_alias(store, "tubes", "champion").version
         assert found in ("2",) if done else ("1", "2")
+        self._require_laws(store)
         self._move(folder)
+        self._require_laws(store)
         assert registry.by_alias(store, "tubes", "champion").version == "2"
+
+    def _require_laws(self, store: Store) -> None:
+        aliases = registry.models(store)["tubes"]
+        history = registry.history(store, "tubes")
+        assert laws.misplaced(aliases, ("1", "2"), (), history) == []
 
     def _move(self, folder: Path) -> None:
         store = open_store(open_home(folder / "home"), TrackingConfig())
