@@ -24,8 +24,8 @@ def judge(
     rows = {}
     for index, value in enumerate(classes[1:], start=1):
         annotated = truth != UNANNOTATED
-        pair = [_voxels((mask == index) & annotated) for mask in (guess, truth)]
-        rows[value] = _judge(*pair, truth.shape, spacing, cap, tolerance)
+        a, b = (_voxels((mask == index) & annotated) for mask in (guess, truth))
+        rows[value] = _judge(a, b, truth.shape, spacing, cap, tolerance)
     found: dict[str, float | None] = {}
     for name in next(iter(rows.values())):
         values = [row[name] for row in rows.values()]
@@ -37,8 +37,8 @@ def judge(
 
 
 def _voxels(mask: np.ndarray) -> set[Voxel]:
-    sides = (range(side) for side in mask.shape)
-    return {voxel for voxel in product(*sides) if mask[voxel]}
+    columns, rows, slices = (range(side) for side in mask.shape)
+    return {(x, y, z) for x, y, z in product(columns, rows, slices) if mask[x, y, z]}
 
 
 def _judge(
