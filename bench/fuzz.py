@@ -21,7 +21,7 @@ LIMITS = ("-timeout=2", "-rss_limit_mb=2048", "-max_len=20000", "-print_final_st
 
 def fuzz(kind: str, seconds: int, corpus: Path) -> None:
     """Read inputs of one kind until the time is over or one goes wrong; ends the process."""
-    import atheris
+    import atheris  # type: ignore[import-not-found]
 
     with atheris.instrument_imports(include=INSTRUMENTED):
         from minivess.errors import MinivessError
