@@ -8,10 +8,12 @@ read of over 2 s or 2 GB ends a kind; the input then lies beside its corpus.
 from __future__ import annotations
 
 import argparse
+import importlib
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # `just bench` runs scripts with -P
 
@@ -21,7 +23,7 @@ LIMITS = ("-timeout=2", "-rss_limit_mb=2048", "-max_len=20000", "-print_final_st
 
 def fuzz(kind: str, seconds: int, corpus: Path) -> None:
     """Read inputs of one kind until the time is over or one goes wrong; ends the process."""
-    import atheris  # type: ignore[import-not-found]
+    atheris: Any = importlib.import_module("atheris")
 
     with atheris.instrument_imports(include=INSTRUMENTED):
         from minivess.errors import MinivessError
