@@ -269,7 +269,9 @@ def test_two_images_of_one_label_stop_with_words_that_decide(tmp_path: Path) -> 
         tmp_path,
         *(f"{c}/{c}_{part}.nii.gz" for c in ("b1", "b2") for part in ("t1", "flair", "seg")),
     )
-    with pytest.raises(DataError, match=r"b1_flair.*b1_t1") as caught:
+    with pytest.raises(
+        DataError, match=r"has 2 images that fit it alike: .*b1_flair.*b1_t1"
+    ) as caught:
         pair_files(tmp_path)
     read = [pairs(tmp_path, **words) for words in words_of(caught.value.remedy)]
     assert [set(made) for made in read] == [{"b1", "b2"}] * 2

@@ -74,6 +74,12 @@ def test_a_mask_ends_where_annotation_ends_as_it_ends_with_the_volume():
     assert judge(truth, partly)["dice"] == 1
 
 
+def test_both_masks_are_shown_as_background_where_there_is_no_annotation():
+    truth, guess = np.array([1, IGNORED, 0], np.uint8), np.array([1, 1, 1], np.uint8)
+    shown = metrics.judged(truth, guess)
+    assert [mask.tolist() for mask in shown] == [[1, 0, 0], [1, 0, 1]]
+
+
 def test_distances_are_in_the_unit_of_the_spacing_and_the_compound_metric_in_voxels():
     truth, moved = block(5, slice(3, 17), slice(2, 8)), block(8, slice(3, 17), slice(2, 8))
     values = judge(moved, truth, spacing=(0.5, 1.0, 2.0))
