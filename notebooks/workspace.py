@@ -97,7 +97,7 @@ def _(leaderboard, mo, mv):
 def _(across, experiment, mo, names, plt, scores, upwards):
     _axes = list(dict.fromkeys([across.value, upwards.value]))
     pairs = scores.loc[experiment.value].dropna(subset=_axes)
-    _less = {*names.DISTANCES, "seconds", "parameters"}
+    _less = {*names.LOWER_IS_BETTER, "seconds", "parameters"}
     _goodness = pairs[_axes] * [-1 if metric in _less else 1 for metric in _axes]
     # On the front is what no other surpasses in one metric without being worse in the other.
     front = [

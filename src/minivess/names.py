@@ -55,7 +55,11 @@ UPSTREAM_COUNT = "upstream_training_run_count"
 PRIMARY = "compound_masd_cldice"
 METRICS = ("dice", "cldice", "masd", "hd95", "nsd", "f1", PRIMARY)
 DISTANCES = ("masd", "hd95")
-"""Lower is better, and there is none to an empty mask; all other metrics lie between 0 and 1."""
+"""There is none to an empty mask; all other metrics of METRICS lie between 0 and 1."""
+BETTI = ("betti0_error", "betti1_error", "junction_error")
+COUNTS = (*BETTI, "false_breaks", "false_merges")
+"""Errors of topology by their number, judged out of fold; BETTI are defined on every volume."""
+LOWER_IS_BETTER = (*DISTANCES, *COUNTS)
 
 
 def stem(metric: str) -> str:
@@ -101,6 +105,7 @@ FAULTS_ARTIFACT = "evaluation/faults.json"
 UNCERTAINTY_MAPS = "uncertainty"
 HISTORY_ARTIFACT = f"history/{HISTORY}"
 REPORT_ARTIFACT = "report/report.html"
+TRADEOFFS_ARTIFACT = "report/tradeoffs.html"
 GALLERY_ARTIFACT = "dataset/gallery.html"
 EXPORT_ARTIFACT = "export"
 ONNX_ARTIFACT = f"{EXPORT_ARTIFACT}/model.onnx"

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
+import shlex
 
 import numpy as np
 import pytest
@@ -9,10 +11,11 @@ import pytest
 from minivess import names
 from minivess.analysis import ensembling, formatting, pipeline
 from minivess.analysis.ensembling import Ensemble
-from minivess.analysis.report import figures, limitations, methods, overlays, report
+from minivess.analysis.report import choice, figures, limitations, methods, overlays, report
 from minivess.config import EvaluationConfig, ExperimentConfig
 from minivess.contracts import Fault, Interval, Uncertainty
 from minivess.evaluation import calibration, risk
+from tests.analysis.conftest import interval
 
 
 @pytest.fixture
@@ -44,7 +47,10 @@ def test_the_first_screen_names_the_champion_and_why(page, result):
 
 def test_the_report_needs_nothing_but_itself(page):
     fetched = re.findall(r'(?:src|xlink:href|href)="([^"#][^"]*)"', page)
-    assert all(target.startswith(("data:", "http://127.0.0.1:5000/#/runs")) for target in fetched)
+    beside = [target for target in fetched if not target.startswith("data:")]
+    assert {target for target in beside if "127.0.0.1:5000/#/runs" not in target} == {
+        "tradeoffs.html"
+    }
     assert "@import" not in page
     assert "url(" not in re.sub(r"url\(#[^)]*\)", "", page)
 
@@ -339,6 +345,63 @@ def test_breaks_and_merges_are_listed_with_place_length_and_lumen(result, profil
     assert "within the tolerance of each other's masks everywhere" in shown(
         result, profile(), tmp_path
     )
+
+
+def test_pieces_too_short_to_count_are_said_with_the_limit(result, profile, tmp_path):
+    text = shown(result.replace(short_faults=7), profile(), tmp_path)
+    assert "7 pieces shorter than 2 edges of the finest voxel axis are left out" in text
+    assert "left out" not in shown(result, profile(), tmp_path)
+
+
+def test_errors_of_topology_stand_in_a_table_of_their_own(judged, result, profile, tmp_path):
+    counted = [
+        one.replace(intervals=one.intervals | {"betti0_error": interval(place + 0.25)})
+        for place, one in enumerate(result.families)
+    ]
+    path = report.render(
+        result.replace(families=tuple(counted), ensembles=()), profile(), [], links={},
+        path=tmp_path / "report.html",
+    )  # fmt: skip
+    section = path.read_text().partition('id="topology"')[2].partition("</table>")[0]
+    assert "Components ↓" in section
+    assert re.findall(r'class="main">([^<]*)', section) == ["0.250", "1.25"]
+
+
+def tradeoffs(result, config=None, models=()):
+    """What the page of trade-offs holds."""
+    page = choice.tradeoffs(result, config or ExperimentConfig(), models, formatting.Unit("µm"))
+    assert "http" not in page.replace("http://www.w3.org", "")
+    return json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+
+
+def test_the_page_of_tradeoffs_holds_every_family_with_its_criteria(result, two_folds):
+    models = [one.replace(seconds=30.0) for one in two_folds("dynunet_good")]
+    data = tradeoffs(result, models=models)
+    by_name = {one["name"]: one for one in data["points"]}
+    assert set(by_name) == {"dynunet_good", "dynunet_fair", "mean_all"}
+    good = by_name["dynunet_good"]["values"]
+    of = result.families[0].intervals["dice"]
+    assert good["dice"] == [of.mean, of.lower, of.upper]
+    assert (good["seconds"], good["parameters"]) == ([60.0], [1000])
+    assert by_name["dynunet_fair"]["values"]["seconds"] == []
+    assert by_name["mean_all"]["kind"] == "ensemble"
+    lower = {axis["name"] for axis in data["axes"] if axis["lower"]}
+    assert lower == {"masd", "hd95", "seconds", "parameters"}
+
+
+def test_another_rule_is_chosen_by_a_command_that_holds_all_that_was_set(judged, result):
+    small = judged("dynunet_fair", [0.69, 0.81, 0.74, 0.91, 0.84, 0.8], parameters=10)
+    asked = ExperimentConfig.model_validate(
+        {"analysis": {"ensembles": ["mean", "vote"]}, "evaluation": {"ci_level": 0.9}}
+    )
+    data = tradeoffs(result.replace(families=(result.families[0], small)), asked)
+    rule = next(one for one in data["rules"] if one["name"] == "dice" and one["command"])
+    assert rule["winner"] == "dynunet_fair"
+    assert shlex.split(rule["command"]) == [
+        "minivess", "analyse", "analysis.ensembles=[mean,vote]", "analysis.metric=dice",
+        "analysis.ties=smaller", "evaluation.ci_level=0.9", "--upstream",
+        "parent_good,parent_fair",
+    ]  # fmt: skip
 
 
 def test_segments_are_compared_by_each_property_that_varies(result, profile, tmp_path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from minivess import names
+from minivess.config import EvaluationConfig
 from minivess.evaluation import centrelines
 from minivess.evaluation.regions import Region
 
@@ -77,3 +79,49 @@ def test_a_single_voxel_is_as_long_as_a_voxel():
     lone[5, 5, 5] = True
     (dot,) = found(np.zeros(SHAPE, dtype=bool), lone)
     assert (dot.length, dot.lumen, dot.voxel) == (0.5, 0.5, (5, 5, 5))
+
+
+def errors(guess, real, **settings):
+    config = EvaluationConfig(**settings)
+    return centrelines.errors(Region(guess), Region(real), SPACING, config)
+
+
+def ring():
+    """A closed loop in the middle plane."""
+    corners = ((8, 8), (30, 8)), ((30, 8), (30, 30)), ((30, 30), (8, 30)), ((8, 30), (8, 8))
+    return rods(*corners, thick=1)
+
+
+def test_components_and_loops_are_counted_and_a_cavity_is_no_loop():
+    assert Region(np.zeros(SHAPE, dtype=bool)).betti == (0, 0)
+    assert Region(rods(TRUNK, ((4, 30), (43, 30)))).betti == (2, 0)
+    assert Region(ring()).betti == (1, 1)
+    hollow = rods(TRUNK)
+    hollow[20, 12, 4] = False
+    assert Region(hollow).betti == (1, 0)
+
+
+def test_errors_of_topology_are_counted_against_the_truth():
+    real = ring()
+    cut = real.copy()
+    cut[15:22, 5:11] = False
+    assert errors(real, real) == dict.fromkeys(names.COUNTS, 0)
+    found = errors(cut, real)
+    assert (found["betti0_error"], found["betti1_error"], found["false_breaks"]) == (0, 1, 1)
+    assert (found["false_merges"], errors(real, cut)["false_merges"]) == (0, 1)
+    forked = rods(TRUNK, ((20, 12), (20, 34)))
+    assert errors(rods(TRUNK), forked)["junction_error"] == 1
+
+
+def test_breaks_of_an_empty_mask_are_undefined_and_its_components_are_not():
+    found = errors(np.zeros(SHAPE, dtype=bool), ring())
+    assert (found["false_breaks"], found["false_merges"]) == (None, None)
+    assert (found["betti0_error"], found["betti1_error"]) == (1, 1)
+
+
+def test_a_piece_below_the_stated_length_does_not_count():
+    real = ring()
+    cut = real.copy()
+    cut[15:22, 5:11] = False
+    assert errors(cut, real, fault_length=30)["false_breaks"] == 0
+    assert errors(cut, real, fault_length=2)["false_breaks"] == 1

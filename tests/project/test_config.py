@@ -115,6 +115,7 @@ OTHER = {
     "evaluation.interval_epochs": ["evaluation.interval_epochs=2"],
     "evaluation.masd_cap": ["evaluation.masd_cap=20"],
     "evaluation.nsd_tolerance": ["evaluation.nsd_tolerance=2"],
+    "evaluation.fault_length": ["evaluation.fault_length=3"],
     "evaluation.bootstrap_n": ["evaluation.bootstrap_n=200"],
     "evaluation.ci_method": ["evaluation.ci_method=percentile"],
     "evaluation.ci_level": ["evaluation.ci_level=0.9"],

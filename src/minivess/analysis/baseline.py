@@ -144,6 +144,7 @@ def _judged(
             classes=spec.classes,
             config=config.evaluation,
             spacing=geometry.spacing,
+            counts=True,
         )
         kept = VolumeMetrics(case=case.case, group=case.group, values=scores)
         files.write_json(path, kept.model_dump(mode="json"))

@@ -14,6 +14,7 @@ from minivess import inference
 from minivess.analysis.ensembling import Ensemble
 from minivess.analysis.predictions import OutOfFoldPredictor
 from minivess.combination import Probabilities
+from minivess.config import EvaluationConfig
 from minivess.contracts import IGNORED, Case, Fault, LossName, Scores, Uncertainty
 from minivess.evaluation import calibration, centrelines, metrics, risk
 from minivess.evaluation.regions import Region
@@ -38,16 +39,21 @@ class Examined(NamedTuple):
     voxels: calibration.Voxels
     losses: Mapping[LossName, NDArray[np.float64]]
     faults: tuple[Fault, ...]
+    short: int
+    """Pieces of centreline that are too short to count."""
 
 
 def examine(
     predictor: OutOfFoldPredictor, ensemble: Ensemble, winner: Scores, cases: Sequence[Case],
     maps: Path,
-) -> tuple[Uncertainty, tuple[Fault, ...]]:  # fmt: skip
+) -> tuple[Uncertainty, tuple[Fault, ...], int]:  # fmt: skip
     """Examine the volumes on which the winner was judged, one at a time.
 
     Args:
         maps: folder of the maps of uncertainty, written if `analysis.uncertainty_maps` asks.
+
+    Returns:
+        Calibration and risk, faults with the longest first, and the number of shorter pieces.
     """
     known = [_examined(one, predictor) for one in predicted(predictor, ensemble, cases)]
     found = _uncertainty(known, winner, predictor)
@@ -55,7 +61,8 @@ def examine(
         for one in predicted(predictor, ensemble, cases):
             write_map(one, found.temperature, maps)
     faults = [fault for one in known for fault in one.faults]
-    return found, tuple(sorted(faults, key=lambda fault: -fault.length))
+    longest = tuple(sorted(faults, key=lambda fault: -fault.length))
+    return found, longest, sum(one.short for one in known)
 
 
 def predicted(
@@ -76,24 +83,31 @@ def _examined(one: Predicted, predictor: OutOfFoldPredictor) -> Examined:
         one.case.group or one.case.case,
         calibration.sample(one.probabilities, one.truth, one.geometry.spacing),
         risk.curves(1 - one.probabilities[0], inside, annotated, Region(inside, kept).skeleton),
-        tuple(faults(one, predictor.spec.classes, predictor.config.evaluation.nsd_tolerance, kept)),
+        *faults(one, predictor.spec.classes, predictor.config.evaluation, kept),
     )
 
 
 def faults(
-    one: Predicted, classes: Sequence[int], tolerance: float, kept: Path | None = None
-) -> Iterator[Fault]:
-    """Yield the breaks and merges of each class; lengths are in the unit of the header."""
+    one: Predicted, classes: Sequence[int], config: EvaluationConfig, kept: Path | None = None
+) -> tuple[tuple[Fault, ...], int]:
+    """Return the breaks and merges of each class, lengths in header units; count short pieces."""
+    found, short = [], 0
     truth, guess = metrics.judged(one.truth, inference.mask(one.probabilities))
     where, spacing = one.geometry.affine, one.geometry.spacing
     for index, label in enumerate(classes[1:], start=1):
         real = Region(truth == index, kept)
-        for piece in centrelines.compare(Region(guess == index), real, spacing, tolerance):
+        pieces = centrelines.compare(Region(guess == index), real, spacing, config.nsd_tolerance)
+        for piece in pieces:
+            if centrelines.is_short(piece, spacing, config):
+                short += 1
+                continue
             x, y, z = (where @ [*piece.voxel, 1])[:3].tolist()
-            yield Fault(
+            fault = Fault(
                 case=one.case.case, label=label, place=(x, y, z), unit=one.geometry.unit,
                 **piece._asdict(),
             )  # fmt: skip
+            found.append(fault)
+    return tuple(found), short
 
 
 def _uncertainty(

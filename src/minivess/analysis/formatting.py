@@ -32,6 +32,8 @@ class Metric(NamedTuple):
     label: str
     meaning: str
     distance: Unit | None = None
+    counted: bool = False
+    """A mean number of errors."""
 
     @property
     def unit(self) -> str:
@@ -45,12 +47,12 @@ class Metric(NamedTuple):
 
     @property
     def higher_is_better(self) -> bool:
-        """Whether it is a score, not a distance."""
-        return self.distance is None
+        """Whether it is a score, not a distance or a number of errors."""
+        return self.distance is None and not self.counted
 
     def number(self, value: float | None) -> str:
-        """Format a value: three decimals of a score, three significant digits of a distance."""
-        if self.distance is None or value is None:
+        """Format a value: three decimals of a score, three significant digits of others."""
+        if self.higher_is_better or value is None:
             return number(value)
         return significant(value * self.factor)
 
@@ -63,6 +65,11 @@ METRICS = {
     "hd95": Metric("HD95", "95th percentile of surface distances"),
     "nsd": Metric("NSD", "share of the surface within tolerance"),
     "f1": Metric("F1", "foreground objects or voxels found"),
+    "betti0_error": Metric("Components", "difference in connected parts", counted=True),
+    "betti1_error": Metric("Loops", "difference in loops", counted=True),
+    "junction_error": Metric("Junctions", "difference in branching points", counted=True),
+    "false_breaks": Metric("Breaks", "connections that the mask lacks", counted=True),
+    "false_merges": Metric("Merges", "connections that are not there", counted=True),
 }
 
 

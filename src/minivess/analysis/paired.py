@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from minivess.config import EvaluationConfig, ExperimentConfig
 from minivess.contracts import Comparison, FoldModel, Interval, Scores
 from minivess.evaluation import statistics
-from minivess.names import DISTANCES, stem
+from minivess.names import LOWER_IS_BETTER, stem
 
 Array = NDArray[np.float64]
 ENUMERATED = 16
@@ -72,8 +72,8 @@ def compare(
 
 
 def lower_is_better(metric: str) -> bool:
-    """Whether a metric is a distance."""
-    return stem(metric) in DISTANCES
+    """Whether a metric is a distance or a number of errors."""
+    return stem(metric) in LOWER_IS_BETTER
 
 
 def values(judged: Scores, metric: str) -> dict[str, float | None]:

@@ -19,7 +19,7 @@ from minivess.analysis import (
     paired,
     predictions,
 )
-from minivess.analysis.report import figures, overlays, report
+from minivess.analysis.report import choice, figures, overlays, report
 from minivess.config import ExperimentConfig
 from minivess.contracts import (
     AnalysisResult,
@@ -84,7 +84,7 @@ def analyse(
         models, test_cases, **how, combinations=known.combinations
     )
     first = [one for one in models if one.family == members[0]]
-    measured, faults = examination.examine(
+    measured, faults, short = examination.examine(
         predictions.OutOfFoldPredictor.of(models, config, how["cache"], how["contents"]),
         known.combinations[result.champion.family],
         result.winner,
@@ -94,6 +94,7 @@ def analyse(
     result = result.replace(
         uncertainty=measured,
         faults=faults,
+        short_faults=short,
         baseline=baseline.judge(first, open_cases, config, how["cache"], how["contents"]),
         test=tuple(_summed(models, on_test, known.combinations, config)),
         notes=(
@@ -307,6 +308,8 @@ def _write(
     written.append(files.write_json(folder / names.PER_VOLUME_ARTIFACT, table))
     text = report.markdown(result, unit)
     written.append(files.write_text(folder / "report" / "report.md", text))
+    page = choice.tradeoffs(result, config, models, unit)
+    written.append(files.write_text(folder / names.TRADEOFFS_ARTIFACT, page))
     written.append(
         report.render(
             result,

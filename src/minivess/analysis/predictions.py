@@ -274,6 +274,7 @@ class OutOfFoldPredictor:
                 classes=classes,
                 config=self.config.evaluation,
                 spacing=geometry.spacing,
+                counts=True,
             )
             _keep(task, mask, VolumeMetrics(case=case.case, group=case.group, values=scores))
 

@@ -248,5 +248,5 @@ def _long(rows: Iterable[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
             yield {**who, "metric": row["metric"], "value": row.get("value")}
             continue
         for name, value in row.items():
-            if names.stem(name) in names.METRICS:
+            if names.stem(name) in (*names.METRICS, *names.COUNTS):
                 yield {**who, "metric": name, "value": value}

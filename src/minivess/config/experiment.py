@@ -255,6 +255,7 @@ class EvaluationConfig(Part):
     interval_epochs: int = setting(5, ge=1)
     masd_cap: float = setting(50.0, gt=0)
     nsd_tolerance: float = setting(1.0, gt=0)
+    fault_length: float = setting(2.0, ge=0)
     ci_method: Literal["studentized", "percentile"] = "studentized"
     bootstrap_n: int = setting(1000, ge=100)
     ci_level: float = setting(0.95, gt=0.5, lt=1)
@@ -263,9 +264,10 @@ class EvaluationConfig(Part):
 class AnalysisConfig(Part):
     """What flow 3 does beyond judging each family."""
 
-    metric: Literal["compound_masd_cldice", "dice", "cldice", "nsd", "masd", "hd95"] = (
-        "compound_masd_cldice"
-    )
+    metric: Literal[
+        "compound_masd_cldice", "dice", "cldice", "nsd", "masd", "hd95", "betti0_error",
+        "betti1_error", "junction_error",
+    ] = "compound_masd_cldice"  # fmt: skip
     ties: Literal["smaller", "mean"] = "smaller"
     ensembles: tuple[Literal["mean", "vote", "soup", "greedy"], ...] = ("mean",)
     eligible: tuple[Literal["families", "ensembles"], ...] = setting(("families",), min_length=1)

@@ -218,6 +218,9 @@ class AnalysisResult(Versioned):
     faults: tuple[Fault, ...] = Field(
         default=(), description="of the champion out of fold, longest first"
     )
+    short_faults: int = Field(
+        default=0, description="pieces below evaluation.fault_length, which do not count"
+    )
     notes: tuple[str, ...] = Field(
         default=(), description="what was left out and why, a sentence each"
     )

@@ -116,6 +116,8 @@ class FoldModel(Contract):
     stopped_early: bool = False
     trainable_parameters: int
     untrained: dict[str, float]
+    seconds: float | None = Field(default=None, description="of its training")
+    history: tuple[dict[str, Any], ...] = Field(default=(), description="epochs with their metrics")
     settings: dict[str, Any] = Field(
         default={}, description="parts of its key: training, resampling"
     )

@@ -1,7 +1,11 @@
-"""Breaks and merges as objects: pieces of centreline that one mask has and the other lacks."""
+"""Breaks and merges as objects: pieces of centreline that one mask has and the other lacks.
+
+Lengths have a limit below which a piece is about as long as it is thick, and counts for nothing.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -10,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from minivess import names
+from minivess.config import EvaluationConfig
 from minivess.contracts import FaultKind, Spacing
 from minivess.evaluation.regions import VOXELS, Region
 
@@ -59,6 +65,38 @@ def _only_in(
             # The surface runs through the middle of the outermost voxels.
             float(2 * mine.distances(own, spacing).mean() + min(spacing)),
         )
+
+
+def errors(
+    guess: Region, real: Region, spacing: Spacing, config: EvaluationConfig
+) -> dict[str, float | None]:
+    """Errors of topology by their number, `names.COUNTS`.
+
+    Breaks and merges are undefined where a mask is empty: what was not found cannot break.
+    """
+    numbers = ((*one.betti, junctions(one)) for one in (guess, real))
+    found: dict[str, float | None] = {
+        name: float(abs(mine - theirs))
+        for name, mine, theirs in zip(names.BETTI, *numbers, strict=True)
+    }
+    if bool(guess.size) != bool(real.size):
+        return found | {"false_breaks": None, "false_merges": None}
+    pieces = compare(guess, real, spacing, config.nsd_tolerance)
+    kinds = Counter(one.kind for one in pieces if not is_short(one, spacing, config))
+    found["false_breaks"] = float(kinds["false break"])
+    return found | {"false_merges": float(kinds["false merge"])}
+
+
+def is_short(piece: Piece, spacing: Spacing, config: EvaluationConfig) -> bool:
+    """Whether a piece is below `evaluation.fault_length`, in edges of the finest voxel axis."""
+    return piece.length < config.fault_length * min(spacing)
+
+
+def junctions(region: Region) -> int:
+    """Number of places where the centreline branches; neighbouring voxels are one place."""
+    graph = graph_of(region.skeleton, VOXELS)
+    branching = [point for point, degree in graph.degree if degree > 2]
+    return int(nx.number_connected_components(graph.subgraph(branching)))
 
 
 def graph_of(points: NDArray[np.int32], spacing: Spacing) -> nx.Graph:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from minivess.config import EvaluationConfig
 from minivess.contracts import IGNORED, Spacing
+from minivess.evaluation import centrelines
 from minivess.evaluation.regions import VOXELS, Region
 from minivess.names import PRIMARY
 
@@ -56,6 +57,7 @@ def judge(
     config: EvaluationConfig,
     spacing: Spacing = VOXELS,
     topology: bool = True,
+    counts: bool = False,
 ) -> Scores:
     """Every metric of `names.METRICS`, or only Dice and F1 without `topology`.
 
@@ -63,6 +65,7 @@ def judge(
         prediction: class indices 0..C-1, (X, Y, Z).
         truth: the same, or prepared as `Truth`, which keeps its skeleton and surface.
         spacing: voxel size, the unit of `masd` and `hd95`.
+        counts: also errors of topology by their number, `names.COUNTS`.
     """
     known = truth if isinstance(truth, Truth) else Truth(truth, classes)
     if prediction.shape != known.shape:
@@ -76,6 +79,8 @@ def judge(
         by_class[value] = _overlap(guess, real)
         if topology:
             by_class[value] |= _topology(guess, real, config, spacing)
+        if counts:
+            by_class[value] |= centrelines.errors(guess, real, spacing, config)
     scores = {
         name: None if undefined(by_class.values(), name) else value
         for name, value in mean(by_class.values()).items()

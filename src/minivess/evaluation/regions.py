@@ -68,6 +68,21 @@ class Region:
         content = f"{self.mask.shape} {_recipe()}".encode() + np.packbits(self.mask).tobytes()
         return hashlib.blake2b(content, digest_size=16).hexdigest()
 
+    @cached_property
+    def betti(self) -> tuple[int, int]:
+        """Number of components, joined across corners as well, and of loops (tunnels)."""
+        if not self.size:
+            return 0, 0
+        import cc3d
+        from skimage.measure import euler_number
+
+        box = np.pad(self._box[1], 1)
+        _, parts = cc3d.connected_components(box, connectivity=26, return_N=True)
+        _, outside = cc3d.connected_components(~box, connectivity=6, return_N=True)
+        # Euler's number is components - loops + cavities; what surrounds the box is no cavity.
+        euler = int(euler_number(box, connectivity=3))  # type: ignore[no-untyped-call]
+        return parts, parts + outside - 1 - euler
+
     def contains(self, points: Points) -> float:
         """Share of `points` that lie inside."""
         return float(self.mask[tuple(points.T)].mean())

@@ -26,7 +26,7 @@ _CHUNK = 1 << 22  # random numbers drawn at once, so that many volumes do not fi
 
 def range_of(metric: str) -> Range:
     """Between which values a metric lies."""
-    return (0.0, math.inf if names.stem(metric) in names.DISTANCES else 1.0)
+    return (0.0, math.inf if names.stem(metric) in names.LOWER_IS_BETTER else 1.0)
 
 
 def interval(

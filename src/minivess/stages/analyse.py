@@ -102,6 +102,8 @@ def report_page(session: Session, analysis_run_id: str) -> Path:
     path = session.home.reports / analysis_run_id / "report.html"
     if path.is_file():
         return path
+    if names.TRADEOFFS_ARTIFACT in session.store.artifacts(analysis_run_id, "report"):
+        session.store.download(analysis_run_id, names.TRADEOFFS_ARTIFACT, path.parent)
     return session.store.download(analysis_run_id, names.REPORT_ARTIFACT, path.parent)
 
 

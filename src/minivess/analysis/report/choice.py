@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from minivess import names
 from minivess.analysis import champion, formatting, paired
 from minivess.analysis.report import figures
-from minivess.config import AnalysisConfig, ExperimentConfig
-from minivess.contracts import AnalysisResult, Comparison, Interval, Scores
+from minivess.config import ExperimentConfig
+from minivess.contracts import AnalysisResult, Comparison, FoldModel, Interval, Scores
 from minivess.errors import DataError
+from minivess.runtime import templates
 
 Row = dict[str, Any]
-RULES = (names.PRIMARY, "dice", "cldice", "nsd", "masd")
+RULES = (names.PRIMARY, "dice", "cldice", "nsd", "masd", *names.BETTI)
 TIES = {"smaller": "fewer parameters", "mean": "better mean"}
 TRADED = ("dice", "cldice", "masd")
+AXES = (*TRADED, names.PRIMARY, "nsd", "hd95", *names.COUNTS)
+BARE = str.maketrans("", "", '" ')
+"""Takes out of a list in JSON what the command line does not need."""
+PAGE = Path(__file__).with_name("tradeoffs.html.j2")
 
 
 def content(result: AnalysisResult, config: ExperimentConfig) -> Row:
@@ -129,6 +137,7 @@ def _by_metric(metric: str, result: AnalysisResult, config: ExperimentConfig) ->
         rows.append(
             {
                 "metric": formatting.metric(metric).label,
+                "name": metric,
                 "ties": words,
                 "winner": chosen.family,
                 "value": formatting.metric(metric).number(chosen.value),
@@ -142,12 +151,65 @@ def _by_metric(metric: str, result: AnalysisResult, config: ExperimentConfig) ->
 
 
 def _command(metric: str, ties: str, result: AnalysisResult, config: ExperimentConfig) -> str:
-    words = f"analysis.metric={metric} analysis.ties={ties}"
-    if config.analysis.eligible != AnalysisConfig().eligible:
-        words += f" analysis.eligible=[{','.join(config.analysis.eligible)}]"
-    if config.analysis.ensembles != AnalysisConfig().ensembles:
-        words += f" analysis.ensembles=[{','.join(config.analysis.ensembles)}]"
-    return f"minivess analyse {words} --upstream {','.join(result.training_run_ids)}"
+    """The rule, and what else of this analysis is not the default; a shell takes it as printed."""
+    asked: dict[str, Row] = {"analysis": {"metric": metric, "ties": ties}}
+    for part in ("analysis", "evaluation"):
+        given = getattr(config, part).model_dump(mode="json", exclude_defaults=True)
+        asked[part] = given | asked.get(part, {})
+    words = [
+        f"{part}.{key}={json.dumps(value).translate(BARE)}"
+        for part, keys in asked.items()
+        for key, value in keys.items()
+    ]
+    upstream = ("--upstream", ",".join(result.training_run_ids))
+    return shlex.join(["minivess", "analyse", *words, *upstream])
+
+
+def tradeoffs(
+    result: AnalysisResult,
+    config: ExperimentConfig,
+    models: Sequence[FoldModel],
+    unit: formatting.Unit,
+) -> str:
+    """Return the page on which two criteria and another rule are chosen."""
+    known = {name: formatting.metric(name, unit) for name in AXES}
+    axes: list[Row] = [
+        {"name": name, "label": one.label, "unit": one.unit, "lower": not one.higher_is_better}
+        for name, one in known.items()
+    ]
+    axes += [
+        {"name": "seconds", "label": "Training", "unit": "s of all folds", "lower": True},
+        {"name": "parameters", "label": "Parameters", "unit": "", "lower": True},
+    ]
+    judged = figures.ordered(result)
+    points: list[Row] = [
+        {
+            "name": one.name,
+            "kind": "ensemble" if one.combined else "family",
+            "values": {name: _bounded(one, name, of.factor) for name, of in known.items()}
+            | {"parameters": [one.trainable_parameters], "seconds": _seconds(one, models)},
+        }
+        for one in judged
+    ]
+    data = {
+        "axes": [axis for axis in axes if any(one["values"][axis["name"]] for one in points)],
+        "points": points, "champion": result.champion.family, "rules": rules(result, config),
+    }  # fmt: skip
+    return templates.render(PAGE, result=result, size=figures.evidence(judged[0]), data=data)
+
+
+def _bounded(one: Scores, metric: str, factor: float) -> list[float]:
+    """Mean, and bounds if there are; empty if the mean is undefined."""
+    found = one.intervals.get(metric)
+    if found is None or found.mean is None:
+        return []
+    values = (found.mean, found.lower, found.upper)
+    return [factor * value for value in values if value is not None]
+
+
+def _seconds(one: Scores, models: Sequence[FoldModel]) -> list[float]:
+    spent = [model.seconds for model in models if model.family in one.members]
+    return [sum(known)] if (known := [each for each in spent if each is not None]) else []
 
 
 def pareto(result: AnalysisResult) -> list[Row]:

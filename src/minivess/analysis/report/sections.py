@@ -186,9 +186,24 @@ def test(result: AnalysisResult, unit: formatting.Unit) -> Row | None:
     """Return the table of the held-out test set, in the order of the other table."""
     if not result.test:
         return None
-    metrics = [name for name in COLUMNS if name in result.test[0].intervals]
+    places = [one.name for one in figures.ordered(result)]
+    # What only the test set can judge comes last.
+    rank = {name: place for place, name in enumerate(places)}
+    ordered = sorted(result.test, key=lambda one: rank.get(one.name, len(places)))
+    return {"sentence": test_sentence(result), **_table(ordered, COLUMNS, result, unit)}
+
+
+def topology(result: AnalysisResult, unit: formatting.Unit) -> Row | None:
+    """Return the table of errors of topology by their number."""
+    found = _table(figures.ordered(result), names.COUNTS, result, unit)
+    return found if found["columns"] else None
+
+
+def _table(
+    judged: Sequence[Scores], metrics: Sequence[str], result: AnalysisResult, unit: formatting.Unit
+) -> Row:
+    metrics = [name for name in metrics if name in judged[0].intervals]
     return {
-        "sentence": test_sentence(result),
         "columns": [_column(name, unit) for name in metrics],
         "rows": [
             {
@@ -196,14 +211,9 @@ def test(result: AnalysisResult, unit: formatting.Unit) -> Row | None:
                 "kind": "champion" if one.name == result.champion.family else "",
                 "cells": [_cell(one, name, unit) for name in metrics],
             }
-            for one in _like(result.test, figures.ordered(result))
+            for one in judged
         ],
     }
-
-
-def _like(judged: Sequence[Scores], order: Sequence[Scores]) -> list[Scores]:
-    places = [one.name for one in order]
-    return sorted(judged, key=lambda one: places.index(one.name))
 
 
 def test_sentence(result: AnalysisResult) -> str:

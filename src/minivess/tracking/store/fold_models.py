@@ -47,10 +47,9 @@ def _member(store: Store, family: FamilyRun, child: str, into: Path) -> FoldMode
         stopped_early=result.stopped_early,
         trainable_parameters=result.trainable_parameters,
         untrained=result.untrained,
-        settings={
-            "training": made_of["training"],
-            "resampling": made_of["data"]["resampling"],
-        },
+        seconds=result.training_time_seconds,
+        history=store.read_json(child, names.HISTORY_ARTIFACT),
+        settings={"training": made_of["training"], "resampling": made_of["data"]["resampling"]},
     )
 
 
