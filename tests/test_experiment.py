@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -166,6 +167,27 @@ def test_a_home_that_one_may_only_read_is_read_and_its_writing_refused(
 def test_every_run_of_every_flow_holds_what_others_rely_on(chain: Chain) -> None:
     done = minivess("audit", "--json", home=chain.home)
     assert (done.wait(), json.loads(done.out.splitlines()[-1])) == (0, {"gaps": []})
+
+
+def test_the_command_of_another_rule_runs_as_the_page_prints_it(chain: Chain) -> None:
+    page = chain.client.download_artifacts(
+        chain.result["analysis_run_id"], names.TRADEOFFS_ARTIFACT
+    )
+    text = Path(page).read_text().partition('id="data">')[2].partition("</script>")[0]
+    data = json.loads(text)
+    rule = next(one for one in data["rules"] if one["command"])
+    assert rule["winner"] != data["champion"]
+    program, *words = shlex.split(rule["command"])
+    found = {}
+    # The rule of the chain itself comes last, so that its champion is that of other tests.
+    for typed in (words, ["analyse", *WORDS, f"data.root={chain.root}"]):
+        done = minivess(*typed, "--json", home=chain.home, PREFECT_DISABLED="1")
+        assert done.wait() == 0, done.err
+        outcome = json.loads(done.out.splitlines()[-1])
+        version = chain.client.get_model_version_by_alias("tubes", names.CHAMPION_ALIAS)
+        found[outcome["champion"]["family"]] = chain.run(str(version.run_id)).info.run_name
+    assert program == "minivess"
+    assert found == {name: name for name in (rule["winner"], data["champion"])}
 
 
 def test_ten_questions_are_answered_from_mlflow_alone(chain: Chain) -> None:

@@ -8,6 +8,7 @@ from minivess import inference, networks
 from minivess.analysis import ensembling, greedy, pipeline, predictions
 from minivess.analysis.ensembling import Ensemble
 from minivess.config import ExperimentConfig
+from minivess.evaluation import metrics
 from minivess.formats import volume
 
 pytestmark = pytest.mark.slow
@@ -128,3 +129,36 @@ def test_nothing_is_predicted_twice_and_lost_predictions_change_nothing(
         path.unlink()
     assert run("three") == first
     assert {one.name for one in first.ensembles} == {"mean_all", "vote_all", "greedy"}
+
+
+SPLIT = ((("vol00",), ("vol01",)), (("vol01",), ("vol00",)))
+
+
+def test_a_soup_of_folds_is_judged_on_the_held_out_test_set_alone(member, cases, profile, tmp_path):
+    members = [
+        member("tiny_a", index, *sides, test=("vol02", "vol03"))
+        for index, sides in enumerate(SPLIT)
+    ]
+    found = pipeline.analyse(members, cases, profile(4), config("soup"), tmp_path / "out").result
+    soup = next(one for one in found.test if one.how == "fold_soup")
+    assert (soup.name, soup.members, found.ensembles) == ("fold_soup_tiny_a", ("tiny_a",), ())
+    assert [one.case for one in soup.volumes] == ["vol02", "vol03"]
+    assert soup.trainable_parameters == members[0].trainable_parameters
+    spec, states = members[0].spec, [torch.load(one.checkpoint)["weights"] for one in members]
+    network = networks.initial(spec.network, seed=0)
+    network.load_state_dict({k: torch.stack([s[k] for s in states]).mean(0) for k in states[0]})
+    image, label, _ = volume.load(cases["vol02"], label_map={}, resampling=config().data.resampling)
+    said = inference.Predictor.of(spec.network, spec.window, network.eval()).probabilities(image)
+    judged = metrics.judge(inference.mask(said), label, classes=(0, 1), config=config().evaluation)
+    assert soup.volumes[0].values["dice"] == pytest.approx(judged["dice"], abs=2e-3)
+    page = (tmp_path / "out" / "report" / "report.html").read_text()
+    assert "fold_soup_tiny_a" in page.partition('id="test"')[2].partition("</table>")[0]
+
+
+def test_a_soup_of_folds_that_cannot_be_judged_is_said(two_folds, member):
+    seen = ensembling.across_folds(two_folds("tiny_a"), config("soup"))
+    assert seen[0] == {}
+    assert "training.test_fraction=0.2 keeps some unseen" in seen[1][0]
+    assert ensembling.across_folds(two_folds("tiny_bb"), config("mean")) == ({}, [])
+    alone = [member("tiny_ccc", 0, *SPLIT[0], test=("vol02",))]
+    assert "one fold" in ensembling.across_folds(alone, config("soup"))[1][0]

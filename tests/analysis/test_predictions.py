@@ -65,7 +65,7 @@ def test_only_what_somebody_annotated_is_judged(two_folds, cases, judge):
     for one in judge(members).predictions["tiny_a"]:
         truth = volume.read_volume(cases[one.metrics.case].label).array[:8]
         guess = predictions.read_mask(one.mask)[:8]
-        alone = metrics.judge(guess, truth, classes=(0, 1), config=CONFIG.evaluation)
+        alone = metrics.judge(guess, truth, classes=(0, 1), config=CONFIG.evaluation, counts=True)
         assert one.metrics.values == alone
 
 

@@ -4,6 +4,9 @@ Groups: the seeds of one model and loss, all families of one loss, all families.
 mean of the class probabilities, the majority vote (ties go to the higher mean probability), and
 the uniform soup: one network of averaged weights, per fold, of equal networks. `greedy` is the
 mean of those families that raise Dice, added one by one on the other folds.
+
+`fold_soup` is one network of a family's weights averaged over its folds. Together these have seen
+every volume but those of a held-out test set, where alone it is judged.
 """
 
 from __future__ import annotations
@@ -52,6 +55,27 @@ def plan(
                 notes.append(f"{name} was not made: {why}.")
             else:
                 found[name] = Ensemble(families, how)
+    return found, notes
+
+
+def across_folds(
+    models: Sequence[FoldModel], config: ExperimentConfig
+) -> tuple[dict[str, Ensemble], list[str]]:
+    """Return a soup of each family's folds, or a note why there is none."""
+    found: dict[str, Ensemble] = {}
+    notes = []
+    for family in {model.family: 0 for model in models if "soup" in config.analysis.ensembles}:
+        folds = [model for model in models if model.family == family]
+        if not all(model.spec.test for model in folds):
+            why = "its folds have seen every volume; training.test_fraction=0.2 keeps some unseen"
+        elif len(folds) < 2:
+            why = "there is one fold"
+        else:
+            why = _refusal("soup", (family,), folds[:1])
+        if why:
+            notes.append(f"fold_soup_{family} was not made: {why}.")
+        else:
+            found[f"fold_soup_{family}"] = Ensemble((family,), "fold_soup")
     return found, notes
 
 
@@ -106,7 +130,7 @@ def judged(
         members=ensemble.families,
         by_fold=dict(ensemble.by_fold),
         how="greedy" if ensemble.by_fold else ensemble.how,
-        trainable_parameters=max(sizes) if ensemble.how == "soup" else sum(sizes),
+        trainable_parameters=max(sizes) if "soup" in ensemble.how else sum(sizes),
         intervals={
             metric: statistics.interval(
                 [volume.values.get(metric) for volume in volumes],

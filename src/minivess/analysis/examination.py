@@ -25,6 +25,8 @@ class Predicted(NamedTuple):
     """One volume with what unseen networks say of it."""
 
     case: Case
+    image: Probabilities
+    """(1, X, Y, Z)"""
     truth: NDArray[np.uint8]
     """(X, Y, Z) of class indices."""
     probabilities: Probabilities
@@ -73,7 +75,7 @@ def predicted(
         image, truth, geometry = predictor.load(case)
         assert truth is not None
         said = predictor.combined(case, ensemble, image)
-        yield Predicted(case, truth, said / said.sum(axis=0), geometry)
+        yield Predicted(case, image, truth, said / said.sum(axis=0), geometry)
 
 
 def _examined(one: Predicted, predictor: OutOfFoldPredictor) -> Examined:
@@ -136,9 +138,15 @@ def _uncertainty(
     )
 
 
-def write_map(found: Predicted, temperature: float, folder: Path) -> Path:
-    """Write the entropy of the calibrated probabilities as NIfTI: 0 is sure, 1 knows nothing."""
+def entropy(found: Predicted, temperature: float) -> NDArray[np.float32]:
+    """Return that of the calibrated probabilities, (X, Y, Z): 0 is sure, 1 knows nothing."""
     said = calibration.scaled(found.probabilities, temperature, axis=0)
-    entropy = -(said * np.log(said.clip(1e-12))).sum(axis=0) / np.log(len(said))
-    like = replace(found.geometry, array=entropy.astype(np.float32))
+    bits = -(said * np.log(said.clip(1e-12))).sum(axis=0)
+    share: NDArray[np.float32] = (bits / np.log(len(said))).astype(np.float32)
+    return share
+
+
+def write_map(found: Predicted, temperature: float, folder: Path) -> Path:
+    """Write the entropy of a volume as NIfTI."""
+    like = replace(found.geometry, array=entropy(found, temperature))
     return volume.write_volume(folder / f"{found.case.case}.nii.gz", like)

@@ -58,7 +58,9 @@ class Metric(NamedTuple):
 
 
 METRICS = {
-    names.PRIMARY: Metric("Compound", "half clDice, half capped MASD"),
+    names.PRIMARY: Metric(
+        "Compound", "half clDice, half MASD within its cap, where bad masks lie too"
+    ),
     "dice": Metric("Dice", "overlap of the masks"),
     "cldice": Metric("clDice", "overlap of centre lines: topology"),
     "masd": Metric("MASD", "mean distance between the surfaces"),

@@ -31,7 +31,6 @@ from minivess.contracts import (
 )
 from minivess.errors import DataError
 from minivess.evaluation import metrics
-from minivess.formats import volume
 from minivess.text import several
 
 log = logging.getLogger(__name__)
@@ -83,9 +82,15 @@ def analyse(
     on_test, unjudged = predictions.by_each_fold(
         models, test_cases, **how, combinations=known.combinations
     )
+    soups, refused = ensembling.across_folds(models, config)
+    if soups:
+        options = how | {"combinations": soups, "required": False}
+        whole = predictions.out_of_fold(models, test_cases, **options).predictions
+        on_test |= {name: [one.metrics for one in of] for name, of in whole.items()}
     first = [one for one in models if one.family == members[0]]
+    predictor = predictions.OutOfFoldPredictor.of(models, config, how["cache"], how["contents"])
     measured, faults, short = examination.examine(
-        predictions.OutOfFoldPredictor.of(models, config, how["cache"], how["contents"]),
+        predictor,
         known.combinations[result.champion.family],
         result.winner,
         [cases[one.case] for one in result.winner.volumes],
@@ -96,14 +101,14 @@ def analyse(
         faults=faults,
         short_faults=short,
         baseline=baseline.judge(first, open_cases, config, how["cache"], how["contents"]),
-        test=tuple(_summed(models, on_test, known.combinations, config)),
+        test=tuple(_summed(models, on_test, known.combinations | soups, config)),
         notes=(
             *_skipped({**known.found.skipped, **unjudged}),
-            *known.uncommon, *_mixed(mixed), *known.refused,
+            *known.uncommon, *_mixed(mixed), *known.refused, *refused,
         ),
     )  # fmt: skip
     log.info("champion: %s", result.champion.reason)
-    drawn = draw(result, cases, profile, config, known.found, models, folder / "figures")
+    drawn = draw(result, cases, profile, predictor, known, folder / "figures")
     return Analysis(result, _write(result, profile, config, models, drawn, links or {}, folder))
 
 
@@ -260,30 +265,26 @@ def draw(
     result: AnalysisResult,
     cases: Mapping[str, Case],
     profile: DatasetProfile,
-    config: ExperimentConfig,
-    found: predictions.OutOfFold,
-    models: Sequence[FoldModel],
+    predictor: predictions.OutOfFoldPredictor,
+    known: Evaluated,
     folder: Path,
 ) -> list[figures.Drawn]:
     """Draw the figures of metrics, then a panel of each volume shown."""
-    best = figures.champion_of(result)
-    masks = {one.metrics.case: one.mask for one in found.predictions[best.name]}
-    spec = models[0].spec
+    best = result.winner
+    masks = {one.metrics.case: one.mask for one in known.found.predictions[best.name]}
     strips: dict[str, Path] = {}
     drawn = figures.draw(result, folder, formatting.distance_unit(profile))
-    for case, why in shown(best, config.analysis.figures):
+    for case, why in shown(best, predictor.config.analysis.figures):
         if case not in strips:
-            image, label, geometry = volume.load(
-                cases[case], label_map=spec.label_map, resampling=config.data.resampling
-            )
-            if label is None:
-                continue
-            truth = volume.class_indices(label, spec.classes, case)
+            asked = (predictor, known.combinations[best.name], [cases[case]])
+            (one,) = examination.predicted(*asked)
+            assert result.uncertainty is not None
             strips[case] = overlays.draw(
-                image[0],
-                *metrics.judged(truth, predictions.read_mask(masks[case])),
-                spacing=geometry.spacing,
-                unit=geometry.unit,
+                one.image[0],
+                *metrics.judged(one.truth, predictions.read_mask(masks[case])),
+                entropy=examination.entropy(one, result.uncertainty.temperature),
+                spacing=one.geometry.spacing,
+                unit=one.geometry.unit,
                 path=folder / "predictions" / f"{case}.png",
             )
         drawn.append(figures.Drawn(f"panel {case}", strips[case], None, why, case))

@@ -232,6 +232,10 @@ class OutOfFoldPredictor:
         self, case: Case, ensemble: Ensemble, families: Sequence[str]
     ) -> dict[str, tuple[Averaged, ...]]:
         unseen = {family: self.unseen(case, family) for family in families}
+        if ensemble.how == "fold_soup":
+            (models,) = unseen.values()
+            whole = models == self.families[families[0]]
+            return {f"folds of {families[0]}": (tuple(models),) if whole else ()}
         if ensemble.how != "soup":
             return {family: tuple((one,) for one in models) for family, models in unseen.items()}
         folds = sorted({one.spec.fold.index for models in unseen.values() for one in models})

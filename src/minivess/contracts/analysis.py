@@ -41,7 +41,7 @@ class Scores(Contract):
 
     name: str
     members: tuple[str, ...] = Field(description="families that it combines")
-    how: Literal["mean", "vote", "soup", "greedy"] = "mean"
+    how: Literal["mean", "vote", "soup", "fold_soup", "greedy"] = "mean"
     by_fold: dict[int, tuple[str, ...]] = Field(
         default={}, description="members where each fold has a choice of its own"
     )

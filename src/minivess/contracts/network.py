@@ -108,7 +108,7 @@ class Window(Contract):
     resampling: Resampling | None = None
 
 
-How = Literal["mean", "vote", "soup"]
+How = Literal["mean", "vote", "soup", "fold_soup"]
 
 
 class Part(Contract):

@@ -29,18 +29,20 @@ def store_ensembles(
     result: AnalysisResult,
 ) -> AnalysisResult:
     """Store and register every ensemble; returns the result with the ids of their runs."""
-    found = []
-    for one in result.ensembles:
+    made = {}
+    for one in (*result.ensembles, *(one for one in result.test if one.how == "fold_soup")):
         run_id = store_ensemble(session, parent, training, profile, models, one)
         tags = {"ensemble": one.how, names.DATASET_HASH: profile.dataset_hash}
         version = version_of(session, training.experiment, run_id, tags)
         registry.set_alias(session.store, training.experiment, slug(one.name), version)
-        found.append(one.replace(run_id=run_id))
+        made[one.name] = run_id
     champion = result.champion
-    for one in found:
-        if one.name == champion.family:
-            champion = champion.replace(run_id=one.run_id)
-    return result.replace(ensembles=tuple(found), champion=champion)
+    champion = champion.replace(run_id=made.get(champion.family, champion.run_id))
+    ensembles, test = (
+        tuple(one.replace(run_id=made.get(one.name)) for one in judged)
+        for judged in (result.ensembles, result.test)
+    )
+    return result.replace(ensembles=ensembles, test=test, champion=champion)
 
 
 def store_ensemble(

@@ -28,7 +28,7 @@ PAGE = Path(__file__).with_name("tradeoffs.html.j2")
 
 def content(result: AnalysisResult, config: ExperimentConfig) -> Row:
     """Return everything that `choice.html.j2` shows."""
-    best = figures.champion_of(result)
+    best = result.winner
     metric = result.champion.metric
     others = [one for one in figures.ordered(result) if one is not best]
     found = [(one, result.comparison(one.name, best.name)) for one in others]

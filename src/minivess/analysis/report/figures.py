@@ -82,7 +82,7 @@ def comparison(
         _rows(axis, [*(one.name for one in judged), "untrained"], show=column == 0)
         _titled(axis, metric, unit)
     caption = (
-        f"Mean over volumes, line: {champion_of(result).intervals[names.PRIMARY].called}; "
+        f"Mean over volumes, line: {result.winner.intervals[names.PRIMARY].called}; "
         "faint dots are single volumes. The champion is filled in colour, ensembles are squares, "
         "the diamond is the network before its first training step."
     )
@@ -91,7 +91,7 @@ def comparison(
 
 def per_volume(result: AnalysisResult, folder: Path) -> Drawn:
     """Draw Dice of each volume, hardest first: the champion and the others."""
-    best = champion_of(result)
+    best = result.winner
     cases = [volume.case for volume in worst_first(best) if volume.values.get(SORTED) is not None]
     figure, (axis,) = _canvas(1, height=3.9)
     for other in (one for one in ordered(result) if one is not best):
@@ -117,7 +117,7 @@ def per_volume(result: AnalysisResult, folder: Path) -> Drawn:
 
 def untrained(result: AnalysisResult, folder: Path) -> Drawn:
     """Draw the effect of training: the untrained network's mean and the champion's interval."""
-    best = champion_of(result)
+    best = result.winner
     metrics = [
         name
         for name in names.METRICS
@@ -171,7 +171,7 @@ def reliability(found: Uncertainty, folder: Path) -> Drawn:
 
 def ordered(result: AnalysisResult) -> list[Scores]:
     """Return the champion, then families, then ensembles, each best first in its metric."""
-    best, metric = champion_of(result), result.champion.metric
+    best, metric = result.winner, result.champion.metric
     sign = 1.0 if paired.lower_is_better(metric) else -1.0
 
     def rank(one: Scores) -> float:
@@ -183,11 +183,6 @@ def ordered(result: AnalysisResult) -> list[Scores]:
         for judged in (result.families, result.ensembles)
     )
     return [best, *families, *ensembles]
-
-
-def champion_of(result: AnalysisResult) -> Scores:
-    """Return the scores of the champion."""
-    return result.winner
 
 
 def worst_first(judged: Scores) -> list[VolumeMetrics]:

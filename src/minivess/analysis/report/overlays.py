@@ -1,8 +1,9 @@
-"""Overlay panels: image, ground truth, prediction and their difference, side by side.
+"""Overlay panels: image, truth, prediction, their difference and uncertainty, side by side.
 
 Masks are projected along z, and so is an image with bright foreground (microscopy); of other images
 one slice is shown. Colours of the difference: white is a true positive, orange a false positive,
 blue a false negative, pink another class (Okabe and Ito's colours, safe for colour-blind readers).
+Uncertainty is averaged along z and scaled by its highest value.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ TILE = 3.0  # inches
 
 def draw(
     image: Array, truth: Array, prediction: Array, *, spacing: tuple[float, ...], unit: str,
-    path: Path,
+    path: Path, entropy: Array | None = None,
 ) -> Path:  # fmt: skip
-    """Write one strip of four tiles as PNG; arrays are (X, Y, Z), masks hold class indices."""
+    """Write one strip of tiles as PNG; arrays are (X, Y, Z), masks hold class indices."""
     from matplotlib.figure import Figure
 
     title, plane = view(image, truth)
@@ -41,11 +42,13 @@ def draw(
         "prediction": classes(prediction),
         "difference": difference(truth, prediction),
     }
+    if entropy is not None:
+        tiles["uncertainty"] = _heated(entropy.mean(axis=-1))
     aspect = spacing[1] / spacing[0]
     ratio = image.shape[1] * aspect / image.shape[0]
-    figure = Figure(figsize=(4 * TILE + 0.18, TILE * min(max(ratio, 0.5), 1.6)))
+    figure = Figure(figsize=(len(tiles) * TILE + 0.18, TILE * min(max(ratio, 0.5), 1.6)))
     figure.subplots_adjust(0, 0, 1, 1, wspace=0.02)
-    for axis, (title, tile) in zip(figure.subplots(1, 4), tiles.items(), strict=True):
+    for axis, (title, tile) in zip(figure.subplots(1, len(tiles)), tiles.items(), strict=True):
         axis.imshow(tile.swapaxes(0, 1), aspect=aspect, interpolation="lanczos", vmin=0, vmax=1)
         axis.set_axis_off()
         _label(axis, title)
@@ -109,6 +112,13 @@ def _mixed(layers: dict[str, Array], shape: tuple[int, ...]) -> Array:
     opacity = np.where(total > 0, 0.55 + 0.45 * total / deepest, 0)[..., None]
     mixed: Array = background + opacity * (colour - background)
     return mixed
+
+
+def _heated(plane: Array) -> Array:
+    from matplotlib import colormaps
+
+    coloured: Array = colormaps["inferno"](plane / max(float(plane.max()), 1e-6))[..., :3]
+    return coloured
 
 
 def _label(axis: Axes, title: str) -> None:

@@ -38,7 +38,7 @@ def render(
     """
     config = config or ExperimentConfig()
     unit = formatting.distance_unit(profile)
-    best = figures.champion_of(result)
+    best = result.winner
     content = {
         "title": f"{result.experiment}: {result.champion.family}",
         "result": result,
@@ -159,15 +159,11 @@ def comparison_rows(result: AnalysisResult) -> list[dict[str, Any]]:
             "ci_upper": one.difference.upper,
             "n": one.difference.n,
             "n_units": one.difference.n_units,
-            "better": one.better,
-            "worse": one.worse,
-            "p_value": one.p_value,
-            "p_holm": one.p_holm,
+            **one.model_dump(include={"better", "worse", "p_value", "p_holm"}),
             "effect": one.effect and one.effect.mean,
             "effect_lower": one.effect and one.effect.lower,
             "effect_upper": one.effect and one.effect.upper,
-            "detectable": one.detectable,
-            "fold_spread": one.fold_spread,
+            **one.model_dump(include={"detectable", "fold_spread"}),
             "seed_noise": result.seed_noise,
         }
         for one in result.comparisons

@@ -22,7 +22,7 @@ from minivess.contracts import (
 from minivess.evaluation.statistics import holm
 from minivess.text import several
 
-HEADLINE = (names.PRIMARY, "dice", "cldice", "masd")
+HEADLINE = ("dice", "cldice", names.PRIMARY, "masd")
 # F1 of voxels equals Dice; it is in the CSV.
 COLUMNS = (names.PRIMARY, "dice", "cldice", "masd", "hd95", "nsd")
 Row = dict[str, Any]
@@ -38,7 +38,7 @@ FEWEST_SEGMENTED = 6
 
 def headline(result: AnalysisResult, unit: formatting.Unit) -> list[Row]:
     """Return the champion's main metrics, with those of the untrained network."""
-    best = figures.champion_of(result)
+    best = result.winner
     cards = []
     for name in HEADLINE:
         interval = best.intervals.get(name)
@@ -78,7 +78,7 @@ def _bar(interval: Interval, before: float | None, reach: float) -> Row:
 
 def comparison(result: AnalysisResult, models: Sequence[FoldModel], unit: formatting.Unit) -> Row:
     """Return the table of families, ensembles and the untrained network."""
-    best = figures.champion_of(result)
+    best = result.winner
     metrics = [name for name in COLUMNS if champion.mean(best, name) is not None]
     return {
         "columns": [_column(name, unit) for name in metrics],
@@ -221,13 +221,14 @@ def test_sentence(result: AnalysisResult) -> str:
     return (
         f"Held-out test set, {figures.evidence(result.test[0])}: no part in training, in any "
         "choice, or in the figures above. Each volume was judged by each fold's network alone, as "
-        "one network is what is served; its values are their means."
+        "one network is what is served; its values are their means. A fold_soup is one network of "
+        "the folds' averaged weights, which can be judged here alone."
     )
 
 
 def per_class(result: AnalysisResult, unit: formatting.Unit) -> Row | None:
     """Return the champion's metrics per class; None with one class."""
-    best = figures.champion_of(result)
+    best = result.winner
     values = sorted(
         {int(name.partition("_class")[2]) for name in best.intervals if "_class" in name}
     )
@@ -247,7 +248,7 @@ def per_class(result: AnalysisResult, unit: formatting.Unit) -> Row | None:
 
 def volumes(result: AnalysisResult, profile: DatasetProfile, unit: formatting.Unit) -> Row:
     """Return every volume with the champion's metrics, hardest first."""
-    best = figures.champion_of(result)
+    best = result.winner
     stats = {volume.case: volume for volume in profile.volumes}
     metrics = [name for name in COLUMNS if champion.mean(best, name) is not None]
     rows = []

@@ -63,6 +63,8 @@ class Members(Contract):
                 f"No member of this ensemble is of fold {fold}.",
                 remedy=f"leave out `fold`, or give one of {folds}",
             )
+        if self.how == "fold_soup":
+            return [[tuple(asked)]]
         if self.how == "soup":
             folds = sorted({one.fold for one in asked})
             return [[tuple(one for one in asked if one.fold == k) for k in folds]]
