@@ -404,6 +404,26 @@ def test_another_rule_is_chosen_by_a_command_that_holds_all_that_was_set(judged,
     ]  # fmt: skip
 
 
+def test_curves_stand_with_the_gap_and_what_the_best_epoch_would_have_added(
+    two_folds, result, profile, tmp_path
+):
+    epochs = tuple(
+        {"epoch": place, "metrics": {"train_dice": train, "val_dice": val}}
+        for place, (train, val) in enumerate([(0.5, 0.4), (0.7, 0.66), (0.8, 0.61)])
+    )
+    models = [one.replace(history=epochs) for one in two_folds("dynunet_good")]
+    page = report.render(
+        result, profile(), [], links={}, path=tmp_path / "report.html", models=models
+    ).read_text()
+    section = page.partition('id="training"')[2].partition("</section>")[0]
+    assert section.count("<polyline") == 4
+    text = " ".join(re.sub("<[^>]+>", " ", section).split())
+    assert "dynunet_good 0 3 0.800 0.610 +0.190 0.660 epoch 2 +0.050" in text
+    assert "Here the last epoch's weights were judged" in text
+    without = report.render(result, profile(), [], links={}, path=tmp_path / "x.html").read_text()
+    assert 'id="training"' not in without
+
+
 def test_segments_are_compared_by_each_property_that_varies(result, profile, tmp_path):
     known = profile()
     volumes = tuple(

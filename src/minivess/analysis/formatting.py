@@ -58,9 +58,7 @@ class Metric(NamedTuple):
 
 
 METRICS = {
-    names.PRIMARY: Metric(
-        "Compound", "half clDice, half MASD within its cap, where bad masks lie too"
-    ),
+    names.PRIMARY: Metric("Compound", "half clDice, half capped MASD, which bad masks also get"),
     "dice": Metric("Dice", "overlap of the masks"),
     "cldice": Metric("clDice", "overlap of centre lines: topology"),
     "masd": Metric("MASD", "mean distance between the surfaces"),
