@@ -135,7 +135,7 @@ def test_markdown_for_prefect_starts_with_the_champion(result):
 
 def test_figures_are_files_of_their_own_too(result, tmp_path):
     drawn = figures.draw(result, tmp_path)
-    assert [one.name for one in drawn] == ["comparison", "per_volume", "untrained"]
+    assert [one.name for one in drawn] == ["comparison", "per_volume"]
     assert all(one.path.read_bytes().startswith(b"\x89PNG") for one in drawn)
 
 
@@ -422,6 +422,34 @@ def test_curves_stand_with_the_gap_and_what_the_best_epoch_would_have_added(
     assert "Here the last epoch's weights were judged" in text
     without = report.render(result, profile(), [], links={}, path=tmp_path / "x.html").read_text()
     assert 'id="training"' not in without
+
+
+def test_methods_hold_steps_batch_precision_time_machine_and_versions(two_folds, result, profile):
+    asked = ExperimentConfig().training.key_fields()
+    known = {
+        "iterations_per_epoch": "96", "batch_size": "2", "mixed_precision": "bf16",
+        "weight_decay": "1e-05", "sys_gpu_model": "none", "sys_cpu_model": "EPYC",
+        "sys_torch_version": "2.13", "sys_monai_version": "1.6.1", "sys_git_dirty": "True",
+        "sys_git_commit_short": "abc", "data_split_grouped": "True",
+    }  # fmt: skip
+    models = [
+        one.replace(settings={"training": asked}, params=known, seconds=3600.0)
+        for one in two_folds("dynunet_good")
+    ]
+    text = " ".join(methods.paragraphs(result, profile(), ExperimentConfig(), models))
+    assert "96 steps of 2 patches in bf16 precision, weight decay 1e-05." in text
+    assert "2.0 h in all, on EPYC without a GPU, with PyTorch 2.13, MONAI 1.6.1" in text
+    assert "at commit abc with uncommitted changes" in text
+    assert "Volumes of one group were kept in one fold." in text
+
+
+def test_each_fold_says_which_volumes_it_judged(two_folds, result, profile, tmp_path):
+    page = report.render(
+        result, profile(), [], links={}, path=tmp_path / "x.html", models=two_folds("dynunet_good")
+    ).read_text()
+    rows = page.partition("Which fold judged which volume")[2].partition("</table>")[0]
+    assert "fold 0, seed 42</td><td>vol00, vol01" in rows
+    assert page.count('class="scroll"') == page.count('class="scroll" tabindex="0"') > 5
 
 
 def test_segments_are_compared_by_each_property_that_varies(result, profile, tmp_path):

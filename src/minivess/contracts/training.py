@@ -118,6 +118,7 @@ class FoldModel(Contract):
     untrained: dict[str, float]
     seconds: float | None = Field(default=None, description="of its training")
     history: tuple[dict[str, Any], ...] = Field(default=(), description="epochs with their metrics")
+    params: dict[str, str] = Field(default={}, description="of its run")
     settings: dict[str, Any] = Field(
         default={}, description="parts of its key: training, resampling"
     )

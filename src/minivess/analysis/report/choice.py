@@ -21,6 +21,10 @@ RULES = (names.PRIMARY, "dice", "cldice", "nsd", "masd", *names.BETTI)
 TIES = {"smaller": "fewer parameters", "mean": "better mean"}
 TRADED = ("dice", "cldice", "masd")
 AXES = (*TRADED, names.PRIMARY, "nsd", "hd95", *names.COUNTS)
+COSTS = {
+    "seconds": formatting.Metric("Training", "of all folds", formatting.Unit("s of all folds")),
+    "parameters": formatting.Metric("Parameters", "", counted=True),
+}
 BARE = str.maketrans("", "", '" ')
 """Takes out of a list in JSON what the command line does not need."""
 PAGE = Path(__file__).with_name("tradeoffs.html.j2")
@@ -175,11 +179,7 @@ def tradeoffs(
     known = {name: formatting.metric(name, unit) for name in AXES}
     axes: list[Row] = [
         {"name": name, "label": one.label, "unit": one.unit, "lower": not one.higher_is_better}
-        for name, one in known.items()
-    ]
-    axes += [
-        {"name": "seconds", "label": "Training", "unit": "s of all folds", "lower": True},
-        {"name": "parameters", "label": "Parameters", "unit": "", "lower": True},
+        for name, one in (known | COSTS).items()
     ]
     judged = figures.ordered(result)
     points: list[Row] = [

@@ -58,8 +58,6 @@ def draw(
 ) -> list[Drawn]:
     """Draw the figures of metrics as PNG files in `folder`; distances are in `unit`."""
     drawn = [comparison(result, folder, unit), per_volume(result, folder)]
-    if result.untrained:
-        drawn.append(untrained(result, folder))
     if result.uncertainty:
         drawn.append(reliability(result.uncertainty, folder))
     return drawn
@@ -113,29 +111,6 @@ def per_volume(result: AnalysisResult, folder: Path) -> Drawn:
         f"filled dots are {best.name}, open dots the other families, squares ensembles."
     )
     return _save(figure, folder, "per_volume", caption)
-
-
-def untrained(result: AnalysisResult, folder: Path) -> Drawn:
-    """Draw the effect of training: the untrained network's mean and the champion's interval."""
-    best = result.winner
-    metrics = [
-        name
-        for name in names.METRICS
-        if not formatting.metric(name).unit
-        and champion.mean(best, name) is not None
-        and result.untrained.get(name) is not None
-    ]
-    figure, (axis,) = _canvas(1, height=0.9 + 0.45 * len(metrics))
-    for row, metric in enumerate(metrics):
-        before, after = result.untrained[metric], champion.mean(best, metric) or 0.0
-        axis.plot([before, after], [row, row], color=RULE, lw=5, solid_capstyle="round", zorder=1)
-        axis.plot(before, row, "D", mfc="none", mec=MUTED, ms=7, mew=1.4)
-        _interval(axis, row, best, metric, best.name, dots=False)
-    _rows(axis, [formatting.metric(name).label for name in metrics], show=True)
-    axis.set_xlim(-0.02, 1.02)
-    axis.grid(axis="x", color=RULE, lw=0.8)
-    caption = f"Before training (diamond) and after (dot with interval), {best.name}."
-    return _save(figure, folder, "untrained", caption)
 
 
 def reliability(found: Uncertainty, folder: Path) -> Drawn:
@@ -230,7 +205,7 @@ def _canvas(columns: int, height: float) -> tuple[Figure, Sequence[Axes]]:
 
 def _interval(
     axis: Axes, row: int, one: Scores, metric: str, champion_name: str,
-    unit: formatting.Unit = formatting.HEADER, *, dots: bool = True,
+    unit: formatting.Unit = formatting.HEADER,
 ) -> None:  # fmt: skip
     factor = formatting.metric(metric, unit).factor
     interval = one.intervals.get(metric)
@@ -238,11 +213,8 @@ def _interval(
         return
     wins = one.name == champion_name
     colour = ACCENT if wins else MUTED
-    if dots:
-        single = [
-            factor * value for value in paired.values(one, metric).values() if value is not None
-        ]
-        axis.plot(single, [row + 0.0] * len(single), "o", color=OTHER, ms=4, alpha=0.35, mew=0)
+    single = [factor * value for value in paired.values(one, metric).values() if value is not None]
+    axis.plot(single, [row + 0.0] * len(single), "o", color=OTHER, ms=4, alpha=0.35, mew=0)
     if interval.lower is not None and interval.upper is not None:
         ends = [factor * interval.lower, factor * interval.upper]
         axis.plot(ends, [row, row], color=colour, lw=2.4, solid_capstyle="round")

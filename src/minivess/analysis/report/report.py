@@ -109,19 +109,17 @@ def tables(
 
     Distances are in `unit` in LaTeX, and in the unit of the headers in CSV.
     """
-    written = [
-        files.write_csv(folder / "families.csv", family_rows(result)),
-        files.write_csv(folder / "volumes.csv", volume_rows(result)),
-        files.write_csv(folder / "comparisons.csv", comparison_rows(result)),
-        files.write_csv(folder / "faults.csv", fault_rows(result)),
-        files.write_text(folder / "families.tex", latex(result, unit)),
-    ]
+    rows = {
+        "families": family_rows(result),
+        "volumes": volume_rows(result),
+        "comparisons": comparison_rows(result),
+        "faults": fault_rows(result),
+    }
     if result.test:
-        rows = {"test.csv": family_rows, "test_volumes.csv": volume_rows}
-        written += [
-            files.write_csv(folder / name, make(result, result.test)) for name, make in rows.items()
-        ]
-    return written
+        rows["test"] = family_rows(result, result.test)
+        rows["test_volumes"] = volume_rows(result, result.test)
+    written = [files.write_csv(folder / f"{name}.csv", of) for name, of in rows.items()]
+    return [*written, files.write_text(folder / "families.tex", latex(result, unit))]
 
 
 def family_rows(

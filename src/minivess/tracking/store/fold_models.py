@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from minivess import names
-from minivess.contracts import CellResult, CellSpec, FamilyRun, FoldModel
+from minivess.contracts import CellResult, CellSpec, FamilyRun, FoldModel, RunRecord
 from minivess.errors import StoreError
 from minivess.tracking.store import run_files
 from minivess.tracking.store.store import Store
@@ -33,7 +33,7 @@ def _family(store: Store, run_id: str, into: Path) -> list[FoldModel]:
 
 
 def _member(store: Store, family: FamilyRun, child: str, into: Path) -> FoldModel:
-    _require_finished(store, child)
+    params = _require_finished(store, child).params
     spec = store.read_contract(child, names.SPEC_ARTIFACT, CellSpec, remedy=RETRAIN)
     result = store.read_contract(child, names.RESULT_ARTIFACT, CellResult, remedy=RETRAIN)
     made_of = store.read_json(child, names.INGREDIENTS_ARTIFACT)
@@ -44,10 +44,9 @@ def _member(store: Store, family: FamilyRun, child: str, into: Path) -> FoldMode
         family=family.run_name,
         spec=spec,
         checkpoint=_checkpoint(store, child, result, into),
-        stopped_early=result.stopped_early,
-        trainable_parameters=result.trainable_parameters,
-        untrained=result.untrained,
         seconds=result.training_time_seconds,
+        params=params,
+        **result.model_dump(include={"stopped_early", "trainable_parameters", "untrained"}),
         history=store.read_json(child, names.HISTORY_ARTIFACT),
         settings={"training": made_of["training"], "resampling": made_of["data"]["resampling"]},
     )
@@ -71,10 +70,11 @@ def _checkpoint(store: Store, run_id: str, result: CellResult, into: Path) -> Pa
     return fetched
 
 
-def _require_finished(store: Store, run_id: str) -> None:
+def _require_finished(store: Store, run_id: str) -> RunRecord:
     record = store.get(run_id)
     if record.status != "FINISHED":
         raise StoreError(
             f"Run {run_id} ({record.name}) is {record.status}; only FINISHED runs can be used.",
             remedy="run `minivess train` with the same settings again; finished folds are reused",
         )
+    return record
