@@ -149,8 +149,8 @@ def beside(target: Path) -> tuple[Path, Path]:
 def is_own(path: Path) -> bool:
     """Whether a table or a preview was written here."""
     marks = {".csv": ",".join(COLUMNS).encode(), ".png": b"Software\0minivess"}
-    with path.open("rb") as stream:
-        return marks[path.suffix] in stream.read(200)
+    mark = marks.get(path.suffix)
+    return mark is not None and path.is_file() and mark in path.read_bytes()[:200]
 
 
 def picture(image: Volume, folder: Path) -> str:

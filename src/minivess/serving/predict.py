@@ -264,7 +264,8 @@ def _left_out(path: Path, folder: Path, out: Path) -> str:
     """Why a file of a folder is not segmented; empty if it is, or if it is no volume."""
     if not is_volume(path) or not path.exists():
         broken = "" if path.exists() else "it is a link that leads nowhere"
-        return "{}; {}".format(*other) if (other := unread_format(path)) else broken
+        other = None if answers.is_own(path) else unread_format(path)
+        return "{}; {}".format(*other) if other else broken
     home, masks = folder.resolve(), out.resolve()
     if masks.is_relative_to(home) and path.parent.resolve().is_relative_to(masks):
         return "it lies in the folder for the masks"
