@@ -6,12 +6,13 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -344,3 +345,17 @@ def leave_page(home: Home, *ports: int) -> Server:
     # It may have begun with MLflow's server, which stands in its own group.
     servers.clear(home.root / pages.MLFLOW, "MLflow's server", free_port(), "remedy")
     return server
+
+
+def test_log_lines_are_kept_for_a_week(warm_home: Callable[[], Home]) -> None:
+    home = warm_home()
+    with closing(sqlite3.connect(home.prefect / "prefect.db", isolation_level=None)) as database:
+        for days in (1, 8):
+            database.execute(
+                "INSERT INTO log (id, name, level, message, timestamp) "
+                "VALUES (?, 'minivess', 20, 'line', datetime('now', ?))",
+                (f"{days:032x}", f"-{days} days"),
+            )
+        prefect_server.tidy(home, home.prefect)
+        kept = database.execute("SELECT id FROM log WHERE message = 'line'").fetchall()
+    assert kept == [(f"{1:032x}",)]

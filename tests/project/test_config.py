@@ -100,6 +100,7 @@ OTHER = {
     "training.device": ["training.device=cpu"],
     "training.figure_interval": ["training.figure_interval=3"],
     "training.parallel_cells": ["training.parallel_cells=2"],
+    "training.time_limit_s": ["training.time_limit_s=7200"],
     "training.processes_per_cell": ["training.processes_per_cell=2"],
     "training.deployment": ["training.deployment=train-cell/local"],
     "search.space": ["search.space={training.learning_rate: {low: 0.001, high: 0.1}}"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import pytest
 
 from minivess import config
-from minivess.errors import PlanError, UsageError
+from minivess.errors import OrchestrationError, PlanError, UsageError
 from minivess.home import Home
 from minivess.orchestration.session import Session, open_session
-from minivess.stages import hours
+from minivess.stages import hours, train
 from minivess.stages.plan import plan
 from minivess.stages.profile import profile_data
 
@@ -63,3 +64,30 @@ def test_epochs_and_folds_follow_the_time_and_stay_the_same(opened: Callable[...
         fitted("hours=0.0000001")
     with pytest.raises(UsageError, match=r"training\.max_epochs=3"):
         fitted("hours=1", "training.max_epochs=3")
+
+
+def test_a_training_is_stopped_at_its_limit_with_a_warning_before(
+    opened: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(train, "SHORTEST_S", 1.0)
+    for words, forecast_h in ((("training.time_limit_s=1",), 5.0), ((), 1e-9)):
+        with (
+            opened(*words) as session,
+            pytest.raises(OrchestrationError, match="so it was stopped") as stopped,
+            train.limited(session, forecast_h),
+        ):
+            time.sleep(60)
+        assert stopped.value.remedy.startswith("training.time_limit_s=")
+        assert "the same command resumes it" in capsys.readouterr().out
+
+
+def test_a_training_that_ends_in_time_is_left_alone(
+    opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train, "SHORTEST_S", 1.0)
+    for words, forecast_h in ((("training.time_limit_s=null",), 1e-9), ((), 5.0), ((), None)):
+        with opened(*words) as session, train.limited(session, forecast_h):
+            time.sleep(1.2)
+    assert "is stopped" not in capsys.readouterr().out

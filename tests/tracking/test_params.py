@@ -51,7 +51,7 @@ ASKED = {
 
 def test_every_training_setting_is_a_param_except_the_grids_own() -> None:
     found = params.training_params(ExperimentConfig(), PLAN, seed=7)
-    of_the_grid = {"models", "losses", "seeds", "parallel_cells"}
+    of_the_grid = {"models", "losses", "seeds", "parallel_cells", "time_limit_s"}
     assert (set(TrainingConfig.model_fields) - of_the_grid) | ASKED <= set(found)
     assert not of_the_grid & set(found)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -88,7 +87,7 @@ def checkpoint_sender(context: CellContext, run: Run) -> Callable[[], None]:
 
     It does nothing where all processes of the grid share this folder.
     """
-    sent = -SENT_S if context.session.config.training.deployment else math.inf
+    sent = -SENT_S if context.session.config.training.deployment else float("inf")
 
     def send() -> None:
         nonlocal sent

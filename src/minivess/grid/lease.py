@@ -137,7 +137,8 @@ class Leases:
         holder = json.dumps(liveness.identity() | {"thread": str(threading.get_ident())})
         try:
             with translate_errors(f"take the lease {name(key, epoch)}"):
-                self.store.client.log_param(self.run_id, name(key, epoch), holder)
+                run_id = self.store.resolve(self.run_id)
+                self.store.client.log_param(run_id, name(key, epoch), holder)
         except StoreError as error:
             if error.code != "INVALID_PARAMETER_VALUE":
                 raise

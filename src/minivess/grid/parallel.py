@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple, Protocol
 
 from minivess import files, names
 from minivess.compute import out_of_memory
 from minivess.contracts import CellOrder, FamilyRun, RunRecord
-from minivess.errors import StoreUnreachable, TrainingError
+from minivess.errors import TrainingError
 from minivess.grid import cell_run, family_run
 from minivess.grid.context import GridContext
 from minivess.grid.families import Cell, Family
@@ -171,7 +171,7 @@ class GridScheduler:
         return found is not None
 
     def start(self, queued: Queued) -> RunningCell | None:
-        """Start a cell; None while its GPUs are not free."""
+        """Start a cell; None while its GPUs are not free, or a pool's lease cannot be asked for."""
         session, (parent, cell) = self.grid.session, queued
         order = CellOrder(
             settings=session.config.model_dump(mode="json", exclude_unset=True),
@@ -184,11 +184,16 @@ class GridScheduler:
         )
         deployment = session.config.training.deployment
         if deployment:
-            since = self.leases.look(cell.key).epoch
+            before = session.ask(lambda _: self.leases.look(cell.key))
+            if before is None:
+                return None
             title = f"train-cell · {order.family} · fold {order.fold}"
             parameters = {"order": order.model_dump(mode="json")}
             run_id = session.orchestrator.submit(deployment, parameters, title)
-            started = RemoteCell(session.orchestrator, run_id, self.leases, cell.key, since)
+            lost = partial(self.leases.is_abandoned, cell.key, since=before.epoch)
+            started = RemoteCell(
+                session.orchestrator, run_id, lambda: session.ask(lambda _: lost())
+            )
             self.stack.callback(started.stop)
             return started
         # Here is the machine that the plan was made for.
@@ -200,45 +205,27 @@ class GridScheduler:
         """Take the result or the failure of an ended cell; False if it has to start again."""
         cell.stop()
         found = self.result(queued.cell) if cell.succeeded() else None
-        if found is None and not cell.succeeded():
-            if isinstance(cell, RemoteCell):
-                again = self.is_to_resume(queued, cell)
-            else:
-                again = self.has_smaller_plan(queued)
-            if again:
-                return False
+        if found is None and not cell.succeeded() and self.is_to_start_again(queued, cell):
+            return False
         if found is None:
             self.fail(queued)
         queued.parent.add(queued.cell, found)
         return True
 
-    def has_smaller_plan(self, queued: Queued) -> bool:
-        """Whether a cell of several processes ran out of memory and stored a smaller plan.
+    def is_to_start_again(self, queued: Queued, cell: RunningCell) -> bool:
+        """Whether a cell stored a smaller plan, or its process on a work pool died.
 
-        A cell of one process starts again by itself.
+        A cell of one process goes on with a smaller plan by itself, one that failed fails again,
+        and one that was cancelled is not wanted.
         """
         last = self.last_run(queued.cell)
-        several = self.grid.session.config.training.processes_per_cell > 1
-        return (
-            several
-            and last is not None
-            and last.status == "FAILED"
-            and last.tags.get(names.PARENT) == queued.parent.run.run_id
-            and names.NEXT_PLAN in last.tags
-        )
-
-    def is_to_resume(self, queued: Queued, cell: RemoteCell) -> bool:
-        """Whether the process of a cell on a work pool died, so that another worker takes it over.
-
-        A cell that failed by itself fails again, and one that was cancelled is not wanted.
-        """
-        last = self.last_run(queued.cell)
-        died = cell.state == "crashed" or (
-            cell.state == "failed"
-            and last is not None
-            and last.status in ("KILLED", "RUNNING")
-            and last.tags.get(names.PARENT) == queued.parent.run.run_id
-        )
+        if last is not None and last.tags.get(names.PARENT) != queued.parent.run.run_id:
+            last = None
+        failed = last is not None and last.status == "FAILED"
+        if not isinstance(cell, RemoteCell):
+            several = self.grid.session.config.training.processes_per_cell > 1
+            return several and failed and last is not None and names.NEXT_PLAN in last.tags
+        died = cell.state == "crashed" or (cell.state == "failed" and bool(last) and not failed)
         if not died or self.resumed[queued.title] == RESUMED_AT_MOST:
             return False
         self.resumed[queued.title] += 1
@@ -277,13 +264,11 @@ class GridScheduler:
 
 @dataclass
 class RemoteCell:
-    """A cell as the flow run of a Prefect deployment; `since` is the lease before its own."""
+    """A cell as the flow run of a Prefect deployment; `lost`: whether its holder died."""
 
     orchestrator: Orchestrator
     run_id: str
-    leases: Leases
-    key: str
-    since: int
+    lost: Callable[[], bool | None]
     state: FlowState = "running"
     looked: float = field(default_factory=time.monotonic)
 
@@ -300,10 +285,7 @@ class RemoteCell:
         if time.monotonic() - self.looked < LOOK_S:
             return False
         self.looked = time.monotonic()
-        try:
-            return self.leases.is_abandoned(self.key, since=self.since)
-        except StoreUnreachable:
-            return False
+        return bool(self.lost())
 
     def succeeded(self) -> bool:
         """Whether it ended in success."""

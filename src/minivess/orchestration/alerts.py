@@ -26,7 +26,6 @@ def notify(session: Session, url: str) -> dict[str, Any]:
     prefect_server.require(session.home, session.env, "`minivess notify`")
     with prefect_client.client(session.home, session.env):
         from prefect.blocks.webhook import Webhook
-        from prefect.client.orchestration import get_client
         from prefect.events.actions import CallWebhook
         from prefect.events.schemas.automations import AutomationCore, EventTrigger
 
@@ -42,7 +41,7 @@ def notify(session: Session, url: str) -> dict[str, Any]:
             ),
             actions=[CallWebhook(block_document_id=block, payload=TEXT)],
         )
-        with get_client(sync_client=True) as client:
+        with prefect_client.asking() as client:
             for old in client.read_automations_by_name(AUTOMATION):
                 client.delete_automation(old.id)
             made = client.create_automation(wanted)

@@ -195,6 +195,7 @@ class Background:
         if self.parts["mlflow"].given:
             open_store(self.home, self.tracking)
         if prefect:
+            prefect_server.tidy(self.home, self.folder)
             yield prefect_server.launch(self.home, self.folder, at[0], prefect_server.UI)
         if mlflow:
             yield pages.mlflow_page(self.home, self.tracking, at[1])
@@ -396,5 +397,5 @@ def _fix(
     if version not in (None, own):
         return f"this environment has {part.package} {own}; minivess restart"
     if size > LARGE_BYTES:
-        return "its database is large; delete what is not needed on its page"
+        return "its database is large; delete what is not needed on its page, then minivess restart"
     return None

@@ -200,8 +200,11 @@ class TimeUp(BaseException):
 
 
 @contextmanager
-def within(limit_s: float | None, name: str) -> Iterator[None]:
+def within(limit_s: float | None, name: str, setting: str = "data.time_limit_s") -> Iterator[None]:
     """Interrupt the block after `limit_s`; only the main thread can be interrupted.
+
+    Args:
+        setting: the setting that gives the limit, in seconds.
 
     Raises:
         OrchestrationError: the time is over.
@@ -220,7 +223,7 @@ def within(limit_s: float | None, name: str) -> Iterator[None]:
     except TimeUp:
         raise OrchestrationError(
             f"The step {name!r} took longer than {limit_s:g} s, so it was stopped.",
-            remedy=f"data.time_limit_s={2 * limit_s:g}, after a look at the disk and the remote",
+            remedy=f"{setting}={2 * limit_s:g}, after a look at what made it slow",
         ) from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

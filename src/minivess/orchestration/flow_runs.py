@@ -111,9 +111,8 @@ def cancellable(flow_run_id: UUID) -> Iterator[None]:
             raise SystemExit(128 + number)
 
     def watch() -> None:
-        from prefect.client.orchestration import get_client
 
-        with get_client(sync_client=True) as client:
+        with prefect_client.asking() as client:
             while not over.wait(CANCEL_POLL_S):
                 if _is_cancelled(client, flow_run_id) and not over.is_set():
                     asked.set()
@@ -159,11 +158,10 @@ def settle(prefect_home: Path, api: str | None) -> list[str]:
     records = left(prefect_home)
     if not records:
         return []
-    from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
 
     settled = []
-    with get_client(sync_client=True) as client:
+    with prefect_client.asking() as client:
         for record in records:
             content = files.read_json(record)
             try:

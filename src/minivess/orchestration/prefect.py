@@ -103,14 +103,13 @@ class PrefectOrchestrator(Orchestrator):
             yield
 
     def _label(self, title: str, tags: Sequence[str]) -> None:
-        from prefect.client.orchestration import get_client
 
         current = flow_run()
         assert current is not None
         assert current.flow_run is not None
         made = current.flow_run
         try:
-            with get_client(sync_client=True) as client:
+            with prefect_client.asking() as client:
                 client.update_flow_run(made.id, name=title, tags=sorted({*made.tags, *tags}))
         except prefect_client.failures() as error:
             log.warning("Prefect's page does not show the name %r: %s", title, error)
@@ -227,11 +226,10 @@ class PrefectOrchestrator(Orchestrator):
         """The deployments of a flow: `flow/name` -> work pool."""
         prefect_server.require(self.home, self._env, flow)
         self._connect()
-        from prefect.client.orchestration import get_client
         from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 
         of_flow = FlowFilter(name=FlowFilterName(any_=[flow]))
-        with get_client(sync_client=True) as client:
+        with prefect_client.asking() as client:
             found = _asked(lambda: client.read_deployments(flow_filter=of_flow))
         return {f"{flow}/{one.name}": one.work_pool_name or "" for one in found}
 
@@ -241,9 +239,8 @@ class PrefectOrchestrator(Orchestrator):
 
     def state(self, run_id: str) -> FlowState:
         """How a submitted run is doing."""
-        from prefect.client.orchestration import get_client
 
-        with get_client(sync_client=True) as client:
+        with prefect_client.asking() as client:
             found = _asked(lambda: client.read_flow_run(UUID(run_id))).state
         if found is None or not found.is_final():
             return "running"
@@ -251,11 +248,10 @@ class PrefectOrchestrator(Orchestrator):
 
     def cancel(self, run_id: str, *, lost: bool = False) -> None:
         """Ask the worker to end a submitted run; of a lost worker, end it as crashed."""
-        from prefect.client.orchestration import get_client
         from prefect.states import Cancelling
 
         new = flow_runs.state("CRASHED", "nothing is heard of its worker") if lost else Cancelling()
-        with get_client(sync_client=True) as client:
+        with prefect_client.asking() as client:
             _asked(lambda: client.set_flow_run_state(UUID(run_id), new, force=lost))
 
     def get(self, name: str) -> Pointer | None:

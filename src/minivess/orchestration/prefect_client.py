@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 from minivess.config import (
     Environment,
@@ -16,6 +17,9 @@ from minivess.home import Home
 from minivess.orchestration import prefect_server
 from minivess.runtime import logs, output
 from minivess.runtime.entry import is_shown
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +39,13 @@ def client(home: Home, env: Environment) -> Iterator[str]:
         stack.callback(_drain)
         log.info("Prefect's page: %s", api.removesuffix("/api"))
         yield api
+
+
+def asking() -> SyncPrefectClient:
+    """Prefect's client for questions to the server, a context manager."""
+    from prefect.client.orchestration import get_client
+
+    return get_client(sync_client=True)
 
 
 def _variables(home: Home, env: Environment, api: str) -> dict[str, str | None]:

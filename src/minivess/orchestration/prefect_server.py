@@ -43,6 +43,10 @@ log = logging.getLogger(__name__)
 
 PREFECT_PORT = 4200
 PRIVATE, UI = "server.json", "ui-server.json"
+KEPT_DAYS = 7
+"""For how long Prefect's log lines and events are kept."""
+DATED = {"log": "timestamp", "events": "occurred", "event_resources": "occurred"}
+"""Tables of Prefect that grow with every run, and their columns of time."""
 
 
 @contextmanager
@@ -160,6 +164,22 @@ def stored_variable(home: Home, env: Environment, name: str) -> Any:
     return json.loads(row[0]) if row else None
 
 
+def tidy(home: Home, folder: Path) -> None:
+    """Remove old log lines and events from the database of a home, which no server uses now."""
+    database = folder / "prefect.db"
+    if folder != home.prefect or not database.exists():
+        return
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        try:
+            for table, time_of in DATED.items():
+                old = f"{time_of} < datetime('now', '-{KEPT_DAYS} days')"
+                connection.execute(f"DELETE FROM {table} WHERE {old}")
+            if connection.total_changes:
+                connection.execute("VACUUM")
+        except sqlite3.DatabaseError as error:
+            log.warning("Old log lines stay in %s: %s", database, error)
+
+
 def without_profiles(home: Home) -> dict[str, str]:
     """Variables that hide the user's Prefect profile, which is meant for another server."""
     return {"PREFECT_PROFILES_PATH": str(home.root / "no-profiles.toml")}
@@ -219,6 +239,7 @@ def _launch_private(home: Home, folder: Path, port: int | None, idle_s: int) -> 
     known = (folder / "prefect.db").exists()
     waits = "about 5 s" if known else "its database is made first, about 20 s"
     log.info("Starting Prefect's server (%s)", waits)
+    tidy(home, folder)
     plain = launch(home, folder, mine, PRIVATE)
     return replace(plain, words=("minivess.runtime.idle", str(folder), str(idle_s), *plain.words))
 
@@ -249,7 +270,7 @@ def launch(home: Home, folder: Path, port: int, record: str) -> Launch:
             # answers 503.
             "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
             "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
-            "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": "P7D",
+            "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": f"P{KEPT_DAYS}D",
         },
         log=home.logs / log_name,
         record=folder / record,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from minivess.errors import OrchestrationError
+from minivess.orchestration import prefect_client
 from minivess.orchestration.base import Orchestrator
 from minivess.orchestration.session import Session
 from minivess.text import several
@@ -85,9 +86,8 @@ def follow(session: Session, run_id: str) -> str:
 
     Ctrl-C asks whether to cancel it; without a terminal it goes on.
     """
-    from prefect.client.orchestration import get_client
 
-    with get_client(sync_client=True) as client:
+    with prefect_client.asking() as client:
         try:
             return _followed(session, client, UUID(run_id))
         except KeyboardInterrupt:

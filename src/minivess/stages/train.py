@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from minivess import names
@@ -13,12 +15,15 @@ from minivess.grid import cell_run, cell_training, families, family_run, paralle
 from minivess.grid.context import CellContext, GridContext, prepare
 from minivess.grid.initial_weights import pin
 from minivess.orchestration import model_versions, publication, results
+from minivess.orchestration.base import within
 from minivess.orchestration.session import Session
 from minivess.stages import dataset_identity, hours
 from minivess.stages.profile import profile_for
 from minivess.text import dashed, format_duration, format_shape, several
 
 ASK_ABOVE_HOURS = 12.0
+LIMIT, SHORTEST_S = 3.0, 1800.0
+"""How often its forecast a training may take, and seconds that it may always take."""
 
 
 def train(session: Session, upstream: Sequence[str] = ()) -> TrainingResult:
@@ -85,13 +90,13 @@ def _train(
     if not session.store.unreachable:
         session.store.probe_write()
     grid = prepare(session, profile, missing)
-    if session.config.training.deployment is None:
-        forecast(grid, missing)
+    hours = None if session.config.training.deployment else forecast(grid, missing)
     session.grid_progress.expect(sum(len(family.cells) for family in missing))
-    if parallel.is_parallel(grid):
-        trained = parallel.train(grid, missing)
-    else:
-        trained = {family.key: train_family(grid, family) for family in missing}
+    with limited(session, hours):
+        if parallel.is_parallel(grid):
+            trained = parallel.train(grid, missing)
+        else:
+            trained = {family.key: train_family(grid, family) for family in missing}
     session.orchestrator.table(
         "losses", family_run.comparison(trained.values()), "Families on their folds"
     )
@@ -99,6 +104,37 @@ def _train(
         key = f"mlflow-{dashed(run.run_name)}"
         session.orchestrator.link(key, session.page_of(run.run_id), f"{run.run_name} in MLflow")
     return dict(trained)
+
+
+@contextmanager
+def limited(session: Session, hours: float | None) -> Iterator[None]:
+    """Stop the block at `training.time_limit_s`, and warn when two thirds of that are over.
+
+    Args:
+        hours: the forecast; None where workers of a pool plan for themselves.
+
+    Raises:
+        OrchestrationError: the time is over.
+    """
+    given = session.config.training.time_limit_s
+    if given == "auto" and hours is not None:
+        given = int(max(LIMIT * 3600 * hours, SHORTEST_S))
+    if given is None or given == "auto":
+        yield
+        return
+    warning = threading.Timer(
+        given * 2 / 3,
+        session.print,
+        [f"  the training takes longer than its forecast; in {format_duration(given / 3)} it is "
+         "stopped, and the same command resumes it (training.time_limit_s)"],
+        {"warning": "time"},
+    )  # fmt: skip
+    warning.start()
+    try:
+        with within(given, "train", "training.time_limit_s"):
+            yield
+    finally:
+        warning.cancel()
 
 
 def train_family(grid: GridContext, family: families.Family) -> FamilyRun:
@@ -151,8 +187,8 @@ def newest_of_name(session: Session, family: families.Family, profile: DatasetPr
     )
 
 
-def forecast(grid: GridContext, missing: Sequence[families.Family]) -> None:
-    """Print what the grid will cost; on a CPU, above twelve hours, go on only with --yes.
+def forecast(grid: GridContext, missing: Sequence[families.Family]) -> float:
+    """Print what the grid will cost, in hours; on a CPU, above twelve, go on only with --yes.
 
     Raises:
         PlanError: the grid is forecast above twelve hours and --yes was not given.
@@ -182,3 +218,4 @@ def forecast(grid: GridContext, missing: Sequence[families.Family]) -> None:
             remedy="add --yes to start it all the same, or use the small grid: "
             + session.command("experiment configs/experiments/lite.yaml"),
         )
+    return total

@@ -20,8 +20,8 @@ from minivess.contracts import (
 
 Params = dict[str, Any]
 # A run is one point of the grid: its model, loss and seed have params of their own, and the number
-# of cells trained in parallel is no property of one cell.
-GRID = ("models", "losses", "seeds", "parallel_cells")
+# of cells trained in parallel and the time for all are no property of one cell.
+GRID = ("models", "losses", "seeds", "parallel_cells", "time_limit_s")
 RESOLVED = (
     "patch_size", "batch_size", "num_workers", "cache_rate", "mixed_precision", "threads",
     "device", "iterations_per_epoch", "validation_interval", "validation_share",
