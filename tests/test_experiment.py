@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import runpy
 import shlex
 import time
@@ -462,3 +463,30 @@ def test_two_versions_are_compared_on_the_same_volumes(chain: Chain) -> None:
     pairs = json.loads(done.out)["volumes"]
     assert len(pairs) == 3
     assert all(0 <= pair["agreement"] <= 1 and len(pair["dice"]) == 2 for pair in pairs)
+
+
+def test_the_worst_volumes_are_corrected_and_trained_again_by_three_commands(
+    chain: Chain, tmp_path: Path
+) -> None:
+    folder = tmp_path / "worst"
+    analysis = chain.result["analysis_run_id"][:8]
+    done = minivess("review", "worst", str(folder), "1", "--upstream", analysis, home=chain.home,
+                    PREFECT_DISABLED="1")  # fmt: skip
+    assert done.wait() == 0, done.err
+    (label,) = (folder / "labels").iterdir()
+    image = nib.load(label)
+    corrected = np.asarray(image.dataobj).copy()
+    corrected[0, 0, 0] = 1
+    nib.save(nib.Nifti1Image(corrected, image.affine), label)
+    words = [line.partition(": minivess ")[2] for line in done.out.splitlines()]
+    back, again = (shlex.split(line.partition("   (")[0]) for line in words if line)
+    taken = minivess(*back, home=chain.home, PREFECT_DISABLED="1")
+    assert "1 decided: v" in taken.out
+    # What stands in the third command is tested where a training begins with a former model.
+    assert again == [
+        "experiment", f"data.root={chain.root}", "training.init=tubes@champion"
+    ]  # fmt: skip
+    case = label.name.removesuffix(".nii.gz")
+    undone = minivess("review", "reopen", case, "--why", "a test", home=chain.home,
+                      PREFECT_DISABLED="1")  # fmt: skip
+    assert undone.wait() == 0, undone.err

@@ -53,7 +53,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
               "help": "also look for new data, in a folder or that of an experiment file"},
     "deployed": {**FLAG, "help": "on a work pool, in place of this process"},
     "pool": {"metavar": "NAME", "help": "with --deployed: the work pool, where there are several"},
-    "schema": {**FLAG, "help": "print tables, views, their columns and example queries"},
+    "schema": {**FLAG, "help": "print the JSON schema of what --json prints; of `sql`: tables, "
+               "views, their columns and example queries"},
     "json": {**FLAG, "help": "print one JSON object as the last line"},
     "debug": {**FLAG, "help": "show tracebacks and all log lines"},
 }  # fmt: skip
@@ -83,7 +84,9 @@ class Verb(NamedTuple):
 
     def accepts(self) -> tuple[str, ...]:
         """Its options, with those of every verb."""
-        return (*(("config",) if self.uses else ()), *self.options, "debug")
+        schema = {"json": "schema"} if "schema" not in self.options else {}
+        own = (*self.options, *(schema[one] for one in self.options if one in schema))
+        return (*(("config",) if self.uses else ()), *own, "debug")
 
 
 TIER = tuple(tier.replace("_", "-") for tier in TIERS)
@@ -206,6 +209,9 @@ ACTIONS = {
     "reopen": Verb("withdraws the decisions", "CASE ...", DECIDES, DATASET),
     "export": Verb("what waits, or the volumes named, for an annotation tool", "DIR [CASE ...]",
                    ("as", "all", "faults", "dataset", "json"), DATASET),
+    "worst": Verb("the three (or NUMBER) volumes with the lowest Dice out of fold, with their "
+                  "breaks and merges as marks, for 3D Slicer or napari", "DIR [NUMBER]",
+                  ("upstream", "dataset", "json"), DATASET),
     "import": Verb("what was changed or judged there, as decisions", "DIR_OR_FILE.json",
                    ("why", "who", "json")),
 }  # fmt: skip

@@ -8,10 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from minivess import config
-from minivess.cli import commands, grammar, main
+from minivess.cli import commands, grammar, main, schema
 from minivess.runtime import output
 from minivess.verbs import GROUPS, OPTIONS, ROWS, VERBS
 from tests import grammar as printed
@@ -135,7 +136,10 @@ def test_a_query_tells_how_much_it_shows_and_json_holds_all_of_it(
 def test_an_option_is_taken_or_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     for option in OPTIONS:
         words = [*name.split(), *printed.bare_words(name), f"--{option}", *VALUES.get(option, ())]
-        if option in ROWS[name].accepts():
+        if option == "schema" and "json" in ROWS[name].options and name != "sql":
+            with pytest.raises(SystemExit, match="0"):  # printed, as help is
+                grammar.read(words)
+        elif option in ROWS[name].accepts():
             assert grammar.read(words).verb == name.split()[0]
         else:
             refused = told(words, capsys, 2)
@@ -224,3 +228,26 @@ def test_a_command_that_the_code_prints_is_one_that_the_grammar_takes() -> None:
                 printed.check(words)
                 found += 1
     assert found > 60
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if "json" in row.options])
+def test_what_a_verb_prints_for_programs_has_a_schema(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if name != "sql":  # whose --schema is that of the tables
+        assert main.main([*name.split(), "--schema"]) == 0
+    made = schema.of(name) if name == "sql" else json.loads(capsys.readouterr().out)
+    jsonschema.Draft202012Validator.check_schema(made)
+    assert f"minivess {name} --json" in made["title"]
+
+
+def test_a_failure_is_an_object_with_code_problem_and_remedy(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main.main(["plan", f"data.root={tmp_path}", "--json"]) == 1
+    said = capsys.readouterr()
+    told = json.loads(said.out)["failure"]
+    assert set(told) == {"code", "problem", "remedy"}
+    assert told["problem"] in said.err
+    assert main.main(["explain", "none_such", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["failure"]["code"] == "UsageError"

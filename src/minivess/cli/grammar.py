@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -109,6 +110,11 @@ def read(words: Sequence[str]) -> argparse.Namespace:
     if {"-h", "--help"} & set(rest):
         _show(parser(name, with_settings=True).format_help())
     _refuse_foreign(name, rest)
+    if "--schema" in rest and name != "sql":
+        from minivess.cli import schema
+
+        sys.stdout.write(json.dumps(schema.of(name), indent=2) + "\n")
+        raise SystemExit(0)
     verb, _, action = name.partition(" ")
     options = argparse.Namespace(verb=verb, action=action, files=[], tiers=[])
     for option, how in OPTIONS.items():

@@ -9,8 +9,10 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from minivess.cli.grammar import read
+from minivess.errors import MinivessError
 from minivess.runtime.entry import guarded, show_logs
 
 
@@ -26,15 +28,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.path.extend({os.getcwd()} - set(sys.path))
         from minivess.cli import commands
 
-        outcome = commands.run(options)
+        try:
+            outcome = commands.run(options)
+        except MinivessError as error:
+            if options.json:
+                what = getattr(error, "code", "") or type(error).__name__
+                told = {"code": what, "problem": error.problem, "remedy": error.remedy}
+                _write({"failure": told})
+            raise
         code: int = outcome.pop("exit_code", 0)
         if options.json:
-            from minivess.tracking.run.encoding import plain_json
-
-            sys.stdout.write(json.dumps(plain_json(outcome)) + "\n")
+            _write(outcome)
         return code
 
     return guarded(work, debug=debug)
+
+
+def _write(outcome: dict[str, Any]) -> None:
+    from minivess.tracking.run.encoding import plain_json
+
+    sys.stdout.write(json.dumps(plain_json(outcome)) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import shlex
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from minivess import config as configs
+from minivess import names
 from minivess.config import DEMO, ExperimentConfig
 from minivess.contracts import Fault
 from minivess.data.versions.versioning import recorded_places
@@ -17,9 +19,11 @@ from minivess.orchestration.session import Session
 from minivess.review import queue
 from minivess.stages import dataset_identity
 from minivess.text import several
+from minivess.upkeep import listing
 
 Outcome = dict[str, Any]
 Options = argparse.Namespace
+WORST = 3
 
 
 def run(session: Session, options: Options) -> Outcome:
@@ -28,7 +32,9 @@ def run(session: Session, options: Options) -> Outcome:
     if action == "import":  # what was exported says which dataset it is of
         return take_back(session, options)
     dataset = dataset_of(options, session.config, session.home)
-    return {"list": show, "export": export}.get(action, decide)(session, options, dataset)
+    return {"list": show, "export": export, "worst": worst}.get(action, decide)(
+        session, options, dataset
+    )
 
 
 def dataset_of(options: Options, config: ExperimentConfig, home: Home) -> str:
@@ -122,8 +128,50 @@ def export(session: Session, options: Options, dataset: str) -> Outcome:
     session.print(f"  {folder}: {', '.join(written)}")
     if left := [entry.case for entry in entries if entry.case not in written]:
         session.print(f"  left out, their images cannot be read: {', '.join(left)}")
-    session.print(f"  then: minivess review import {shlex.quote(str(folder))} --why '...'")
+    _print_import(session, str(folder))
     return {"dataset": dataset, "folder": str(folder), "cases": written}
+
+
+def _print_import(session: Session, folder: str) -> None:
+    session.print(f"  then: minivess review import {shlex.quote(folder)} --why '...'")
+
+
+def worst(session: Session, options: Options, dataset: str) -> Outcome:
+    """Write the volumes that the champion segments worst out of fold, with marks of its faults.
+
+    Raises:
+        UsageError: the number is none.
+        StoreError: the dataset has no analysis, or the one given is of other data.
+    """
+    from minivess.review import exchange
+
+    folder, *number = options.arguments
+    if number and not (number[0].isdigit() and int(number[0])):
+        raise UsageError(
+            f"{number[0]!r} is no number of volumes.", remedy=f"minivess review worst {folder} 3"
+        )
+    session.need_store()
+    named = session.with_config(configs.changed(session.config, {"data.name": dataset}))
+    newest = [
+        row["run_id"] for row in listing.rows(session.store, [names.ANALYSIS])
+        if row["dataset"] == dataset and row["status"] == "FINISHED"
+    ]  # fmt: skip
+    found = handoff.receive_analysis(named, options.upstream or newest[:1])
+    judged = {one.case: one.values["dice"] for one in found.winner.volumes}
+    cases = sorted(judged, key=lambda case: (judged[case] is not None, judged[case] or 0.0))
+    cases = cases[: int(number[0]) if number else WORST]
+    for case in cases:
+        dice = judged[case]
+        session.print(f"  {case}: Dice {'undefined' if dice is None else format(dice, '.3f')}")
+    marks = [one for one in found.faults if one.case in cases]
+    entries = [queue.find(session.home, dataset, case) for case in cases]
+    written = exchange.to_slicer(session.home, entries, Path(folder).expanduser(), marks)
+    _print_import(session, folder)
+    again = [*_own_data(session, dataset), f"training.init={found.experiment}@champion"]
+    if found.experiment != dataset:
+        again.append(f"name={found.experiment}")
+    session.print(f"  and: {session.command('experiment', *again)}   (begins with its weights)")
+    return {"dataset": dataset, "folder": folder, "cases": written}
 
 
 def _marks(session: Session, options: Options) -> tuple[Fault, ...]:
@@ -166,7 +214,12 @@ def take_back(session: Session, options: Options) -> Outcome:
 
 def print_next(session: Session, dataset: str) -> None:
     """Print the command that makes a data version of the decisions."""
-    place = recorded_places(session.home).get(dataset)
-    own = (f"data.root={place}",) if place and dataset != DEMO else ()
+    own = _own_data(session, dataset)
     again = session.command("profile", *own) if own else "minivess profile"
     session.print(f"  then: {again}   (makes a new data version of what was decided)")
+
+
+def _own_data(session: Session, dataset: str) -> tuple[str, ...]:
+    """The setting that names a dataset; the demo's needs none."""
+    place = recorded_places(session.home).get(dataset)
+    return (f"data.root={place}",) if place and dataset != DEMO else ()
