@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import runpy
 import shlex
 import time
@@ -14,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
