@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 from minivess.errors import UsageError, nearest
+from minivess.text import some
 from minivess.verbs import ACTIONS, ACTIONS_OF, GROUPS, OPTIONS, ROWS, VERBS, Verb, spelled
 
 EPILOG = """\
@@ -266,4 +267,4 @@ def refuse_lone(options: argparse.Namespace) -> None:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return f"minivess {', '.join(names)}"
+    return f"minivess {some(names, 8)}"
