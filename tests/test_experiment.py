@@ -475,7 +475,7 @@ def test_the_worst_volumes_are_corrected_and_trained_again_by_three_commands(
                     PREFECT_DISABLED="1")  # fmt: skip
     assert done.wait() == 0, done.err
     (label,) = (folder / "labels").iterdir()
-    image = nib.load(label)
+    image = nib.Nifti1Image.from_filename(label)
     corrected = np.asarray(image.dataobj).copy()
     corrected[0, 0, 0] = 1
     nib.save(nib.Nifti1Image(corrected, image.affine), label)

@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 from minivess import config
-from minivess.cli import commands, grammar, main, schema
+from minivess.cli import commands, grammar, main, notice, schema
 from minivess.runtime import output
 from minivess.verbs import GROUPS, OPTIONS, ROWS, VERBS
 from tests import grammar as printed
@@ -251,3 +251,15 @@ def test_a_failure_is_an_object_with_code_problem_and_remedy(
     assert told["problem"] in said.err
     assert main.main(["explain", "none_such", "--json"]) == 2
     assert json.loads(capsys.readouterr().out)["failure"]["code"] == "UsageError"
+
+
+def test_a_command_of_ones_own_runs_when_a_long_one_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = 'echo "$MINIVESS_COMMAND, $MINIVESS_EXIT_CODE, $MINIVESS_SECONDS s" > told.txt'
+    monkeypatch.setenv("MINIVESS_WHEN_DONE", own)
+    monkeypatch.chdir(tmp_path)
+    notice.give(["train", "hours=3"], 1, 599.0)
+    assert not Path("told.txt").exists()
+    notice.give(["train", "hours=3"], 1, 10_800.0)
+    assert Path("told.txt").read_text() == "train hours=3, 1, 10800 s\n"

@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
+from minivess.cli import notice
 from minivess.cli.grammar import read
 from minivess.errors import MinivessError
 from minivess.runtime.entry import guarded, show_logs
@@ -41,7 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _write(outcome)
         return code
 
-    return guarded(work, debug=debug)
+    begun = time.monotonic()
+    code = guarded(work, debug=debug)
+    notice.give(words, code, time.monotonic() - begun)
+    return code
 
 
 def _write(outcome: dict[str, Any]) -> None:

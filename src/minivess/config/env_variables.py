@@ -23,6 +23,8 @@ class Environment:
     prefect_disabled: bool = False
     server_idle_s: int = 600
     """Seconds for which a private Prefect server stays without a command that uses it."""
+    when_done: str | None = None
+    """Command of a shell that runs when a command of ten minutes or more has ended."""
     ci: bool = False
     kubernetes: bool = False
     desktop: bool = False
@@ -57,6 +59,7 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
         prefect_home=Path(given["PREFECT_HOME"]) if "PREFECT_HOME" in given else None,
         prefect_disabled=given.get("PREFECT_DISABLED", "").lower() in {"1", "true", "yes"},
         server_idle_s=_whole(given, "MINIVESS_SERVER_IDLE_S", 600),
+        when_done=given.get("MINIVESS_WHEN_DONE"),
         ci="CI" in given,
         desktop="DISPLAY" in given or "WAYLAND_DISPLAY" in given or sys.platform == "darwin",
         kubernetes="KUBERNETES_SERVICE_HOST" in given,
