@@ -84,9 +84,8 @@ class Verb(NamedTuple):
 
     def accepts(self) -> tuple[str, ...]:
         """Its options, with those of every verb."""
-        schema = {"json": "schema"} if "schema" not in self.options else {}
-        own = (*self.options, *(schema[one] for one in self.options if one in schema))
-        return (*(("config",) if self.uses else ()), *own, "debug")
+        schema = ("schema",) * ("json" in self.options and "schema" not in self.options)
+        return (*(("config",) if self.uses else ()), *self.options, *schema, "debug")
 
 
 TIER = tuple(tier.replace("_", "-") for tier in TIERS)

@@ -238,7 +238,7 @@ def test_what_a_verb_prints_for_programs_has_a_schema(
         assert main.main([*name.split(), "--schema"]) == 0
     made = schema.of(name) if name == "sql" else json.loads(capsys.readouterr().out)
     jsonschema.Draft202012Validator.check_schema(made)
-    assert f"minivess {name} --json" in made["title"]
+    assert f"minivess {name}" in made["title"]  # `review` alone is `review list`
 
 
 def test_a_failure_is_an_object_with_code_problem_and_remedy(

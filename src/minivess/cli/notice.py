@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,12 +16,10 @@ def give(words: Sequence[str], code: int, seconds: float) -> None:
     from minivess import config
 
     if sys.stderr.isatty():
-        sys.stderr.write("\a")
-        sys.stderr.flush()
+        print(end="\a", file=sys.stderr, flush=True)  # noqa: T201
     if own := config.environment().when_done:
-        told = {
-            "MINIVESS_COMMAND": " ".join(words),
-            "MINIVESS_EXIT_CODE": str(code),
-            "MINIVESS_SECONDS": f"{seconds:.0f}",
-        }
-        subprocess.run(own, shell=True, check=False, env={**os.environ, **told}, stdout=sys.stderr)
+        told = config.child_environment(
+            MINIVESS_COMMAND=" ".join(words), MINIVESS_EXIT_CODE=str(code),
+            MINIVESS_SECONDS=f"{seconds:.0f}",
+        )  # fmt: skip
+        subprocess.run(own, shell=True, check=False, env=told, stdout=sys.stderr)

@@ -152,10 +152,8 @@ def worst(session: Session, options: Options, dataset: str) -> Outcome:
         )
     session.need_store()
     named = session.with_config(configs.changed(session.config, {"data.name": dataset}))
-    newest = [
-        row["run_id"] for row in listing.rows(session.store, [names.ANALYSIS])
-        if row["dataset"] == dataset and row["status"] == "FINISHED"
-    ]  # fmt: skip
+    rows = listing.rows(session.store, [names.ANALYSIS])
+    newest = [r["run_id"] for r in rows if (r["dataset"], r["status"]) == (dataset, "FINISHED")]
     found = handoff.receive_analysis(named, options.upstream or newest[:1])
     judged = {one.case: one.values["dice"] for one in found.winner.volumes}
     cases = sorted(judged, key=lambda case: (judged[case] is not None, judged[case] or 0.0))
@@ -163,9 +161,8 @@ def worst(session: Session, options: Options, dataset: str) -> Outcome:
     for case in cases:
         dice = judged[case]
         session.print(f"  {case}: Dice {'undefined' if dice is None else format(dice, '.3f')}")
-    marks = [one for one in found.faults if one.case in cases]
     entries = [queue.find(session.home, dataset, case) for case in cases]
-    written = exchange.to_slicer(session.home, entries, Path(folder).expanduser(), marks)
+    written = exchange.to_slicer(session.home, entries, Path(folder).expanduser(), found.faults)
     _print_import(session, folder)
     again = [*_own_data(session, dataset), f"training.init={found.experiment}@champion"]
     if found.experiment != dataset:

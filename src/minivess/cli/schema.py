@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,23 +11,17 @@ from minivess.verbs import ROWS
 
 TYPES = {"text": "string", "number": "number", "whole": "integer", "flag": "boolean"}
 NULL = " or null"
+OUTCOMES = read_yaml(Path(__file__).with_name("outcomes.yaml"))
 Schema = dict[str, Any]
-
-
-@cache
-def _outcomes() -> dict[str, Any]:
-    return read_yaml(Path(__file__).with_name("outcomes.yaml"))
 
 
 def of(name: str) -> Schema:
     """Return the schema of a verb, or of a verb and its action: `review export`."""
-    forms = [_outcomes()[name], _outcomes()["failure"]]
-    if "deployed" in ROWS[name].options:
-        forms.append(_outcomes()["sent"])
+    forms = [name, "failure", *(["sent"] if "deployed" in ROWS[name].options else [])]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"minivess {name} --json, minivess {version('minivess')}",
-        "anyOf": [_schema(form) for form in forms],
+        "anyOf": [_schema(OUTCOMES[form]) for form in forms],
     }
 
 

@@ -25,8 +25,7 @@ def pin(session: Session) -> Session:
         return session
     from minivess.tracking.run import model
 
-    (full,) = session.full_ids([ref])
-    run_id = registry.of_reference(session.store, full).run_id
+    run_id = registry.of_reference(session.store, *session.full_ids([ref])).run_id
     pinned = f"{run_id}:{files.sha256(model.fetch(session.store, run_id)[2])}"
     session.print(f"  weights begin as those of run {run_id}, given as training.init={ref}")
     training = session.config.training.model_copy(update={"init": pinned})
