@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import jsonschema
 import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import settings
 
 from minivess.home import Home, open_home
-from minivess.tracking.run.encoding import plain_json
 
 if TYPE_CHECKING:
     from minivess.runtime.servers import Server
@@ -62,30 +59,6 @@ def _no_store_but_the_tests_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("MINIVESS_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "home" / "prefect"))
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "dvc-site"))
-
-
-@pytest.fixture(autouse=True)
-def _what_json_prints_keeps_to_its_schema(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a test gets by `--json` is compared with `minivess VERB --schema`."""
-    from minivess.cli import grammar, main, schema
-
-    write, read = main._write, grammar.read
-    typed: list[str] = []
-
-    def reading(words: Sequence[str]) -> argparse.Namespace:
-        options = read(words)
-        typed[:] = [f"{options.verb} {options.action}".strip()]
-        return options
-
-    def checked(outcome: dict[str, Any]) -> None:
-        jsonschema.validate(plain_json(outcome), schema.of(typed[0]))
-        if seen := os.environ.get("MINIVESS_SCHEMAS_SEEN"):
-            with open(seen, "a", encoding="utf-8") as file:
-                file.write(f"{typed[0]} {'failure' if 'failure' in outcome else 'done'}\n")
-        write(outcome)
-
-    monkeypatch.setattr(main, "read", reading)
-    monkeypatch.setattr(main, "_write", checked)
 
 
 @pytest.fixture
