@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -135,6 +136,36 @@ def test_a_writer_killed_at_any_moment_has_written_what_it_said(tmp_path: Path) 
                 step = int(Path(one["to"]).stem)
                 assert (journal.spool / one["path"]).read_text() == f"step {step}"
         journal.release()
+
+
+def test_what_a_full_disk_refuses_is_kept_said_once_and_written_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    journal = Journal(tmp_path, "u")
+    lines = [{"op": "log", "step": step} for step in range(3)]
+    journal.append(lines[0])
+    assert (tmp_path / "reserve").stat().st_size == 2**20
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        for line in lines[1:]:
+            journal.append(line)
+        assert journal.refusal is not None
+        assert journal.read(0, 0) == (lines, journal.size)
+    assert caplog.text.count("cannot be written (No space left on device)") == 1
+    journal.sync()
+    assert journal.refusal is None
+    journal.put("a/b.txt", full)
+    assert journal.refusal is not None
+    assert journal.give_up() == ["a/b.txt"]
+    assert not (tmp_path / "reserve").exists()
+    journal.close({"op": "close"})
+    journal.release()
+    again = Journal(tmp_path, "u")
+    assert again.operations == [*lines, {"op": "close"}]
+    again.release()
 
 
 # --- replay -------------------------------------------------------------------------------
