@@ -168,6 +168,22 @@ def test_what_a_full_disk_refuses_is_kept_said_once_and_written_when_there_is_ro
     again.release()
 
 
+def test_a_journal_that_is_removed_or_set_aside_is_closed_and_free(tmp_path: Path) -> None:
+    for end in (Journal.set_aside, Journal.remove):
+        journal = Journal(tmp_path, "u")
+        assert journal.operations == []
+        journal.append({"op": "log"})
+        journal.put("a.txt", lambda path: path.write_text("a"))
+        kept = end(journal)
+        assert not journal.path.exists()
+        assert (journal.size, journal.read(0, 0)) == (0, ([], 0))
+        journal.release()
+        if kept is not None:
+            assert len(parse_lines(kept.read_bytes())[0]) == 2
+    assert not journal.spool.exists()
+    journal.remove()  # a second time changes nothing
+
+
 # --- replay -------------------------------------------------------------------------------
 
 
