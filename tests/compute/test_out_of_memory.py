@@ -103,9 +103,18 @@ def test_the_next_plan_is_one_step_smaller_and_says_why(make_world: MakeWorld) -
     assert after.choices["patch_size"].value == after.patch_size
     same = set(ComputePlan.model_fields) - {
         "number", "patch_size", "choices", "predicted_memory_gb", "predicted_window_gb",
-        "prediction_window",
+        "prediction_window", "patch_schedule",
     }  # fmt: skip
     assert all(getattr(before, name) == getattr(after, name) for name in same)
+
+
+@pytest.mark.parametrize("asked", ["growing", "[[16,16,16],[32,48,16]]"])
+def test_a_schedule_of_patches_follows_the_smaller_patch(make_world: MakeWorld, asked: str) -> None:
+    before = (world := make_world(f"training.patch_schedule={asked}"))[3]
+    after = smaller(world)
+    assert before.patch_schedule[-1] == before.patch_size
+    assert after.patch_schedule[-1] == after.patch_size != before.patch_size
+    assert all(patch.within(one, after.patch_size) for one in after.patch_schedule)
 
 
 def test_a_given_patch_stays_and_the_batch_halves_over_the_same_patches(

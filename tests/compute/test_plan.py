@@ -420,6 +420,42 @@ def test_where_few_patches_are_a_volume_only_thin_sides_of_a_window_grow(
     assert tuple(side > patch for side, patch in pairs) == grown
 
 
+@pytest.mark.parametrize(
+    ("shapes", "expected"),
+    [([(64, 64, 5), (64, 64, 60)], ((32, 32, 5), (48, 48, 5), (64, 64, 5))),
+     ([(16, 16, 5)], ((16, 16, 5),))],
+)  # fmt: skip
+def test_patches_grow_from_half_to_the_whole_and_thin_sides_stay(
+    make_plan: Callable[..., ComputePlan], shapes: list[Shape], expected: tuple[Shape, ...]
+) -> None:
+    assert make_plan(shapes=shapes).patch_schedule == expected[-1:]
+    made = make_plan("training.patch_schedule=growing", shapes=shapes)
+    assert made.patch_schedule == expected
+    assert made.choices["patch_schedule"].value.endswith("x5")
+
+
+def test_epochs_are_shared_among_the_patches_and_the_last_one_has_the_whole(
+    make_plan: Callable[..., ComputePlan],
+) -> None:
+    made = make_plan("training.patch_schedule=[[16,16,8],[32,16,8]]")
+    small, middle, whole = made.patch_schedule
+    assert [made.patch_at(n, 6) for n in range(6)] == [small] * 2 + [middle] * 2 + [whole] * 2
+    assert [made.patch_at(n, 4) for n in range(4)] == [small, middle, whole, whole]
+    assert made.patch_at(0, 1) == made.patch_at(1, 2) == whole
+
+
+@pytest.mark.parametrize(
+    ("asked", "problem"),
+    [("[[96,96,8]]", "is larger than the last patch"), ("[[30,30,8]]", "does not divide by")],
+)
+def test_a_schedule_beyond_the_smallest_volume_or_that_does_not_divide_is_refused(
+    make_plan: Callable[..., ComputePlan], asked: str, problem: str
+) -> None:
+    with pytest.raises(PlanError, match=problem) as refused:
+        make_plan(f"training.patch_schedule={asked}")
+    assert "in its place" in str(refused.value.remedy)
+
+
 def test_a_window_of_prediction_is_used_as_it_is_given_or_refused(
     make_plan: Callable[..., ComputePlan],
 ) -> None:

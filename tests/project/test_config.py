@@ -75,6 +75,7 @@ OTHER = {
     "training.foreground_ratio": ["training.foreground_ratio=0.5"],
     "training.augment": ["training.augment=false"],
     "training.patch_size": ["training.patch_size=[32,32,4]"],
+    "training.patch_schedule": ["training.patch_schedule=growing"],
     "training.batch_size": ["training.batch_size=3"],
     "training.accumulation_steps": ["training.accumulation_steps=2"],
     "training.learning_rate": ["training.learning_rate=0.01"],

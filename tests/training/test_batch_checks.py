@@ -22,14 +22,14 @@ def batch(*, patch=(16, 16, 8), channels=1, kind=torch.uint8, highest=1) -> Batc
 
 
 def test_what_suits_the_plan_passes():
-    batch_checks.shape(batch(), SPEC, PLAN)
+    batch_checks.shape(batch(), SPEC, PLAN, PLAN.patch_size)
     batch_checks.contents(batch(), SPEC)
 
 
 @pytest.mark.parametrize("wrong", [batch(patch=(16, 16, 4)), batch(channels=2)])
 def test_another_shape_than_the_plans_is_stopped(wrong):
     with pytest.raises(PlanError, match="the plan and the network say") as raised:
-        batch_checks.shape(wrong, SPEC, PLAN)
+        batch_checks.shape(wrong, SPEC, PLAN, PLAN.patch_size)
     assert "retrain=always" in raised.value.remedy
 
 

@@ -39,6 +39,12 @@ def test_a_batch_has_the_planned_shape_and_size(cases):
     assert (first.image.dtype, first.label.dtype) == (torch.float32, torch.uint8)
 
 
+def test_patches_grow_from_epoch_to_epoch_and_the_last_is_the_planned_one(cases):
+    made = batches(cases, plan={"patch_schedule": ((8, 8, 8), (16, 16, 8))})
+    sides = [next(made.epoch(epoch)).image.shape[2:] for epoch in range(3)]
+    assert [tuple(one) for one in sides] == [(8, 8, 8), (16, 16, 8), (16, 16, 8)]
+
+
 @pytest.mark.parametrize("plan", [{"num_workers": 3}, {"cache_rate": 0.0}])
 def test_neither_workers_nor_the_cache_change_a_batch(cases, plan):
     assert same(list(batches(cases).epoch(1)), list(batches(cases, plan=plan).epoch(1)))

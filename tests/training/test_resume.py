@@ -22,7 +22,11 @@ OPTIONS: dict[str, Any] = {
         terms=(LossTerm(loss="dice_ce", weight=0.5), LossTerm(loss="cldice", weight=0.5)),
         model={"dropout": 0.2},
     ),
-    "plan": {"num_workers": 2, "iterations_per_epoch": 2},
+    "plan": {
+        "num_workers": 2,
+        "iterations_per_epoch": 2,
+        "patch_schedule": ((8, 8, 8), (16, 16, 8)),
+    },
 }
 DEATHS: dict[str, dying.Point] = {  # one after another; topology is judged after epochs 1 and 2
     "the untrained network goes through its window": ("minivess.inference.Predictor.logits", 1),

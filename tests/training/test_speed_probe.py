@@ -47,6 +47,15 @@ def test_more_numbers_of_threads_are_timed_against_the_first(tmp_path: Path) -> 
     assert 0 < found.quiet <= 1 <= found.slow
 
 
+def test_each_patch_of_a_schedule_is_timed(tmp_path: Path) -> None:
+    spec, cases = make_spec(), make_cases(tmp_path)
+    plan = make_plan(spec, patch_schedule=((8, 8, 8), (16, 16, 8)))
+    found = speed_probe.times([spec], plan, make_config(), cases)
+    assert found.steps == 2 * speed_probe.STEPS
+    whole = speed_probe.times([spec], make_plan(spec), make_config(), cases)
+    assert 0 < found.step < 2 * whole.step
+
+
 def test_a_first_batch_that_does_not_suit_the_plan_is_refused(tmp_path: Path) -> None:
     spec, cases = make_spec(), make_cases(tmp_path)
     with pytest.raises(PlanError, match="does not fit"):

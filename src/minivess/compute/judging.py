@@ -113,9 +113,12 @@ def chosen(
     sizes: Sizes,
     *,
     n_train: int,
-    patches: int,
+    patches: float,
 ) -> dict[str, Choice]:
-    """How often, and how much of each volume is judged after epochs of so many patches."""
+    """How often, and how much of each volume is judged after epochs of so many patches.
+
+    Smaller patches of a schedule count as parts of one.
+    """
     training, volumes = config.training, n_val(config, profile, n_train)
     allowed = BETWEEN * STEP * patches
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from minivess.compute import judging
 from minivess.compute.memory.prediction import Footprint
-from minivess.compute.patch import padding, shapes_of, step_down
+from minivess.compute.patch import growing, padding, shapes_of, step_down, within
 from minivess.config import ExperimentConfig, TrainingConfig
 from minivess.contracts import Choice, ComputePlan, DatasetProfile, Network, Shape
 from minivess.errors import MinivessError, OutOfMemory
@@ -112,8 +112,14 @@ def smaller(
         "patch_size": patch, "batch_size": batch, "iterations_per_epoch": iterations,
         "prediction_window": window,
     }  # fmt: skip
+    earlier = (
+        growing(patch, plan.divisor)
+        if training.patch_schedule == "growing"
+        else [one for one in plan.patch_schedule[:-1] if within(one, patch)]
+    )
     return plan.replace(
         number=plan.number + 1,
+        patch_schedule=(*earlier, patch),
         after_run=None,
         predicted_memory_gb=round(found.step_gb(patch, batch), 3),
         predicted_window_gb=round(found.window_gb(window, profile.max_shape), 3),

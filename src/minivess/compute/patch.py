@@ -45,6 +45,23 @@ def nearest(patch: Shape, divisor: Shape, shapes: Mapping[str, Shape]) -> Shape:
     return (sides[0], sides[1], sides[2])
 
 
+def growing(patch: Shape, divisor: Shape) -> tuple[Shape, ...]:
+    """Half and three quarters of a patch; thin sides, which show no vessel if smaller, stay."""
+    found = []
+    for share in (0.5, 0.75):
+        x, y, z = (
+            min(side, max(-(-FLOOR // step) * step, round(share * side / step) * step))
+            for side, step in zip(patch, divisor, strict=True)
+        )
+        found.append((x, y, z))
+    return tuple(one for one in dict.fromkeys(found) if one != patch)
+
+
+def within(part: Shape, patch: Shape) -> bool:
+    """Whether no side of a patch is longer than that of another."""
+    return all(side <= most for side, most in zip(part, patch, strict=True))
+
+
 def padding(shapes: Mapping[str, Shape], patch: Shape) -> dict[str, Shape]:
     """Case -> voxels that each axis lacks, for the volumes that are smaller than the patch."""
     missing = {}

@@ -7,7 +7,7 @@ from typing import Any
 
 from minivess.compute.choices import MEMORY, found, given
 from minivess.compute.memory.prediction import Footprint
-from minivess.compute.patch import fitting, nearest, shapes_of, step_down
+from minivess.compute.patch import fitting, growing, nearest, shapes_of, step_down, within
 from minivess.config import ExperimentConfig, TierConfig
 from minivess.contracts import Choice, DatasetProfile, Shape
 from minivess.errors import PlanError
@@ -185,6 +185,53 @@ class PatchAndBatch:
             f"{format_shape(self.divisor)}, which {self.network.name} needs.",
             remedy=f"'training.prediction_window=[{x},{y},{z}]', or leave it out",
         )
+
+    def schedule(self, patch: Shape) -> tuple[Shape, ...]:
+        """The patches of a training, that of the plan last.
+
+        Raises:
+            PlanError: one that is given does not divide, or is no part of the plan's.
+        """
+        asked = self.training.patch_schedule
+        if asked == "none":
+            return (patch,)
+        if asked == "growing":
+            smaller = growing(patch, self.divisor)
+            return *(one for one in smaller if self.footprint.accepts(one, 1)), patch
+        for one in asked:
+            self._require_part(one, patch)
+        return *asked, patch
+
+    def _require_part(self, part: Shape, patch: Shape) -> None:
+        divides = not any(side % step for side, step in zip(part, self.divisor, strict=True))
+        if within(part, patch) and divides and self.footprint.accepts(part, 1):
+            return
+        x, y, z = (
+            max(step, min(side // step * step, most))
+            for side, step, most in zip(part, self.divisor, patch, strict=True)
+        )
+        problem = (
+            f"does not divide by {format_shape(self.divisor)} or leaves too little at the deepest "
+            f"level of {self.network.name}"
+            if within(part, patch)
+            else f"is larger than the last patch, {format_shape(patch)}, which fits every volume"
+        )
+        raise PlanError(
+            f"{format_shape(part)} in training.patch_schedule {problem}.",
+            remedy=f"[{x},{y},{z}] in its place, or training.patch_schedule=growing",
+        )
+
+    def schedule_choice(self, patches: tuple[Shape, ...]) -> dict[str, Choice]:
+        """Why these patches one after the other; nothing where there is one."""
+        asked = self.training.patch_schedule
+        if asked == "none":
+            return {}
+        words = [f"[{x},{y},{z}]" for x, y, z in patches[:-1]]
+        made = given("patch_schedule", "growing" if asked == "growing" else f"[{','.join(words)}]")
+        sides = ", ".join(map(format_shape, patches))
+        return {
+            "patch_schedule": made.replace(value=sides, override="training.patch_schedule=none")
+        }
 
     # --- why ------------------------------------------------------------------------------
 

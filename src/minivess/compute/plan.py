@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import statistics
 from pathlib import Path
 
 from minivess import config as configuration
@@ -61,7 +62,9 @@ def resolve(
     whole = judging.windows(config, profile, judged, 1.0)
     volumes = judging.n_val(config, profile, n_train)
     updates = judging.iterations(config, n_train, batch, whole, volumes)
-    patches = updates.value * batch * config.training.accumulation_steps
+    schedule = sizes.schedule(patch)
+    part = statistics.fmean(map(math.prod, schedule)) / math.prod(patch)
+    patches = part * updates.value * batch * config.training.accumulation_steps
     made = {
         "tier": chosen,
         "device": on,
@@ -78,6 +81,7 @@ def resolve(
     share = made["validation_share"].value
     return ComputePlan(
         **{name: choice.value for name, choice in made.items()},
+        patch_schedule=schedule,
         divisor=found.divisor,
         predicted_memory_gb=round(found.step_gb(patch, batch), 3),
         predicted_window_gb=round(found.window_gb(window.value, profile.max_shape), 3),
@@ -86,7 +90,7 @@ def resolve(
         n_val=volumes,
         windows=whole,
         windows_between=judging.windows(config, profile, judged, share),
-        choices=made,
+        choices=made | sizes.schedule_choice(schedule),
     )
 
 

@@ -111,11 +111,12 @@ def field_of(key: str) -> FieldInfo | None:
 
 
 def takes_text(key: str) -> bool:
-    """Whether a field takes text, so that its override is not read as YAML."""
+    """Whether a field takes text and no list, so that its override is not read as YAML."""
     field = field_of(key)
-    return field is not None and any(
-        kind in (str, Path) or (get_origin(kind) is Literal and kind is not Auto)
-        for kind in _alternatives(field.annotation)
+    kinds = _alternatives(field.annotation) if field is not None else ()
+    listed = any(get_origin(kind) is tuple for kind in kinds)
+    return not listed and any(
+        kind in (str, Path) or (get_origin(kind) is Literal and kind is not Auto) for kind in kinds
     )
 
 

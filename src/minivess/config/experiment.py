@@ -23,6 +23,7 @@ from minivess.config.contradictions import CONTRADICTIONS
 from minivess.contracts import IGNORED, LabelMap, Normalisation, Resampling
 
 Augmentation = Literal["none", "light", "full"]
+Sides = tuple[PositiveInt, PositiveInt, PositiveInt]
 SAMPLES = 4
 
 
@@ -143,7 +144,8 @@ class TrainingConfig(Part):
     validation_share: Annotated[float, Field(gt=0, le=1)] | Auto = "auto"
     foreground_ratio: float = setting(0.67, ge=0, le=1)
     augment: Augmentation = "light"
-    patch_size: tuple[PositiveInt, PositiveInt, PositiveInt] | Auto = "auto"
+    patch_size: Sides | Auto = "auto"
+    patch_schedule: tuple[Sides, ...] | Literal["none", "growing"] = "none"
     batch_size: PositiveInt | Auto = "auto"
     accumulation_steps: int = setting(1, ge=1)
     learning_rate: float = setting(1e-3, gt=0)
@@ -159,7 +161,7 @@ class TrainingConfig(Part):
     judged_epoch: Literal["last", "best"] = "last"
     mixed_precision: Literal["auto", "none", "bf16", "fp16"] = "auto"
     sliding_window_overlap: float = setting(0.25, ge=0, lt=1)
-    prediction_window: tuple[PositiveInt, PositiveInt, PositiveInt] | Auto = "auto"
+    prediction_window: Sides | Auto = "auto"
     mirroring: Literal["none", "plane", "all"] = "none"
     cache_rate: Annotated[float, Field(ge=0, le=1)] | Auto = not_in_key("auto")
     num_workers: NonNegativeInt | Auto = not_in_key("auto")

@@ -53,6 +53,9 @@ class ComputePlan(Versioned):
     tier: str
     device: str
     patch_size: Shape
+    patch_schedule: tuple[Shape, ...] = Field(
+        default=(), description="patches of equally many epochs, patch_size last; none: it alone"
+    )
     prediction_window: Shape | None = Field(
         default=None, description="of whole volumes; none in older plans: the patch"
     )
@@ -78,6 +81,11 @@ class ComputePlan(Versioned):
     after_run: str | None = Field(
         default=None, description="the child run that ran out of memory with the plan before"
     )
+
+    def patch_at(self, epoch: int, epochs: int) -> Shape:
+        """Return the patch of an epoch, counted from 0, of so many; the last one has patch_size."""
+        patches = self.patch_schedule or (self.patch_size,)
+        return patches[-1 - (epochs - 1 - epoch) * len(patches) // epochs]
 
     @property
     def window(self) -> Shape:

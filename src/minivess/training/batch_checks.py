@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from minivess import losses
-from minivess.contracts import IGNORED, CellSpec, ComputePlan
+from minivess.contracts import IGNORED, CellSpec, ComputePlan, Shape
 from minivess.errors import DataError, PlanError
 from minivess.training import distributed
 from minivess.training.loaders import Batch, Batches, Volumes
@@ -22,7 +22,7 @@ def first_of_each(batches: Batches, volumes: Volumes, spec: CellSpec, plan: Comp
         DataError: another kind of number than the network takes, or labels that are no classes.
     """
     first = batches.batch(0, 0, batches.order(0))
-    shape(first, spec, plan)
+    shape(first, spec, plan, batches.patch(0))
     contents(first, spec)
     if not len(volumes):
         return
@@ -32,13 +32,13 @@ def first_of_each(batches: Batches, volumes: Volumes, spec: CellSpec, plan: Comp
     contents(whole, spec)
 
 
-def shape(batch: Batch, spec: CellSpec, plan: ComputePlan) -> None:
-    """Check a training batch's shape.
+def shape(batch: Batch, spec: CellSpec, plan: ComputePlan, patch: Shape) -> None:
+    """Check a training batch's shape against the epoch's patch.
 
     Raises:
         PlanError: it is not the plan's patch and batch size with the network's channels.
     """
-    size, patch = plan.batch_size // distributed.size(), plan.patch_size
+    size = plan.batch_size // distributed.size()
     expected = (size, spec.network.in_channels, *patch)
     found = (tuple(batch.image.shape), tuple(batch.label.shape))
     if found != (expected, (size, _label_channels(spec), *patch)):

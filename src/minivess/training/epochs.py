@@ -54,9 +54,10 @@ class Steps:
         optim.set_learning_rate(state.optimizer, rate)
         state.network.train()
         state.optimizer.zero_grad(set_to_none=True)
+        patch = self.batches.patch(state.epoch)
         tally = Tally(self.spec.network.out_channels, self.plan.device, ignores=self.spec.ignores)
         for step, batch in enumerate(self.batches.epoch(state.epoch)):
-            batch_checks.shape(batch, self.spec, self.plan)
+            batch_checks.shape(batch, self.spec, self.plan, patch)
             seed = seed_of("step", self.spec.seed, state.epoch, step)
             torch.manual_seed(seed + distributed.rank())
             self._accumulate(state, batch, tally)

@@ -20,7 +20,7 @@ from monai.transforms.compose import Compose
 from numpy.typing import NDArray
 
 from minivess.config import ExperimentConfig, TrainingConfig
-from minivess.contracts import Case, CellSpec, ComputePlan
+from minivess.contracts import Case, CellSpec, ComputePlan, Shape
 from minivess.errors import DataError, MinivessError
 from minivess.training import distributed, transforms
 
@@ -114,6 +114,10 @@ class Batches:
         """Batches in an epoch: those of one optimizer step times the steps."""
         return self.plan.iterations_per_epoch * self.training.accumulation_steps
 
+    def patch(self, epoch: int) -> Shape:
+        """The size of the patches of an epoch."""
+        return self.plan.patch_at(epoch, self.training.max_epochs)
+
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """All batches of an epoch, some made ahead where the plan has workers."""
         order = self.order(epoch)
@@ -150,7 +154,7 @@ class Batches:
     def batch(self, epoch: int, step: int, order: NDArray[np.int64]) -> Batch:
         """One batch, or this process's share; its transform is its own, as shared ones race."""
         transform = transforms.drawn(
-            self.plan.patch_size,
+            self.patch(epoch),
             foreground_ratio=self.training.foreground_ratio,
             augment=self.training.augment,
         )

@@ -13,7 +13,7 @@ import torch
 
 from minivess.compute.reporting.forecast import Times
 from minivess.config import ExperimentConfig
-from minivess.contracts import Case, CellSpec, ComputePlan
+from minivess.contracts import Case, CellSpec, ComputePlan, Shape
 from minivess.evaluation import metrics
 from minivess.inference import Predictor
 from minivess.training import batch_checks, context, epochs
@@ -44,13 +44,16 @@ def times(
     spec = specs[0]
     with context.machine(plan), torch.random.fork_rng():
         batches = Batches.of(spec, plan, config, cases)
-        draw = partial(batches.batch, 0, 0, batches.order(0))
-        first = draw()  # volumes are read now, and kept later
-        batch_checks.shape(first, spec, plan)
+        sizes = {batches.patch(epoch): epoch for epoch in range(config.training.max_epochs)}
+        # Volumes are read now, and kept later.
+        firsts = [batches.batch(n, 0, batches.order(n)) for n in reversed(sizes.values())]
+        first, last = firsts[0], max(sizes.values())
+        draw = partial(batches.batch, last, 0, batches.order(last))
+        batch_checks.shape(first, spec, plan, plan.patch_size)
         batch_checks.contents(first, spec)
         state = State.start(spec, plan, config.training)
         window = partial(_window, state, first, spec, plan)
-        timed = [_steps(one, First.again(batches, first)) for one in specs]
+        timed = [_steps(one, First.again(batches, batch)) for batch in firsts for one in specs]
         usual = [min(steps.wall) for steps in timed]
         return Times(
             step=sum(usual) / len(usual),
@@ -79,6 +82,11 @@ class First(Batches):
     def again(cls, batches: Batches, first: Batch) -> First:
         """Repeat the first batch of others."""
         return cls(batches.volumes, batches.plan, batches.training, batches.seed, first)
+
+    def patch(self, epoch: int) -> Shape:
+        """The patch of the batch, whatever the epoch."""
+        x, y, z = self.first.image.shape[2:]
+        return x, y, z
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Enough for a few steps; the first of them sets up kernels and is no measure."""

@@ -23,8 +23,8 @@ Params = dict[str, Any]
 # of cells trained in parallel and the time for all are no property of one cell.
 GRID = ("models", "losses", "seeds", "parallel_cells", "time_limit_s")
 RESOLVED = (
-    "patch_size", "batch_size", "num_workers", "cache_rate", "mixed_precision", "threads",
-    "device", "iterations_per_epoch", "validation_interval", "validation_share",
+    "patch_size", "patch_schedule", "batch_size", "num_workers", "cache_rate", "mixed_precision",
+    "threads", "device", "iterations_per_epoch", "validation_interval", "validation_share",
 )  # fmt: skip
 
 
