@@ -218,7 +218,7 @@ class PatchAndBatch:
         )
         raise PlanError(
             f"{format_shape(part)} in training.patch_schedule {problem}.",
-            remedy=f"[{x},{y},{z}] in its place, or training.patch_schedule=growing",
+            remedy=f"give [{x},{y},{z}] in its place, or training.patch_schedule=growing",
         )
 
     def schedule_choice(self, patches: tuple[Shape, ...]) -> dict[str, Choice]:
