@@ -148,8 +148,7 @@ def beside(target: Path) -> tuple[Path, Path]:
 
 def is_own(path: Path) -> bool:
     """Whether a table or a preview was written here."""
-    marks = {".csv": ",".join(COLUMNS).encode(), ".png": b"Software\0minivess"}
-    mark = marks.get(path.suffix)
+    mark = {".csv": ",".join(COLUMNS).encode(), ".png": b"Software\0minivess"}.get(path.suffix)
     return mark is not None and path.is_file() and mark in path.read_bytes()[:200]
 
 
