@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -43,12 +44,19 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
     """A disk of this size, or a skip where it may not be made."""
     folder.mkdir()
     words = ("-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder))
-    if os.geteuid() or subprocess.run(["mount", *words], check=False).returncode:
+    if not mounted(*words):
         pytest.skip("only root may make a small disk here")
     try:
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def mounted(*words: str) -> bool:
+    """Whether `mount` is there, may be used here, and did so."""
+    if os.geteuid() or shutil.which("mount") is None:
+        return False
+    return subprocess.run(["mount", *words], check=False).returncode == 0
 
 
 def fill(disk: Path) -> Path:
@@ -64,7 +72,7 @@ def read_only(folder: Path) -> Iterator[None]:
     """A folder that may not be written: mounted so for root, whom permissions do not bind."""
     if os.geteuid() == 0:
         words = [["--bind", str(folder), str(folder)], ["-o", "remount,bind,ro", str(folder)]]
-        if any(subprocess.run(["mount", *one], check=False).returncode for one in words):
+        if not all(mounted(*one) for one in words):
             pytest.skip("nothing can be mounted here")
         try:
             yield

@@ -7,7 +7,8 @@ content. A model file may give its own numbers instead.
 from __future__ import annotations
 
 import math
-from functools import cached_property
+from functools import cache, cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,10 @@ JUDGING_PROCESS_GB = {"cpu": 0.65, "cuda": 0.6}
 """The same while a volume is judged: 0.58 GB were measured, and 0.62 in networks of many small
 tensors, which leave more of the heap in holes."""
 
+CUDA_BUILD_GB = 0.27
+"""More of it where torch is built for CUDA: its libraries are loaded without a GPU, too (measured:
+0.76 GB after the imports of a training, 0.48 with the build for the CPU)."""
+
 UNSEEN = 1.15
 """Holes that allocators leave between tensors, and workspaces that no rule names."""
 
@@ -43,6 +48,20 @@ BLENDING_MAPS = 3
 DIVISOR = "divisor"
 MASK_BYTES = 9
 """For each voxel of a judged volume: its mask, and the class numbers that its loss takes."""
+
+
+def process_gb(device: str, *, judging: bool = False) -> float:
+    """GiB that a training process holds beside tensors, on this machine's build of torch."""
+    held = (JUDGING_PROCESS_GB if judging else PROCESS_GB)[device]
+    return held + CUDA_BUILD_GB * (device == "cpu" and _built_for_cuda())
+
+
+@cache
+def _built_for_cuda() -> bool:
+    """Whether torch brings CUDA's kernels; to import it for that would take seconds."""
+    torch = find_spec("torch")
+    places = torch.submodule_search_locations if torch else None
+    return any(any(Path(place, "lib").glob("*torch_cuda*")) for place in places or ())
 
 
 def map_bytes(network: Network) -> int:
@@ -115,10 +134,10 @@ class Footprint:
         at_rest = UNSEEN * min(fixed for fixed, _ in self._window_lines) / GIB
         voxels = math.prod(volume)
         more = max(windows + maps * voxels / GIB, at_rest + judged * voxels / GIB)
-        return JUDGING_PROCESS_GB[self.device] + more
+        return process_gb(self.device, judging=True) + more
 
     def _process_gb(self, fixed: float) -> float:
-        return PROCESS_GB[self.device] + UNSEEN * fixed / GIB
+        return process_gb(self.device) + UNSEEN * fixed / GIB
 
     @cached_property
     def _training(self) -> DryRun:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from minivess import networks
 from minivess.compute import judging, layout
 from minivess.compute.choices import loaded_gb
-from minivess.compute.memory.prediction import JUDGING_PROCESS_GB, PROCESS_GB, map_bytes
+from minivess.compute.memory.prediction import map_bytes, process_gb
 from minivess.compute.patch import shapes_of
 from minivess.compute.reporting import peak_memory
 from minivess.config import ExperimentConfig
@@ -88,8 +88,8 @@ def forecast(
     on_gpu = plan.device == "cuda"
     process = max(plan.predicted_memory_gb, plan.predicted_window_gb)
     maps = map_bytes(network) * math.prod(profile.max_shape) / GIB
-    step_gb = plan.predicted_memory_gb - PROCESS_GB["cpu"]
-    judging_gb = plan.predicted_window_gb - JUDGING_PROCESS_GB["cpu"]
+    step_gb = plan.predicted_memory_gb - process_gb("cpu")
+    judging_gb = plan.predicted_window_gb - process_gb("cpu", judging=True)
     return Forecast(
         cells=cells,
         seconds_per_step=times.at(plan.threads).step,
