@@ -142,6 +142,17 @@ def flipped(pair: Pair) -> None:
     write(pair.label, pair.label_array[:, ::-1], affine)
 
 
+def endless(pair: Pair) -> None:
+    file = pair.rename(".tif")
+    tifffile.imwrite(file, pair.image_array.T, ome=True, photometric="minisblack")
+    with tifffile.TiffFile(file) as tiff:
+        first, last = tiff.pages.first, tiff.pages[-1].aspage()
+        after = last.offset + 2 + 12 * len(last.tags)
+    with file.open("r+b") as raw:
+        raw.seek(after)
+        raw.write(struct.pack("<I", first.offset))
+
+
 def thumbnail(pair: Pair) -> None:
     with tifffile.TiffWriter(pair.rename(".tif")) as writer:
         writer.write(pair.image_array.T[0, ::2, ::2])
@@ -311,6 +322,7 @@ KINDS: dict[str, tuple[Callable[[Pair], object], Expected]] = {
         lambda p: (tif(p, p.image_array.T), p.packed(lambda b: b[:1500])),
         UNREADABLE,
     ),
+    "tif whose pages lead back": (endless, UNREADABLE),
     "tif of text": (lambda p: p.rename(".tif").write_text("none"), UNREADABLE),
     "nrrd of text": (lambda p: p.rename(".nrrd").write_text("none"), UNREADABLE),
     "nrrd cut": (

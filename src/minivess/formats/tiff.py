@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shlex
+import struct
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +31,9 @@ PAGES = "QI"
 # Dots per inch of screens, printers and scanners, which are not the size of a voxel.
 DPI = (72, 75, 96, 100, 120, 144, 150, 180, 200, 220, 240, 300, 360, 400, 600, 1200, 2400, 4800)
 WHITE_IS_ZERO = 0
+# Version of a TIFF: type of the number of tags of a page and of an offset, bytes of a tag, and
+# where the offset of the first page stands.
+CHAINS = {42: ("H", "I", 12, 4), 43: ("Q", "Q", 20, 8)}
 
 Geometry = tuple[Spacing, str, bool]
 
@@ -74,6 +78,7 @@ def stated_shape(path: Path) -> tuple[int, ...]:
 def _opened(path: Path) -> Iterator[Any]:
     import tifffile
 
+    _refuse_circles(path)
     try:
         with tifffile.TiffFile(path) as tiff:
             yield tiff
@@ -84,6 +89,33 @@ def _opened(path: Path) -> Iterator[Any]:
                 remedy="pip install imagecodecs",
             ) from error
         raise
+
+
+def _refuse_circles(path: Path) -> None:
+    """Refuse a file whose pages lead back to an earlier one, which tifffile would never end."""
+    length = path.stat().st_size
+    seen: set[int] = set()
+    with path.open("rb") as file:
+        head = file.read(16).ljust(16, b"\0")
+        order = "<" if head[:2] == b"II" else ">"
+        if (kind := CHAINS.get(struct.unpack(f"{order}H", head[2:4])[0])) is None:
+            return  # no TIFF, which the library says
+        number, offset, entry, at = kind
+
+        def unpacked(form: str, place: int) -> int:
+            size = struct.calcsize(form)
+            if place + size > length:
+                return 0  # cut off, which the library says
+            file.seek(place)
+            return int(struct.unpack(order + form, file.read(size))[0])
+
+        page = unpacked(offset, at)
+        while page:
+            if page in seen:
+                raise file_error(path, f"is damaged: page {len(seen)} leads back to an earlier one")
+            seen.add(page)
+            tags = unpacked(number, page)
+            page = unpacked(offset, page + struct.calcsize(number) + tags * entry)
 
 
 def _refuse_sets(path: Path, tiff: Any) -> None:
