@@ -234,6 +234,8 @@ def test_training_analysis_and_summary_say_the_same_figures_to_the_digit(chain: 
     assert {family.name for family in analysis.families} == set(parents)
     for family in analysis.families:
         for metric, interval in family.intervals.items():
+            if metric in names.COUNTS:
+                continue  # the analysis alone measures it
             trained = parents[family.name].data.metrics.get(f"eval_{metric}")
             assert trained == pytest.approx(interval.mean, abs=1e-12), metric
             assert rows[family.name, metric] == pytest.approx(interval.mean, abs=1e-12), metric

@@ -44,7 +44,8 @@ def minivess(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     def run(*words: str) -> tuple[int, dict[str, Any]]:
         code = main.main([*words, "--json"])
         said = capsys.readouterr()
-        return code, json.loads(said.out.splitlines()[-1]) if said.out else {"error": said.err}
+        found: dict[str, Any] = json.loads(said.out.splitlines()[-1])
+        return code, {"error": said.err} if "failure" in found else found
 
     return run
 

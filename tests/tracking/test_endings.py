@@ -52,6 +52,8 @@ else:
     for way, child in children.items():
         if way in signals:
             while not (ready / way).exists():
+                if os.waitpid(child, os.WNOHANG)[0]:
+                    sys.exit(f"{way} ended before it was ready")
                 time.sleep(0.02)
             os.kill(child, signals[way])
         codes[way] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -108,6 +110,7 @@ def codes(store: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, i
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *words], capture_output=True, text=True, timeout=300
     )
+    assert done.returncode == 0, done.stderr
     settle_runs(store)
     found: dict[str, int] = json.loads(done.stdout)
     return found
