@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import cc3d
 import httpx
@@ -26,6 +27,8 @@ import psutil
 import pytest
 import tifffile
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from minivess.contracts import Case, Composition, Network, Uncertainty, Window
 from minivess.errors import DataError, ServingError
@@ -525,3 +528,49 @@ def test_a_path_in_a_file_name_leads_nowhere(address: str, case: Case, tmp_path:
     named = {"image": (str(tmp_path / "evil.nii.gz"), case.image.read_bytes())}
     assert httpx.post(f"{address}/predict", files=named, timeout=300).status_code == 200
     assert not list(tmp_path.iterdir())
+
+
+VOLUME = gzip.compress(header_of((8, 8, 5)) + bytes(320))
+
+
+def forms(schema: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Forms with the fields of a description and others, right values and any others."""
+    fields = st.sampled_from([*schema["properties"], "other"])
+    words = [word for field in schema["properties"].values() for word in field.get("enum", ())]
+    damaged = st.builds(
+        lambda place, byte: VOLUME[:place] + bytes([byte]) + VOLUME[place + 1 :],
+        st.integers(0, len(VOLUME) - 1), st.integers(0, 255),
+    )  # fmt: skip
+    file = st.tuples(st.text(max_size=8), damaged | st.binary(max_size=400) | st.just(VOLUME))
+    text = st.tuples(st.none(), st.sampled_from(words) | st.text(max_size=20))
+    return st.dictionaries(fields, file | text, max_size=3)
+
+
+def test_any_request_to_what_the_service_describes_is_answered_as_it_describes(
+    address: str,
+) -> None:
+    described = httpx.get(f"{address}/docs.json").json()
+    schemas = described["components"]["schemas"]
+    operations = [
+        (path, method, found)
+        for path, methods in described["paths"].items()
+        for method, found in methods.items()
+    ]
+
+    @settings(max_examples=60, derandomize=True, database=None)
+    @given(st.data())
+    def ask(data: st.DataObject) -> None:
+        path, method, found = data.draw(st.sampled_from(operations))
+        body = found.get("requestBody", {}).get("content", {}).get("multipart/form-data", {})
+        name = body.get("schema", {}).get("$ref", "").rpartition("/")[2]
+        form = data.draw(forms(schemas[name]) if name else st.none())
+        begun = time.monotonic()
+        answer = httpx.request(method, f"{address}{path}", files=form, timeout=60)
+        assert time.monotonic() - begun < 30
+        assert answer.status_code < 500, answer.text
+        if answer.status_code >= 400:
+            assert answer.json()["error"]
+        elif path == "/predict":
+            assert str(answer.status_code) in found["responses"]
+
+    ask()
