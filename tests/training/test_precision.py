@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from minivess import names
 from minivess.analysis import predictions
 from minivess.contracts import FoldModel
 from tests.training import scene
@@ -24,4 +25,7 @@ def test_the_figures_of_a_bf16_training_are_those_of_the_analysis_to_the_digit(t
     )  # fmt: skip
     held_out = {case: cases[case] for case in spec.fold.val}
     judged = predictions.out_of_fold([member], held_out, config, tmp_path / "cache").predictions
-    assert [one.metrics for one in judged["dynunet_dice_ce"]] == list(result.volumes)
+    for one, trained in zip(judged["dynunet_dice_ce"], result.volumes, strict=True):
+        values = {name: one.metrics.values[name] for name in trained.values}
+        assert one.metrics.replace(values=values) == trained
+        assert one.metrics.values.keys() - trained.values.keys() == {*names.COUNTS}
