@@ -10,7 +10,6 @@ whether its process is killed there. The same commands then run again undisturbe
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import random
 import sys
@@ -35,7 +34,7 @@ from minivess.text import slug
 from minivess.tracking.store import registry
 from tests.faults import laws
 from tests.faults.memory_store import Death, MemoryClient, MemoryStore, StoredRun, StoredVersion
-from tests.faults.simulation import SimulatedStore
+from tests.faults.simulation import SimulatedStore, play_seeds
 
 MODEL = "tubes"
 ACTIONS = {"train": 4, "deploy": 5, "promote": 3, "rollback": 3, "settle": 3}
@@ -327,19 +326,5 @@ def play(schedule: list[Step]) -> list[str]:
         return Commands(Path(folder)).play(schedule)
 
 
-def main() -> int:
-    """Play the seeds of a range."""
-    logging.disable()
-    first, last = (int(word) for word in sys.argv[1:3])
-    wrong = 0
-    for seed in range(first, last + 1):
-        if found := play(schedule_of(seed)):
-            wrong += 1
-            sys.stdout.write(f"seed {seed}: {'; '.join(found)}\n")
-            sys.stdout.flush()
-    sys.stdout.write(f"{last - first + 1} schedules, {wrong} break a law\n")
-    return 1 if wrong else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(play_seeds(lambda seed: play(schedule_of(seed)), lambda _: None))

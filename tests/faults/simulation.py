@@ -337,19 +337,27 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-def main() -> int:
-    """Play the seeds of a range."""
+def play_seeds(broken_by: Callable[[int], list[str]], shorter: Callable[[int], object]) -> int:
+    """Play the seeds of the range that the command names; print what breaks a law.
+
+    Args:
+        broken_by: the laws that the schedule of a seed breaks.
+        shorter: a schedule to print beneath them, or None.
+    """
     logging.disable()
     first, last = (int(word) for word in sys.argv[1:3])
     wrong = 0
     for seed in range(first, last + 1):
-        if found := play(schedule_of(seed)):
+        if found := broken_by(seed):
             wrong += 1
             _say(f"seed {seed}: {'; '.join(found)}")
-            _say(f"  {shortened(schedule_of(seed))}")
+            if schedule := shorter(seed):
+                _say(f"  {schedule}")
     _say(f"{last - first + 1} schedules, {wrong} break a law")
     return 1 if wrong else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(
+        play_seeds(lambda seed: play(schedule_of(seed)), lambda seed: shortened(schedule_of(seed)))
+    )

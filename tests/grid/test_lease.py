@@ -1,4 +1,4 @@
-"""One process at a time trains a cell, whoever dies, stops or loses the store."""
+"""One process at a time trains a cell, also when one dies, is stopped or loses the store."""
 
 from __future__ import annotations
 

@@ -43,6 +43,7 @@ from minivess.runtime.servers import Server
 from minivess.stages.train import train
 from tests.commands import Command
 from tests.conftest import tube, write_nifti
+from tests.orchestration.workers import working
 
 pytestmark = pytest.mark.slow
 
@@ -104,7 +105,7 @@ def story(
         stack.enter_context(changed_environment(**surroundings))
         client = stack.enter_context(get_client(sync_client=True))
         url, notices = stack.enter_context(listener())
-        stack.enter_context(working(home))
+        stack.enter_context(working(POOL, "process", home.root / "worker.log"))
         for number in range(2):
             watching = ("watch", *SMOKE, f"data.root={root}")
             watcher = Command(watching, child_environment(), home.root / f"watcher{number}")
@@ -348,22 +349,6 @@ def files(store: MlflowClient, run_id: str, path: str | None = None) -> set[str]
 
 
 # --- acting -------------------------------------------------------------------------------
-
-
-@contextmanager
-def working(home: Home) -> Iterator[None]:
-    """A worker; it and what it started are ended afterwards."""
-    words = ("prefect", "worker", "start", "-p", POOL, "-t", "process")
-    with (home.root / "worker.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *words], cwd=CLONE, env=child_environment(),
-            stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
-    try:
-        yield
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 @contextmanager

@@ -6,13 +6,8 @@ No cluster is to be had here: what the worker sends is held against the strict s
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -22,10 +17,11 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 
-from minivess.config import Environment, child_environment
+from minivess.config import Environment
 from minivess.home import Home
 from minivess.orchestration import prefect_client
 from minivess.runtime.servers import Server
+from tests.orchestration.workers import working
 
 pytestmark = pytest.mark.slow
 
@@ -115,26 +111,6 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         made.shutdown()
 
 
-@contextmanager
-def worker(folder: Path, server: Server) -> Iterator[None]:
-    """A worker of the pool."""
-    words = ("prefect", "worker", "start", "--pool", POOL, "--type", "kubernetes")
-    variables = {
-        "KUBECONFIG": str(folder / "kubeconfig"), "PREFECT_API_URL": server.api,
-        "PREFECT_HOME": str(folder / "prefect"), "PREFECT_WORKER_QUERY_SECONDS": "1",
-    }  # fmt: skip
-    with (folder / "worker.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *words], env=child_environment(**variables), stdout=log,
-            stderr=log, start_new_session=True,
-        )  # fmt: skip
-    try:
-        yield
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
 def wait_for(reached: Callable[[], object], log: Path) -> None:
     """Wait until something is so."""
     end = time.monotonic() + 120
@@ -149,6 +125,10 @@ def test_a_worker_submits_a_job_that_the_schema_takes(
     pytest.importorskip("prefect_kubernetes", reason="pip install prefect-kubernetes")
     schema = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
     log = tmp_path / "worker.log"
+    variables = {
+        "KUBECONFIG": str(tmp_path / "kubeconfig"), "PREFECT_API_URL": served[1].api,
+        "PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_WORKER_QUERY_SECONDS": "1",
+    }  # fmt: skip
     template = json.loads(TEMPLATE.read_text())
     with prefect_client.client(served[0], Environment()), get_client(sync_client=True) as client:
         client.create_work_pool(
@@ -159,7 +139,7 @@ def test_a_worker_submits_a_job_that_the_schema_takes(
             entrypoint="flows/train.py:train",
         )  # fmt: skip
         run = client.create_flow_run_from_deployment(deployment)
-        with worker(tmp_path, served[1]):
+        with working(POOL, "kubernetes", log, **variables):
             wait_for(lambda: cluster.jobs, log)
             (job,) = cluster.jobs
     schema.validate(job, "1.31", strict=True)
