@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -96,6 +97,17 @@ def test_a_command_on_a_page_is_one_that_the_grammar_takes(page: Path):
     for line in page.read_text().splitlines():
         for words in grammar.commands(line):
             grammar.check(words)
+
+
+def test_each_command_that_ci_types_from_the_pages_is_a_recipe():
+    spec = importlib.util.spec_from_file_location("documented", CLONE / ".ci" / "documented.py")
+    assert spec is not None
+    assert spec.loader is not None
+    documented = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(documented)
+    typed = [command for command in documented.commands() if not documented.skipped(command)]
+    assert len(typed) > 60
+    assert {command.split()[1] for command in typed} - {*VERBS, "summary"} == set()
 
 
 def known(key: str) -> bool:
