@@ -131,17 +131,17 @@ doctor *words: ready
 runs *words: ready
     @{{ minivess }} runs "$@"
 
-# Open the report of the latest analysis
+# Open the latest report, or another page: just open gallery, just open mlflow, just open RUN
 [group("research")]
-report *words: ready
-    @{{ minivess }} report "$@"
+open *words: ready
+    @{{ minivess }} open "$@"
 
 # Settings with default, meaning and values: just settings training
 [group("research")]
 settings *words: ready
     @{{ minivess }} settings "$@"
 
-# What a setting does, or what a code of a check asks for
+# What a setting does, or what the code of a check or an error asks for
 [group("research")]
 explain *words: ready
     @{{ minivess }} explain "$@"

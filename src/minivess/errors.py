@@ -20,7 +20,10 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import tomllib
 from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
 
 
 class MinivessError(Exception):
@@ -60,6 +63,8 @@ class DataError(MinivessError):
 
 class RemoteError(DataError):
     """The remote of the data does not answer, or refuses."""
+
+    code = "RemoteError"
 
 
 class PlanError(MinivessError):
@@ -111,3 +116,9 @@ class ServingError(MinivessError):
 def nearest(typed: str, known: Iterable[str]) -> str | None:
     """The name that was probably meant; none where no name is near."""
     return next(iter(difflib.get_close_matches(typed, list(known), n=1)), None)
+
+
+@cache
+def texts() -> dict[str, dict[str, str]]:
+    """Code of an error -> `meaning` and `remedy`, for errors and codes of MLflow's."""
+    return tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))

@@ -155,8 +155,9 @@ VERBS = {
                    "nothing"),
     "runs": Verb("all results as a table, newest first; of some kinds: runs family analysis",
                  "[KIND ...]", ("all", "json"), NAMED),
-    "report": Verb("open the report of the latest analysis, or of --upstream", "",
-                   ("upstream", "json"), NAMED),
+    "open": Verb("open report, gallery, mlflow, prefect or the page of a run; the report without a "
+                 "word", "[PAGE_OR_RUN]",
+                 ("upstream", "json"), NAMED),
     "delete": Verb("delete runs for good, with their folds, files and logs", "RUN ...",
                    ("yes", "force", "json"), STORE, "lock"),
     "disk": Verb("what takes how much space in the output folder", opens="nothing"),
@@ -164,8 +165,8 @@ VERBS = {
                   ("apply", "json"), STORE, "lock to apply"),
     "settings": Verb("settings with default, meaning and values: settings training", "[PART ...]",
                      opens="nothing"),
-    "explain": Verb("what a setting does, or what a code of a check asks for", "SETTING_OR_CODE",
-                    opens="nothing"),
+    "explain": Verb("what a setting does, or what the code of a check or an error asks for",
+                    "SETTING_OR_CODE", opens="nothing"),
     "new": Verb("write a template that works: model, loss, tier, experiment", "KIND NAME",
                 opens="nothing"),
     "completion": Verb("the script that makes a shell complete words: bash, zsh", "SHELL [LINE]",
@@ -218,6 +219,8 @@ SERVER_ACTIONS = {
     "status": Verb("what is served from this home; exit code 1 if nothing is"),
     "stop": Verb("end it; requests that are in are answered first"),
 }
+PAGES = ("report", "gallery", "mlflow", "prefect")
+"""What `open` shows by name."""
 ACTIONS_OF = {"review": ACTIONS, "serve": SERVER_ACTIONS}
 GROUPS = {
     "to begin": ("experiment", "init", "plan", "doctor", "help"),
@@ -225,7 +228,7 @@ GROUPS = {
     "training and analysis": ("train", "search", "analyse", "new", "settings", "explain"),
     "models in use": ("predict", "deploy", "serve", "promote", "rollback", "compare", "drift",
                       "export"),
-    "results": ("runs", "report", "summary", "sql", "lineage", "reproduce"),
+    "results": ("runs", "open", "summary", "sql", "lineage", "reproduce"),
     "what runs": ("status", "ui", "up", "down", "restart", "health", "logs", "notify"),
     "keeping house": ("disk", "clean", "delete", "settle", "audit", "backfill", "purge", "rebase",
                       "completion"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import importlib
 import json
 import os
+import pkgutil
 import pty
 import re
 import select
@@ -24,9 +26,12 @@ from typing import Any
 
 import pytest
 
-from minivess import config, files, names
+import minivess as package
+from minivess import config, errors, files, names
 from minivess.cli import main, reference
 from minivess.config import TrackingConfig
+from minivess.data.checks import CHECKS
+from minivess.errors import MinivessError
 from minivess.home import Home, open_home
 from minivess.tracking.run import metric_files
 from minivess.tracking.store.store import Store, open_store
@@ -72,8 +77,32 @@ def test_a_setting_and_a_code_are_explained_and_the_nearest_is_named(minivess: V
     assert "constant (error)" in code
     assert "Try: export the image again" in code
     assert minivess("explain", "max_epoch") == (
-        2, "'max_epoch' is no setting and no code of a check.\n  Try: did you mean max_epochs?\n",
+        2, "'max_epoch' is no setting and no code of a check or an error.\n"
+        "  Try: did you mean max_epochs?\n",
     )  # fmt: skip
+
+
+def test_each_error_is_explained_and_each_explanation_is_of_an_error(minivess: Verb) -> None:
+    from mlflow.protos.databricks_pb2 import ErrorCode
+
+    from minivess.tracking.store import connection
+
+    kinds, waiting = {MinivessError}, [MinivessError]
+    for module in pkgutil.walk_packages(package.__path__, "minivess."):
+        text = importlib.util.find_spec(module.name)
+        if text and text.origin and "Error):" in Path(text.origin).read_text():
+            importlib.import_module(module.name)
+    while waiting:
+        below = waiting.pop().__subclasses__()
+        kinds |= {*below}
+        waiting += below
+    ours = {kind.__name__ for kind in kinds if kind.__module__.startswith("minivess.")}
+    explained = {*errors.texts()}
+    assert ours == explained - {*ErrorCode.keys(), *connection.ANSWERS}
+    assert {*connection.ANSWERS} <= explained
+    assert {getattr(kind, "code", "") for kind in kinds} <= {"", *CHECKS, *explained}
+    code, said = minivess("explain", "StoreUnreachable")
+    assert (code, "waits in the journal" in said, "Try: start it" in said) == (0, True, True)
 
 
 def test_the_disk_is_listed_by_what_lies_there(minivess: Verb, home: Home) -> None:
@@ -266,7 +295,30 @@ def _renamed(store: Store, run_id: str, new: str) -> str:
 
 def test_a_report_is_of_an_analysis_that_has_ended(store: Store, minivess: Verb) -> None:
     make(store, names.ANALYSIS, "slow", "RUNNING")
-    assert "no finished analyse run of 'demo'" in minivess("report")[1]
+    assert "no finished analyse run" in minivess("open")[1]
+    assert "no finished profile run of 'x'" in minivess("open", "gallery", "data.name=x")[1]
+
+
+def test_a_page_is_opened_by_its_name_by_a_run_or_by_a_server_that_answers(
+    store: Store, minivess: Verb
+) -> None:
+    profile, family = make(store, names.PROFILE), make(store, names.FAMILY)
+    store.client.log_text(profile, "all volumes", names.GALLERY_ARTIFACT)
+    page = store.home.reports / profile / "gallery.html"
+    for words in (["gallery"], [profile[:10]], ["gallery", "--upstream", profile]):
+        told = minivess("open", *words, "--json")[1]
+        assert told == {"page": page.as_uri(), "run_id": profile, "opened": False}
+    assert page.read_text() == "all volumes"
+    assert minivess("open", "gallery")[1] == f"  {page.as_uri()}\n"
+    for words, said in {
+        (family,): "MLflow's server does not answer", ("prefect",): "minivess up",
+        ("galery",): "did you mean open gallery?", ("none_such",): "none_such",
+        ("gallery", "--upstream", family): f"minivess open {family}",
+        ("mlflow", "--upstream", family): f"minivess open {family}",
+    }.items():  # fmt: skip
+        code, refused = minivess("open", *words)
+        assert (code > 0, said in refused) == (True, True), refused
+    assert "did you mean `minivess open report`?" in minivess("report")[1]
 
 
 @pytest.mark.slow

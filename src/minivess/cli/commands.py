@@ -284,9 +284,7 @@ STORIES: dict[str, Story] = {
     "runs": lambda session, options: room("cli.runs").show(
         session, options.arguments, every=options.all
     ),
-    "report": lambda session, options: room("cli.runs").report(
-        session, options.upstream, is_quiet=options.json
-    ),
+    "open": lambda session, options: room("cli.opening").show(session, options),
     "delete": lambda session, options: room("cli.runs").delete(
         session, options.arguments, yes=options.yes, force=options.force
     ),

@@ -12,7 +12,7 @@ from typing import Literal, NoReturn
 
 from minivess.errors import UsageError, nearest
 from minivess.text import some
-from minivess.verbs import ACTIONS, ACTIONS_OF, GROUPS, OPTIONS, ROWS, VERBS, Verb, spelled
+from minivess.verbs import ACTIONS, ACTIONS_OF, GROUPS, OPTIONS, PAGES, ROWS, VERBS, Verb, spelled
 
 EPILOG = """\
 examples:
@@ -157,7 +157,8 @@ def _verb(words: Sequence[str]) -> tuple[str, list[str]]:
     name, rest = bare[0], [*words]
     rest.remove(name)
     if name not in VERBS:
-        near = nearest(name, VERBS)
+        near = nearest(name, [*VERBS, *PAGES])
+        near = f"open {near}" if near in PAGES and near not in VERBS else near
         meant = f"did you mean `minivess {near}`?" if near else "minivess help, which lists them"
         raise UsageError(f"There is no verb {name!r}.", remedy=meant)
     return _action(name, rest) if name in ACTIONS_OF else (name, rest)

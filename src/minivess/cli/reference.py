@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import argparse
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from minivess import config as configs
+from minivess import errors
 from minivess.cli.grammar import format_setting
 from minivess.cli.new import KINDS
 from minivess.config import ExperimentConfig
 from minivess.errors import UsageError, nearest
 from minivess.home import Home
 from minivess.runtime import output
-from minivess.verbs import ACTIONS, OPTIONS, ROWS, SERVER_ACTIONS, VERBS
+from minivess.verbs import ACTIONS, OPTIONS, PAGES, ROWS, SERVER_ACTIONS, VERBS
 
 Outcome = dict[str, Any]
 Options = argparse.Namespace
@@ -66,21 +68,14 @@ def _fields(key: str) -> dict[str, Any]:
 
 
 def explain(_: ExperimentConfig, options: Options) -> Outcome:
-    """Say what a setting does and who reads it, or what a code of a check means and asks for.
+    """Say what a setting does and who reads it, or what a code means and asks for.
 
     Raises:
         UsageError: it is neither.
     """
-    from minivess.data.checks import CHECKS
-
     (word,) = options.arguments
-    if word in CHECKS:
-        check = CHECKS[word]
-        output.print_for(options, f"  {word} ({', '.join(check.severities)}): {check.meaning}")
-        output.print_for(options, f"  Try: {check.remedy}")
-        if check.at_prediction:
-            output.print_for(options, f"  In predict: {check.at_prediction}")
-        return {"code": word, **check.model_dump()}
+    if word in codes():
+        return {"code": word, **_explain_code(word, partial(output.print_for, options))}
     keys = list(configs.leaves())
     found = [key for key in keys if word in (key, key.rpartition(".")[2])]
     for key in found:
@@ -89,14 +84,37 @@ def explain(_: ExperimentConfig, options: Options) -> Outcome:
         effect = "another value trains again" if fields["changes_results"] else "changes no result"
         output.print_for(options, f"      {effect}; read by minivess {', '.join(fields['verbs'])}")
     if not found:
-        near = nearest(word, [*CHECKS, *keys, *(key.rpartition(".")[2] for key in keys)])
+        near = nearest(word, [*codes(), *keys, *(key.rpartition(".")[2] for key in keys)])
         raise UsageError(
-            f"{word!r} is no setting and no code of a check.",
+            f"{word!r} is no setting and no code of a check or an error.",
             remedy=f"did you mean {near}?"
             if near
             else "minivess settings, which lists settings; codes stand in docs/checks.md",
         )
     return {"settings": [_fields(key) for key in found]}
+
+
+def codes() -> list[str]:
+    """Every code that can be explained: of checks, of errors, and of MLflow."""
+    from minivess.data.checks import CHECKS
+
+    return [*CHECKS, *errors.texts()]
+
+
+def _explain_code(code: str, say: Callable[[str], None]) -> Outcome:
+    from minivess.data.checks import CHECKS
+
+    if code in errors.texts():
+        texts: Outcome = dict(errors.texts()[code])
+        say(f"  {code}: {texts['meaning']}")
+        say(f"  Try: {texts['remedy']}")
+        return texts
+    check = CHECKS[code]
+    say(f"  {code} ({', '.join(check.severities)}): {check.meaning}")
+    say(f"  Try: {check.remedy}")
+    if check.at_prediction:
+        say(f"  In predict: {check.at_prediction}")
+    return check.model_dump()
 
 
 # --- completion ---------------------------------------------------------------------------
@@ -145,18 +163,17 @@ def _words(before: Sequence[str], typed: str, home: Path) -> Iterator[str]:
         yield from _rows(home, "SELECT name || '@' || alias FROM registered_model_aliases")
         if name not in OF_MODELS:
             yield from _rows(home, NEWEST)
+        yield from PAGES if name == "open" else ()
     else:
         yield from _bare(name)
         yield from (f"{key}=" for key in configs.leaves() if row.reads(key))
 
 
 def _bare(name: str) -> Iterator[str]:
-    from minivess.data.checks import CHECKS
-
     keys = list(configs.leaves())
     yield from {
         "help": list(VERBS), "review": list(ACTIONS), "serve": list(SERVER_ACTIONS),
-        "explain": [*keys, *CHECKS],
+        "explain": [*keys, *codes()],
         "settings": sorted({key.partition(".")[0] for key in keys}), "completion": SHELLS,
         "new": KINDS,
     }.get(name, ())  # fmt: skip

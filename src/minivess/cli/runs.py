@@ -1,17 +1,13 @@
-"""Results as people look for them: a table of runs, a report opened, runs deleted."""
+"""Results as people look for them: a table of runs, runs deleted."""
 
 from __future__ import annotations
 
 import sys
-import webbrowser
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from minivess import names
 from minivess.errors import UsageError
-from minivess.orchestration import handoff
 from minivess.orchestration.session import Session
-from minivess.stages import analyse
 from minivess.text import first_of, format_size, several, table
 from minivess.tracking.store import sql_reader
 from minivess.upkeep import listing, purge
@@ -36,25 +32,6 @@ def show(session: Session, kinds: Sequence[str], *, every: bool) -> Outcome:
     more = f", the newest {SHOWN} are shown; --json lists all" if len(rows) > SHOWN else ""
     session.print(f"  {several(len(rows), 'run')}{more}")
     return {"runs": rows}
-
-
-def report(session: Session, upstream: Sequence[str], *, is_quiet: bool) -> Outcome:
-    """Print where the report of an analysis lies, and open it where there is a desktop.
-
-    Where neither a run nor an experiment is named, it is the newest analysis of the home.
-    """
-    asked = session.config
-    if not (upstream or asked.name or asked.data.root or asked.data.name):
-        analyses = listing.rows(session.store, [names.ANALYSIS])
-        upstream = [row["run_id"] for row in analyses if row["status"] == "FINISHED"][:1]
-    result = handoff.receive_analysis(session, upstream)
-    page = analyse.report_page(session, str(result.run_id))
-    session.print(f"  {result.experiment}: {result.champion.reason}")
-    session.print(f"  {page}")
-    opened = not is_quiet and sys.stdout.isatty() and session.env.desktop
-    if opened:
-        webbrowser.open(page.as_uri())
-    return {"report": str(page), "run_id": result.run_id, "opened": opened}
 
 
 def delete(session: Session, run_ids: Collection[str], *, yes: bool, force: bool) -> Outcome:
