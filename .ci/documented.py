@@ -30,7 +30,7 @@ SKIPPED = {
     r"just demo-data .*two-photon": "takes a minute; in tests/",
     r"just .*(0\.0\.0\.0|SERVER)": "needs a token and another machine; in tests/",
     r"(just|minivess) VERB": "a form",
-    r"just new($| \w+ NAME)|minivess (help VERB|explain SETTING|profile data.root=ROOT)": "a form",
+    r"just new($| \w+ NAME)|just explain CODE|minivess (help VERB|explain SETTING|profile data.root=ROOT)": "a form",
     r"(just|minivess) (sql|export)$": "a form",
     r"just up --watch": "as `just up`, with a watcher beside it; in tests/",
     r"just health$": "its exit code says that nothing runs after `just down`",

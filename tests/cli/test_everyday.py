@@ -305,8 +305,8 @@ def test_a_page_is_opened_by_its_name_by_a_run_or_by_a_server_that_answers(
     profile, family = make(store, names.PROFILE), make(store, names.FAMILY)
     store.client.log_text(profile, "all volumes", names.GALLERY_ARTIFACT)
     page = store.home.reports / profile / "gallery.html"
-    for words in (["gallery"], [profile[:10]], ["gallery", "--upstream", profile]):
-        told = minivess("open", *words, "--json")[1]
+    for given in (["gallery"], [profile[:10]], ["gallery", "--upstream", profile]):
+        told = minivess("open", *given, "--json")[1]
         assert told == {"page": page.as_uri(), "run_id": profile, "opened": False}
     assert page.read_text() == "all volumes"
     assert minivess("open", "gallery")[1] == f"  {page.as_uri()}\n"
