@@ -252,10 +252,12 @@ images *words: ready
     @if [ "${1:-}" = test ]; then shift; {{ here }}{{ bin }}/python -P {{ quote(justfile_directory() / "bench/images.py") }} "$@"; \
     else {{ here }}{{ quote(justfile_directory() / "docker/build") }} "$@"; fi
 
-# All results on one page in the browser: leaderboard, volumes, Pareto plot, curves, a small run
+# All results on one page in the browser, or as a file to hand on: just notebook export FILE.html
 [group("research")]
 notebook *words: (ready "notebook")
-    @{{ here }}env MARIMO_SKIP_UPDATE_CHECK=1 {{ bin }}/marimo run {{ quote(justfile_directory() / "notebooks/workspace.py") }} "$@"
+    @export MARIMO_SKIP_UPDATE_CHECK=1; \
+    if [ "${1:-}" = export ]; then shift; {{ here }}{{ bin }}/marimo export html --no-include-code {{ quote(justfile_directory() / "notebooks/workspace.py") }} -o "$@"; \
+    else {{ here }}{{ bin }}/marimo run {{ quote(justfile_directory() / "notebooks/workspace.py") }} "$@"; fi
 
 # Make the pages of docs/ a site that is searched without a network, or look at it: just docs serve
 [group("house")]

@@ -8,13 +8,16 @@ app = marimo.App(width="medium", app_title="minivess")
 
 @app.cell
 def _():
+    import importlib.util
+
     import marimo as mo
     import matplotlib.pyplot as plt
 
     import minivess as mv
-    from minivess import errors, names
+    from minivess import config, errors, home, names
+    from minivess.formats.volume import read_volume
 
-    return errors, mo, mv, names, plt
+    return config, errors, home, importlib, mo, mv, names, plt, read_volume
 
 
 @app.cell
@@ -25,7 +28,18 @@ def _(mo):
 
 
 @app.cell
-def _(errors, mo, mv, refresh):
+def _(config, mo):
+    _server = config.environment().mlflow_tracking_uri or ""
+    mlflow = mo.ui.text(
+        value=_server if _server.startswith("http") else "http://127.0.0.1:5000",
+        label="MLflow's page, which `just up` serves, for links to runs",
+    )
+    mlflow
+    return (mlflow,)
+
+
+@app.cell
+def _(errors, mlflow, mo, mv, refresh):
     refresh.value
     try:
         runs = mv.runs()
@@ -40,8 +54,10 @@ def _(errors, mo, mv, refresh):
             kind="warn",
         ),
     )
-    mo.accordion({f"{len(runs)} runs": mo.ui.table(runs.reset_index(), selection=None)})
-    return (runs,)
+    linked = runs.reset_index()
+    linked["page"] = f"{mlflow.value.rstrip('/')}/#/runs/" + linked["run_id"]
+    mo.accordion({f"{len(runs)} runs": mo.ui.table(linked, selection=None)})
+    return linked, runs
 
 
 @app.cell
@@ -70,6 +86,55 @@ def _(leaderboard, mo, mv):
         ]
     )
     return (volumes,)
+
+
+@app.cell
+def _(mo, volumes):
+    _named = {
+        f"{row.experiment} / {row.case}": (row.dataset, row.case) for row in volumes.itertuples()
+    }
+    case = mo.ui.dropdown(_named, value=next(iter(_named), None), label="image with its label")
+    case
+    return (case,)
+
+
+@app.cell
+def _(case, config, home, importlib, mo, plt, read_volume):
+    mo.stop(case.value is None, mo.md("There is no volume to show."))
+    _place = home.open_home(config.environment().home, reading=True).dvc / case.value[0]
+    files = [
+        file for role in ("images", "labels") if (_place / role).is_dir()
+        for file in sorted((_place / role).iterdir()) if file.name.startswith(f"{case.value[1]}.")
+    ]  # fmt: skip
+    mo.stop(
+        len(files) != 2,
+        mo.callout(
+            mo.md(f"The files of {case.value[1]} are not in this folder: `just profile`."),
+            kind="warn",
+        ),
+    )
+    if importlib.util.find_spec("ipyniivue"):
+        from ipyniivue import NiiVue
+
+        viewer = NiiVue()
+        viewer.load_volumes([
+            {"path": str(files[0]), "colormap": "gray"},
+            {"path": str(files[1]), "colormap": "red", "opacity": 0.5},
+        ])
+        _shown = mo.ui.anywidget(viewer)
+    else:
+        viewer = None
+        image, label = (read_volume(file).array for file in files)
+        _z = int((label > 0).sum(axis=(0, 1)).argmax())
+        _figure, _plot = plt.subplots(figsize=(5, 5), layout="constrained")
+        _plot.imshow(image[:, :, _z].T, cmap="gray")
+        _plot.contour(label[:, :, _z].T > 0, levels=[0.5], colors="tab:red", linewidths=1)
+        _plot.set_title(f"{case.value[1]}, slice {_z} of {label.shape[2]}, most foreground")
+        plt.close(_figure)
+        _note = "One slice, because ipyniivue is not installed; in 3-D after `just setup volumes`."
+        _shown = mo.vstack([_figure, mo.callout(mo.md(_note), kind="info")])
+    _shown
+    return files, viewer
 
 
 @app.cell

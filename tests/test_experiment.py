@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,10 @@ def test_the_notebook_shows_what_the_chain_made_and_trains_nothing_by_itself(
     assert shown["front"]
     assert set(shown["volumes"]["case"]) == {f"v{index}" for index in range(6)}
     assert len(shown["curves"])
+    links = dict(zip(shown["linked"]["run_id"], shown["linked"]["page"], strict=True))
+    assert {f"http://127.0.0.1:5000/#/runs/{run_id}" for run_id in links} == {*links.values()}
+    assert [file.parent.name for file in shown["files"]] == ["images", "labels"]
+    assert (shown["viewer"] is None) == (find_spec("ipyniivue") is None)
     assert shown["job"]() is None
 
 

@@ -193,6 +193,10 @@ def test_the_page_of_results_says_where_nothing_is_and_its_button_starts_what_is
     assert 'training.losses=["dice_ce", "cbdice"]' in jobs[0].overrides
     with pytest.raises(TrainingError, match="away does not exist"):
         jobs[0].wait()
+    given["train"].value = False
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    outputs, _ = app.run(defs={**given, "job": lambda: None, "set_job": jobs.append})
+    assert any("The store does not answer" in getattr(o, "text", "") for o in outputs)
 
 
 def test_a_mask_is_judged_as_the_analysis_does() -> None:

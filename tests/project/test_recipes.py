@@ -103,6 +103,8 @@ def test_just_alone_lists_the_recipes(clone: Path):
 
 @pytest.mark.parametrize(("recipe", "tool", "words"), [
     (["notebook", "--headless"], "marimo", ["run", "CLONE/notebooks/workspace.py", "--headless"]),
+    (["notebook", "export", "a b.html"], "marimo",
+     ["export", "html", "--no-include-code", "CLONE/notebooks/workspace.py", "-o", "a b.html"]),
     (["docs"], "mkdocs", ["build", "--strict"]),
     (["docs", "serve"], "mkdocs", ["serve", "--strict"]),
 ])  # fmt: skip
