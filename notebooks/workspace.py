@@ -117,10 +117,12 @@ def _(case, config, home, importlib, mo, plt, read_volume):
         from ipyniivue import NiiVue
 
         viewer = NiiVue()
-        viewer.load_volumes([
-            {"path": str(files[0]), "colormap": "gray"},
-            {"path": str(files[1]), "colormap": "red", "opacity": 0.5},
-        ])
+        viewer.load_volumes(
+            [
+                {"path": str(files[0]), "colormap": "gray"},
+                {"path": str(files[1]), "colormap": "red", "opacity": 0.5},
+            ]
+        )
         _shown = mo.ui.anywidget(viewer)
     else:
         viewer = None

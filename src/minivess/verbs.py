@@ -22,6 +22,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "apply": {**FLAG, "help": "make the changes that are only shown without it"},
     "fix": {**FLAG, "help": "settle what is safe: journals, dead runs, aliases, pointers"},
     "force": {**FLAG, "help": "also what is still needed"},
+    "explain": {**FLAG, "help": "of each trial, why it was tried and how it ended"},
     "follow": {**FLAG, "help": "repeat until Ctrl-C"},
     "export": {"nargs": "?", "const": "", "metavar": "FILE.zip",
                "help": "make a portable bundle (a folder without .zip) instead"},
@@ -119,7 +120,7 @@ VERBS = {
     "train": Verb("flow 2: train every cell of the grid that is not trained yet", "",
                   ("upstream", *TIER, "yes", *POOLED, "json"), GRID, "lock"),
     "search": Verb("try the settings of the part `search:`, write the best as an experiment file",
-                   "", ("upstream", *TIER, "json"), TRIED, "lock"),
+                   "", ("upstream", *TIER, "explain", "json"), TRIED, "lock"),
     "analyse": Verb("flow 3: judge out of fold, choose the champion, write the report", "",
                     ("upstream", *POOLED, "json"), JUDGED, "lock"),
     "deploy": Verb("flow 4: export, check and serve the champion", "",
@@ -155,9 +156,8 @@ VERBS = {
                    "nothing"),
     "runs": Verb("all results as a table, newest first; of some kinds: runs family analysis",
                  "[KIND ...]", ("all", "json"), NAMED),
-    "open": Verb("open report, gallery, mlflow, prefect or the page of a run; the report without a "
-                 "word", "[PAGE_OR_RUN]",
-                 ("upstream", "json"), NAMED),
+    "open": Verb("open report, gallery, search, mlflow, prefect or the page of a run; without a "
+                 "word the report", "[PAGE_OR_RUN]", ("upstream", "json"), NAMED),
     "delete": Verb("delete runs for good, with their folds, files and logs", "RUN ...",
                    ("yes", "force", "json"), STORE, "lock"),
     "disk": Verb("what takes how much space in the output folder", opens="nothing"),
@@ -219,7 +219,7 @@ SERVER_ACTIONS = {
     "status": Verb("what is served from this home; exit code 1 if nothing is"),
     "stop": Verb("end it; requests that are in are answered first"),
 }
-PAGES = ("report", "gallery", "mlflow", "prefect")
+PAGES = ("report", "gallery", "search", "mlflow", "prefect")
 """What `open` shows by name."""
 ACTIONS_OF = {"review": ACTIONS, "serve": SERVER_ACTIONS}
 GROUPS = {

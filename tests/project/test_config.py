@@ -106,6 +106,7 @@ OTHER = {
     "training.deployment": ["training.deployment=train-cell/local"],
     "search.space": ["search.space={training.learning_rate: {low: 0.001, high: 0.1}}"],
     "search.trials": ["search.trials=7"],
+    "search.hours": ["search.hours=2.5"],
     "search.metric": ["search.metric=dice"],
     "search.sampler": ["search.sampler=random"],
     "search.sampler_seed": ["search.sampler_seed=1"],

@@ -19,8 +19,9 @@ from minivess.errors import UsageError
 from minivess.grid.trials import Trials
 from minivess.home import Home
 from minivess.orchestration.session import open_session
+from minivess.stages import search_page
 from minivess.stages.profile import profile_data
-from minivess.stages.search import search
+from minivess.stages.search import is_over, search
 from minivess.stages.train import train
 from tests.commands import Command
 from tests.faults import deaths
@@ -69,6 +70,36 @@ def test_a_search_that_died_twice_tries_the_same_as_one_that_did_not(tmp_path: P
     assert len({row["training.learning_rate"] for row in whole.rows()}) == 8
     assert {row["training.warmup_epochs"] for row in whole.rows()} <= {0, 1, 2, 3}
     assert {row["training.losses"][0] for row in whole.rows()} == {"dice_ce", "cbdice"}
+
+
+def test_what_mattered_is_a_share_of_each_setting_and_needs_trials_that_differ(
+    tmp_path: Path,
+) -> None:
+    study = tried(tmp_path / "trials.db", "whole")
+    shares = study.importance()
+    assert set(shares) == set(SPACE)
+    assert max(shares, key=lambda key: shares[key]) == "training.warmup_epochs"
+    assert sum(shares.values()) == pytest.approx(1)
+    assert Trials(tmp_path / "trials.db", "none", study.search).importance() == {}
+    assert study.explained()[4]["why"] == "proposed by TPE, near the better of the 4 trials before"
+
+
+def test_of_trials_those_stay_on_the_front_that_no_other_surpasses() -> None:
+    rows = [
+        {"trial": n, "seconds": seconds, "value": value}
+        for n, (seconds, value) in enumerate([(9.0, 0.9), (1.0, 0.5), (4.0, 0.4), (4.0, 0.7)])
+    ]
+    assert [row["trial"] for row in search_page.front(rows)] == [1, 3, 0]
+
+
+def test_a_search_is_over_when_its_hours_are_spent(tmp_path: Path) -> None:
+    study = tried(tmp_path / "trials.db", "whole")
+    for words, over in {
+        (): False,
+        ("search.hours=1e-9",): True,
+        ("search.hours=9",): False,
+    }.items():
+        assert is_over(config.load([], ["search.trials=9", *words]), study) is over
 
 
 def test_a_trial_below_the_median_is_pruned_and_counts(tmp_path: Path) -> None:
@@ -151,6 +182,14 @@ def test_a_killed_search_goes_on_prunes_and_hands_over_a_file_that_runs(
     with open_session(asked, env, yes=True) as session:
         found = search(session)
         assert [row["state"] for row in found["trials"]] == ["complete", "pruned"]
+        assert [row["why"] for row in found["trials"]] == [
+            "once more, because its process was killed",
+            "drawn at random, as search.sampler=random says",
+        ]
+        assert "below the median of the others" in found["trials"][1]["end"]
+        page = Path(found["page"]).read_text()
+        assert found["trials"][1]["end"] in page
+        assert "the Pareto front: trials 0." in page
         assert found["best"]["settings"] == {"training.learning_rate": 0.02}
         assert search(session)["reused"][-1] == found["search_run_id"]
 

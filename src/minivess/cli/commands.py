@@ -255,7 +255,9 @@ STORIES: dict[str, Story] = {
         session, *options.arguments
     ),
     "train": train_and_refit,
-    "search": lambda session, options: room("stages.search").search(session, options.upstream),
+    "search": lambda session, options: room("stages.search").search(
+        session, options.upstream, explain=options.explain
+    ),
     "analyse": lambda session, options: (stage := room("stages.analyse")).outcome(
         session, stage.analyse(session, options.upstream)
     ),

@@ -14,7 +14,7 @@ from minivess.errors import OrchestrationError, StoreError, UsageError, nearest
 from minivess.orchestration import handoff
 from minivess.orchestration.background import Background
 from minivess.orchestration.session import Session
-from minivess.stages import analyse, profile
+from minivess.stages import analyse, profile, search_page
 from minivess.upkeep import listing
 from minivess.verbs import PAGES
 
@@ -27,17 +27,24 @@ class Shown(NamedTuple):
     made_by: str
 
 
-def gallery_page(session: Session, profile_run_id: str) -> Path:
-    """The gallery of a profile on this machine, downloaded if it is not here yet."""
-    path = profile.gallery_of(session, profile_run_id)
-    if path.is_file():
-        return path
-    return session.store.download(profile_run_id, names.GALLERY_ARTIFACT, path.parent)
+def gallery_page(session: Session, run_id: str) -> Path:
+    """The gallery of a profile on this machine."""
+    return _fetched(session, run_id, names.GALLERY_ARTIFACT, profile.gallery_of(session, run_id))
+
+
+def page_of_search(session: Session, run_id: str) -> Path:
+    """The page of a search on this machine."""
+    return _fetched(session, run_id, search_page.ARTIFACT, search_page.path(session, run_id))
+
+
+def _fetched(session: Session, run_id: str, artifact: str, path: Path) -> Path:
+    return path if path.is_file() else session.store.download(run_id, artifact, path.parent)
 
 
 OF_RUNS = {
     "report": Shown(names.ANALYSIS, analyse.report_page, "analyse"),
     "gallery": Shown(names.PROFILE, gallery_page, "profile"),
+    "search": Shown(names.SEARCH, page_of_search, "search"),
 }
 
 

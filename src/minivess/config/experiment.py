@@ -234,6 +234,7 @@ class SearchConfig(Part):
 
     space: dict[str, Dimension] = setting({})
     trials: int = not_in_key(20, ge=1)
+    hours: float | None = not_in_key(None, gt=0)
     metric: Literal["compound_masd_cldice", "dice", "cldice"] = "compound_masd_cldice"
     sampler: Literal["tpe", "random"] = "tpe"
     sampler_seed: int = setting(42, ge=0)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial, Trial
 
-AGAIN_OF, RUN_ID = "again_of", "run_id"
+AGAIN_OF, RUN_ID, NOTE = "again_of", "run_id", "note"
 
 
 def optuna() -> ModuleType:
@@ -112,6 +112,44 @@ class Trials:
             for number, trial in enumerate(self.ended)
         ]  # fmt: skip
 
+    def explained(self) -> list[dict[str, Any]]:
+        """For each trial its `seconds`, `why` it was tried, and the `end` that it came to."""
+        found = []
+        for number, trial in enumerate(self.ended):
+            note = trial.user_attrs.get(NOTE, "")
+            ends = {"COMPLETE": f"{self.search.metric} {trial.value}", "PRUNED": note}
+            found.append({
+                "trial": number,
+                "seconds": trial.duration.total_seconds() if trial.duration else 0.0,
+                "why": self._why(number, trial),
+                "end": ends.get(trial.state.name, f"failed: {note}"),
+            })  # fmt: skip
+        return found
+
+    def _why(self, number: int, trial: FrozenTrial) -> str:
+        if AGAIN_OF in trial.user_attrs:
+            return "once more, because its process was killed"
+        if self.search.sampler == "random":
+            return "drawn at random, as search.sampler=random says"
+        if number < self.search.startup_trials:
+            return f"drawn at random, as the first {self.search.startup_trials} are"
+        return f"proposed by TPE, near the better of the {number} trials before"
+
+    @property
+    def seconds(self) -> float:
+        """How long the trials that ended have taken together."""
+        return float(sum(one["seconds"] for one in self.explained()))
+
+    def importance(self) -> dict[str, float]:
+        """Share of each setting in the variance of the metric (fANOVA); empty below four trials."""
+        values = {trial.value for trial in self.ended if trial.state.name == "COMPLETE"}
+        if len(values) < 4:
+            return {}
+        importance = optuna().importance
+        evaluator = importance.FanovaImportanceEvaluator(seed=self.search.sampler_seed)
+        found: dict[str, float] = importance.get_param_importances(self.study, evaluator=evaluator)
+        return found
+
     def ask(self) -> Suggestion:
         """The next settings to try."""
         self._requeue()
@@ -133,10 +171,17 @@ class Trials:
                 self.study.tell(trial.number, state=states.FAIL)
 
     def tell(
-        self, suggestion: Suggestion, value: float | None = None, *, pruned: bool = False
+        self,
+        suggestion: Suggestion,
+        value: float | None = None,
+        *,
+        pruned: bool = False,
+        note: str = "",
     ) -> None:
-        """Close a trial: with its value, pruned, or else failed."""
+        """Close a trial: with its value, pruned, or else failed; `note` says why."""
         states = optuna().trial.TrialState
+        if note:
+            suggestion.trial.set_user_attr(NOTE, note)
         if value is not None:
             self.study.tell(suggestion.trial, value)
         else:

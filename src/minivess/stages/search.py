@@ -20,9 +20,9 @@ from minivess.grid.context import CellContext, Watch, prepare
 from minivess.grid.initial_weights import pin
 from minivess.grid.trials import Suggestion, Trials
 from minivess.orchestration.session import Session
-from minivess.stages import dataset_identity
+from minivess.stages import dataset_identity, search_page
 from minivess.stages.profile import profile_for
-from minivess.text import several, slug
+from minivess.text import format_duration, several, slug
 from minivess.tracking.run import params
 from minivess.training.grid import GRID_FIELDS
 
@@ -30,8 +30,12 @@ if TYPE_CHECKING:
     from minivess.tracking.run.run import Run
 
 
-def search(session: Session, upstream: Sequence[str] = ()) -> dict[str, Any]:
-    """Try settings until there are as many trials as asked; returns the winner and its file.
+def search(
+    session: Session, upstream: Sequence[str] = (), *, explain: bool = False
+) -> dict[str, Any]:
+    """Try settings until there are as many trials, or hours, as asked; returns the winner.
+
+    With `explain`, print of each trial why it was tried and how it ended.
 
     Raises:
         UsageError: nothing to search, a grid of several families, or no Optuna.
@@ -47,8 +51,10 @@ def search(session: Session, upstream: Sequence[str] = ()) -> dict[str, Any]:
     study = Trials(session.home.searches / "trials.db", key, session.config.search)
     asked = session.config.search.trials
     found = session.store.find(trials_key(key, asked), experiment=session.config.experiment)
-    session.print(f"Search    {asked} trials of {', '.join(session.config.search.space)}")
-    if found is not None and len(study.ended) >= asked:
+    hours = session.config.search.hours
+    within = "" if hours is None else f" within {format_duration(3600 * hours)}"
+    session.print(f"Search    {asked} trials{within} of {', '.join(session.config.search.space)}")
+    if found is not None and is_over(session.config, study):
         session.reuse("search", found.run_id)
         run_id = found.run_id
     else:
@@ -56,7 +62,17 @@ def search(session: Session, upstream: Sequence[str] = ()) -> dict[str, Any]:
             "search", _search, session, profile, study, inputs, parameters=session.parameters,
             title=f"search · {session.config.experiment} · {several(asked, 'trial')}",
         )  # fmt: skip
+    if explain:
+        for one in study.explained():
+            session.print(f"  trial {one['trial']}: {one['why']}; {one['end']}")
     return outcome(session, study, run_id)
+
+
+def is_over(config: ExperimentConfig, study: Trials) -> bool:
+    """Whether there are as many trials as asked, or their hours are spent."""
+    asked = config.search
+    spent = asked.hours is not None and study.seconds >= 3600 * asked.hours
+    return spent or len(study.ended) >= asked.trials
 
 
 def key_inputs(config: ExperimentConfig, profile: DatasetProfile) -> keys.Ingredients:
@@ -125,7 +141,7 @@ def _search(
                 earlier = session.store.resolve(row[trials.RUN_ID])
                 session.store.set_tags(earlier, {names.PARENT: run.run_id})
         progress = session.orchestrator.progress("search", "trials ended")
-        while len(study.ended) < asked.trials:
+        while not is_over(session.config, study):
             one_trial(session, study, profile, run)
             progress(len(study.ended) / asked.trials)
         conclude(session, study, run)
@@ -161,10 +177,10 @@ def one_trial(session: Session, study: Trials, profile: DatasetProfile, run: Run
         study.tell(suggestion, value)
         session.print(f"  trial {number}: {own.config.search.metric} {value}")
     except pruned as error:
-        study.tell(suggestion, pruned=True)
+        study.tell(suggestion, pruned=True, note=str(error))
         session.print(f"  trial {number}: {error}")
     except (TrainingError, PlanError) as error:
-        study.tell(suggestion)
+        study.tell(suggestion, note=error.problem)
         session.print(f"  trial {number} failed: {error.problem}")
 
 
@@ -204,6 +220,7 @@ def conclude(session: Session, study: Trials, run: Run) -> None:
         **{f"best_{key}": json.dumps(setting) for key, setting in found.items()},
     })  # fmt: skip
     run.file(winner_file(session, study, run.run_id), "search")
+    run.file(search_page.write(session, study, run.run_id), "search")
 
 
 def winner_file(session: Session, study: Trials, run_id: str) -> Path:
@@ -231,10 +248,12 @@ def outcome(session: Session, study: Trials, run_id: str) -> dict[str, Any]:
         f"  best of {len(study.ended)}, chosen on the folds that judged it: trial {number}, "
         f"{session.config.search.metric} {value:.4f}, {trials.shown(found)}"
     )
+    session.print(f"  page  {search_page.path(session, run_id)}")
     session.print(f"  next: minivess experiment {file}")
     return {
         "search_run_id": run_id,
-        "trials": study.rows(),
+        "trials": [a | b for a, b in zip(study.rows(), study.explained(), strict=True)],
+        "page": str(search_page.path(session, run_id)),
         "best": {"trial": number, "value": value, "settings": found},
         "file": str(file),
         "reused": session.reused,
