@@ -55,6 +55,7 @@ def test_a_printed_decision_names_its_dataset(
     assert run("profile", f"data.root={root}")["quarantined"] == ["vol01"]
 
 
+@pytest.mark.slow
 def test_decisions_make_a_new_version_once(run: Run, make_dataset: Callable[..., Path]) -> None:
     root = make_dataset(4)
     write_nifti(root / "images" / "vol01.nii.gz", np.full((24, 26, 6), 7, np.uint16))
@@ -89,6 +90,7 @@ def test_wrong_words_name_the_right_ones(run: Run, make_dataset: Callable[..., P
     assert "review fix" in run("review", "reject", "vol00", "--label", "x", code=2)["error"]
 
 
+@pytest.mark.slow
 def test_a_label_corrected_elsewhere_makes_a_new_version(
     run: Run, make_dataset: Callable[..., Path], home: Home, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -116,6 +118,7 @@ def test_a_label_corrected_elsewhere_makes_a_new_version(
     ]
 
 
+@pytest.mark.slow
 def test_a_turned_label_is_versioned_as_it_is_used_and_put_in_place_again(
     run: Run, make_dataset: Callable[..., Path], home: Home
 ) -> None:

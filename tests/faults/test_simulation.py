@@ -20,6 +20,7 @@ from tests.faults.memory_store import MemoryClient, MemoryStore
 from tests.faults.simulation import play, schedule_of
 
 
+@pytest.mark.slow
 def test_random_schedules_break_no_law() -> None:
     """Metrics, params, files and ends of all runs arrive once, in order, with the true status."""
     for seed in range(1, 101):
@@ -38,6 +39,7 @@ def test_a_run_that_stands_twice_is_noticed(monkeypatch: pytest.MonkeyPatch) -> 
     assert any(play(schedule_of(seed)) for seed in range(1, 60))
 
 
+@pytest.mark.slow
 def test_commands_of_two_machines_on_one_store_break_no_law() -> None:
     """Whatever interleaves or is killed: pointers, aliases and the history of production hold."""
     for seed in range(1, 41):

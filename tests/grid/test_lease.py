@@ -91,6 +91,7 @@ def unexpected(holder: object) -> None:
     raise AssertionError(holder)
 
 
+@pytest.mark.slow
 def test_attempts_that_overlap_train_one_after_another_though_some_are_killed(
     store: Store, run_id: str, tmp_path: Path, workers: list[Worker]
 ) -> None:
@@ -106,6 +107,7 @@ def test_attempts_that_overlap_train_one_after_another_though_some_are_killed(
     assert all(before[1] <= after[0] for before, after in itertools.pairwise(turns))
 
 
+@pytest.mark.slow
 def test_a_holder_whose_clock_stood_still_loses_the_cell_and_hands_over_no_result(
     store: Store, run_id: str, tmp_path: Path, workers: list[Worker]
 ) -> None:
@@ -138,6 +140,7 @@ def test_a_holder_that_loses_the_store_goes_on_and_finds_out_later(
     assert not other.is_abandoned("cell", since=2)
 
 
+@pytest.mark.slow
 def test_a_cell_that_ended_is_not_waited_for_and_one_that_died_is_abandoned(
     store: Store, run_id: str, tmp_path: Path, workers: list[Worker]
 ) -> None:

@@ -70,6 +70,7 @@ def folder(tmp_path: Path, two: dict[str, str], monkeypatch: pytest.MonkeyPatch)
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_model_that_was_exported_segments_elsewhere_as_here(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
