@@ -81,6 +81,11 @@ plan *words: ready
 predict *words: ready
     @{{ minivess }} predict "$@"
 
+# Length, diameters and branching of the vessels of masks: just measure MASK_OR_FOLDER OUT
+[group("research")]
+measure *words: ready
+    @{{ minivess }} measure "$@"
+
 # Write a model as one file for other programs: just export FILE.zip --to monai
 [group("research")]
 export *words: ready

@@ -137,6 +137,7 @@ def filled(command: str) -> str:
         "RUN_OR_MODEL": "MODEL", "MODEL@production": "MODEL",
         "MODEL": "demo@production", "demo-data DIR": f"demo-data {out}/demo",
         "image.nii.gz masks/": f"{image} {out}/masks/",
+        "MASK_OR_FOLDER OUT": f"{folder}/labels {out}/numbers",
         "IN OUT": f"{image} {out}/masks2/ name=demo",
         "export DIR": f"export --all {out}/{command.split()[-1]}", "CASE": "phantom00_z05",
         "'...'": "'typed by a test'", "select ...": "select count(*) as n from runs",

@@ -558,6 +558,46 @@ def evaluate(
     )
 
 
+def measure(
+    mask: npt.ArrayLike | str | Path,
+    target: str | Path | None = None,
+    *,
+    spacing: Spacing | None = None,
+    unit: str | None = None,
+) -> pd.DataFrame:
+    """Measure the vessels of masks: length, diameters, branching, tortuosity, parts, loops.
+
+    Args:
+        mask: A file, a folder, or an array (X, Y, Z) of label values, which needs `spacing`.
+        target: Folder for measures.csv and the graphs (GraphML, SWC) of files.
+        spacing: Size of a voxel along (x, y, z), where the files state none.
+        unit: Of `spacing`: micron, mm.
+
+    Returns:
+        A row for each mask and class; columns as `minivess measure` writes them.
+
+    Raises:
+        DataError: no mask there, one that cannot be read, or no voxel size.
+    """
+    import numpy as np
+    import pandas as pd
+
+    from minivess.morphometry import mask_files, measures
+
+    if isinstance(mask, str | Path):
+        config = configs.DataConfig(spacing=spacing, unit=unit)
+        place = None if target is None else Path(target).expanduser()
+        return pd.DataFrame(mask_files.measure(Path(mask).expanduser(), place, config))
+    if spacing is None or target is not None:
+        raise UsageError(
+            "An array has no voxel size and no name of its own.",
+            remedy="mv.measure(array, spacing=(0.5, 0.5, 2)), and no folder; or name its file",
+        )
+    labels = np.asarray(mask)
+    found = measures.measure(labels, spacing)
+    return pd.DataFrame([{"class": value, **row} for value, row in found.items()])
+
+
 # --- settings -----------------------------------------------------------------------------
 
 

@@ -75,7 +75,8 @@ def test_a_model_that_was_exported_segments_elsewhere_as_here(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = folder / "m.zip"
-    assert predict(folder, "--upstream", "demo@champion") == 0
+    assert predict(folder, "--upstream", "demo@champion", "--measure") == 0
+    assert (folder / "out" / "measures.csv").read_text().startswith("file,class,unit")
     assert main.main(["export", str(file), "--upstream", "demo@champion"]) == 0
     assert main.main(["export", str(file), "--upstream", "demo@champion"]) == 2
     assert "exists already" in capsys.readouterr().err

@@ -208,7 +208,21 @@ def segment(session: Session, options: Options) -> Outcome:
         session, source, target, upstream=options.upstream, url=options.url,
         model=Path(options.model).expanduser() if options.model else None,
     )  # fmt: skip
+    if options.measure:
+        masks["measures"] = room("production.predict").measure(session, masks["files"], target)
     return masks
+
+
+def measure(config: ExperimentConfig, options: Options) -> Outcome:
+    """Measure the vessels of masks."""
+    mask_files = room("morphometry.mask_files")
+    source, *rest = (Path(word).expanduser() for word in options.arguments)
+    rows = mask_files.measure(source, rest[0] if rest else None, config.data)
+    for line in mask_files.summary(rows):
+        output.print_for(options, line)
+    if rest:
+        output.print_for(options, f"  {rest[0] / mask_files.TABLE}, with the graphs beside it")
+    return {"folder": str(rest[0]) if rest else None, "measures": rows}
 
 
 def serve_model(session: Session, options: Options) -> Outcome:
@@ -267,6 +281,7 @@ STORIES: dict[str, Story] = {
     "init": lambda session, _: room("stages.init").init(session),
     "plan": lambda session, options: room("stages.plan").plan(session, options.upstream),
     "predict": segment,
+    "measure": measure,
     "export": lambda session, options: room("production.export").export(
         session, Path(options.arguments[0]).expanduser(), options.to, options.upstream
     ),

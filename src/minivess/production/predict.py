@@ -91,6 +91,18 @@ def predict(
     return segment(session, plan, facts(chosen), load, recipe_of(session, chosen.version.run_id))
 
 
+def measure(session: Session, masks: Sequence[str], target: Path) -> list[dict[str, Any]]:
+    """Measure the vessels of masks; the table and their graphs lie in the folder of the masks."""
+    from minivess.morphometry import mask_files
+
+    folder = target if target.is_dir() else target.parent
+    rows = mask_files.measure_each([Path(mask) for mask in masks], folder, folder)
+    for line in mask_files.summary(rows):
+        session.print(line)
+    session.print(f"  {folder / mask_files.TABLE}, with the graphs of the vessels beside the masks")
+    return rows
+
+
 def recipe_of(session: Session, model: str) -> dict[str, Any]:
     """What decides a mask beside its file."""
     return {
