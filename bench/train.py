@@ -239,17 +239,22 @@ def drawing(case: Setting) -> Contender:
     return run
 
 
-def step_of(case: Setting) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+def step_of(
+    case: Setting, *, fused: bool = False, channels_last: bool = False, compiled: bool = False
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """Forward, loss, backward, clipping, update; nothing else."""
+    layout = torch.channels_last_3d if channels_last else torch.preserve_format
     network = networks.initial(case.spec.network, 1).to(case.plan.device).train()
+    network = network.to(memory_format=layout)  # type: ignore[call-overload]  # not of four axes
     loss = losses.build(case.spec.loss, 2).to(case.plan.device)
-    updater = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    updater = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=fused)
+    forward = torch.compile(network) if compiled else network
     half = case.plan.mixed_precision == "bf16"
 
     def step(image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         updater.zero_grad(set_to_none=True)
         with torch.autocast(case.plan.device, dtype=torch.bfloat16, enabled=half):
-            logits = network(image)
+            logits = forward(image)
         value: torch.Tensor = loss(logits, target)["loss"]
         value.backward()
         nn.utils.clip_grad_norm_(network.parameters(), case.training.gradient_clip_val)
