@@ -100,7 +100,7 @@ JUDGED = (*NAMED, "tracking", "training.device", "evaluation", "analysis")
 SERVED = (*NAMED, "tracking", "deployment")
 # A trial is one family, whose cells train one after the other in this process.
 TRIED = (*GRID, "search", "-hours", "-training.refit", "-training.deployment",
-         "-training.parallel_cells", "-training.processes_per_cell")  # fmt: skip
+         "-training.slots", "-training.parallel_cells", "-training.processes_per_cell")  # fmt: skip
 # An event hands on what it does not use itself; where runs are kept is the reader's affair.
 HANDED_ON = (*(part for part in GRID if part not in ("tracking", "-data.watch_interval_s")), *STORE)
 POOLED = ("deployed", "pool", "detach")

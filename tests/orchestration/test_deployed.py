@@ -37,7 +37,7 @@ from minivess import config, names
 from minivess.cli import main
 from minivess.config import Environment, changed_environment, child_environment
 from minivess.home import Home, open_home
-from minivess.orchestration import prefect_client
+from minivess.orchestration import alerts, prefect_client
 from minivess.orchestration.session import open_session
 from minivess.runtime.servers import Server
 from minivess.stages.train import train
@@ -77,6 +77,7 @@ class Story:
     lines: list[str]
     form: dict[str, Any]
     refused: str
+    health: dict[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -125,12 +126,16 @@ def story(
             write_nifti(root / "images" / f"v{index}.nii.gz", image)
             write_nifti(root / "labels" / f"v{index}.nii.gz", mask)
         webhook(root.with_name("nowhere"))
+        webhook(root.with_name("typed"), '["data.root=/data/vessels"]', "5")
+        wait_for(lambda: bool(alerts.refused(served[1].api)))
         wait_for(lambda: ended(client, "profile-data") == ["Completed", "Completed", "Failed"])
         wait_for(lambda: ended(client, "train") == ["Completed"])
         wait_for(lambda: bool(notices))
         words = (SMOKE[1], f"data.root={root}")
         with redirect_stdout(StringIO()) as said:
             assert main.main(["data-changed", SMOKE[0], *words, "--json"]) == 0
+            main.main(["health", "--json"])
+        answer, health = map(json.loads, said.getvalue().splitlines()[-2:])
 
         store = MlflowClient(f"sqlite:///{home.database}")
         profiles = runs(store, names.PROFILE_EXPERIMENT)
@@ -155,7 +160,7 @@ def story(
             },
             notices=notices,
             asked_again=[
-                json.loads(said.getvalue().splitlines()[-1]),
+                answer,
                 watch.watch_data(settings=words, files=SMOKE[:1]),
             ],
             schedules={
@@ -165,6 +170,7 @@ def story(
             lines=printed(client, flow_runs(client, "train")[0]),
             form=client.read_deployment_by_name("train/local").parameter_openapi_schema or {},
             refused=refused(client, {"training_max_epochs": 0}),
+            health=health,
         )
 
 
@@ -252,6 +258,13 @@ def test_the_form_of_a_flow_is_made_of_the_settings_and_refuses_a_wrong_one(stor
     assert fields["training_max_epochs"]["default"] == 100
     assert fields["training_max_epochs"]["description"].startswith("training.max_epochs: ")
     assert "0 is less than the minimum of 1" in story.refused
+
+
+def test_health_shows_the_event_of_which_prefect_made_no_run(story: Story) -> None:
+    (event,) = story.health["refused_events"]
+    assert event["automation"] == PROFILE_TRIGGER
+    assert "settings" in event["reason"]
+    assert "minivess data-changed" in event["fix"]
 
 
 def test_a_flow_that_fails_is_told_to_the_address_given(story: Story) -> None:
@@ -371,10 +384,11 @@ def listener() -> Iterator[tuple[str, list[dict[str, str]]]]:
         server.shutdown()
 
 
-def webhook(root: Path) -> None:
+def webhook(root: Path, *other: str) -> None:
     """Send the event as the page for data engineers shows it, about another folder."""
     page = (CLONE / "docs" / "data-engineer.md").read_text(encoding="utf-8")
     (command,) = re.findall(r"^    curl (?:.*\n)(?:    .*\n)*", page, flags=re.MULTILINE)
+    command = command.replace(*other) if other else command
     subprocess.run(["bash", "-c", command.replace("/data/vessels", str(root))], check=True)
 
 

@@ -104,6 +104,7 @@ OTHER = {
     "training.time_limit_s": ["training.time_limit_s=7200"],
     "training.processes_per_cell": ["training.processes_per_cell=2"],
     "training.deployment": ["training.deployment=train-cell/local"],
+    "training.slots": ["training.slots=gpus", "training.deployment=train-cell/local"],
     "search.space": ["search.space={training.learning_rate: {low: 0.001, high: 0.1}}"],
     "search.trials": ["search.trials=7"],
     "search.hours": ["search.hours=2.5"],
@@ -165,6 +166,7 @@ CLASHES: dict[tuple[str, ...], list[str]] = {
         "training.deployment=train-cell/local",
         "training.parallel_cells=2",
     ],
+    ("training.slots", "training.deployment"): ["training.slots=gpus"],
     ("training.splits", "training.folds"): ["training.splits=a.json", "training.folds=2"],
     ("training.splits", "training.stratify"): [
         "training.splits=a.json",

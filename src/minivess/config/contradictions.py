@@ -46,6 +46,7 @@ HOLDS: dict[str, Callable[[Any], bool]] = {
     "cells_of_a_pool": lambda c: (
         c.training.deployment is not None and c.training.parallel_cells != "auto"
     ),
+    "slots_of_a_pool": lambda c: c.training.slots is not None and c.training.deployment is None,
     "folds_of_a_file": lambda c: (
         c.training.splits is not None and "folds" in c.training.model_fields_set
     ),

@@ -169,6 +169,7 @@ class TrainingConfig(Part):
     parallel_cells: PositiveInt | Auto = not_in_key("auto")
     processes_per_cell: int = not_in_key(1, ge=1)
     deployment: str | None = not_in_key(None)
+    slots: str | None = not_in_key(None)
     time_limit_s: PositiveInt | Auto | None = not_in_key("auto")
     device: Literal["auto", "cpu", "cuda"] = not_in_key("auto")
     figure_interval: int = not_in_key(10, ge=1)

@@ -21,7 +21,7 @@ from minivess import files, names
 from minivess.config import ExperimentConfig
 from minivess.contracts import CellOrder, DatasetProfile, Hardware
 from minivess.errors import TrainingError
-from minivess.grid import cell_training, families, gpu_locks
+from minivess.grid import cell_training, families, gpu_locks, slots
 from minivess.grid.context import (
     CellContext,
     GridContext,
@@ -99,7 +99,11 @@ def run(order: CellOrder) -> None:
     Raises:
         TrainingError: its process failed; its MLflow run holds the error.
     """
-    with open_session(settings_of(order), configs.environment(), lock=False) as session:
+    asked = settings_of(order)
+    with (
+        slots.held(asked.training.slots, what=title(order)),
+        open_session(asked, configs.environment(), lock=False) as session,
+    ):
         hardware = measure_hardware(session)
         with ExitStack() as stack:
             while (cell := LocalCell.start(session, hardware, order, stack)) is None:

@@ -1,7 +1,8 @@
-"""Prefect automation that posts to a webhook when a flow fails."""
+"""A webhook that is called when a flow fails, and events of which Prefect made no run."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 from uuid import UUID
 
@@ -10,6 +11,11 @@ from minivess.orchestration.session import Session
 
 BLOCK, AUTOMATION = "minivess-failed", "minivess a flow failed"
 FAILED = ("Failed", "Crashed", "TimedOut")
+REFUSED, DAYS = "prefect.automation.action.failed", 1
+FIX = (
+    "send it again with parameters that the flow takes; `settings` is a list of words key=value "
+    "(minivess data-changed data.root=FOLDER)"
+)
 # The form that Slack, Mattermost, Rocket.Chat and Teams have in common.
 TEXT = (
     '{"text": {{ (flow.name ~ " " ~ flow_run.state.name ~ ": " ~ flow_run.state.message'
@@ -49,3 +55,25 @@ def notify(session: Session, url: str) -> dict[str, Any]:
         f"  failures of deployed flows are posted to that address (automation {AUTOMATION!r})"
     )
     return {"automation": AUTOMATION, "automation_id": str(made)}
+
+
+def refused(api: str) -> list[dict[str, str]]:
+    """Events of the last day of which Prefect made no run, and why; newest first.
+
+    Raises:
+        httpx.HTTPError: the server does not answer, or not without a key.
+    """
+    import httpx
+
+    since = (datetime.now(UTC) - timedelta(days=DAYS)).isoformat()
+    wanted = {"event": {"name": [REFUSED]}, "occurred": {"since": since}}
+    answer = httpx.post(f"{api}/events/filter", json={"filter": wanted}, trust_env=False)
+    return [
+        {
+            "occurred": event["occurred"],
+            "automation": event["resource"]["prefect.resource.name"],
+            "reason": event["payload"]["reason"],
+            "fix": FIX,
+        }
+        for event in answer.raise_for_status().json()["events"]
+    ]

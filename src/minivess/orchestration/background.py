@@ -22,7 +22,7 @@ import psutil
 from minivess.config import Environment, TrackingConfig, child_environment, foreign
 from minivess.errors import OrchestrationError, UsageError
 from minivess.home import Home, is_used
-from minivess.orchestration import pages, prefect_server
+from minivess.orchestration import alerts, pages, prefect_server
 from minivess.runtime import idle
 from minivess.runtime.processes import end, process_of
 from minivess.runtime.servers import (
@@ -352,7 +352,25 @@ class Background:
             self.say(f"  {row['name']:<8} {'well' if row['well'] else 'down'}  {'  '.join(facts)}")
             if row["fix"]:
                 self.say(f"           {row['fix']}")
-        return {"servers": rows, "exit_code": 0 if all(row["well"] for row in rows) else 1}
+        code = 0 if all(row["well"] for row in rows) else 1
+        return {"servers": rows, "refused_events": self._refused_events(), "exit_code": code}
+
+    def _refused_events(self) -> list[dict[str, str]]:
+        """Print and return the events of which Prefect made no run, which its log alone says."""
+        prefect = self.parts["prefect"]
+        if not prefect.well:
+            return []
+        import httpx
+
+        try:
+            found = alerts.refused(f"{prefect.address}/api")
+        except httpx.HTTPError as error:
+            self.say(f"  events    were not read: {error}")
+            return []
+        for event in found:
+            self.say(f"  event     made no run: {event['automation']}: {event['reason']}")
+            self.say(f"           {event['fix']}")
+        return found
 
 
 def _state(part: Part) -> dict[str, Any]:
