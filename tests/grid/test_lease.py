@@ -140,6 +140,33 @@ def test_a_holder_that_loses_the_store_goes_on_and_finds_out_later(
     assert not other.is_abandoned("cell", since=2)
 
 
+def test_a_holder_that_is_cut_off_hands_over_nothing_and_the_other_s_result_stands(
+    store: Store, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_off = open_store(store.home, TrackingConfig())
+    mine, other = Leases(cut_off, run_id, 0.5, 0.1), Leases(store, run_id, 0.5, 0.1)
+
+    def away(*words: object) -> None:
+        raise StoreUnreachable("The store is away.", remedy="wait")
+
+    results, waited = list[str](), list[dict[str, str]]()
+    with pytest.raises(LeaseLost), mine.taken("cell", unexpected) as confirm:  # noqa: PT012
+        with monkeypatch.context() as partition:
+            partition.setattr(cut_off, "get", away)
+            partition.setattr(cut_off, "set_tags", away)
+            with other.taken("cell", waited.append) as theirs:
+                theirs()
+                results.append("other")
+            time.sleep(0.3)
+            results.append("cut off, computes on")
+        confirm()
+        results.append("mine")
+    assert results == ["other", "cut off, computes on"]
+    assert len(waited) == 1
+    found = other.look("cell")
+    assert (found.epoch, found.has_ended) == (2, True)
+
+
 @pytest.mark.slow
 def test_a_cell_that_ended_is_not_waited_for_and_one_that_died_is_abandoned(
     store: Store, run_id: str, tmp_path: Path, workers: list[Worker]
