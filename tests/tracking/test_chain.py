@@ -336,6 +336,21 @@ def test_the_page_of_a_chain_names_every_run_and_the_data(store: Store, chain: C
     assert "<x>" not in page
 
 
+def test_the_picture_of_a_chain_leads_from_the_data_to_the_served_model(
+    store: Store, chain: Chain
+) -> None:
+    found = lineage.walk(store, chain.deployment)
+    links = {record.run_id: f"http://there/{record.run_id}" for record in found}
+    drawn, _, pages = lineage.picture(found, links, served='chain/1 "x"').partition("```\n\n")
+    assert drawn.startswith("```mermaid\ngraph TD\n")
+    assert drawn.count("-->") == len(found) + 1
+    order = [drawn.index(f": {record.name}") for record in found]
+    assert order == sorted(order, reverse=True)
+    assert profile_of().dataset_hash in drawn
+    assert "chain/1 &quot;x&quot;" in drawn
+    assert all(link in pages for link in links.values())
+
+
 def test_a_broken_link_is_named(store: Store, chain: Chain) -> None:
     with mlflow_run(
         store, experiment="chain", name="lost", kind=names.DEPLOYMENT, key="k", note="n",

@@ -372,5 +372,6 @@ def store_deployment(
     run.text(lineage.page(chain, links, served=served), names.LINEAGE_ARTIFACT)
     run.json(result.model_dump(mode="json"), names.DEPLOYMENT_ARTIFACT)
     session.orchestrator.markdown("model-card", text)
+    session.orchestrator.markdown("lineage", lineage.picture(chain, links, served=served))
     page = session.page_of(run.run_id)
     session.orchestrator.link("mlflow-run", page, "This deployment in MLflow")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -84,6 +85,29 @@ def page(chain: Sequence[RunRecord], links: Mapping[str, str], *, served: str = 
     )
 
 
+def picture(chain: Sequence[RunRecord], links: Mapping[str, str], *, served: str) -> str:
+    """Return the chain from the data to the served model as Markdown: a Mermaid chart, and links.
+
+    Args:
+        links: run id -> address of its page.
+        served: the served model, the last box.
+    """
+    last = chain[-1].params
+    boxes = [
+        f"{last[names.DATASET_NAME]} {last[names.DATASET_HASH]}",
+        *(_title(record) for record in reversed(chain)),
+        served,
+    ]
+    drawn = [f'  n{number}["{html.escape(box)}"]' for number, box in enumerate(boxes)]
+    arrows = [f"  n{number} --> n{number + 1}" for number in range(len(boxes) - 1)]
+    pages = [f"- [{_title(one)}]({links[one.run_id]})" for one in reversed(chain)]
+    return "\n".join(["```mermaid", "graph TD", *drawn, *arrows, "```", "", *pages])
+
+
+def _title(record: RunRecord) -> str:
+    return f"{record.tags.get(names.KIND, 'run')}: {record.name}"
+
+
 def _facts(record: RunRecord, link: str) -> dict[str, Any]:
     """When a run began, and by which code on which machine."""
     when = datetime.fromtimestamp(record.start_time / 1000, UTC).isoformat(" ", "minutes")
@@ -96,8 +120,7 @@ def _facts(record: RunRecord, link: str) -> dict[str, Any]:
         "content key": record.tags.get(names.KEY, ""),
         "note": record.tags.get(names.NOTE, ""),
     }
-    name = f"{record.tags.get(names.KIND, 'run')}: {record.name}"
-    return {"name": name, "link": link, "facts": facts}
+    return {"name": _title(record), "link": link, "facts": facts}
 
 
 def _preferred(store: Store, name: str) -> str:
