@@ -21,7 +21,7 @@ from minivess import files, names
 from minivess.config import ExperimentConfig
 from minivess.contracts import CellOrder, DatasetProfile, Hardware
 from minivess.errors import TrainingError
-from minivess.grid import cell_training, families, gpu_locks, slots
+from minivess.grid import cell_training, families, gpu_locks
 from minivess.grid.context import (
     CellContext,
     GridContext,
@@ -32,7 +32,7 @@ from minivess.grid.context import (
     prepare,
     restore,
 )
-from minivess.orchestration import handoff
+from minivess.orchestration import handoff, slots
 from minivess.orchestration.session import Session, open_session
 from minivess.runtime.entry import guarded, show_logs
 from minivess.runtime.processes import Child, Process, process_of, running

@@ -11,9 +11,8 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 
 from minivess.config import Environment
 from minivess.errors import OrchestrationError
-from minivess.grid import slots
 from minivess.home import Home
-from minivess.orchestration import prefect_client
+from minivess.orchestration import prefect_client, slots
 from minivess.runtime.servers import Server
 
 pytestmark = pytest.mark.slow
