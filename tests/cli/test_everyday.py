@@ -447,3 +447,40 @@ def until(screen: int, text: str) -> str:
         assert select.select([screen], [], [], 120)[0]
         seen += os.read(screen, 65536).decode()
     return seen
+
+
+# --- terminals and folders that others have --------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("around", [
+    {"COLUMNS": "20"}, {"TERM": "dumb"}, {"LC_ALL": "C", "LANG": "C"}, {"NO_COLOR": "1"},
+])  # fmt: skip
+def test_lines_stay_whole_and_plain_in_any_terminal_and_a_folder_of_any_name(
+    around: dict[str, str], tmp_path: Path, blank: Path
+) -> None:
+    root = tmp_path / 'Zoë\'s "own" folder ä'
+    shutil.copy(blank, open_home(root).database)
+    make(open_store(open_home(root), TrackingConfig()), names.FAMILY, "größer_als_20_Zeichen_breit")
+    variables = {**os.environ, **around, "MINIVESS_HOME": str(root), "PREFECT_DISABLED": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "minivess.cli.main", "runs"], env=variables, capture_output=True,
+        check=True,
+    )  # fmt: skip
+    shown = done.stdout.decode()
+    (line,) = [line for line in shown.splitlines() if "größer_als_20_Zeichen_breit" in line]
+    assert "FINISHED" in line
+    assert "\x1b" not in shown
+    assert done.stderr == b""
+
+
+def test_a_reader_that_goes_away_ends_a_list_in_peace(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "minivess.cli.main", "settings"], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env={**os.environ, "MINIVESS_HOME": str(tmp_path)},
+    ) as command:  # fmt: skip
+        assert command.stdout is not None
+        assert command.stdout.readline()
+        command.stdout.close()
+        _, said = command.communicate()
+    assert (command.returncode, said) == (0, b"")
