@@ -251,6 +251,10 @@ class MemoryClient:
 
         self._change(request)
 
+    def log_param(self, run_id: str, key: str, value: str) -> None:
+        """Write one param."""
+        self.log_batch(run_id, params=[Param(key, value)])
+
     def get_metric_history(self, run_id: str, key: str) -> list[Metric]:
         """All rows of one metric."""
         self._reach()

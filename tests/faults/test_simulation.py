@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from minivess import names
 from minivess.orchestration import model_versions
 from minivess.tracking.journal import upload
-from tests.faults import commands
+from tests.faults import commands, grid
 from tests.faults.memory_store import MemoryClient, MemoryStore
 from tests.faults.simulation import play, schedule_of
 
@@ -50,6 +50,24 @@ def test_commands_of_two_machines_on_one_store_break_no_law() -> None:
 def test_a_move_that_another_machines_follows_is_not_stored_twice() -> None:
     """A seed at which a move was stored anew after another that built on it."""
     assert commands.play(commands.schedule_of(3420)) == []
+
+
+def test_workers_on_machines_that_fail_break_no_law_of_the_grid() -> None:
+    """One worker trains a cell, a finished cell is not trained again, every run ends truly."""
+    for seed in range(1, 101):
+        assert grid.play(seed) == [], f"python -m tests.faults.grid {seed} {seed}"
+
+
+@pytest.mark.parametrize("seed", [252, 281])
+def test_a_worker_that_was_cut_off_sees_cells_that_others_finished_meanwhile(seed: int) -> None:
+    """Seeds at which it trained one again, and looked at no result until its next command."""
+    assert grid.play(seed) == []
+
+
+def test_a_lease_taken_by_two_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without leases some schedule has two workers train a cell."""
+    monkeypatch.setattr(grid.lease.Leases, "_claim", lambda self, key, epoch: True)
+    assert any(grid.play(seed) for seed in range(1, 20))
 
 
 def test_a_history_that_two_moves_at_once_make_false_is_noticed(

@@ -143,6 +143,7 @@ class Leases:
             if error.code != "INVALID_PARAMETER_VALUE":
                 raise
             return False
+        self.store.unreachable = False  # it has just answered, so results are looked for again
         return True
 
     def _renew(self, key: str, epoch: int, over: threading.Event) -> None:

@@ -274,7 +274,7 @@ class Uploader:
             self._uploads = [pending for pending in self._uploads if not pending.done]
         if well and self._said:
             log.info("MLflow can be written to again.")
-            self._said = False
+            self._said = self.store.unreachable = False
         return well
 
     def _is_away(self, pending: PendingUpload, trouble: Exception) -> bool:

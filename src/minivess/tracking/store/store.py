@@ -331,6 +331,9 @@ class Store:
         try:
             with translate_errors(f"read run {run_id}"):
                 run = self.client.get_run(run_id)
+                if run.info.lifecycle_stage != "deleted":
+                    return self.record(run)
+                restoring = self._restoring(run)
         except StoreError as error:
             if error.code not in ABSENT:
                 raise
@@ -338,12 +341,10 @@ class Store:
                 f"There is no run {run_id} in the MLflow store at {redact(self.uri)}.",
                 remedy="copy the id from `minivess runs --all`, or MLflow's page (`minivess ui`)",
             ) from error
-        if run.info.lifecycle_stage == "deleted":
-            raise DeletedRunError(
-                f"Run {run_id} was deleted from the MLflow store.",
-                remedy=f"{self._restoring(run)}, or give another run",
-            )
-        return self.record(run)
+        raise DeletedRunError(
+            f"Run {run_id} was deleted from the MLflow store.",
+            remedy=f"{restoring}, or give another run",
+        )
 
     def _restoring(self, run: Run) -> str:
         """The command that brings a deleted run back, or its experiment, which takes it along."""
