@@ -137,17 +137,11 @@ class Grid(World):
     def _work(self, process: Process, order: list[str]) -> None:
         """Settle, then train what is left of the grid; an error ends the process."""
         session = self.session(process)
-        with contextlib.ExitStack() as stack, contextlib.suppress(StoreError, Terminated):
-            stack.callback(self._let_go, session)
+        with contextlib.suppress(StoreError, Terminated):
             settle_runs(session.store)
             for key in order:
                 cell_training.train_cell(self._context(session, key))
             uploader.of(session.store).flush_all()
-
-    def _let_go(self, session: Session) -> None:
-        """Free what the kernel frees as a process ends."""
-        for pending in uploader.of(session.store).pending():
-            pending.journal.release()
 
     def _context(self, session: Session, key: str) -> Any:
         cell = SimpleNamespace(key=key, fold=SimpleNamespace(index=CELLS.index(key)))
@@ -222,7 +216,6 @@ class Grid(World):
         while self.server.late:
             self.server.deliver(0)
         for process in self.alive():
-            process.frozen_until = 0.0 if process.frozen_until < self.now else self.now
             if process.is_cut:
                 process.is_cut, process.troubled_at = False, self.now
         self.run(self.now + 2000)
@@ -292,7 +285,10 @@ class SimulatedTraining:
         try:
             recorder = RunRecorder(session.store, journal, opening)
             try:
-                self._epochs(recorder, written, figures)
+                try:
+                    self._epochs(recorder, written, figures)
+                finally:
+                    self.world.training[key].discard(self.process)
                 self.confirm()
             except Terminated:
                 recorder.close(status, {})
@@ -300,11 +296,8 @@ class SimulatedTraining:
             status = "FINISHED"
             recorder.close(status, {})
         finally:
-            self.world.training[key].discard(self.process)
             written.safe = len(written.metrics)
             written.ended = _ended(journal.path, status)
-            if self.process.is_dead:
-                journal.release()
         return recorder.run.run_id, "result"
 
     def _fetch(self, session: Session, key: str) -> list[float]:

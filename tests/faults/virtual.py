@@ -15,15 +15,18 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import greenlet
 
 from minivess.runtime import liveness
+from minivess.tracking.journal.journal import Journal
 from tests.faults.memory_store import Death, MemoryClient, MemoryStore
 
 FATES = {"done": 60, "refused": 1, "lost": 1, "late": 1, "twice": 1}
+OPEN = Journal.__init__
 POLL_S = 3.0
 """Seconds between looks at something that another thread changes."""
 
@@ -35,6 +38,7 @@ class Process:
         self.world, self.machine, self.pid = world, machine, next(world.pids)
         self.client = PacedClient(world, self)
         self.threads: list[Thread] = []
+        self.journals: list[Journal] = []
         self.is_dead, self.frozen_until, self.is_cut = False, 0.0, False
         self.troubled_at = -1e9
         """When it was last frozen or cut off."""
@@ -48,6 +52,8 @@ class Process:
             with contextlib.suppress(Death):
                 work()
             self.kill()
+            for journal in self.journals:
+                journal.release()
 
         Thread(main, process=self).start()
 
@@ -59,7 +65,8 @@ class Process:
 
     def freeze(self, seconds: float) -> None:
         """Stand still for some time."""
-        self.frozen_until = self.troubled_at = self.world.now + seconds
+        until = max(self.frozen_until, self.world.now + seconds)
+        self.frozen_until = self.troubled_at = until
 
 
 class Thread:
@@ -69,8 +76,8 @@ class Thread:
         self, target: Callable[..., Any], args: tuple[Any, ...] = (), *,
         process: Process | None = None, **_: Any,
     ) -> None:  # fmt: skip
-        self.process = process or current().process
-        self.number = next(self.process.world.numbers)
+        self.process: Process = process or current().process
+        self.number: int = next(self.process.world.numbers)
         self.waits_until = 0.0
         self.run = greenlet.greenlet(lambda: self._run(target, args))
 
@@ -136,7 +143,8 @@ THREADING = SimpleNamespace(
 
 def current() -> Thread:
     """The thread that runs."""
-    return cast("World", World.current).running[greenlet.getcurrent()]
+    assert World.current is not None
+    return World.current.running[greenlet.getcurrent()]
 
 
 def sleep(seconds: float) -> None:
@@ -164,6 +172,12 @@ def lock_file(file: Any, how: int) -> None:
             if how & fcntl.LOCK_NB:
                 raise
         sleep(POLL_S)
+
+
+def open_journal(journal: Journal, folder: Path, uid: str) -> None:
+    """As `Journal.__init__`; the kernel closes what the process leaves open."""
+    OPEN(journal, folder, uid)
+    current().process.journals.append(journal)
 
 
 def set_handler(number: int, handler: Any) -> Any:
@@ -296,6 +310,7 @@ class World:
                 (lease, "signal", signals), (lease, "os", processes),
                 (uploader, "POLL_S", POLL_S), (liveness, "is_gone", self.is_gone),
                 (liveness, "identity", self.identity),
+                (Journal, "__init__", open_journal),
                 (oom, "verdict", lambda tags: (False, {})), *more,
             ):  # fmt: skip
                 stack.enter_context(mock.patch.object(target, name, value))
