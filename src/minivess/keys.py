@@ -29,7 +29,7 @@ CELL_CODE = (
 )  # fmt: skip
 PROBABILITY_CODE = (*FORMATS, "networks.py", "architectures.py", "inference.py", "combination.py")
 PREDICTION_CODE = ("analysis/predictions.py", "combination.py", *MODELS)
-ANALYSIS_CODE = ("analysis", "combination.py", "-analysis/report", *MODELS)
+ANALYSIS_CODE = ("analysis", "morphometry", "combination.py", "-analysis/report", *MODELS)
 PREDICTED_CODE = (
     *CHECKS,
     "networks.py",

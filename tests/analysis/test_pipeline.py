@@ -34,6 +34,19 @@ def test_one_call_judges_chooses_and_writes(analysis):
     assert all(one.intervals["dice"].n == 4 for one in (*result.families, *result.ensembles))
 
 
+def test_vessels_of_the_masks_are_measured_beside_those_of_the_ground_truth(analysis):
+    result = analysis.result
+    rows = [one for one in result.measured if one.measure == "volume_density"]
+    assert {one.case for one in rows} == {one.case for one in result.winner.volumes}
+    found = next(one for one in result.agreement if one.measure == "volume_density")
+    gaps = [one.predicted - one.truth for one in rows]
+    assert found.bias.mean == pytest.approx(np.mean(gaps))
+    assert (found.bias.n, found.limits) == (4, None)  # four volumes give no limits
+    page = next(path for path, at in analysis.files.items() if at == names.REPORT_ARTIFACT)
+    assert "Limits of agreement" in page.read_text()
+    assert "tables/measures.csv" in analysis.files.values()
+
+
 def test_the_files_stand_where_other_flows_look_for_them(analysis):
     places = set(analysis.files.values())
     assert {names.REPORT_ARTIFACT, "tables/families.csv", "figures/comparison.png"} <= places

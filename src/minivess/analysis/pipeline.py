@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from minivess import files, names
 from minivess.analysis import (
+    agreement,
     baseline,
     champion,
     ensembling,
@@ -96,7 +97,12 @@ def analyse(
         [cases[one.case] for one in result.winner.volumes],
         folder / names.UNCERTAINTY_MAPS,
     )
+    vessels = agreement.measured(
+        predictor, known.found.predictions[result.champion.family], open_cases
+    )
     result = result.replace(
+        measured=vessels,
+        agreement=agreement.agree(vessels, config.evaluation),
         uncertainty=measured,
         faults=faults,
         short_faults=short,

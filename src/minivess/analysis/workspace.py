@@ -11,6 +11,8 @@ Tables
     properties   + "case", sizes, voxels, ...     one row for each volume of a profile
     comparisons  + name, against, difference, ... one row for each pair of an analysis
     faults       + name, "case", fault, x, ...    one row for each break or merge of a champion
+    measures     + name, "case", measure, ...     one row for each volume, class and measure of a
+                                                  champion's vessels: truth, predicted
     Each begins with run_id, experiment, dataset, kind, so that no mean need mix them.
 
 Views to query: an experiment is often analysed more than once, and folds and analysis evaluate
@@ -48,7 +50,7 @@ from minivess.errors import StoreError, UsageError
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 4
+SCHEMA = 5
 HERE = Path(__file__).parent
 OFFLINE: dict[str, Any] = {"autoinstall_known_extensions": "false"}
 ALONE = OFFLINE | {"enable_external_access": "false", "lock_configuration": "true"}
@@ -70,7 +72,7 @@ EXAMPLES = {
     for title, _, sql in [example.partition("\n")]
 }
 # Tables that are read from the store only for new and changed runs.
-HEAVY = ("metrics", "volumes", "properties", "comparisons", "faults")
+HEAVY = ("metrics", "volumes", "properties", "comparisons", "faults", "measures")
 
 Rows = Mapping[str, Any]
 """Table -> rows as mappings, or an Arrow table with some of its columns."""

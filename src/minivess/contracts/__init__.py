@@ -4,6 +4,7 @@ Axes are (x, y, z); tensors are (B, C, X, Y, Z). Paths inside records are relati
 home folder, except in `Case` and `FoldModel`, which never leave the process that made them.
 """
 
+from minivess.contracts.analysis import Agreement as Agreement
 from minivess.contracts.analysis import AnalysisResult as AnalysisResult
 from minivess.contracts.analysis import Champion as Champion
 from minivess.contracts.analysis import Comparison as Comparison
@@ -11,6 +12,7 @@ from minivess.contracts.analysis import Fault as Fault
 from minivess.contracts.analysis import FaultKind as FaultKind
 from minivess.contracts.analysis import Interval as Interval
 from minivess.contracts.analysis import LossName as LossName
+from minivess.contracts.analysis import Measured as Measured
 from minivess.contracts.analysis import Reliability as Reliability
 from minivess.contracts.analysis import Risk as Risk
 from minivess.contracts.analysis import Scores as Scores

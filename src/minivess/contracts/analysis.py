@@ -176,6 +176,30 @@ class Fault(Contract):
     unit: str
 
 
+class Measured(Contract):
+    """One measure of the vessels of one class and volume, in the ground truth and out of fold."""
+
+    case: str
+    group: str | None
+    label: int = Field(description="label value of the class")
+    measure: str
+    truth: float | None = Field(description="in units of the header; None where it is undefined")
+    predicted: float | None
+    unit: str
+
+
+class Agreement(Contract):
+    """How far a segmentation moves one measure, over the volumes where both values exist."""
+
+    label: int
+    measure: str
+    truth: float | None = Field(description="mean of the ground truth")
+    bias: Interval = Field(description="mean of predicted minus ground truth")
+    limits: tuple[tuple[float, float], tuple[float, float]] | None = Field(
+        description="intervals of the lower and the upper limit of agreement; None of too few"
+    )
+
+
 class Champion(Contract):
     """The winning family and the sentence that says why."""
 
@@ -221,6 +245,10 @@ class AnalysisResult(Versioned):
     short_faults: int = Field(
         default=0, description="pieces below evaluation.fault_length, which do not count"
     )
+    measured: tuple[Measured, ...] = Field(
+        default=(), description="vessels of the champion's masks out of fold"
+    )
+    agreement: tuple[Agreement, ...] = ()
     notes: tuple[str, ...] = Field(
         default=(), description="what was left out and why, a sentence each"
     )

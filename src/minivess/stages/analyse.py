@@ -236,6 +236,8 @@ def store_analysis(
         run.table(report.comparison_rows(result), names.COMPARISONS_ARTIFACT)
     if result.faults:
         run.table(report.fault_rows(result), names.FAULTS_ARTIFACT)
+    if result.measured:
+        run.table(report.measure_rows(result), names.MEASURES_ARTIFACT)
     if result.test:
         run.table(report.family_rows(result, result.test), names.TEST_ARTIFACT)
         run.table(report.volume_rows(result, result.test), names.TEST_VOLUMES_ARTIFACT)

@@ -115,6 +115,8 @@ def tables(
         "comparisons": comparison_rows(result),
         "faults": fault_rows(result),
     }
+    if result.measured:
+        rows["measures"] = measure_rows(result)
     if result.test:
         rows["test"] = family_rows(result, result.test)
         rows["test_volumes"] = volume_rows(result, result.test)
@@ -182,6 +184,11 @@ def fault_rows(result: AnalysisResult) -> list[dict[str, Any]]:
         }
         for one in result.faults
     ]
+
+
+def measure_rows(result: AnalysisResult) -> list[dict[str, Any]]:
+    """Return a row per volume, class and measure of the champion's vessels."""
+    return [{"name": result.champion.family, **one.model_dump()} for one in result.measured]
 
 
 def volume_rows(

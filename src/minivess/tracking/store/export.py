@@ -43,6 +43,7 @@ def export_rows(store: Store, known: Mapping[str, int] = NOTHING) -> dict[str, A
         "properties": [row for record in fresh for row in _properties(store, record)],
         "comparisons": _of_analyses(store, fresh, names.COMPARISONS_ARTIFACT),
         "faults": _of_analyses(store, fresh, names.FAULTS_ARTIFACT),
+        "measures": _of_analyses(store, fresh, names.MEASURES_ARTIFACT),
     }
 
 
@@ -112,9 +113,8 @@ def _volumes(store: Store, record: RunRecord) -> list[Row]:
 
 def _table(store: Store, record: RunRecord, artifact: str) -> list[Row]:
     """The rows of a table that a finished run may hold."""
-    if record.status != "FINISHED":
-        return []
-    if artifact not in artifact_names(store, record, str(Path(artifact).parent)):
+    folder = str(Path(artifact).parent)
+    if record.status != "FINISHED" or artifact not in artifact_names(store, record, folder):
         return []
     table = store.read_json(record.run_id, artifact)
     return [
