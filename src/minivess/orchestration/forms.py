@@ -19,6 +19,11 @@ ASKED = (
     "analysis.ensembles", "deployment.engine", "deployment.out_of_range",
 )  # fmt: skip
 """Settings that have a field of their own; `settings` takes any other as key=value."""
+WORDS = {
+    "settings": "any other setting, one key=value an item",
+    "files": "experiment files (YAML), as the worker finds them",
+    "upstream": "ids of the runs to build on; none: the latest",
+}
 
 
 def asks(verb: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -45,7 +50,9 @@ def asks(verb: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
             for name, key in keys.items()
         ]
         vars(run)["__signature__"] = own.replace(parameters=[*own.parameters.values(), *fields])
-        lines = (f"    {name}: {key}: {_field(key).description}" for name, key in keys.items())
+        said = {name: text for name, text in WORDS.items() if name in own.parameters}
+        said |= {name: f"{key}: {_field(key).description}" for name, key in keys.items()}
+        lines = (f"    {name}: {text}" for name, text in said.items())
         run.__doc__ = "\n".join([f"{inspect.getdoc(flow)}\n\nArgs:", *lines])
         return run
 
