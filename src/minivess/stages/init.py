@@ -90,10 +90,11 @@ def _data_choices(
     hint = next((note for note in scan.pairing.notes if f"data.group={PREFIX}" in note), None)
     if hint and session.config.data.group is None:
         choices.append(Choice("data.group", PREFIX, hint))
-    for _ in range(LOOKS):
+    for look in range(LOOKS):
         try:
             session = _with(session, choices)
-            scan = scan_dataset(session)
+            if look or len(choices) > 1:
+                scan = scan_dataset(session)
             measured = measure(session, scan)
             profile = summary(session, scan, measured)
         except DataError as error:
