@@ -41,7 +41,7 @@ SKIPPED = {
     r"just rebase OLD NEW|just review (import|fix)|just plan .*_manual|just .*mouse": "needs files "
     "that only the reader has; tests/ type it on such files",
     r"(just|minivess) (train|deploy|analyse|search|experiment)$": "the chain has just done it",
-    r"just search FILE|minivess (predict|plan|settle RUN_ID|reproduce)": "shown twice",
+    r"just search FILE|minivess (predict|measure|plan|settle RUN_ID|reproduce)": "shown twice",
     r"just train ('training.losses|training.max_epochs=50|configs)": "as others, with other values",
     r"just train( data.root=FOLDER)? .*(max_epochs=[12]00|extends)": "needs a long training first",
 }
