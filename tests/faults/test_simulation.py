@@ -14,8 +14,9 @@ from mlflow.exceptions import MlflowException
 
 from minivess import names
 from minivess.orchestration import model_versions
+from minivess.orchestration.session import Session
 from minivess.tracking.journal import upload
-from tests.faults import commands, grid
+from tests.faults import commands, grid, watching
 from tests.faults.memory_store import MemoryClient, MemoryStore
 from tests.faults.simulation import play, schedule_of
 
@@ -58,7 +59,7 @@ def test_workers_on_machines_that_fail_break_no_law_of_the_grid() -> None:
         assert grid.play(seed) == [], f"python -m tests.faults.grid {seed} {seed}"
 
 
-@pytest.mark.parametrize("seed", [252, 281])
+@pytest.mark.parametrize("seed", [35, 87, 252, 281])
 def test_a_worker_that_was_cut_off_sees_cells_that_others_finished_meanwhile(seed: int) -> None:
     """Seeds at which it trained one again, and looked at no result until its next command."""
     assert grid.play(seed) == []
@@ -68,6 +69,18 @@ def test_a_lease_taken_by_two_is_noticed(monkeypatch: pytest.MonkeyPatch) -> Non
     """Without leases some schedule has two workers train a cell."""
     monkeypatch.setattr(grid.lease.Leases, "_claim", lambda self, key, epoch: True)
     assert any(grid.play(seed) for seed in range(1, 20))
+
+
+def test_new_data_get_one_profile_whatever_becomes_of_events_and_watchers() -> None:
+    """One FINISHED profile a state of the data, none of data that cannot be read, one event."""
+    for seed in range(1, 61):
+        assert watching.play(seed) == [], f"python -m tests.faults.watching {seed} {seed}"
+
+
+def test_data_profiled_twice_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the look for a finished profile some schedule makes two of one state."""
+    monkeypatch.setattr(Session, "find", lambda self, key, experiment: None)
+    assert any(watching.play(seed) for seed in range(1, 20))
 
 
 def test_a_history_that_two_moves_at_once_make_false_is_noticed(
