@@ -103,12 +103,11 @@ def _run(record: RunRecord) -> Row:
     }
 
 
-def _volumes(store: Store, record: RunRecord) -> list[Row]:
+def _volumes(store: Store, one: RunRecord) -> list[Row]:
     """One row per evaluated volume; volumes of a parent run are read from its children."""
-    if record.status != "FINISHED" or record.tags.get(names.KIND) not in JUDGED:
+    if one.status != "FINISHED" or one.tags.get(names.KIND) not in JUDGED:
         return []
-    rows = _table(store, record, names.PER_VOLUME_ARTIFACT)
-    return [{"name": record.name, **row} for row in rows]
+    return [{"name": one.name, **row} for row in _table(store, one, names.PER_VOLUME_ARTIFACT)]
 
 
 def _table(store: Store, record: RunRecord, artifact: str) -> list[Row]:
