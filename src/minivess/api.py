@@ -291,11 +291,11 @@ class Model:
             The label value of each voxel, shape (X, Y, Z).
 
         Raises:
-            DataError: `profile` would quarantine the volume; the message has the code.
+            DataError: `profile` would quarantine the volume, or it takes more memory than is free
+                (`memory_gb`); the message has the code.
         """
         import numpy as np
 
-        from minivess.config import ResamplingConfig
         from minivess.formats.decode import Volume
         from minivess.serving import predict
 
@@ -307,10 +307,15 @@ class Model:
                 code="wrong_dimensions",
             )
         volume = Volume(voxels, spacing, unit, np.diag([*spacing, 1.0]))
-        resampling = ResamplingConfig.of(self.predictor.window.resampling)
-        for odd in predict.admit(volume, self.predictor.divisor, self.allowed, resampling):
+        for odd in predict.admit(volume, self.predictor, self.allowed):
             warnings.warn(f"{odd.code}: {odd.message}", stacklevel=2)
         return predict.segment(volume, self.predictor)
+
+    def memory_gb(self, shape: tuple[int, int, int]) -> float:
+        """Return the GiB of memory that a volume of a shape (X, Y, Z) takes to be segmented."""
+        from minivess.serving import forecast
+
+        return forecast.memory_gb(shape, self.predictor)
 
     def predict(self, source: str | Path, target: str | Path) -> list[Path]:
         """Segment a file or a folder of files; returns the masks, as `minivess predict` does.

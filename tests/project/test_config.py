@@ -136,6 +136,7 @@ OTHER = {
     "deployment.min_mask_agreement": ["deployment.min_mask_agreement=0.99"],
     "deployment.engine": ["deployment.engine=onnxruntime"],
     "deployment.out_of_range": ["deployment.out_of_range=refuse"],
+    "deployment.request_limit_s": ["deployment.request_limit_s=60"],
     "deployment.start_timeout_s": ["deployment.start_timeout_s=60"],
     "tracking.uri": ["tracking.uri=http://127.0.0.1:5000"],
     "tracking.artifact_root": ["tracking.artifact_root=/data/artifacts"],

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import os
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +17,14 @@ import tifffile
 import torch
 from PIL import Image
 
+from minivess.combination import Combined
 from minivess.config import DataConfig
 from minivess.contracts import Domain, Network, Resampling, Window
 from minivess.data.checks import CHECKS
 from minivess.errors import DataError, ServingError, UsageError
 from minivess.formats import volume
 from minivess.inference import Predictor
-from minivess.serving import export, predict
+from minivess.serving import export, forecast, predict
 from tests.conftest import shared, tube, write_nifti
 
 DATA = DataConfig()
@@ -266,19 +269,57 @@ def test_a_network_trained_on_resampled_volumes_sees_them_so_and_the_mask_lies_o
 
 
 @pytest.mark.parametrize("step", [0.0, -2.0, float("nan"), float("inf")])
-def test_a_voxel_size_that_is_no_number_above_zero_is_refused(step: float) -> None:
+def test_a_voxel_size_that_is_no_number_above_zero_is_refused(
+    step: float, predictor: Predictor
+) -> None:
     image = volume.Volume(IMAGE, (0.5, 0.5, step), "mm", np.diag([0.5, 0.5, step, 1]))
     with pytest.raises(DataError, match="voxel size") as refused:
-        predict.admit(image, (4, 4, 2))
+        predict.admit(image, replace(predictor, divisor=(4, 4, 2)))
     assert refused.value.code == "implausible_spacing"
 
 
-def test_a_volume_that_shrinks_to_one_voxel_inside_the_network_is_refused() -> None:
+def test_a_volume_that_shrinks_to_one_voxel_inside_the_network_is_refused(
+    predictor: Predictor,
+) -> None:
     image = volume.Volume(IMAGE[:4, :4, :2], (1, 1, 1), "mm", np.eye(4))
-    (odd,) = predict.admit(image, (4, 4, 1))
+    (odd,) = predict.admit(image, replace(predictor, divisor=(4, 4, 1)))
     assert (odd.code, "train" in odd.remedy) == ("few_slices", False)
     with pytest.raises(DataError, match=r"needs more than \(4, 4, 2\)"):
-        predict.admit(image, (4, 4, 2))
+        predict.admit(image, replace(predictor, divisor=(4, 4, 2)))
+
+
+def test_a_volume_that_takes_more_memory_than_is_free_is_refused_and_the_others_are_segmented(
+    inputs: Path, tmp_path: Path, predictor: Predictor
+) -> None:
+    header = nib.Nifti1Header()
+    header.set_data_dtype(np.uint8)
+    header.set_data_shape((8000, 8000, 1000))
+    header["vox_offset"], header["magic"] = 352, b"n+1"
+    (inputs / "huge.nii.gz").write_bytes(gzip.compress(header.binaryblock + bytes(4)))
+    shown = forecast.text(inputs.iterdir(), predictor)
+    assert shown.startswith("the largest, 8000x8000x1000, takes 9.5e+02 GiB of memory")
+    refused = [one for one in outcomes(inputs, tmp_path / "out", predictor) if one.mask is None]
+    assert [one.source.name for one in refused] == ["huge.nii.gz"]
+    assert refused[0].findings[0].code == "too_large"
+    assert "cut it into blocks" in refused[0].findings[0].remedy
+
+
+def test_seconds_of_a_volume_grow_with_its_windows_and_are_those_measured(
+    predictor: Predictor,
+) -> None:
+    speed = forecast.Speed()
+    with speed.measured((16, 16, 4), predictor):
+        time.sleep(0.1)
+    assert speed.seconds((16, 16, 4), predictor) == pytest.approx(0.1, rel=0.5)
+    one = speed.seconds((16, 16, 4), predictor)
+    assert speed.seconds((28, 28, 7), predictor) == pytest.approx(8 * one)
+    mirrored = replace(predictor, window=predictor.window.replace(mirrored=(0, 1)))
+    assert forecast.work((16, 16, 4), mirrored) == 4 * 16 * 16 * 4
+    together = Combined(((predictor, predictor), (predictor,)), "mean")
+    assert forecast.work((28, 28, 7), together) == 3 * 8 * 16 * 16 * 4
+    with pytest.raises(DataError, match=r"a request may take 0\.01 s") as refused:
+        speed.require((28, 28, 7), predictor, 0.01)
+    assert "POST /jobs" in refused.value.remedy
 
 
 def test_warnings_are_told_and_not_refused(tmp_path: Path, predictor: Predictor) -> None:
@@ -288,7 +329,7 @@ def test_warnings_are_told_and_not_refused(tmp_path: Path, predictor: Predictor)
     assert [found.code for found in outcome.findings] == ["few_slices"]
 
 
-def test_a_negative_distance_of_slices_is_told(tmp_path: Path) -> None:
+def test_a_negative_distance_of_slices_is_told(tmp_path: Path, predictor: Predictor) -> None:
     stated = {"axes": "ZYX", "spacing": -2.0, "unit": "um"}
     tifffile.imwrite(
         tmp_path / "a.tif", IMAGE.T.astype(np.uint16), imagej=True, resolution=(2, 2),
@@ -296,7 +337,9 @@ def test_a_negative_distance_of_slices_is_told(tmp_path: Path) -> None:
     )  # fmt: skip
     image = volume.read_volume(tmp_path / "a.tif")
     assert image.spacing == (0.5, 0.5, 2.0)
-    assert [found.code for found in predict.admit(image, (4, 4, 1))] == ["read_as"]
+    assert [
+        found.code for found in predict.admit(image, replace(predictor, divisor=(4, 4, 1)))
+    ] == ["read_as"]
 
 
 def test_a_file_that_breaks_a_library_is_named_and_the_others_are_segmented(

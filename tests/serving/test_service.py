@@ -44,6 +44,7 @@ from tests.serving.conftest import LINEAGE, RISKS, make_case
 pytestmark = pytest.mark.slow
 
 CLASSES = (0, 2, 5)
+LIMIT_S = 60.0
 DEPLOYMENTS = Path(__file__).resolve().parents[2] / "deployments"
 
 
@@ -64,6 +65,7 @@ def tag(served_home: Home, onnx: Path, composition: Composition) -> str:
         name="Tubes champion",
         version="3",
         classes=CLASSES,
+        request_limit_s=LIMIT_S,
         uncertainty=Uncertainty(
             name="f", volumes=12, temperature=1, parts=(), reliability=(), risks=RISKS
         ),
@@ -334,10 +336,11 @@ def header_of(shape: tuple[int, ...]) -> bytes:
         (b"", "The upload is empty"),
         (gzip.compress(header_of((2000, 2000, 2000))), "8000000000 voxels"),
         (gzip.compress(header_of((100, 100, 100))), "truncated"),
+        (gzip.compress(header_of((700, 700, 200))), "s), and a request may take 60 s"),
         (gzip.compress(header_of((20, 20)) + bytes(400)), "2-D"),
         (gzip.compress(header_of((20, 20, 5)) + bytes(2000))[:-20], "upload"),
     ],
-    ids=["no-gzip", "empty", "too-large", "header-alone", "flat", "cut-gzip"],
+    ids=["no-gzip", "empty", "too-large", "header-alone", "too-long", "flat", "cut-gzip"],
 )
 def test_a_bad_volume_is_refused_with_a_remedy(address: str, content: bytes, problem: str) -> None:
     answer = ask_raw(address, content)

@@ -293,6 +293,7 @@ class DeploymentConfig(Part):
     min_mask_agreement: float = setting(0.9999, gt=0, le=1)
     engine: Literal["auto", "onnxruntime", "openvino"] = "auto"
     out_of_range: Literal["warn", "refuse"] = "warn"
+    request_limit_s: float = setting(600.0, gt=0)
     start_timeout_s: int = not_in_key(180, ge=5)
 
 

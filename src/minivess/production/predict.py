@@ -76,7 +76,7 @@ def predict(
             limits = Allowed(record.domain, session.config.deployment.out_of_range)
             return segment(
                 session, plan, known,
-                lambda: masks.own(predictor, session.config.data, limits),
+                lambda: here(session, plan, predictor, limits),
                 recipe_of(session, files.sha256(model)),
             )  # fmt: skip
     if not upstream:
@@ -85,8 +85,7 @@ def predict(
     session.print(f"Predict   {format_model(chosen)}")
 
     def load() -> Segmenter:
-        data, limits = session.config.data, allowed(session, chosen)
-        return masks.own(predictor_of(session, chosen), data, limits)
+        return here(session, plan, predictor_of(session, chosen), allowed(session, chosen))
 
     return segment(session, plan, facts(chosen), load, recipe_of(session, chosen.version.run_id))
 
@@ -101,6 +100,15 @@ def measure(session: Session, masks: Sequence[str], target: Path) -> list[dict[s
         session.print(line)
     session.print(f"  {folder / mask_files.TABLE}, with the graphs of the vessels beside the masks")
     return rows
+
+
+def here(session: Session, plan: Plan, predictor: Segmenting, limits: Allowed) -> Segmenter:
+    """Return what segments the files of a plan in this process; says first what memory it takes."""
+    from minivess.serving import forecast
+    from minivess.serving import predict as masks
+
+    session.print(f"  {forecast.text((source for source, _ in plan.pairs), predictor)}")
+    return masks.own(predictor, session.config.data, limits)
 
 
 def recipe_of(session: Session, model: str) -> dict[str, Any]:

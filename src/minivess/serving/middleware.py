@@ -27,7 +27,7 @@ from minivess.serving.upload import (
     too_large,
     wait_unless_gone,
 )
-from minivess.serving.waiting import Queue, QueueFull
+from minivess.serving.waiting import AS_JOB, Queue, QueueFull
 from minivess.text import several
 
 ROUTE = "/predict"
@@ -124,6 +124,7 @@ class ServiceMiddleware:
         await reply(scope, receive, answer.send)
 
     async def _of_job(self, scope: Scope, receive: Receive, send: Send) -> None:
+        AS_JOB.set(True)
         await self._counted(scope, receive, Answer(send, self.model, self.queue))
 
     async def _in_turn(

@@ -43,6 +43,9 @@ class ServedModel(Versioned):
     max_voxels: int = Field(default=2**27, description="about 4 GiB of memory with two classes")
     max_waiting: int = Field(default=64, description="uploads held at once; one runs at a time")
     max_wait_s: float = Field(default=600, description="seconds that an upload may have to wait")
+    request_limit_s: float | None = Field(
+        default=None, description="seconds that the network may take for a request; jobs have none"
+    )
     engine: EngineName = "onnxruntime"
     domain: Domain | None = Field(default=None, description="what the network was trained on")
     out_of_range: Literal["warn", "refuse"] = "warn"

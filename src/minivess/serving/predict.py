@@ -28,7 +28,7 @@ from minivess.errors import DataError, MinivessError, UsageError
 from minivess.formats import volume
 from minivess.formats.filenames import NIFTI, SUFFIXES, is_volume, stem, suffix, unread_format
 from minivess.formats.resampling import resample, shape_after, to_shape
-from minivess.serving import answers
+from minivess.serving import answers, forecast
 
 Pairs = Sequence[tuple[Path, Path]]
 ENDING = "_mask.nii.gz"
@@ -50,7 +50,7 @@ class Allowed(NamedTuple):
     out_of_range: Literal["warn", "refuse"] = "warn"
 
 
-ANYTHING, NATIVE = Allowed(), ResamplingConfig()
+ANYTHING = Allowed()
 
 
 class Segmented(NamedTuple):
@@ -80,10 +80,7 @@ class Outcome(NamedTuple):
 
 
 def admit(
-    image: volume.Volume,
-    divisor: Shape,
-    allowed: Allowed = ANYTHING,
-    resampling: ResamplingConfig = NATIVE,
+    image: volume.Volume, predictor: Segmenting, allowed: Allowed = ANYTHING
 ) -> list[Finding]:
     """Apply the checks of `profile` to an image, and compare it with the training volumes.
 
@@ -91,16 +88,23 @@ def admit(
         The warnings.
 
     Raises:
-        DataError: it would be quarantined there, or lies out of a range that is to be kept; the
-            error carries the code.
+        DataError: it would be quarantined there, lies out of a range that is to be kept, or takes
+            more memory than is free; the error carries the code.
     """
-    shape = shape_after(image.shape, image.spacing, resampling)
-    usual = [*quality.check_image(image), *admission.check_reach(shape, divisor)]
-    warnings = admission.admit(usual)
+    usual = quality.check_image(image)
+    shape = shape_seen(image, predictor)
+    warnings = admission.admit([*usual, *admission.check_reach(shape, predictor.divisor)])
+    forecast.require_memory(shape, predictor)
     foreign = [] if allowed.domain is None else check_domain(image, allowed.domain)
     if allowed.out_of_range == "refuse":
         foreign = [found.replace(severity="error") for found in foreign]
     return [*warnings, *admission.admit(foreign)]
+
+
+def shape_seen(image: volume.Volume, predictor: Segmenting) -> Shape:
+    """Return the shape that the network sees of an image."""
+    resampling = ResamplingConfig.of(predictor.window.resampling)
+    return shape_after(image.shape, image.spacing, resampling)
 
 
 def segment(image: volume.Volume, predictor: Segmenting) -> npt.NDArray[np.uint8]:
@@ -145,9 +149,9 @@ def own(predictor: Segmenting, data: DataConfig, allowed: Allowed) -> Segmenter:
     """
 
     def segmented(source: Path) -> Segmented:
+        forecast.require_header(source, predictor)
         image = with_stated_spacing(volume.read_volume(source), data)
-        resampling = ResamplingConfig.of(predictor.window.resampling)
-        odd = admit(image, predictor.divisor, allowed, resampling)
+        odd = admit(image, predictor, allowed)
         return Segmented(image, segment(image, predictor), odd)
 
     return segmented

@@ -28,13 +28,14 @@ from starlette.responses import FileResponse, JSONResponse
 
 from minivess.combination import segmenting
 from minivess.config import ResamplingConfig, environment
-from minivess.contracts import Shape
+from minivess.contracts import Shape, Spacing
 from minivess.errors import DataError
 from minivess.formats import nifti, volume
-from minivess.serving import answers, model_record, request_log
+from minivess.formats.decode import check_shape
+from minivess.serving import answers, forecast, model_record, request_log
 from minivess.serving.middleware import ServiceMiddleware
 from minivess.serving.upload import Refusal
-from minivess.serving.waiting import stoppable
+from minivess.serving.waiting import AS_JOB, stoppable
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -73,7 +74,7 @@ class Segmentation:
             classes=self.model.classes,
         )
         self.allowed = predict.Allowed(self.model.domain, self.model.out_of_range)
-        self.resampling = ResamplingConfig.of(self.model.window.resampling)
+        self.speed = forecast.Speed()
         self.requests = environment().requests
         self.seconds = metrics.SECONDS.labels(self.model.label)
         self._warm_up()
@@ -102,7 +103,8 @@ class Segmentation:
             remedy = "ask for another answer, or serve the champion of an analysis"
             return Refusal(HTTPStatus.NOT_FOUND, problem, remedy).answer
         image = self._read(upload)
-        odd = predict.admit(image, self.model.divisor, self.allowed, self.resampling)
+        odd = predict.admit(image, self.predictor, self.allowed)
+        self._check_time(predict.shape_seen(image, self.predictor))
         codes = {model_record.WARNINGS: ", ".join(found.code for found in odd)} if odd else None
         started, path = time.perf_counter(), upload.with_name(MASK)
         describe = self._segmented if answer not in OF_SHARES else self._shared
@@ -141,7 +143,8 @@ class Segmentation:
         """Write the probabilities, or return what gives the masks of the thresholds."""
         from minivess.serving import predict
 
-        shares = predict.shares(image, self.predictor)
+        with self.speed.measured(predict.shape_seen(image, self.predictor), self.predictor):
+            shares = predict.shares(image, self.predictor)
         if answer == "probabilities":
             nifti.write(path, answers.probabilities(shares), image)
         return lambda: {"sets": answers.sets(shares, image, self.model.risks, path)}
@@ -149,7 +152,11 @@ class Segmentation:
     def _read(self, upload: Path) -> volume.Volume:
         path = upload.with_name(f"upload{ending(upload)}")
         upload.rename(path)
-        self._check_size(volume.header_shape(path))
+        shape = check_shape(path, volume.header_shape(path))
+        self._check_size(shape)
+        if self.model.window.resampling is None:  # else the header does not show what is seen
+            self._check_time(shape)
+        forecast.require_header(path, self.predictor)
         image = volume.read_volume(path)
         self._check_size(image.shape)
         return image
@@ -160,12 +167,23 @@ class Segmentation:
             raise DataError(
                 f"The volume has {voxels} voxels; this service takes {self.model.max_voxels}.",
                 remedy="cut the volume into blocks, or build the service with a larger max_voxels",
+                code=forecast.TOO_LARGE,
             )
+
+    def _check_time(self, shape: Shape) -> None:
+        if self.model.request_limit_s is not None and not AS_JOB.get():
+            self.speed.require(shape, self.predictor, self.model.request_limit_s)
 
     def _segment(self, image: volume.Volume) -> npt.NDArray[np.uint8]:
         from minivess.serving import predict
 
-        return predict.segment(image, self.predictor)
+        with self.speed.measured(predict.shape_seen(image, self.predictor), self.predictor):
+            return predict.segment(image, self.predictor)
+
+    def _spacing(self) -> Spacing:
+        """The voxel size at which the network sees volumes as they are."""
+        how = ResamplingConfig.of(self.model.window.resampling)
+        return how.target_spacing or (1.0, 1.0, 1.0)
 
     def _store_features(self, image: volume.Volume, mask: npt.NDArray[np.uint8]) -> None:
         """Store what `minivess drift` compares; a full disk costs no answer."""
@@ -179,9 +197,11 @@ class Segmentation:
 
     def _warm_up(self) -> None:
         """Run a small volume once: a model that cannot run keeps the service from starting."""
-        shape: Shape = tuple(max(16, 2 * step) for step in self.model.divisor)  # type: ignore[assignment]
-        blank = volume.Volume(np.zeros(shape, np.float32), (1.0, 1.0, 1.0), "unknown", np.eye(4))
-        self._segment(blank)
+        least = tuple(max(16, 2 * step) for step in self.model.divisor)
+        for shape in (least, self.predictor.window.patch_size):  # the first call prepares much
+            self.speed = forecast.Speed()
+            zeros = np.zeros(shape, np.float32)
+            self._segment(volume.Volume(zeros, self._spacing(), "unknown", np.eye(4)))
         logger.info("serving %s", self.model.label)
 
 

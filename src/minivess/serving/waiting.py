@@ -14,6 +14,8 @@ from typing import TypeVar
 SMOOTHING = 0.3
 STOPPED: ContextVar[threading.Event] = ContextVar("stopped")
 """Of a request: set when its turn is over, because it is answered or its client is gone."""
+AS_JOB: ContextVar[bool] = ContextVar("as_job", default=False)
+"""Of a request: whether it is a job, which may take any time."""
 Part = TypeVar("Part")
 
 

@@ -227,6 +227,7 @@ def build(
         domain=domain_of(model.profile),
         engine=engine,
         out_of_range=session.config.deployment.out_of_range,
+        request_limit_s=session.config.deployment.request_limit_s,
         uncertainty=model.uncertainty,
     )
 
