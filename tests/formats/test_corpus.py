@@ -99,7 +99,7 @@ def test_every_code_and_severity_has_its_bad_file() -> None:
     # A decision; settings; what a model was trained on.
     elsewhere = {
         ("rejected", "info"), ("analyzer_skipped", "warning"), ("spacing_overridden", "warning"),
-        ("label_map_unused", "warning"), ("out_of_range", "warning"),
+        ("label_map_unused", "warning"), ("out_of_range", "warning"), ("too_large", "error"),
     }  # fmt: skip
     every = {(code, severity) for code, check in CHECKS.items() for severity in check.severities}
     assert made | elsewhere == every
