@@ -141,6 +141,11 @@ runs *words: ready
 open *words: ready
     @{{ minivess }} open "$@"
 
+# The report of the latest analysis, as `just open report`
+[group("research")]
+report *words: ready
+    @{{ minivess }} report "$@"
+
 # Settings with default, meaning and values: just settings training
 [group("research")]
 settings *words: ready

@@ -162,6 +162,8 @@ VERBS = {
                  "[KIND ...]", ("all", "json"), NAMED),
     "open": Verb("open report, gallery, search, mlflow, prefect or the page of a run; without a "
                  "word the report", "[PAGE_OR_RUN]", ("upstream", "json"), NAMED),
+    "report": Verb("open report: the report of the latest analysis, or of --upstream", "",
+                   ("upstream", "json"), NAMED),
     "delete": Verb("delete runs for good, with their folds, files and logs", "RUN ...",
                    ("yes", "force", "json"), STORE, "lock"),
     "disk": Verb("what takes how much space in the output folder", opens="nothing"),
@@ -232,7 +234,7 @@ GROUPS = {
     "training and analysis": ("train", "search", "analyse", "new", "settings", "explain"),
     "models in use": ("predict", "measure", "deploy", "serve", "promote", "rollback", "compare",
                       "drift", "export"),
-    "results": ("runs", "open", "summary", "sql", "lineage", "reproduce"),
+    "results": ("runs", "open", "report", "summary", "sql", "lineage", "reproduce"),
     "what runs": ("status", "ui", "up", "down", "restart", "health", "logs", "notify"),
     "keeping house": ("disk", "clean", "delete", "settle", "audit", "backfill", "purge", "rebase",
                       "completion"),

@@ -318,7 +318,8 @@ def test_a_page_is_opened_by_its_name_by_a_run_or_by_a_server_that_answers(
     }.items():  # fmt: skip
         code, refused = minivess("open", *words)
         assert (code > 0, said in refused) == (True, True), refused
-    assert "did you mean `minivess open report`?" in minivess("report")[1]
+    assert "did you mean `minivess open mlflow`?" in minivess("mlflow")[1]
+    assert minivess("report")[1] == minivess("open", "report")[1]
 
 
 @pytest.mark.slow

@@ -77,6 +77,12 @@ def test_a_model_that_was_exported_segments_elsewhere_as_here(
     file = folder / "m.zip"
     assert predict(folder, "--upstream", "demo@champion", "--measure") == 0
     assert (folder / "out" / "measures.csv").read_text().startswith("file,class,unit")
+    other = folder / "other" / "measures.csv"
+    other.parent.mkdir()
+    other.write_text("mouse,weight\n")
+    words = ["predict", str(folder / "in"), str(other.parent), "--measure"]
+    assert main.main([*words, "--upstream", "demo@champion"]) == 2
+    assert [*other.parent.iterdir()] == [other]  # refused before it segments
     assert main.main(["export", str(file), "--upstream", "demo@champion"]) == 0
     assert main.main(["export", str(file), "--upstream", "demo@champion"]) == 2
     assert "exists already" in capsys.readouterr().err

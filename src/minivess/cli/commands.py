@@ -204,12 +204,15 @@ def send(session: Session, options: Options) -> Outcome:
 def segment(session: Session, options: Options) -> Outcome:
     """Segment files with a registered model."""
     source, target = (Path(word).expanduser() for word in options.arguments)
-    masks: Outcome = room("production.predict").predict(
+    stage = room("production.predict")
+    if options.measure:  # before the work, not after it
+        room("morphometry.mask_files").refuse_occupied(stage.folder_of(target))
+    masks: Outcome = stage.predict(
         session, source, target, upstream=options.upstream, url=options.url,
         model=Path(options.model).expanduser() if options.model else None,
     )  # fmt: skip
     if options.measure:
-        masks["measures"] = room("production.predict").measure(session, masks["files"], target)
+        masks["measures"] = stage.measure(session, masks["files"], target)
     return masks
 
 
@@ -302,6 +305,7 @@ STORIES: dict[str, Story] = {
         session, options.arguments, every=options.all
     ),
     "open": lambda session, options: room("cli.opening").show(session, options),
+    "report": lambda session, options: room("cli.opening").show(session, options),
     "delete": lambda session, options: room("cli.runs").delete(
         session, options.arguments, yes=options.yes, force=options.force
     ),

@@ -47,7 +47,7 @@ def measure_each(
     """Measure masks below `root`, as `measure` does; the folders below it are mirrored."""
     found: list[dict[str, Any]] = []
     if target is not None:
-        _refuse_occupied(target)
+        refuse_occupied(target)
     for path in masks:
         name = path.relative_to(root)
         for row, network, affine in _measured(path, data or DataConfig()):
@@ -113,7 +113,8 @@ def write_graphs(place: Path, network: VesselNetwork, affine: npt.NDArray[Any], 
     files.write_text(place.with_name(f"{place.name}.swc"), f"{text}\n")
 
 
-def _refuse_occupied(target: Path) -> None:
+def refuse_occupied(target: Path) -> None:
+    """Refuse a folder whose table was written by something else."""
     table, mark = target / TABLE, ",".join(COLUMNS).encode()
     if target.exists() and not target.is_dir():
         raise UsageError(f"{target} is a file.", remedy="name a folder for table and graphs")

@@ -13,6 +13,7 @@ from minivess.combination import Segmenting, segmenting
 from minivess.contracts import RunRecord
 from minivess.data.profiling.domain import domain_of
 from minivess.errors import StoreError, UsageError, nearest
+from minivess.formats.filenames import is_volume
 from minivess.orchestration import handoff
 from minivess.orchestration.session import Session
 from minivess.stages import dataset_identity
@@ -90,11 +91,16 @@ def predict(
     return segment(session, plan, facts(chosen), load, recipe_of(session, chosen.version.run_id))
 
 
+def folder_of(target: Path) -> Path:
+    """The folder in which the masks of a target lie, or will lie."""
+    return target.parent if is_volume(target) and not target.is_dir() else target
+
+
 def measure(session: Session, masks: Sequence[str], target: Path) -> list[dict[str, Any]]:
     """Measure the vessels of masks; the table and their graphs lie in the folder of the masks."""
     from minivess.morphometry import mask_files
 
-    folder = target if target.is_dir() else target.parent
+    folder = folder_of(target)
     rows = mask_files.measure_each([Path(mask) for mask in masks], folder, folder)
     for line in mask_files.summary(rows):
         session.print(line)
