@@ -36,7 +36,7 @@ def format_duration(seconds: float) -> str:
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
+    return "<1 s" if 0 < seconds < 0.5 else f"{seconds:.0f} s"
 
 
 def format_range(low: float, high: float) -> str:

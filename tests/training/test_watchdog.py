@@ -88,12 +88,17 @@ def test_the_time_left_runs_down_within_an_epoch(tmp_path, monkeypatch):
     for _ in range(3):
         now += 25
         left.append(watched.now().left_s)
-    assert left == [35, 10, 0]
+    assert left == [35, 30, 30]  # the epoch that follows takes 30 s
+    watched.begin(watchdog.ProgressEvent(2, 3, 0, 4, 20.0))
+    now += 25
+    assert watchdog.progress_text(watched.now()) == "epoch 3/3, step 0/4, about <1 s left"
     watched.begin(watchdog.ProgressEvent(0, 3, 0, 4, None))
     assert watched.now().left_s is None
 
 
-@pytest.mark.parametrize(("seconds", "words"), [(5, "5 s"), (600, "10 min"), (9000, "2.5 h")])
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.4, "<1 s"), (5, "5 s"), (600, "10 min"), (9000, "2.5 h")]
+)
 def test_a_beat_in_words(seconds, words):
     beat = watchdog.ProgressEvent(epoch=2, epochs=10, step=3, steps=8, left_s=seconds)
     assert watchdog.progress_text(beat) == f"epoch 3/10, step 3/8, about {words} left"

@@ -15,7 +15,13 @@ from minivess.config import ExperimentConfig
 from minivess.contracts import Case, CellSpec, ComputePlan
 from minivess.training import epochs, loaders
 from minivess.training.monitoring.timing import BESIDE, Clock, Laps
-from minivess.training.monitoring.watchdog import Heartbeat, OnProgress, OnStall, ProgressEvent
+from minivess.training.monitoring.watchdog import (
+    Heartbeat,
+    OnProgress,
+    OnStall,
+    ProgressEvent,
+    count_down,
+)
 from minivess.training.state import State
 from minivess.training.validation import Validation
 
@@ -96,14 +102,16 @@ class TrainingContext:
 
     def left_s(self, state: State) -> float | None:
         """Seconds that may be left, at the pace of the epochs done."""
-        promised = self._promised_s(state)
+        promised, left = self._promised_s(state), self._epochs_left(state)
         under_way = state.epoch >= len(state.history)
-        return promised and max(0.0, promised - (self.heartbeat.since_s() if under_way else 0.0))
+        return promised and count_down(promised, left, self.heartbeat.since_s() * under_way)
 
     def _promised_s(self, state: State) -> float | None:
         done = [entry["seconds"] for entry in state.history]
-        left = self.config.training.max_epochs - len(done)
-        return left * sum(done) / len(done) if done else None
+        return self._epochs_left(state) * sum(done) / len(done) if done else None
+
+    def _epochs_left(self, state: State) -> int:
+        return self.config.training.max_epochs - len(state.history)
 
     def lap(self, spent: Laps) -> Laps:
         """The seconds of an epoch with those since the last lap."""

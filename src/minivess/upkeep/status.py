@@ -13,6 +13,7 @@ from minivess.runtime import liveness
 from minivess.tracking.store import sql_reader
 from minivess.tracking.store.connection import translate_errors
 from minivess.tracking.store.store import Store, publication_time
+from minivess.training.monitoring.watchdog import count_down
 
 EPOCH_METRIC = "train_loss"
 
@@ -79,7 +80,8 @@ def _fold(store: Store, record: RunRecord, now: float) -> tuple[tuple[int, int],
     stamps = sorted(entry.timestamp / 1000 for entry in history)
     first = record.start_time / 1000 if len(stamps) == 1 else stamps[0]
     pace = (stamps[-1] - first) / max(len(stamps) - 1, 1)
-    return (done, total), max(0.0, (total - done) * pace - (now - stamps[-1]))
+    left = total - done
+    return (done, total), count_down(left * pace, left, now - stamps[-1])
 
 
 def _family_eta(

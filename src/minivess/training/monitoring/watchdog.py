@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 BEAT_S = 1.0
 HEARTBEAT_S = 30.0
 PATIENCE = 20
+LEAST_S = 0.1
 """So many times the usual time of a step, of judging a volume, of saving, whichever is longest."""
 SHORTEST_S, UNKNOWN_S = 60.0, 1800.0
 """Least patience, and patience before the first step or volume is done."""
@@ -91,9 +92,9 @@ class Heartbeat:
 
     def now(self) -> ProgressEvent:
         """Where the training is; what was left when the epoch began is counted down."""
-        left_s = self.progress.left_s
-        passed = left_s and max(0.0, left_s - self.since_s())
-        return self.progress._replace(left_s=passed)
+        at = self.progress
+        left_s = at.left_s and count_down(at.left_s, at.epochs - at.epoch, self.since_s())
+        return at._replace(left_s=left_s)
 
     def tick(self, what: str) -> None:
         """Record that one step, volume or save (`what`) is done."""
@@ -146,8 +147,18 @@ def progress_text(progress: ProgressEvent) -> str:
     return f"epoch {epoch}, step {step}{left}"
 
 
+def count_down(left_s: float, epochs: int, passed_s: float) -> float:
+    """Seconds left `passed_s` after an epoch began with `left_s` for itself and its successors.
+
+    The successors' share stays, and `LEAST_S` of an epoch that takes longer than those before it.
+    """
+    return max(left_s - passed_s, left_s * (epochs - 1) / epochs, LEAST_S) if epochs else 0.0
+
+
 def duration(seconds: float) -> str:
-    """Seconds as people say them."""
+    """Seconds as people say them; 0 is only what is over."""
+    if 0 < seconds < 1:
+        return "<1 s"
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
