@@ -19,6 +19,10 @@ HEAD = """\
 Made by `just bench reference --write` from the tables of the command line and the settings; a test
 compares it. In a terminal: `minivess help VERB`, `minivess settings`, `minivess explain SETTING`.
 
+With `--quiet`, verbs that work for a while print no progress: warnings and errors go to standard
+error, and the outcome follows on standard output as lines `key: value`, whose keys are those of
+`--json`. Both together print its one object.
+
 For programs: the last line of `minivess VERB ... --json` is one JSON object, whose JSON schema
 `minivess VERB --schema` prints. Where a command fails, it is `{"failure": {"code", "problem",
 "remedy"}}`; a code is that of a check ([checks.md](checks.md)), of MLflow, or the kind of error.

@@ -58,6 +58,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "schema": {**FLAG, "help": "print the JSON schema of what --json prints; of `sql`: tables, "
                "views, their columns and example queries"},
     "json": {**FLAG, "help": "print one JSON object as the last line"},
+    "quiet": {**FLAG, "help": "print only the outcome, warnings and errors; with --json, the "
+              "outcome is its object"},
     "debug": {**FLAG, "help": "show tracebacks and all log lines"},
 }  # fmt: skip
 
@@ -103,14 +105,15 @@ TRIED = (*GRID, "search", "-hours", "-training.refit", "-training.deployment",
          "-training.slots", "-training.parallel_cells", "-training.processes_per_cell")  # fmt: skip
 # An event hands on what it does not use itself; where runs are kept is the reader's affair.
 HANDED_ON = (*(part for part in GRID if part not in ("tracking", "-data.watch_interval_s")), *STORE)
+TOLD = ("json", "quiet")
 POOLED = ("deployed", "pool", "detach")
 DECIDES = ("why", "who", "dataset", "json")
 
 VERBS = {
     "experiment": Verb("the four flows in order; without arguments on demo data", "",
-                       (*TIER, "yes", *POOLED, "json"), ("flows", *GRID, *JUDGED, *SERVED), "lock"),
+                       (*TIER, "yes", *POOLED, *TOLD), ("flows", *GRID, *JUDGED, *SERVED), "lock"),
     "profile": Verb("flow 1: pair, check, measure and version a dataset", "",
-                    ("json",), DATA, "lock"),
+                    TOLD, DATA, "lock"),
     "review": Verb("list, accept, reject, fix, export, import: decide about flagged volumes",
                    "[ACTION ...]", ("all", "dataset", "json"), DATASET),
     "watch": Verb("scan the data every hour and announce what is new (data.watch_interval_s)",
@@ -119,20 +122,20 @@ VERBS = {
                          "", ("json",), (*HANDED_ON, "-data.watch_interval_s")),
     "notify": Verb("let Prefect's server call this address when a deployed flow fails", "URL"),
     "train": Verb("flow 2: train every cell of the grid that is not trained yet", "",
-                  ("upstream", *TIER, "yes", *POOLED, "json"), GRID, "lock"),
+                  ("upstream", *TIER, "yes", *POOLED, *TOLD), GRID, "lock"),
     "search": Verb("try the settings of the part `search:`, write the best as an experiment file",
-                   "", ("upstream", *TIER, "explain", "json"), TRIED, "lock"),
+                   "", ("upstream", *TIER, "explain", *TOLD), TRIED, "lock"),
     "analyse": Verb("flow 3: judge out of fold, choose the champion, write the report", "",
-                    ("upstream", *POOLED, "json"), JUDGED, "lock"),
+                    ("upstream", *POOLED, *TOLD), JUDGED, "lock"),
     "deploy": Verb("flow 4: export, check and serve the champion", "",
-                   ("upstream", *POOLED, "json"), SERVED, "lock"),
+                   ("upstream", *POOLED, *TOLD), SERVED, "lock"),
     "serve": Verb("serve the model in production, or MODEL@alias, MODEL/version, until Ctrl-C",
                   "[MODEL]", ("port", "host", "detach", "json"),
                   (*NAMED, "deployment.start_timeout_s")),
     "promote": Verb("prove a version, compare it with the one served, move `production`; without "
-                    "MODEL: its history", "[MODEL]", ("who", "why", "json"), SERVED, "lock"),
+                    "MODEL: its history", "[MODEL]", ("who", "why", *TOLD), SERVED, "lock"),
     "rollback": Verb("prove the version before, or VERSION, once more, and move `production` back",
-                     "[VERSION]", ("who", "why", "json"), SERVED, "lock"),
+                     "[VERSION]", ("who", "why", *TOLD), SERVED, "lock"),
     "compare": Verb("two versions on the same volumes, before `production` moves", "OLD NEW",
                     uses=SERVED),
     "drift": Verb("whether served volumes differ from those trained on; exit code 1 if they do",
@@ -143,13 +146,13 @@ VERBS = {
     "plan": Verb("check the data, show every automatic choice and what the grid will cost", "",
                  ("upstream", *TIER, "json"), (*HANDED_ON, "-data.watch_interval_s")),
     "predict": Verb("segment files or folders with the model in production", "IN OUT",
-                    ("upstream", "url", "model", "measure", "json"),
+                    ("upstream", "url", "model", "measure", *TOLD),
                     (*NAMED, "data.spacing", "data.unit", "deployment.out_of_range")),
     "measure": Verb("length, diameters, branching of the vessels of masks: table, GraphML, SWC",
                     "MASK_OR_FOLDER [OUT]", ("json",),
                     ("data.spacing", "data.unit", "data.label_map"), "nothing"),
     "export": Verb("write a model as one file for other programs and machines", "FILE.zip",
-                   ("to", "upstream", "json"), NAMED),
+                   ("to", "upstream", *TOLD), NAMED),
     "lineage": Verb("from a run id or model name back to the data hash", "REF", uses=STORE),
     "sql": Verb("ask DuckDB over all runs: one SELECT, or --schema", "[QUERY]",
                 ("schema", "json"), STORE),
@@ -190,7 +193,7 @@ VERBS = {
     "rebase": Verb("artifact addresses after a move", "[OLD NEW]",
                    ("apply", "json"), STORE, "nothing"),
     "reproduce": Verb("train a run again and compare, or make a bundle", "RUN_ID_OR_BUNDLE",
-                      ("export", "trust", "json"), STORE, "lock"),
+                      ("export", "trust", *TOLD), STORE, "lock"),
     "demo-data": Verb("write the demo volumes into a folder", "DIR",
                       ("like", "json"), ("data.demo_volumes", "data.demo_seed"), "nothing"),
     "ui": Verb("Prefect's page at :4200 and MLflow's at :5000, until Ctrl-C", "",

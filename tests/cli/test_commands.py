@@ -116,6 +116,24 @@ def test_json_is_one_object_on_the_last_line_and_nothing_else_is_on_standard_out
 
 
 @pytest.mark.usefixtures("stocked")
+def test_quiet_prints_warnings_and_the_outcome_with_the_keys_of_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PREFECT_DISABLED", "1")
+    profile = ["profile", "data.demo_volumes=4", "--quiet"]
+    assert main.main(profile) == 0
+    made = capsys.readouterr()
+    lines = dict(line.split(": ") for line in made.out.splitlines())
+    assert lines.keys() == {"data_profile_run_id", "dataset_hash", "n_volumes"}
+    assert "Profile" not in made.err
+    assert main.main([*profile, "--json"]) == 0
+    again = capsys.readouterr()
+    found = json.loads(again.out)
+    assert found["reused"] == [lines["data_profile_run_id"]]
+    assert (found["n_volumes"], again.err) == (4, "")
+
+
+@pytest.mark.usefixtures("stocked")
 def test_a_query_tells_how_much_it_shows_and_json_holds_all_of_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -45,6 +45,7 @@ def run(options: Options) -> Outcome:
         or (row.opens == "lock to apply" and options.apply),
         yes=options.yes,
         json=options.json,
+        quiet=options.quiet,
         words=[*map(str, options.files), *options.overrides],
     ) as session:
         _expand_ids(session, options)

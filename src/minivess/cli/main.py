@@ -9,13 +9,14 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from minivess.cli import notice
 from minivess.cli.grammar import read
 from minivess.errors import MinivessError
 from minivess.runtime.entry import guarded, show_logs
+from minivess.runtime.output import print_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def work() -> int:
         options = read(words)
-        show_logs(debug=debug)
+        show_logs(debug=debug, quiet=options.quiet)
         # Networks and losses of one's own lie beside one's configs/; last, so they hide nothing.
         sys.path.extend({os.getcwd()} - set(sys.path))
         from minivess.cli import commands
@@ -41,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = outcome.pop("exit_code", 0)
         if options.json:
             _write(outcome)
+        elif options.quiet:
+            for line in _lines(_plain(outcome)):
+                print_line(sys.stdout, line)
         return code
 
     begun = time.monotonic()
@@ -50,9 +54,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _write(outcome: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(_plain(outcome)) + "\n")
+
+
+def _plain(outcome: dict[str, Any]) -> Any:
     from minivess.tracking.run.encoding import plain_json
 
-    sys.stdout.write(json.dumps(plain_json(outcome)) + "\n")
+    return plain_json(outcome)
+
+
+def _lines(outcome: dict[str, Any], within: str = "") -> Iterator[str]:
+    """`key: value` for --quiet: numbers, texts and lists of them; the rest is for --json."""
+    for key, value in outcome.items():
+        if isinstance(value, dict):
+            yield from _lines(value, f"{within}{key}.")
+        elif isinstance(value, list) and value and not isinstance(value[0], dict | list):
+            yield f"{within}{key}: {', '.join(map(str, value))}"
+        elif value is not None and not isinstance(value, list):
+            yield f"{within}{key}: {value}"
 
 
 if __name__ == "__main__":

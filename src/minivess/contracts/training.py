@@ -134,6 +134,7 @@ class CellOrder(Versioned):
     fold: int
     launched_by: str = "cli"
     json_output: bool = Field(default=False, description="keep standard output for the coordinator")
+    quiet: bool = Field(default=False, description="print warnings only")
     profile: DatasetProfile | None = Field(default=None, description="none: read it in MLflow")
     plan: ComputePlan | None = Field(default=None, description="none: plan on that machine")
     cost: Forecast | None = None

@@ -150,7 +150,7 @@ def reusable(session: Session, cell: Cell) -> Trained | None:
     try:
         return record.run_id, read_result(session, record.run_id)
     except StoreError as error:
-        session.print(f"  fold {cell.fold.index} is not reused: {error.problem}")
+        session.print(f"  fold {cell.fold.index} is not reused: {error.problem}", warning="other")
         return None
 
 

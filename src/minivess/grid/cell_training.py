@@ -244,7 +244,9 @@ class CellTraining:
         following = self.smaller(plan, run.run_id)
         what = described(following)
         log.warning("%s The cell starts again with %s.", error.problem, what, extra=MEMORY)
-        self.context.session.print(f"  {run.name} ran out of memory; it starts again with {what}")
+        self.context.session.print(
+            f"  {run.name} ran out of memory; it starts again with {what}", warning="memory"
+        )
         run.tags({names.NEXT_PLAN: what})
         run.json(following.model_dump(mode="json"), names.NEXT_PLAN_ARTIFACT)
 

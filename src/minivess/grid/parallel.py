@@ -181,6 +181,7 @@ class GridScheduler:
             fold=parent.family.cells.index(cell),
             launched_by=session.launched_by,
             json_output=session.json,
+            quiet=session.quiet,
         )
         deployment = session.config.training.deployment
         if deployment:
@@ -229,7 +230,9 @@ class GridScheduler:
         if not died or self.resumed[queued.title] == RESUMED_AT_MOST:
             return False
         self.resumed[queued.title] += 1
-        self.grid.session.print(f"  {queued.title} lost its process and is sent to the pool again")
+        self.grid.session.print(
+            f"  {queued.title} lost its process and is sent to the pool again", warning="other"
+        )
         return True
 
     def last_run(self, cell: Cell) -> RunRecord | None:

@@ -135,7 +135,7 @@ def main() -> int:
     order = CellOrder.model_validate_json(Path(file).read_text(encoding="utf-8"))
 
     def work() -> int:
-        show_logs(debug=False)
+        show_logs(debug=False, quiet=order.quiet)
         configs.calm_libraries()
         end_with(process_of(int(starter)))
         from minivess.training import distributed, trainer
@@ -174,6 +174,7 @@ def carry_out(order: CellOrder) -> None:
         lock=False,
         yes=True,
         json=order.json_output,
+        quiet=order.quiet,
     ) as session:
         # Bars of several processes would draw over each other.
         session.grid_progress.live = False

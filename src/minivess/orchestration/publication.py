@@ -85,7 +85,9 @@ def publish(
     pointer = pointer_to(result)
 
     def hold_back(why: str) -> None:
-        session.print(f"  {KINDS[pointer.kind].command} is not published yet: {why}")
+        session.print(
+            f"  {KINDS[pointer.kind].command} is not published yet: {why}", warning="store"
+        )
         session.held_back[pointer.kind] = partial(publish, session, result, follow)
 
     records = session.ask(lambda store: [store.get(run_id) for run_id in run_ids_of(result)])

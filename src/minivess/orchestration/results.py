@@ -117,7 +117,7 @@ def is_complete(session: Session, record: RunRecord, kind: str) -> bool:
     except StoreUnreachable:
         raise
     except StoreError as error:
-        session.print(f"  {kind} of {record.name} is not reused: {error.problem}")
+        session.print(f"  {kind} of {record.name} is not reused: {error.problem}", warning="store")
         return False
     return True
 

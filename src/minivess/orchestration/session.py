@@ -50,6 +50,8 @@ class Session:
     launched_by: str = "cli"
     yes: bool = False
     json: bool = False
+    quiet: bool = False
+    """Print warnings only."""
     words: tuple[str, ...] = ()
     """The files and settings typed on the command line."""
     reused: list[str] = field(default_factory=list)
@@ -72,10 +74,15 @@ class Session:
             self.settled = settle_runs(store) if self.home.writable else []
             for record in self.settled:
                 self.print(
-                    f"A run that died earlier is now marked KILLED: {record.name} ({record.run_id})"
+                    "A run that died earlier is now marked KILLED: "
+                    f"{record.name} ({record.run_id})",
+                    warning="store",
                 )
         except StoreUnreachable as away:
-            self.print(f"{away.problem} Work continues; runs are kept in {self.home.journal}.")
+            self.print(
+                f"{away.problem} Work continues; runs are kept in {self.home.journal}.",
+                warning="store",
+            )
         return store
 
     def with_config(self, config: ExperimentConfig) -> Session:
@@ -176,13 +183,14 @@ class Session:
         if left:
             self.print(
                 f"{several(len(left), 'run', 'wait')} in {self.home.journal} for MLflow; once it "
-                f"takes them, `{self.command('settle')}` stores and publishes them."
+                f"takes them, `{self.command('settle')}` stores and publishes them.",
+                warning="store",
             )
 
     @cached_property
     def grid_progress(self) -> GridProgress:
         """Progress of the grid on the terminal."""
-        return GridProgress(self.print, live=sys.stdout.isatty() and not self.json)
+        return GridProgress(self.print, live=sys.stdout.isatty() and not (self.json or self.quiet))
 
     def page_of(self, run_id: str) -> str:
         """Address of a run in MLflow's page: its server's, or that of `minivess ui`."""
@@ -193,9 +201,10 @@ class Session:
     def print(self, text: str = "", *, warning: str | None = None) -> None:
         """Print a line for the user, and log it in runs: as progress, or with category `warning`.
 
-        With --json it goes to standard error; standard output holds the one JSON object.
+        With --json or --quiet it goes to standard error; standard output holds the outcome.
         """
-        output.print_line(sys.stderr if self.json else sys.stdout, text)
+        if warning or not self.quiet:
+            output.print_line(sys.stderr if self.json or self.quiet else sys.stdout, text)
         if text.strip():
             level = logging.WARNING if warning else logging.INFO
             course.log(level, "%s", text.strip(), extra={"category": warning or "other"})
@@ -236,7 +245,8 @@ class Session:
             "  {task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             "left", TimeRemainingColumn(),
         )  # fmt: skip
-        shown = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        hidden = self.quiet or not console.is_terminal
+        shown = Progress(*columns, console=console, transient=True, disable=hidden)
         move = self.orchestrator.progress(what, what)
         with shown:
             bar = shown.add_task(what, total=None)
@@ -280,6 +290,7 @@ def open_session(
     wait: bool = False,
     yes: bool = False,
     json: bool = False,
+    quiet: bool = False,
     words: Sequence[str] = (),
 ) -> Iterator[Session]:
     """Open the home folder, hold its lock while stages run, and end what was started.
@@ -300,7 +311,7 @@ def open_session(
             config = configs.changed(config, {"data.name": name})
         session = Session(
             config, env, home, orchestrator,
-            launched_by=launched_by, yes=yes, json=json, words=tuple(words),
+            launched_by=launched_by, yes=yes, json=json, quiet=quiet, words=tuple(words),
         )  # fmt: skip
         if name:
             session.print(f"  note: {config.data.root} is the dataset {name!r} of this home")

@@ -160,7 +160,7 @@ def segment(
     from minivess.serving import predict as masks
 
     for path, reason in plan.left.items():
-        session.print(f"  left out  {path}: {reason}")
+        session.print(f"  left out  {path}: {reason}", warning="data")
     session.print(f"  segmenting {several(len(plan.pairs), 'volume')}, with table and preview")
     outcomes: list[Outcome] = []
     with session.progress("volumes segmented") as done:
@@ -173,7 +173,8 @@ def segment(
     if refused:
         session.print(
             f"  {len(refused)} of {several(len(outcomes), 'volume')} could not be segmented: "
-            + ", ".join(f"{one.source.name} ({one.findings[0].code})" for one in refused)
+            + ", ".join(f"{one.source.name} ({one.findings[0].code})" for one in refused),
+            warning="data",
         )
     return {
         "model": model,

@@ -56,17 +56,17 @@ def fail(message: str, code: int, *, debug: bool = False) -> int:
     return code
 
 
-def is_shown(record: logging.LogRecord, *, debug: bool = False) -> bool:
+def is_shown(record: logging.LogRecord, *, debug: bool = False, quiet: bool = False) -> bool:
     """Whether people see a log line: warnings and the progress of stages; all with --debug."""
     ours = "minivess" if debug else STORIES
-    return record.levelno >= logging.WARNING or record.name.startswith(ours)
+    return record.levelno >= logging.WARNING or (not quiet and record.name.startswith(ours))
 
 
-def show_logs(*, debug: bool) -> None:
-    """Send log lines to standard error: warnings and the progress of stages; all with --debug."""
+def show_logs(*, debug: bool, quiet: bool = False) -> None:
+    """Send log lines to standard error, those that `is_shown` names."""
     handler = logging.StreamHandler(sys.stderr)
     # The handler chooses, not the loggers: runs lower their levels for their own log files.
-    handler.addFilter(lambda record: is_shown(record, debug=debug))
+    handler.addFilter(lambda record: is_shown(record, debug=debug, quiet=quiet))
     handler.setFormatter(output.Lines("  %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("minivess").setLevel(logging.INFO)

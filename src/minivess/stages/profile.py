@@ -115,7 +115,10 @@ def require_asked(session: Session, profile: DatasetProfile) -> None:
         )
     changed = keys.differences(made_of["files"], files) if is_folder else []
     if changed:
-        session.print(f"  note: the folder has changed since that profile: {', '.join(changed)}")
+        session.print(
+            f"  note: the folder has changed since that profile: {', '.join(changed)}",
+            warning="data",
+        )
 
 
 def _profile(session: Session, scan: DatasetScan) -> DatasetProfile:
@@ -177,7 +180,8 @@ def queue_findings(session: Session, scan: DatasetScan, profile: DatasetProfile)
     if waiting:
         waiting_list = f"minivess review list --dataset {shlex.quote(profile.dataset)}"
         session.print(
-            f"  review   {several(len(waiting), 'volume', 'wait')} for a decision: {waiting_list}"
+            f"  review   {several(len(waiting), 'volume', 'wait')} for a decision: {waiting_list}",
+            warning="data",
         )
 
 
@@ -240,7 +244,8 @@ def with_safe_patches(session: Session, profile: DatasetProfile) -> DatasetProfi
             safe[model.name] = plan.safe_patch(context.network_for(model, loaded), loaded)
         except PlanError as error:
             session.print(
-                f"  note: {model.name} cannot train on these volumes as they are: {error.problem}"
+                f"  note: {model.name} cannot train on these volumes as they are: {error.problem}",
+                warning="data",
             )
     return profile.replace(safe_patch_sizes=safe)
 

@@ -181,7 +181,7 @@ def one_trial(session: Session, study: Trials, profile: DatasetProfile, run: Run
         session.print(f"  trial {number}: {error}")
     except (TrainingError, PlanError) as error:
         study.tell(suggestion, note=error.problem)
-        session.print(f"  trial {number} failed: {error.problem}")
+        session.print(f"  trial {number} failed: {error.problem}", warning="other")
 
 
 def watcher(config: ExperimentConfig, suggestion: Suggestion) -> Watch:

@@ -167,7 +167,7 @@ def reusable(
         for child in run.child_run_ids:
             cell_run.read_result(session, child)
     except StoreError as error:
-        session.print(f"  {family.name} is not reused: {error.problem}")
+        session.print(f"  {family.name} is not reused: {error.problem}", warning="other")
         return None
     session.reuse(f"{family.name}, {several(len(family.cells), 'fold')}", run.run_id)
     return run
