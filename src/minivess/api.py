@@ -26,13 +26,14 @@ from minivess.errors import DataError, TrainingError, UsageError, nearest
 from minivess.home import open_home
 from minivess.orchestration.session import Session, open_session
 from minivess.runtime import processes
-from minivess.text import several
+from minivess.text import several, some
 from minivess.verbs import VERBS
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import pandas as pd
+    from PIL.Image import Image
 
     from minivess.combination import Segmenting
     from minivess.contracts import Spacing
@@ -81,6 +82,25 @@ class Dataset:
     def plan(self, *overrides: str, **settings: Any) -> dict[str, ComputePlan]:
         """Patch, batch, precision and cache of each model on this machine: see `mv.plan`."""
         return plan(self, *overrides, **settings)
+
+    def show(self, case: str) -> Image:
+        """The slice with most foreground beside the maximum along z, the label over both.
+
+        A notebook draws it; `.save("volume.png")` keeps it.
+
+        Raises:
+            UsageError: the dataset has no such volume; the nearest name is given.
+        """
+        from minivess.grid.context import restore
+        from minivess.review.pages.views import picture
+
+        with _session("plan", _kept(self.overrides, "plan"), {}) as session:  # without the lock
+            cases = restore(session, self.profile)
+            if case not in cases:
+                near = nearest(case, cases)
+                known = f"did you mean {near!r}?" if near else f"one of {some(cases, SHOWN_LINES)}"
+                raise UsageError(f"{self.name} has no volume {case!r}.", remedy=known)
+            return picture(cases[case], self.profile.label_map)
 
     def _repr_html_(self) -> str:
         return _page(self, self.volumes)
@@ -601,6 +621,36 @@ def measure(
     labels = np.asarray(mask)
     found = measures.measure(labels, spacing)
     return pd.DataFrame([{"class": value, **row} for value, row in found.items()])
+
+
+# --- what a notebook cannot define -----------------------------------------------------------
+
+
+def model(*_given: Any, **_settings: Any) -> NoReturn:
+    """Refuse a network that a notebook defines.
+
+    Raises:
+        UsageError: naming the files that it belongs in.
+    """
+    _refuse_definition("model", "configs/models/NAME.yaml", 'models=["NAME"]')
+
+
+def loss(*_given: Any, **_settings: Any) -> NoReturn:
+    """Refuse a loss that a notebook defines.
+
+    Raises:
+        UsageError: naming the files that it belongs in.
+    """
+    _refuse_definition("loss", "configs/losses/NAME.yaml", 'losses=["NAME"]')
+
+
+def _refuse_definition(kind: str, file: str, setting: str) -> NoReturn:
+    raise UsageError(
+        f"A {kind} that a notebook defines cannot be trained: a run that is resumed, reproduced or "
+        "served later finds no file of it.",
+        remedy=f"minivess new {kind} NAME writes NAME.py and {file}; put it into NAME.py, then "
+        f"mv.train(data, {setting})",
+    )
 
 
 # --- settings -----------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -180,6 +181,15 @@ def _fit(root: Path) -> Path:
             f"The output folder {root} names the home directory of no user.",
             remedy="write it out: MINIVESS_HOME=/path/to/folder",
         ) from error
+    spelt, ours = os.fsencode(path).decode("utf-8", "replace"), sys.getfilesystemencoding()
+    if spelt != str(path):
+        raise OrchestrationError(
+            f"The output folder {spelt} has letters in its path that this Python cannot read: it "
+            f"takes names of files to be {ours}.",
+            remedy="rename it to one in UTF-8, or choose another with MINIVESS_HOME=/path/to/folder"
+            if ours == "utf-8"
+            else "the same command with PYTHONUTF8=1, or in a locale of UTF-8 (LC_ALL=C.UTF-8)",
+        )
     found = UNFIT.search(str(path))
     if found:
         raise OrchestrationError(

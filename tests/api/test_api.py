@@ -40,6 +40,12 @@ def test_every_public_name_is_there_and_stands_on_the_page() -> None:
         mv.predcit  # noqa: B018
 
 
+@pytest.mark.parametrize("kind", ["model", "loss"])
+def test_a_definition_in_a_notebook_is_refused_with_the_files_to_put_it_in(kind: str) -> None:
+    with pytest.raises(UsageError, match=f"minivess new {kind} NAME writes NAME.py"):
+        exec(f"import minivess as mv\n@mv.{kind}\ndef own(): ...", {})
+
+
 @pytest.fixture(scope="module")
 def cells(
     stock: Callable[[Home], None], tmp_path_factory: pytest.TempPathFactory
@@ -92,6 +98,10 @@ def test_the_cell_on_the_page_goes_from_a_folder_to_masks(
     assert set(notebook["found"]["kind"]) == {"profile", "family", "cell", "analysis"}
     for result in (data, job, study, model):
         assert "\n\n" not in repr(result)
+
+    assert data.show("vol01").width > data.show("vol01").height > 100
+    with pytest.raises(UsageError, match="did you mean 'vol01'"):
+        data.show("vol1")
 
     image, _ = tube((24, 26, 6), seed=1)
     file = tmp_path / "new.nii.gz"

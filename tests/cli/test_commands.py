@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
@@ -235,6 +236,12 @@ def test_commands_are_spelt_as_the_caller_did(
 
 
 MODULES = sorted([*(CLONE / "flows").glob("*.py"), *(CLONE / "src").rglob("*.py")])
+
+
+def test_letters_that_a_terminal_lacks_are_printed_as_escapes() -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    output.print_line(stream, "Läbor")
+    assert stream.buffer.getvalue() == b"L\\xe4bor\n"
 
 
 def test_a_command_that_the_code_prints_is_one_that_the_grammar_takes() -> None:

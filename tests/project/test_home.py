@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,20 @@ def test_a_moved_home_is_refused_with_its_old_place(tmp_path: Path):
     open_home(tmp_path / "old").root.rename(tmp_path / "new")
     with pytest.raises(OrchestrationError, match=str(tmp_path / "old")):
         open_home(tmp_path / "new")
+
+
+@pytest.mark.parametrize("name", ["Läbor", "L\udce4bor"])
+def test_a_home_whose_name_this_python_cannot_read_is_refused_and_not_taken_for_moved(
+    tmp_path: Path, name: str
+):
+    with suppress(OrchestrationError):  # the second name is refused here, too
+        open_home(tmp_path / name)
+    code = "import sys; from minivess.home import *; open_home(Path(sys.argv[1]))"
+    ascii_names = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-c", code, str(tmp_path / name)]
+    said = subprocess.run(command, env=ascii_names, capture_output=True, check=False).stderr
+    assert b"takes names of files to be ascii" in said
+    assert b"PYTHONUTF8=1" in said
 
 
 def test_a_home_that_cannot_be_made_is_refused_naming_the_setting(tmp_path: Path):

@@ -42,9 +42,14 @@ def print_for(options: argparse.Namespace, text: str) -> None:
 
 
 def print_line(stream: TextIO, text: str) -> None:
-    """Print a line at once; drop it if the disk is full or the reader is gone."""
+    """Print a line at once; drop it if the disk is full or the reader is gone.
+
+    Letters that the terminal's encoding lacks are written as escapes.
+    """
+    coding = stream.encoding or "utf-8"
+    shown = spelled(text).encode(coding, "backslashreplace").decode(coding)
     try:
-        stream.write(f"{spelled(text)}\n")
+        stream.write(f"{shown}\n")
         stream.flush()
     except OSError as error:
         if error.errno != errno.ENOSPC:

@@ -41,12 +41,7 @@ def case_views(case: Case, volume: VolumeStats | None, label_map: LabelMap) -> d
             return {}
         raise
     path = cast(Path, case.label)
-    if volume is None:
-        label = _label_or_nothing(path, image)
-    else:
-        label = classes_of(read_volume(path).array, path, label_map)
-        if IGNORED in label_map.values():
-            label = np.where(label == IGNORED, 0, label)
+    label = _label_or_nothing(path, image) if volume is None else _label(path, label_map)
     return {name: View(*layers) for name, layers in _views(image, label).items()}
 
 
@@ -57,6 +52,11 @@ def projection(image: Path, label: Path) -> Image.Image | None:
     except DataError:
         return None
     return _over(volume.array.max(axis=2), _label_or_nothing(label, volume).max(axis=2))
+
+
+def picture(case: Case, label_map: LabelMap) -> Image.Image:
+    """Return the preview of a volume of a dataset with its label."""
+    return preview(read_volume(case.image), _label(cast(Path, case.label), label_map))
 
 
 def preview(volume: Volume, mask: Array) -> Image.Image:
@@ -73,6 +73,11 @@ def class_colours(classes: Sequence[int]) -> list[tuple[int, str]]:
         for value in classes
         if value != 0
     ]
+
+
+def _label(path: Path, label_map: LabelMap) -> Array:
+    label = classes_of(read_volume(path).array, path, label_map)
+    return np.where(label == IGNORED, 0, label) if IGNORED in label_map.values() else label
 
 
 def _label_or_nothing(path: Path, image: Volume) -> Array:
