@@ -28,6 +28,7 @@ from minivess.grid import cell_run, cell_training, lease
 from minivess.home import open_home
 from minivess.orchestration.base import Orchestrator
 from minivess.orchestration.session import Session
+from minivess.runtime import liveness
 from minivess.runtime.signals import Terminated
 from minivess.tracking.journal import uploader
 from minivess.tracking.journal.journal import Journal, parse_lines
@@ -166,17 +167,28 @@ class Grid(World):
         """Note that a process trains a cell, although the store has held it finished for long."""
         for run in self.server.runs.values():
             ended = self.ended.get(run.run_id, self.now)
-            since = max(process.troubled_at, ended) + KNOWN_S
+            since = max(process.troubled_at, process.frozen_until, ended) + KNOWN_S
             if run.tags.get(names.KEY) == key and run.status == "FINISHED" and since < self.now:
                 self.wrong.append(f"{process.pid} trains {key}, finished at {ended:.0f}")
 
     def begin_epoch(self, process: Process, key: str) -> None:
-        """Note that a process trains a cell, and whether another one that could know does, too."""
+        """Note that a process trains a cell, and each that goes on although it lost the lease."""
         self.training[key] = {one for one in self.training[key] if not one.is_dead} | {process}
-        for other in self.training[key] - {process}:
-            fine = not other.is_cut and other.frozen_until < self.now
-            if fine and other.troubled_at + 2 * lease.RENEW_S < self.now and not other.is_signalled:
-                self.wrong.append(f"{process.pid} and {other.pid} train {key} at {self.now:.0f}")
+        holder = self._holder(key)
+        for other in self.training[key]:
+            could_know = not other.is_cut and not other.is_signalled and (
+                max(other.troubled_at, other.frozen_until) + 2 * lease.RENEW_S < self.now
+            )  # fmt: skip
+            if could_know and other.pid != holder:
+                self.wrong.append(
+                    f"{other.pid} trains {key} at {self.now:.0f}, whose lease {holder} has"
+                )
+
+    def _holder(self, key: str) -> int:
+        """The process that has taken the lease of a cell last; 0 if none has."""
+        params = self.server.runs[self.profile_run].params
+        epochs = [int(one.rpartition(".")[2]) for one in params if one.startswith(f"lease.{key}.")]
+        return int(json.loads(params[lease.name(key, max(epochs))])[liveness.PID]) if epochs else 0
 
     # --- what may happen ------------------------------------------------------------------
 

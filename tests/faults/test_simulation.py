@@ -65,6 +65,11 @@ def test_a_worker_that_was_cut_off_sees_cells_that_others_finished_meanwhile(see
     assert grid.play(seed) == []
 
 
+def test_a_journal_that_another_process_has_just_stored_is_not_made_again() -> None:
+    """A seed at which one that settled left an empty journal in the place of a stored one."""
+    assert grid.play(1246) == []
+
+
 def test_a_lease_taken_by_two_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without leases some schedule has two workers train a cell."""
     monkeypatch.setattr(grid.lease.Leases, "_claim", lambda self, key, epoch: True)

@@ -174,9 +174,9 @@ def lock_file(file: Any, how: int) -> None:
         sleep(POLL_S)
 
 
-def open_journal(journal: Journal, folder: Path, uid: str) -> None:
+def open_journal(journal: Journal, folder: Path, uid: str, *, is_new: bool = True) -> None:
     """As `Journal.__init__`; the kernel closes what the process leaves open."""
-    OPEN(journal, folder, uid)
+    OPEN(journal, folder, uid, is_new=is_new)
     current().process.journals.append(journal)
 
 

@@ -70,19 +70,22 @@ class Journal:
 
     _said: ClassVar[set[Path]] = set()
 
-    def __init__(self, folder: Path, uid: str) -> None:
-        """Lock the file.
+    def __init__(self, folder: Path, uid: str, *, is_new: bool = True) -> None:
+        """Lock the file; without `is_new` it has to be there.
 
         Raises:
             BlockingIOError: another process holds it.
+            FileNotFoundError: another process has stored and removed it.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.uid, self.path, self.spool = uid, folder / f"{uid}.jsonl", folder / uid
         self._reserve = folder / RESERVE
-        self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT * is_new, 0o644)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            if not os.fstat(self._file).st_nlink:
+                raise FileNotFoundError(self.path)
+        except OSError:
             os.close(self._file)
             raise
         self.operations, length = parse_lines(self._bytes(0))
@@ -129,11 +132,10 @@ class Journal:
     def _refused(self, error: OSError) -> None:
         if self._refusal is None:
             self._refusal = error
-            # Only the first of several journals warns.
-            level = logging.INFO if self.path.parent in self._said else logging.WARNING
+            known = self.path.parent in self._said  # only the first of several journals warns
             self._said.add(self.path.parent)
             log.log(
-                level,
+                logging.INFO if known else logging.WARNING,
                 "%s cannot be written (%s). The work continues and everything is kept in memory "
                 "until there is room; free disk space before it ends.",
                 self.path.parent,

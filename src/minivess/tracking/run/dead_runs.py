@@ -89,10 +89,7 @@ def _left(store: Store) -> Iterator[Journal]:
     """Yield, locked, the journals of dead processes and closed journals that are not stored."""
     held = {pending.journal.uid for pending in uploader.of(store).pending()}
     for path in store.home.journal.glob("*.jsonl"):
-        if path.stem in held:
-            continue
-        journal = _locked(path)
-        if journal is None:
+        if path.stem in held or (journal := _locked(path)) is None:
             continue
         if not journal.operations:
             # Killed before its first line; a younger one is just being made.
@@ -113,14 +110,15 @@ def _locked(path: Path) -> Journal | None:
     deadline = time.monotonic() + WORKERS_LEAVE_S
     while True:
         try:
-            return Journal(path.parent, path.stem)
-        except BlockingIOError:
-            operations, _ = parse_lines(path.read_bytes())
-            if (
-                not (operations and liveness.is_gone(operations[0]["tags"]))
-                or time.monotonic() > deadline
-            ):
-                return None
+            try:
+                return Journal(path.parent, path.stem, is_new=False)
+            except BlockingIOError:
+                operations, _ = parse_lines(path.read_bytes())
+        except FileNotFoundError:  # another process has stored it
+            return None
+        is_dead = bool(operations) and liveness.is_gone(operations[0]["tags"])
+        if not is_dead or time.monotonic() > deadline:
+            return None
         time.sleep(0.1)
 
 
