@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import signal
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pytest
 
 from minivess import home as homes
 from minivess import names
-from minivess.cli import main
+from minivess.cli import board, main
 from minivess.config import TrackingConfig
 from minivess.home import open_home
 from minivess.orchestration.session import Session
@@ -21,6 +22,7 @@ from minivess.runtime import liveness
 from minivess.tracking.run.params import data_params
 from minivess.tracking.run.run_lifecycle import mlflow_run
 from minivess.tracking.store.store import Store, open_store
+from minivess.upkeep import status
 from tests.tracking.conftest import QUIET, profile_of
 
 pytestmark = pytest.mark.slow
@@ -115,6 +117,7 @@ def test_status_tells_what_runs_until_when_and_what_is_left(store: Store, minive
     begun = store.client.get_run(running).info.start_time
     for step in range(3):
         store.client.log_metric(running, "train_loss", 1.0, begun + 10_000 * step, step)
+        store.client.log_metric(running, "val_dice", 0.1 * step, begun + 10_000 * step, step)
     dead = make(store, "RUNNING", **{**liveness.identity(), liveness.STARTED: "1"})
     killed = make(store, "KILLED", **{names.KEY: "k", names.ERROR_TYPE: "ProcessDied"})
     make(store, "KILLED", **{names.KEY: "done"})
@@ -125,6 +128,10 @@ def test_status_tells_what_runs_until_when_and_what_is_left(store: Store, minive
     assert by_id[running]["epochs"] == [3, 5]
     assert 0 < by_id[running]["eta_s"] <= 40
     assert by_id[dead]["where"].startswith("dead")
+    seen = {one.record.run_id: one for one in status.look(store).running}
+    assert [board.curve(seen[running].curve, bars) for bars in ("_#", "▁▅█")] == ["__#", "▁▅█"]
+    assert board.curve((1.0, math.nan, 1.0)) == "_?_"
+    assert (seen[running].memory > 10**7, seen[dead].memory) == (True, None)
     assert told["unfinished"] == [killed]
     assert store.get(dead).status == "RUNNING"
 

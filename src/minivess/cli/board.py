@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -13,11 +14,15 @@ from rich.table import Table
 from rich.text import Text
 
 from minivess.orchestration.session import Session
-from minivess.text import format_duration
+from minivess.text import format_duration, format_size
 from minivess.upkeep.status import Running, Status
 
 FOLLOW_S = 5.0
 SHOWN_METRICS = ("train_loss", "val_loss", "val_dice")
+BARS, PLAIN_BARS, WIDTH = "▁▂▃▄▅▆▇█", "_.-=*#", 10
+COLUMNS = ("run", "epoch", "", "left", "since", "memory", "val_dice", "latest")
+NARROW, FEW = 100, ("run", "epoch", "left", "val_dice")
+"""Columns of a terminal below which there are few."""
 
 
 def follow(
@@ -28,7 +33,7 @@ def follow(
     if not console.is_terminal or console.is_dumb_terminal:
         _repeat(look, _printer(session, lines_of))
     with Live(console=console, screen=True, refresh_per_second=2) as live:  # also after a resize
-        _repeat(look, lambda found: live.update(_board(found, lines_of(found))))
+        _repeat(look, lambda found: live.update(_board(found, lines_of(found), console)))
 
 
 def _repeat(look: Callable[[], Status], show: Callable[[Status], None]) -> NoReturn:
@@ -53,17 +58,33 @@ def _printer(
     return show
 
 
-def _board(found: Status, lines: Sequence[str]) -> Group:
+def _board(found: Status, lines: Sequence[str], console: Console) -> Group:
     """A row for each run that goes on, above all that is no run."""
-    table = Table("run", "epoch", "", "left", "since", "latest", expand=True)
+    shown = FEW if console.width < NARROW else COLUMNS
+    table = Table(*shown, expand=True)
+    bars = BARS if console.encoding.startswith("utf") else PLAIN_BARS
     for one in found.running:
-        table.add_row(*_row(one))
+        cells = dict(zip(COLUMNS, _row(one, bars), strict=True))
+        table.add_row(*(cells[name] for name in shown))
     told = [Text(line) for line in lines if not line.startswith("  runs ")]
     at = time.strftime("%H:%M:%S")
     return Group(f"minivess, {at}; Ctrl-C ends this view alone", table, *told)
 
 
-def _row(one: Running) -> tuple[str | Text | ProgressBar, ...]:
+def curve(values: Sequence[float], bars: str = PLAIN_BARS) -> str:
+    """The last values as marks from lowest to highest, `?` where there is no number."""
+    last = values[-WIDTH:]
+    known = [value for value in last if math.isfinite(value)]
+    low, span = min(known, default=0.0), max(known, default=0.0) - min(known, default=0.0)
+    return "".join(
+        bars[round((value - low) / (span or 1.0) * (len(bars) - 1))]
+        if math.isfinite(value)
+        else "?"
+        for value in last
+    )
+
+
+def _row(one: Running, bars: str) -> tuple[str | Text | ProgressBar, ...]:
     done, total = one.epochs or (0, 0)
     latest = (f"{m} {one.record.metrics[m]:.3g}" for m in SHOWN_METRICS if m in one.record.metrics)
     return (
@@ -72,5 +93,7 @@ def _row(one: Running) -> tuple[str | Text | ProgressBar, ...]:
         ProgressBar(total, done, width=12) if total else "",
         "" if one.eta_s is None else format_duration(one.eta_s),
         format_duration(one.seconds),
+        "" if one.memory is None else format_size(one.memory),
+        curve(one.curve, bars),
         "  ".join(latest),
     )

@@ -68,7 +68,8 @@ def _status_lines(session: Session, found: Any) -> list[str]:
         epochs = f"  epoch {one.epochs[0]}/{one.epochs[1]}" if one.epochs else ""
         eta = f"  about {format_duration(one.eta_s)} left" if one.eta_s is not None else ""
         since = f"{one.record.name}  {format_duration(one.seconds)}  {one.where}"
-        lines.append(f"  runs       {since}{epochs}{eta}")
+        dice = f"  val_dice {board.curve(one.curve)}" if one.curve else ""
+        lines.append(f"  runs       {since}{epochs}{eta}{dice}")
     lines += [
         f"  unfinished {r.name}  {r.status}  {r.tags.get(names.ERROR_TYPE, '')}  run {r.run_id}"
         for r in found.unfinished[:SHOWN]

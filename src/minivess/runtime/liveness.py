@@ -7,6 +7,7 @@ import os
 import socket
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -51,6 +52,15 @@ def is_gone(tags: Mapping[str, str]) -> bool:
     if tags.get(NAMESPACE) != namespace() or not tags.get(PID, "").isdigit():
         return False
     return started(int(tags[PID])) != tags.get(STARTED)
+
+
+def memory(tags: Mapping[str, str]) -> int | None:
+    """Bytes in use by the process that wrote these tags; None where it is not seen from here."""
+    if not is_here(tags) or tags.get(NAMESPACE) != namespace() or is_gone(tags):
+        return None
+    with suppress(psutil.Error):  # it may end meanwhile
+        return int(psutil.Process(int(tags[PID])).memory_info().rss)
+    return None
 
 
 @cache

@@ -16,6 +16,7 @@ from minivess.tracking.store.store import Store, publication_time
 from minivess.training.monitoring.watchdog import count_down
 
 EPOCH_METRIC = "train_loss"
+CURVE_METRIC = "val_dice"
 
 
 class Running(NamedTuple):
@@ -26,6 +27,10 @@ class Running(NamedTuple):
     seconds: float
     epochs: tuple[int, int] | None
     eta_s: float | None
+    curve: tuple[float, ...]
+    """`val_dice` of the epochs that were judged."""
+    memory: int | None
+    """Bytes of its process; None on another machine, or where it has ended."""
 
 
 class Status(NamedTuple):
@@ -63,7 +68,8 @@ def _running(
         found.append(
             Running(
                 record, _where(record.tags), now - record.start_time / 1000,
-                fold[0] if fold else None, eta,
+                fold[0] if fold else None, eta, _curve(store, record) if fold else (),
+                liveness.memory(record.tags),
             )
         )  # fmt: skip
     return found
@@ -82,6 +88,12 @@ def _fold(store: Store, record: RunRecord, now: float) -> tuple[tuple[int, int],
     pace = (stamps[-1] - first) / max(len(stamps) - 1, 1)
     left = total - done
     return (done, total), count_down(left * pace, left, now - stamps[-1])
+
+
+def _curve(store: Store, record: RunRecord) -> tuple[float, ...]:
+    with translate_errors(f"read metrics of run {record.run_id}"):
+        history = store.client.get_metric_history(record.run_id, CURVE_METRIC)
+    return tuple(entry.value for entry in sorted(history, key=lambda entry: entry.step))
 
 
 def _family_eta(
