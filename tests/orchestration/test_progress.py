@@ -41,6 +41,19 @@ def test_a_process_that_trains_one_of_many_cells_speaks_of_its_own_only() -> Non
     assert lines == ["  dynunet fold 0 epoch 1/10  val_dice 0.500  80 s left"]
 
 
+def test_what_is_over_has_no_time_left() -> None:
+    lines: list[str] = []
+    progress = GridProgress(lines.append, live=False)
+    progress.expect(2)
+    for title in ("first", "second"):
+        with progress.cell(title) as row:
+            row.epoch(ProgressEvent(9, 10, 4, 4, 0.0), "val_dice 0.500")
+    assert lines == [
+        "  first epoch 10/10  val_dice 0.500  <1 s left for all cells",
+        "  second epoch 10/10  val_dice 0.500",
+    ]
+
+
 def test_cells_side_by_side_are_counted_with_the_time_left_for_all() -> None:
     lines: list[str] = []
     progress = GridProgress(lines.append, live=False)

@@ -102,17 +102,19 @@ class CellProgress:
         self._epochs.append(now - self._ended)
         self._ended = now
         left = ", ".join(filter(None, self.left(beat)))
-        self.grid.write(f"  {self.title} epoch {beat.epoch + 1}/{beat.epochs}  {shown}  {left}")
+        line = f"  {self.title} epoch {beat.epoch + 1}/{beat.epochs}  {shown}  {left}"
+        self.grid.write(line.rstrip())
 
     def left(self, beat: ProgressEvent) -> tuple[str, str]:
-        """Time left of the cell and of all cells as text; empty where not known."""
+        """Time left of the cell and of all cells as text; empty where not known, or over."""
         if beat.left_s is None:
             return "", ""
-        own = f"{self._span(beat.left_s)} left"
+        own = f"{self._span(beat.left_s)} left" if beat.left_s else ""
         if not self.grid.cells:  # one of several processes, which knows only its own cell
             return own, ""
         everything = self.grid.left_s(beat.left_s, self.seconds + beat.left_s)
-        return own, f"{self._span(everything)} for all cells"
+        left = "" if own else "left "
+        return own, f"{self._span(everything)} {left}for all cells" if everything else ""
 
     def _span(self, seconds: float) -> str:
         """What is left at the pace of the fastest and of the slowest of the recent epochs."""
