@@ -144,7 +144,7 @@ def storm(folder: Path, seed: int, seconds: float) -> tuple[Counter[str], int, l
         sys.exit(f"undisturbed, the chain ended with {code}:\n{calm.said}")
     undisturbed_s = time.monotonic() - began
     wanted = calm.figures()
-    while time.monotonic() - began < seconds:
+    while not chains or time.monotonic() - began < seconds:
         chain = Chain(folder / f"chain{chains}", prefect=rng.random() < 0.5)
         chains += 1
         for _ in range(FAULTS_PER_CHAIN):
@@ -165,20 +165,25 @@ def storm(folder: Path, seed: int, seconds: float) -> tuple[Counter[str], int, l
     return faults, chains, differences
 
 
+def line(minutes: float, seed: int, faults: Counter[str], chains: int, differences: int) -> str:
+    """The line that README shows under its proof."""
+    made = ", ".join(f"{n} x {fault}" for fault, n in sorted(faults.items()))
+    return (
+        f"Chaos on {time.strftime('%Y-%m-%d')}, seed {seed}, {minutes:g} minutes: {chains} chains, "
+        f"{faults.total()} faults ({made}), {differences} differences."
+    )
+
+
 def main() -> int:
-    """Print one line for the log, and each difference."""
+    """Print each difference, and at the end the line for README."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("minutes", type=float)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         faults, chains, differences = storm(Path(folder), given.seed, 60 * given.minutes)
-    made = ", ".join(f"{n} x {fault}" for fault, n in sorted(faults.items()))
-    sys.stdout.write(
-        f"{time.strftime('%Y-%m-%d')}, seed {given.seed}, {given.minutes:g} minutes: {chains} "
-        f"chains, {faults.total()} faults ({made}), {len(differences)} differences\n"
-    )
     sys.stdout.write("".join(f"{one}\n" for one in differences))
+    print(line(given.minutes, given.seed, faults, chains, len(differences)))
     return bool(differences)
 
 
