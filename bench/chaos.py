@@ -28,12 +28,15 @@ import psutil
 from minivess import files
 from minivess.config import TrackingConfig
 from minivess.home import open_home
+from minivess.text import several
 from minivess.tracking.store import registry
 from minivess.tracking.store.store import open_store
 
 FAULTS = ("kill one", "kill all", "freeze", "SIGINT", "SIGTERM")
 FAULTS_PER_CHAIN = 4
 PROGRAM = str(Path(sys.executable).with_name("minivess"))
+SPREAD = 2 / FAULTS_PER_CHAIN
+"""Longest time to a fault, in times of an undisturbed chain: the faults of a chain fill it."""
 FREEZE_S, LIMIT_S = 3.0, 900
 VARYING = ("run", "ended", "minutes")
 """Columns of metrics.csv that differ between two runs of the same cell."""
@@ -148,7 +151,7 @@ def storm(folder: Path, seed: int, seconds: float) -> tuple[Counter[str], int, l
         chain = Chain(folder / f"chain{chains}", prefect=rng.random() < 0.5)
         chains += 1
         for _ in range(FAULTS_PER_CHAIN):
-            fault = chain.suffer(rng, undisturbed_s)
+            fault = chain.suffer(rng, undisturbed_s * SPREAD)
             if fault is None:
                 break
             faults[fault] += 1
@@ -169,8 +172,9 @@ def line(minutes: float, seed: int, faults: Counter[str], chains: int, differenc
     """The line that README shows under its proof."""
     made = ", ".join(f"{n} x {fault}" for fault, n in sorted(faults.items()))
     return (
-        f"Chaos on {time.strftime('%Y-%m-%d')}, seed {seed}, {minutes:g} minutes: {chains} chains, "
-        f"{faults.total()} faults ({made}), {differences} differences."
+        f"Chaos on {time.strftime('%Y-%m-%d')}, seed {seed}, {minutes:g} minutes: "
+        f"{several(chains, 'chain')}, {several(faults.total(), 'fault')} ({made}), "
+        f"{several(differences, 'difference')}."
     )
 
 
