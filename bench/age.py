@@ -3,6 +3,7 @@
 Fills an SQLite store with so many runs, then writes, finds and settles further ones as commands do:
 the time of a run at the largest store may be twice that at the smallest, and memory stays flat. A
 training's heartbeat beats as often as in the given days, without the waits in between.
+`bench/large.py` does the same with grids of many cells and folders of large volumes.
 """
 
 from __future__ import annotations

@@ -57,6 +57,11 @@ class StoredRun:
     """(name, time, step, value) -> place in the order of arrival; a row stands once."""
     files: dict[str, bytes] = field(default_factory=dict)
 
+    @property
+    def attributes(self) -> dict[str, str]:
+        """What filters call attributes."""
+        return {"status": self.status, "run_name": self.name}
+
 
 @dataclass
 class StoredVersion:
@@ -205,7 +210,7 @@ class MemoryClient:
             if run.experiment_id in experiment_ids
             and (run_view_type == ViewType.ALL or not run.deleted)
             and all(
-                (run.tags.get(name) if kind == "tags" else run.status) == value
+                (run.tags if kind == "tags" else run.attributes).get(name) == value
                 for kind, name, value in clauses
             )
         ]

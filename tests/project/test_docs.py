@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections import Counter
+from datetime import date, datetime
 from pathlib import Path
 
 import pytest
 
-from bench import reference
+from bench import chaos, reference
 from minivess import config
 from minivess.cli import new
 from minivess.config import ModelConfig
@@ -117,3 +119,18 @@ def known(key: str) -> bool:
         or (CLONE / "src" / "minivess" / key.replace(".py", "")).exists()
         or key.endswith((".py", ".json", ".yaml", ".html"))
     )
+
+
+def test_the_readme_shows_a_run_of_chaos_as_it_printed_it():
+    form = (
+        r"Chaos on (\d{4}-\d\d-\d\d), seed \d+, [\d.]+ minutes: \d+ chains?, (\d+) faults? "
+        r"\(((?:\d+ x [\w ]+(?:, )?)+)\), (\d+) differences?\."
+    )
+    ((day, faults, made, differences),) = re.findall(form, (CLONE / "README.md").read_text())
+    assert date.fromisoformat(day) <= datetime.now().astimezone().date()
+    kinds = dict(reversed(one.split(" x ")) for one in made.split(", "))
+    assert set(kinds) <= set(chaos.FAULTS)
+    assert sum(map(int, kinds.values())) == int(faults)
+    assert differences == "0"
+    printed = chaos.line(5, 1, Counter(dict.fromkeys(chaos.FAULTS, 1)), 1, 0)
+    assert re.fullmatch(form, printed)

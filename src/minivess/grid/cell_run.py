@@ -22,6 +22,7 @@ from minivess.orchestration.session import Session
 from minivess.text import dashed
 from minivess.tracking.run import params
 from minivess.tracking.run.run import Run
+from minivess.tracking.store import run_files
 from minivess.training.monitoring.watchdog import HEARTBEAT_S, ProgressEvent, progress_text
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def read_result(session: Session, run_id: str) -> CellResult:
     record = session.store.get(run_id)
     results.require_complete(session, record, names.CELL)
     result = results.read(session, record, CellResult)
-    held = session.store.artifacts(run_id)
+    held = run_files.artifact_names(session.store, record)
     for name in (*names.CHECKPOINTS, names.FINAL):
         if name in result.files and held.get(f"checkpoints/{name}") != result.files[name]:
             raise StoreError(

@@ -115,16 +115,17 @@ def split(config: ExperimentConfig, profile: DatasetProfile, seed: int) -> Split
 
 def explain_change(session: Session, family: Family) -> str | None:
     """What changed since a family of this name was trained, for example `losses.py`; else None."""
-    experiment = session.config.experiment
+    experiment, name = session.config.experiment, family.name
     finished = session.ask(
-        lambda store: store.search(experiment=experiment, kind=names.FAMILY, status="FINISHED")
+        lambda store: store.search(
+            experiment=experiment, kind=names.FAMILY, status="FINISHED", name=name
+        )
     )
-    for record in finished or ():
-        if record.name == family.name:
-            try:
-                before = session.store.read_json(record.run_id, names.INGREDIENTS_ARTIFACT)
-            except StoreError:
-                return f"run {record.run_id} has no list of its inputs"
-            changed = keys.differences(before, family.ingredients)
-            return ", ".join(dict.fromkeys(line.split(": ", 1)[-1] for line in changed))
-    return None
+    if not finished:
+        return None
+    try:
+        before = session.store.read_json(finished[0].run_id, names.INGREDIENTS_ARTIFACT)
+    except StoreError:
+        return f"run {finished[0].run_id} has no list of its inputs"
+    changed = keys.differences(before, family.ingredients)
+    return ", ".join(dict.fromkeys(line.split(": ", 1)[-1] for line in changed))

@@ -176,10 +176,9 @@ def reusable(
 def newest_of_name(session: Session, family: families.Family, profile: DatasetProfile) -> RunRecord:
     """The newest finished run of this name and data, whatever its settings (retrain=never)."""
     for record in session.store.search(
-        experiment=session.config.experiment, kind=names.FAMILY, status="FINISHED"
+        experiment=session.config.experiment, kind=names.FAMILY, status="FINISHED", name=family.name
     ):
-        same_data = record.params.get(names.DATASET_HASH) == profile.dataset_hash
-        if record.name == family.name and same_data:
+        if record.params.get(names.DATASET_HASH) == profile.dataset_hash:
             return record
     raise StoreError(
         f"training.retrain=never, but {family.name} has no finished run on this data.",

@@ -81,9 +81,7 @@ def profile(
     Raises:
         DataError: nothing usable is left, label values need a map, or (strict) any error.
     """
-    counted = config.key_fields()
-    settings = {name: counted[name] for name in ("label_map", "ignore_label", "spacing", "unit")}
-    known = Cache(cache, hashes, {"code": keys.code(keys.CHECKS), **settings})
+    known = Cache(cache, hashes, measuring_rule(config))
     results = known.recall(pairing.cases)
     fresh = [case for case in pairing.cases if case.case not in results]
     jobs = [
@@ -99,6 +97,13 @@ def profile(
     measured = _gather(pairing, judged, hashes, config, rescanned=len(fresh))
     _refuse(measured, strict=config.strict)
     return measured
+
+
+def measuring_rule(config: DataConfig) -> keys.Ingredients:
+    """Return what decides a measurement besides the files: the code and some settings."""
+    counted = config.key_fields()
+    settings = {name: counted[name] for name in ("label_map", "ignore_label", "spacing", "unit")}
+    return {"code": keys.code(keys.CHECKS), **settings}
 
 
 def summarise(

@@ -55,7 +55,7 @@ def _member(store: Store, family: FamilyRun, child: str, into: Path) -> FoldMode
 def _checkpoint(store: Store, run_id: str, result: CellResult, into: Path) -> Path:
     artifact = f"checkpoints/{Path(result.checkpoint).name}"
     size = {"size": result.files[result.checkpoint]}
-    entry = run_files.listed_files(store, run_id).get(artifact, size)
+    entry = run_files.listed_files(store, store.get(run_id)).get(artifact, size)
     for folder in (store.home.cells / result.key, into / result.key):
         if run_files.is_listed_file(folder / result.checkpoint, entry):
             return folder / result.checkpoint

@@ -38,7 +38,7 @@ def damaged_files(
     """
     sizes, found = artifact_names(store, record), []
     root = artifacts.local_folder(record.artifact_uri)
-    for path, entry in listed_files(store, record.run_id).items():
+    for path, entry in listed_files(store, record).items():
         if not path.startswith(below):
             continue
         if sizes.get(path) != entry["size"]:
@@ -50,12 +50,11 @@ def damaged_files(
     return found
 
 
-def listed_files(store: Store, run_id: str) -> dict[str, dict[str, Any]]:
+def listed_files(store: Store, record: RunRecord) -> dict[str, dict[str, Any]]:
     """Return artifact path -> size and hash, as listed by the run; {} for earlier releases."""
-    if not store.artifacts(run_id, names.FILES_ARTIFACT):
-        return {}
-    listed: dict[str, dict[str, Any]] = store.read_json(run_id, names.FILES_ARTIFACT)
-    return listed
+    path = names.FILES_ARTIFACT
+    there = path in artifact_names(store, record, str(Path(path).parent))
+    return store.read_json(record.run_id, path) if there else {}
 
 
 def is_listed_file(path: Path, entry: Mapping[str, Any]) -> bool:

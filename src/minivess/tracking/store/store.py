@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 REFERENCE = re.compile(r"uid-([0-9a-f]{32})")
 """Reference to a run that has no id in MLflow yet."""
+RUN_NAME = "attributes.run_name"
 SETTLE_FIRST = "once MLflow answers: `minivess settle`, then the same command"
 T = TypeVar("T")
 C = TypeVar("C", bound=BaseModel)
@@ -248,12 +249,10 @@ class Store:
         return self.command(f"experiments restore --experiment-id {found.experiment_id}")
 
     def _experiment_ids(self, experiment: str | None) -> list[str]:
-        if experiment is not None:
-            found = self._experiment(experiment)
-            if found is None or found.lifecycle_stage == "deleted":
-                return []
-            return [found.experiment_id]
-        return [one.experiment_id for one in all_pages(self.client.search_experiments)]
+        if experiment is None:
+            return [one.experiment_id for one in all_pages(self.client.search_experiments)]
+        found = self._experiment(experiment)
+        return [] if found is None or found.lifecycle_stage == "deleted" else [found.experiment_id]
 
     def experiments(self) -> dict[str, list[str]]:
         """Return our experiments, by the names that they were made under: name -> datasets."""
@@ -267,12 +266,11 @@ class Store:
 
     def find(self, key: str, *, experiment: str) -> RunRecord | None:
         """Return the newest FINISHED run with this content key."""
-        found = self._search([f"tags.{names.KEY} = '{key}'"], experiment, "FINISHED", limit=1)
-        return found[0] if found else None
+        return self.last(key, experiment=experiment, status="FINISHED")
 
-    def last(self, key: str, *, experiment: str) -> RunRecord | None:
-        """Return the newest run with this content key, whatever its status."""
-        found = self._search([f"tags.{names.KEY} = '{key}'"], experiment, None, limit=1)
+    def last(self, key: str, *, experiment: str, status: str | None = None) -> RunRecord | None:
+        """Return the newest run with this content key, by default whatever its status."""
+        found = self._search([f"tags.{names.KEY} = '{key}'"], experiment, status, limit=1)
         return found[0] if found else None
 
     def latest(
@@ -290,13 +288,11 @@ class Store:
         kind: str | None = None,
         parent: str | None = None,
         status: str | None = None,
+        name: str | None = None,
     ) -> list[RunRecord]:
         """Return runs that are not deleted, newest first (see `rank`)."""
-        filters = []
-        if kind is not None:
-            filters.append(f"tags.`{names.KIND}` = '{kind}'")
-        if parent is not None:
-            filters.append(f"tags.`{names.PARENT}` = '{parent}'")
+        given = (f"tags.`{names.KIND}`", kind), (f"tags.`{names.PARENT}`", parent), (RUN_NAME, name)
+        filters = [f"{what} = {quoted(value)}" for what, value in given if value is not None]
         return _ranked(self._search(filters, experiment, status))
 
     def _search(
@@ -431,7 +427,12 @@ class Store:
             ) from error
 
     def read_text(self, run_id: str, path: str) -> str:
-        """Read a text artifact of a run."""
+        """Read a text artifact of a run; one on a local disk where it lies."""
+        with translate_errors(f"read run {run_id}"):
+            uri = self.client.get_run(self.resolve(run_id)).info.artifact_uri
+        root = artifacts.local_folder(uri)
+        if root is not None and (root / path).is_file():
+            return (root / path).read_text(encoding="utf-8")
         with tempfile.TemporaryDirectory(prefix="minivess-") as folder:
             return self.download(run_id, path, Path(folder)).read_text(encoding="utf-8")
 
