@@ -289,10 +289,12 @@ def main() -> int:
 
 def show_cells(folder: Path, sizes: Sequence[int]) -> bool:
     """Print the cost of a cell at each size; whether one exceeds the limit."""
+    if not sizes:
+        return False
     grid_costs(open_home(folder / "warm"), WARM)  # imports and first connections
     costs = {size: grid_costs(open_home(folder / f"grid{size}"), size) for size in sizes}
     worst = 0.0
-    for name in costs[sizes[0]] if sizes else ():
+    for name in costs[sizes[0]]:
         ms = [1000 * costs[size][name] for size in sizes]
         worst = max(worst, ms[-1] / ms[0])
         shown = " / ".join(f"{one:8.3f}" for one in ms)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import random
 import statistics
@@ -88,6 +89,26 @@ def test_a_torn_last_line_is_cut_off_before_the_next(tmp_path: Path) -> None:
     assert [operation["step"] for operation in found] == [0, 2]
 
 
+def test_a_number_that_is_none_is_refused_before_it_is_written(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "u")
+    with pytest.raises(ValueError, match="JSON"):
+        journal.append({"op": "log", "metrics": {"a": math.nan}})
+    journal.append({"op": "log"})
+    assert journal.read(0, 0)[0] == [{"op": "log"}]
+    journal.release()
+
+
+def test_a_text_that_names_a_run_has_no_size_and_hash_yet(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "u")
+    held = {"plain.txt": b"plain", "named.txt": b"of uid-0", "image.png": b"uid-"}
+    for to, content in held.items():
+        journal.put(to, lambda place, content=content: place.write_bytes(content))
+    assert {to: one["size"] for to, one in journal.written.items()} == {
+        "plain.txt": 5, "image.png": 4,
+    }  # fmt: skip
+    journal.release()
+
+
 def test_one_journal_has_one_holder(tmp_path: Path) -> None:
     held = Journal(tmp_path, "u")
     with pytest.raises(BlockingIOError):
@@ -159,6 +180,7 @@ def test_what_a_full_disk_refuses_is_kept_said_once_and_written_when_there_is_ro
     assert journal.refusal is None
     journal.put("a/b.txt", full)
     assert journal.refusal is not None
+    assert caplog.text.count("cannot be written") == 2  # there was room in between
     assert journal.give_up() == ["a/b.txt"]
     assert not (tmp_path / "reserve").exists()
     journal.close({"op": "close"})
