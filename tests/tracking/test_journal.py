@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def test_a_text_that_names_a_run_has_no_size_and_hash_yet(tmp_path: Path) -> Non
     journal = Journal(tmp_path, "u")
     held = {"plain.txt": b"plain", "named.txt": b"of uid-0", "image.png": b"uid-"}
     for to, content in held.items():
-        journal.put(to, lambda place, content=content: place.write_bytes(content))
+        journal.put(to, partial(Path.write_bytes, data=content))
     assert {to: one["size"] for to, one in journal.written.items()} == {
         "plain.txt": 5, "image.png": 4,
     }  # fmt: skip
@@ -119,6 +120,7 @@ def test_one_journal_has_one_holder(tmp_path: Path) -> None:
 
 WRITER = """
 import sys
+from functools import partial
 from pathlib import Path
 from minivess.tracking.journal.journal import Journal
 from minivess.tracking.run.run import Run
@@ -296,6 +298,7 @@ def test_a_spool_file_that_changed_is_refused_and_everything_else_is_stored(
 
 FULL = """
 import json, resource, sys
+from functools import partial
 from pathlib import Path
 from minivess.tracking.journal.journal import Journal
 from minivess.tracking.run.run import Run
