@@ -257,6 +257,15 @@ def move_production(session: Session, options: Options) -> Outcome:
     return outcome
 
 
+def compare(session: Session, options: Options) -> Outcome:
+    """Compare two versions of a model, two experiments, or two analyses."""
+    stage, words = room("reproduction.experiments"), session.full_ids(options.arguments)
+    if not stage.are_analyses(session, words):
+        stage = room("production.promotion")
+    outcome: Outcome = stage.compare(session, *words)
+    return outcome
+
+
 def _home() -> Path:
     return configs.environment().home
 
@@ -293,9 +302,7 @@ STORIES: dict[str, Story] = {
     "promote": move_production,
     "rollback": move_production,
     "drift": lambda session, options: room("production.drift").drift(session, options.arguments),
-    "compare": lambda session, options: room("production.promotion").compare(
-        session, *options.arguments
-    ),
+    "compare": compare,
     "lineage": show_lineage,
     "sql": query,
     "status": lambda session, options: room("cli.maintenance").print_status(

@@ -12,10 +12,8 @@ from minivess.tracking.store.store import Store
 
 # Times and costs differ each time, even on the same machine.
 COSTS = re.compile(r"^(system/|actual_|forecast_)|seconds|time|share|memory|duration")
-MATTERS = (
-    "python_version", "os", "cpu_model", "torch_version", "monai_version", "numpy_version",
-    "cuda_version", "cudnn_version", "gpu_model",
-)  # fmt: skip
+MATTERS = ("python_version", "os", "cpu_model", "cuda_version", "cudnn_version", "gpu_model")
+"""What decides a run beside its packages."""
 Values = dict[tuple[str, int], float | None]
 
 
@@ -68,19 +66,17 @@ def values(store: Store, run_id: str) -> Values:
 def surroundings(params: Mapping[str, str], frozen: str) -> list[str]:
     """Return how this machine and its packages differ from a run's; `frozen`: its package list."""
     here = environment.collect()
-    found = [
-        f"{name}: {params[f'sys_{name}']} there, {here.params[f'sys_{name}']} here"
-        for name in MATTERS
-        if f"sys_{name}" in params and params[f"sys_{name}"] != here.params[f"sys_{name}"]
-    ]
-    there, ours = _packages(frozen), _packages(here.files["frozen_deps.txt"])
-    return found + [
-        f"package {name}: {there.get(name, 'absent')} there, {ours.get(name, 'absent')} here"
-        for name in sorted(there.keys() | ours.keys())
+    there, ours = software(params, frozen), software(here.params, here.files["frozen_deps.txt"])
+    return [
+        f"{name}: {there.get(name, 'absent')} there, {ours.get(name, 'absent')} here"
+        for name in {**there, **ours}
         if there.get(name) != ours.get(name)
     ]
 
 
-def _packages(frozen: str) -> dict[str, str]:
+def software(params: Mapping[str, str], frozen: str) -> dict[str, str]:
+    """Return machine and packages of a run with their versions; `frozen`: its package list."""
     lines = (line.strip().partition("==") for line in frozen.splitlines() if "==" in line)
-    return {name.lower(): version for name, _, version in lines}
+    packages = {f"package {name.lower()}": version for name, _, version in sorted(lines)}
+    known = {name: params[f"sys_{name}"] for name in MATTERS if f"sys_{name}" in params}
+    return known | packages
