@@ -135,6 +135,7 @@ def filled(command: str) -> str:
         "minivess ": "just ", "MODEL/1": served, "MODEL/2": other,
         "vessels/1": served, "vessels/2": other, "review worst DIR": f"review worst {out}/worst",
         "RUN_OR_MODEL": "MODEL", "MODEL@production": "MODEL",
+        "compare OLD NEW": "compare demo documented",
         "MODEL": "demo@production", "demo-data DIR": f"demo-data {out}/demo",
         "image.nii.gz masks/": f"{image} {out}/masks/",
         "MASK_OR_FOLDER OUT": f"{folder}/labels {out}/numbers",

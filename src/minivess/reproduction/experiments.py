@@ -54,7 +54,7 @@ class Side(NamedTuple):
         metric = self.result.champion.metric
         setting = RULES.get(metric)
         value = f" ({setting}={self.facts['settings']['evaluation'][setting]})" if setting else ""
-        return f"{metric}{value}, with {', '.join(self.metrics)}"
+        return f"{metric}{value}, with figures of {', '.join(self.metrics)}"
 
 
 def are_analyses(session: Session, words: Sequence[str]) -> bool:
