@@ -190,7 +190,7 @@ def test_what_cannot_be_compared_is_refused_with_its_remedy(store: Store, compar
     analysed(store, "by_topology", OLD, metric="cldice")
     failed = analysed(store, "broken", OLD, status="FAILED")
     for words, wanted in {
-        ("first", "firts"): "did you mean first",
+        ("first", "first2"): "did you mean first",
         ("first", "other"): "No volume of first",
         ("first", "by_topology"): "by cldice, with figures of",
         ("first", failed): "only FINISHED runs are built on",
