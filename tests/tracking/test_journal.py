@@ -192,6 +192,27 @@ def test_what_a_full_disk_refuses_is_kept_said_once_and_written_when_there_is_ro
     again.release()
 
 
+def test_what_found_no_room_is_written_at_the_next_tick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(f"{Journal.__module__}.TICK_S", 0.01)
+    monkeypatch.setattr(f"{Journal.__module__}.TICKS_PER_SYNC", 10**6)
+    journal = Journal(tmp_path, "u")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        journal.append({"op": "log"})
+    assert journal.refusal is not None
+    journal.keep()
+    until = time.monotonic() + 10
+    while journal.refusal is not None and time.monotonic() < until:
+        time.sleep(0.01)
+    assert journal.refusal is None
+    journal.release()
+
+
 def test_a_journal_that_is_removed_or_set_aside_is_closed_and_free(tmp_path: Path) -> None:
     for end in (Journal.set_aside, Journal.remove):
         journal = Journal(tmp_path, "u")
