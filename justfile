@@ -121,6 +121,11 @@ drift *words: ready
 lineage *words: ready
     @{{ minivess }} lineage "$@"
 
+# A folder to hand on, readable without a server: just share FOLDER, --volumes
+[group("research")]
+share *words: ready
+    @{{ minivess }} share "$@"
+
 # Ask DuckDB over all runs: just sql "select ..."
 [group("research")]
 sql *words: ready

@@ -131,7 +131,7 @@ def filled(command: str) -> str:
     for written, meant in {
         "/path/to/folder": str(folder), "data.root=ROOT": f"data.root={folder}",
         "FOLDER_OF_THE_DATA": str(folder), "data.root=FOLDER": f"data.root={folder}",
-        "init FOLDER": f"init {folder}",
+        "init FOLDER": f"init {folder}", "share FOLDER": f"share {out}/shared name=demo",
         "minivess ": "just ", "MODEL/1": served, "MODEL/2": other,
         "vessels/1": served, "vessels/2": other, "review worst DIR": f"review worst {out}/worst",
         "RUN_OR_MODEL": "MODEL", "MODEL@production": "MODEL",

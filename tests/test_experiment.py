@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import re
 import runpy
 import shlex
 import time
@@ -13,6 +15,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import nibabel as nib
 import numpy as np
@@ -322,6 +325,48 @@ def test_the_report_and_the_gallery_need_no_network(chain: Chain) -> None:
     for page in (report, Path(gallery).read_text()):
         assert ";base64," in page
         assert 'src="http' not in page
+
+
+def test_the_folder_to_hand_on_opens_alone_and_holds_the_numbers_of_the_run(
+    chain: Chain, tmp_path: Path
+) -> None:
+    def shared(*words: str) -> dict[str, Any]:
+        asked = ("share", str(folder), "name=tubes", *words, "--json")
+        done = minivess(*asked, home=chain.home, PREFECT_DISABLED="1")
+        assert done.wait() == 0, done.err
+        return dict(json.loads(done.out.splitlines()[-1]))
+
+    folder, run_id = tmp_path / "for reviewers", chain.result["analysis_run_id"]
+    found = shared()
+    pages = {path: path.read_text() for path in folder.rglob("*.html")}
+    assert {path.name for path in pages} >= {"index.html", "report.html", "lineage.html"}
+    for path, text in pages.items():
+        for link in re.findall(r'(?:href|src)="([^"#]+)"', text):
+            is_file = link.startswith("data:image/") or (path.parent / unquote(link)).is_file()
+            assert is_file, f"{path.name} links {link}"
+    texts = [path for path in folder.rglob("*") if path.suffix != ".png" and path.is_file()]
+    private = (str(chain.home), str(chain.root), str(Path.home()), "http://127", "https://127")
+    for path in texts:
+        assert [one for one in private if one in path.read_text()] == [], path
+
+    client = chain.client
+    table = Path(client.download_artifacts(run_id, "tables/families.csv"))
+    assert (folder / "tables" / "families.csv").read_text() == table.read_text()
+    dice = client.get_run(run_id).data.metrics["champion_dice"]
+    assert f"Dice<b>{dice:.3f}</b>" in (folder / "index.html").read_text()
+    assert (folder / "model_card.md").read_text().startswith("# tubes")
+    assert list((folder / "figures" / "predictions").glob("*.png"))
+    assert not list(folder.rglob("*.nii.gz"))
+    rows = list(csv.DictReader((folder / "tables" / "checklist.csv").open()))
+    open_items = [row for row in rows if row["answer"] == "for the author to fill in"]
+    assert len(open_items) == len(found["missing"])
+    assert all(row["answer"] for row in rows)
+
+    assert set(found["files"]) < set(shared("--volumes")["files"])
+    masks = sorted((folder / "volumes" / "masks").iterdir())
+    assert [mask.name for mask in masks] == [f"v{index}.nii.gz" for index in range(6)]
+    image = nib.Nifti1Image.from_filename(folder / "volumes" / "images" / "v5.nii.gz")
+    assert nib.Nifti1Image.from_filename(masks[5]).shape == image.shape
 
 
 def test_the_users_folder_holds_what_it_held(chain: Chain) -> None:

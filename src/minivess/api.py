@@ -274,6 +274,14 @@ class Analysis:
             )
         return pd.json_normalize(found.model_dump()).iloc[0]
 
+    def share(self, folder: str | Path, *, volumes: bool = False) -> Path:
+        """Write the folder that `minivess share` writes, and return its first page."""
+        from minivess.production.share import share
+
+        with _session("share", (), {}) as session:
+            share(session, Path(folder), [self.run_id], volumes=volumes)
+        return Path(folder).expanduser() / "index.html"
+
     def show(self) -> None:
         """Open the report in a browser."""
         import webbrowser

@@ -20,7 +20,7 @@ from minivess.analysis import (
     paired,
     predictions,
 )
-from minivess.analysis.report import choice, figures, overlays, report
+from minivess.analysis.report import choice, figures, methods, overlays, report
 from minivess.config import ExperimentConfig
 from minivess.contracts import (
     AnalysisResult,
@@ -315,6 +315,8 @@ def _write(
     written.append(files.write_json(folder / names.PER_VOLUME_ARTIFACT, table))
     text = report.markdown(result, unit)
     written.append(files.write_text(folder / "report" / "report.md", text))
+    text = "\n\n".join(methods.paragraphs(result, profile, config, models)) + "\n"
+    written.append(files.write_text(folder / names.METHODS_ARTIFACT, text))
     page = choice.tradeoffs(result, config, models, unit)
     written.append(files.write_text(folder / names.TRADEOFFS_ARTIFACT, page))
     written.append(

@@ -303,6 +303,9 @@ STORIES: dict[str, Story] = {
     "rollback": move_production,
     "drift": lambda session, options: room("production.drift").drift(session, options.arguments),
     "compare": compare,
+    "share": lambda session, options: room("production.share").share(
+        session, Path(*options.arguments), options.upstream, volumes=options.volumes
+    ),
     "lineage": show_lineage,
     "sql": query,
     "status": lambda session, options: room("cli.maintenance").print_status(
