@@ -64,10 +64,10 @@ def _plain(outcome: dict[str, Any]) -> Any:
 
 
 def _lines(outcome: dict[str, Any], within: str = "") -> Iterator[str]:
-    """`key: value` for --quiet: numbers, texts and lists of them; the rest is for --json."""
+    """`key: value` for --quiet, `key.part: value` within one; what lies deeper is for --json."""
     for key, value in outcome.items():
         if isinstance(value, dict):
-            yield from _lines(value, f"{within}{key}.")
+            yield from () if within else _lines(value, f"{key}.")
         elif isinstance(value, list) and value and not isinstance(value[0], dict | list):
             yield f"{within}{key}: {', '.join(map(str, value))}"
         elif value is not None and not isinstance(value, list):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -163,12 +164,26 @@ def worst(session: Session, options: Options, dataset: str) -> Outcome:
         session.print(f"  {case}: Dice {'undefined' if dice is None else format(dice, '.3f')}")
     entries = [queue.find(session.home, dataset, case) for case in cases]
     written = exchange.to_slicer(session.home, entries, Path(folder).expanduser(), found.faults)
+    session.print(
+        f"  correct: {folder.rstrip('/')}/scene.mrml in 3D Slicer, or its images/ with labels/ in "
+        "napari; save each label over its file"
+    )
     _print_import(session, folder)
-    again = [*_own_data(session, dataset), f"training.init={found.experiment}@champion"]
+    network = _network(session, found.champion.run_id)
+    again = [*_own_data(session, dataset), *network]
+    again.append(f"training.init={found.experiment}@champion")
     if found.experiment != dataset:
         again.append(f"name={found.experiment}")
     session.print(f"  and: {session.command('experiment', *again)}   (begins with its weights)")
     return {"dataset": dataset, "folder": folder, "cases": written}
+
+
+def _network(session: Session, run_id: str) -> list[str]:
+    """The settings of a champion's network, without which its weights do not fit."""
+    run = handoff.first_member(session, session.store.get(run_id))
+    text = session.store.read_text(run.run_id, "config/experiment_config.json")
+    asked = json.loads(text).get("model", {})
+    return [configs.word(f"model.{name}", value) for name, value in asked.items()]
 
 
 def _marks(session: Session, options: Options) -> tuple[Fault, ...]:
