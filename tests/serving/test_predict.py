@@ -297,7 +297,7 @@ def test_a_volume_that_takes_more_memory_than_is_free_is_refused_and_the_others_
     header["vox_offset"], header["magic"] = 352, b"n+1"
     (inputs / "huge.nii.gz").write_bytes(gzip.compress(header.binaryblock + bytes(4)))
     shown = forecast.text(inputs.iterdir(), predictor)
-    assert shown.startswith("the largest, 8000x8000x1000, takes 9.5e+02 GiB of memory")
+    assert shown.startswith("the largest, 8000x8000x1000, takes 1024.0 GB of memory")
     refused = [one for one in outcomes(inputs, tmp_path / "out", predictor) if one.mask is None]
     assert [one.source.name for one in refused] == ["huge.nii.gz"]
     assert refused[0].findings[0].code == "too_large"

@@ -15,7 +15,7 @@ from minivess.contracts import Shape
 from minivess.errors import DataError
 from minivess.formats import volume
 from minivess.formats.decode import check_shape
-from minivess.text import format_duration, format_shape
+from minivess.text import format_duration, format_shape, format_size
 
 TOO_LARGE = "too_large"
 FORGOTTEN = 0.7
@@ -63,8 +63,9 @@ def text(sources: Iterable[Path], predictor: Segmenting) -> str:
     if largest is None:
         return "no volume whose header can be read"
     return (
-        f"the largest, {format_shape(largest)}, takes {memory_gb(largest, predictor):.2g} GiB of "
-        f"memory beside the network's own, {hardware.memory()[1]:.1f} GiB are free"
+        f"the largest, {format_shape(largest)}, takes "
+        f"{format_size(memory_gb(largest, predictor) * 2**30)} of memory beside the network's own, "
+        f"{format_size(hardware.memory()[1] * 2**30)} are free"
     )
 
 
