@@ -168,7 +168,8 @@ class Grid(World):
         for run in self.server.runs.values():
             ended = self.ended.get(run.run_id, self.now)
             since = max(process.troubled_at, process.frozen_until, ended) + KNOWN_S
-            if run.tags.get(names.KEY) == key and run.status == "FINISHED" and since < self.now:
+            could_know = not process.is_cut and since < self.now
+            if run.tags.get(names.KEY) == key and run.status == "FINISHED" and could_know:
                 self.wrong.append(f"{process.pid} trains {key}, finished at {ended:.0f}")
 
     def begin_epoch(self, process: Process, key: str) -> None:
