@@ -147,7 +147,7 @@ PLANNED = {"batch_size": 1, "iterations_per_epoch": 2, "mixed_precision": "bf16"
 JUDGED = {"validation_interval": 2, "validation_share": 0.3}
 ELSEWHERE = {  # tested in other files or below, or no business of a cell
     "models", "axes", "losses", "folds", "seeds", "splits", "stratify", "test_fraction", "retrain",
-    "refit", "parallel_cells", "processes_per_cell", "deployment",
+    "refit", "parallel_cells", "processes_per_cell", "deployment", "slots",
     "patch_size", "patch_schedule", "time_limit_s", "sliding_window_overlap", "prediction_window",
     "mirroring", "gradient_checkpointing", "early_stopping_patience",
     "threads", "device", "extends", "init", "judged_epoch",
