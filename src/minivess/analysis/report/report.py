@@ -9,7 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from minivess import files, names
+from minivess import files, names, units
 from minivess.analysis import champion, formatting
 from minivess.analysis.report import choice, figures, limitations, methods, sections
 from minivess.config import ExperimentConfig
@@ -57,6 +57,7 @@ def render(
         "fault_length": config.evaluation.fault_length,
         "distance": unit,
         "spelled": formatting.significant,
+        "symbol": units.symbol,
         "segments": sections.segments(best, profile),
         "figures": {one.name: one for one in drawn if one.svg},
         "panels": [_panel(one, best, unit) for one in drawn if one.case],
