@@ -1,16 +1,29 @@
-"""Whatever these tests get for programs keeps to its schema."""
+"""The store that verbs use; whatever these tests get for programs keeps to its schema."""
 
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
 from minivess.cli import grammar, main, schema
+from minivess.config import TrackingConfig
+from minivess.home import open_home
 from minivess.tracking.run.encoding import plain_json
+from minivess.tracking.store.store import Store, open_store
+
+
+@pytest.fixture
+def store(tmp_path: Path, blank: Path) -> Store:
+    """The store of the home that the verbs use."""
+    home = open_home(tmp_path / "home")
+    shutil.copy(blank, home.database)
+    return open_store(home, TrackingConfig())
 
 
 @pytest.fixture(autouse=True)

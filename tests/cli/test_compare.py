@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,24 +11,15 @@ import pytest
 
 from minivess import files, names
 from minivess.cli import main
-from minivess.config import AnalysisConfig, EvaluationConfig, TrackingConfig
+from minivess.config import AnalysisConfig, EvaluationConfig
 from minivess.contracts import AnalysisResult, Champion, Scores, VolumeMetrics
 from minivess.evaluation import statistics
-from minivess.home import open_home
 from minivess.tracking.store import artifacts
-from minivess.tracking.store.store import Store, open_store
+from minivess.tracking.store.store import Store
 from tests.tracking.conftest import profile_of
 
 Verb = Callable[..., tuple[int, Any]]
 FROZEN = "environment/frozen_deps.txt"
-
-
-@pytest.fixture
-def store(tmp_path: Path, blank: Path) -> Store:
-    """The store of the home that the verb uses."""
-    home = open_home(tmp_path / "home")
-    shutil.copy(blank, home.database)
-    return open_store(home, TrackingConfig())
 
 
 @pytest.fixture

@@ -190,14 +190,6 @@ def test_another_shell_is_refused(minivess: Verb) -> None:
 # --- with a store ---------------------------------------------------------------------------
 
 
-@pytest.fixture
-def store(tmp_path: Path, blank: Path) -> Store:
-    """The store of the home that the verbs use."""
-    home = open_home(tmp_path / "home")
-    shutil.copy(blank, home.database)
-    return open_store(home, TrackingConfig())
-
-
 def make(store: Store, kind: str, name: str = "run", status: str = "FINISHED", **tags: str) -> str:
     experiment = store.experiment_id("vessels", dataset="vessels", note="n")
     tags = {names.KIND: kind, **{key.replace("__", "."): value for key, value in tags.items()}}

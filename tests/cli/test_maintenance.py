@@ -31,14 +31,6 @@ Verb = Callable[..., tuple[int, dict[str, Any]]]
 
 
 @pytest.fixture
-def store(tmp_path: Path, blank: Path) -> Store:
-    """The store of the home that the verbs use."""
-    home = open_home(tmp_path / "home")
-    shutil.copy(blank, home.database)
-    return open_store(home, TrackingConfig())
-
-
-@pytest.fixture
 def minivess(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Verb:
     """Type a verb with --json; its exit code and what it printed."""
     monkeypatch.setenv("PREFECT_DISABLED", "1")

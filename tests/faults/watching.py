@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +31,7 @@ from minivess.tracking.run import environment
 from minivess.tracking.run.dead_runs import settle_runs
 from minivess.tracking.run.recorder import RunRecorder
 from minivess.tracking.run.run_lifecycle import opening_operation
+from tests.faults import grid
 from tests.faults.grid import Grid, _quiet
 from tests.faults.simulation import play_seeds
 from tests.faults.virtual import Process, current, sleep
@@ -184,10 +184,8 @@ class Watching(Grid):
 
 
 def play(seed: int) -> list[str]:
-    """Play the schedule of a seed in a folder of its own; return the laws that it breaks."""
-    root = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="minivess-", dir=root) as folder:
-        return Watching(Path(folder), seed).play()
+    """Play the schedule of a seed; return the laws that it breaks."""
+    return grid.play(seed, Watching)
 
 
 if __name__ == "__main__":

@@ -266,6 +266,12 @@ def compare(session: Session, options: Options) -> Outcome:
     return outcome
 
 
+def open_page(session: Session, options: Options) -> Outcome:
+    """Open a page that is named; `report` names none, which is the report."""
+    shown: Outcome = room("cli.opening").show(session, options)
+    return shown
+
+
 def _home() -> Path:
     return configs.environment().home
 
@@ -315,8 +321,8 @@ STORIES: dict[str, Story] = {
     "runs": lambda session, options: room("cli.runs").show(
         session, options.arguments, every=options.all
     ),
-    "open": lambda session, options: room("cli.opening").show(session, options),
-    "report": lambda session, options: room("cli.opening").show(session, options),
+    "open": open_page,
+    "report": open_page,
     "delete": lambda session, options: room("cli.runs").delete(
         session, options.arguments, yes=options.yes, force=options.force
     ),

@@ -113,13 +113,12 @@ class Trials:
         ]  # fmt: skip
 
     def explained(self) -> list[dict[str, Any]]:
-        """For each trial its `seconds`, `why` it was tried, and the `end` that it came to."""
+        """Rows with the `seconds` of each trial, `why` it was tried, and its `end`."""
         found = []
-        for number, trial in enumerate(self.ended):
+        for number, (trial, row) in enumerate(zip(self.ended, self.rows(), strict=True)):
             note = trial.user_attrs.get(NOTE, "")
             ends = {"COMPLETE": f"{self.search.metric} {trial.value}", "PRUNED": note}
-            found.append({
-                "trial": number,
+            found.append(row | {
                 "seconds": trial.duration.total_seconds() if trial.duration else 0.0,
                 "why": self._why(number, trial),
                 "end": ends.get(trial.state.name, f"failed: {note}"),

@@ -30,7 +30,8 @@ RULES = {names.PRIMARY: "masd_cap", "nsd": "nsd_tolerance"}
 """Settings by which a metric of the same mask has another value."""
 APART = ("data", "fold", "code", "versions", "own_modules")
 """Ingredients of a training that are no settings."""
-OTHERS = "give two of the experiments and analyses that `minivess runs analysis` lists"
+KNOWN = "two of the experiments and analyses that `minivess runs analysis` lists"
+OTHERS = f"give {KNOWN}"
 
 
 class Side(NamedTuple):
@@ -67,7 +68,7 @@ def are_analyses(session: Session, words: Sequence[str]) -> bool:
     if len(models) == 1:
         raise UsageError(
             f"Of {' and '.join(words)}, {models[0]} names a model, and the other does not.",
-            remedy=f"give two models, NAME/version or NAME@alias, or {OTHERS[5:]}",
+            remedy=f"give two models, NAME/version or NAME@alias, or {KNOWN}",
         )
     return not models
 

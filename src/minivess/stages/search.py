@@ -252,7 +252,7 @@ def outcome(session: Session, study: Trials, run_id: str) -> dict[str, Any]:
     session.print(f"  next: minivess experiment {file}")
     return {
         "search_run_id": run_id,
-        "trials": [a | b for a, b in zip(study.rows(), study.explained(), strict=True)],
+        "trials": study.explained(),
         "page": str(search_page.path(session, run_id)),
         "best": {"trial": number, "value": value, "settings": found},
         "file": str(file),

@@ -24,7 +24,7 @@ def path(session: Session, run_id: str) -> Path:
 
 def write(session: Session, study: Trials, run_id: str) -> Path:
     """Write the page: one file that needs no network."""
-    rows = [a | b for a, b in zip(study.rows(), study.explained(), strict=True)]
+    rows = study.explained()
     done = [row for row in rows if row["state"] == "complete"]
     best_first = front(done)
     shares, keys = study.importance(), list(study.search.space)
